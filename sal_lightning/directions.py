@@ -1,0 +1,72 @@
+"""Directions of a layer's input: which ones past data used, how much, and how firmly they are held.
+
+Letters: ``W`` (groups, out, d) a layer's weight with its bias as last column, ``X`` anything of W's shape (a gradient, an
+update), ``x`` (groups, n, d) input rows with a 1 appended, ``U`` (groups, d, k) orthonormal directions, ``lam`` (groups, k)
+their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Directions below this share of the largest are rounding noise of the single-precision input rows.
+_NOISE = 1e-7
+
+
+class Directions(NamedTuple):
+    """What was consolidated: ``U`` (groups, d, k), ``lam`` (groups, k) and ``rest`` (groups,); one window has mean energy 1."""
+
+    U: Tensor
+    lam: Tensor
+    rest: Tensor
+
+
+def decompose(x: Tensor, rank: int, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The ``rank`` strongest directions of rows ``x`` (groups, n, d), fewer if ``share`` of the energy needs fewer.
+
+    Returns ``U`` (groups, d, k) and ``lam`` (groups, k), largest first, with ``xᵀx ≈ U diag(lam) Uᵀ``.
+    A group with fewer directions than another has zero columns at the end.
+
+    >>> U, lam = decompose(torch.tensor([[[3.0, 0.0], [0.0, 2.0]]]), rank=1)
+    >>> lam
+    tensor([[9.]])
+    """
+    # Double precision: in single, `eigh` returns NaN without an error for spectra as steep as a trained layer's.
+    rows = x.double()
+    tall = rows.shape[-2] > rows.shape[-1]
+    lam, V = torch.linalg.eigh(rows.mT @ rows if tall else rows @ rows.mT)
+    lam, V = lam.flip(-1).clamp(min=0), V.flip(-1)
+    real = lam > _NOISE * lam[..., :1]
+    U = V if tall else (rows.mT @ V) * lam.clamp(min=torch.finfo(lam.dtype).tiny).rsqrt()[..., None, :]
+    U, lam = U * real[..., None, :], lam * real
+    missing = lam.cumsum(-1) < share * lam.sum(-1, keepdim=True)
+    k = min(rank, int((missing & real).sum(-1).max()) + 1, lam.shape[-1])
+    return U[..., :k].to(x.dtype).contiguous(), lam[..., :k].to(x.dtype).contiguous()
+
+
+def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) -> Directions:
+    """``C ← C + R̂``: add a window, given as rows (groups, n, d) whose mean energy is 1, to what was consolidated."""
+    d = rows.shape[-1]
+    # Every window brings the energy d: what `rows` lack of it lay outside the directions that the window kept.
+    total = torch.full_like(rows[:, 0, 0], d)
+    if past is not None:
+        total = total + past.lam.sum(-1) + past.rest * (d - past.U.shape[-1])
+        rows = torch.cat([rows, (past.U * past.lam.sqrt()[:, None, :]).mT], 1)
+    U, lam = decompose(rows, rank, share)
+    rest = (total - lam.sum(-1)).clamp(min=0) / max(d - U.shape[-1], 1)
+    return Directions(U, lam, rest)
+
+
+def stability(lam: Tensor, strength: float) -> Tensor:
+    """``s = λ / (λ + λ̄/strength)`` in [0, 1), with λ in units of a window's mean energy λ̄.
+
+    >>> stability(torch.tensor([0.0, 0.1, 9.9]), strength=10.0)
+    tensor([0.0000, 0.5000, 0.9900])
+    """
+    return lam / (lam + 1 / strength)
+
+
+def held(X: Tensor, U: Tensor, s: Tensor, s_rest: Tensor) -> Tensor:
+    """``X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)``: the part of X, of W's shape, that is held back."""
+    return torch.baddbmm(s_rest[:, None, None] * X, (X @ U) * (s - s_rest[:, None])[:, None, :], U.mT)

@@ -1,0 +1,90 @@
+"""The tensor rule: the published formula of SAL to the letter, for comparison. It freezes: see ``Tensor``."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor as T
+from torch import nn
+
+from sal_lightning.rules.base import Rule, State, bands
+
+SMOOTHING, START, TAU0, ADAPT, TAU_MIN, TAU_MAX, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
+
+
+def raw_stability(moved: T, grad: T) -> T:
+    """``s = 1 / (1 + ‖Δw‖·‖g‖)`` of each tensor, from the norms (n,).
+
+    >>> raw_stability(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 4.0]))
+    tensor([1.0000, 0.2000])
+    """
+    return 1 / (1 + moved * grad + EPS)
+
+
+def adaptive_threshold(grad: T) -> T:
+    """``τ = τ₀ + a·(σ/μ)`` of the gradient norms (n,) of all tensors, clamped to [0.1, 0.9]."""
+    ratio = grad.std(correction=0) / (grad.mean() + EPS)
+    return (TAU0 + ADAPT * ratio).clamp(TAU_MIN, TAU_MAX)
+
+
+class Tensor(Rule):
+    """Scale a tensor's gradient by ``1 − s`` where ``s > τ``; s smoothed by 0.3 a step from 0.5.
+
+    Known faults, kept because they are the published ones: what does not move counts as stable and what is stable may not
+    move (an absorbing state); optimizers that divide by the gradient's size undo the scale; nothing is remembered.
+    """
+
+    grain = "tensor"
+    restores = False
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__("tensor", parameters)
+        p = next(iter(parameters.values()))
+        self.previous = [p.detach().clone() for p in parameters.values()]
+        self.s = torch.full((len(parameters),), START, device=p.device)
+        self.tau = torch.tensor(TAU0, device=p.device)
+
+    @property
+    def holds(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        W = [p.detach() for p in self.parameters.values()]
+        live = torch.tensor([p.grad is not None for p in self.parameters.values()], device=self.s.device)
+        grad = _norms([torch.zeros(()) if p.grad is None else p.grad for p in self.parameters.values()])
+        moved = _norms([w - v for w, v in zip(W, self.previous, strict=True)])
+        s = SMOOTHING * raw_stability(moved, grad) + (1 - SMOOTHING) * self.s
+        self.s = torch.where(live, s, self.s)
+        for v, w in zip(self.previous, W, strict=True):
+            v.copy_(w)
+        self.tau = torch.where(grad.mean() < EPS, self.tau, adaptive_threshold(grad[live]))
+
+    def held(self, X: Sequence[T]) -> list[T]:
+        share = torch.where(self.s > self.tau, self.s, 0)
+        return [x * h for x, h in zip(X, share.unbind(), strict=True)]
+
+    def consolidate(self) -> None:
+        """Nothing: the published rule has no memory."""
+
+    def clear(self) -> None:
+        """Nothing: the published rule has no window."""
+
+    def bands(self) -> T:
+        return torch.stack([bands(s, p.numel()) for s, p in zip(self.s, self.parameters.values(), strict=True)]).sum(0)
+
+    def state_dict(self) -> State:
+        return {"previous": dict(zip(self.parameters, self.previous, strict=True)), "s": self.s, "tau": self.tau}
+
+    def load_state_dict(self, state: State) -> None:
+        self.previous = [state["previous"][name].to(p.device) for name, p in self.parameters.items()]
+        self.s, self.tau = state["s"].to(self.s.device), state["tau"].to(self.s.device)
+
+    def pack(self, memory: None) -> State:
+        return {}
+
+    def unpack(self, state: State) -> None:
+        return None
+
+
+def _norms(tensors: Sequence[T]) -> T:
+    return torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors])

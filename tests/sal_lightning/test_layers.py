@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import layers
+
+
+def outputs(layer, x):
+    """What the layer's matrices make of its sampled rows: all rows, in order, as (groups, n, out)."""
+    W = layer.weight.detach().reshape(layer.groups, layer.weight.shape[0] // layer.groups, -1)
+    rows = layer.rows(layer.module, x, 10**6, 0)
+    y = rows @ W.mT
+    return y if layer.bias is None else y + layer.bias.detach().reshape(layer.groups, 1, -1)
+
+
+CONVS = [
+    (nn.Conv1d(4, 6, 3), (2, 4, 9)),
+    (nn.Conv1d(4, 6, 3, stride=2, dilation=2, padding=2, bias=False), (2, 4, 11)),
+    (nn.Conv2d(4, 6, 3, padding=1), (2, 4, 5, 6)),
+    (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), dilation=(1, 2), groups=2), (2, 4, 7, 8)),
+    (nn.Conv2d(4, 4, 3, groups=4, padding="same", padding_mode="reflect"), (2, 4, 5, 5)),
+    (nn.Conv2d(4, 8, 3, padding="same"), (4, 5, 5)),
+    (nn.Conv3d(2, 4, 2, groups=2), (1, 2, 3, 4, 3)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), CONVS, ids=lambda v: str(v)[:60])
+def test_patches_times_matrix_are_the_convolution(module, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    (layer,) = layers.find(module)
+    expected = module(x).detach()
+    expected = expected if len(shape) == module.weight.dim() else expected[None]
+    expected = expected.movedim(1, -1).reshape(-1, layer.groups, module.out_channels // layer.groups).transpose(0, 1)
+    torch.testing.assert_close(outputs(layer, (x,)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_rows_of_a_linear_layer(shape):
+    module = nn.Linear(5, 4)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    (layer,) = layers.find(module)
+    torch.testing.assert_close(outputs(layer, (x,))[0], module(x).detach().reshape(-1, 4))
+
+
+def test_attention_is_read_as_its_three_projections():
+    module = nn.MultiheadAttention(4, 2, batch_first=True)
+    q, k, v = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    (layer,) = layers.find(module)
+    W, b = module.in_proj_weight.detach().chunk(3), module.in_proj_bias.detach().chunk(3)
+    expected = torch.stack([nn.functional.linear(x, w, c).flatten(0, 1) for x, w, c in zip((q, k, v), W, b, strict=True)])
+    torch.testing.assert_close(outputs(layer, (q, k, v)), expected)
+
+
+def test_what_is_found_and_what_is_not():
+    model = nn.ModuleDict(
+        {
+            "linear": nn.Linear(2, 2),
+            "frozen": nn.Linear(2, 2).requires_grad_(False),
+            "lazy": nn.LazyLinear(2),
+            "norm": nn.LayerNorm(2),
+            "embedding": nn.Embedding(3, 2),
+            "transposed": nn.ConvTranspose1d(2, 2, 1),
+            "weight_only": nn.Linear(2, 2),
+        }
+    )
+    model["weight_only"].bias.requires_grad_(False)
+    found = {layer.name: layer for layer in layers.find(model)}
+    assert set(found) == {"linear", "embedding", "weight_only"}
+    assert found["weight_only"].bias is None
+
+
+@pytest.mark.parametrize("total", [1, 7, 128, 129, 1000, 4096])
+def test_samples_are_distinct_rows_of_the_batch(total):
+    chosen = layers.sample(total, 128, step=3)
+    places = torch.arange(total)[chosen]
+    assert len(places.unique()) == len(places) == min(total, 128)
+
+
+def test_samples_meet_every_position_of_a_sequence():
+    met = torch.cat([layers.sample(64 * 32, 128, step) % 64 for step in range(20)])
+    assert len(met.unique()) == 64

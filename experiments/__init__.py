@@ -1,0 +1,1 @@
+"""Experiments: what the packages are measured with. Not part of the wheel."""

@@ -1,0 +1,73 @@
+"""``python -m experiments.continual``: methods against seeds on one stream, one JSON file a run."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from experiments import console as show
+from experiments.continual.methods import METHODS
+from experiments.continual.protocol import PUBLISHED, data_name, run
+from experiments.continual.results import Run, markdown, read, read_all, rows, save, title
+from experiments.continual.streams import STREAMS, count
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.continual", description=__doc__)
+    made.add_argument("--stream", choices=STREAMS, default="split-domain")
+    made.add_argument("--methods", choices=METHODS, nargs="+", default=["plain", "sal"])
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--steps", type=int, default=500, help="training steps a task (default: %(default)s)")
+    made.add_argument("--data", default="mnist", help="digits, mnist, or a folder with the four MNIST files")
+    made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
+    made.add_argument("--out", type=Path, default=Path("results/continual"))
+    made.add_argument("--force", action="store_true", help="run again what has a result already")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite this file from all results under --out")
+    made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    return made
+
+
+def wanted(args: argparse.Namespace) -> Iterator[Run]:
+    """The runs asked for: all methods for one seed, then the next."""
+    lr = PUBLISHED[args.stream].lr if args.lr is None else args.lr
+    for seed in args.seeds:
+        for method in args.methods:
+            yield Run(args.stream, method, data_name(args.data), seed, args.steps, lr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then show all that was asked for."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    console = Console()
+    runs = list(wanted(args))
+    todo = [r for r in runs if args.force or not r.file(args.out).is_file()]
+    with show.bar(console) as progress:
+        bar = progress.add_task(args.stream, total=len(todo) * count(args.stream) * args.steps)
+        for r in todo:
+            progress.update(bar, description=f"{r.stream} {r.method} seed {r.seed}")
+            result = run(
+                args.stream,
+                r.method,
+                r.seed,
+                r.steps,
+                data=args.data,
+                lr=args.lr,
+                accelerator=args.accelerator,
+                callbacks=[show.Ticker(progress, bar)],
+            )
+            save(result, args.out)
+    records = [read(r.file(args.out)) for r in runs]
+    console.print(show.table(title(records[0]), rows(records)))
+    console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {args.out}")
+    if args.table:
+        args.table.parent.mkdir(parents=True, exist_ok=True)
+        args.table.write_text(markdown(read_all(args.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The two data sets: MNIST from its four original files, and the 8x8 digits that come with scikit-learn."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data" / "mnist"
+OWN = ROOT / "data" / "mnist"
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+class DataError(ValueError):
+    """A data file is missing, damaged or not the one that was expected."""
+
+    def __init__(self, file: str | Path, expected: str, got: str) -> None:
+        self.file, self.expected, self.got = str(file), expected, got
+        super().__init__(f"{file}: expected {expected}, got {got}.")
+
+
+class Arrays(NamedTuple):
+    """Flat inputs in [0, 1] and labels 0..9, split for training and testing."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+
+def md5(content: bytes) -> str:
+    """The checksum as a hexadecimal string.
+
+    >>> md5(b"")
+    'd41d8cd98f00b204e9800998ecf8427e'
+    """
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def unpack(content: bytes, file: str | Path) -> bytes:
+    """Undo gzip where the content is gzipped."""
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(file, "a whole gzip file", f"a damaged one ({error})") from error
+
+
+def checked(content: bytes, expected: str, file: str | Path) -> bytes:
+    """The unpacked content, once its checksum is right."""
+    unpacked = unpack(content, file)
+    if (got := md5(unpacked)) != expected:
+        raise DataError(file, f"md5 {expected} when unpacked", f"md5 {got}")
+    return unpacked
+
+
+def read_file(folder: Path, name: str, expected: str) -> bytes:
+    """Read ``name`` or ``name.gz`` from the folder and check it."""
+    for file in (folder / name, folder / f"{name}.gz"):
+        if file.is_file():
+            return checked(file.read_bytes(), expected, file)
+    raise DataError(folder / name, "this file, or the same with .gz", "nothing")
+
+
+def download(folder: Path, name: str, expected: str, mirrors: Sequence[str] = MIRRORS, timeout: float = 30) -> None:
+    """Fetch ``name.gz`` from the first mirror that has the right file; keep nothing that is not right."""
+    failures = []
+    for mirror in mirrors:
+        url = f"{mirror}{name}.gz"
+        try:
+            with urlopen(url, timeout=timeout) as response:
+                content = response.read()
+            checked(content, expected, url)
+        except DataError as error:
+            failures.append(str(error))
+        except (OSError, HTTPException) as error:
+            failures.append(f"{url}: {error}")
+        else:
+            return write_whole(folder / f"{name}.gz", content)
+    raise DataError(folder / f"{name}.gz", f"a mirror with md5 {expected} when unpacked", "; ".join(failures))
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: the file is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def fetch(folder: Path, files: Mapping[str, str] = MNIST_MD5, mirrors: Sequence[str] = MIRRORS) -> Path:
+    """Download what the folder lacks, and return the folder."""
+    for name, expected in files.items():
+        if not ((folder / name).is_file() or (folder / f"{name}.gz").is_file()):
+            download(folder, name, expected, mirrors)
+    return folder
+
+
+def parse_idx(content: bytes, file: str | Path = "idx") -> NDArray[np.uint8]:
+    """The array in an idx file of bytes: two zeros, type 8, rank, sizes, values.
+
+    >>> parse_idx(bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 7, 8, 9]))
+    array([[7, 8, 9]], dtype=uint8)
+    """
+    if content[:3] != b"\x00\x00\x08" or len(content) < 4:
+        raise DataError(file, "an idx file of bytes (first bytes 0 0 8)", f"first bytes {list(content[:3])}")
+    start = 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    values = np.frombuffer(content, np.uint8, offset=start)
+    if values.size != np.prod(shape):
+        raise DataError(file, f"{np.prod(shape)} values for shape {shape}", f"{values.size}")
+    return values.reshape(shape)
+
+
+def mnist_folder(folder: Path | None = None) -> Path:
+    """The folder given; else the shared one where it exists; else our own, filled from the public source."""
+    if folder is not None:
+        return folder
+    return SHARED if SHARED.is_dir() else fetch(OWN)
+
+
+def mnist(folder: Path | None = None, files: Mapping[str, str] = MNIST_MD5) -> Arrays:
+    """Images as rows of pixels in [0, 1], labels as integers."""
+    where = mnist_folder(folder)
+    train_x, train_y, test_x, test_y = (
+        torch.tensor(parse_idx(read_file(where, name, expected), where / name)) for name, expected in files.items()
+    )
+    return Arrays(train_x.flatten(1) / 255, train_y.long(), test_x.flatten(1) / 255, test_y.long())
+
+
+def digits() -> Arrays:
+    """The digits of scikit-learn, 80 % for training; the split is the same for every seed.
+
+    >>> [tuple(part.shape) for part in digits()]
+    [(1437, 64), (1437,), (360, 64), (360,)]
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x, y = torch.tensor(bunch.data, dtype=torch.float32) / 16, torch.tensor(bunch.target).long()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    train, test = order[: len(x) * 4 // 5], order[len(x) * 4 // 5 :]
+    return Arrays(x[train], y[train], x[test], y[test])
+
+
+@lru_cache(maxsize=1)
+def load(source: str) -> Arrays:
+    """``digits``, ``mnist``, or a folder with the four MNIST files."""
+    if source == "digits":
+        return digits()
+    if source == "mnist":
+        return mnist()
+    if not Path(source).is_dir():
+        raise ValueError(f"Expected data to be 'digits', 'mnist' or a folder, got {source!r}.")
+    return mnist(Path(source))

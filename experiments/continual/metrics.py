@@ -1,0 +1,68 @@
+"""What an accuracy matrix says. ``R[i][j]``: accuracy on task ``j`` after training task ``i``, for ``j <= i``."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+Matrix = Sequence[Sequence[float]]
+
+
+def average(R: Matrix) -> float:
+    """Mean accuracy over all tasks at the end.
+
+    >>> average([[1.0], [0.5, 0.9]])
+    0.7
+    """
+    return statistics.fmean(R[-1])
+
+
+def worst(R: Matrix) -> float:
+    """Accuracy at the end on the task that fared worst.
+
+    >>> worst([[1.0], [0.5, 0.9]])
+    0.5
+    """
+    return min(R[-1])
+
+
+def just_learned(R: Matrix) -> float:
+    """Mean accuracy on each task right after its own training: a method that does not learn shows here.
+
+    >>> just_learned([[1.0], [0.5, 0.9]])
+    0.95
+    """
+    return statistics.fmean(row[-1] for row in R)
+
+
+def drift(before: Tensor, after: Tensor) -> float:
+    """Relative movement of features: ``|after - before| / |before|``.
+
+    >>> import torch
+    >>> drift(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 9.0]]))
+    1.0
+    """
+    return float((after - before).norm() / before.norm())
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and its standard error, NaN for a single seed."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        """Three digits, the error only where there is one."""
+        return f"{self.mean:.3f}" if math.isnan(self.error) else f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and standard error.
+
+    >>> print(estimate([0.8, 0.9, 1.0]), "|", estimate([0.5]))
+    0.900 ± 0.058 | 0.500
+    """
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(statistics.fmean(values), error)

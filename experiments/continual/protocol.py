@@ -1,0 +1,162 @@
+"""One run: a stream, a method and a seed in; a record of what came of it out."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch import Callback
+
+from experiments import provenance
+from experiments.continual import methods
+from experiments.continual.batches import StreamData
+from experiments.continual.evaluation import Point, TaskAccuracy
+from experiments.continual.metrics import average, just_learned, worst
+from experiments.continual.model import MLP
+from experiments.continual.streams import StreamName
+
+
+class Settings(NamedTuple):
+    """Width of the hidden layers and Adam's learning rate."""
+
+    width: int
+    lr: float
+
+
+SPLIT = Settings(width=400, lr=1e-3)
+PUBLISHED: dict[StreamName, Settings] = {
+    "split-task": SPLIT,
+    "split-domain": SPLIT,
+    "split-class": SPLIT,
+    "stationary": SPLIT,
+    "permuted": Settings(width=1000, lr=1e-4),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything needed to read a number and to get it again; plain values only."""
+
+    command: str
+    scenario: StreamName
+    method: str
+    seed: int
+    steps: int
+    lr: float
+    batch: int
+    data: str
+    commit: str
+    hardware: dict[str, str | int]
+    versions: dict[str, str]
+    R: list[list[float]]
+    average: float
+    worst: float
+    just_learned: float
+    drift: float | None
+    seconds: float
+    memory: dict[str, Any]
+    events: list[int]
+    curve: list[Point]
+
+    def record(self) -> dict[str, Any]:
+        """The result as JSON takes it."""
+        return asdict(self)
+
+
+def data_name(data: str) -> str:
+    """A folder given by hand holds MNIST: its checksums were compared.
+
+    >>> data_name("digits"), data_name("some/folder")
+    ('digits', 'mnist')
+    """
+    return data if data == "digits" else "mnist"
+
+
+def command(stream: str, method: str, seed: int, steps: int, data: str, lr: float | None) -> str:
+    """The line that repeats this run."""
+    rate = "" if lr is None else f" --lr {lr:g}"
+    run = f"--stream {stream} --methods {method} --seeds {seed} --steps {steps} --data {data_name(data)}"
+    return f"python -m experiments.continual {run}{rate}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice about workers, devices and loggers out of a run that has settled them."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers")
+            warnings.filterwarnings("ignore", message="GPU available but not used")
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def trainer(callbacks: Sequence[Callback], accelerator: str) -> L.Trainer:
+    """One epoch is the whole stream; nothing is written."""
+    return L.Trainer(
+        max_epochs=1,
+        accelerator=accelerator,
+        devices=1,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def run(
+    stream: StreamName,
+    method: str,
+    seed: int,
+    steps: int,
+    *,
+    data: str = "mnist",
+    lr: float | None = None,
+    batch: int = 128,
+    every: int | None = None,
+    accelerator: str = "cpu",
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Train once through the stream with one optimizer, and say how it went; ``lr=None`` takes the published one."""
+    settings = PUBLISHED[stream]
+    rate = settings.lr if lr is None else lr
+    L.seed_everything(seed, verbose=False)
+    source = StreamData(stream, data, steps, batch, seed)
+    model = MLP(source.inputs, source.outputs, settings.width, rate)
+    watch, guard = TaskAccuracy(every), methods.callback(method)
+    with quiet():
+        fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator)
+        started = time.perf_counter()
+        fit.fit(model, datamodule=source)
+        seconds = time.perf_counter() - started - watch.seconds
+    return Result(
+        command=command(stream, method, seed, steps, data, lr),
+        scenario=stream,
+        method=method,
+        seed=seed,
+        steps=steps,
+        lr=rate,
+        batch=batch,
+        data=data_name(data),
+        commit=provenance.commit(),
+        hardware=provenance.hardware(accelerator),
+        versions=provenance.versions(),
+        R=watch.matrix,
+        average=average(watch.matrix),
+        worst=worst(watch.matrix),
+        just_learned=just_learned(watch.matrix),
+        drift=watch.drift,
+        seconds=round(seconds, 3),
+        memory=getattr(guard, "memory", dict)(),
+        events=list(getattr(guard, "events", [])),
+        curve=watch.curve,
+    )

@@ -1,0 +1,69 @@
+"""``python -m experiments.demo``: plain training and SAL side by side, on pictures that need no download."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from experiments import console as show
+from experiments.continual.protocol import Result, run
+from experiments.continual.results import rows, save, title
+from experiments.continual.streams import StreamName, count
+from experiments.figure import draw
+
+METHODS = ("plain", "sal")
+SCENARIOS: tuple[StreamName, ...] = ("split-domain", "split-class")
+BUDGET = 100.0
+LOOKS_PER_TASK = 15
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
+    made.add_argument("--steps", type=int, default=300, help="training steps a task (default: %(default)s)")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--out", type=Path, default=Path("out/demo"))
+    return made
+
+
+def compare(scenario: StreamName, args: argparse.Namespace, console: Console) -> list[Result]:
+    """Every method once through the same stream, with one bar each."""
+    results = []
+    with show.bar(console) as progress:
+        for method in METHODS:
+            ticker = show.Ticker(
+                progress, progress.add_task(f"{scenario} {method}", total=count(scenario) * args.steps)
+            )
+            every = max(1, args.steps // LOOKS_PER_TASK)
+            results.append(run(scenario, method, args.seed, args.steps, data="digits", every=every, callbacks=[ticker]))
+    return results
+
+
+def report(results: Sequence[Result], out: Path, console: Console) -> None:
+    """Table, figure and one JSON file a run."""
+    for result in results:
+        save(result, out)
+    records = [result.record() for result in results]
+    console.print(show.table(title(records[0]), rows(records)))
+    draw(results, out / f"{results[0].scenario}.png")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the scenarios in order; a further one only while it fits the time."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)
+    console = Console()
+    started = time.perf_counter()
+    for done, scenario in enumerate(SCENARIOS):
+        spent = time.perf_counter() - started
+        if done and spent * (done + 1) / done > BUDGET:
+            break
+        report(compare(scenario, args, console), args.out, console)
+    console.print(f"Figures and results: {args.out.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

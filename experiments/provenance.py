@@ -1,0 +1,53 @@
+"""Where a number comes from: the commit, the machine and the versions that are filed with every result."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "sal-lightning")
+
+
+def commit(folder: Path = ROOT) -> str:
+    """The commit checked out, ``-dirty`` after it where tracked files differ; ``unknown`` outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def cpu() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def hardware(accelerator: str = "cpu") -> dict[str, str | int]:
+    """Processor, cores, threads in use, and the GPU when it is the one that computes."""
+    machine: dict[str, str | int] = {"cpu": cpu(), "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
+    return machine if accelerator == "cpu" or not torch.cuda.is_available() else machine | {"gpu": gpu()}
+
+
+def gpu() -> str:
+    """The first GPU's name."""
+    return str(torch.cuda.get_device_name(0))
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a number; ``absent`` for one that is not installed."""
+    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
+
+
+def installed(name: str) -> str:
+    """The version of an installed distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,45 @@
+"""The demo in its quick form."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import demo
+from experiments.continual.results import read_all
+from experiments.figure import spread
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    demo.main(["--steps", "30", "--out", str(folder)])
+    return folder
+
+
+def test_it_leaves_figures_and_results(out: Path) -> None:
+    figures = sorted(out.glob("*.png"))
+    assert "split-domain.png" in [figure.name for figure in figures]
+    assert all(figure.read_bytes().startswith(PNG) for figure in figures)
+    assert len(read_all(out)) == 2 * len(figures)
+
+
+def test_both_methods_saw_the_same_stream(out: Path) -> None:
+    plain, sal = (r for r in read_all(out) if r["scenario"] == "split-domain")
+    assert (plain["method"], sal["method"]) == ("plain", "sal")
+    assert [step for step, _ in plain["curve"]] == [step for step, _ in sal["curve"]] == list(range(2, 151, 2))
+
+
+def test_it_says_what_it_found_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.main(["--steps", "2", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("average", "worst", "just learned", "drift"))
+    assert str(tmp_path) in said.replace("\n", "")
+
+
+@pytest.mark.parametrize("heights", [[0.5, 0.5], [1.0, 0.0], [0.3, 0.31]])
+def test_labels_keep_their_order_and_distance(heights: list[float]) -> None:
+    a, b = spread(heights, gap=0.2)
+    assert abs(a - b) >= 0.2 - 1e-9
+    assert (a <= b) == (heights[0] <= heights[1])

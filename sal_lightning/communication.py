@@ -232,7 +232,9 @@ class CommunicationLayer:
             raise ValueError(
                 f"Expected the state of protection={self.settings.protection!r}, got that of {state['protection']!r}."
             )
-        self._hand_over([r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= set(state["elements"])])
+        self._hand_over(
+            [r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= set(state["elements"])]
+        )
         if strange := {rule.name for rule in self.rules} ^ set(state["rules"]):
             raise ValueError(f"Expected the state of the same model; these parts are not in both: {sorted(strange)}.")
         self.step, self.events = state["step"], list(state["events"])

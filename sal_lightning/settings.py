@@ -14,8 +14,8 @@ class Settings:
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
-    strength: float = 5.0
-    recall: float = 0.3
+    strength: float = 4.0
+    recall: float = 0.5
     share: float = 1.0
 
     def __post_init__(self) -> None:

@@ -24,7 +24,9 @@ class StabilitySpectrum(NamedTuple):
     volatile: float
 
     def __str__(self) -> str:
-        return f"{{'protected': {self.protected:.0f}%, 'neutral': {self.neutral:.0f}%, 'volatile': {self.volatile:.0f}%}}"
+        return (
+            f"{{'protected': {self.protected:.0f}%, 'neutral': {self.neutral:.0f}%, 'volatile': {self.volatile:.0f}%}}"
+        )
 
 
 def spectrum(counts: Tensor) -> StabilitySpectrum:

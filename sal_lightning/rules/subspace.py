@@ -12,7 +12,9 @@ from sal_lightning.layers import Layer, homogeneous
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.window import Window
 
-RANK = 0.3  # directions kept, as a share of the layer's inputs: window, memory and E together stay near 1.5 weights' worth
+RANK = (
+    0.3  # directions kept, as a share of the layer's inputs: window, memory and E together stay near 1.5 weights' worth
+)
 MAX_RANK = 256  # and never more than these, however wide the layer
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
@@ -87,7 +89,9 @@ class Subspace(Rule):
         W = [p.detach() for p in self.parameters.values()]
         A = self._along(W, found.U)
         s, s_rest = directions.stability(found.lam, self.strength), directions.stability(found.rest, self.strength)
-        self.memory = Memory(found, s, s_rest, torch.zeros_like(A), torch.linalg.vector_norm(A), torch.zeros_like(A[0, 0, 0]), 0)
+        self.memory = Memory(
+            found, s, s_rest, torch.zeros_like(A), torch.linalg.vector_norm(A), torch.zeros_like(A[0, 0, 0]), 0
+        )
 
     def clear(self) -> None:
         self.window.clear()

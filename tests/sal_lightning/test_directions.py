@@ -39,7 +39,9 @@ def test_decompose_stays_finite_on_spectra_as_steep_as_a_trained_layer():
     # Two directions hold nearly all, hundreds the rest: single-precision eigh may answer NaN here.
     generator = torch.Generator().manual_seed(0)
     for seed in range(3):
-        x = torch.randn(1, 1024, 401, generator=generator) * torch.cat([torch.tensor([18.0, 8.0]), torch.full((399,), 1e-3)])
+        x = torch.randn(1, 1024, 401, generator=generator) * torch.cat(
+            [torch.tensor([18.0, 8.0]), torch.full((399,), 1e-3)]
+        )
         x[..., 200 + seed :] = 0
         U, lam = directions.decompose(x, 120)
         assert torch.isfinite(U).all()

@@ -47,7 +47,9 @@ def test_attention_is_read_as_its_three_projections():
     q, k, v = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     (layer,) = layers.find(module)
     W, b = module.in_proj_weight.detach().chunk(3), module.in_proj_bias.detach().chunk(3)
-    expected = torch.stack([nn.functional.linear(x, w, c).flatten(0, 1) for x, w, c in zip((q, k, v), W, b, strict=True)])
+    expected = torch.stack(
+        [nn.functional.linear(x, w, c).flatten(0, 1) for x, w, c in zip((q, k, v), W, b, strict=True)]
+    )
     torch.testing.assert_close(outputs(layer, (q, k, v)), expected)
 
 

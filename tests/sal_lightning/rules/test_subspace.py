@@ -1,0 +1,208 @@
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import layers
+from sal_lightning.rules import subspace
+from sal_lightning.rules.subspace import Subspace
+
+
+def make(module, strength=4.0, recall=0.5, share=1.0):
+    (layer,) = layers.find(module)
+    names = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
+    return Subspace(layer, names, strength, recall, share)
+
+
+def show(rule, x, steps=20):
+    for step in range(steps):
+        rule.see((x,), step)
+        rule.observe()
+
+
+def inputs(d, n=64, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 0.8 ** torch.arange(d)
+
+
+class Twin:
+    """The rule of one linear layer written plainly: whole matrices, one line an equation."""
+
+    def __init__(self, W, x, rank, strength, recall):
+        C = x.T @ x / len(x)
+        d = len(C)
+        C = C * d / C.trace()
+        lam, U = torch.linalg.eigh(C.double())
+        lam, U = lam.flip(0)[:rank].float(), U.flip(1)[:, :rank].float()
+        rest = (d - lam.sum()) / (d - rank)
+        alpha = 1 / strength
+        self.s, s_rest = lam / (lam + alpha), rest / (rest + alpha)
+        self.S = U @ torch.diag(self.s) @ U.T + s_rest * (torch.eye(d) - U @ U.T)
+        self.U, self.recall, self.size = U, recall, (W @ U).norm()
+        self.E, self.paths = torch.zeros(len(W), rank), []
+
+    def mask(self, G):
+        return G - G @ self.S
+
+    def restore(self, before, after):
+        D = after - before
+        self.paths.append((D @ self.U).norm())
+        rate = self.recall * torch.stack(self.paths).mean() / self.size
+        E = self.E + (D @ self.U) * (1 - self.s)
+        pull = rate * E * self.s
+        self.E = E - pull
+        return before + D - D @ self.S - pull @ self.U.T
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW], ids=lambda o: o.__name__)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias):
+    torch.manual_seed(0)
+    module = nn.Linear(10, 6, bias=bias)
+    rule, x = make(module), inputs(10)
+    show(rule, x)
+    rule.consolidate()
+    one = torch.ones(len(x), 1) if bias else torch.ones(len(x), 0)
+    matrix = lambda w, b: torch.cat([w, b[:, None]], 1) if bias else w  # noqa: E731
+    weights = lambda: matrix(*(p.detach() for p in module.parameters()), *([] if bias else [None])).clone()  # noqa: E731
+    grads = lambda: matrix(*(p.grad for p in module.parameters()), *([] if bias else [None])).clone()  # noqa: E731
+    twin = Twin(weights(), torch.cat([x, one], 1), rule.rank, 4.0, 0.5)
+    steps = optimizer(module.parameters(), lr=0.1)
+    for i in range(30):
+        module.zero_grad()
+        (module(inputs(10, seed=i + 1)) - 1).square().mean().backward()
+        G = grads()
+        rule.mask()
+        torch.testing.assert_close(grads(), twin.mask(G), atol=1e-5, rtol=1e-4)
+        W = weights()
+        rule.snapshot()
+        steps.step()
+        after = weights()
+        rule.restore()
+        torch.testing.assert_close(weights(), twin.restore(W, after), atol=2e-5, rtol=1e-4)
+    E = rule.memory.E[0] @ rule.memory.directions.U[0].T  # the sign of a direction is free
+    torch.testing.assert_close(E, twin.E @ twin.U.T, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(4, 4, 3, groups=4, bias=False)],
+    ids=["1d", "grouped", "depthwise"],
+)
+def test_outputs_on_past_data_hold_while_the_weights_move(module):
+    torch.manual_seed(0)
+    shape = (64, 4, *([8] * (module.weight.dim() - 2)))
+    past = torch.randn(64, 4, *[1] * (len(shape) - 2)).expand(shape)  # even images: few directions to hold
+    rule = make(module, strength=1e6, recall=0.0)
+    rule.rank = rule.window.rank = rule.d
+    show(rule, past)
+    rule.consolidate()
+    before, start = module(past).detach(), module.weight.detach().clone()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(20):
+        module.zero_grad()
+        (module(torch.randn(shape)) - 1).square().mean().backward()
+        rule.mask()
+        rule.snapshot()
+        optimizer.step()
+        rule.restore()
+    assert (module(past) - before).norm() < 1e-2 * before.norm()
+    assert (module.weight - start).norm() > 1e-2 * start.norm()
+
+
+def test_nothing_is_frozen():
+    rule = make(nn.Linear(10, 6))
+    show(rule, inputs(10))
+    for _ in range(50):
+        rule.consolidate()
+    assert (rule.memory.s < 1).all()
+
+
+def test_recall_takes_noise_back_and_zero_recall_does_not():
+    drifts = []
+    for recall in (0.0, 2.0):
+        torch.manual_seed(0)
+        module = nn.Linear(10, 6)
+        rule = make(module, recall=recall)
+        show(rule, inputs(10))
+        rule.consolidate()
+        for _ in range(300):
+            rule.snapshot()
+            with torch.no_grad():
+                for p in module.parameters():
+                    p.add_(0.05 * torch.randn_like(p))
+            rule.restore()
+        moved, size = rule.drift()
+        drifts.append(float((moved / size).sqrt()))
+    assert drifts[1] < 0.6 * drifts[0]
+
+
+def test_drift_is_the_movement_of_the_outputs_on_past_data():
+    torch.manual_seed(0)
+    module = nn.Linear(10, 6, bias=False)
+    rule, x = make(module), inputs(10, n=128)
+    rule.rank = rule.window.rank = 10
+    show(rule, x)
+    rule.consolidate()
+    before = module(x).detach()
+    for _ in range(5):
+        rule.snapshot()
+        with torch.no_grad():
+            module.weight.add_(0.05 * torch.randn_like(module.weight))
+        rule.restore()
+    moved, size = rule.drift()
+    expected = (module(x) - before).norm() / module(x).norm()
+    torch.testing.assert_close((moved / size).sqrt(), expected.detach(), atol=1e-4, rtol=1e-3)
+
+
+def test_bands_count_every_weight_once():
+    rule = make(nn.Linear(10, 6))
+    assert rule.bands().tolist() == [0, 0, 66]
+    show(rule, inputs(10))
+    rule.consolidate()
+    bands = rule.bands()
+    assert bands.sum() == 66
+    assert bands[0] >= 6  # one strong direction, six outputs
+
+
+def test_before_anything_is_held_the_rule_does_nothing():
+    module = nn.Linear(4, 2)
+    rule = make(module)
+    module(torch.ones(3, 4)).sum().backward()
+    G = module.weight.grad.clone()
+    rule.mask()
+    rule.snapshot()
+    assert rule.before is None
+    assert torch.equal(module.weight.grad, G)
+
+
+def test_measured_shares_are_those_of_the_norms():
+    module = nn.Linear(10, 6)
+    rule = make(module)
+    show(rule, inputs(10))
+    rule.consolidate()
+    module(inputs(10, seed=5)).square().sum().backward()
+    whole = torch.cat([p.grad.flatten() for p in module.parameters()]).clone()
+    held, total = rule.mask(measure=True)
+    passed = torch.cat([p.grad.flatten() for p in module.parameters()])
+    torch.testing.assert_close(total, whole.square().sum())
+    torch.testing.assert_close(held, (whole - passed).square().sum())
+
+
+def test_rank_follows_the_layer_and_has_a_cap():
+    assert make(nn.Linear(100, 2, bias=False)).rank == int(subspace.RANK * 100)
+    assert make(nn.Linear(5000, 2)).rank == subspace.MAX_RANK
+    assert make(nn.Linear(1, 2, bias=False)).rank == 1
+
+
+def test_state_continues_exactly():
+    module = nn.Linear(10, 6)
+    whole, part = make(module), make(module)
+    for rule in (whole, part):
+        show(rule, inputs(10))
+        rule.consolidate()
+    resumed = make(module)
+    resumed.load_state_dict(part.state_dict())
+    for rule in (whole, resumed):
+        show(rule, inputs(10, seed=3), steps=9)
+    for a, b in zip(whole.tensors(), resumed.tensors(), strict=True):
+        assert torch.equal(a, b)
+    assert resumed.age == whole.age

@@ -1,0 +1,64 @@
+import torch
+from torch import nn
+
+from sal_lightning.rules.tokens import Tokens
+
+
+def rule_of(table, strength=4.0):
+    return Tokens("table", {"weight": table.weight}, table, strength)
+
+
+def test_rows_are_held_by_how_often_their_token_came():
+    table = nn.Embedding(4, 3)
+    rule = rule_of(table)
+    for _ in range(10):
+        rule.see((torch.tensor([[0, 0, 0, 1]]),), 0)
+        rule.observe()
+    rule.consolidate()
+    lam = torch.tensor([3.0, 1.0, 0.0, 0.0])  # shares 3/4 and 1/4, of mean 1/4
+    torch.testing.assert_close(rule.memory.lam, lam)
+    (held,) = rule.held([torch.ones(4, 3)])
+    torch.testing.assert_close(held, (lam / (lam + 0.25))[:, None].expand(4, 3))
+    assert rule.bands().tolist() == [6.0, 0.0, 6.0]
+
+
+def test_sparse_gradients_are_masked_like_dense_ones():
+    grads = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        table = nn.Embedding(6, 3, sparse=sparse)
+        rule, tokens = rule_of(table), torch.tensor([0, 2, 2, 5])
+        rule.see((tokens,), 0)
+        rule.observe()
+        rule.consolidate()
+        (table(tokens) * torch.arange(12.0).view(4, 3)).sum().backward()
+        rule.mask()
+        grads.append(table.weight.grad.to_dense() if sparse else table.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_new_tokens_surprise():
+    table = nn.Embedding(10, 2)
+    rule = rule_of(table)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        rule.see((torch.randint(5, (64,), generator=generator),), 0)
+        usual = rule.surprise()
+        rule.observe()
+    rule.see((torch.randint(5, 10, (64,), generator=generator),), 0)
+    assert rule.surprise() > usual + 1
+    rule.forget_step()
+    assert rule.surprise() is None
+
+
+def test_state_continues_exactly():
+    table = nn.Embedding(10, 2)
+    rule = rule_of(table)
+    rule.see((torch.arange(10),), 0)
+    rule.observe()
+    rule.consolidate()
+    resumed = rule_of(table)
+    resumed.load_state_dict(rule.state_dict())
+    for a, b in zip(rule.tensors(), resumed.tensors(), strict=True):
+        assert torch.equal(a, b)
+    assert resumed.weight == rule.weight

@@ -27,10 +27,10 @@ class SALCallback(Callback):
     {'protected': 0%, 'neutral': 0%, 'volatile': 100%}
 
     Args:
-        protection: at which grain stability is kept: ``"subspace"`` (directions of each layer's input; what has no such
-            directions by ``"element"``), ``"element"`` (each weight) or ``"tensor"`` (the published formula; it freezes).
-        consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), every
-            so many steps, or ``None`` (only by ``consolidate()`` and ``remember()``).
+        protection: at which grain stability is kept: ``"subspace"`` (directions of a layer's input, and what has none by
+            ``"element"``), ``"element"`` (each weight) or ``"tensor"`` (the published formula; it freezes).
+        consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), a
+            number of steps, or ``None`` (only by ``consolidate()`` and ``remember()``).
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.

@@ -140,7 +140,7 @@ class CommunicationLayer:
             for batch in islice(batches, limit):
                 self.model.zero_grad(set_to_none=True)
                 with torch.enable_grad():
-                    _energy(forward(batch) if forward else _run(self.model, batch)).backward()
+                    torch.autograd.backward(_energy(forward(batch) if forward else _run(self.model, batch)))
                 self._hand_over_unreached()
                 for rule in self.rules:
                     rule.observe()
@@ -170,8 +170,7 @@ class CommunicationLayer:
         return {name: rule.grain for rule in self.rules for name in rule.parameters}
 
     def memory(self) -> dict[str, float]:
-        """Bytes: ``model`` (covered parameters), ``state`` (kept between steps), ``step`` (more, while the optimizer
-        steps), and ``ratio`` = state / model."""
+        """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
         state = sum(t.nbytes for rule in self.rules for t in rule.tensors())
         held = (rule for rule in self.rules if rule.holds and rule.restores)
@@ -367,8 +366,8 @@ def _rules(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Mo
                 continue
             if layer.bias is not None and id(layer.bias) not in left:
                 layer = layer._replace(bias=None)
-            names = {left.pop(id(p)): p for p in (layer.weight, layer.bias) if p is not None}
-            rules.append(_rule(layer, names, settings))
+            names = [left.pop(id(p)) for p in (layer.weight, layer.bias) if p is not None]
+            rules.append(_rule(layer, {name: parameters[name] for name in names}, settings))
     if left:
         rules.append(Element({n: parameters[n] for n in left.values()}, settings.strength))
     return rules
@@ -398,4 +397,5 @@ def _energy(output: Any) -> Tensor:
         output = output.get("logits", tuple(output.values()))
     while isinstance(output, list | tuple):
         output = next(x for x in output if isinstance(x, list | tuple) or torch.is_floating_point(x))
-    return output.float().square().sum() / max(len(output), 1) / 2
+    energy: Tensor = output.float().square().sum() / max(len(output), 1) / 2
+    return energy

@@ -1,8 +1,8 @@
 """Directions of a layer's input: which ones past data used, how much, and how firmly they are held.
 
-Letters: ``W`` (groups, out, d) a layer's weight with its bias as last column, ``X`` anything of W's shape (a gradient, an
-update), ``x`` (groups, n, d) input rows with a 1 appended, ``U`` (groups, d, k) orthonormal directions, ``lam`` (groups, k)
-their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
+Letters: ``W`` (groups, out, d) a layer's weight with its bias as last column, ``X`` anything of W's shape (a gradient,
+an update), ``x`` (groups, n, d) input rows with a 1 appended, ``U`` (groups, d, k) orthonormal directions, ``lam``
+(groups, k) their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ _NOISE = 1e-7
 
 
 class Directions(NamedTuple):
-    """What was consolidated: ``U`` (groups, d, k), ``lam`` (groups, k) and ``rest`` (groups,); one window has mean energy 1."""
+    """What was consolidated; one window brings a mean energy of 1 a direction."""
 
-    U: Tensor
-    lam: Tensor
-    rest: Tensor
+    U: Tensor  # (groups, d, k)
+    lam: Tensor  # (groups, k)
+    rest: Tensor  # (groups,)
 
 
 def decompose(x: Tensor, rank: int, share: float = 1.0) -> tuple[Tensor, Tensor]:

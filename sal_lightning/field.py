@@ -1,4 +1,4 @@
-"""The emergence field: how coherent a batch of states is, how new, how it resonates with those before. It only observes."""
+"""The emergence field: how coherent a batch of states is, how new, how it resonates with the past. It only observes."""
 
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class EmergenceField:
         return float((1 - (x @ U).square().sum() / whole).clamp(0, 1)) if whole > 0 else 0.0
 
     def measure_resonance(self, state: Tensor) -> float:
-        """The share of the states' energy inside the field, each direction weighted by its energy over the strongest's."""
+        """The share of the states' energy inside the field, each direction weighted by its energy (strongest: 1)."""
         if self.window.B is None:
             return 0.0
         x, (U, lam) = _states(state), self._directions()

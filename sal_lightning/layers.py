@@ -1,4 +1,4 @@
-"""How a layer is read: its weight as matrices (groups, out, d), its input as rows (groups, n, d) of what it multiplies."""
+"""How a layer is read: its weight as matrices (groups, out, d), its input as the rows (groups, n, d) they multiply."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Layer(NamedTuple):
 
     name: str
     module: nn.Module
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
 
@@ -46,7 +46,7 @@ def _read(name: str, module: nn.Module) -> Layer | None:
     return None
 
 
-def _learning(bias: nn.Parameter | None) -> nn.Parameter | None:
+def _learning(bias: Tensor | None) -> Tensor | None:
     return bias if bias is not None and bias.requires_grad else None
 
 
@@ -67,13 +67,14 @@ def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Ten
 
 
 def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
-    x = args[0].detach().flatten(0, -2) if args[0].dim() > 1 else args[0].detach()[None]
+    x: Tensor = args[0].detach()
+    x = x.flatten(0, -2) if x.dim() > 1 else x[None]
     return x[sample(len(x), n, step)][None]
 
 
 def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     assert isinstance(module, _CONVS)
-    x = args[0].detach()
+    x: Tensor = args[0].detach()
     x = x if x.dim() == module.weight.dim() else x[None]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = F.pad(x, module._reversed_padding_repeated_twice, mode)
@@ -96,4 +97,4 @@ def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int)
 
 def homogeneous(x: Tensor) -> Tensor:
     """Rows with a 1 appended, so that the bias is a weight like the others."""
-    return torch.cat([x, x.new_ones(x.shape[:-1] + (1,))], -1)
+    return torch.cat([x, x.new_ones((*x.shape[:-1], 1))], -1)

@@ -105,7 +105,7 @@ class StabilityAnalyzer:
         return {name: torch.stack(signals(*means[2:])).mean(0) for name, means in self.means.items()}
 
     def classify(self) -> StabilitySpectrum:
-        """Percent of all weights that have settled, are between, still search; all volatile before anything was seen."""
+        """Percent of all weights that have settled, are between, still search; all of them search before the first."""
         counts = torch.zeros(3, dtype=torch.double)
         scores = self.scores()
         for name, p in self.parameters.items():

@@ -10,7 +10,9 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Window:
-    """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as ``rank`` orthogonal rows (frequent directions, Liberty 2013).
+    """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as its ``rank`` strongest directions.
+
+    After frequent directions (Liberty 2013), but the tail is cut, the head not shrunk; ``trace`` knows the whole.
 
     Never forms a d × d matrix: state is ``rank`` rows of d numbers for each group.
     """
@@ -42,9 +44,9 @@ class Window:
         return self.B * (self.B.shape[-1] / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
 
     def surprise(self, x: Tensor, floor: float) -> Tensor:
-        """How unusual rows ``x`` (groups, n, d) are: the log of their mean Mahalanobis distance under the window, a scalar.
+        """How unusual rows ``x`` (groups, n, d) are: the log of their mean Mahalanobis distance under the window.
 
-        ``floor`` (in mean eigenvalues) is added to every eigenvalue, so that a direction never seen is far, not infinite.
+        ``floor`` (in mean eigenvalues) is added to every eigenvalue: a direction never seen is far, not infinitely far.
         """
         B, d = self.rows(), x.shape[-1]
         # In units of the mean eigenvalue; the weight undoes the average's start at zero.

@@ -1,4 +1,4 @@
-"""What every rule is: one linear question, "how much of this change is held back?", asked of gradient and update alike."""
+"""What every rule is: one linear question, "what part of this change is held back?", to gradient and update alike."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ class Rule(ABC):
         """How far what is held has moved, as (moved², size²); None where the rule keeps no reference."""
         return None
 
-    def forget_step(self) -> None:
+    def forget_step(self) -> None:  # noqa: B027  (a rule that gathers nothing has nothing to drop)
         """Drop what was gathered in a step that will not be observed."""
 
     def tensors(self) -> list[Tensor]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.directions import Directions
@@ -72,15 +73,18 @@ class Subspace(Rule):
         x = torch.cat(self.seen, 1)
         return x if self.layer.bias is None else homogeneous(x)
 
+    @override
     def observe(self) -> None:
         if self.due and (x := self.rows()) is not None:
             self.window.update(x, steps=1 if self.age < DENSE else EVERY)
         self.age += 1
         self.forget_step()
 
+    @override
     def forget_step(self) -> None:
         self.seen.clear()
 
+    @override
     def consolidate(self) -> None:
         if self.window.B is None:
             return
@@ -93,16 +97,19 @@ class Subspace(Rule):
             found, s, s_rest, torch.zeros_like(A), torch.linalg.vector_norm(A), torch.zeros_like(A[0, 0, 0]), 0
         )
 
+    @override
     def clear(self) -> None:
         self.window.clear()
         self.age = 0
 
+    @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         m = self.memory
         assert m is not None
         Y = self._along(X, m.directions.U) * (m.s - m.s_rest[:, None])[:, None, :]
         return self._spread(Y, m.directions.U, m.s_rest, X)
 
+    @override
     def back(self, D: Sequence[Tensor]) -> list[Tensor]:
         m = self.memory
         assert m is not None
@@ -132,6 +139,7 @@ class Subspace(Rule):
     def _matrix(self, x: Tensor) -> Tensor:
         return x.reshape(self.layer.groups, x.shape[0] // self.layer.groups, -1)
 
+    @override
     def bands(self) -> Tensor:
         m = self.memory
         if m is None:
@@ -139,6 +147,7 @@ class Subspace(Rule):
         (_, out, k) = m.E.shape
         return bands(m.s, out) + bands(m.s_rest, (self.d - k) * out)
 
+    @override
     def drift(self) -> Tensor | None:
         m = self.memory
         if m is None:
@@ -152,20 +161,24 @@ class Subspace(Rule):
         x = self.rows()
         return None if x is None or self.age < DENSE else self.window.surprise(x, FLOOR)
 
+    @override
     def state_dict(self) -> State:
         return {"age": self.age, "window": self.window.state_dict(), "memory": self.pack(self.memory)}
 
+    @override
     def load_state_dict(self, state: State) -> None:
         self.age = state["age"]
         self.window.load_state_dict(state["window"], self.device)
         self.memory = self.unpack(state["memory"])
 
+    @override
     def pack(self, memory: Memory | None) -> State:
         return {} if memory is None else memory.directions._asdict() | memory._asdict() | {"directions": None}
 
+    @override
     def unpack(self, state: State) -> Memory | None:
         if not state:
             return None
         m = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
-        found = Directions(*(m.pop(name) for name in Directions._fields))
-        return Memory(**m | {"directions": found})
+        found = Directions(m["U"], m["lam"], m["rest"])
+        return Memory(found, m["s"], m["s_rest"], m["E"], m["size"], m["path"], m["steps"])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor as T
 from torch import nn
+from typing_extensions import override
 
 from sal_lightning.rules.base import Rule, State, bands
 
@@ -29,8 +30,8 @@ def adaptive_threshold(grad: T) -> T:
 class Tensor(Rule):
     """Scale a tensor's gradient by ``1 − s`` where ``s > τ``; s smoothed by 0.3 a step from 0.5.
 
-    Known faults, kept because they are the published ones: what does not move counts as stable and what is stable may not
-    move (an absorbing state); optimizers that divide by the gradient's size undo the scale; nothing is remembered.
+    Known faults, kept because they are the published ones: what does not move counts as stable and what is stable may
+    not move (an absorbing state); optimizers that divide by the gradient's size undo the scale; nothing is remembered.
     """
 
     grain = "tensor"
@@ -44,10 +45,12 @@ class Tensor(Rule):
         self.tau = torch.tensor(TAU0, device=p.device)
 
     @property
+    @override
     def holds(self) -> bool:
         return True
 
     @torch.no_grad()
+    @override
     def observe(self) -> None:
         W = [p.detach() for p in self.parameters.values()]
         live = torch.tensor([p.grad is not None for p in self.parameters.values()], device=self.s.device)
@@ -59,29 +62,37 @@ class Tensor(Rule):
             v.copy_(w)
         self.tau = torch.where(grad.mean() < EPS, self.tau, adaptive_threshold(grad[live]))
 
+    @override
     def held(self, X: Sequence[T]) -> list[T]:
         share = torch.where(self.s > self.tau, self.s, 0)
         return [x * h for x, h in zip(X, share.unbind(), strict=True)]
 
+    @override
     def consolidate(self) -> None:
         """Nothing: the published rule has no memory."""
 
+    @override
     def clear(self) -> None:
         """Nothing: the published rule has no window."""
 
+    @override
     def bands(self) -> T:
         return torch.stack([bands(s, p.numel()) for s, p in zip(self.s, self.parameters.values(), strict=True)]).sum(0)
 
+    @override
     def state_dict(self) -> State:
         return {"previous": dict(zip(self.parameters, self.previous, strict=True)), "s": self.s, "tau": self.tau}
 
+    @override
     def load_state_dict(self, state: State) -> None:
         self.previous = [state["previous"][name].to(p.device) for name, p in self.parameters.items()]
         self.s, self.tau = state["s"].to(self.s.device), state["tau"].to(self.s.device)
 
+    @override
     def pack(self, memory: None) -> State:
         return {}
 
+    @override
     def unpack(self, state: State) -> None:
         return None
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.rules.base import Rule, State, bands
@@ -30,6 +31,7 @@ class Tokens(Rule):
         self.memory: Memory | None = None
         self.clear()
 
+    @override
     def clear(self) -> None:
         self.R: Tensor | None = None  # (tokens,) running share of each token
         self.weight = 0.0  # 1 − β^steps
@@ -48,6 +50,7 @@ class Tokens(Rule):
         lam = self.R / self.weight * len(self.R)
         return ((self.counts / self.counts.sum()) * len(self.R) / (lam + FLOOR)).sum().log()
 
+    @override
     def observe(self) -> None:
         if self.counts is not None:
             share = self.counts / self.counts.sum().clamp(min=1)
@@ -55,9 +58,11 @@ class Tokens(Rule):
             self.weight = BETA * self.weight + (1 - BETA)
         self.forget_step()
 
+    @override
     def forget_step(self) -> None:
         self.counts = None
 
+    @override
     def consolidate(self) -> None:
         if self.R is None:
             return
@@ -65,6 +70,7 @@ class Tokens(Rule):
         lam = lam if self.memory is None else lam + self.memory.lam
         self.memory = Memory(lam, directions.stability(lam, self.strength))
 
+    @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         assert self.memory is not None
         s, (x,) = self.memory.s, X
@@ -74,11 +80,13 @@ class Tokens(Rule):
             return [torch.sparse_coo_tensor(x.indices(), values, x.shape, is_coalesced=True, check_invariants=False)]
         return [x * s[:, None].to(x.dtype)]
 
+    @override
     def bands(self) -> Tensor:
         if self.memory is None:
             return torch.tensor([0.0, 0.0, self.numel()])
         return bands(self.memory.s, self.table.embedding_dim)
 
+    @override
     def state_dict(self) -> State:
         return {
             "weight": self.weight,
@@ -86,13 +94,16 @@ class Tokens(Rule):
             "memory": self.pack(self.memory),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
         self.weight = state["weight"]
         self.R = state["window"]["R"].to(self.device) if state["window"] else None
         self.memory = self.unpack(state["memory"])
 
+    @override
     def pack(self, memory: Memory | None) -> State:
         return {} if memory is None else memory._asdict()
 
+    @override
     def unpack(self, state: State) -> Memory | None:
         return Memory(**{name: value.to(self.device) for name, value in state.items()}) if state else None

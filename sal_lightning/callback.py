@@ -27,7 +27,7 @@ class SALCallback(Callback):
     {'protected': 0%, 'neutral': 0%, 'volatile': 100%}
 
     Args:
-        protection: at which grain stability is kept: ``"subspace"`` (directions of a layer's input, and what has none by
+        protection: at which grain stability is kept: ``"subspace"`` (directions of a layer's input; what has none, by
             ``"element"``), ``"element"`` (each weight) or ``"tensor"`` (the published formula; it freezes).
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), a
             number of steps, or ``None`` (only by ``consolidate()`` and ``remember()``).

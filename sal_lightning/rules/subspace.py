@@ -13,9 +13,7 @@ from sal_lightning.layers import Layer, homogeneous
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.window import Window
 
-RANK = (
-    0.3  # directions kept, as a share of the layer's inputs: window, memory and E together stay near 1.5 weights' worth
-)
+RANK = 0.3  # directions kept, as a share of the layer's inputs: window, memory and E come to about 1.5 weights' worth
 MAX_RANK = 256  # and never more than these, however wide the layer
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
@@ -40,7 +38,7 @@ class Subspace(Rule):
 
     After the step, what was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
-    pace is the weights' own: half the learning rate over twice the steps comes to the same.
+    pace is the weights' own: half the learning rate over twice the steps comes to about the same.
     """
 
     grain = "subspace"
@@ -179,6 +177,6 @@ class Subspace(Rule):
     def unpack(self, state: State) -> Memory | None:
         if not state:
             return None
-        m = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
+        m: dict[str, Any] = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
         found = Directions(m["U"], m["lam"], m["rest"])
         return Memory(found, m["s"], m["s_rest"], m["E"], m["size"], m["path"], m["steps"])

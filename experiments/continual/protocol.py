@@ -32,6 +32,9 @@ PUBLISHED: dict[StreamName, Settings] = {
     "split-task": SPLIT,
     "split-domain": SPLIT,
     "split-class": SPLIT,
+    "split-task-ordered": SPLIT,
+    "split-domain-ordered": SPLIT,
+    "split-class-ordered": SPLIT,
     "stationary": SPLIT,
     "permuted": Settings(width=1000, lr=1e-4),
 }

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from experiments.continual.data import Arrays
 
-StreamName = Literal["split-task", "split-domain", "split-class", "permuted", "stationary"]
+StreamName = Literal[
+    "split-task",
+    "split-domain",
+    "split-class",
+    "split-task-ordered",
+    "split-domain-ordered",
+    "split-class-ordered",
+    "permuted",
+    "stationary",
+]
 STREAMS: tuple[StreamName, ...] = get_args(StreamName)
 CLASSES = 10
 SPLIT_TASKS = 5
@@ -55,7 +64,7 @@ def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
     else:
         tasks = split(name, arrays, generator)
     made = tuple(tasks)
-    return Stream(name, made, made[0].train_x.shape[1], 2 if name == "split-domain" else CLASSES)
+    return Stream(name, made, made[0].train_x.shape[1], 2 if name.startswith("split-domain") else CLASSES)
 
 
 def count(name: StreamName) -> int:
@@ -68,13 +77,13 @@ def count(name: StreamName) -> int:
 
 
 def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Five tasks of two classes each, dealt out by the generator (van de Ven et al. 2022)."""
-    rank = torch.randperm(CLASSES, generator=generator)
+    """Five tasks of two classes each: dealt out by the generator (van de Ven et al. 2022), or 0-1, 2-3, … (``ordered``)."""
+    rank = torch.arange(CLASSES) if name.endswith("-ordered") else torch.randperm(CLASSES, generator=generator)
     train_rank, test_rank = rank[arrays.train_y], rank[arrays.test_y]
     for t in range(count(name)):
         train, test = train_rank // 2 == t, test_rank // 2 == t
         labels = (train_rank[train], test_rank[test])
-        train_y, test_y = (y % 2 for y in labels) if name == "split-domain" else labels
+        train_y, test_y = (y % 2 for y in labels) if name.startswith("split-domain") else labels
         yield Task(arrays.train_x[train], train_y, arrays.test_x[test], test_y, active(name, t))
 
 
@@ -84,9 +93,9 @@ def active(name: StreamName, t: int) -> slice:
     >>> active("split-task", 3), active("split-domain", 3), active("split-class", 3)
     (slice(6, 8, None), slice(0, 2, None), slice(0, 10, None))
     """
-    if name == "split-task":
+    if name.startswith("split-task"):
         return slice(2 * t, 2 * t + 2)
-    return slice(0, 2) if name == "split-domain" else slice(0, CLASSES)
+    return slice(0, 2) if name.startswith("split-domain") else slice(0, CLASSES)
 
 
 def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:

@@ -47,6 +47,13 @@ def test_the_three_splits_hold_the_same_pictures(arrays: Arrays) -> None:
         assert classes.classes == slice(0, 10)
 
 
+def test_ordered_splits_take_the_digits_as_they_come(arrays: Arrays) -> None:
+    for t, task in enumerate(make("split-class-ordered", arrays, seed=5).tasks):
+        assert set(task.train_y.tolist()) == {2 * t, 2 * t + 1}
+        pictures = arrays.test_x[torch.isin(arrays.test_y, torch.tensor([2 * t, 2 * t + 1]))]
+        assert task.test_x.equal(pictures)
+
+
 def classes_of_first_task(seed: int, arrays: Arrays) -> set[int]:
     first = make("split-class", arrays, seed).tasks[0]
     known = {tuple(x.tolist()): int(y) for x, y in zip(arrays.test_x, arrays.test_y, strict=True)}

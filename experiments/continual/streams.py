@@ -77,7 +77,7 @@ def count(name: StreamName) -> int:
 
 
 def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Five tasks of two classes each: dealt out by the generator (van de Ven et al. 2022), or 0-1, 2-3, … (``ordered``)."""
+    """Five tasks of two classes each: dealt by the generator (van de Ven et al. 2022) or in order (``ordered``)."""
     rank = torch.arange(CLASSES) if name.endswith("-ordered") else torch.randperm(CLASSES, generator=generator)
     train_rank, test_rank = rank[arrays.train_y], rank[arrays.test_y]
     for t in range(count(name)):

@@ -1,0 +1,276 @@
+import copy
+import csv
+import pickle
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from sal_lightning import SALCallback, StabilitySpectrum
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import offline_wandb
+
+BANDS = ("protected", "neutral", "volatile")
+NAMES = {*BANDS, "suppressed", "effect", "drift", "novelty", "consolidations", "step"}
+
+
+class Tasks(Dataset):
+    """Batches of regression on four of twelve inputs; at ``change`` other four come into play."""
+
+    def __init__(self, first=0, length=120, change=60):
+        self.first, self.length, self.change = first, length, change
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        t = self.first + int(i >= self.change)
+        x = torch.zeros(32, 12)
+        x[:, 4 * t : 4 * t + 4] = torch.randn(32, 4, generator=torch.Generator().manual_seed(1000 * t + i)) + 1
+        return x, x[:, 4 * t : 4 * t + 4]
+
+
+class Net(L.LightningModule):
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self.net(x), y)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+def loader(**options):
+    return DataLoader(Tasks(**options), batch_size=None)
+
+
+def trainer(folder, callbacks, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"max_epochs": 1, "logger": False, **options}
+    return L.Trainer(accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options)
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+def test_with_no_argument_it_finds_the_change_and_protects(tmp_path, protection):
+    model, callback = Net(), SALCallback(protection=protection)
+    trainer(tmp_path, [callback]).fit(model, loader())
+    total = sum(callback.spectrum())
+    assert total == pytest.approx(100)
+    assert set(callback.coverage()) == {n for n, _ in model.named_parameters()}
+    assert callback.memory()["model"] == 4 * sum(p.numel() for p in model.parameters())
+    if protection == "subspace":
+        assert callback.events == [63]
+        assert callback.spectrum().protected > 0
+        assert callback.coverage()["net.3.weight"] == "element"
+    assert sum(callback.spectrum("observed")) == pytest.approx(100)
+
+
+def test_before_the_first_fit_everything_is_volatile():
+    callback = SALCallback()
+    assert callback.spectrum() == callback.spectrum("observed") == StabilitySpectrum(0.0, 0.0, 100.0)
+    assert callback.events == []
+    assert callback.coverage() == {}
+    assert callback.memory()["ratio"] == 0.0
+    with pytest.raises(ValueError, match=r"'held' or 'observed'.*'both'"):
+        callback.spectrum("both")
+
+
+def test_without_a_change_training_is_untouched(tmp_path):
+    plain, watched = Net(), Net()
+    trainer(tmp_path, []).fit(plain, loader(change=10**6))
+    trainer(tmp_path, [SALCallback()]).fit(watched, loader(change=10**6))
+    for a, b in zip(weights(plain), weights(watched), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("consolidate_on", ["novelty", "fit", 25, None])
+@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+def test_two_epochs_are_one_saved_and_one_resumed_bit_for_bit(tmp_path, protection, consolidate_on):
+    make = lambda: SALCallback(protection=protection, consolidate_on=consolidate_on)  # noqa: E731
+    whole, first, second = Net(), Net(), Net(seed=1)
+    callbacks = [make(), make(), make()]
+    trainer(tmp_path, [callbacks[0]], max_epochs=2).fit(whole, loader())
+    half = trainer(tmp_path, [callbacks[1]], max_epochs=1)
+    half.fit(first, loader())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    saved = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    assert "SALCallback" in saved["callbacks"]
+    trainer(tmp_path, [callbacks[2]], max_epochs=2).fit(second, loader(), ckpt_path=tmp_path / "half.ckpt")
+    for a, b in zip(weights(whole), weights(second), strict=True):
+        assert torch.equal(a, b)
+    assert callbacks[2].events == callbacks[0].events
+    assert callbacks[2].spectrum() == callbacks[0].spectrum()
+    assert callbacks[2].spectrum("observed") == callbacks[0].spectrum("observed")
+
+
+def test_several_fits_go_on_where_the_last_one_stood(tmp_path):
+    model, callback = Net(), SALCallback(consolidate_on="fit")
+    for i, task in enumerate((0, 1, 2)):
+        trainer(tmp_path, [callback]).fit(model, loader(first=task, length=40, change=10**6))
+        assert callback.events == [40, 80][:i]
+    assert max(layer.step for layer in callback.layers) == 120
+
+
+def test_novelty_is_found_across_fits(tmp_path):
+    model, callback = Net(), SALCallback()
+    for task in (0, 1):
+        trainer(tmp_path, [callback]).fit(model, loader(first=task, length=60, change=10**6))
+    assert callback.events == [63]
+
+
+def test_by_hand_and_by_remembering(tmp_path):
+    model, callback = Net(), SALCallback(consolidate_on=None)
+    trainer(tmp_path, []).fit(model, loader(change=10**6))
+    x = torch.cat([Tasks()[i][0] for i in range(8)])
+    before = model(x).detach()
+    callback.remember(model, loader(change=10**6), limit=40)
+    assert callback.events == [0]
+    assert callback.spectrum().protected > 0
+    trainer(tmp_path, [callback]).fit(model, loader(first=1, change=10**6))
+    kept = (model(x) - before).norm() / before.norm()
+    callback.consolidate()
+    assert callback.events == [0, 120]
+    forgetful = Net()
+    trainer(tmp_path, []).fit(forgetful, loader(change=10**6))
+    before = forgetful(x).detach()
+    trainer(tmp_path, []).fit(forgetful, loader(first=1, change=10**6))
+    assert kept < 0.5 * (forgetful(x) - before).norm() / before.norm()
+
+
+def test_values_reach_callback_metrics_without_a_logger(tmp_path):
+    callback = SALCallback()
+    run = trainer(tmp_path, [callback], log_every_n_steps=10)
+    run.fit(Net(), loader())
+    values = {name: run.callback_metrics[f"sal/{name}"].item() for name in NAMES}
+    assert sum(values[band] for band in BANDS) == pytest.approx(100)
+    assert 0 < values["suppressed"] < 1
+    assert 0 < values["effect"] < 1
+    assert values["drift"] > 0
+    assert values["consolidations"] == 1
+    assert values["step"] == 120
+
+
+def test_values_reach_a_csv_file_on_log_steps(tmp_path):
+    run = trainer(tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=20)
+    run.fit(Net(), loader())
+    with open(Path(run.logger.log_dir) / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("sal/step_step")]
+    assert [float(row["sal/step_step"]) for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert [float(row["sal/consolidations_step"]) for row in rows] == [0, 0, 0, 1, 1, 1]
+    assert [float(row["sal/suppressed_step"]) > 0 for row in rows] == [False] * 3 + [True] * 3
+    assert all(sum(float(row[f"sal/{band}_step"]) for band in BANDS) == pytest.approx(100) for row in rows)
+
+
+def test_an_epoch_shorter_than_the_rhythm_is_logged_at_its_end(tmp_path):
+    run = trainer(tmp_path, [SALCallback()], log_every_n_steps=50)
+    run.fit(Net(), loader(length=7))
+    assert run.callback_metrics["sal/step"] == 7
+
+
+def test_values_reach_weights_and_biases_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    for name in ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))  # Lightning sets the first; restored afterwards
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = WandbLogger(offline=True, save_dir=tmp_path, settings=wandb.Settings(silent=True, console="off"))
+    trainer(tmp_path, [SALCallback()], logger=logger, log_every_n_steps=20).fit(Net(), loader())
+    wandb.finish()
+    wandb.teardown()
+    rows = offline_wandb.history(tmp_path)
+    seen = {key.removeprefix("sal/").removesuffix("_step") for row in rows for key in row if key.endswith("_step")}
+    assert seen >= NAMES
+    steps = [row["sal/step_step"] for row in rows if "sal/step_step" in row]
+    assert steps == [20, 40, 60, 80, 100, 120]
+
+
+def test_two_optimizers_have_a_layer_each(tmp_path):
+    class Two(Net):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+
+        def configure_optimizers(self):
+            body, head = list(self.net[:2].parameters()), list(self.net[2:].parameters())
+            return torch.optim.Adam(body, lr=1e-3), torch.optim.SGD(head, lr=1e-2)
+
+    model, callback = Two(), SALCallback()
+    trainer(tmp_path, [callback]).fit(model, loader())
+    assert [len(layer.coverage()) for layer in callback.layers] == [2, 6]
+    assert set(callback.coverage()) == {n for n, _ in model.named_parameters()}
+
+
+def test_a_model_with_nothing_to_train_is_refused(tmp_path):
+    class Frozen(Net):
+        def configure_optimizers(self):
+            self.requires_grad_(False)
+            return torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+
+        def training_step(self, batch, batch_idx):
+            return torch.zeros((), requires_grad=True)
+
+    with pytest.raises(ValueError, match="require a gradient"):
+        trainer(tmp_path, [SALCallback()]).fit(Frozen(), loader())
+
+
+def test_hooks_are_gone_after_fit_and_after_an_exception(tmp_path):
+    class Falls(Net):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 3:
+                raise RuntimeError("fell")
+            return super().training_step(batch, batch_idx)
+
+    for model in (Net(), Falls()):
+        run = trainer(tmp_path, [SALCallback()])
+        if isinstance(model, Falls):
+            with pytest.raises(RuntimeError, match="fell"):
+                run.fit(model, loader())
+        else:
+            run.fit(model, loader())
+        assert not any(m._forward_pre_hooks for m in model.modules())
+        assert not any(o._optimizer_step_post_hooks for o in run.optimizers)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
+def test_copies_carry_what_was_learned_and_not_the_model(tmp_path, clone):
+    model, callback = Net(), SALCallback()
+    trainer(tmp_path, [callback]).fit(model, loader())
+    copied = clone(callback)
+    assert copied.layers == []
+    for c in (callback, copied):
+        again = copy.deepcopy(model)
+        trainer(tmp_path, [c]).fit(again, loader(first=1, length=30, change=10**6))
+        assert c.events == [63]
+
+
+def test_two_callbacks_need_two_names(tmp_path):
+    run = trainer(tmp_path, [SALCallback(name="a"), SALCallback(name="b", consolidate_on=None)])
+    run.fit(Net(), loader(length=20))
+    run.save_checkpoint(tmp_path / "both.ckpt")
+    saved = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
+    assert {"SALCallback[a]", "SALCallback[b]"} <= set(saved)

@@ -317,6 +317,8 @@ class CommunicationLayer:
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
+        if self.step == 1 and not self._remembering:
+            return  # the gradient may be older than these hooks
         lost = [r for r in self.rules if isinstance(r, Subspace | Tokens) and r not in self._known]
         self._hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 

@@ -67,15 +67,19 @@ class CommunicationLayer:
     ) -> None:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.model, self.optimizer = model, optimizer
-        self.rules = _rules(self.settings, _owned(model, optimizer), model)
+        owned = _owned(model, optimizer)
+        self.rules = _rules(self.settings, owned, model)
+        # What listens to forward passes. Single weights have no inputs: there a layer is watched without protecting it.
+        watch = _layer_rules(self.settings, dict(owned), model) if protection == "element" else []
+        self.eyes: list[Subspace | Tokens] = watch or [r for r in self.rules if isinstance(r, Subspace | Tokens)]
         self.novelty = Novelty()
         self.step = 0  # optimizer steps analyzed
         self.events: list[int] = []  # the steps at which something was consolidated
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient, of the update
-        self._reached: dict[Rule, None] = {}  # the rules whose layer ran in this step, in order
-        self._known = set[Rule]()  # the rules whose layer ever ran
+        self._reached: dict[Subspace | Tokens, None] = {}  # the eyes whose layer ran in this step, in order
+        self._known = set[Rule]()  # the eyes whose layer ever ran
         self._trusted: list[Any] | None = None  # what was held before a change was suspected
         self._depth, self._analyzed, self._remembering = 0, False, False
         self._handles: list[RemovableHandle] = []
@@ -90,7 +94,7 @@ class CommunicationLayer:
         self.step += 1
         self._hand_over_unreached()
         familiar = self._familiar()
-        for rule in self.rules:
+        for rule in self._observers():
             rule.observe() if familiar else rule.forget_step()
         self._reached.clear()
         every = self.settings.consolidate_on
@@ -142,7 +146,7 @@ class CommunicationLayer:
                 with torch.enable_grad():
                     torch.autograd.backward(_energy(forward(batch) if forward else _run(self.model, batch)))
                 self._hand_over_unreached()
-                for rule in self.rules:
+                for rule in self._observers():
                     rule.observe()
                 self._reached.clear()
         finally:
@@ -172,7 +176,7 @@ class CommunicationLayer:
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        state = sum(t.nbytes for rule in self.rules for t in rule.tensors())
+        state = sum(t.nbytes for rule in {*self.rules, *self.eyes} for t in rule.tensors())
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values())
         return {"model": model, "state": state, "step": step, "ratio": state / model}
@@ -180,10 +184,9 @@ class CommunicationLayer:
     def attach(self) -> None:
         """Listen to the layers' forward passes and the optimizer's steps."""
         self.detach()
-        for rule in self.rules:
-            if isinstance(rule, Subspace | Tokens):
-                module = rule.layer.module if isinstance(rule, Subspace) else rule.table
-                self._handles.append(module.register_forward_pre_hook(self._listener(rule), with_kwargs=True))
+        for eye in self.eyes:
+            module = eye.layer.module if isinstance(eye, Subspace) else eye.table
+            self._handles.append(module.register_forward_pre_hook(self._listener(eye), with_kwargs=True))
         if self.optimizer is not None:
             self._handles.append(self.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(self.optimizer.register_step_post_hook(self._after_step))
@@ -214,6 +217,7 @@ class CommunicationLayer:
             "novelty": self.novelty.state_dict(),
             "elements": [name for name, grain in self.coverage().items() if grain == "element"],
             "rules": {rule.name: rule.state_dict() for rule in self.rules},
+            "eyes": {eye.name: eye.state_dict() for eye in self.eyes if eye not in self.rules},
             "trusted": None
             if trusted is None
             else {rule.name: rule.pack(memory) for rule, memory in zip(self.rules, trusted, strict=True)},
@@ -240,6 +244,9 @@ class CommunicationLayer:
         self.novelty.load_state_dict(state["novelty"])
         for rule in self.rules:
             rule.load_state_dict(state["rules"][rule.name])
+        for eye in self.eyes:
+            if eye.name in state["eyes"]:
+                eye.load_state_dict(state["eyes"][eye.name])
         trusted = state["trusted"]
         self._trusted = None if trusted is None else [rule.unpack(trusted[rule.name]) for rule in self.rules]
 
@@ -247,8 +254,8 @@ class CommunicationLayer:
 
     def _familiar(self) -> bool:
         """Whether the batch fits the window; the first that does not is protected against before its own update."""
-        first = next(iter(self._reached), None)
-        surprise = first.surprise() if isinstance(first, Subspace | Tokens) else None
+        first = self._first()
+        surprise = None if first is None else first.surprise()
         if surprise is None:
             return True
         value = float(surprise)
@@ -286,20 +293,28 @@ class CommunicationLayer:
 
     def _clear_windows(self) -> None:
         self.novelty.clear()
-        for rule in self.rules:
+        for rule in {*self.rules, *self.eyes}:
             rule.clear()
+
+    def _first(self) -> Subspace | Tokens | None:
+        """The layer that the forward pass of this step reached first: novelty is asked there."""
+        return next(iter(self._reached), None)
+
+    def _observers(self) -> list[Rule]:
+        first = self._first()
+        return self.rules if first is None or first in self.rules else [*self.rules, first]
 
     # --- listening ---
 
-    def _listener(self, rule: Subspace | Tokens) -> Callable[..., None]:
+    def _listener(self, eye: Subspace | Tokens) -> Callable[..., None]:
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not (self._remembering or (module.training and torch.is_grad_enabled())):
                 return
-            self._known.add(rule)
-            self._reached.setdefault(rule)
-            if rule.due or next(iter(self._reached)) is rule:
+            self._known.add(eye)
+            self._reached.setdefault(eye)
+            if self._first() is eye or (eye.due and eye in self.rules):
                 with torch.no_grad():
-                    rule.see(args + tuple(kwargs[k] for k in _INPUTS if k in kwargs), self.step)
+                    eye.see(args + tuple(kwargs[k] for k in _INPUTS if k in kwargs), self.step)
 
         return listen
 
@@ -319,7 +334,7 @@ class CommunicationLayer:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
         if self.step == 1 and not self._remembering:
             return  # the gradient may be older than these hooks
-        lost = [r for r in self.rules if isinstance(r, Subspace | Tokens) and r not in self._known]
+        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._known]
         self._hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 
     def _hand_over(self, lost: list[Rule]) -> None:
@@ -327,6 +342,7 @@ class CommunicationLayer:
             return
         element = next((rule for rule in self.rules if isinstance(rule, Element)), None)
         self.rules = [rule for rule in self.rules if rule not in lost]
+        self.eyes = [eye for eye in self.eyes if eye not in lost]
         for rule in lost:
             if element is None:
                 element = Element({}, self.settings.strength)
@@ -360,22 +376,26 @@ def _rules(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Mo
     """One rule a layer where the layer is understood, one for all other parameters together."""
     if settings.protection == "tensor":
         return [TensorRule(parameters)]
-    rules: list[Rule] = []
-    left = {id(p): n for n, p in parameters.items()}
-    if settings.protection == "subspace":
-        for layer in layers.find(model):
-            if id(layer.weight) not in left:
-                continue
-            if layer.bias is not None and id(layer.bias) not in left:
-                layer = layer._replace(bias=None)
-            names = [left.pop(id(p)) for p in (layer.weight, layer.bias) if p is not None]
-            rules.append(_rule(layer, {name: parameters[name] for name in names}, settings))
-    if left:
-        rules.append(Element({n: parameters[n] for n in left.values()}, settings.strength))
+    left = dict(parameters)
+    rules: list[Rule] = [*_layer_rules(settings, left, model)] if settings.protection == "subspace" else []
+    return rules + ([Element(left, settings.strength)] if left else [])
+
+
+def _layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Module) -> list[Subspace | Tokens]:
+    """One rule a layer that is understood; takes its parameters out of ``left``."""
+    rules: list[Subspace | Tokens] = []
+    names = {id(p): n for n, p in left.items()}
+    for layer in layers.find(model):
+        if names.get(id(layer.weight)) not in left:
+            continue
+        if layer.bias is not None and names.get(id(layer.bias)) not in left:
+            layer = layer._replace(bias=None)
+        taken = [names[id(p)] for p in (layer.weight, layer.bias) if p is not None]
+        rules.append(_rule(layer, {name: left.pop(name) for name in taken}, settings))
     return rules
 
 
-def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Rule:
+def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Subspace | Tokens:
     if isinstance(layer.module, nn.Embedding):
         return Tokens(layer.name, names, layer.module, settings.strength)
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)

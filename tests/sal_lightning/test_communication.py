@@ -98,6 +98,22 @@ def test_on_one_stationary_task_the_loss_is_that_of_plain_training(protection):
     assert reached[150] == pytest.approx(reached[False], rel=0.05)
 
 
+def test_the_element_rule_finds_changes_and_protects_too():
+    forgotten = {}
+    for protected in (False, True):
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        comm = CommunicationLayer(model, optimizer, protection="element") if protected else None
+        train(model, optimizer, 0, 400, comm)
+        first = loss(model, 0)
+        train(model, optimizer, 1, 400, comm)
+        forgotten[protected] = loss(model, 0) - first
+        if comm is not None:
+            assert comm.events == [403]
+            assert comm.spectrum().volatile < 50
+    assert forgotten[True] < 0.8 * forgotten[False]
+
+
 def test_without_the_optimizer_it_warns_once_and_masks_the_gradient():
     model = net()
     with pytest.warns(UserWarning, match="no optimizer.*SGD") as caught:

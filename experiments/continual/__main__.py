@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments import console as show
 from experiments.continual.methods import METHODS
 from experiments.continual.protocol import PUBLISHED, data_name, run
-from experiments.continual.results import Run, markdown, read, read_all, rows, save, title
+from experiments.continual.results import Run, fill, markdown, overview, read, read_all, rows, save, title
 from experiments.continual.streams import STREAMS, count
 
 
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path("results/continual"))
     made.add_argument("--force", action="store_true", help="run again what has a result already")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite this file from all results under --out")
+    made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page likewise")
     made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         args.table.parent.mkdir(parents=True, exist_ok=True)
         args.table.write_text(markdown(read_all(args.out)))
+    if args.overview:
+        args.overview.write_text(fill(args.overview.read_text(), overview(read_all(args.out))))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,80 @@ def markdown(records: Iterable[Record]) -> str:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
-    return "\n".join(markdown_table(name, rows(group)) for name, group in groups.items())
+    parts = (f"{markdown_table(name, rows(group))}\n{source(group)}" for name, group in groups.items())
+    return "# Results\n\nWritten by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
+
+
+OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")
+MARKS = ("<!-- results -->", "<!-- /results -->")
+
+
+class Found(NamedTuple):
+    """How the consolidations of a run compare with the changes of task it went through."""
+
+    found: int
+    changes: int
+    false: int
+
+
+def found(records: Iterable[Record], within: int = 20) -> Found:
+    """Changes with a consolidation at most ``within`` steps later, all changes, and consolidations that follow none.
+
+    >>> record = {"R": [[1.0]] * 3, "steps": 100, "events": [103, 150, 202]}
+    >>> found([record])
+    Found(found=2, changes=2, false=1)
+    """
+    hits = changes = events = 0
+    for r in records:
+        ends = [r["steps"] * task for task in range(1, len(r["R"]))]
+        hits += sum(any(0 < event - end <= within for event in r["events"]) for end in ends)
+        changes, events = changes + len(ends), events + len(r["events"])
+    return Found(hits, changes, events - hits)
+
+
+def source(records: Sequence[Record]) -> str:
+    """How to get a table's records again, and what they were made with."""
+    first = records[0]
+    methods, seeds = (list(dict.fromkeys(str(r[key]) for r in records)) for key in ("method", "seed"))
+    command = (
+        f"python -m experiments.continual --stream {first['scenario']} --data {first['data']} --steps {first['steps']} "
+        f"--lr {first['lr']:g} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
+    )
+    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
+    machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
+    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    return (
+        f"`{command}`\n\nCommit {commits}; {machines}, one thread; {versions}. Seconds are those of a shared machine.\n"
+    )
+
+
+def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal")) -> str:
+    """One table of these methods over all streams, on MNIST, mean ± standard error."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record["data"] == "mnist" and record["method"] in methods and record["scenario"] != "stationary":
+            groups.setdefault(record["scenario"], []).append(record)
+    lines = [OVERVIEW, ("---",) * len(OVERVIEW)]
+    for stream, group in groups.items():
+        for r in rows(group):
+            seen = found(record for record in group if record["method"] == r.method)
+            changes = "" if r.method == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
+            lines.append((stream, r.method, *(str(r.estimates[c]) for c in COLUMNS), changes))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def fill(page: str, table: str) -> str:
+    r"""The page with the table between its marks.
+
+    >>> fill("a <!-- results -->old<!-- /results --> b", "new")
+    'a <!-- results -->\n\nnew\n<!-- /results --> b'
+    """
+    start, end = MARKS
+    before, found, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"Expected a page with the marks {start} and {end}, got one without.")
+    return f"{before}{start}\n\n{table}\n{end}{after}"
 
 
 def markdown_table(name: str, table: Sequence[Row]) -> str:

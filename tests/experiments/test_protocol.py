@@ -19,7 +19,7 @@ from experiments.continual.evaluation import TaskAccuracy, accuracy, evaluating
 from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
 from experiments.continual.protocol import Result, run, trainer
-from experiments.continual.results import HEADINGS, Run, markdown, read_all, rows, save
+from experiments.continual.results import HEADINGS, Run, fill, markdown, overview, read_all, rows, save
 
 CONFIGS = sorted((provenance.ROOT / "configs" / "experiments").glob("*.yaml"))
 
@@ -195,6 +195,27 @@ class TestResults:
         text = markdown([record, record | {"method": "other"}, record | {"steps": 7}])
         assert text.count("| plain |") == 2
         assert text.count("## split-domain, digits,") == 2
+
+    def test_markdown_says_how_to_get_the_numbers_again(self, plain: Result) -> None:
+        record = plain.record()
+        text = markdown([record, record | {"seed": 5}])
+        assert f"--stream split-domain --data digits --steps {record['steps']}" in text
+        assert f"--methods plain --seeds {record['seed']} 5`" in text
+        assert record["versions"]["torch"] in text
+
+    def test_the_overview_holds_mnist_and_the_methods_asked_for(self, plain: Result) -> None:
+        record = plain.record() | {"data": "mnist"}
+        events = [record["steps"] * t + 3 for t in range(1, 5)] + [7]
+        table = overview(
+            [record, record | {"method": "sal", "events": events}, plain.record() | {"scenario": "permuted"}]
+        )
+        assert "| split-domain | plain |" in table
+        assert "4 of 4, 1 false" in table
+        assert "permuted" not in table
+
+    def test_a_page_without_marks_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="Expected a page with the marks"):
+            fill("no marks <!-- results --> but one", "table")
 
 
 class TestCommandLine:

@@ -29,9 +29,13 @@ def find(model: nn.Module) -> list[Layer]:
             # Its projections are called as functions: hooks of the modules inside never fire.
             inside.update(module.modules())
         layer = _read(name, module) if module not in inside or isinstance(module, nn.MultiheadAttention) else None
-        if layer is not None and layer.weight.requires_grad and not torch.nn.parameter.is_lazy(layer.weight):
+        if layer is not None and _ready(layer.weight):
             layers.append(layer)
     return layers
+
+
+def _ready(weight: Tensor) -> bool:
+    return weight.requires_grad and not nn.parameter.is_lazy(weight) and weight.is_floating_point()
 
 
 def _read(name: str, module: nn.Module) -> Layer | None:

@@ -74,7 +74,7 @@ class StabilityAnalyzer:
 
     def __init__(self, model: nn.Module, sample: int = SAMPLE, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
         self.places = {
             n: torch.randperm(p.numel(), generator=generator)[:sample].to(p.device) for n, p in self.parameters.items()
         }

@@ -89,7 +89,7 @@ class Subspace(Rule):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         W = [p.detach() for p in self.parameters.values()]
-        A = self._along(W, found.U)
+        A = self._along(W, found.U).float()
         s, s_rest = directions.stability(found.lam, self.strength), directions.stability(found.rest, self.strength)
         self.memory = Memory(
             found, s, s_rest, torch.zeros_like(A), torch.linalg.vector_norm(A), torch.zeros_like(A[0, 0, 0]), 0
@@ -113,29 +113,33 @@ class Subspace(Rule):
         assert m is not None
         U, s = m.directions.U, m.s[:, None, :]
         DU = self._along(D, U)
-        path, steps = m.path + torch.linalg.vector_norm(DU), m.steps + 1
+        path, steps = m.path + torch.linalg.vector_norm(DU).to(m.path.dtype), m.steps + 1
         rate = (self.recall * path / steps / m.size.clamp(min=torch.finfo(path.dtype).tiny)).clamp(max=1)
-        E = m.E + DU * (1 - s)
+        E = m.E + (DU * (1 - s)).to(m.E.dtype)
         pull = E * s * rate
         self.memory = m._replace(E=E - pull, path=path, steps=steps)
         return self._spread(DU * (s - m.s_rest[:, None, None]) + pull, U, m.s_rest, D)
 
     def _along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
         """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
-        XU = self._matrix(X[0]).to(U.dtype) @ U[:, : self.d - len(X) + 1]
-        return XU if len(X) == 1 else XU + self._matrix(X[1]).to(U.dtype) * U[:, -1:]
+        weight, *bias = map(self._matrix, X)
+        U = U.to(weight.dtype)
+        XU = weight @ U[:, : weight.shape[-1]]
+        return XU + bias[0] * U[:, -1:] if bias else XU
 
     def _spread(self, Y: Tensor, U: Tensor, s_rest: Tensor, X: Sequence[Tensor]) -> list[Tensor]:
         """``Y Uᵀ + s̄ X``, split into the shapes of weight and bias."""
-        n = self.d - len(X) + 1
-        outside = s_rest[:, None, None]
-        H = [torch.baddbmm(outside * self._matrix(X[0]), Y, U[:, :n].mT)]
-        if len(X) > 1:
-            H.append(outside * self._matrix(X[1]) + (Y * U[:, -1:]).sum(-1, keepdim=True))
+        weight, *bias = map(self._matrix, X)
+        Y, U, outside = Y.to(weight.dtype), U.to(weight.dtype), s_rest.to(weight.dtype)[:, None, None]
+        H = [torch.baddbmm(outside * weight, Y, U[:, : weight.shape[-1]].mT)]
+        if bias:
+            H.append(outside * bias[0] + (Y * U[:, -1:]).sum(-1, keepdim=True))
         return [h.reshape(x.shape).to(x.dtype) for h, x in zip(H, X, strict=True)]
 
     def _matrix(self, x: Tensor) -> Tensor:
-        return x.reshape(self.layer.groups, x.shape[0] // self.layer.groups, -1)
+        """As (groups, out, inputs), in single precision at least."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return wide.reshape(self.layer.groups, x.shape[0] // self.layer.groups, -1)
 
     @override
     def bands(self) -> Tensor:

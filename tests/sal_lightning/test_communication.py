@@ -382,6 +382,20 @@ def test_only_what_the_optimizer_owns_is_covered():
     assert set(comm.coverage()) == {"2.weight", "2.bias"}
 
 
+def test_complex_weights_are_protected_weight_by_weight():
+    model = nn.Linear(4, 2, dtype=torch.complex64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    assert set(comm.coverage().values()) == {"element"}
+    for _ in range(3):
+        model(torch.randn(8, 4, dtype=torch.complex64)).abs().square().mean().backward()
+        comm.analyze()
+        comm.protect()
+        optimizer.step()
+        comm.consolidate()
+    assert comm.spectrum().protected > 0
+
+
 def test_steps_without_gradients_and_evaluation_are_not_observed():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())

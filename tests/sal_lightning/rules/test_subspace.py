@@ -108,6 +108,26 @@ def test_outputs_on_past_data_hold_while_the_weights_move(module):
     assert (module.weight - start).norm() > 1e-2 * start.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_precisions_keep_theirs(dtype):
+    torch.manual_seed(0)
+    changes = []
+    for d in (torch.float32, dtype):
+        torch.manual_seed(0)
+        module = nn.Linear(10, 6).to(d)
+        rule, x = make(module), inputs(10).to(d)
+        show(rule, x)
+        rule.consolidate()
+        before = module.weight.detach().clone()
+        rule.snapshot()
+        with torch.no_grad():
+            module.weight.add_(torch.ones_like(module.weight))
+        rule.restore()
+        assert module.weight.dtype == d
+        changes.append((module.weight.detach() - before).float())
+    torch.testing.assert_close(changes[0], changes[1], atol=2e-2, rtol=0)
+
+
 def test_nothing_is_frozen():
     rule = make(nn.Linear(10, 6))
     show(rule, inputs(10))

@@ -83,7 +83,7 @@ class Element(Rule):
 
     @override
     def unpack(self, state: State) -> list[Tensor] | None:
-        return [state[name].to(p.device) for name, p in self.parameters.items()] if state else None
+        return [state[name].to(p.device, copy=True) for name, p in self.parameters.items()] if state else None
 
 
 def _zeros(p: Tensor) -> Tensor:

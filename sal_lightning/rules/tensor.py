@@ -85,7 +85,7 @@ class Tensor(Rule):
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.previous = [state["previous"][name].to(p.device) for name, p in self.parameters.items()]
+        self.previous = [state["previous"][name].to(p.device, copy=True) for name, p in self.parameters.items()]
         self.s, self.tau = state["s"].to(self.s.device), state["tau"].to(self.s.device)
 
     @override

@@ -1,7 +1,7 @@
 """The communication layer: ask what is stable, hold it back from the gradient, restore it after the step."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import layers
+from sal_lightning import covering
 from sal_lightning.novelty import CONFIRM, Novelty
+from sal_lightning.remembering import energy, run
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
-from sal_lightning.rules.tensor import Tensor as TensorRule
 from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilitySpectrum, spectrum
 
 VERSION = 1  # of the state_dict
+_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 
 class CommunicationLayer:
@@ -67,10 +68,10 @@ class CommunicationLayer:
     ) -> None:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.model, self.optimizer = model, optimizer
-        owned = _owned(model, optimizer)
-        self.rules = _rules(self.settings, owned, model)
+        owned = covering.owned(model, optimizer)
+        self.rules = covering.rules_for(self.settings, owned, model)
         # What listens to forward passes. Single weights have no inputs: there a layer is watched without protecting it.
-        watch = _layer_rules(self.settings, dict(owned), model) if protection == "element" else []
+        watch = covering.layer_rules(self.settings, dict(owned), model) if protection == "element" else []
         self.eyes: list[Subspace | Tokens] = watch or [r for r in self.rules if isinstance(r, Subspace | Tokens)]
         self.novelty = Novelty()
         self.step = 0  # optimizer steps analyzed
@@ -144,7 +145,7 @@ class CommunicationLayer:
             for batch in islice(batches, limit):
                 self.model.zero_grad(set_to_none=True)
                 with torch.enable_grad():
-                    torch.autograd.backward(_energy(forward(batch) if forward else _run(self.model, batch)))
+                    torch.autograd.backward(energy(forward(batch) if forward else run(self.model, batch)))
                 self._hand_over_unreached()
                 for rule in self._observers():
                     rule.observe()
@@ -353,71 +354,3 @@ class CommunicationLayer:
         if self.measure:
             known = [part for part in parts if part is not None]
             self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2)
-
-
-_INPUTS = ("input", "query", "key", "value")
-
-
-def _owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Parameter]:
-    """The parameters to cover, by name."""
-    learning = {n.replace("_orig_mod.", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    if not learning:
-        raise ValueError("Expected model to have parameters that require a gradient, got none.")
-    if optimizer is None:
-        return learning
-    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    owned = {n: p for n, p in learning.items() if id(p) in ids}
-    if not owned:
-        raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
-    return owned
-
-
-def _rules(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module) -> list[Rule]:
-    """One rule a layer where the layer is understood, one for all other parameters together."""
-    if settings.protection == "tensor":
-        return [TensorRule(parameters)]
-    left = dict(parameters)
-    rules: list[Rule] = [*_layer_rules(settings, left, model)] if settings.protection == "subspace" else []
-    return rules + ([Element(left, settings.strength)] if left else [])
-
-
-def _layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Module) -> list[Subspace | Tokens]:
-    """One rule a layer that is understood; takes its parameters out of ``left``."""
-    rules: list[Subspace | Tokens] = []
-    names = {id(p): n for n, p in left.items()}
-    for layer in layers.find(model):
-        if names.get(id(layer.weight)) not in left:
-            continue
-        if layer.bias is not None and names.get(id(layer.bias)) not in left:
-            layer = layer._replace(bias=None)
-        taken = [names[id(p)] for p in (layer.weight, layer.bias) if p is not None]
-        rules.append(_rule(layer, {name: left.pop(name) for name in taken}, settings))
-    return rules
-
-
-def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Subspace | Tokens:
-    if isinstance(layer.module, nn.Embedding):
-        return Tokens(layer.name, names, layer.module, settings.strength)
-    return Subspace(layer, names, settings.strength, settings.recall, settings.share)
-
-
-def _run(model: nn.Module, batch: Any) -> Any:
-    """The model on a batch as a loader gives it, moved to where the model is."""
-    device = next(model.parameters()).device
-
-    def move(x: Any) -> Any:
-        return x.to(device) if isinstance(x, Tensor) else x
-
-    if isinstance(batch, Mapping):
-        return model(**{name: move(x) for name, x in batch.items()})
-    return model(move(batch[0] if isinstance(batch, list | tuple) else batch))
-
-
-def _energy(output: Any) -> Tensor:
-    """The mean squared norm of the first floating tensor in a model's output."""
-    if isinstance(output, Mapping):
-        output = output.get("logits", tuple(output.values()))
-    while isinstance(output, list | tuple):
-        output = next(x for x in output if isinstance(x, list | tuple) or torch.is_floating_point(x))
-    energy: Tensor = output.float().square().sum() / max(len(output), 1) / 2
-    return energy

@@ -1,0 +1,28 @@
+"""Looking at what a trained model does, without labels: run it on a batch, and how much each weight matters there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, is_floating_point, nn
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """The model on a batch as a loader gives it, moved to where the model is."""
+    device = next(model.parameters()).device
+
+    def move(x: Any) -> Any:
+        return x.to(device) if isinstance(x, Tensor) else x
+
+    if isinstance(batch, Mapping):
+        return model(**{name: move(x) for name, x in batch.items()})
+    return model(move(batch[0] if isinstance(batch, list | tuple) else batch))
+
+
+def energy(output: Any) -> Tensor:
+    """Half the mean squared norm of a model's output; its gradient is importance as in MAS (Aljundi et al. 2018)."""
+    if isinstance(output, Mapping):
+        output = output.get("logits", tuple(output.values()))
+    while isinstance(output, list | tuple):
+        output = next(x for x in output if isinstance(x, list | tuple) or is_floating_point(x))
+    squares: Tensor = output.float().square().sum()
+    return squares / (2 * max(len(output), 1))

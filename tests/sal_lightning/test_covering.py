@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import covering
+from sal_lightning.rules.element import Element
+from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.tensor import Tensor
+from sal_lightning.rules.tokens import Tokens
+from sal_lightning.settings import Settings
+
+
+def model():
+    return nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4))
+
+
+def kinds(protection, net):
+    return [type(rule) for rule in covering.rules_for(Settings(protection), covering.owned(net, None), net)]
+
+
+def test_each_protection_has_its_rules():
+    assert kinds("subspace", model()) == [Tokens, Subspace, Element]
+    assert kinds("element", model()) == [Element]
+    assert kinds("tensor", model()) == [Tensor]
+    assert kinds("subspace", nn.Linear(2, 2)) == [Subspace]
+
+
+@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+def test_every_parameter_has_exactly_one_rule(protection):
+    net = model()
+    rules = covering.rules_for(Settings(protection), covering.owned(net, None), net)
+    names = [name for rule in rules for name in rule.parameters]
+    assert sorted(names) == sorted(name for name, _ in net.named_parameters())
+
+
+def test_a_shared_weight_is_covered_once():
+    net = model()
+    net[1].weight = nn.Parameter(torch.zeros(5, 4))
+    net[0].weight = net[1].weight
+    rules = covering.rules_for(Settings(), covering.owned(net, None), net)
+    assert sum(p is net[0].weight for rule in rules for p in rule.parameters.values()) == 1
+
+
+def test_a_bias_alone_goes_weight_by_weight():
+    net = nn.Linear(2, 2)
+    net.weight.requires_grad_(False)
+    (rule,) = covering.rules_for(Settings(), covering.owned(net, None), net)
+    assert isinstance(rule, Element)
+    assert set(rule.parameters) == {"bias"}
+
+
+def test_a_bias_of_another_optimizer_is_left_to_it():
+    net = nn.Linear(2, 2)
+    (rule,) = covering.rules_for(Settings(), covering.owned(net, torch.optim.SGD([net.weight])), net)
+    assert set(rule.parameters) == {"weight"}
+    assert rule.layer.bias is None
+
+
+def test_compiled_modules_keep_their_names():
+    compiled = nn.Module()
+    compiled._orig_mod = nn.Sequential(nn.Linear(2, 2))  # as torch.compile wraps it
+    assert set(covering.owned(compiled, None)) == {"0.weight", "0.bias"}

@@ -136,9 +136,13 @@ class SALCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not _logs(trainer) or not all("suppressed" in layer.measured for layer in self.layers):
+        # Measured steps are logged once: not again by the micro-batches that lead to the next step.
+        if not all(layer.measured for layer in self.layers):
             return
-        for name, value in self._values().items():
+        values = self._values()
+        for layer in self.layers:
+            layer.measured.clear()
+        for name, value in values.items():
             metric = self.metrics[name]
             metric(value)
             pl_module.log(f"sal/{name}", metric, metric_attribute=name, on_step=True, on_epoch=True)

@@ -78,7 +78,7 @@ class CommunicationLayer:
         self.events: list[int] = []  # the steps at which something was consolidated
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.measure = False  # whether to measure what this step holds back
-        self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient, of the update
+        self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
         self._reached: dict[Subspace | Tokens, None] = {}  # the eyes whose layer ran in this step, in order
         self._known = set[Rule]()  # the eyes whose layer ever ran
         self._trusted: list[Any] | None = None  # what was held before a change was suspected
@@ -110,6 +110,7 @@ class CommunicationLayer:
             if self.optimizer is None or (self._depth and rule.before is None):
                 rule.snapshot()
         self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
+        self._measure("effect", [])  # until the optimizer has stepped: it may skip this one
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -168,7 +169,7 @@ class CommunicationLayer:
     def drift(self) -> Tensor:
         """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
         parts = [d for rule in self.rules if (d := rule.drift()) is not None]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(2)
+        return torch.stack(parts).sum(0) if parts else self._nothing()
 
     def coverage(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
@@ -353,4 +354,7 @@ class CommunicationLayer:
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:
             known = [part for part in parts if part is not None]
-            self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2)
+            self.measured[name] = torch.stack(known).sum(0) if known else self._nothing()
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(2, device=self.rules[0].device)

@@ -179,6 +179,17 @@ def test_values_reach_a_csv_file_on_log_steps(tmp_path):
     assert all(sum(float(row[f"sal/{band}_step"]) for band in BANDS) == pytest.approx(100) for row in rows)
 
 
+def test_accumulated_batches_log_each_measured_step_once(tmp_path):
+    run = trainer(
+        tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=10, accumulate_grad_batches=3
+    )
+    run.fit(Net(), loader(length=360, change=180))
+    with open(Path(run.logger.log_dir) / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("sal/step_step")]
+    assert [float(row["sal/step_step"]) for row in rows] == list(range(10, 121, 10))
+    assert [float(row["sal/consolidations_step"]) for row in rows] == [0] * 6 + [1] * 6
+
+
 def test_an_epoch_shorter_than_the_rhythm_is_logged_at_its_end(tmp_path):
     run = trainer(tmp_path, [SALCallback()], log_every_n_steps=50)
     run.fit(Net(), loader(length=7))

@@ -1,7 +1,6 @@
 import copy
 import csv
 import pickle
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -13,9 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from sal_lightning import SALCallback, StabilitySpectrum
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import offline_wandb
+from tests import offline_wandb
 
 BANDS = ("protected", "neutral", "volatile")
 NAMES = {*BANDS, "suppressed", "effect", "drift", "novelty", "consolidations", "step"}

@@ -38,6 +38,7 @@ class SALCallback(Callback):
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train.
+        NotImplementedError: at ``fit`` in several processes.
     """
 
     def __init__(

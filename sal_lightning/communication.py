@@ -53,6 +53,7 @@ class CommunicationLayer:
 
     Raises:
         ValueError: a choice outside its range, a model with nothing to train, an optimizer of another model.
+        NotImplementedError: training in several processes.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class CommunicationLayer:
     ) -> None:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.model, self.optimizer = model, optimizer
+        covering.refuse_many_processes()
         owned = covering.owned(model, optimizer)
         self.rules = covering.rules_for(self.settings, owned, model)
         # What listens to forward passes. Single weights have no inputs: there a layer is watched without protecting it.

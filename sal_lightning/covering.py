@@ -1,6 +1,6 @@
 """Which rule covers which parameter."""
 
-from torch import nn
+from torch import distributed, nn
 from torch.optim import Optimizer
 
 from sal_lightning import layers
@@ -24,6 +24,14 @@ def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Paramet
     if not owned:
         raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
     return owned
+
+
+def refuse_many_processes() -> None:
+    """Each process would hold the directions of its own batches, and the replicas would drift apart in silence."""
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise NotImplementedError(
+            f"Expected one process, got {distributed.get_world_size()}: protection is not shared between processes yet."
+        )
 
 
 def rules_for(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module) -> list[Rule]:

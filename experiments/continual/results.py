@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.continual.data import write_whole
+from experiments.continual.methods import METHODS
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
+from experiments.continual.streams import STREAMS
 
 Record = dict[str, Any]
 COLUMNS = ("average", "worst", "just_learned", "drift")
@@ -48,8 +50,13 @@ def read(file: Path) -> Record:
 
 
 def read_all(folder: Path) -> list[Record]:
-    """Every record in the folder, in the order of file names."""
-    return [read(file) for file in sorted(folder.glob("*.json"))]
+    """Every record in the folder: streams and methods in the order of their lists, then seeds."""
+    streams, methods = list(STREAMS), list(METHODS)
+
+    def place(record: Record) -> tuple[int, int, int]:
+        return streams.index(record["scenario"]), methods.index(record["method"]), record["seed"]
+
+    return sorted((read(file) for file in sorted(folder.glob("*.json"))), key=place)
 
 
 class Row(NamedTuple):
@@ -140,9 +147,7 @@ def source(records: Sequence[Record]) -> str:
     commits = ", ".join(sorted({r["commit"][:8] for r in records}))
     machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    return (
-        f"`{command}`\n\nCommit {commits}; {machines}, one thread; {versions}. Seconds are those of a shared machine.\n"
-    )
+    return f"`{command}`\n\nCommit {commits}; {machines}, one thread; {versions}. Other work ran beside: seconds are rough.\n"
 
 
 def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal")) -> str:

@@ -181,6 +181,16 @@ class TestResults:
         (record,) = read_all(tmp_path)
         assert record == json.loads(json.dumps(plain.record()))
 
+    def test_records_come_in_the_order_of_streams_methods_and_seeds(self, plain: Result, tmp_path: Path) -> None:
+        for stream, method, seed in [("permuted", "plain", 0), ("split-task", "sal", 1), ("split-task", "plain", 2)]:
+            record = plain.record() | {"scenario": stream, "method": method, "seed": seed}
+            (tmp_path / f"{stream}-{method}.json").write_text(json.dumps(record))
+        assert [(r["scenario"], r["method"]) for r in read_all(tmp_path)] == [
+            ("split-task", "plain"),
+            ("split-task", "sal"),
+            ("permuted", "plain"),
+        ]
+
     def test_rows_hold_mean_and_standard_error(self, plain: Result) -> None:
         record = plain.record()
         records = [record | {"average": value, "drift": None} for value in (0.8, 0.9, 1.0)]

@@ -147,7 +147,8 @@ def source(records: Sequence[Record]) -> str:
     commits = ", ".join(sorted({r["commit"][:8] for r in records}))
     machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    return f"`{command}`\n\nCommit {commits}; {machines}, one thread; {versions}. Other work ran beside: seconds are rough.\n"
+    made = f"Commit {commits}; {machines}, one thread, other work beside: seconds are rough; {versions}."
+    return f"`{command}`\n\n{made}\n"
 
 
 def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal")) -> str:

@@ -1,8 +1,7 @@
 """Directions of a layer's input: which ones past data used, how much, and how firmly they are held.
 
-Letters: ``W`` (groups, out, d) a layer's weight with its bias as last column, ``X`` anything of W's shape (a gradient,
-an update), ``x`` (groups, n, d) input rows with a 1 appended, ``U`` (groups, d, k) orthonormal directions, ``lam``
-(groups, k) their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
+Letters: ``x`` (groups, n, d) input rows with a 1 appended for the bias, ``U`` (groups, d, k) orthonormal directions,
+``lam`` (groups, k) their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
 """
 
 from typing import NamedTuple
@@ -65,8 +64,3 @@ def stability(lam: Tensor, strength: float) -> Tensor:
     tensor([0.0000, 0.5000, 0.9900])
     """
     return lam / (lam + 1 / strength)
-
-
-def held(X: Tensor, U: Tensor, s: Tensor, s_rest: Tensor) -> Tensor:
-    """``X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)``: the part of X, of W's shape, that is held back."""
-    return torch.baddbmm(s_rest[:, None, None] * X, (X @ U) * (s - s_rest[:, None])[:, None, :], U.mT)

@@ -36,6 +36,8 @@ class Memory(NamedTuple):
 class Subspace(Rule):
     """``held(X) = X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)`` over the input directions of one layer.
 
+    ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
+
     After the step, what was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
     pace is the weights' own: half the learning rate over twice the steps comes to about the same.

@@ -3,19 +3,11 @@ import pytest
 import torch
 
 from sal_lightning import directions
-from sal_lightning.directions import Directions
 
 
 def rows(groups=2, n=20, d=8, seed=0, decay=0.7):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(groups, n, d, generator=generator) * decay ** torch.arange(d)
-
-
-def dense(U, s, s_rest):
-    """S as a whole matrix (groups, d, d)."""
-    eye = torch.eye(U.shape[1]).expand(len(U), -1, -1)
-    inside = U @ U.mT
-    return U @ torch.diag_embed(s) @ U.mT + s_rest[:, None, None] * (eye - inside)
 
 
 @pytest.mark.parametrize("n", [5, 8, 20], ids=["wide", "square", "tall"])
@@ -77,19 +69,8 @@ def test_merge_accounts_for_the_energy_it_cuts_off():
     assert (cut.rest > 0).all()
 
 
-def test_held_is_multiplication_by_S():
-    U, lam = directions.decompose(rows(), 3)
-    s, s_rest = directions.stability(lam, 5.0), torch.tensor([0.1, 0.2])
-    X = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(directions.held(X, U, s, s_rest), X @ dense(U, s, s_rest))
-
-
 def test_stability_does_not_depend_on_the_unit_of_the_inputs():
     x = rows()
     unit = lambda x: x * (8 / x.square().sum((-2, -1), keepdim=True)).sqrt()  # noqa: E731
     small, large = (directions.merge(None, unit(scale * x), 8).lam for scale in (1e-3, 1e3))
     torch.testing.assert_close(directions.stability(small, 5.0), directions.stability(large, 5.0))
-
-
-def test_directions_name_their_parts():
-    assert Directions._fields == ("U", "lam", "rest")

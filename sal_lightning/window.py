@@ -14,7 +14,7 @@ class Window:
 
     After frequent directions (Liberty 2013), but the tail is cut, the head not shrunk; ``trace`` knows the whole.
 
-    Never forms a d × d matrix: state is ``rank`` rows of d numbers for each group.
+    State is ``rank`` rows of d numbers for each group; a d × d matrix is formed only where n + rank > d.
     """
 
     def __init__(self, rank: int, beta: float) -> None:

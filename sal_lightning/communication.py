@@ -1,26 +1,32 @@
 """The communication layer: ask what is stable, hold it back from the gradient, restore it after the step."""
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import covering
-from sal_lightning.novelty import CONFIRM, Novelty
+from sal_lightning import covering, processes
+from sal_lightning.layers import plain_name
+from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
+from sal_lightning.readback import Readback
 from sal_lightning.remembering import energy, run
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Protection, Settings, Trigger
-from sal_lightning.stability import StabilitySpectrum, spectrum
+from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 
-VERSION = 1  # of the state_dict
+VERSION = 2  # of the state_dict
+STRIDE = 4  # steps from one look of the analyzer to the next
 _INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 
@@ -28,7 +34,10 @@ class CommunicationLayer:
     """Protects what a model has learned while it goes on learning; plain PyTorch.
 
     Given the optimizer, protection holds under any of them (Adam, momentum, weight decay): what is held is put back
-    after its step. Without it only the gradient is held back, which protects under plain SGD alone.
+    after its step. Without it only the gradient is held back, which protects under plain SGD alone. Of ``analyze()`` and
+    ``protect()``, what a loop does not call by itself happens when the optimizer steps.
+
+    Under DDP and FSDP2 every process makes its own layer; they agree on what they saw.
 
     >>> model = nn.Linear(4, 2)
     >>> optimizer = torch.optim.Adam(model.parameters())
@@ -50,10 +59,11 @@ class CommunicationLayer:
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
+        scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
+            ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
 
     Raises:
         ValueError: a choice outside its range, a model with nothing to train, an optimizer of another model.
-        NotImplementedError: training in several processes.
     """
 
     def __init__(
@@ -66,15 +76,14 @@ class CommunicationLayer:
         strength: float = Settings.strength,
         recall: float = Settings.recall,
         share: float = Settings.share,
+        scaler: GradScaler | None = None,
     ) -> None:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
-        self.model, self.optimizer = model, optimizer
-        covering.refuse_many_processes()
-        owned = covering.owned(model, optimizer)
-        self.rules = covering.rules_for(self.settings, owned, model)
-        # What listens to forward passes. Single weights have no inputs: there a layer is watched without protecting it.
-        watch = covering.layer_rules(self.settings, dict(owned), model) if protection == "element" else []
-        self.eyes: list[Subspace | Tokens] = watch or [r for r in self.rules if isinstance(r, Subspace | Tokens)]
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        covering.check(model, optimizer)
+        self.rules: list[Rule] = []
+        self.eyes: list[Subspace | Tokens] = []  # what listens to forward passes
+        self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.novelty = Novelty()
         self.step = 0  # optimizer steps analyzed
         self.events: list[int] = []  # the steps at which something was consolidated
@@ -82,50 +91,74 @@ class CommunicationLayer:
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
         self._reached: dict[Subspace | Tokens, None] = {}  # the eyes whose layer ran in this step, in order
-        self._known = set[Rule]()  # the eyes whose layer ever ran
-        self._trusted: list[Any] | None = None  # what was held before a change was suspected
-        self._depth, self._analyzed, self._remembering = 0, False, False
+        self._answer: Readback | None = None  # this step's surprise, on its way from the device
+        self._known = set[Rule]()  # the eyes whose layer ever ran,
+        self._forward = set[Rule]()  # and not only in a backward pass, as under reentrant checkpointing
+        self._trusted: dict[Rule, Any] | None = None  # what was held before a change was suspected
+        # States of the rules and eyes whose parameters do not learn yet.
+        self._waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
+        self._depth = 0  # optimizer steps that are running: one inside another where it calls super().step()
+        self._closure = self._inside = False  # whether this step was given one; whether protect() comes inside it
+        self._analyzed = self._protected = self._skipped = self._remembering = False
         self._handles: list[RemovableHandle] = []
+        self._listening: dict[Rule, RemovableHandle] = {}
+        self._learning = -1  # how many parameters learned when they were last covered
+        self._cover()
         self.attach()
 
-    @torch.no_grad()
     def analyze(self) -> None:
         """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
-        if self._analyzed or all(p.grad is None for rule in self.rules for p in rule.parameters.values()):
+        self._leave_broken_step()
+        if (self._analyzed and self._depth) or not self._has_gradients():
             return
-        self._analyzed = self._depth > 0  # a closure may come several times in one step
-        self.step += 1
-        self._hand_over_unreached()
-        familiar = self._familiar()
-        for rule in self._observers():
-            rule.observe() if familiar else rule.forget_step()
-        self._reached.clear()
-        every = self.settings.consolidate_on
-        if isinstance(every, int) and self.step % every == 0:
-            self.consolidate()
+        with _exactly(self._device):
+            self._cover()
+            unit = self._unit()
+            self._skipped = unit is None
+            if unit is None:
+                self.forget_step()
+                return
+            self._analyzed = True  # a closure may come several times in one step
+            self.step += 1
+            if self.analyzer is not None and self.step % STRIDE == 1:
+                self.analyzer.observe(unit)
+            self._hand_over_unreached()
+            familiar = self._familiar()
+            for rule in self._observers():
+                rule.observe(unit) if familiar else rule.forget_step()
+            self.forget_step()
+            every = self.settings.consolidate_on
+            if isinstance(every, int) and self.step % every == 0:
+                self.consolidate()
 
-    @torch.no_grad()
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
-        for rule in self.rules:
-            # Inside a step a rule may just have begun to hold; without an optimizer nobody else keeps W₀.
-            if self.optimizer is None or (self._depth and rule.before is None):
+        self._leave_broken_step()
+        if self._skipped:
+            return
+        self._protected, self._inside = True, self._depth > 0
+        with _exactly(self._device):
+            for rule in self.rules:
                 rule.snapshot()
-        self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
-        self._measure("effect", [])  # until the optimizer has stepped: it may skip this one
+            self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
+            self._measure("effect", [])  # until the optimizer has stepped: it may skip this one
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
-        self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
+        with _exactly(self._device):
+            self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
+            moved = {r: r.moved for r in self.rules if isinstance(r, Subspace) and r.moved is not None}
+            if moved:
+                totals = processes.totals(list(moved.values()), [rule.layer.weight for rule in moved])
+                for rule, total in zip(moved, totals, strict=True):
+                    rule.keep_pace(total)
 
-    @torch.no_grad()
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
-        self._dismiss()
-        for rule in self.rules:
-            rule.consolidate()
-        self._begin_window()
+        with _exactly(self._device):
+            self._dismiss()
+            self._consolidate()
+            self._begin_window()
 
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
@@ -150,9 +183,10 @@ class CommunicationLayer:
                 with torch.enable_grad():
                     torch.autograd.backward(energy(forward(batch) if forward else run(self.model, batch)))
                 self._hand_over_unreached()
-                for rule in self._observers():
-                    rule.observe()
-                self._reached.clear()
+                with _exactly(self._device):
+                    for rule in self._observers():
+                        rule.observe()
+                    self.forget_step()
         finally:
             self._remembering = False
             self.model.train(training)
@@ -166,12 +200,13 @@ class CommunicationLayer:
 
     def bands(self) -> Tensor:
         """Covered weights that are (protected, neutral, volatile): counts (3,)."""
-        return torch.stack([rule.bands().to(rule.device) for rule in self.rules]).sum(0)
+        parts = [rule.bands().to(self._device) for rule in self.rules if rule.learns]
+        return torch.stack(parts).sum(0) if parts else torch.zeros(3, device=self._device)
 
     def drift(self) -> Tensor:
         """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
         parts = [d for rule in self.rules if (d := rule.drift()) is not None]
-        return torch.stack(parts).sum(0) if parts else self._nothing()
+        return torch.stack(parts).sum(0) if parts else torch.zeros(2, device=self._device)
 
     def coverage(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
@@ -183,14 +218,13 @@ class CommunicationLayer:
         state = sum(t.nbytes for rule in {*self.rules, *self.eyes} for t in rule.tensors())
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values())
-        return {"model": model, "state": state, "step": step, "ratio": state / model}
+        return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     def attach(self) -> None:
         """Listen to the layers' forward passes and the optimizer's steps."""
         self.detach()
         for eye in self.eyes:
-            module = eye.layer.module if isinstance(eye, Subspace) else eye.table
-            self._handles.append(module.register_forward_pre_hook(self._listener(eye), with_kwargs=True))
+            self._listen(eye)
         if self.optimizer is not None:
             self._handles.append(self.optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(self.optimizer.register_step_post_hook(self._after_step))
@@ -203,15 +237,17 @@ class CommunicationLayer:
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._listening.values()):
             handle.remove()
         self._handles.clear()
-        self._depth, self._analyzed = 0, False
-        for rule in self.rules:
-            rule.before = None
+        self._listening.clear()
+        self._end_step()
 
     def state_dict(self) -> State:
-        """Tensors, numbers and strings only, so that ``torch.load(weights_only=True)`` takes it."""
+        """Tensors, numbers and strings only, so that ``torch.load(weights_only=True)`` takes it.
+
+        Where parameters are sharded every process has to call it.
+        """
         trusted = self._trusted
         return {
             "version": VERSION,
@@ -220,11 +256,11 @@ class CommunicationLayer:
             "events": list(self.events),
             "novelty": self.novelty.state_dict(),
             "elements": [name for name, grain in self.coverage().items() if grain == "element"],
-            "rules": {rule.name: rule.state_dict() for rule in self.rules},
-            "eyes": {eye.name: eye.state_dict() for eye in self.eyes if eye not in self.rules},
-            "trusted": None
-            if trusted is None
-            else {rule.name: rule.pack(memory) for rule, memory in zip(self.rules, trusted, strict=True)},
+            "rules": {rule.name: rule.state_dict() for rule in self.rules} | self._waiting["rules"],
+            "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self._waiting["eyes"],
+            "trusted": None if trusted is None else {rule.name: rule.pack(memory) for rule, memory in trusted.items()},
+            # Rows of passes that another optimizer has stepped since.
+            "pending": {eye.name: eye.pending() for eye in self._reached},
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -242,57 +278,81 @@ class CommunicationLayer:
         self._hand_over(
             [r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= set(state["elements"])]
         )
-        if strange := {rule.name for rule in self.rules} ^ set(state["rules"]):
+        rules = {rule.name: rule for rule in self.rules}
+        known = {*rules, *(plain_name(name) or "model" for name, _ in self.model.named_modules()), "element"}
+        if strange := (set(state["rules"]) - known) | (set(rules) - set(state["rules"]) - {"element"}):
             raise ValueError(f"Expected the state of the same model; these parts are not in both: {sorted(strange)}.")
         self.step, self.events = state["step"], list(state["events"])
         self.novelty.load_state_dict(state["novelty"])
-        for rule in self.rules:
-            rule.load_state_dict(state["rules"][rule.name])
-        for eye in self.eyes:
-            if eye.name in state["eyes"]:
-                eye.load_state_dict(state["eyes"][eye.name])
+        self._waiting = {key: dict(state[key]) for key in self._waiting}
+        self._resume(self.rules, "rules")
+        self._resume([eye for eye in self.eyes if eye not in self.rules], "eyes")
         trusted = state["trusted"]
-        self._trusted = None if trusted is None else [rule.unpack(trusted[rule.name]) for rule in self.rules]
+        if trusted is not None:
+            self._trusted = {rules[name]: rules[name].unpack(kept) for name, kept in trusted.items() if name in rules}
+        eyes = {eye.name: eye for eye in self.eyes}
+        for name, seen in state.get("pending", {}).items():
+            if name in eyes:
+                eyes[name].resume(seen)
+                self._reached[eyes[name]] = None
 
     # --- asking ---
 
     def _familiar(self) -> bool:
         """Whether the batch fits the window; the first that does not is protected against before its own update."""
-        first = self._first()
-        surprise = None if first is None else first.surprise()
+        surprise = self._surprise()
         if surprise is None:
             return True
-        value = float(surprise)
-        self.excess = self.novelty.excess(value)
-        if not self.novelty.unusual(value) or self.settings.consolidate_on != "novelty":
-            self._dismiss()
-            self.novelty.learn(value)
+        if not math.isfinite(surprise):
+            return False
+        self.excess = self.novelty.excess(surprise)
+        if self.settings.consolidate_on != "novelty":
+            self.novelty.learn(surprise)
             return True
-        self.novelty.suspicious += 1
-        if self.novelty.suspicious == 1:
-            self._suspect()
-        if self.novelty.suspicious == CONFIRM:
+        evidence = self.novelty.weigh(surprise)
+        if evidence < SUSPECT:
+            self._dismiss()
+            self.novelty.learn(surprise)
+            return True
+        if self._trusted is None:
+            self._trusted = {rule: rule.memory for rule in self.rules}
+            self._consolidate()
+        if evidence >= CONFIRM:
             self._trusted = None
             self._begin_window()
         return False
 
-    def _suspect(self) -> None:
-        """Hold what emerged provisionally: the change is confirmed or dismissed by the batches that follow."""
-        self._trusted = [rule.memory for rule in self.rules]
-        for rule in self.rules:
-            rule.consolidate()
+    def _surprise(self) -> float | None:
+        """How unusual the rows of all processes are on average; None while nobody can say."""
+        answer, first = self._answer, self._first()
+        parts = None if first is None else first.surprise
+        if processes.count() > 1:
+            parts = processes.mean([torch.zeros(2, device=self._device) if parts is None else parts])[0]
+            answer = None
+        if answer is None:
+            answer = None if parts is None else Readback(parts)
+        total, n = answer.read() if answer is not None else (0.0, 0.0)
+        return total / n if n else None
 
     def _dismiss(self) -> None:
         """It was no change: hold again what was held before."""
-        if self._trusted is not None:
-            for rule, memory in zip(self.rules, self._trusted, strict=True):
-                rule.memory = memory
-        self._trusted, self.novelty.suspicious = None, 0
+        for rule, memory in (self._trusted or {}).items():
+            rule.memory = memory
+        self._trusted = None
+
+    def _consolidate(self) -> None:
+        """Add what all processes saw to what is held."""
+        if processes.count() > 1:
+            windows = [rule.window_tensors() for rule in self.rules]
+            merged = iter(processes.mean([t for window in windows for t in window]))
+            for rule, window in zip(self.rules, windows, strict=True):
+                rule.set_window([next(merged) for _ in window])
+        for rule in self.rules:
+            rule.consolidate()
 
     def _begin_window(self) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
         self.events.append(self.step)
-        self.novelty.suspicious = 0
         self._clear_windows()
 
     def _clear_windows(self) -> None:
@@ -308,31 +368,133 @@ class CommunicationLayer:
         first = self._first()
         return self.rules if first is None or first in self.rules else [*self.rules, first]
 
+    def _unit(self) -> float | None:
+        """What the gradients are multiplied by; None if the loss scaler will skip this step."""
+        if self.scaler is None or not self.scaler.is_enabled():
+            return 1.0
+        grads = [g for rule in self.rules for g in rule.gradients() if g is not None]
+        finite = torch.stack([torch.isfinite(g.coalesce().values() if g.is_sparse else g).all() for g in grads]).all()
+        if not processes.mean([finite.float()])[0] == 1:
+            return None
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return self.scaler.get_scale() if fused else 1.0
+
     # --- listening ---
 
+    def _listen(self, eye: Subspace | Tokens) -> None:
+        self._listening[eye] = _module(eye).register_forward_pre_hook(self._listener(eye), with_kwargs=True)
+
     def _listener(self, eye: Subspace | Tokens) -> Callable[..., None]:
+        weight = next(iter(eye.parameters.values()))
+        watched = _module(eye)
+
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not (self._remembering or (module.training and torch.is_grad_enabled())):
-                return
+            training = module.training and torch.is_grad_enabled() and weight.requires_grad
+            if module is not watched or not (self._remembering or training):
+                return  # evaluation, or a copy of the model: hooks are copied with it
+            if _in_backward():
+                if eye in self._forward:
+                    return  # run again for its activations
+            else:
+                self._forward.add(eye)
+            if not self._depth:
+                self._analyzed = self._protected = False
             self._known.add(eye)
             self._reached.setdefault(eye)
-            if self._first() is eye or (eye.due and eye in self.rules):
-                with torch.no_grad():
-                    eye.see(args + tuple(kwargs[k] for k in _INPUTS if k in kwargs), self.step)
+            ask = self._first() is eye
+            if ask or (eye.due and eye in self.rules):
+                with _exactly(self._device):
+                    eye.see(args + tuple(kwargs[k] for k in _INPUTS if k in kwargs), self.step, ask)
+                if ask and eye.surprise is not None and processes.count() == 1:
+                    self._answer = Readback(eye.surprise)
 
-        return listen
+        listener: Callable[..., None] = listen
+        return listener
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._depth += 1  # an optimizer whose step calls super().step() comes here twice
-        if self._depth == 1:
-            for rule in self.rules:
+        if self._depth > 1:
+            return
+        self._closure = kwargs.get("closure") is not None or any(callable(a) for a in args[1:])
+        if not self._closure:  # the gradients are there: do what the loop did not
+            self._closure = True
+            if not self._analyzed:
+                self.analyze()
+            if not self._protected:
+                self.protect()
+            self._closure = self._inside = False
+        elif not (self._inside or self._protected):
+            for rule in self.rules:  # protect() may come inside the closure, or not at all
                 rule.snapshot()
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
             self.restore()
-            self._analyzed = False
+            self._end_step()
+
+    def _end_step(self) -> None:
+        self._depth, self._analyzed, self._protected, self._skipped = 0, False, False, False
+        for rule in self.rules:
+            rule.before = None
+
+    def _leave_broken_step(self) -> None:
+        """A step without a closure that is still running when the loop asks again was ended by an exception."""
+        if self._depth and not self._closure:
+            self._end_step()
+
+    def forget_step(self) -> None:
+        """Drop what was gathered since the last step."""
+        for eye in self.eyes:
+            eye.forget_step()
+        self._reached.clear()
+        self._answer = None
+
+    # --- covering ---
+
+    def _has_gradients(self) -> bool:
+        if self.optimizer is None:
+            return any(p.grad is not None for rule in self.rules for p in rule.parameters.values())
+        return any(p.grad is not None for group in self.optimizer.param_groups for p in group["params"])
+
+    def _cover(self) -> None:
+        """Take in the parameters that began to learn: thawed, added to the optimizer, or given a shape."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        learning = sum(covering.learns(p) for group in groups for p in group["params"])
+        if learning == self._learning:
+            return
+        self._learning = learning
+        covered = {id(p) for rule in self.rules for p in rule.parameters.values()}
+        owned = covering.owned(self.model, self.optimizer)
+        new = {name: p for name, p in owned.items() if id(p) not in covered}
+        watching = {eye.name for eye in self.eyes}
+        if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
+            watched = covering.layer_rules(self.settings, dict(new), self.model)
+            self._take_in([], [eye for eye in watched if eye.name not in watching])
+        rules = covering.rules_for(self.settings, new, self.model) if new else []
+        self._take_in(rules, [rule for rule in rules if isinstance(rule, Subspace | Tokens)])
+        if self.analyzer is not None:
+            self.analyzer.watch(owned)
+
+    def _take_in(self, rules: list[Rule], eyes: list[Subspace | Tokens]) -> None:
+        for rule in rules:
+            mine = next((r for r in self.rules if r.name == rule.name), None)
+            if isinstance(mine, Element):
+                mine.adopt(rule.parameters)
+                continue
+            self.rules.append(rule)
+        self.eyes += eyes
+        self._resume(rules, "rules")
+        self._resume([eye for eye in eyes if eye not in rules], "eyes")
+        if self._handles:
+            for eye in eyes:
+                self._listen(eye)
+
+    def _resume(self, rules: Iterable[Rule], kind: str) -> None:
+        for rule in rules:
+            if rule.name in self._waiting[kind]:
+                rule.load_state_dict(self._waiting[kind].pop(rule.name))
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
@@ -342,21 +504,34 @@ class CommunicationLayer:
         self._hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 
     def _hand_over(self, lost: list[Rule]) -> None:
-        if not lost:
-            return
-        element = next((rule for rule in self.rules if isinstance(rule, Element)), None)
-        self.rules = [rule for rule in self.rules if rule not in lost]
-        self.eyes = [eye for eye in self.eyes if eye not in lost]
         for rule in lost:
-            if element is None:
-                element = Element({}, self.settings.strength)
-                self.rules.append(element)
+            self.rules.remove(rule)
+            self.eyes = [eye for eye in self.eyes if eye is not rule]
+            element = Element({}, self.settings.strength)
+            self._take_in([element], [])
+            element = next(r for r in self.rules if isinstance(r, Element))
             element.adopt(rule.parameters)
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:
             known = [part for part in parts if part is not None]
-            self.measured[name] = torch.stack(known).sum(0) if known else self._nothing()
+            self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2, device=self._device)
 
-    def _nothing(self) -> Tensor:
-        return torch.zeros(2, device=self.rules[0].device)
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _module(eye: Subspace | Tokens) -> nn.Module:
+    return eye.layer.module if isinstance(eye, Subspace) else eye.table
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
+
+
+@contextmanager
+def _exactly(device: torch.device) -> Iterator[None]:
+    """Without gradients, and in the tensors' own precision whatever the loop around it casts to."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield

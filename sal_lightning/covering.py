@@ -1,9 +1,10 @@
 """Which rule covers which parameter."""
 
-from torch import distributed, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sal_lightning import layers
+from sal_lightning.layers import plain_name
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
@@ -13,25 +14,33 @@ from sal_lightning.settings import Settings
 
 
 def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Parameter]:
-    """The parameters to cover, by name."""
-    learning = {n.replace("_orig_mod.", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    if not learning:
-        raise ValueError("Expected model to have parameters that require a gradient, got none.")
+    """The parameters to cover, by name: those that learn now, and that the optimizer owns."""
+    learning = {plain_name(n): p for n, p in model.named_parameters() if learns(p)}
     if optimizer is None:
         return learning
     ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    owned = {n: p for n, p in learning.items() if id(p) in ids}
-    if not owned:
+    return {n: p for n, p in learning.items() if id(p) in ids}
+
+
+def learns(p: nn.Parameter) -> bool:
+    """Whether a parameter is trained now, and has a shape yet."""
+    return p.requires_grad and not nn.parameter.is_lazy(p)
+
+
+def check(model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Refuse what cannot be protected.
+
+    Raises:
+        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened.
+    """
+    parameters = list(model.parameters())
+    if not any(p.requires_grad for p in parameters):
+        raise ValueError("Expected model to have parameters that require a gradient, got none.")
+    ids = {id(p) for p in parameters}
+    if optimizer is not None and not any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
-    return owned
-
-
-def refuse_many_processes() -> None:
-    """Each process would hold the directions of its own batches, and the replicas would drift apart in silence."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise NotImplementedError(
-            f"Expected one process, got {distributed.get_world_size()}: protection is not shared between processes yet."
-        )
+    if any(type(p).__name__ == "FlatParameter" or hasattr(p, "_fsdp_flattened") for p in parameters):
+        raise ValueError("Expected whole parameters or those of FSDP2 (fully_shard), got flattened ones of FSDP1.")
 
 
 def rules_for(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module) -> list[Rule]:

@@ -34,7 +34,8 @@ class EmergenceField:
     """
 
     def __init__(self, rank: int = 64) -> None:
-        self.window = Window(rank, BETA)
+        self.rank = rank
+        self.window: Window | None = None
 
     def measure_coherence(self, state: Tensor) -> float:
         """1 − the spectral entropy of the batch's second moment, as a share of the largest possible."""
@@ -46,7 +47,7 @@ class EmergenceField:
 
     def measure_novelty(self, state: Tensor) -> float:
         """The share of the states' energy outside the field's directions; 1 before anything was observed."""
-        if self.window.B is None:
+        if self.window is None:
             return 1.0
         x, (U, _) = _states(state), self._directions()
         whole = x.square().sum()
@@ -54,7 +55,7 @@ class EmergenceField:
 
     def measure_resonance(self, state: Tensor) -> float:
         """The share of the states' energy inside the field, each direction weighted by its energy (strongest: 1)."""
-        if self.window.B is None:
+        if self.window is None:
             return 0.0
         x, (U, lam) = _states(state), self._directions()
         whole = x.square().sum()
@@ -68,15 +69,16 @@ class EmergenceField:
         """Measure a batch of states, then add it to the field."""
         coherence, novelty = self.measure_coherence(state), self.measure_novelty(state)
         resonance = self.measure_resonance(state)
-        self.window.update(_states(state)[None])
+        x = _states(state)
+        self.window = self.window or Window(x.shape[1], self.rank, BETA)
+        self.window.update(x[None])
         return EmergenceState(coherence, novelty, resonance, self.detect_emergence(coherence, novelty))
 
     def _directions(self) -> tuple[Tensor, Tensor]:
-        assert self.window.B is not None
-        B = self.window.B[0]
-        lam = B.square().sum(-1)
-        seen = lam > NOISE * lam.max()
-        return (B[seen] / lam[seen].sqrt()[:, None]).mT, lam[seen]
+        assert self.window is not None
+        U, lam = decompose(self.window.rows(), self.rank)
+        seen = lam[0] > NOISE * lam[0, 0]
+        return U[0][:, seen], lam[0, seen]
 
 
 def _states(state: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """How a layer is read: its weight as matrices (groups, out, d), its input as the rows (groups, n, d) they multiply."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sal_lightning.processes import by_rows, sharded
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -19,34 +22,65 @@ class Layer(NamedTuple):
     bias: Tensor | None
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
+    transposed: bool = False  # kept as (in, out)
+
+    @property
+    def out(self) -> int:
+        """Rows of each group's matrix."""
+        return self.weight.shape[-1 if self.transposed else 0] // self.groups
+
+    @property
+    def inputs(self) -> int:
+        """Its columns, the bias left out."""
+        return self.weight.numel() // (self.out * self.groups)
 
 
 def find(model: nn.Module) -> list[Layer]:
     """Every layer of the model that protection by input directions understands, outermost first."""
     layers, inside = [], set[nn.Module]()
     for name, module in model.named_modules():
+        name = plain_name(name)
         if isinstance(module, nn.MultiheadAttention):
             # Its projections are called as functions: hooks of the modules inside never fire.
             inside.update(module.modules())
         layer = _read(name, module) if module not in inside or isinstance(module, nn.MultiheadAttention) else None
-        if layer is not None and _ready(layer.weight):
+        if layer is not None and _ready(layer):
             layers.append(layer)
     return layers
 
 
-def _ready(weight: Tensor) -> bool:
-    return weight.requires_grad and not nn.parameter.is_lazy(weight) and weight.is_floating_point()
+def plain_name(name: str) -> str:
+    """A name in the model as its user wrote it, whatever was wrapped around parts of it.
+
+    >>> plain_name("net._orig_mod.0.weight")
+    'net.0.weight'
+    """
+    return re.sub(r"(^|\.)(_orig_mod|_fsdp_wrapped_module)(?=\.|$)", "", name).lstrip(".")
+
+
+def _ready(layer: Layer) -> bool:
+    weight = layer.weight
+    if not weight.requires_grad or nn.parameter.is_lazy(weight) or not weight.is_floating_point():
+        return False
+    return not sharded(weight) or (by_rows(weight) and layer.groups == 1 and not layer.transposed)
 
 
 def _read(name: str, module: nn.Module) -> Layer | None:
+    # Not `module.weight`: of a parametrized layer that is no parameter, and reading it computes it.
+    weight, bias = module._parameters.get("weight"), _learning(module._parameters.get("bias"))
+    if isinstance(module, nn.MultiheadAttention):
+        weight, bias = module.in_proj_weight, _learning(module.in_proj_bias)
+        return None if weight is None else Layer(name, module, weight, bias, 3, _attention_rows)
+    if weight is None:
+        return None
     if isinstance(module, nn.Linear):
-        return Layer(name, module, module.weight, _learning(module.bias), 1, _linear_rows)
+        return Layer(name, module, weight, bias, 1, _linear_rows)
     if isinstance(module, nn.Embedding):
-        return Layer(name, module, module.weight, None, 1, _no_rows)
+        return Layer(name, module, weight, None, 1, _no_rows)
     if isinstance(module, _CONVS):
-        return Layer(name, module, module.weight, _learning(module.bias), module.groups, _conv_rows)
-    if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-        return Layer(name, module, module.in_proj_weight, _learning(module.in_proj_bias), 3, _attention_rows)
+        return Layer(name, module, weight, bias, module.groups, _conv_rows)
+    if type(module).__name__ == "Conv1D" and weight.dim() == 2:  # the linear layer of the GPT-2 in transformers
+        return Layer(name, module, weight, bias, 1, _linear_rows, transposed=True)
     return None
 
 
@@ -54,7 +88,7 @@ def _learning(bias: Tensor | None) -> Tensor | None:
     return bias if bias is not None and bias.requires_grad else None
 
 
-def sample(total: int, n: int, step: int) -> Tensor | slice:
+def sample(total: int, n: int, step: int, device: torch.device | None = None) -> Tensor | slice:
     """Indices of at most ``n`` of ``total`` rows: evenly spread, shifted by the step, the same in every rerun.
 
     >>> sample(10, 4, step=1)
@@ -63,7 +97,7 @@ def sample(total: int, n: int, step: int) -> Tensor | slice:
     if total <= n:
         return slice(None)
     # An odd stride meets every position of sequences whose length is a power of two.
-    return (torch.arange(n) * (total // n | 1) + step * 7919) % total
+    return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total
 
 
 def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
@@ -73,7 +107,7 @@ def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Ten
 def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     x: Tensor = args[0].detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x[None]
-    return x[sample(len(x), n, step)][None]
+    return x[sample(len(x), n, step, x.device)][None]
 
 
 def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
@@ -89,9 +123,9 @@ def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> T
     x = x.movedim(1, 1 + dims)  # (batch, *positions, channels, *taps)
     places = x.shape[: 1 + dims]
     total = places.numel()
-    chosen = sample(total, n, step)
-    flat = torch.arange(total) if isinstance(chosen, slice) else chosen
-    patches = x[torch.unravel_index(flat.to(x.device), places)]
+    chosen = sample(total, n, step, x.device)
+    flat = torch.arange(total, device=x.device) if isinstance(chosen, slice) else chosen
+    patches = x[torch.unravel_index(flat, places)]
     return patches.reshape(len(flat), module.groups, -1).transpose(0, 1)
 
 

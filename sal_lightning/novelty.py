@@ -1,4 +1,4 @@
-"""Novelty: does a batch still fit what came before? Suspected at once, believed after three batches in a row."""
+"""Novelty: do the batches still fit what came before? Evidence that they do not adds up until it is believed or gone."""
 
 import math
 
@@ -6,33 +6,38 @@ from sal_lightning.rules.base import State
 
 WARM = 20  # surprises to know before one can be called unusual
 BETA = 0.98  # the usual is that of about fifty batches
-SIGMAS = 5.0  # unusual: so many standard deviations above the mean,
-RATIO = math.log(1.2)  # and at least a fifth more distant than the mean
-CONFIRM = 3  # unusual batches in a row that make a change
+SPREAD = 0.02  # a standard deviation (of log distance) is not taken for less
+CLIP, EXPECTED = 5.0, 2.0  # a batch adds its standard score, at most CLIP, less EXPECTED
+SUSPECT = 3.0  # this much is worth a provisional hold: one batch five deviations off, or two that are less clear,
+CONFIRM = 9.0  # and this much is a change: three clear batches in a row, or more that are less clear
 
 
 class Novelty:
-    """Running mean and deviation of the surprise of familiar batches, and how many unusual ones came last."""
+    """Running mean and deviation of the surprise of familiar batches, and the evidence of a change.
+
+    Page's cumulative sum test (1954): ``S ← max(0, S + min(z, 5) − 2)`` of the standard scores ``z``.
+    """
 
     def __init__(self) -> None:
-        self.suspicious = 0  # unusual batches in a row
         self.clear()
 
     def clear(self) -> None:
         """Forget what was usual: a new window begins."""
         self.count, self.weight, self.mean, self.square = 0, 0.0, 0.0, 0.0
+        self.evidence = 0.0
 
     def excess(self, surprise: float) -> float:
         """How much more surprising than usual (in log distance); 0 before anything is usual."""
         return surprise - self.mean / self.weight if self.count >= WARM else 0.0
 
-    def unusual(self, surprise: float) -> bool:
-        """Whether this batch stands out from the familiar ones."""
-        if self.count < WARM:
-            return False
-        usual = self.mean / self.weight
-        deviation = math.sqrt(max(self.square / self.weight - usual**2, 0.0))
-        return surprise - usual > max(RATIO, SIGMAS * deviation)
+    def weigh(self, surprise: float) -> float:
+        """The evidence that the batches have changed, this one included."""
+        if self.count >= WARM:
+            usual = self.mean / self.weight
+            deviation = math.sqrt(max(self.square / self.weight - usual**2, SPREAD**2))
+            z = (surprise - usual) / deviation
+            self.evidence = max(0.0, self.evidence + min(z, CLIP) - EXPECTED)
+        return self.evidence
 
     def learn(self, surprise: float) -> None:
         """This batch was familiar: it is part of what is usual."""
@@ -44,7 +49,7 @@ class Novelty:
     def state_dict(self) -> State:
         """Plain numbers."""
         return {
-            "suspicious": self.suspicious,
+            "evidence": self.evidence,
             "count": self.count,
             "weight": self.weight,
             "mean": self.mean,
@@ -53,5 +58,7 @@ class Novelty:
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood."""
-        self.suspicious, self.count = state["suspicious"], state["count"]
-        self.weight, self.mean, self.square = state["weight"], state["mean"], state["square"]
+        # Version 1 counted unusual batches.
+        self.evidence = state["evidence"] if "evidence" in state else SUSPECT * state["suspicious"]
+        self.count, self.weight = state["count"], state["weight"]
+        self.mean, self.square = state["mean"], state["square"]

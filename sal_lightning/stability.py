@@ -1,10 +1,15 @@
 """What has settled: three streaming signals of each weight, and the spectrum they make."""
 
+import hashlib
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from sal_lightning.covering import owned
+from sal_lightning.processes import local
 from sal_lightning.rules.base import bands
 
 BETA = 0.98  # the signals look back over about fifty steps
@@ -69,57 +74,100 @@ def signals(moved: Tensor, path: Tensor, push: Tensor, force: Tensor, spread: Te
 class StabilityAnalyzer:
     """Watches a fixed random sample of weights of any model and reports how settled each is.
 
-    Call ``observe()`` after ``backward()``, once a step; nothing grows with the number of steps.
+    Call ``observe()`` after ``backward()``, at every step or at every n-th; nothing grows with the number of steps.
+
+    Args:
+        model: the module to watch.
+        optimizer: watch only the parameters that it owns.
+        sample: weights watched in each tensor.
+        seed: of the choice of weights.
     """
 
-    def __init__(self, model: nn.Module, sample: int = SAMPLE, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
-        self.places = {
-            n: torch.randperm(p.numel(), generator=generator)[:sample].to(p.device) for n, p in self.parameters.items()
-        }
-        self.means: dict[str, Tensor] = {}  # (7, n) a tensor: w before, mean w, then the six of `signals`
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer | None = None, sample: int = SAMPLE, seed: int = 0
+    ) -> None:
+        self.sample, self.seed = sample, seed
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.places: dict[str, Tensor] = {}
+        self.joint = torch.zeros(8, 0)  # of all tensors side by side: w before, mean w, then the six of `signals`
+        self.means: dict[str, Tensor] = {}  # views of it, of each tensor that had a gradient yet
+        self.watch(owned(model, optimizer))
+
+    def watch(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Watch these parameters too, if they have real numbers."""
+        for name, p in parameters.items():
+            if name not in self.parameters and p.is_floating_point():
+                numbers = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7])
+                at = torch.randperm(local(p).numel(), generator=torch.Generator().manual_seed(numbers))
+                self.parameters[name], self.places[name] = p, at[: self.sample].to(p.device)
+        self._lay_out(self.means)
 
     @torch.no_grad()
-    def observe(self) -> None:
-        """Take in the weights as the last step left them, and the gradients of this one."""
-        for name, p in self.parameters.items():
-            if p.grad is None:
-                continue
-            at = self.places[name]
-            g = (p.grad.to_dense() if p.grad.is_sparse else p.grad).flatten()[at].float()
-            self._take(name, p.detach().flatten()[at].float(), g)
-
-    def _take(self, name: str, w: Tensor, g: Tensor) -> None:
-        if name not in self.means:
-            self.means[name] = torch.stack([w, w, *torch.zeros(6, *w.shape, device=w.device)])
-        last, centre = self.means[name][:2]
-        moved = w - last
-        new = torch.stack([moved, moved.abs(), g, g.abs(), (w - centre).square(), moved.square()])
-        self.means[name][2:].lerp_(new, 1 - BETA)
-        centre.lerp_(w, 1 - BETA)
-        last.copy_(w)
+    def observe(self, unit: float = 1.0) -> None:
+        """Take in the weights as the last step left them, and this one's gradients, which are ``unit`` times too large."""
+        names = [name for name, p in self.parameters.items() if p.grad is not None]
+        if not names:
+            return
+        w = [self._sampled(self.parameters[name].detach(), name) for name in names]
+        g = [self._sampled(self.parameters[name].grad, name) for name in names]
+        for name, first in zip(names, w, strict=True):
+            if name not in self.means:
+                self.means[name] = self.joint[:, self._columns[name]]
+                self.means[name][:2] = first
+        if len(names) == len(self.parameters):
+            _take(self.joint, torch.cat(w), torch.cat(g) / unit)
+        else:
+            for name, x, y in zip(names, w, g, strict=True):
+                _take(self.means[name], x, y / unit)
 
     def scores(self) -> dict[str, Tensor]:
         """Of each tensor seen, the mean of the three signals of its sampled weights: (n,) in [0, 1]."""
         return {name: torch.stack(signals(*means[2:])).mean(0) for name, means in self.means.items()}
 
-    def classify(self) -> StabilitySpectrum:
-        """Percent of all weights that have settled, are between, still search; all of them search before the first."""
+    def bands(self) -> Tensor:
+        """Weights that have settled, are between, still search: counts (3,); all of them search before the first look."""
         counts = torch.zeros(3, dtype=torch.double)
         scores = self.scores()
         for name, p in self.parameters.items():
             s = scores.get(name, torch.zeros(1))
-            counts += bands(s, p.numel() / len(s)).double().cpu()
-        return spectrum(counts)
+            counts += bands(s, p.numel() / max(len(s), 1)).double().cpu()
+        return counts
+
+    def classify(self) -> StabilitySpectrum:
+        """Percent of all weights that have settled, are between, still search."""
+        return spectrum(self.bands())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Tensors only."""
-        return {"places": dict(self.places), "means": dict(self.means)}
+        return {"places": dict(self.places), "means": {name: means.clone() for name, means in self.means.items()}}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Continue where another analyzer of the same model stood."""
-        for name, p in self.parameters.items():
-            if name in state["means"]:
-                self.places[name] = state["places"][name].to(p.device)
-                self.means[name] = state["means"][name].to(p.device).clone()
+        known = {n: m for n, m in state["means"].items() if n in self.parameters}
+        for name, means in known.items():
+            if means.shape[1] == len(self.places[name]):  # another share of a sharded tensor begins anew
+                self.places[name] = state["places"][name].to(self.parameters[name].device)
+        self._lay_out({n: m for n, m in known.items() if m.shape[1] == len(self.places[n])})
+
+    def _lay_out(self, means: dict[str, Tensor]) -> None:
+        ends = list(accumulate(len(at) for at in self.places.values()))
+        self._columns = {n: slice(end - len(self.places[n]), end) for n, end in zip(self.places, ends, strict=True)}
+        device = next((p.device for p in self.parameters.values()), None)
+        self.joint = torch.zeros(8, ends[-1] if ends else 0, device=device)
+        for name, kept in means.items():
+            self.joint[:, self._columns[name]] = kept.to(self.joint.device)
+        self.means = {name: self.joint[:, self._columns[name]] for name in means}
+
+    def _sampled(self, x: Tensor | None, name: str) -> Tensor:
+        assert x is not None
+        x = local(x)
+        return (x.to_dense() if x.is_sparse else x).flatten()[self.places[name]].float()
+
+
+def _take(means: Tensor, w: Tensor, g: Tensor) -> None:
+    last, centre = means[:2]
+    moved = w - last
+    new = torch.stack([moved, moved.abs(), g, g.abs(), (w - centre).square(), moved.square()])
+    means[2:].lerp_(new, 1 - BETA)
+    centre.lerp_(w, 1 - BETA)
+    last.copy_(w)

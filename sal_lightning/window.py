@@ -1,70 +1,117 @@
 """The window: what a layer is being used for now, as a small sketch of its input's second moment."""
 
+import hashlib
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from sal_lightning.directions import decompose
-
 State = dict[str, Tensor]
 _TINY = torch.finfo(torch.float32).tiny
+_NOISE = 1e-6  # an eigenvalue of ΩᵀRΩ below this share of the largest is rounding of single precision
+
+
+@lru_cache(maxsize=64)
+def probe(d: int, rank: int, device: torch.device) -> Tensor:
+    """Ω (d, rank): random signs / √d, the same on every machine; the identity where nothing has to be left out.
+
+    >>> probe(3, 2, torch.device("cpu")).square().sum(0)
+    tensor([1., 1.])
+    """
+    if rank >= d:
+        return torch.eye(d, device=device)
+    size = d * rank
+    # Bits of a standard hash: a sketch is continued from a checkpoint, so Ω may never change.
+    hashed = bytearray(hashlib.shake_128(f"{d}".encode()).digest(-(-size // 8)))
+    bits = torch.frombuffer(hashed, dtype=torch.uint8)[:, None] >> torch.arange(8) & 1
+    signs = bits.flatten()[:size].view(d, rank) * 2.0 - 1
+    return torch.as_tensor(signs / d**0.5, device=device)
 
 
 class Window:
-    """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as its ``rank`` strongest directions.
+    """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as ``Y = RΩ``.
 
-    After frequent directions (Liberty 2013), but the tail is cut, the head not shrunk; ``trace`` knows the whole.
-
-    State is ``rank`` rows of d numbers for each group; a d × d matrix is formed only where n + rank > d.
+    A Nyström sketch (Tropp et al. 2017): linear, so two thin products a batch and a sum over processes are all it takes;
+    it is decomposed only when somebody asks. ``trace`` knows the whole energy of R.
     """
 
-    def __init__(self, rank: int, beta: float) -> None:
-        self.rank, self.beta = rank, beta
+    def __init__(self, d: int, rank: int, beta: float, groups: int = 1) -> None:
+        self.d, self.rank, self.beta, self.groups = d, min(rank, d), beta, groups
         self.clear()
 
     def clear(self) -> None:
         """Forget what was seen."""
-        self.B: Tensor | None = None  # (groups, ≤ rank, d): R ≈ BᵀB
-        self.trace = self.weight = torch.zeros(())  # the whole energy of R; 1 − β^steps, which undoes the start at zero
+        self.Y: Tensor | None = None  # (groups, d, rank)
+        self.trace = self.weight = torch.zeros(())  # energy of R, (groups,); 1 − β^steps, to undo the start at zero
+        self.P: Tensor | None = None  # what `distance` measures with
 
     @torch.no_grad()
     def update(self, x: Tensor, steps: int = 1) -> None:
         """See rows ``x`` (groups, n, d), that stand for ``steps`` batches."""
         x, keep = x.float(), self.beta**steps
-        rows = x * ((1 - keep) / x.shape[-2]) ** 0.5
-        self.trace = keep * self.trace + rows.square().sum((-2, -1))
+        share = (1 - keep) / x.shape[-2]
+        xO = x @ probe(self.d, self.rank, x.device)
+        if self.Y is None:
+            self.start(x.device)
+        assert self.Y is not None
+        self.Y = torch.baddbmm(self.Y, x.mT, xO, beta=keep, alpha=share)
+        self.trace = keep * self.trace + share * x.square().sum((-2, -1))
         self.weight = keep * self.weight + (1 - keep)
-        if self.B is not None:
-            rows = torch.cat([self.B * keep**0.5, rows], -2)
-        U, lam = decompose(rows, self.rank)
-        self.B = (U * lam.sqrt()[:, None, :]).mT.contiguous()
+
+    def start(self, device: torch.device) -> None:
+        """A window that has seen nothing, ready to be added to."""
+        self.Y = torch.zeros(self.groups, self.d, self.rank, device=device)
+        self.trace, self.weight = torch.zeros(self.groups, device=device), torch.zeros((), device=device)
 
     def rows(self) -> Tensor:
-        """The sketch as rows (groups, k, d), scaled so that the whole second moment has mean eigenvalue 1."""
-        assert self.B is not None, "the window has seen nothing"
-        return self.B * (self.B.shape[-1] / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
+        """The sketch as rows (groups, k, d): R ≈ rowsᵀ rows, scaled so that R has mean eigenvalue 1."""
+        assert self.Y is not None, "the window has seen nothing"
+        Y = self.Y.double()
+        A = probe(self.d, self.rank, Y.device).to(Y).mT @ Y
+        a, V = torch.linalg.eigh((A + A.mT) / 2)
+        real = a > _NOISE * a[..., -1:]
+        # R ≈ Y A⁻¹ Yᵀ
+        B = (Y @ V) * (a.clamp(min=torch.finfo(a.dtype).tiny).rsqrt() * real)[..., None, :]
+        rows: Tensor = B.mT * (self.d / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
+        return rows.float()
 
-    def surprise(self, x: Tensor, floor: float) -> Tensor:
-        """How unusual rows ``x`` (groups, n, d) are: the log of their mean Mahalanobis distance under the window.
+    def look(self, floor: float) -> None:
+        """Take in what was seen so far: ``distance`` is measured by this until the next look.
 
         ``floor`` (in mean eigenvalues) is added to every eigenvalue: a direction never seen is far, not infinitely far.
         """
-        B, d = self.rows(), x.shape[-1]
-        # In units of the mean eigenvalue; the weight undoes the average's start at zero.
-        x = x.float() * (self.weight * d / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
-        lam = B.square().sum(-1)
-        rest = (d - lam.sum(-1, keepdim=True)).clamp(min=0) / max(d - lam.shape[-1], 1)
-        along = (x @ B.mT).square() / lam.clamp(min=_TINY)[:, None, :]
-        outside = (x.square().sum(-1) - along.sum(-1)).clamp(min=0)
-        distance = (along / (lam + rest + floor)[:, None, :]).sum(-1) + outside / (rest + floor)
-        return distance.mean().log()
+        assert self.Y is not None, "the window has seen nothing"
+        # In units of the mean eigenvalue; the weight stays out: it is that of the trace too.
+        Y = self.Y.double() * (self.d / self.trace.clamp(min=_TINY))[:, None, None]
+        # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
+        A = probe(self.d, self.rank, Y.device).to(Y).mT @ Y
+        M = floor * (A + A.mT) / 2 + Y.mT @ Y
+        M = M + _NOISE * M.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(self.rank).to(M)
+        L, _ = torch.linalg.cholesky_ex(M)
+        self.P = torch.linalg.solve_triangular(L, Y.mT, upper=False).mT.float()
+
+    def distance(self, x: Tensor, floor: float) -> Tensor:
+        """How unusual each of rows ``x`` (groups, n, d) is, (groups, n): log(1 + ``xᵀ (R + floor)⁻¹ x``)."""
+        assert self.P is not None, "look() comes first"
+        # The weight undoes the average's start at zero.
+        x = x.float() * (self.weight * self.d / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
+        inside = (x @ self.P).square().sum(-1)
+        return ((x.square().sum(-1) - inside).clamp(min=0) / floor).log1p()
 
     def state_dict(self) -> State:
         """Tensors only; empty while nothing was seen."""
-        return {} if self.B is None else {"B": self.B, "trace": self.trace, "weight": self.weight}
+        if self.Y is None:
+            return {}
+        state = {"Y": self.Y, "trace": self.trace, "weight": self.weight}
+        return state if self.P is None else state | {"P": self.P}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
         """Continue where another window stood."""
         self.clear()
-        if state:
-            self.B, self.trace = state["B"].to(device), state["trace"].to(device)
-            self.weight = state["weight"].to(device)
+        if not state:
+            return
+        state = {name: x.to(device) for name, x in state.items()}
+        if "B" in state:  # version 1 kept rows of the sketch
+            state["Y"] = state["B"].mT @ (state["B"] @ probe(self.d, self.rank, device))
+        self.Y, self.trace, self.weight = state["Y"], state["trace"], state["weight"]
+        self.P = state.get("P")

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sal_lightning.processes import local
+
 # A score above HIGH is protected, below LOW volatile, between (edges included) neutral.
 LOW, HIGH = 0.3, 0.7
 
@@ -34,6 +36,7 @@ class Rule(ABC):
         # What is held, never changed in place, so that a provisional consolidation can be taken back.
         self.memory: Any = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
+        self.live = [True] * len(parameters)  # which of them have a gradient in this step
 
     @property
     def holds(self) -> bool:
@@ -45,8 +48,8 @@ class Rule(ABC):
         """The part of ``X``, one tensor a parameter (gradients or updates), that is held back: a new tensor each."""
 
     @abstractmethod
-    def observe(self) -> None:
-        """Take this step's inputs and gradients (still whole) into the window."""
+    def observe(self, unit: float = 1.0) -> None:
+        """Take this step's inputs and gradients (still whole, ``unit`` times their size) into the window."""
 
     @abstractmethod
     def consolidate(self) -> None:
@@ -81,6 +84,19 @@ class Rule(ABC):
         """Where the parameters live now."""
         return next(iter(self.parameters.values())).device
 
+    @property
+    def learns(self) -> bool:
+        """Whether any of the parameters is being trained now."""
+        return any(p.requires_grad for p in self.parameters.values())
+
+    def weights(self) -> list[Tensor]:
+        """The parameters' values, as far as they live in this process; the same memory."""
+        return [local(p.detach()) for p in self.parameters.values()]
+
+    def gradients(self) -> list[Tensor | None]:
+        """Likewise, of each parameter that has one."""
+        return [None if p.grad is None else local(p.grad) for p in self.parameters.values()]
+
     def numel(self) -> int:
         """Weights under this rule."""
         return sum(p.numel() for p in self.parameters.values())
@@ -92,45 +108,60 @@ class Rule(ABC):
     def forget_step(self) -> None:  # noqa: B027  (a rule that gathers nothing has nothing to drop)
         """Drop what was gathered in a step that will not be observed."""
 
+    def window_tensors(self) -> list[Tensor]:
+        """What of this process's window is averaged with the others' before consolidation."""
+        return []
+
+    def set_window(self, tensors: Sequence[Tensor]) -> None:  # noqa: B027
+        """Put the averages in its place."""
+
     def tensors(self) -> list[Tensor]:
         """Everything this rule keeps between steps, for ``memory()``."""
         return list(_tensors(self.state_dict()))
 
     def mask(self, measure: bool = False) -> Tensor | None:
         """``G ← G − held(G)``; if asked to measure, returns (held², whole²)."""
-        grads = [p.grad for p in self.parameters.values()]
-        if all(g is None for g in grads):
+        grads = self.gradients()
+        self.live = [g is not None for g in grads]
+        if not any(self.live) or not (self.holds or measure):
             return None
-        if not self.holds:
-            whole = squares([g for g in grads if g is not None]) if measure else None
-            return None if whole is None else torch.stack([torch.zeros_like(whole), whole])
-        G = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters.values(), grads, strict=True)]
-        H = self.held(G)
-        measured = torch.stack([squares(H), squares(G)]) if measure else None
-        for g, h in zip(G, H, strict=True):
-            g.sub_(h)
-        return measured
+        G = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
+        before = [g.clone() for g in G] if measure else None
+        if self.holds:
+            self.hold_back(G)
+        return None if before is None else _taken(before, G, before)
 
     def snapshot(self) -> None:
         """Keep W₀ for the length of one optimizer step; costs nothing while the rule holds nothing."""
-        if self.holds and self.restores:
-            self.before = [p.detach().clone() for p in self.parameters.values()]
+        if self.before is None and self.holds and self.restores:
+            self.before = [w.clone() for w in self.weights()]
 
     def restore(self, measure: bool = False) -> Tensor | None:
-        """``W ← W − back(W − W₀)``; if asked to measure, returns (kept back², whole²)."""
-        if self.before is None:
+        """``W ← W − held(W − W₀)``; if asked to measure, returns (kept back², whole²)."""
+        before, self.before = self.before, None
+        if before is None or not self.holds or not any(self.live):
             return None
-        W = [p.detach() for p in self.parameters.values()]
-        D = [torch.sub(w, w0, out=w0) for w, w0 in zip(W, self.before, strict=True)]
-        self.before = None
-        H = self.back(D)
-        for w, h in zip(W, H, strict=True):
-            w.sub_(h)
-        return torch.stack([squares(H), squares(D)]) if measure else None
+        W = self.weights()
+        D = [torch.sub(w, w0, out=w0) for w, w0 in zip(W, before, strict=True)]
+        stepped = [w.clone() for w in W] if measure else None
+        # What the optimizer left alone stays so.
+        self.put_back([w if live else None for w, live in zip(W, self.live, strict=True)], D)
+        return None if stepped is None else _taken(stepped, W, D)
 
-    def back(self, D: Sequence[Tensor]) -> list[Tensor]:
-        """What restoration takes from the update ``D``."""
-        return self.held(D)
+    def hold_back(self, G: Sequence[Tensor]) -> None:
+        """``G ← G − held(G)``, in place."""
+        for g, h in zip(G, self.held(G), strict=True):
+            g.sub_(h)
+
+    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+        """``W ← W − held(D)``, in place, for a step ``D``; None is a weight that must not move."""
+        for w, h in zip(W, self.held(D), strict=True):
+            if w is not None:
+                w.sub_(h)
+
+
+def _taken(before: Sequence[Tensor], after: Sequence[Tensor], whole: Sequence[Tensor]) -> Tensor:
+    return torch.stack([squares([b - a for b, a in zip(before, after, strict=True)]), squares(whole)])
 
 
 def squares(X: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
+from sal_lightning.processes import gather, local, part, totals
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.rules.subspace import BETA
 
@@ -23,6 +24,8 @@ class Element(Rule):
     def __init__(self, parameters: dict[str, nn.Parameter], strength: float) -> None:
         super().__init__("element", parameters)
         self.strength = strength
+        self.later: dict[str, State] = {"window": {}, "memory": {}}  # of a loaded state, what does not learn yet
+        self._s: tuple[list[Tensor], list[Tensor]] | None = None
         self.memory: list[Tensor] | None = None  # Ω, one tensor a parameter
         self.clear()
 
@@ -31,60 +34,97 @@ class Element(Rule):
         self.F: list[Tensor] | None = None  # running mean of g², one tensor a parameter
 
     def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Take over parameters that another rule could not follow."""
+        """Take over parameters that another rule could not follow, or that came later."""
         self.parameters.update(parameters)
-        for kept in (self.F, self.memory):
+        self.live += [True] * len(parameters)
+        for kept, later in ((self.F, self.later["window"]), (self.memory, self.later["memory"])):
             if kept is not None:
-                kept.extend(_zeros(p) for p in parameters.values())
+                kept.extend(
+                    part(later[n].to(p.device), p).clone() if n in later else _zeros(p) for n, p in parameters.items()
+                )
+                for name in parameters:
+                    later.pop(name, None)
 
     @torch.no_grad()
     @override
-    def observe(self) -> None:
+    def observe(self, unit: float = 1.0) -> None:
         if self.F is None:
             self.F = [_zeros(p) for p in self.parameters.values()]
-        for f, p in zip(self.F, self.parameters.values(), strict=True):
-            if p.grad is not None:
-                g = p.grad.to_dense() if p.grad.is_sparse else p.grad
-                g = g.abs().float()
-                f.mul_(BETA).addcmul_(g, g, value=1 - BETA)
+        seen = [(f, g) for f, g in zip(self.F, self.gradients(), strict=True) if g is not None]
+        F = [f for f, _ in seen]
+        G = [(g.to_dense() if g.is_sparse else g).to(torch.promote_types(g.dtype, torch.float32)) for _, g in seen]
+        G = [g.abs() if g.is_complex() else g for g in G]
+        if F:
+            torch._foreach_mul_(F, BETA)
+            torch._foreach_addcmul_(F, G, G, value=(1 - BETA) / unit**2)
 
     @override
     def consolidate(self) -> None:
         if self.F is None:
             return
         roots = torch._foreach_sqrt(self.F)
-        mean = torch.stack([r.sum() for r in roots]).sum() / self.numel()
-        importance = [r / mean.clamp(min=torch.finfo(r.dtype).tiny) for r in roots]
+        average = torch.stack(totals([r.sum() for r in roots], list(self.parameters.values()))).sum() / self.numel()
+        importance = [r / average.clamp(min=torch.finfo(r.dtype).tiny) for r in roots]
         past = self.memory or [torch.zeros_like(i) for i in importance]
         self.memory = [i + o for i, o in zip(importance, past, strict=True)]
 
+    @property
+    def s(self) -> list[Tensor]:
+        """Stability of each weight, computed once for each memory."""
+        assert self.memory is not None
+        if self._s is None or self._s[0] is not self.memory:
+            self._s = self.memory, [directions.stability(o, self.strength) for o in self.memory]
+        return self._s[1]
+
     @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
-        assert self.memory is not None
-        return [x * directions.stability(o, self.strength).to(x.dtype) for x, o in zip(X, self.memory, strict=True)]
+        return [x * s.to(x.dtype) for x, s in zip(X, self.s, strict=True)]
+
+    @override
+    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+        if all(w is not None and w.dtype == torch.float32 for w in W):
+            torch._foreach_addcmul_([w for w in W if w is not None], list(D), self.s, value=-1)
+        else:
+            super().put_back(W, D)
 
     @override
     def bands(self) -> Tensor:
         if self.memory is None:
             return torch.tensor([0.0, 0.0, self.numel()])
-        return torch.stack([bands(directions.stability(o, self.strength)) for o in self.memory]).sum(0)
+        # Of a sharded parameter the rows that live here stand for all.
+        parts = zip(self.s, self.parameters.values(), strict=True)
+        counts = [bands(s, p.numel() / max(s.numel(), 1)) for s, p in parts]
+        return torch.stack(counts).sum(0)
 
     @override
     def state_dict(self) -> State:
-        return {"window": self.pack(self.F), "memory": self.pack(self.memory)}
+        return {
+            "window": self.pack(self.F) | self.later["window"],
+            "memory": self.pack(self.memory) | self.later["memory"],
+        }
 
     @override
     def load_state_dict(self, state: State) -> None:
         self.F, self.memory = self.unpack(state["window"]), self.unpack(state["memory"])
+        self.later = {
+            key: {name: x for name, x in state[key].items() if name not in self.parameters} for key in self.later
+        }
 
     @override
     def pack(self, memory: list[Tensor] | None) -> State:
-        return {} if memory is None else dict(zip(self.parameters, memory, strict=True))
+        if memory is None:
+            return {}
+        return {name: gather(o, p) for (name, p), o in zip(self.parameters.items(), memory, strict=True)}
 
     @override
     def unpack(self, state: State) -> list[Tensor] | None:
-        return [state[name].to(p.device, copy=True) for name, p in self.parameters.items()] if state else None
+        if not state:
+            return None
+        return [
+            part(state[name].to(p.device), p).clone() if name in state else _zeros(p)
+            for name, p in self.parameters.items()
+        ]
 
 
 def _zeros(p: Tensor) -> Tensor:
-    return torch.zeros(p.shape, device=p.device)
+    return torch.zeros(local(p).shape, device=p.device)

@@ -10,13 +10,16 @@ from typing_extensions import override
 from sal_lightning import directions
 from sal_lightning.directions import Directions
 from sal_lightning.layers import Layer, homogeneous
+from sal_lightning.processes import agree, gather, part, sharded, totals
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.window import Window
 
-RANK = 0.3  # directions kept, as a share of the layer's inputs: window, memory and E come to about 1.5 weights' worth
-MAX_RANK = 256  # and never more than these, however wide the layer
+RANK = 0.3  # directions kept, as a share of the layer's inputs,
+MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
+MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
+LOOK = 32  # steps after which novelty is judged by a fresh decomposition
 BETA = 0.99  # a window remembers about a hundred steps
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
 
@@ -38,6 +41,9 @@ class Subspace(Rule):
 
     ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
 
+    The gradient is held back along the strongest directions and by s̄ elsewhere: that is where it lies, and what is left
+    of it the restoration takes back, along all of them.
+
     After the step, what was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
     pace is the weights' own: half the learning rate over twice the steps comes to about the same.
@@ -50,52 +56,83 @@ class Subspace(Rule):
     ) -> None:
         super().__init__(layer.name or "model", parameters)
         self.layer, self.strength, self.recall, self.share = layer, strength, recall, share
-        self.d = layer.weight[0].numel() + (layer.bias is not None)
-        self.rank = max(1, min(int(RANK * self.d), MAX_RANK))
-        self.window = Window(self.rank, BETA)
+        self.inputs = layer.inputs
+        self.d = self.inputs + (layer.bias is not None)
+        self.rank = min(self.d, max(MIN_RANK, min(int(RANK * self.d), MAX_RANK)))
+        self.window = Window(self.d, self.rank, BETA, layer.groups)
         self.age = 0  # steps since the window began
         self.seen: list[Tensor] = []  # rows of this step's batch
+        self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
         self.memory: Memory | None = None
+        self.moved: Tensor | None = None  # ‖ΔW U‖² of the last step, of the rows that live in this process
 
     @property
     def due(self) -> bool:
         """Whether the window wants the rows of this step."""
         return self.age < DENSE or self.age % EVERY == 0
 
-    def see(self, args: tuple[Any, ...], step: int) -> None:
+    def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Gather sampled rows of the input in a forward pass; accumulated batches add up."""
-        self.seen.append(self.layer.rows(self.layer.module, args, ROWS, step))
+        x = self.layer.rows(self.layer.module, args, ROWS, step)
+        self.seen.append(x if self.layer.bias is None else homogeneous(x))
+        if ask and self.age >= DENSE and self.window.Y is not None:
+            if self.window.P is None:
+                self.window.look(FLOOR)
+            distance = self.window.distance(self.seen[-1], FLOOR)
+            found = torch.stack([distance.sum(), torch.full_like(self.window.trace[0], distance.numel())])
+            self.surprise = found if self.surprise is None else self.surprise + found
+
+    def pending(self) -> State:
+        """What was gathered in this step so far."""
+        return {"seen": list(self.seen), "surprise": self.surprise}
+
+    def resume(self, pending: State) -> None:
+        """Go on gathering."""
+        self.seen = [x.to(self.device) for x in pending["seen"]]
+        self.surprise = None if pending["surprise"] is None else pending["surprise"].to(self.device)
 
     def rows(self) -> Tensor | None:
         """This step's rows (groups, n, d), a 1 appended where the layer has a bias."""
-        if not self.seen or not sum(x.shape[1] for x in self.seen):
+        if not sum(x.shape[1] for x in self.seen):
             return None
-        x = torch.cat(self.seen, 1)
-        return x if self.layer.bias is None else homogeneous(x)
+        return torch.cat(self.seen, 1)
 
     @override
-    def observe(self) -> None:
+    def observe(self, unit: float = 1.0) -> None:
         if self.due and (x := self.rows()) is not None:
             self.window.update(x, steps=1 if self.age < DENSE else EVERY)
         self.age += 1
+        if self.age % LOOK == 0:
+            self.window.P = None
         self.forget_step()
 
     @override
     def forget_step(self) -> None:
         self.seen.clear()
+        self.surprise = None
+
+    @override
+    def window_tensors(self) -> list[Tensor]:
+        if self.window.Y is None:
+            self.window.start(self.device)
+        assert self.window.Y is not None
+        return [self.window.Y, self.window.trace, self.window.weight]
+
+    @override
+    def set_window(self, tensors: Sequence[Tensor]) -> None:
+        self.window.Y, self.window.trace, self.window.weight = tensors
 
     @override
     def consolidate(self) -> None:
-        if self.window.B is None:
+        if self.window.Y is None:
             return
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
-        W = [p.detach() for p in self.parameters.values()]
-        A = self._along(W, found.U).float()
+        agree(found)
         s, s_rest = directions.stability(found.lam, self.strength), directions.stability(found.rest, self.strength)
-        self.memory = Memory(
-            found, s, s_rest, torch.zeros_like(A), torch.linalg.vector_norm(A), torch.zeros_like(A[0, 0, 0]), 0
-        )
+        A = self._along(self.weights(), found.U).float()
+        size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
+        self.memory = Memory(found, s, s_rest, torch.zeros_like(A), size, torch.zeros_like(size), 0)
 
     @override
     def clear(self) -> None:
@@ -104,51 +141,70 @@ class Subspace(Rule):
 
     @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
-        m = self.memory
-        assert m is not None
-        Y = self._along(X, m.directions.U) * (m.s - m.s_rest[:, None])[:, None, :]
-        return self._spread(Y, m.directions.U, m.s_rest, X)
+        m = self._held
+        H = [torch.zeros_like(x) for x in X]
+        self._take(H, X, self._along(X, m.directions.U) * (m.s - m.s_rest[:, None])[:, None, :], m.directions.U)
+        return [h.neg_() for h in H]
 
     @override
-    def back(self, D: Sequence[Tensor]) -> list[Tensor]:
-        m = self.memory
-        assert m is not None
+    def hold_back(self, G: Sequence[Tensor]) -> None:
+        m = self._held
+        U, s = m.directions.U[..., :MASK], m.s[:, :MASK]
+        self._take(G, G, self._along(G, U) * (s - m.s_rest[:, None])[:, None, :], U)
+
+    @override
+    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+        m = self._held
         U, s = m.directions.U, m.s[:, None, :]
         DU = self._along(D, U)
-        path, steps = m.path + torch.linalg.vector_norm(DU).to(m.path.dtype), m.steps + 1
-        rate = (self.recall * path / steps / m.size.clamp(min=torch.finfo(path.dtype).tiny)).clamp(max=1)
-        E = m.E + (DU * (1 - s)).to(m.E.dtype)
-        pull = E * s * rate
-        self.memory = m._replace(E=E - pull, path=path, steps=steps)
-        return self._spread(DU * (s - m.s_rest[:, None, None]) + pull, U, m.s_rest, D)
+        self.moved = DU.square().sum()
+        tiny = torch.finfo(m.path.dtype).tiny
+        rate = (self.recall * m.path / max(m.steps, 1) / m.size.clamp(min=tiny)).clamp(max=1)
+        m.E.addcmul_(DU, 1 - s)
+        pull = m.E * (s * rate)
+        m.E.sub_(pull)
+        self._take(W, D, DU.mul_(s - m.s_rest[:, None, None]).add_(pull), U)
+
+    def keep_pace(self, moved: Tensor) -> None:
+        """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
+        m = self._held
+        self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + 1), None
+
+    @property
+    def _held(self) -> Memory:
+        assert self.memory is not None, "nothing is held yet"
+        return self.memory
 
     def _along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
         """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
         weight, *bias = map(self._matrix, X)
         U = U.to(weight.dtype)
-        XU = weight @ U[:, : weight.shape[-1]]
-        return XU + bias[0] * U[:, -1:] if bias else XU
+        XU = weight @ U[:, : self.inputs]
+        return XU.addcmul_(bias[0], U[:, self.inputs :]) if bias else XU
 
-    def _spread(self, Y: Tensor, U: Tensor, s_rest: Tensor, X: Sequence[Tensor]) -> list[Tensor]:
-        """``Y Uᵀ + s̄ X``, split into the shapes of weight and bias."""
-        weight, *bias = map(self._matrix, X)
-        Y, U, outside = Y.to(weight.dtype), U.to(weight.dtype), s_rest.to(weight.dtype)[:, None, None]
-        H = [torch.baddbmm(outside * weight, Y, U[:, : weight.shape[-1]].mT)]
-        if bias:
-            H.append(outside * bias[0] + (Y * U[:, -1:]).sum(-1, keepdim=True))
-        return [h.reshape(x.shape).to(x.dtype) for h, x in zip(H, X, strict=True)]
+    def _take(self, T: Sequence[Tensor | None], X: Sequence[Tensor], Y: Tensor, U: Tensor) -> None:
+        """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it."""
+        s_rest = self._held.s_rest[:, None, None]
+        for t, x, u in zip(T, X, (U[:, : self.inputs], U[:, self.inputs :]), strict=False):
+            if t is None:
+                continue
+            M, x = self._matrix(t), self._matrix(x)
+            M.addcmul_(x, s_rest.to(x.dtype), value=-1).baddbmm_(Y.to(x.dtype), u.mT.to(x.dtype), alpha=-1)
+            if M.data_ptr() != t.data_ptr():
+                t.copy_(M.mT[0] if self.layer.transposed and t.dim() > 1 else M.reshape(t.shape))
 
     def _matrix(self, x: Tensor) -> Tensor:
-        """As (groups, out, inputs), in single precision at least."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return wide.reshape(self.layer.groups, x.shape[0] // self.layer.groups, -1)
+        """As (groups, out, columns), in single precision at least; the same memory where it can be."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x[:, None] if x.dim() == 1 else x.mT if self.layer.transposed else x.flatten(1)
+        return x.view(self.layer.groups, -1, x.shape[-1]) if self.layer.groups > 1 else x[None]
 
     @override
     def bands(self) -> Tensor:
         m = self.memory
         if m is None:
             return torch.tensor([0.0, 0.0, self.numel()])
-        (_, out, k) = m.E.shape
+        out, k = self.layer.out, m.s.shape[-1]
         return bands(m.s, out) + bands(m.s_rest, (self.d - k) * out)
 
     @override
@@ -156,14 +212,9 @@ class Subspace(Rule):
         m = self.memory
         if m is None:
             return None
-        A = self._along([p.detach() for p in self.parameters.values()], m.directions.U)
+        A = self._along(self.weights(), m.directions.U)
         energy = m.directions.lam[:, None, :]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
-
-    def surprise(self) -> Tensor | None:
-        """How unusual this step's rows are under the window; None while it is too young to say."""
-        x = self.rows()
-        return None if x is None or self.age < DENSE else self.window.surprise(x, FLOOR)
 
     @override
     def state_dict(self) -> State:
@@ -177,12 +228,18 @@ class Subspace(Rule):
 
     @override
     def pack(self, memory: Memory | None) -> State:
-        return {} if memory is None else memory.directions._asdict() | memory._asdict() | {"directions": None}
+        if memory is None:
+            return {}
+        state = memory.directions._asdict() | memory._asdict() | {"directions": None}
+        if sharded(self.layer.weight):
+            state["E"] = gather(memory.E[0], self.layer.weight)[None]
+        return state
 
     @override
     def unpack(self, state: State) -> Memory | None:
         if not state:
             return None
         m: dict[str, Any] = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
+        E = part(m["E"][0], self.layer.weight)[None] if sharded(self.layer.weight) else m["E"]
         found = Directions(m["U"], m["lam"], m["rest"])
-        return Memory(found, m["s"], m["s_rest"], m["E"], m["size"], m["path"], m["steps"])
+        return Memory(found, m["s"], m["s_rest"], E.clone(), m["size"], m["path"], m["steps"])

@@ -7,6 +7,7 @@ from torch import Tensor as T
 from torch import nn
 from typing_extensions import override
 
+from sal_lightning.processes import gather, part, totals
 from sal_lightning.rules.base import Rule, State, bands
 
 SMOOTHING, START, TAU0, ADAPT, TAU_MIN, TAU_MAX, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
@@ -40,7 +41,7 @@ class Tensor(Rule):
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__("tensor", parameters)
         p = next(iter(parameters.values()))
-        self.previous = [p.detach().clone() for p in parameters.values()]
+        self.previous = [w.clone() for w in self.weights()]
         self.s = torch.full((len(parameters),), START, device=p.device)
         self.tau = torch.tensor(TAU0, device=p.device)
 
@@ -51,16 +52,18 @@ class Tensor(Rule):
 
     @torch.no_grad()
     @override
-    def observe(self) -> None:
-        W = [p.detach() for p in self.parameters.values()]
-        live = torch.tensor([p.grad is not None for p in self.parameters.values()], device=self.s.device)
-        grad = _norms([torch.zeros(()) if p.grad is None else p.grad for p in self.parameters.values()])
-        moved = _norms([w - v for w, v in zip(W, self.previous, strict=True)])
-        s = SMOOTHING * raw_stability(moved, grad) + (1 - SMOOTHING) * self.s
-        self.s = torch.where(live, s, self.s)
+    def observe(self, unit: float = 1.0) -> None:
+        W, P = self.weights(), list(self.parameters.values())
+        G = {i: g for i, g in enumerate(self.gradients()) if g is not None}
+        grad = _norms(list(G.values()), [P[i] for i in G]) / unit
+        moved = _norms([W[i] - self.previous[i] for i in G], [P[i] for i in G])
+        s = list(self.s.unbind())
+        for i, raw in zip(G, raw_stability(moved, grad).unbind(), strict=True):
+            s[i] = SMOOTHING * raw + (1 - SMOOTHING) * s[i]
+        self.s = torch.stack(s)
         for v, w in zip(self.previous, W, strict=True):
             v.copy_(w)
-        self.tau = torch.where(grad.mean() < EPS, self.tau, adaptive_threshold(grad[live]))
+        self.tau = torch.where(grad.mean() < EPS, self.tau, adaptive_threshold(grad))
 
     @override
     def held(self, X: Sequence[T]) -> list[T]:
@@ -81,11 +84,12 @@ class Tensor(Rule):
 
     @override
     def state_dict(self) -> State:
-        return {"previous": dict(zip(self.parameters, self.previous, strict=True)), "s": self.s, "tau": self.tau}
+        previous = {name: gather(v, p) for (name, p), v in zip(self.parameters.items(), self.previous, strict=True)}
+        return {"previous": previous, "s": self.s, "tau": self.tau}
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.previous = [state["previous"][name].to(p.device, copy=True) for name, p in self.parameters.items()]
+        self.previous = [part(state["previous"][name].to(p.device), p).clone() for name, p in self.parameters.items()]
         self.s, self.tau = state["s"].to(self.s.device), state["tau"].to(self.s.device)
 
     @override
@@ -97,5 +101,6 @@ class Tensor(Rule):
         return None
 
 
-def _norms(tensors: Sequence[T]) -> T:
-    return torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors])
+def _norms(tensors: Sequence[T], parameters: Sequence[T]) -> T:
+    squares = torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors]).square()
+    return torch.stack(totals(squares.unbind(), parameters)).sqrt()

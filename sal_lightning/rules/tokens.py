@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
+from sal_lightning.processes import part
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.rules.subspace import BETA, DENSE, FLOOR
 
@@ -28,6 +29,7 @@ class Tokens(Rule):
         super().__init__(name or "model", parameters)
         self.table, self.strength = table, strength
         self.counts: Tensor | None = None
+        self.surprise: Tensor | None = None  # how unusual this step's tokens are: (sum, count)
         self.memory: Memory | None = None
         self.clear()
 
@@ -38,20 +40,29 @@ class Tokens(Rule):
 
     due = True
 
-    def see(self, args: tuple[Any, ...], step: int) -> None:
+    def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Count the tokens of a forward pass."""
-        counts = torch.bincount(args[0].detach().flatten(), minlength=self.table.num_embeddings).float()
+        tokens = args[0].detach().flatten()
+        # Not `bincount`, which waits for the device to know how many tokens there are.
+        counts = torch.zeros(self.table.num_embeddings, device=tokens.device)
+        counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
         self.counts = counts if self.counts is None else self.counts + counts
+        if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
+            V = len(self.R)
+            distance = (V / (self.R / self.weight * V + FLOOR)).log1p()  # as `Window.distance`, for one-hot rows
+            self.surprise = torch.stack([self.counts @ distance, self.counts.sum()])
 
-    def surprise(self) -> Tensor | None:
-        """How unusual this step's tokens are: as ``Window.surprise``, for one-hot rows."""
-        if self.counts is None or self.R is None or self.weight < 1 - BETA**DENSE:
-            return None
-        lam = self.R / self.weight * len(self.R)
-        return ((self.counts / self.counts.sum()) * len(self.R) / (lam + FLOOR)).sum().log()
+    def pending(self) -> State:
+        """What was counted in this step so far."""
+        return {"counts": self.counts, "surprise": self.surprise}
+
+    def resume(self, pending: State) -> None:
+        """Go on counting."""
+        kept = {name: None if x is None else x.to(self.device) for name, x in pending.items()}
+        self.counts, self.surprise = kept["counts"], kept["surprise"]
 
     @override
-    def observe(self) -> None:
+    def observe(self, unit: float = 1.0) -> None:
         if self.counts is not None:
             share = self.counts / self.counts.sum().clamp(min=1)
             self.R = share * (1 - BETA) if self.R is None else BETA * self.R + (1 - BETA) * share
@@ -60,7 +71,15 @@ class Tokens(Rule):
 
     @override
     def forget_step(self) -> None:
-        self.counts = None
+        self.counts = self.surprise = None
+
+    @override
+    def window_tensors(self) -> list[Tensor]:
+        return [torch.zeros(self.table.num_embeddings, device=self.device) if self.R is None else self.R]
+
+    @override
+    def set_window(self, tensors: Sequence[Tensor]) -> None:
+        (self.R,) = tensors
 
     @override
     def consolidate(self) -> None:
@@ -70,15 +89,32 @@ class Tokens(Rule):
         lam = lam if self.memory is None else lam + self.memory.lam
         self.memory = Memory(lam, directions.stability(lam, self.strength))
 
+    @property
+    def s(self) -> Tensor:
+        """Stability (rows, 1) of the rows that live in this process."""
+        assert self.memory is not None, "nothing is held yet"
+        return part(self.memory.s, self.table.weight)[:, None]
+
     @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
-        assert self.memory is not None
-        s, (x,) = self.memory.s, X
+        (x,) = X
         if x.is_sparse:
             x = x.coalesce()
-            values = x.values() * s[x.indices()[0]][:, None].to(x.dtype)
+            values = x.values() * self.s[x.indices()[0]].to(x.dtype)
             return [torch.sparse_coo_tensor(x.indices(), values, x.shape, is_coalesced=True, check_invariants=False)]
-        return [x * s[:, None].to(x.dtype)]
+        return [x * self.s.to(x.dtype)]
+
+    @override
+    def hold_back(self, G: Sequence[Tensor]) -> None:
+        if G[0].is_sparse:
+            super().hold_back(G)
+        else:
+            self.put_back(G, G)
+
+    @override
+    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+        if W[0] is not None:
+            W[0].addcmul_(D[0], self.s.to(D[0].dtype), value=-1)
 
     @override
     def bands(self) -> Tensor:

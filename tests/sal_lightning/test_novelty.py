@@ -1,49 +1,88 @@
 import torch
 
-from sal_lightning.novelty import CONFIRM, WARM, Novelty
+from sal_lightning.novelty import CONFIRM, SUSPECT, WARM, Novelty
 
 
 def feed(novelty, values):
-    """Flags for a run of surprises, learning the familiar ones."""
-    flags = []
+    """The evidence after each of these surprises, of which the familiar ones are learned."""
+    evidence = []
     for value in values:
-        flags.append(novelty.unusual(value))
-        if not flags[-1]:
+        evidence.append(novelty.weigh(value))
+        if evidence[-1] < SUSPECT:
             novelty.learn(value)
-    return flags
+    return evidence
 
 
-def test_noise_is_never_confirmed():
-    values = (3 + 0.05 * torch.randn(20_000, generator=torch.Generator().manual_seed(0))).tolist()
-    flags = feed(Novelty(), values)
-    assert not any(all(flags[i : i + CONFIRM]) for i in range(len(flags)))
-    assert sum(flags) <= 2
+def noise(n, seed=0, size=0.05):
+    return (size * torch.randn(n, generator=torch.Generator().manual_seed(seed))).tolist()
 
 
-def test_a_jump_is_seen_at_once_and_a_slow_drift_is_not():
-    noise = (0.05 * torch.randn(400, generator=torch.Generator().manual_seed(1))).tolist()
+def test_noise_is_never_confirmed_and_hardly_ever_suspected():
+    evidence = feed(Novelty(), noise(20_000))
+    assert max(evidence) < CONFIRM
+    assert sum(e >= SUSPECT for e in evidence) <= 4
+
+
+def test_evidence_is_the_cumulative_sum_of_clipped_scores():
     novelty = Novelty()
-    assert not any(feed(novelty, noise))
-    assert novelty.unusual(0.5)
+    feed(novelty, noise(400))
+    usual, square = novelty.mean / novelty.weight, novelty.square / novelty.weight
+    deviation, start = (square - usual**2) ** 0.5, novelty.evidence
+    expected = start
+    for z in (3.0, 8.0, 1.0, 6.0, -4.0):
+        expected = max(0.0, expected + min(z, 5.0) - 2.0)
+        assert abs(novelty.weigh(usual + z * deviation) - expected) < 1e-9
+
+
+def test_a_clear_change_is_suspected_at_once_and_believed_at_the_third_batch():
+    novelty = Novelty()
+    assert max(feed(novelty, noise(400))) < SUSPECT
     assert novelty.excess(0.5) > 0.4
-    slow = Novelty()
-    assert not any(feed(slow, [value + i / 400 for i, value in enumerate(noise)]))
+    evidence = [novelty.weigh(0.5) for _ in range(3)]
+    assert evidence[0] >= SUSPECT
+    assert evidence[1] < CONFIRM <= evidence[2]
+
+
+def test_a_change_of_three_and_a_half_deviations_is_believed_too():
+    novelty = Novelty()
+    feed(novelty, noise(400))
+    evidence = [novelty.weigh(0.175 + value) for value in noise(20, seed=3)]
+    assert evidence[-1] >= CONFIRM
+
+
+def test_a_slow_drift_is_no_change():
+    assert max(feed(Novelty(), [value + i / 400 for i, value in enumerate(noise(400, seed=1))])) < SUSPECT
+
+
+def test_one_strange_batch_alone_leaves_no_evidence():
+    novelty = Novelty()
+    feed(novelty, noise(400))
+    assert novelty.weigh(5.0) >= SUSPECT
+    assert novelty.weigh(0.0) < SUSPECT
+    novelty.weigh(0.0)
+    assert novelty.weigh(0.0) == 0.0
 
 
 def test_nothing_is_unusual_before_enough_is_known():
     novelty = Novelty()
-    assert not any(feed(novelty, [0.0] * (WARM - 1)))
-    assert not novelty.unusual(100.0)
+    assert max(feed(novelty, [0.0] * (WARM - 1))) == 0.0
+    assert novelty.weigh(100.0) == 0.0
     assert novelty.excess(100.0) == 0.0
     novelty.learn(0.0)
-    assert novelty.unusual(100.0)
+    assert novelty.weigh(100.0) >= SUSPECT
 
 
 def test_state_continues_exactly():
-    values = torch.randn(60, generator=torch.Generator().manual_seed(2)).tolist()
+    values = noise(60, seed=2)
     whole, part, resumed = Novelty(), Novelty(), Novelty()
     feed(whole, values)
     feed(part, values[:30])
     resumed.load_state_dict(part.state_dict())
     feed(resumed, values[30:])
     assert resumed.state_dict() == whole.state_dict()
+
+
+def test_version_1_counted_unusual_batches():
+    novelty = Novelty()
+    novelty.load_state_dict({"suspicious": 2, "count": 30, "weight": 0.5, "mean": 1.0, "square": 2.5})
+    assert novelty.evidence == 2 * SUSPECT

@@ -1,95 +1,123 @@
 import pytest
 import torch
 
-from sal_lightning.window import Window
+from sal_lightning.window import Window, probe
+
+D = 40
 
 
-def batches(n=30, rows=16, d=6, groups=2, seed=0):
+def batches(n=30, rows=16, groups=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(groups, rows, d, generator=generator) * 0.8 ** torch.arange(d) for _ in range(n)]
+    return [torch.randn(groups, rows, D, generator=generator) * 0.8 ** torch.arange(D) for _ in range(n)]
 
 
-def dense(xs, beta):
+def window(rank=D, seen=(), groups=2):
+    made = Window(D, rank, 0.9, groups)
+    for x in seen:
+        made.update(x)
+    return made
+
+
+def dense(xs, beta=0.9):
     """The window as a whole matrix, by its definition."""
-    R = torch.zeros(2, 6, 6)
+    R = torch.zeros(len(xs[0]), D, D)
     for x in xs:
         R = beta * R + (1 - beta) * x.mT @ x / x.shape[1]
     return R
 
 
+def scaled(R):
+    """With a mean eigenvalue of 1."""
+    return R * D / R.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+
+
 def test_at_full_rank_the_sketch_is_the_running_second_moment():
-    window = Window(rank=6, beta=0.9)
-    for x in batches():
-        window.update(x)
-    torch.testing.assert_close(window.B.mT @ window.B, dense(batches(), 0.9), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(window.trace, dense(batches(), 0.9).diagonal(dim1=-2, dim2=-1).sum(-1))
+    made = window(seen=batches())
+    torch.testing.assert_close(made.Y, dense(batches()), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(made.trace, dense(batches()).diagonal(dim1=-2, dim2=-1).sum(-1))
+    torch.testing.assert_close(made.rows().mT @ made.rows(), scaled(dense(batches())), atol=1e-4, rtol=1e-3)
 
 
 def test_a_smaller_sketch_keeps_the_strong_directions_and_never_invents_energy():
-    window = Window(rank=3, beta=0.9)
-    for x in batches():
-        window.update(x)
-    R = dense(batches(), 0.9)
-    gap = torch.linalg.eigvalsh(R - window.B.mT @ window.B)
-    assert (gap > -1e-5).all()
-    assert window.B.square().sum() > 0.75 * R.diagonal(dim1=-2, dim2=-1).sum()
+    made, R = window(rank=12, seen=batches()), scaled(dense(batches()))
+    sketch = made.rows().mT @ made.rows()
+    assert (torch.linalg.eigvalsh(R - sketch) > -1e-3).all()
+    # The published bound for the mean over probes: 1 + r / (k − r − 1) of the best that any r directions can do, r < k.
+    best = torch.linalg.eigvalsh(R)[:, :-8].sum(-1)
+    assert ((R - sketch).diagonal(dim1=-2, dim2=-1).sum(-1) < (1 + 8 / 3) * best).all()
 
 
 def test_one_update_that_stands_for_several_steps_weighs_as_much():
-    often, seldom = Window(6, 0.9), Window(6, 0.9)
-    x = batches(1)[0]
+    often, seldom, x = window(), window(), batches(1)[0]
     for _ in range(4):
         often.update(x)
     seldom.update(x, steps=4)
-    torch.testing.assert_close(often.B.mT @ often.B, seldom.B.mT @ seldom.B, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(often.Y, seldom.Y, atol=1e-5, rtol=1e-4)
 
 
-def test_rows_have_mean_energy_one_whatever_the_unit():
+def test_the_mean_of_two_sketches_is_the_sketch_of_both():
+    xs, ys = batches(seed=1), batches(seed=2)
+    both = window(rank=12, seen=[torch.cat([x, y], 1) for x, y in zip(xs, ys, strict=True)])
+    one, other = window(rank=12, seen=xs), window(rank=12, seen=ys)
+    torch.testing.assert_close((one.Y + other.Y) / 2, both.Y, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close((one.trace + other.trace) / 2, both.trace)
+
+
+def test_rows_have_the_same_energy_whatever_the_unit():
     for scale in (1e-4, 1.0, 1e4):
-        window = Window(6, 0.9)
-        for x in batches():
-            window.update(scale * x)
-        torch.testing.assert_close(window.rows().square().sum((-2, -1)), torch.full((2,), 6.0))
+        energy = window(seen=[scale * x for x in batches()]).rows().square().sum((-2, -1))
+        torch.testing.assert_close(energy, torch.full((2,), float(D)), atol=1e-2, rtol=1e-3)
 
 
-def test_surprise_is_the_mean_mahalanobis_distance():
-    window, floor = Window(6, 0.9), 0.3
-    for x in batches():
-        window.update(x)
-    x = batches(1, seed=7)[0]
-    R = dense(batches(), 0.9) / (1 - 0.9**30)
-    R, unit = R * 6 / R.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None], 6 / R.diagonal(dim1=-2, dim2=-1).sum(-1)
-    inverse = torch.linalg.inv(R + floor * torch.eye(6))
-    expected = (((x @ inverse) * x).sum(-1) * unit[:, None]).mean().log()
-    torch.testing.assert_close(window.surprise(x, floor), expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize(("rank", "atol"), [(D, 1e-3), (20, 3e-2)])
+def test_distance_is_that_of_mahalanobis(rank, atol):
+    made, x, floor = window(rank, batches()), batches(1, seed=7)[0], 0.3
+    made.look(floor)
+    R = dense(batches()) / (1 - 0.9**30)
+    unit = D / R.diagonal(dim1=-2, dim2=-1).sum(-1)
+    inverse = torch.linalg.inv(scaled(dense(batches())) + floor * torch.eye(D))
+    expected = (((x @ inverse) * x).sum(-1) * unit[:, None]).log1p()
+    torch.testing.assert_close(made.distance(x, floor), expected, atol=atol, rtol=0)
 
 
-def test_surprise_rises_outside_the_window_and_not_with_the_unit():
+def test_distance_rises_outside_the_window_and_not_with_the_unit():
     for scale in (1e-3, 1e3):
-        window = Window(3, 0.9)
-        inside = torch.zeros(1, 32, 6)
+        inside = torch.zeros(1, 32, D)
         inside[..., :3] = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(0))
-        window.update(scale * inside)
-        outside = inside.flip(-1)
-        assert window.surprise(scale * outside, 0.3) > window.surprise(scale * inside, 0.3) + 1
+        made = window(3, [scale * inside], groups=1)
+        made.look(0.3)
+        outside = made.distance(scale * inside.flip(-1), 0.3)
+        assert outside.mean() > made.distance(scale * inside, 0.3).mean() + 1
+
+
+def test_the_probe_never_changes():
+    omega = probe(785, 128, torch.device("cpu"))
+    assert omega.unique().tolist() == pytest.approx([-(785**-0.5), 785**-0.5])
+    # The first signs of SHAKE-128 of the layer's width, read bit by bit.
+    assert (omega.flatten()[:16] > 0).int().tolist() == [0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0]
+    assert abs(omega.sum()) < 4 * 128**0.5  # as many of one sign as of the other
+    assert torch.equal(probe(5, 9, torch.device("cpu")), torch.eye(5))
 
 
 def test_state_continues_exactly():
-    whole, part = Window(3, 0.9), Window(3, 0.9)
-    for x in batches(10):
-        whole.update(x)
-    for x in batches(5):
-        part.update(x)
-    resumed = Window(3, 0.9)
+    whole, part, resumed = window(12, batches(10)), window(12, batches(10)[:5]), window(12)
+    part.look(0.3)
     resumed.load_state_dict(part.state_dict(), torch.device("cpu"))
+    assert torch.equal(resumed.P, part.P)
     for x in batches(10)[5:]:
         resumed.update(x)
-    assert torch.equal(whole.B, resumed.B)
+    assert torch.equal(whole.Y, resumed.Y)
     assert torch.equal(whole.trace, resumed.trace)
 
 
+def test_version_1_kept_rows_of_the_sketch():
+    B, resumed = torch.randn(2, 9, D, generator=torch.Generator().manual_seed(0)), window(20)
+    old = {"B": B, "trace": B.square().sum((-2, -1)), "weight": torch.tensor(1.0)}
+    resumed.load_state_dict(old, torch.device("cpu"))
+    torch.testing.assert_close(resumed.rows().mT @ resumed.rows(), scaled(B.mT @ B), atol=1e-3, rtol=1e-3)
+
+
 def test_an_empty_window_has_an_empty_state_and_no_rows():
-    window = Window(3, 0.9)
-    assert window.state_dict() == {}
+    assert window().state_dict() == {}
     with pytest.raises(AssertionError, match="seen nothing"):
-        window.rows()
+        window().rows()

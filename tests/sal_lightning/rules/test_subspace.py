@@ -23,29 +23,42 @@ def inputs(d, n=64, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 0.8 ** torch.arange(d)
 
 
+def restore(rule):
+    """As the communication layer does it in one process."""
+    rule.restore()
+    rule.keep_pace(rule.moved)
+
+
+def narrow(monkeypatch, rank=6, mask=4):
+    """Fewer directions than inputs, in layers small enough to compare."""
+    monkeypatch.setattr(subspace, "MIN_RANK", rank)
+    monkeypatch.setattr(subspace, "MAX_RANK", rank)
+    monkeypatch.setattr(subspace, "MASK", mask)
+
+
 class Twin:
     """The rule of one linear layer written plainly: whole matrices, one line an equation."""
 
-    def __init__(self, W, x, rank, strength, recall):
-        C = x.T @ x / len(x)
+    def __init__(self, W, C, rank, mask, strength, recall):
         d = len(C)
-        C = C * d / C.trace()
         lam, U = torch.linalg.eigh(C.double())
         lam, U = lam.flip(0)[:rank].float(), U.flip(1)[:, :rank].float()
         rest = (d - lam.sum()) / (d - rank)
         alpha = 1 / strength
         self.s, s_rest = lam / (lam + alpha), rest / (rest + alpha)
         self.S = U @ torch.diag(self.s) @ U.T + s_rest * (torch.eye(d) - U @ U.T)
+        V, v = U[:, :mask], self.s[:mask]
+        self.S_mask = V @ torch.diag(v) @ V.T + s_rest * (torch.eye(d) - V @ V.T)
         self.U, self.recall, self.size = U, recall, (W @ U).norm()
         self.E, self.paths = torch.zeros(len(W), rank), []
 
     def mask(self, G):
-        return G - G @ self.S
+        return G - G @ self.S_mask
 
     def restore(self, before, after):
         D = after - before
+        rate = self.recall * torch.stack(self.paths).mean() / self.size if self.paths else 0.0
         self.paths.append((D @ self.U).norm())
-        rate = self.recall * torch.stack(self.paths).mean() / self.size
         E = self.E + (D @ self.U) * (1 - self.s)
         pull = rate * E * self.s
         self.E = E - pull
@@ -54,17 +67,19 @@ class Twin:
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW], ids=lambda o: o.__name__)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias):
+def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias, monkeypatch):
+    narrow(monkeypatch)
     torch.manual_seed(0)
     module = nn.Linear(10, 6, bias=bias)
     rule, x = make(module), inputs(10)
     show(rule, x)
+    sketch = rule.window.rows()[0]
+    C = sketch.T @ sketch
     rule.consolidate()
-    one = torch.ones(len(x), 1) if bias else torch.ones(len(x), 0)
     matrix = lambda w, b: torch.cat([w, b[:, None]], 1) if bias else w  # noqa: E731
     weights = lambda: matrix(*(p.detach() for p in module.parameters()), *([] if bias else [None])).clone()  # noqa: E731
     grads = lambda: matrix(*(p.grad for p in module.parameters()), *([] if bias else [None])).clone()  # noqa: E731
-    twin = Twin(weights(), torch.cat([x, one], 1), rule.rank, 4.0, 0.5)
+    twin = Twin(weights(), C, rule.rank, 4, 4.0, 0.5)
     steps = optimizer(module.parameters(), lr=0.1)
     for i in range(30):
         module.zero_grad()
@@ -76,7 +91,7 @@ def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias)
         rule.snapshot()
         steps.step()
         after = weights()
-        rule.restore()
+        restore(rule)
         torch.testing.assert_close(weights(), twin.restore(W, after), atol=2e-5, rtol=1e-4)
     E = rule.memory.E[0] @ rule.memory.directions.U[0].T  # the sign of a direction is free
     torch.testing.assert_close(E, twin.E @ twin.U.T, atol=1e-4, rtol=1e-3)
@@ -92,7 +107,6 @@ def test_outputs_on_past_data_hold_while_the_weights_move(module):
     shape = (64, 4, *([8] * (module.weight.dim() - 2)))
     past = torch.randn(64, 4, *[1] * (len(shape) - 2)).expand(shape)  # even images: few directions to hold
     rule = make(module, strength=1e6, recall=0.0)
-    rule.rank = rule.window.rank = rule.d
     show(rule, past)
     rule.consolidate()
     before, start = module(past).detach(), module.weight.detach().clone()
@@ -149,7 +163,7 @@ def test_recall_takes_noise_back_and_zero_recall_does_not():
             with torch.no_grad():
                 for p in module.parameters():
                     p.add_(0.05 * torch.randn_like(p))
-            rule.restore()
+            restore(rule)
         moved, size = rule.drift()
         drifts.append(float((moved / size).sqrt()))
     assert drifts[1] < 0.6 * drifts[0]
@@ -159,7 +173,6 @@ def test_drift_is_the_movement_of_the_outputs_on_past_data():
     torch.manual_seed(0)
     module = nn.Linear(10, 6, bias=False)
     rule, x = make(module), inputs(10, n=128)
-    rule.rank = rule.window.rank = 10
     show(rule, x)
     rule.consolidate()
     before = module(x).detach()
@@ -208,9 +221,10 @@ def test_measured_shares_are_those_of_the_norms():
 
 
 def test_rank_follows_the_layer_and_has_a_cap():
-    assert make(nn.Linear(100, 2, bias=False)).rank == int(subspace.RANK * 100)
+    assert make(nn.Linear(300, 2, bias=False)).rank == int(subspace.RANK * 300)
     assert make(nn.Linear(5000, 2)).rank == subspace.MAX_RANK
-    assert make(nn.Linear(1, 2, bias=False)).rank == 1
+    assert make(nn.Linear(60, 2)).rank == subspace.MIN_RANK
+    assert make(nn.Linear(8, 2)).rank == 9
 
 
 def test_state_continues_exactly():

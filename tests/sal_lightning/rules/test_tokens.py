@@ -38,17 +38,21 @@ def test_sparse_gradients_are_masked_like_dense_ones():
 
 
 def test_new_tokens_surprise():
-    table = nn.Embedding(10, 2)
-    rule = rule_of(table)
+    rule = rule_of(nn.Embedding(10, 2))
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
-        rule.see((torch.randint(5, (64,), generator=generator),), 0)
-        usual = rule.surprise()
+        rule.see((torch.randint(5, (64,), generator=generator),), 0, ask=True)
+        usual = rule.surprise
         rule.observe()
-    rule.see((torch.randint(5, 10, (64,), generator=generator),), 0)
-    assert rule.surprise() > usual + 1
+    rule.see((torch.randint(5, 10, (32,), generator=generator),), 0, ask=True)
+    rule.see((torch.randint(5, 10, (32,), generator=generator),), 0, ask=True)
+    total, n = rule.surprise
+    # A token that never came is log(1 + V / FLOOR) away, one of five equal ones log(1 + V / (2 + FLOOR)).
+    torch.testing.assert_close(total / n, torch.tensor(1 + 10 / 0.3).log())
+    torch.testing.assert_close(usual[0] / usual[1], torch.tensor(1 + 10 / 2.3).log(), atol=0.1, rtol=0)
+    assert n == 64
     rule.forget_step()
-    assert rule.surprise() is None
+    assert rule.surprise is None
 
 
 def test_state_continues_exactly():

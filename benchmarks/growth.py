@@ -1,0 +1,216 @@
+"""How SAL's cost grows with width, rank and batch: ``python -m benchmarks.growth``.
+
+The model is one square linear layer whose input wants a gradient too, as inside a network. It holds ``rank``
+directions: to multiply by them and back takes ``4·out·in·rank`` operations a pass, one for the gradient and one for the
+update, where forward and backward take ``6·batch·out·in``.
+"""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import fmean, median
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from benchmarks.report import Record, grid, origin, read_all, rewrite, save, source, spread
+from experiments import console as show
+from sal_lightning import CommunicationLayer
+from sal_lightning.rules import subspace
+
+CHEAP = 1.1  # a step may take so much longer
+WARMUP, SETTLE, ROWS = 4, 20, 128  # untimed steps before and after consolidating, on batches of ROWS
+HEADINGS = (
+    *("width", "batch", "rank", "plain, ms", "listen", "analyze", "protect", "restore", "× plain", "least..most"),
+    *("operations a pass, 10⁹", "× predicted"),
+)
+NOTE = f"""Written by `python -m benchmarks.growth --table`, not by hand.
+
+One square layer, after consolidation; means over the steps of a round, medians over rounds. *Listen* is what the
+forward pass takes longer and *restore* what the optimizer's step does. *Predicted*: by operations alone,
+`1 + 4·rank / (3·batch)`. Bold: more than {CHEAP} × plain.
+"""
+
+
+class Cell(NamedTuple):
+    """One size of everything."""
+
+    width: int
+    batch: int
+    rank: int
+
+    def operations(self) -> int:
+        """Of one pass, the gradient's or the update's."""
+        return 4 * self.width**2 * self.rank
+
+    def predicted(self) -> float:
+        """The step in units of a plain one, if only operations counted."""
+        return 1 + 2 * self.operations() / (6 * self.batch * self.width**2)
+
+
+class Parts(NamedTuple):
+    """Seconds of one step, or of the mean one."""
+
+    passes: float  # forward and backward
+    analyze: float
+    protect: float
+    step: float  # of the optimizer
+
+
+@contextmanager
+def held_rank(rank: int) -> Iterator[None]:
+    """Layers that are covered meanwhile keep so many directions: the one place that reaches into the engine."""
+    before = subspace.RANK, subspace.MAX_RANK
+    subspace.RANK, subspace.MAX_RANK = 1.0, rank
+    try:
+        yield
+    finally:
+        subspace.RANK, subspace.MAX_RANK = before
+
+
+class Layer:
+    """A linear layer in training, with SAL or without."""
+
+    def __init__(self, width: int, device: str, rank: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.net = nn.Linear(width, width).to(device)
+        self.adam = Adam(self.net.parameters())
+        self.comm: CommunicationLayer | None = None
+        if rank is not None:
+            with held_rank(rank):
+                self.comm = CommunicationLayer(self.net, self.adam)
+
+    def settle(self) -> None:
+        """Consolidate early, and go on until the window is no longer young."""
+        rows = torch.randn(WARMUP + SETTLE, ROWS, self.net.in_features, device=self.net.weight.device)
+        for i, x in enumerate(rows):
+            if i == WARMUP and self.comm:
+                self.comm.consolidate()
+            self.train(x)
+
+    def train(self, x: Tensor) -> Parts:
+        """One step, and how long its parts took."""
+        x = x.detach().requires_grad_()
+        marks = [now(x)]
+        self.net(x).square().mean().backward()
+        marks.append(now(x))
+        if self.comm:
+            self.comm.analyze()
+        marks.append(now(x))
+        if self.comm:
+            self.comm.protect()
+        marks.append(now(x))
+        self.adam.step()
+        marks.append(now(x))
+        self.adam.zero_grad()
+        return Parts(*(b - a for a, b in pairwise(marks)))
+
+
+def now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(cell: Cell, rounds: int, steps: int, device: str) -> Record:
+    """Plain and SAL in turn."""
+    layers = Layer(cell.width, device), Layer(cell.width, device, cell.rank)
+    x = torch.randn(cell.batch, cell.width, device=device)
+    for layer in layers:
+        layer.settle()
+        layer.train(x)
+    taken = [[mean([layer.train(x) for _ in range(steps)]) for layer in layers] for _ in range(rounds)]
+    plain, sal = (Parts(*map(median, zip(*parts, strict=True))) for parts in zip(*taken, strict=True))
+    return cell._asdict() | {
+        "plain_ms": 1e3 * (plain.passes + plain.step),
+        "listen_ms": 1e3 * (sal.passes - plain.passes),
+        "analyze_ms": 1e3 * sal.analyze,
+        "protect_ms": 1e3 * sal.protect,
+        "restore_ms": 1e3 * (sal.step - plain.step),
+        "ratio": spread([sum(b) / (a.passes + a.step) for a, b in taken])._asdict(),
+        "operations": cell.operations(),
+        "predicted": cell.predicted(),
+    }
+
+
+def mean(parts: Sequence[Parts]) -> Parts:
+    return Parts(*map(fmean, zip(*parts, strict=True)))
+
+
+def cells(row: Record) -> list[str]:
+    """A row as text, in the order of ``HEADINGS``."""
+    ratio = row["ratio"]
+    shown = f"{ratio['median']:.2f}" if ratio["median"] <= CHEAP else f"**{ratio['median']:.2f}**"
+    times = [f"{row[f'{part}_ms']:.2f}" for part in ("plain", "listen", "analyze", "protect", "restore")]
+    sizes = [str(row[size]) for size in Cell._fields]
+    between = f"{ratio['least']:.2f}..{ratio['most']:.2f}"
+    return [*sizes, *times, shown, between, f"{row['operations'] / 1e9:.3g}", f"{row['predicted']:.2f}"]
+
+
+def cheap(rows: Sequence[Record]) -> str:
+    """For each rank and batch, the widths at which a step is cheap."""
+    batches, ranks = (list(dict.fromkeys(row[size] for row in rows)) for size in ("batch", "rank"))
+
+    def widths(rank: int, batch: int) -> str:
+        here = [r for r in rows if (r["rank"], r["batch"]) == (rank, batch) and r["ratio"]["median"] <= CHEAP]
+        return ", ".join(str(r["width"]) for r in here) or "none"
+
+    lines = [[str(rank), *(widths(rank, batch) for batch in batches)] for rank in ranks]
+    return f"Widths at most {CHEAP} × plain:\n\n" + grid(["rank", *(f"batch {batch}" for batch in batches)], lines)
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """Two tables a record: where it is cheap, then everything."""
+    parts = [
+        f"### {r['title']}\n\n{cheap(r['rows'])}\n{grid(HEADINGS, map(cells, r['rows']))}\n{source(r)}" for r in records
+    ]
+    return "\n".join(["## How the cost grows\n", NOTE, *parts])
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    made.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
+    made.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096])
+    made.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 128, 256])
+    made.add_argument("--rounds", type=int, default=3, help="turns of plain and SAL (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=16, help="steps a turn (default: %(default)s)")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--out", type=Path, default=Path("results/growth"))
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its growth section from all under --out")
+    return made
+
+
+def command(args: argparse.Namespace) -> str:
+    """The line that repeats this run."""
+    names = ("widths", "batches", "ranks", "rounds", "steps", "threads", "device")
+    words = ([f"--{n}", *map(str, v if isinstance(v := getattr(args, n), list) else [v])] for n in names)
+    return " ".join(["python -m benchmarks.growth", *(word for flag in words for word in flag)])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    console, title = Console(stderr=True), f"{args.device}, threads {args.threads}"
+    record: Record = {"title": title, "rows": []} | origin(command(args), 0, args.device)
+    sizes = [Cell(*size) for size in product(args.widths, args.batches, args.ranks)]
+    with show.bar(console) as progress:
+        bar = progress.add_task("growth", total=len(sizes))
+        for cell in sizes:
+            progress.update(bar, description=f"width {cell.width} batch {cell.batch} rank {cell.rank}")
+            record["rows"].append(measure(cell, args.rounds, args.steps, args.device))
+            save(record, args.out / f"growth-{args.device}-threads{args.threads}.json")  # a long run may be cut short
+            progress.advance(bar)
+    print(markdown([record]))
+    if args.table:
+        rewrite(args.table, "growth", markdown(read_all(args.out)))
+
+
+if __name__ == "__main__":
+    main()

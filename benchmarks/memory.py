@@ -1,0 +1,81 @@
+"""The memory that training takes with one method: ``python -m benchmarks.memory --workload mlp --method sal``.
+
+Prints one line of JSON, in bytes: ``kept`` by the method from step to step, the ``peak`` of torch's allocator, and the
+``rss`` of the process. ``benchmarks.overhead`` calls it once a method, since a process cannot forget its peak.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.methods import METHODS
+from benchmarks.settings import WORKLOADS, Setting, add_flags, setting
+from benchmarks.steps import enter
+from experiments.provenance import ROOT
+
+STATUS = Path("/proc/self/status")
+
+
+def in_fresh_process(setting: Setting, method: str) -> dict[str, float]:
+    """``measure``, where nothing else has run."""
+    command = [sys.executable, "-m", "benchmarks.memory", *setting.flags(), "--method", method]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"The memory of {method} could not be measured:\n{done.stderr}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def measure(setting: Setting, method: str) -> dict[str, float]:
+    """Bytes kept by the method, at the allocator's peak, and of the process."""
+    brief = replace(setting, warmup=2, settle=10)  # more steps only repeat what these allocate
+    kept = enter(brief, method).contender.kept()
+    rss = resident()
+    if setting.device == "cuda":
+        return {"kept": kept, "peak": torch.cuda.max_memory_allocated(), "rss": rss}
+    gc.collect()
+    return {"kept": kept, "peak": peak(lambda: enter(brief, method)), "rss": rss}
+
+
+def resident() -> int:
+    """The most bytes this process had resident; Linux's ``ru_maxrss`` would begin with those of its parent."""
+    if STATUS.is_file():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak(act: Callable[[], Any]) -> int:
+    """The most bytes that torch held at once on the CPU, of those it asked for meanwhile."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        act()
+    assert seen.profiler is not None
+    assert seen.profiler.kineto_results is not None
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held: list[int] = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(accumulate(held))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, default="mlp")
+    parser.add_argument("--method", choices=METHODS, default="plain")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    print(json.dumps(measure(setting(args.workload, args), args.method)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What is trained: an MLP, a small ConvNet and a GPT-2, on random batches that are in memory before the first step."""
+
+from collections.abc import Callable
+from itertools import cycle, islice
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from benchmarks.settings import Setting
+
+Batch = tuple[Tensor, Tensor]
+POOL = 8  # different batches, used in turn
+
+
+class Workload(L.LightningModule):
+    """A network, its batches, and an optimizer that goes on from one fit to the next."""
+
+    def __init__(self, net: nn.Module, batches: list[Batch], adam: type[Optimizer], lr: float) -> None:
+        super().__init__()
+        self.net, self.batches = net, batches
+        self.adam = adam(net.parameters(), lr=lr)  # type: ignore[call-arg]
+        self.penalty: Callable[[Tensor, Tensor], Tensor] | None = None  # of inputs and outputs, added to the loss
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y = batch
+        out = self.net(x)
+        loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
+        return loss if self.penalty is None else loss + self.penalty(x, out)
+
+    @override
+    def configure_optimizers(self) -> Optimizer:
+        return self.adam
+
+    def loader(self, steps: int) -> DataLoader[Batch]:
+        """So many batches, nothing left to collate or to move."""
+        return DataLoader(list(islice(cycle(self.batches), steps)), batch_size=None)  # type: ignore[arg-type]
+
+
+def mlp(setting: Setting) -> Workload:
+    """784-400-400-10, batches of 128, Adam."""
+    net = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
+    return Workload(net, _pictures(setting.device, 128, (784,)), Adam, lr=1e-3)
+
+
+def convnet(setting: Setting) -> Workload:
+    """Three convolutions of 3x32x32 inputs, each normalized and halved, and two linear layers; batches of 64, Adam."""
+
+    def stage(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(8, outputs), nn.ReLU(), nn.MaxPool2d(2)]
+
+    head = [nn.Flatten(), nn.Linear(128 * 4 * 4, 256), nn.ReLU(), nn.Linear(256, 10)]
+    net = nn.Sequential(*stage(3, 32), *stage(32, 64), *stage(64, 128), *head)
+    return Workload(net, _pictures(setting.device, 64, (3, 32, 32)), Adam, lr=1e-3)
+
+
+def gpt(setting: Setting) -> Workload:
+    """GPT-2 in the shape asked for, AdamW."""
+    shape = (POOL, setting.sequences, setting.context + 1)
+    tokens = torch.randint(setting.vocab, shape).to(setting.device)
+    return Workload(GPT(setting), [(t[:, :-1], t[:, 1:]) for t in tokens], AdamW, lr=3e-4)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and beside a residual path."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attend(self.norm1(x))
+        mixed: Tensor = x + self.mlp(self.norm2(x))
+        return mixed
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Causal attention over (sequences, context, width)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return out
+
+
+class GPT(nn.Module):
+    """Token and position embedding, blocks, a norm, and a head that shares the token table."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        width = setting.width
+        self.tokens, self.places = nn.Embedding(setting.vocab, width), nn.Embedding(setting.context, width)
+        self.blocks = nn.Sequential(*(Block(width, setting.heads) for _ in range(setting.depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, setting.vocab, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.places.weight, std=0.02)
+        self.head.weight = self.tokens.weight
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1], device=x.device)
+        logits: Tensor = self.head(self.norm(self.blocks(self.tokens(x) + self.places(places))))
+        return logits
+
+
+def _pictures(device: str, batch: int, shape: tuple[int, ...]) -> list[Batch]:
+    x, y = torch.randn(POOL, batch, *shape), torch.randint(10, (POOL, batch))
+    return list(zip(x.to(device), y.to(device), strict=True))
+
+
+WORKLOADS: dict[str, Callable[[Setting], Workload]] = {"mlp": mlp, "convnet": convnet, "gpt": gpt}

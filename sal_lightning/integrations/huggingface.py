@@ -1,0 +1,156 @@
+"""Self-Alignment Learning as one callback of Hugging Face's ``Trainer``."""
+
+import warnings
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from sal_lightning.driver import SHARES, Driver
+from sal_lightning.metrics import NormShare
+
+try:
+    from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.modeling_utils import unwrap_model
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+except ImportError as error:
+    raise ImportError(f'Expected transformers: pip install "sal-lightning[huggingface]" ({error}).') from error
+
+FILE = "sal.pt"  # beside the model's weights in a checkpoint
+
+
+class SALTrainerCallback(Driver, TrainerCallback):
+    """``SALCallback`` for ``transformers.Trainer(..., callbacks=[SALTrainerCallback()])``.
+
+    The ``sal/...`` values join ``state.log_history`` and whatever reports after this callback. Reporters named in
+    ``report_to`` come before it; for Weights & Biases use ``report_to=[]`` and
+    ``callbacks=[SALTrainerCallback(), WandbCallback()]``.
+
+    Checkpoints hold a file ``sal.pt``, read on resuming from a checkpoint in ``output_dir`` or from
+    ``args.resume_from_checkpoint``; for one that lies elsewhere call ``load_state_dict`` before ``train()``.
+
+    Args:
+        protection: as in ``SALCallback``.
+        consolidate_on: as in ``SALCallback``; ``"fit"``: at every new ``train()``.
+        strength: as in ``SALCallback``.
+        recall: as in ``SALCallback``.
+        share: as in ``SALCallback``.
+
+    Raises:
+        ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train.
+        NotImplementedError: at ``train`` under DataParallel or in a hyperparameter search.
+    """
+
+    # --- the hooks, in order ---
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.n_gpu > 1 or state.is_hyper_param_search:
+            what = "a hyperparameter search" if state.is_hyper_param_search else f"DataParallel on {args.n_gpu} GPUs"
+            raise NotImplementedError(f"Expected one training on one device, got {what}.")
+        model = unwrap_model(kwargs["model"])
+        if state.global_step > 0 and not self._resumed:
+            self.load_state_dict(_saved(args, state, model))
+        optimizer = kwargs["optimizer"]
+        self.begin(model, [_inner(optimizer)], getattr(optimizer, "scaler", None))
+
+    @override
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Gradients are accumulated, unscaled and clipped here: what is held back afterwards only makes them smaller.
+        for layer in self.layers:
+            layer.measured.clear()
+            layer.measure = _logs(args, state, kwargs["train_dataloader"])
+            layer.analyze()
+            layer.protect()
+
+    @override
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self.layers or not all(layer.measured for layer in self.layers):
+            return
+        # As plain numbers: the Trainer's history is a JSON file.
+        values = {f"sal/{name}": number for name, number in _numbers(self).items()}
+        for layer in self.layers:
+            layer.measured.clear()
+        for row in (kwargs["logs"], *state.log_history[-1:]):  # the second a copy, made before any callback is asked
+            row.update(values)
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not args.save_only_model:
+            mark = {"mark": _mark(unwrap_model(kwargs["model"]))}
+            torch.save(self.state_dict() | mark, _folder(args, state) / FILE)
+
+    @override
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        best = Path(state.best_model_checkpoint or "") / FILE
+        if args.load_best_model_at_end and best.exists():
+            # The Trainer has put back those weights.
+            self.load_state_dict(_load(best))
+            self.begin(unwrap_model(kwargs["model"]), [_inner(kwargs["optimizer"])])
+        self.end()
+
+
+def _inner(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that is really stepped: accelerate's wrapper takes no hooks."""
+    while isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
+    """Whether the step about to be taken is one that the Trainer logs, or the last."""
+    step = state.global_step + 1
+    if step >= state.max_steps or (step == 1 and args.logging_first_step):
+        return True
+    if args.logging_strategy == "epoch":
+        return has_length(loader) and step % ceil(len(loader) / args.gradient_accumulation_steps) == 0
+    return args.logging_strategy == "steps" and step % state.logging_steps == 0
+
+
+def _numbers(driver: Driver) -> dict[str, float]:
+    pairs = driver.values()
+    return driver.spectrum()._asdict() | {
+        name: NormShare()(x).item() if name in SHARES else x.item() for name, x in pairs.items()
+    }
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _mark(model: nn.Module) -> Tensor:
+    """The first weight of each tensor that learns: by this a state knows the checkpoint it belongs to."""
+    return torch.cat([p.detach().flatten()[:1].float().cpu() for p in model.parameters() if p.requires_grad])
+
+
+def _load(file: Path) -> dict[str, Any]:
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def _saved(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
+    """The state beside the weights that the Trainer resumed from; where those lay it tells no callback."""
+    named = args.resume_from_checkpoint
+    places = [_folder(args, state), *([Path(named)] if named else [])]
+    for file in (place / FILE for place in places):
+        if file.exists():
+            kept = _load(file)
+            if torch.equal(kept["mark"], _mark(model)):
+                return kept
+    warnings.warn(
+        f"Resumed at step {state.global_step} without what SAL had learned: there is no {FILE} of these weights in "
+        f"{' or '.join(map(str, places))}. Does the checkpoint lie elsewhere? Then call "
+        f"load_state_dict(torch.load('.../{FILE}', weights_only=True)) before train().",
+        stacklevel=2,
+    )
+    return {}

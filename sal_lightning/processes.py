@@ -1,0 +1,90 @@
+"""Several processes: what they must agree on, and the rows of a sharded parameter that live in this one.
+
+A parameter is whole in every process (one device, DDP), or a `DTensor` whose rows (dim 0) are dealt out (FSDP2). Either
+way `x S` acts on each row by itself, so nothing has to be gathered while training.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+from typing_extensions import TypeIs
+
+if distributed.is_available():
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+
+def count() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def mean(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The mean over all processes of each tensor, in one collective; the tensors themselves where there is one process."""
+    if count() == 1 or not tensors:
+        return list(tensors)
+    flat = torch.cat([t.flatten().float() for t in tensors])
+    distributed.all_reduce(flat)
+    parts = torch.split(flat / count(), [t.numel() for t in tensors])
+    return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def agree(tensors: Sequence[Tensor]) -> None:
+    """Make these tensors in all processes what they are in the first."""
+    if count() > 1:
+        for t in tensors:
+            distributed.broadcast(t, src=0)
+
+
+def sharded(x: Tensor) -> "TypeIs[DTensor]":
+    """Whether other processes hold a part of this tensor."""
+    return distributed.is_available() and isinstance(x, DTensor)
+
+
+def by_rows(x: Tensor) -> bool:
+    """Whether this process has whole rows of it."""
+    return not sharded(x) or all(type(p) is Replicate or (type(p) is Shard and p.dim == 0) for p in x.placements)
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that lives in this process: the same memory."""
+    return x.to_local() if sharded(x) else x
+
+
+def shards(x: Tensor) -> int:
+    """Into how many parts a tensor is dealt out."""
+    if not sharded(x):
+        return 1
+    sizes = [n for n, p in zip(x.device_mesh.shape, x.placements, strict=True) if isinstance(p, Shard)]
+    return int(torch.tensor(sizes).prod()) if sizes else 1
+
+
+def totals(parts: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Sums over all shards: ``parts`` (one number each) is what this process found in its part of each of ``like``."""
+    if not any(map(sharded, like)):
+        return list(parts)
+    return [x * shards(p) for x, p in zip(mean(parts), like, strict=True)]
+
+
+def part(whole: Tensor, like: Tensor) -> Tensor:
+    """The rows of ``whole`` that live where this process has its rows of ``like``."""
+    if not sharded(like):
+        return whole
+    mesh = like.device_mesh
+    for n, at, placement in zip(mesh.shape, mesh.get_coordinate() or (), like.placements, strict=True):
+        if isinstance(placement, Shard):
+            pieces = whole.chunk(n)
+            whole = pieces[at] if at < len(pieces) else whole[:0]
+    return whole
+
+
+def gather(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of ``part``: every process calls it and gets the whole."""
+    if not sharded(like):
+        return rows
+    shape = torch.Size((like.shape[0], *rows.shape[1:]))
+    stride = torch.empty(shape, device="meta").stride()
+    spread = DTensor.from_local(
+        rows.contiguous(), like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride
+    )
+    return spread.full_tensor()

@@ -14,7 +14,7 @@ from typing_extensions import override
 from benchmarks.settings import Setting
 
 Batch = tuple[Tensor, Tensor]
-POOL = 8  # different batches, used in turn
+POOL = 16  # different batches, used in turn
 
 
 class Workload(L.LightningModule):
@@ -110,8 +110,13 @@ class GPT(nn.Module):
 
 
 def _pictures(device: str, batch: int, shape: tuple[int, ...]) -> list[Batch]:
-    x, y = torch.randn(POOL, batch, *shape), torch.randint(10, (POOL, batch))
-    return list(zip(x.to(device), y.to(device), strict=True))
+    """Random fields whose energy falls with frequency as that of photographs: white noise would have no directions."""
+    side = shape[-1] if len(shape) == 3 else int(shape[-1] ** 0.5)
+    frequency = torch.cartesian_prod(torch.fft.fftfreq(side), torch.fft.rfftfreq(side)).norm(dim=1)
+    noise = torch.fft.rfft2(torch.randn(POOL, batch, *shape[:-2], side, side))
+    x = torch.fft.irfft2(noise / (frequency.view(side, -1) + 1 / side), s=(side, side))
+    y = torch.randint(10, (POOL, batch))
+    return list(zip((x / x.std()).view(POOL, batch, *shape).to(device), y.to(device), strict=True))
 
 
 WORKLOADS: dict[str, Callable[[Setting], Workload]] = {"mlp": mlp, "convnet": convnet, "gpt": gpt}

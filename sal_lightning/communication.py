@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -98,7 +98,7 @@ class CommunicationLayer:
         # States of the rules and eyes whose parameters do not learn yet.
         self._waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
         self._depth = 0  # optimizer steps that are running: one inside another where it calls super().step()
-        self._closure = self._inside = False  # whether this step was given one; whether protect() comes inside it
+        self._closure: Callable[[], Any] | None = None  # of the step that is running
         self._analyzed = self._protected = self._skipped = self._remembering = False
         self._handles: list[RemovableHandle] = []
         self._listening: dict[Rule, RemovableHandle] = {}
@@ -108,7 +108,6 @@ class CommunicationLayer:
 
     def analyze(self) -> None:
         """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
-        self._leave_broken_step()
         if (self._analyzed and self._depth) or not self._has_gradients():
             return
         with _exactly(self._device):
@@ -122,10 +121,13 @@ class CommunicationLayer:
             self.step += 1
             if self.analyzer is not None and self.step % STRIDE == 1:
                 self.analyzer.observe(unit)
+            surprise = self._surprise()
             self._hand_over_unreached()
-            familiar = self._familiar()
+            familiar = self._familiar(surprise)
+            due = [rule for rule in self.rules if familiar and rule.due and rule in self._known]
             for rule in self._observers():
                 rule.observe(unit) if familiar else rule.forget_step()
+            self._share(due)
             self.forget_step()
             every = self.settings.consolidate_on
             if isinstance(every, int) and self.step % every == 0:
@@ -133,11 +135,12 @@ class CommunicationLayer:
 
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
-        self._leave_broken_step()
         if self._skipped:
             return
-        self._protected, self._inside = True, self._depth > 0
+        self._protected = True
         with _exactly(self._device):
+            if not self._depth:
+                self._forget_weights()  # of a step that was skipped
             for rule in self.rules:
                 rule.snapshot()
             self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
@@ -192,6 +195,7 @@ class CommunicationLayer:
             self.model.train(training)
             for p, grad in zip(self.model.parameters(), grads, strict=True):
                 p.grad = grad
+        self._share(self.rules)
         self.consolidate()
 
     def spectrum(self) -> StabilitySpectrum:
@@ -298,9 +302,8 @@ class CommunicationLayer:
 
     # --- asking ---
 
-    def _familiar(self) -> bool:
+    def _familiar(self, surprise: float | None) -> bool:
         """Whether the batch fits the window; the first that does not is protected against before its own update."""
-        surprise = self._surprise()
         if surprise is None:
             return True
         if not math.isfinite(surprise):
@@ -327,11 +330,18 @@ class CommunicationLayer:
         answer, first = self._answer, self._first()
         parts = None if first is None else first.surprise
         if processes.count() > 1:
-            parts = processes.mean([torch.zeros(2, device=self._device) if parts is None else parts])[0]
-            answer = None
+            return self._common_surprise(parts)
         if answer is None:
             answer = None if parts is None else Readback(parts)
         total, n = answer.read() if answer is not None else (0.0, 0.0)
+        return total / n if n else None
+
+    def _common_surprise(self, parts: Tensor | None) -> float | None:
+        """The surprise of all processes; a layer that ran in one of them is known in all."""
+        known = torch.tensor([float(eye in self._known) for eye in self.eyes], device=self._device)
+        parts = known.new_zeros(2) if parts is None else parts
+        total, n, *anywhere = processes.mean([torch.cat([parts, known])])[0].tolist()
+        self._known.update(eye for eye, share in zip(self.eyes, anywhere, strict=True) if share)
         return total / n if n else None
 
     def _dismiss(self) -> None:
@@ -340,13 +350,16 @@ class CommunicationLayer:
             rule.memory = memory
         self._trusted = None
 
-    def _consolidate(self) -> None:
-        """Add what all processes saw to what is held."""
+    def _share(self, rules: Sequence[Rule]) -> None:
+        """Give all processes one window: the mean of what they saw."""
         if processes.count() > 1:
-            windows = [rule.window_tensors() for rule in self.rules]
+            windows = [rule.window_tensors() for rule in rules]
             merged = iter(processes.mean([t for window in windows for t in window]))
-            for rule, window in zip(self.rules, windows, strict=True):
+            for rule, window in zip(rules, windows, strict=True):
                 rule.set_window([next(merged) for _ in window])
+
+    def _consolidate(self) -> None:
+        """Add what was seen to what is held."""
         for rule in self.rules:
             rule.consolidate()
 
@@ -398,8 +411,8 @@ class CommunicationLayer:
                     return  # run again for its activations
             else:
                 self._forward.add(eye)
-            if not self._depth:
-                self._analyzed = self._protected = False
+            if self._depth and self._closure is None:
+                self._end_step()  # an exception left the last step unfinished
             self._known.add(eye)
             self._reached.setdefault(eye)
             ask = self._first() is eye
@@ -412,21 +425,41 @@ class CommunicationLayer:
         listener: Callable[..., None] = listen
         return listener
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = kwargs.get("closure") or next((a for a in args[1:] if callable(a)), None)
+        if self._depth and given is not self._closure:
+            self._end_step()  # an exception left the last step unfinished
         self._depth += 1  # an optimizer whose step calls super().step() comes here twice
         if self._depth > 1:
-            return
-        self._closure = kwargs.get("closure") is not None or any(callable(a) for a in args[1:])
-        if not self._closure:  # the gradients are there: do what the loop did not
-            self._closure = True
+            return None
+        if given is None:
+            self._ask_if_nobody_did()
+            return None
+        self._closure = watched = self._watched(given)
+        positional = tuple(watched if a is given else a for a in args)
+        return positional, {name: watched if a is given else a for name, a in kwargs.items()}
+
+    def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, and what it did not ask; some optimizers call it many times in a step."""
+
+        def watched() -> Any:
+            self._protected = False
+            try:
+                loss = closure()
+            except BaseException:
+                self._end_step()
+                raise
+            self._ask_if_nobody_did()
+            return loss
+
+        return watched
+
+    def _ask_if_nobody_did(self) -> None:
+        with torch.no_grad():
             if not self._analyzed:
                 self.analyze()
             if not self._protected:
                 self.protect()
-            self._closure = self._inside = False
-        elif not (self._inside or self._protected):
-            for rule in self.rules:  # protect() may come inside the closure, or not at all
-                rule.snapshot()
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._depth -= 1
@@ -436,13 +469,12 @@ class CommunicationLayer:
 
     def _end_step(self) -> None:
         self._depth, self._analyzed, self._protected, self._skipped = 0, False, False, False
+        self._closure = None
+        self._forget_weights()
+
+    def _forget_weights(self) -> None:
         for rule in self.rules:
             rule.before = None
-
-    def _leave_broken_step(self) -> None:
-        """A step without a closure that is still running when the loop asks again was ended by an exception."""
-        if self._depth and not self._closure:
-            self._end_step()
 
     def forget_step(self) -> None:
         """Drop what was gathered since the last step."""

@@ -5,6 +5,7 @@ way `x S` acts on each row by itself, so nothing has to be gathered while traini
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, distributed
@@ -55,8 +56,7 @@ def shards(x: Tensor) -> int:
     """Into how many parts a tensor is dealt out."""
     if not sharded(x):
         return 1
-    sizes = [n for n, p in zip(x.device_mesh.shape, x.placements, strict=True) if isinstance(p, Shard)]
-    return int(torch.tensor(sizes).prod()) if sizes else 1
+    return prod(n for n, p in zip(x.device_mesh.shape, x.placements, strict=True) if type(p) is not Replicate)
 
 
 def totals(parts: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
@@ -70,19 +70,16 @@ def part(whole: Tensor, like: Tensor) -> Tensor:
     """The rows of ``whole`` that live where this process has its rows of ``like``."""
     if not sharded(like):
         return whole
-    mesh = like.device_mesh
-    for n, at, placement in zip(mesh.shape, mesh.get_coordinate() or (), like.placements, strict=True):
-        if isinstance(placement, Shard):
-            pieces = whole.chunk(n)
-            whole = pieces[at] if at < len(pieces) else whole[:0]
-    return whole
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    spread = DTensor.from_local(whole, like.device_mesh, everywhere, run_check=False)
+    return spread.redistribute(placements=like.placements).to_local()
 
 
 def gather(rows: Tensor, like: Tensor) -> Tensor:
     """The inverse of ``part``: every process calls it and gets the whole."""
     if not sharded(like):
         return rows
-    shape = torch.Size((like.shape[0], *rows.shape[1:]))
+    shape = like.shape if rows.shape == local(like).shape else torch.Size((like.shape[0], *rows.shape[1:]))
     stride = torch.empty(shape, device="meta").stride()
     spread = DTensor.from_local(
         rows.contiguous(), like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride

@@ -8,6 +8,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 _TINY = torch.finfo(torch.float32).tiny
+_LOOKED = 32  # probes that are enough to tell what is unusual
 _NOISE = 1e-6  # an eigenvalue of ΩᵀRΩ below this share of the largest is rounding of single precision
 
 
@@ -26,6 +27,11 @@ def probe(d: int, rank: int, device: torch.device) -> Tensor:
     bits = torch.frombuffer(hashed, dtype=torch.uint8)[:, None] >> torch.arange(8) & 1
     signs = bits.flatten()[:size].view(d, rank) * 2.0 - 1
     return torch.as_tensor(signs / d**0.5, device=device)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Rows that overflowed count as zero, without asking the host whether there are any."""
+    return torch.where(x.isfinite().all(-1, keepdim=True), x, 0.0)
 
 
 class Window:
@@ -48,7 +54,7 @@ class Window:
     @torch.no_grad()
     def update(self, x: Tensor, steps: int = 1) -> None:
         """See rows ``x`` (groups, n, d), that stand for ``steps`` batches."""
-        x, keep = x.float(), self.beta**steps
+        x, keep = _finite(x.float()), self.beta**steps
         share = (1 - keep) / x.shape[-2]
         xO = x @ probe(self.d, self.rank, x.device)
         if self.Y is None:
@@ -82,11 +88,12 @@ class Window:
         """
         assert self.Y is not None, "the window has seen nothing"
         # In units of the mean eigenvalue; the weight stays out: it is that of the trace too.
-        Y = self.Y.double() * (self.d / self.trace.clamp(min=_TINY))[:, None, None]
+        k = self.rank if self.rank == self.d else min(self.rank, _LOOKED)
+        Y = self.Y[..., :k].double() * (self.d / self.trace.clamp(min=_TINY))[:, None, None]
         # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
-        A = probe(self.d, self.rank, Y.device).to(Y).mT @ Y
+        A = probe(self.d, self.rank, Y.device)[:, :k].to(Y).mT @ Y
         M = floor * (A + A.mT) / 2 + Y.mT @ Y
-        M = M + _NOISE * M.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(self.rank).to(M)
+        M = M + _NOISE * M.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(k).to(M)
         L, _ = torch.linalg.cholesky_ex(M)
         self.P = torch.linalg.solve_triangular(L, Y.mT, upper=False).mT.float()
 
@@ -94,9 +101,10 @@ class Window:
         """How unusual each of rows ``x`` (groups, n, d) is, (groups, n): log(1 + ``xᵀ (R + floor)⁻¹ x``)."""
         assert self.P is not None, "look() comes first"
         # The weight undoes the average's start at zero.
-        x = x.float() * (self.weight * self.d / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
-        inside = (x @ self.P).square().sum(-1)
-        return ((x.square().sum(-1) - inside).clamp(min=0) / floor).log1p()
+        unit = self.weight * self.d / self.trace.clamp(min=_TINY)
+        x = x.float()
+        outside = x.square().sum(-1) - (x @ self.P).square().sum(-1)
+        return (outside.clamp(min=0) * (unit / floor)[:, None]).log1p()
 
     def state_dict(self) -> State:
         """Tensors only; empty while nothing was seen."""

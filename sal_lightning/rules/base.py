@@ -36,7 +36,6 @@ class Rule(ABC):
         # What is held, never changed in place, so that a provisional consolidation can be taken back.
         self.memory: Any = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
-        self.live = [True] * len(parameters)  # which of them have a gradient in this step
 
     @property
     def holds(self) -> bool:
@@ -108,8 +107,13 @@ class Rule(ABC):
     def forget_step(self) -> None:  # noqa: B027  (a rule that gathers nothing has nothing to drop)
         """Drop what was gathered in a step that will not be observed."""
 
+    @property
+    def due(self) -> bool:
+        """Whether the window wants the inputs of this step."""
+        return False
+
     def window_tensors(self) -> list[Tensor]:
-        """What of this process's window is averaged with the others' before consolidation."""
+        """What of this process's window is averaged with the others'."""
         return []
 
     def set_window(self, tensors: Sequence[Tensor]) -> None:  # noqa: B027
@@ -122,8 +126,7 @@ class Rule(ABC):
     def mask(self, measure: bool = False) -> Tensor | None:
         """``G ← G − held(G)``; if asked to measure, returns (held², whole²)."""
         grads = self.gradients()
-        self.live = [g is not None for g in grads]
-        if not any(self.live) or not (self.holds or measure):
+        if all(g is None for g in grads) or not (self.holds or measure):
             return None
         G = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
         before = [g.clone() for g in G] if measure else None
@@ -139,13 +142,13 @@ class Rule(ABC):
     def restore(self, measure: bool = False) -> Tensor | None:
         """``W ← W − held(W − W₀)``; if asked to measure, returns (kept back², whole²)."""
         before, self.before = self.before, None
-        if before is None or not self.holds or not any(self.live):
+        if before is None or not self.holds:
             return None
         W = self.weights()
         D = [torch.sub(w, w0, out=w0) for w, w0 in zip(W, before, strict=True)]
         stepped = [w.clone() for w in W] if measure else None
-        # What the optimizer left alone stays so.
-        self.put_back([w if live else None for w, live in zip(W, self.live, strict=True)], D)
+        # What is frozen stays so.
+        self.put_back([w if p.requires_grad else None for w, p in zip(W, self.parameters.values(), strict=True)], D)
         return None if stepped is None else _taken(stepped, W, D)
 
     def hold_back(self, G: Sequence[Tensor]) -> None:

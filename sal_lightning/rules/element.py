@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
-from sal_lightning.processes import gather, local, part, totals
+from sal_lightning.processes import gather, local, part, sharded, totals
 from sal_lightning.rules.base import Rule, State, bands
 from sal_lightning.rules.subspace import BETA
 
@@ -36,7 +36,6 @@ class Element(Rule):
     def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
         """Take over parameters that another rule could not follow, or that came later."""
         self.parameters.update(parameters)
-        self.live += [True] * len(parameters)
         for kept, later in ((self.F, self.later["window"]), (self.memory, self.later["memory"])):
             if kept is not None:
                 kept.extend(
@@ -59,11 +58,24 @@ class Element(Rule):
             torch._foreach_addcmul_(F, G, G, value=(1 - BETA) / unit**2)
 
     @override
+    def window_tensors(self) -> list[Tensor]:
+        if self.F is None:
+            self.F = [_zeros(p) for p in self.parameters.values()]
+        return [f for f, p in zip(self.F, self.parameters.values(), strict=True) if not sharded(p)]
+
+    @override
+    def set_window(self, tensors: Sequence[Tensor]) -> None:
+        merged, F = iter(tensors), self.F or []
+        self.F = [f if sharded(p) else next(merged) for f, p in zip(F, self.parameters.values(), strict=True)]
+
+    @override
     def consolidate(self) -> None:
         if self.F is None:
             return
         roots = torch._foreach_sqrt(self.F)
-        average = torch.stack(totals([r.sum() for r in roots], list(self.parameters.values()))).sum() / self.numel()
+        # By name, so that the order in which they were covered does not matter to the last bit.
+        sums = {name: r.sum() for name, r in sorted(zip(self.parameters, roots, strict=True), key=lambda pair: pair[0])}
+        average = torch.stack(totals(list(sums.values()), [self.parameters[n] for n in sums])).sum() / self.numel()
         importance = [r / average.clamp(min=torch.finfo(r.dtype).tiny) for r in roots]
         past = self.memory or [torch.zeros_like(i) for i in importance]
         self.memory = [i + o for i, o in zip(importance, past, strict=True)]

@@ -21,19 +21,35 @@ ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
 LOOK = 32  # steps after which novelty is judged by a fresh decomposition
 BETA = 0.99  # a window remembers about a hundred steps
+GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
+
+
+def firmness(s: Tensor, s_rest: Tensor) -> Tensor:
+    """Which share of what the rest passes a direction holds back, less GAP: 0 costs nothing, 1 passes nothing.
+
+    >>> firmness(torch.tensor([1.0, 0.6, 0.22]), torch.tensor(0.2))
+    tensor([1.0000, 0.4737, 0.0000])
+    """
+    share = 1 - (1 - s) / (1 - s_rest).clamp(min=torch.finfo(s.dtype).tiny)
+    return ((share - GAP) / (1 - GAP)).clamp(0, 1)
 
 
 class Memory(NamedTuple):
     """What is held: directions with their stability, and how the weights have moved along them since."""
 
     directions: Directions
-    s: Tensor
-    s_rest: Tensor
+    s: Tensor  # (groups, k) of the first k directions, those that are held firmer than the rest
+    s_rest: Tensor  # (groups,)
     E: Tensor  # (groups, out, k): how far W U is from what was consolidated
     size: Tensor  # ‖W U‖ when it was consolidated
     path: Tensor  # Σ ‖ΔW U‖ over the steps since, before anything was held back
-    steps: int
+    steps: Tensor  # how many of them moved anything
+
+    @property
+    def U(self) -> Tensor:
+        """The directions of which ``s`` is the stability: (groups, d, k)."""
+        return self.directions.U[..., : self.s.shape[-1]]
 
 
 class Subspace(Rule):
@@ -67,8 +83,8 @@ class Subspace(Rule):
         self.moved: Tensor | None = None  # ‖ΔW U‖² of the last step, of the rows that live in this process
 
     @property
+    @override
     def due(self) -> bool:
-        """Whether the window wants the rows of this step."""
         return self.age < DENSE or self.age % EVERY == 0
 
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
@@ -124,15 +140,29 @@ class Subspace(Rule):
 
     @override
     def consolidate(self) -> None:
-        if self.window.Y is None:
+        if self.window.Y is None or not self.window.weight:
             return
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
-        s, s_rest = directions.stability(found.lam, self.strength), directions.stability(found.rest, self.strength)
-        A = self._along(self.weights(), found.U).float()
+        s, s_rest = self._firm(found)
+        k = s.shape[-1]
+        A = self._along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
-        self.memory = Memory(found, s, s_rest, torch.zeros_like(A), size, torch.zeros_like(size), 0)
+        zero = torch.zeros_like(size)
+        self.memory = Memory(found, s, s_rest, torch.zeros_like(A), size, zero, zero)
+
+    def _firm(self, found: Directions) -> tuple[Tensor, Tensor]:
+        """Stability of the directions that are worth their cost, and of all others, as one: ``s`` and ``s̄``."""
+        lam, K = found.lam, found.lam.shape[-1]
+        # Mean energy of the k-th direction and all that are weaker, for k = 0 … K.
+        tail = torch.cat([lam, found.rest[:, None] * (self.d - K)], -1).flip(-1).cumsum(-1).flip(-1)
+        rest = tail / (self.d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
+        s, s_rest = directions.stability(lam, self.strength), directions.stability(rest, self.strength)
+        firm = (firmness(s, s_rest[:, :-1]) > 0) * torch.arange(1, K + 1, device=lam.device)
+        k = max(1, int(firm.max()))
+        s_rest = s_rest[:, k]
+        return s_rest[:, None] + (1 - s_rest[:, None]) * firmness(s[:, :k], s_rest[:, None]), s_rest
 
     @override
     def clear(self) -> None:
@@ -143,32 +173,33 @@ class Subspace(Rule):
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         m = self._held
         H = [torch.zeros_like(x) for x in X]
-        self._take(H, X, self._along(X, m.directions.U) * (m.s - m.s_rest[:, None])[:, None, :], m.directions.U)
+        self._take(H, X, self._along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
         return [h.neg_() for h in H]
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
         m = self._held
-        U, s = m.directions.U[..., :MASK], m.s[:, :MASK]
+        U, s = m.U[..., :MASK], m.s[:, :MASK]
         self._take(G, G, self._along(G, U) * (s - m.s_rest[:, None])[:, None, :], U)
 
     @override
     def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
         m = self._held
-        U, s = m.directions.U, m.s[:, None, :]
-        DU = self._along(D, U)
+        s = m.s[:, None, :]
+        DU = self._along(D, m.U)
         self.moved = DU.square().sum()
-        tiny = torch.finfo(m.path.dtype).tiny
-        rate = (self.recall * m.path / max(m.steps, 1) / m.size.clamp(min=tiny)).clamp(max=1)
+        # Where the optimizer left the weights alone nothing is pulled.
+        pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
+        rate = (self.recall * pace).clamp(max=1) * (self.moved > 0)
         m.E.addcmul_(DU, 1 - s)
         pull = m.E * (s * rate)
         m.E.sub_(pull)
-        self._take(W, D, DU.mul_(s - m.s_rest[:, None, None]).add_(pull), U)
+        self._take(W, D, DU.mul_(s - m.s_rest[:, None, None]).add_(pull), m.U)
 
     def keep_pace(self, moved: Tensor) -> None:
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
         m = self._held
-        self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + 1), None
+        self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + (moved > 0)), None
 
     @property
     def _held(self) -> Memory:
@@ -212,8 +243,8 @@ class Subspace(Rule):
         m = self.memory
         if m is None:
             return None
-        A = self._along(self.weights(), m.directions.U)
-        energy = m.directions.lam[:, None, :]
+        A = self._along(self.weights(), m.U)
+        energy = m.directions.lam[:, None, : m.s.shape[-1]]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
 
     @override
@@ -242,4 +273,6 @@ class Subspace(Rule):
         m: dict[str, Any] = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
         E = part(m["E"][0], self.layer.weight)[None] if sharded(self.layer.weight) else m["E"]
         found = Directions(m["U"], m["lam"], m["rest"])
-        return Memory(found, m["s"], m["s_rest"], E.clone(), m["size"], m["path"], m["steps"])
+        # Version 1 counted steps in Python.
+        steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=self.device)
+        return Memory(found, m["s"], m["s_rest"], E.clone(), m["size"], m["path"], steps)

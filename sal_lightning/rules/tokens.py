@@ -38,7 +38,10 @@ class Tokens(Rule):
         self.R: Tensor | None = None  # (tokens,) running share of each token
         self.weight = 0.0  # 1 − β^steps
 
-    due = True
+    @property
+    @override
+    def due(self) -> bool:
+        return True
 
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Count the tokens of a forward pass."""
@@ -83,7 +86,7 @@ class Tokens(Rule):
 
     @override
     def consolidate(self) -> None:
-        if self.R is None:
+        if self.R is None or not self.R.any():
             return
         lam = self.R / self.R.mean()
         lam = lam if self.memory is None else lam + self.memory.lam

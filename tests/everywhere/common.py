@@ -149,6 +149,6 @@ class Marks:
         return [self._moved(rule, W) for rule, W in zip(self.rules, self.W, strict=True)]
 
     def _moved(self, rule, W: Tensor) -> float:
-        U = rule.memory.directions.U[0].double()[:, rule.memory.s[0] > 0.999]
+        U = rule.memory.U[0].double()[:, rule.memory.s[0] > 0.999]
         assert U.shape[1] > 0
         return float(((matrix(rule) - W) @ U).norm() / (W @ U).norm())

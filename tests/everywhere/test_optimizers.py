@@ -161,7 +161,7 @@ def test_gradient_and_update_are_each_held_back_once(clip):
     for x, y in batches[20:]:
         step(x, y)
 
-    U, s, rest = (t[0].double() for t in (memory.directions.U, memory.s, memory.s_rest))
+    U, s, rest = (t[0].double() for t in (memory.U, memory.s, memory.s_rest))
     eye = torch.eye(wide + 1, dtype=torch.double)
     pass_on = eye - (U * s) @ U.T - rest * (eye - U @ U.T)
     assert 0.01 < rest < 0.9

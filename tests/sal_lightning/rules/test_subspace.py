@@ -5,6 +5,7 @@ from torch import nn
 from sal_lightning import layers
 from sal_lightning.rules import subspace
 from sal_lightning.rules.subspace import Subspace
+from sal_lightning.window import Window
 
 
 def make(module, strength=4.0, recall=0.5, share=1.0):
@@ -34,6 +35,7 @@ def narrow(monkeypatch, rank=6, mask=4):
     monkeypatch.setattr(subspace, "MIN_RANK", rank)
     monkeypatch.setattr(subspace, "MAX_RANK", rank)
     monkeypatch.setattr(subspace, "MASK", mask)
+    monkeypatch.setattr(subspace, "GAP", 1e-9)
 
 
 class Twin:
@@ -46,6 +48,8 @@ class Twin:
         rest = (d - lam.sum()) / (d - rank)
         alpha = 1 / strength
         self.s, s_rest = lam / (lam + alpha), rest / (rest + alpha)
+        firm = self.s > s_rest
+        U, self.s, rank = U[:, firm], self.s[firm], int(firm.sum())
         self.S = U @ torch.diag(self.s) @ U.T + s_rest * (torch.eye(d) - U @ U.T)
         V, v = U[:, :mask], self.s[:mask]
         self.S_mask = V @ torch.diag(v) @ V.T + s_rest * (torch.eye(d) - V @ V.T)
@@ -72,6 +76,7 @@ def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias,
     torch.manual_seed(0)
     module = nn.Linear(10, 6, bias=bias)
     rule, x = make(module), inputs(10)
+    rule.window = Window(rule.d, rule.d, subspace.BETA)  # a window that keeps more than is held
     show(rule, x)
     sketch = rule.window.rows()[0]
     C = sketch.T @ sketch
@@ -93,7 +98,7 @@ def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias,
         after = weights()
         restore(rule)
         torch.testing.assert_close(weights(), twin.restore(W, after), atol=2e-5, rtol=1e-4)
-    E = rule.memory.E[0] @ rule.memory.directions.U[0].T  # the sign of a direction is free
+    E = rule.memory.E[0] @ rule.memory.U[0].T  # the sign of a direction is free
     torch.testing.assert_close(E, twin.E @ twin.U.T, atol=1e-4, rtol=1e-3)
 
 
@@ -169,7 +174,8 @@ def test_recall_takes_noise_back_and_zero_recall_does_not():
     assert drifts[1] < 0.6 * drifts[0]
 
 
-def test_drift_is_the_movement_of_the_outputs_on_past_data():
+def test_drift_is_the_movement_of_the_outputs_on_past_data(monkeypatch):
+    narrow(monkeypatch, rank=10)
     torch.manual_seed(0)
     module = nn.Linear(10, 6, bias=False)
     rule, x = make(module), inputs(10, n=128)
@@ -240,3 +246,22 @@ def test_state_continues_exactly():
     for a, b in zip(whole.tensors(), resumed.tensors(), strict=True):
         assert torch.equal(a, b)
     assert resumed.age == whole.age
+
+
+def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_others_fade_in():
+    rule = make(nn.Linear(40, 6, bias=False), strength=1.0)
+    rule.window = Window(40, 40, subspace.BETA)
+    rule.window.update(torch.diag(torch.linspace(1, 3, 40).sqrt())[None])
+    rule.rank = 30
+    rule.consolidate()
+    lam = torch.linspace(3, 1, 40) * 40 / torch.linspace(1, 3, 40).sum()
+    passes = lambda energy: 1 / (energy + 1)  # noqa: E731
+    for k in range(30, 0, -1):  # the weakest that passes less than 95 % of what it and all weaker ones pass on average
+        if passes(lam[k - 1]) < (1 - subspace.GAP) * passes(lam[k - 1 :].mean()):
+            break
+    assert 1 < k < 30
+    assert rule.memory.E.shape == (1, 6, k)
+    torch.testing.assert_close(rule.memory.s_rest, 1 - passes(lam[k:].mean())[None], atol=1e-5, rtol=1e-5)
+    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - subspace.GAP)
+    held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
+    torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)

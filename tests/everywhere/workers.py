@@ -1,0 +1,195 @@
+"""Two processes that stay, and what they do in the tests of several processes: a job runs in both at once."""
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from sal_lightning import CommunicationLayer, SALCallback
+from tests.everywhere import models
+from tests.everywhere.models import At, batch
+
+COUNT = 2
+PATIENCE = 60  # seconds until a job that hangs has failed
+EPOCH, EPOCHS, CHANGE = 40, 3, 60  # batches of an epoch, epochs, and the batch from which on the data are others
+# Of Lightning 2.6 with this torch, of small tests, and of resuming in another folder's name.
+KNOWN = (r".*isinstance\(treespec, LeafSpec\)", ".*does not have many workers", "Checkpoint directory .* not empty")
+
+
+class Processes:
+    """Runs a job ``f(rank, *args)`` in both processes and returns what both returned."""
+
+    def __enter__(self) -> "Processes":
+        self.pools = [ProcessPoolExecutor(1, mp_context=get_context("spawn")) for _ in range(COUNT)]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for pool in self.pools:
+            pool.shutdown()
+
+    def __call__(self, folder: Path, job: Callable[..., Any], *args: Any) -> list[Any]:
+        place = folder / f"{job.__name__}-{len(list(folder.iterdir()))}"
+        place.mkdir()
+        runs = [pool.submit(_run, rank, place, job, *args) for rank, pool in enumerate(self.pools)]
+        wait(runs)
+        # When one fails its connections close, and the other fails for that.
+        for error in sorted(filter(None, (r.exception() for r in runs)), key=lambda e: "gloo" in str(e).lower()):
+            raise error
+        return [torch.load(place / f"{rank}.pt", weights_only=False) for rank in range(COUNT)]
+
+
+def _run(rank: int, place: Path, job: Callable[..., Any], *args: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(COUNT)}  # as torchrun sets them
+    meeting, patience = f"file://{place / 'meeting'}", timedelta(seconds=PATIENCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for message in KNOWN:
+            warnings.filterwarnings("ignore", message)
+        distributed.init_process_group("gloo", meeting, patience, rank=rank, world_size=COUNT)
+        try:
+            torch.save(job(rank, *args), place / f"{rank}.pt")
+        finally:
+            distributed.destroy_process_group()
+
+
+# --- batch ``i`` of process ``rank`` ---
+
+Data = Callable[[int, int], tuple[Tensor, Tensor]]
+
+
+def halves(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """Every other row of a batch that is of one task, later of another."""
+    x, y = batch(int(i >= CHANGE), i)
+    return x[rank::COUNT], y[rank::COUNT]
+
+
+def quarters(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """The same, in two batches one after the other."""
+    x, y = halves(rank, i // 2)
+    return x[i % 2 :: 2], y[i % 2 :: 2]
+
+
+def apart(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """Each process has a task of its own, later both have a third."""
+    return batch(rank if i < CHANGE else 2, i + 500 * rank)
+
+
+def aside(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """Only the second process meets another task."""
+    return batch(rank if i >= CHANGE else 0, i + 500 * rank)
+
+
+def interrupted(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """Each process has a task of its own; one batch is of a third."""
+    return batch(2 if i == CHANGE else rank, i + 500 * rank)
+
+
+def words(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """Tokens of the lower half of the table, later of the upper."""
+    tokens = torch.randint(5, (32, 3), generator=torch.Generator().manual_seed(i)) + 6 * int(i >= CHANGE)
+    y = torch.randn(11, 1, generator=torch.Generator().manual_seed(9))[tokens].sum(1)
+    return tokens[rank::COUNT], y[rank::COUNT]
+
+
+# --- trained by Lightning ---
+
+
+class Reader(nn.Module):
+    """Most of its tensors cannot be dealt out evenly to two; of the last layer one process gets nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.norm = nn.Embedding(11, 6), nn.LayerNorm(6)
+        self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.body(self.norm(self.table(tokens).sum(1))).tanh())
+
+
+class Net(models.Net):
+    """Trains on the batches of this process, or on those of all together where it is alone."""
+
+    def __init__(self, make: Callable[[], nn.Module], data: Data) -> None:
+        super().__init__(make())
+        self.data = data
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            for part in (*self.net.children(), self.net):
+                fully_shard(part, mesh=self.device_mesh["data_parallel"])
+
+    def training_step(self, i: Tensor, batch_idx: int) -> Tensor:
+        ranks = range(COUNT) if self.trainer.world_size == 1 else [self.global_rank]
+        batches = [self.data(rank, int(i) + self.current_epoch * len(self.trainer.train_dataloader)) for rank in ranks]
+        return super().training_step(tuple(map(torch.cat, zip(*batches, strict=True))), batch_idx)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training."""
+
+    data: Data = halves
+    make: Callable[[], nn.Module] = models.mlp
+    strategy: str = "ddp"  # or "sharded" or, in one process, "auto"
+    choices: dict[str, Any] = field(default_factory=dict)  # of the callback
+    consolidate_at: int | None = None
+    accumulate: int = 1
+    saved: Path | None = None  # the folder of its checkpoints
+    resumed: Path | None = None  # the checkpoint that it starts from
+
+
+class Result(NamedTuple):
+    """What came of it, whole in every process."""
+
+    weights: dict[str, Tensor]
+    kept: dict[str, Tensor] | None  # the weights when it was consolidated by hand
+    events: list[int]
+    spectrum: dict[str, float]
+    state: dict[str, Any]
+
+
+def fit(rank: int, folder: Path, plan: Plan) -> Result:
+    sal = SALCallback(**plan.choices)
+
+    def consolidate(trainer: L.Trainer, module: Net) -> dict[str, Tensor]:
+        sal.consolidate()
+        return whole(module.net)
+
+    by_hand = At(plan.consolidate_at or 0, consolidate)
+    callbacks, options = [sal, by_hand], {"strategy": plan.strategy}
+    if plan.strategy != "auto":
+        options |= {"devices": COUNT, "use_distributed_sampler": False}
+    if plan.strategy == "sharded":
+        options["strategy"] = ModelParallelStrategy(COUNT, 1, save_distributed_checkpoint=False)
+    if plan.saved is not None:
+        callbacks.append(ModelCheckpoint(plan.saved, "{epoch}", save_top_k=-1))
+        options["enable_checkpointing"] = True
+    a = plan.accumulate
+    trainer = models.trainer(folder, callbacks, max_epochs=EPOCHS, accumulate_grad_batches=a, **options)
+    module = Net(plan.make, plan.data)
+    trainer.fit(module, DataLoader(range(EPOCH * a), batch_size=None), ckpt_path=plan.resumed)
+    return Result(whole(module.net), by_hand.result, sal.events, sal.spectrum()._asdict(), sal.state_dict())
+
+
+def whole(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights, gathered from all processes where they are dealt out."""
+    found = {name: p.detach() for name, p in module.named_parameters()}
+    return {name: p.full_tensor() if isinstance(p, DTensor) else p.clone() for name, p in found.items()}

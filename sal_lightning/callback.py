@@ -96,6 +96,11 @@ class SALCallback(Driver, Callback):
             pl_module.log(f"sal/{name}", metric, metric_attribute=name, on_step=True, on_epoch=True)
 
     @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer in self.layers:
+            layer.settle()
+
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.end()
 

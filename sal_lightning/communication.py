@@ -150,11 +150,15 @@ class CommunicationLayer:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
         with _exactly(self._device):
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
-            moved = {r: r.moved for r in self.rules if isinstance(r, Subspace) and r.moved is not None}
-            if moved:
-                totals = processes.totals(list(moved.values()), [rule.layer.weight for rule in moved])
-                for rule, total in zip(moved, totals, strict=True):
-                    rule.keep_pace(total)
+            self._keep_pace()
+
+    def settle(self) -> None:
+        """Put back at once what ``restore()`` leaves for later: it looks along held directions every few steps."""
+        with _exactly(self._device):
+            for rule in self.rules:
+                if rule.holds:
+                    rule.settle()
+            self._keep_pace()
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
@@ -223,6 +227,11 @@ class CommunicationLayer:
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values())
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is listening."""
+        return bool(self._handles)
 
     def attach(self) -> None:
         """Listen to the layers' forward passes and the optimizer's steps."""
@@ -330,7 +339,7 @@ class CommunicationLayer:
         answer, first = self._answer, self._first()
         parts = None if first is None else first.surprise
         if processes.count() > 1:
-            return self._common_surprise(parts)
+            return self._common_surprise(parts) if self.eyes else None
         if answer is None:
             answer = None if parts is None else Readback(parts)
         total, n = answer.read() if answer is not None else (0.0, 0.0)
@@ -418,7 +427,8 @@ class CommunicationLayer:
             ask = self._first() is eye
             if ask or (eye.due and eye in self.rules):
                 with _exactly(self._device):
-                    eye.see(args + tuple(kwargs[k] for k in _INPUTS if k in kwargs), self.step, ask)
+                    given = args + tuple(kwargs[k] for k in _INPUTS if k in kwargs)
+                    eye.see(tuple(map(processes.local, given)), self.step, ask)
                 if ask and eye.surprise is not None and processes.count() == 1:
                     self._answer = Readback(eye.surprise)
 
@@ -475,6 +485,13 @@ class CommunicationLayer:
     def _forget_weights(self) -> None:
         for rule in self.rules:
             rule.before = None
+
+    def begin_anew(self) -> None:
+        """Take the weights as they are: whatever moved them since the last step was meant."""
+        with _exactly(self._device):
+            for rule in self.rules:
+                rule.anchor()
+        self.forget_step()
 
     def forget_step(self) -> None:
         """Drop what was gathered since the last step."""
@@ -543,6 +560,13 @@ class CommunicationLayer:
             self._take_in([element], [])
             element = next(r for r in self.rules if isinstance(r, Element))
             element.adopt(rule.parameters)
+
+    def _keep_pace(self) -> None:
+        moved = {r: r.moved for r in self.rules if isinstance(r, Subspace) and r.moved is not None}
+        if moved:
+            totals = processes.totals(list(moved.values()), [rule.layer.weight for rule in moved])
+            for rule, total in zip(moved, totals, strict=True):
+                rule.keep_pace(total)
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:

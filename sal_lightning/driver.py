@@ -105,8 +105,11 @@ class Driver:
         Raises:
             ValueError: a model with nothing to train, or a state of another model or number of optimizers.
         """
-        state = self.state_dict()
         self.end()
+        state = self.state_dict()
+        if not optimizers:  # what was learned waits for a training that can be watched
+            self.layers, self._waiting = [], state
+            return
         self.layers = [CommunicationLayer(model, o, **vars(self.settings), scaler=scaler) for o in optimizers]
         for layer in self.layers:
             layer.analyzer = StabilityAnalyzer(model, layer.optimizer)
@@ -119,6 +122,8 @@ class Driver:
     def end(self) -> None:
         """Stop listening; what was learned stays."""
         for layer in self.layers:
+            if layer.attached:
+                layer.settle()
             layer.detach()
 
     def bands(self) -> Tensor:
@@ -150,7 +155,7 @@ class Driver:
 
     def _begin_anew(self) -> None:
         for layer in self.layers:
-            layer.forget_step()
+            layer.begin_anew()
         if self.settings.consolidate_on == "fit":
             self.consolidate()
 

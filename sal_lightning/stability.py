@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sal_lightning.covering import owned
-from sal_lightning.processes import local
+from sal_lightning.processes import local, sharded
 from sal_lightning.rules.base import bands
 
 BETA = 0.98  # the signals look back over about fifty steps
@@ -139,15 +139,17 @@ class StabilityAnalyzer:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Tensors only."""
-        return {"places": dict(self.places), "means": {name: means.clone() for name, means in self.means.items()}}
+        # Of a sharded tensor each process watches a part of its own.
+        means = {name: means.clone() for name, means in self.means.items() if not sharded(self.parameters[name])}
+        return {"places": {name: self.places[name] for name in means}, "means": means}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Continue where another analyzer of the same model stood."""
-        known = {n: m for n, m in state["means"].items() if n in self.parameters}
-        for name, means in known.items():
-            if means.shape[1] == len(self.places[name]):  # another share of a sharded tensor begins anew
-                self.places[name] = state["places"][name].to(self.parameters[name].device)
-        self._lay_out({n: m for n, m in known.items() if m.shape[1] == len(self.places[n])})
+        whole = {name for name, p in self.parameters.items() if not sharded(p)}
+        known = {name: means for name, means in state["means"].items() if name in whole}
+        for name in known:
+            self.places[name] = state["places"][name].to(self.parameters[name].device)
+        self._lay_out(known)
 
     def _lay_out(self, means: dict[str, Tensor]) -> None:
         ends = list(accumulate(len(at) for at in self.places.values()))

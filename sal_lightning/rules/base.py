@@ -129,10 +129,11 @@ class Rule(ABC):
         if all(g is None for g in grads) or not (self.holds or measure):
             return None
         G = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
-        before = [g.clone() for g in G] if measure else None
+        before = [g.clone() for g in G] if measure else []
         if self.holds:
             self.hold_back(G)
-        return None if before is None else _taken(before, G, before)
+        held = [b - g for b, g in zip(before, G, strict=False)]
+        return torch.stack([squares(held), squares(before)]) if measure else None
 
     def snapshot(self) -> None:
         """Keep W₀ for the length of one optimizer step; costs nothing while the rule holds nothing."""
@@ -140,31 +141,32 @@ class Rule(ABC):
             self.before = [w.clone() for w in self.weights()]
 
     def restore(self, measure: bool = False) -> Tensor | None:
-        """``W ← W − held(W − W₀)``; if asked to measure, returns (kept back², whole²)."""
+        """``W ← W − held(W − W₀)``, now or at ``settle()``; if asked to measure, returns (held², whole²)."""
         before, self.before = self.before, None
         if before is None or not self.holds:
             return None
         W = self.weights()
         D = [torch.sub(w, w0, out=w0) for w, w0 in zip(W, before, strict=True)]
-        stepped = [w.clone() for w in W] if measure else None
         # What is frozen stays so.
         self.put_back([w if p.requires_grad else None for w, p in zip(W, self.parameters.values(), strict=True)], D)
-        return None if stepped is None else _taken(stepped, W, D)
+        return torch.stack([squares(self.held(D)), squares(D)]) if measure else None
 
     def hold_back(self, G: Sequence[Tensor]) -> None:
         """``G ← G − held(G)``, in place."""
         for g, h in zip(G, self.held(G), strict=True):
             g.sub_(h)
 
+    def anchor(self) -> None:  # noqa: B027
+        """Take the weights as they are: somebody else has moved them."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Put back now what was to be put back later."""
+
     def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
         """``W ← W − held(D)``, in place, for a step ``D``; None is a weight that must not move."""
         for w, h in zip(W, self.held(D), strict=True):
             if w is not None:
                 w.sub_(h)
-
-
-def _taken(before: Sequence[Tensor], after: Sequence[Tensor], whole: Sequence[Tensor]) -> Tensor:
-    return torch.stack([squares([b - a for b, a in zip(before, after, strict=True)]), squares(whole)])
 
 
 def squares(X: Sequence[Tensor]) -> Tensor:

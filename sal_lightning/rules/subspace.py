@@ -17,6 +17,7 @@ from sal_lightning.window import Window
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
 MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
+SETTLE = 4  # steps after which what moved along held directions is put back; until then the mask alone acts there
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
 LOOK = 32  # steps after which novelty is judged by a fresh decomposition
@@ -41,10 +42,11 @@ class Memory(NamedTuple):
     directions: Directions
     s: Tensor  # (groups, k) of the first k directions, those that are held firmer than the rest
     s_rest: Tensor  # (groups,)
+    A: Tensor  # (groups, out, k): W U when it was last put right
     E: Tensor  # (groups, out, k): how far W U is from what was consolidated
     size: Tensor  # ‖W U‖ when it was consolidated
-    path: Tensor  # Σ ‖ΔW U‖ over the steps since, before anything was held back
-    steps: Tensor  # how many of them moved anything
+    path: Tensor  # Σ ‖ΔW U‖ over the times it was put right since, before anything was held back
+    steps: Tensor  # how many of them found that anything had moved
 
     @property
     def U(self) -> Tensor:
@@ -60,7 +62,10 @@ class Subspace(Rule):
     The gradient is held back along the strongest directions and by s̄ elsewhere: that is where it lies, and what is left
     of it the restoration takes back, along all of them.
 
-    After the step, what was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
+    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``, ``A``
+    being ``W U`` when that was last done and ``f = (s − s̄) / (1 − s̄)`` what s̄ has not yet taken of s.
+
+    What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
     pace is the weights' own: half the learning rate over twice the steps comes to about the same.
     """
@@ -80,7 +85,10 @@ class Subspace(Rule):
         self.seen: list[Tensor] = []  # rows of this step's batch
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
         self.memory: Memory | None = None
-        self.moved: Tensor | None = None  # ‖ΔW U‖² of the last step, of the rows that live in this process
+        self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
+        self.waited = 0  # steps since then,
+        self.stirred: Tensor | None = None  # and whether the optimizer moved anything in them
+        self.version = 0  # of the weights, after the last step
 
     @property
     @override
@@ -150,7 +158,8 @@ class Subspace(Rule):
         A = self._along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
-        self.memory = Memory(found, s, s_rest, torch.zeros_like(A), size, zero, zero)
+        self.memory = Memory(found, s, s_rest, A, torch.zeros_like(A), size, zero, zero)
+        self.waited, self.stirred, self.version = 0, None, self._version()
 
     def _firm(self, found: Directions) -> tuple[Tensor, Tensor]:
         """Stability of the directions that are worth their cost, and of all others, as one: ``s`` and ``s̄``."""
@@ -177,6 +186,22 @@ class Subspace(Rule):
         return [h.neg_() for h in H]
 
     @override
+    def snapshot(self) -> None:
+        if self.before is None and self.memory is not None and self.version != self._version():
+            self.anchor()
+        super().snapshot()
+
+    @override
+    def anchor(self) -> None:
+        if self.memory is not None:
+            self.memory.A.copy_(self._along(self.weights(), self.memory.U))
+            self.waited, self.stirred, self.version = 0, None, self._version()
+
+    def _version(self) -> int:
+        """Changes with every change of the weights."""
+        return sum(p._version for p in self.parameters.values())
+
+    @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
         m = self._held
         U, s = m.U[..., :MASK], m.s[:, :MASK]
@@ -184,17 +209,37 @@ class Subspace(Rule):
 
     @override
     def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
-        m = self._held
-        s = m.s[:, None, :]
-        DU = self._along(D, m.U)
-        self.moved = DU.square().sum()
-        # Where the optimizer left the weights alone nothing is pulled.
+        s_rest = self._held.s_rest[:, None, None]
+        for w, d in zip(W, D, strict=True):
+            if w is not None:
+                M = self._matrix(w)
+                self._write(w, M.addcmul_(self._matrix(d), s_rest.to(M.dtype), value=-1))
+        moved = torch.stack([d.any() for d in D]).any()
+        self.stirred = moved if self.stirred is None else self.stirred | moved
+        self.waited += 1
+        # A layer without a gradient rests in this step, even if it was due.
+        if self.waited >= SETTLE and any(g is not None for g in self.gradients()):
+            self.settle()
+        self.version = self._version()
+
+    @override
+    def settle(self) -> None:
+        if self.stirred is None:
+            return
+        m, s = self._held, self._held.s[:, None, :]
+        W = [w if p.requires_grad else None for w, p in zip(self.weights(), self.parameters.values(), strict=True)]
+        WU = self._along(self.weights(), m.U).to(m.A.dtype)
+        # Where the optimizer left the weights alone rounding is no movement, and nothing is recalled.
+        M, passed = (WU - m.A) * self.stirred, (1 - m.s_rest)[:, None, None].clamp(min=torch.finfo(m.A.dtype).tiny)
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
-        rate = (self.recall * pace).clamp(max=1) * (self.moved > 0)
-        m.E.addcmul_(DU, 1 - s)
-        pull = m.E * (s * rate)
+        rate = (self.recall * pace).clamp(max=1) * self.stirred
+        pull = m.E.addcmul_(M, (1 - s) / passed) * (s * rate)
         m.E.sub_(pull)
-        self._take(W, D, DU.mul_(s - m.s_rest[:, None, None]).add_(pull), m.U)
+        Y = pull.addcmul_(M, (s - m.s_rest[:, None, None]) / passed)
+        torch.where(self.stirred, WU - Y, m.A, out=m.A)
+        self._take(W, None, Y, m.U)
+        self.moved = (M / passed).square().sum()
+        self.waited, self.stirred, self.version = 0, None, self._version()
 
     def keep_pace(self, moved: Tensor) -> None:
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
@@ -213,16 +258,20 @@ class Subspace(Rule):
         XU = weight @ U[:, : self.inputs]
         return XU.addcmul_(bias[0], U[:, self.inputs :]) if bias else XU
 
-    def _take(self, T: Sequence[Tensor | None], X: Sequence[Tensor], Y: Tensor, U: Tensor) -> None:
-        """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it."""
+    def _take(self, T: Sequence[Tensor | None], X: Sequence[Tensor] | None, Y: Tensor, U: Tensor) -> None:
+        """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; no X is zero."""
         s_rest = self._held.s_rest[:, None, None]
-        for t, x, u in zip(T, X, (U[:, : self.inputs], U[:, self.inputs :]), strict=False):
-            if t is None:
-                continue
-            M, x = self._matrix(t), self._matrix(x)
-            M.addcmul_(x, s_rest.to(x.dtype), value=-1).baddbmm_(Y.to(x.dtype), u.mT.to(x.dtype), alpha=-1)
-            if M.data_ptr() != t.data_ptr():
-                t.copy_(M.mT[0] if self.layer.transposed and t.dim() > 1 else M.reshape(t.shape))
+        for i, t in enumerate(T):
+            if t is not None:
+                M, u = self._matrix(t), U[:, self.inputs :] if i else U[:, : self.inputs]
+                if X is not None:
+                    M.addcmul_(self._matrix(X[i]), s_rest.to(M.dtype), value=-1)
+                self._write(t, M.baddbmm_(Y.to(M.dtype), u.mT.to(M.dtype), alpha=-1))
+
+    def _write(self, t: Tensor, M: Tensor) -> None:
+        """What was done to the matrix of ``t`` is done to ``t``."""
+        if M.data_ptr() != t.data_ptr():
+            t.copy_(M.mT[0] if self.layer.transposed and t.dim() > 1 else M.reshape(t.shape))
 
     def _matrix(self, x: Tensor) -> Tensor:
         """As (groups, out, columns), in single precision at least; the same memory where it can be."""
@@ -249,13 +298,19 @@ class Subspace(Rule):
 
     @override
     def state_dict(self) -> State:
-        return {"age": self.age, "window": self.window.state_dict(), "memory": self.pack(self.memory)}
+        return {
+            "age": self.age,
+            "waited": self.waited,
+            "window": self.window.state_dict(),
+            "memory": self.pack(self.memory),
+        }
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.age = state["age"]
+        self.age, self.waited, self.stirred = state["age"], state.get("waited", 0), state.get("stirred")
         self.window.load_state_dict(state["window"], self.device)
         self.memory = self.unpack(state["memory"])
+        self.version = self._version()
 
     @override
     def pack(self, memory: Memory | None) -> State:
@@ -263,7 +318,7 @@ class Subspace(Rule):
             return {}
         state = memory.directions._asdict() | memory._asdict() | {"directions": None}
         if sharded(self.layer.weight):
-            state["E"] = gather(memory.E[0], self.layer.weight)[None]
+            state |= {name: gather(state[name][0], self.layer.weight)[None] for name in ("A", "E")}
         return state
 
     @override
@@ -271,8 +326,12 @@ class Subspace(Rule):
         if not state:
             return None
         m: dict[str, Any] = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
+        if "A" not in m:  # version 1 put right what each step had moved
+            m["A"] = self._along(self.weights(), m["U"]).to(m["E"].dtype)
+        elif sharded(self.layer.weight):
+            m["A"] = part(m["A"][0], self.layer.weight)[None]
         E = part(m["E"][0], self.layer.weight)[None] if sharded(self.layer.weight) else m["E"]
         found = Directions(m["U"], m["lam"], m["rest"])
         # Version 1 counted steps in Python.
         steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=self.device)
-        return Memory(found, m["s"], m["s_rest"], E.clone(), m["size"], m["path"], steps)
+        return Memory(found, m["s"], m["s_rest"], m["A"].clone(), E.clone(), m["size"], m["path"], steps)

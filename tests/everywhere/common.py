@@ -93,8 +93,10 @@ def fit(model: L.LightningModule, batches: Sequence[Batch], *callbacks: L.Callba
     return trainer
 
 
-def by_hand(model: Net, batches: Iterable[Batch], consolidate_before: int | None = None, **choices):
-    """The plain loop that every other way of training is compared with; returns its layer."""
+def by_hand(
+    model: Net, batches: Iterable[Batch], consolidate_before: int | None = None, ends: Sequence[int] = (), **choices
+):
+    """The plain loop that every other way is compared with, ``ends`` being those of its epochs; returns its layer."""
     optimizer = model.configure_optimizers()
     comm = CommunicationLayer(model, optimizer, **choices)
     for i, b in enumerate(batches):
@@ -105,6 +107,9 @@ def by_hand(model: Net, batches: Iterable[Batch], consolidate_before: int | None
         comm.analyze()
         comm.protect()
         optimizer.step()
+        if i + 1 in ends:
+            comm.settle()
+    comm.settle()
     comm.detach()
     return comm
 

@@ -56,7 +56,7 @@ def test_a_short_last_window_is_a_smaller_batch_of_smaller_weight(make, protecti
     """Lightning divides by the full number of batches there too; the second epoch goes on from that step."""
     first, short = stream(CHANGE, 10), batch(1, 99, rows=16)
     model, reference, callback = Net(make), Net(make), SALCallback(protection=protection)
-    comm = by_hand(reference, [*first, (*short[:2], 0.5, 0)] * 2, protection=protection)
+    comm = by_hand(reference, [*first, (*short[:2], 0.5, 0)] * 2, ends=[len(first) + 1], protection=protection)
     fit(model, [*split(first, 4), *split([short], 2)], callback, accumulate_grad_batches=4, max_epochs=2)
     assert found(comm.events[:1], CHANGE)
     assert_like(model, callback, comm, weights(reference))
@@ -70,7 +70,7 @@ def test_a_schedule_changes_the_window_while_something_is_held(by, make, protect
     merged = [b for n in (1, 4, 2) for b in merge(epoch, n)]
     choices = {"protection": protection, "consolidate_on": None if by == "hand" else 14}
     model, reference, callback = Net(make), Net(make), SALCallback(**choices)
-    comm = by_hand(reference, merged, consolidate_before=27 if by == "hand" else None, **choices)
+    comm = by_hand(reference, merged, consolidate_before=27 if by == "hand" else None, ends=(24, 30), **choices)
     helpers = [At(24 + 3 * 4, callback.consolidate)] if by == "hand" else []
     schedule = GradientAccumulationScheduler({0: 1, 1: 4, 2: 2})
     fit(model, epoch, callback, schedule, *helpers, max_epochs=3)

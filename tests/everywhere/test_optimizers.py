@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning.rules import subspace
 from tests.everywhere.common import (
     PART,
     ROWS,
@@ -132,11 +133,12 @@ def test_inputs_never_seen_stay_free_however_firmly_the_others_are_held(name):
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_gradient_and_update_are_each_held_back_once(clip):
+def test_gradient_and_update_are_each_held_back_once(clip, monkeypatch):
     """``W ← W₀ − lr·clip(G (1 − S))·(1 − S)``, written out in double precision for one layer.
 
     So wide that not all of its directions are kept, and the rest is held at its mean.
     """
+    monkeypatch.setattr(subspace, "SETTLE", 1)
     torch.manual_seed(0)
     wide = 40
     model = nn.Linear(wide, 3)

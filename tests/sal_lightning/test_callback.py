@@ -282,3 +282,24 @@ def test_two_callbacks_need_two_names(tmp_path):
     run.save_checkpoint(tmp_path / "both.ckpt")
     saved = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
     assert {"SALCallback[a]", "SALCallback[b]"} <= set(saved)
+
+
+@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+def test_a_checkpoint_of_version_1_goes_on(tmp_path, protection):
+    """Saved by the first version after 100 of 120 steps, the change at 60 held."""
+    file = Path(__file__).parent / "data" / f"version1-{protection}.ckpt"
+    kept = torch.load(file, weights_only=True)["callbacks"]["SALCallback"]
+    assert kept["version"] == 1
+    model, callback = Net(seed=1), SALCallback(protection=protection)
+    trainer(tmp_path, [callback], max_epochs=2).fit(model, loader(first=1, change=10**6), ckpt_path=file)
+    assert max(layer.step for layer in callback.layers) == 220
+    assert callback.events == ([] if protection == "tensor" else [63])
+    assert callback.state_dict()["version"] == 2
+    if protection == "subspace":
+        held = {name: rule["memory"]["U"] for name, rule in kept["layers"][0]["rules"].items() if "U" in rule["memory"]}
+        assert len(held) == 3
+        for rule in callback.layers[0].rules:
+            if rule.name in held:
+                assert torch.equal(rule.memory.directions.U, held[rule.name])
+        x, y = next(iter(loader(length=1)))
+        assert F.mse_loss(model(x), y) < 0.5 * F.mse_loss(Net(seed=1)(x), y)

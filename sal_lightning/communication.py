@@ -152,13 +152,17 @@ class CommunicationLayer:
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
             self._keep_pace()
 
-    def settle(self) -> None:
-        """Put back at once what ``restore()`` leaves for later: it looks along held directions every few steps."""
+    def settle(self, together: bool = True) -> None:
+        """Put back at once what ``restore()`` leaves for later: it looks along held directions every few steps.
+
+        Not ``together``: other processes may be gone, and are not asked.
+        """
         with _exactly(self._device):
             for rule in self.rules:
                 if rule.holds:
                     rule.settle()
-            self._keep_pace()
+            if together:
+                self._keep_pace()
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""

@@ -119,11 +119,11 @@ class Driver:
                 self._begin_anew()
         self._waiting, self._resumed = {}, False
 
-    def end(self) -> None:
-        """Stop listening; what was learned stays."""
+    def end(self, together: bool = True) -> None:
+        """Stop listening; what was learned stays. Not ``together``: other processes may still be training."""
         for layer in self.layers:
             if layer.attached:
-                layer.settle()
+                layer.settle(together)
             layer.detach()
 
     def bands(self) -> Tensor:

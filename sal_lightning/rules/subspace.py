@@ -17,7 +17,7 @@ from sal_lightning.window import Window
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
 MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
-SETTLE = 4  # steps after which what moved along held directions is put back; until then the mask alone acts there
+SETTLE = 8  # steps after which what moved along held directions is put back; until then the mask alone acts there
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
 LOOK = 32  # steps after which novelty is judged by a fresh decomposition
@@ -214,7 +214,7 @@ class Subspace(Rule):
             if w is not None:
                 M = self._matrix(w)
                 self._write(w, M.addcmul_(self._matrix(d), s_rest.to(M.dtype), value=-1))
-        moved = torch.stack([d.any() for d in D]).any()
+        moved = torch.stack([torch.linalg.vector_norm(d) for d in D]).sum() > 0
         self.stirred = moved if self.stirred is None else self.stirred | moved
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.

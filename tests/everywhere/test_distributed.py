@@ -140,6 +140,15 @@ def test_sharded_training_is_that_of_one_process(both, tmp_path, protection):
     assert first.spectrum["protected"] > 0
 
 
+# --- falls ---
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_a_process_that_fails_does_not_wait_for_the_other(both, tmp_path, strategy):
+    _, second = both(tmp_path, workers.fall, tmp_path, strategy)
+    assert second < workers.DELAY
+
+
 # --- plain PyTorch ---
 
 

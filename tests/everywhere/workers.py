@@ -1,6 +1,8 @@
 """Two processes that stay, and what they do in the tests of several processes: a job runs in both at once."""
 
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -29,6 +31,7 @@ from tests.everywhere.models import At, batch
 
 COUNT = 2
 PATIENCE = 60  # seconds until a job that hangs has failed
+DELAY = 4  # seconds by which one process is later than the other
 EPOCH, EPOCHS, CHANGE = 40, 3, 60  # batches of an epoch, epochs, and the batch from which on the data are others
 # Of Lightning 2.6 with this torch, and of small tests: as in pyproject.toml.
 KNOWN = (r".*isinstance\(treespec, LeafSpec\)", ".*does not have many workers")
@@ -199,6 +202,24 @@ def fit(rank: int, folder: Path, plan: Plan) -> Result:
     module = Net(plan.make, plan.data)
     trainer.fit(module, DataLoader(range(EPOCH * a), batch_size=None), ckpt_path=plan.resumed)
     return Result(whole(module.net), by_hand.result, sal.events, sal.spectrum()._asdict(), sal.state_dict())
+
+
+def broken(rank: int, i: int) -> tuple[Tensor, Tensor]:
+    """The second process fails, the first is long about it."""
+    if i == CHANGE + 10:
+        if rank == 0:
+            time.sleep(DELAY)
+        raise RuntimeError(time.monotonic())
+    return halves(rank, i)
+
+
+def fall(rank: int, folder: Path, strategy: str) -> float:
+    """Seconds from a failure in the middle of a training to its end."""
+    try:
+        fit(rank, folder, Plan(broken, strategy=strategy))
+    except RuntimeError as error:
+        return time.monotonic() - error.args[0]
+    return math.inf
 
 
 def whole(module: nn.Module) -> dict[str, Tensor]:

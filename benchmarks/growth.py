@@ -1,8 +1,8 @@
 """How SAL's cost grows with width, rank and batch: ``python -m benchmarks.growth``.
 
 The model is one square linear layer whose input wants a gradient too, as inside a network. It holds ``rank``
-directions: to multiply by them and back takes ``4·out·in·rank`` operations a pass, one for the gradient and one for the
-update, where forward and backward take ``6·batch·out·in``.
+directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 32
+strongest at each step, the update along all of them each eighth step; forward and backward take ``6·batch·out·in``.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from benchmarks.report import Record, grid, origin, read_all, rewrite, save, source, spread
+from benchmarks.report import Record, grid, origin, read_all, save, source, spread
 from experiments import console as show
+from experiments.pages import rewrite
 from sal_lightning import CommunicationLayer
 from sal_lightning.rules import subspace
 
@@ -28,13 +29,13 @@ CHEAP = 1.1  # a step may take so much longer
 WARMUP, SETTLE, ROWS = 4, 20, 128  # untimed steps before and after consolidating, on batches of ROWS
 HEADINGS = (
     *("width", "batch", "rank", "plain, ms", "listen", "analyze", "protect", "restore", "× plain", "least..most"),
-    *("operations a pass, 10⁹", "× predicted"),
+    *("operations, 10⁹", "× predicted"),
 )
 NOTE = f"""Written by `python -m benchmarks.growth --table`, not by hand.
 
 One square layer, after consolidation; means over the steps of a round, medians over rounds. *Listen* is what the
-forward pass takes longer and *restore* what the optimizer's step does. *Predicted*: by operations alone,
-`1 + 4·rank / (3·batch)`. Bold: more than {CHEAP} × plain.
+forward pass takes longer and *restore* what the optimizer's step does. *Operations*: `4·out·in·(32 + rank/8)` a step.
+*Predicted*: by these alone, `1 + 4·(32 + rank/8) / (6·batch)`. Bold: more than {CHEAP} × plain.
 """
 
 
@@ -46,12 +47,12 @@ class Cell(NamedTuple):
     rank: int
 
     def operations(self) -> int:
-        """Of one pass, the gradient's or the update's."""
-        return 4 * self.width**2 * self.rank
+        """Of holding the gradient and the update back, a step."""
+        return int(4 * self.width**2 * (min(self.rank, subspace.MASK) + self.rank / subspace.SETTLE))
 
     def predicted(self) -> float:
         """The step in units of a plain one, if only operations counted."""
-        return 1 + 2 * self.operations() / (6 * self.batch * self.width**2)
+        return 1 + self.operations() / (6 * self.batch * self.width**2)
 
 
 class Parts(NamedTuple):
@@ -66,12 +67,12 @@ class Parts(NamedTuple):
 @contextmanager
 def held_rank(rank: int) -> Iterator[None]:
     """Layers that are covered meanwhile keep so many directions: the one place that reaches into the engine."""
-    before = subspace.RANK, subspace.MAX_RANK
-    subspace.RANK, subspace.MAX_RANK = 1.0, rank
+    before = subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK
+    subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK = 1.0, 1, rank
     try:
         yield
     finally:
-        subspace.RANK, subspace.MAX_RANK = before
+        subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK = before
 
 
 class Layer:
@@ -88,7 +89,7 @@ class Layer:
 
     def settle(self) -> None:
         """Consolidate early, and go on until the window is no longer young."""
-        rows = torch.randn(WARMUP + SETTLE, ROWS, self.net.in_features, device=self.net.weight.device)
+        rows = inputs(WARMUP + SETTLE, ROWS, self.net.in_features, device=self.net.weight.device)
         for i, x in enumerate(rows):
             if i == WARMUP and self.comm:
                 self.comm.consolidate()
@@ -112,6 +113,11 @@ class Layer:
         return Parts(*(b - a for a, b in pairwise(marks)))
 
 
+def inputs(*shape: int, device: str | torch.device) -> Tensor:
+    """Whose energy falls from input to input: white noise would have no directions to hold."""
+    return torch.randn(*shape, device=device) / torch.arange(1, shape[-1] + 1, device=device).sqrt()
+
+
 def now(x: Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize()
@@ -121,7 +127,7 @@ def now(x: Tensor) -> float:
 def measure(cell: Cell, rounds: int, steps: int, device: str) -> Record:
     """Plain and SAL in turn."""
     layers = Layer(cell.width, device), Layer(cell.width, device, cell.rank)
-    x = torch.randn(cell.batch, cell.width, device=device)
+    x = inputs(cell.batch, cell.width, device=device)
     for layer in layers:
         layer.settle()
         layer.train(x)

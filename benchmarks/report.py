@@ -64,27 +64,3 @@ def source(record: Record) -> str:
     dirty = "-dirty" if record["commit"].endswith("-dirty") else ""
     made = ", ".join(f"{name} {number}" for name, number in versions.items())
     return f"`{record['command']}`\n\nCommit {record['commit'][:8]}{dirty}; {machine}; {made}.\n"
-
-
-def fill(page: str, name: str, text: str) -> str:
-    r"""The page with the text between the marks of this name, which are added at its end where they are not there.
-
-    >>> fill("a <!-- cost -->old<!-- /cost --> b", "cost", "new\n")
-    'a <!-- cost -->\n\nnew\n\n<!-- /cost --> b'
-    >>> fill("a\n", "cost", "new\n")
-    'a\n\n<!-- cost -->\n\nnew\n\n<!-- /cost -->\n'
-    """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if start not in page:
-        page = f"{page.rstrip()}\n\n{start}{end}\n".lstrip()
-    before, _, rest = page.partition(start)
-    _, closed, after = rest.partition(end)
-    if not closed:
-        raise ValueError(f"Expected a page with {end} after {start}, got one without.")
-    return f"{before}{start}\n\n{text}\n{end}{after}"
-
-
-def rewrite(file: Path, name: str, text: str) -> None:
-    """Fill the marks of this name in a file, and leave the rest of it as it is."""
-    page = file.read_text() if file.is_file() else ""
-    write_whole(file, fill(page, name, text).encode())

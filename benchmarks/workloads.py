@@ -112,11 +112,14 @@ class GPT(nn.Module):
 def _pictures(device: str, batch: int, shape: tuple[int, ...]) -> list[Batch]:
     """Random fields whose energy falls with frequency as that of photographs: white noise would have no directions."""
     side = shape[-1] if len(shape) == 3 else int(shape[-1] ** 0.5)
-    frequency = torch.cartesian_prod(torch.fft.fftfreq(side), torch.fft.rfftfreq(side)).norm(dim=1)
-    noise = torch.fft.rfft2(torch.randn(POOL, batch, *shape[:-2], side, side))
-    x = torch.fft.irfft2(noise / (frequency.view(side, -1) + 1 / side), s=(side, side))
-    y = torch.randint(10, (POOL, batch))
-    return list(zip((x / x.std()).view(POOL, batch, *shape).to(device), y.to(device), strict=True))
+    frequency = torch.cartesian_prod(torch.fft.fftfreq(side), torch.fft.rfftfreq(side)).norm(dim=1).view(side, -1)
+
+    def fields() -> Tensor:
+        noise = torch.fft.rfft2(torch.randn(batch, *shape[:-2], side, side))
+        x = torch.fft.irfft2(noise / (frequency + 1 / side), s=(side, side)).view(batch, *shape)
+        return (x / x.std()).to(device)
+
+    return [(fields(), torch.randint(10, (batch,)).to(device)) for _ in range(POOL)]
 
 
 WORKLOADS: dict[str, Callable[[Setting], Workload]] = {"mlp": mlp, "convnet": convnet, "gpt": gpt}

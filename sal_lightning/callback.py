@@ -134,8 +134,8 @@ def _closed(trainer: Trainer) -> bool:
     if names.isdisjoint(CLOSED):
         return False
     warnings.warn(
-        f"{type(trainer.strategy).__name__} hands out neither whole gradients nor whole rows of them: SALCallback holds "
-        "nothing back in this fit. Use one device, DDP or ModelParallelStrategy (FSDP2).",
+        f"{type(trainer.strategy).__name__} hands out neither whole gradients nor whole rows of them: SALCallback "
+        "holds nothing back in this fit. Use one device, DDP or ModelParallelStrategy (FSDP2).",
         stacklevel=2,
     )
     return True

@@ -34,8 +34,8 @@ class CommunicationLayer:
     """Protects what a model has learned while it goes on learning; plain PyTorch.
 
     Given the optimizer, protection holds under any of them (Adam, momentum, weight decay): what is held is put back
-    after its step. Without it only the gradient is held back, which protects under plain SGD alone. Of ``analyze()`` and
-    ``protect()``, what a loop does not call by itself happens when the optimizer steps.
+    after its step. Without it only the gradient is held back, which protects under plain SGD alone. If a loop calls
+    ``analyze()`` or ``protect()`` not by itself, it happens when the optimizer steps.
 
     Under DDP and FSDP2 every process makes its own layer; they agree on what they saw.
 
@@ -400,7 +400,7 @@ class CommunicationLayer:
             return 1.0
         grads = [g for rule in self.rules for g in rule.gradients() if g is not None]
         finite = torch.stack([torch.isfinite(g.coalesce().values() if g.is_sparse else g).all() for g in grads]).all()
-        if not processes.mean([finite.float()])[0] == 1:
+        if processes.mean([finite.float()])[0] != 1:
             return None
         fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         return self.scaler.get_scale() if fused else 1.0

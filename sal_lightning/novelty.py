@@ -1,4 +1,4 @@
-"""Novelty: do the batches still fit what came before? Evidence that they do not adds up until it is believed or gone."""
+"""Novelty: do the batches still fit what came before? Evidence that they do not adds up."""
 
 import math
 

@@ -21,7 +21,7 @@ def count() -> int:
 
 
 def mean(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The mean over all processes of each tensor, in one collective; the tensors themselves where there is one process."""
+    """The mean over all processes of each tensor, in one collective; the tensors themselves in a single process."""
     if count() == 1 or not tensors:
         return list(tensors)
     flat = torch.cat([t.flatten().float() for t in tensors])

@@ -104,7 +104,7 @@ class StabilityAnalyzer:
 
     @torch.no_grad()
     def observe(self, unit: float = 1.0) -> None:
-        """Take in the weights as the last step left them, and this one's gradients, which are ``unit`` times too large."""
+        """Take in the weights as the last step left them, and this one's gradients, ``unit`` times too large."""
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         if not names:
             return
@@ -125,7 +125,7 @@ class StabilityAnalyzer:
         return {name: torch.stack(signals(*means[2:])).mean(0) for name, means in self.means.items()}
 
     def bands(self) -> Tensor:
-        """Weights that have settled, are between, still search: counts (3,); all of them search before the first look."""
+        """Weights that have settled, are between, still search: counts (3,); before the first look all search."""
         counts = torch.zeros(3, dtype=torch.double)
         scores = self.scores()
         for name, p in self.parameters.items():

@@ -16,8 +16,8 @@ _NOISE = 1e-6  # an eigenvalue of ΩᵀRΩ below this share of the largest is ro
 def probe(d: int, rank: int, device: torch.device) -> Tensor:
     """Ω (d, rank): random signs / √d, the same on every machine; the identity where nothing has to be left out.
 
-    >>> probe(3, 2, torch.device("cpu")).square().sum(0)
-    tensor([1., 1.])
+    >>> probe(4, 2, torch.device("cpu")).abs().unique()
+    tensor([0.5000])
     """
     if rank >= d:
         return torch.eye(d, device=device)
@@ -37,8 +37,8 @@ def _finite(x: Tensor) -> Tensor:
 class Window:
     """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as ``Y = RΩ``.
 
-    A Nyström sketch (Tropp et al. 2017): linear, so two thin products a batch and a sum over processes are all it takes;
-    it is decomposed only when somebody asks. ``trace`` knows the whole energy of R.
+    A Nyström sketch (Tropp et al. 2017): linear, so two thin products a batch and a sum over processes are all it
+    takes; it is decomposed only when somebody asks. ``trace`` knows the whole energy of R.
     """
 
     def __init__(self, d: int, rank: int, beta: float, groups: int = 1) -> None:
@@ -93,7 +93,8 @@ class Window:
         # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
         A = probe(self.d, self.rank, Y.device)[:, :k].to(Y).mT @ Y
         M = floor * (A + A.mT) / 2 + Y.mT @ Y
-        M = M + _NOISE * M.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(k).to(M)
+        noise = (_NOISE * M.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp(min=_TINY)
+        M = M + noise[:, None, None] * torch.eye(k).to(M)
         L, _ = torch.linalg.cholesky_ex(M)
         self.P = torch.linalg.solve_triangular(L, Y.mT, upper=False).mT.float()
 

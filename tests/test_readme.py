@@ -28,3 +28,11 @@ def test_the_readme_names_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert "scripts/demo" in text
     assert "scripts/test" in text
+
+
+def test_every_test_that_the_docs_name_is_there():
+    named = re.findall(r"`([\w./]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "sal.md").read_text())
+    assert len(named) > 40
+    for file, name in named:
+        text = (ROOT / "tests" / "everywhere" / file).resolve().read_text()
+        assert not name or f"def {name}(" in text, (file, name)

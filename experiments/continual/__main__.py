@@ -10,8 +10,9 @@ from rich.console import Console
 from experiments import console as show
 from experiments.continual.methods import METHODS
 from experiments.continual.protocol import PUBLISHED, data_name, run
-from experiments.continual.results import Run, fill, markdown, overview, read, read_all, rows, save, title
+from experiments.continual.results import Run, markdown, overview, read, read_all, rows, save, title
 from experiments.continual.streams import STREAMS, count
+from experiments.pages import rewrite
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,8 +26,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
     made.add_argument("--out", type=Path, default=Path("results/continual"))
     made.add_argument("--force", action="store_true", help="run again what has a result already")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite this file from all results under --out")
-    made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page likewise")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill the streams block of this page likewise")
+    made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
     made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
@@ -66,10 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(show.table(title(records[0]), rows(records)))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {args.out}")
     if args.table:
-        args.table.parent.mkdir(parents=True, exist_ok=True)
-        args.table.write_text(markdown(read_all(args.out)))
+        rewrite(args.table, "streams", markdown(read_all(args.out)))
     if args.overview:
-        args.overview.write_text(fill(args.overview.read_text(), overview(read_all(args.out))))
+        rewrite(args.overview, "results", overview(read_all(args.out)))
 
 
 if __name__ == "__main__":

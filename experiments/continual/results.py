@@ -106,11 +106,10 @@ def markdown(records: Iterable[Record]) -> str:
     for record in records:
         groups.setdefault(title(record), []).append(record)
     parts = (f"{markdown_table(name, rows(group))}\n{source(group)}" for name, group in groups.items())
-    return "# Results\n\nWritten by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
+    return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
 
 
 OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")
-MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
 class Found(NamedTuple):
@@ -164,20 +163,6 @@ def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal"
             changes = "" if r.method == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
             lines.append((stream, r.method, *(str(r.estimates[c]) for c in COLUMNS), changes))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def fill(page: str, table: str) -> str:
-    r"""The page with the table between its marks.
-
-    >>> fill("a <!-- results -->old<!-- /results --> b", "new")
-    'a <!-- results -->\n\nnew\n<!-- /results --> b'
-    """
-    start, end = MARKS
-    before, found, rest = page.partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"Expected a page with the marks {start} and {end}, got one without.")
-    return f"{before}{start}\n\n{table}\n{end}{after}"
 
 
 def markdown_table(name: str, table: Sequence[Row]) -> str:

@@ -62,8 +62,8 @@ class Subspace(Rule):
     The gradient is held back along the strongest directions and by s̄ elsewhere: that is where it lies, and what is left
     of it the restoration takes back, along all of them.
 
-    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``, ``A``
-    being ``W U`` when that was last done and ``f = (s − s̄) / (1 − s̄)`` what s̄ has not yet taken of s.
+    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
+    ``A`` being ``W U`` when that was last done and ``f = (s − s̄) / (1 − s̄)`` what s̄ has not yet taken of s.
 
     What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
@@ -103,7 +103,8 @@ class Subspace(Rule):
             if self.window.P is None:
                 self.window.look(FLOOR)
             distance = self.window.distance(self.seen[-1], FLOOR)
-            found = torch.stack([distance.sum(), torch.full_like(self.window.trace[0], distance.numel())])
+            # Nothing counts while the window is empty: one that no process has anything for yet.
+            found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
 
     def pending(self) -> State:

@@ -28,7 +28,7 @@ def test_a_run_is_filed_and_fills_its_part_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_rank_is_what_was_asked_for_and_then_as_before() -> None:
-    before = subspace.RANK, subspace.MAX_RANK
+    before = subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK
     kept = {}
     for rank in (4, 16):
         layer = Layer(32, "cpu", rank)
@@ -37,8 +37,8 @@ def test_the_rank_is_what_was_asked_for_and_then_as_before() -> None:
         kept[rank] = layer.comm.memory()["state"]
     assert kept[16] > 2 * kept[4]
     with held_rank(3):
-        assert (subspace.RANK, subspace.MAX_RANK) == (1.0, 3)
-    assert before == (subspace.RANK, subspace.MAX_RANK)
+        assert (subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK) == (1.0, 1, 3)
+    assert before == (subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK)
 
 
 def test_what_is_not_cheap_shows() -> None:
@@ -49,5 +49,5 @@ def test_what_is_not_cheap_shows() -> None:
 
 def test_operations() -> None:
     cell = Cell(width=100, batch=128, rank=96)
-    assert cell.operations() == 4 * 100 * 100 * 96
-    assert cell.predicted() == 2.0
+    assert cell.operations() == 4 * 100 * 100 * (32 + 12)
+    assert cell.predicted() == 1 + 4 * (32 + 12) / (6 * 128)

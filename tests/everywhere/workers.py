@@ -31,7 +31,7 @@ from tests.everywhere.models import At, batch
 
 COUNT = 2
 PATIENCE = 60  # seconds until a job that hangs has failed
-DELAY = 4  # seconds by which one process is later than the other
+DELAY = 3  # seconds by which one process is later than the other
 EPOCH, EPOCHS, CHANGE = 40, 3, 60  # batches of an epoch, epochs, and the batch from which on the data are others
 # Of Lightning 2.6 with this torch, and of small tests: as in pyproject.toml.
 KNOWN = (r".*isinstance\(treespec, LeafSpec\)", ".*does not have many workers")
@@ -123,7 +123,7 @@ class Reader(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.table, self.norm = nn.Embedding(11, 6), nn.LayerNorm(6)
-        self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 1)
+        self.body, self.head = nn.Linear(6, 701), nn.Linear(701, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.body(self.norm(self.table(tokens).sum(1))).tanh())
@@ -240,8 +240,34 @@ class Heads(nn.Module):
         self.body = nn.Linear(models.INPUTS, 16)
         self.heads = nn.ModuleList(nn.Linear(16, models.OUTPUTS) for _ in range(2))
 
-    def forward(self, x: Tensor, head: int) -> Tensor:
-        return self.heads[head](self.body(x).tanh())
+    def forward(self, x: Tensor, task: int) -> Tensor:
+        return self.heads[task](self.body(x).tanh())
+
+
+class Towers(nn.Module):
+    """A network for each of two tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(models.mlp(seed) for seed in range(2))
+
+    def forward(self, x: Tensor, task: int) -> Tensor:
+        return self.towers[task](x)
+
+
+def in_turns(rank: int, i: int) -> int:
+    """One task, then the other."""
+    return i // 40
+
+
+def one_each(rank: int, i: int) -> int:
+    """Each process has its own task."""
+    return rank
+
+
+def late(rank: int, i: int) -> int:
+    """The second task comes for the first time when windows are looked at only now and then."""
+    return int(i == 20 or i >= 25)
 
 
 class ByHand(NamedTuple):
@@ -249,36 +275,27 @@ class ByHand(NamedTuple):
 
     weights: dict[str, Tensor]
     coverage: dict[str, str]
-    held: list[bool]  # whether something is: after consolidating nothing, and the first half of the training
+    held: list[set[str]]  # the rules that hold something: after consolidating nothing, and half of the training
 
 
-def in_turns(rank: int) -> ByHand:
-    """One head, then the other; in one process alone without DDP."""
-    return _by_hand([0, 1], lambda x: x[rank::COUNT] if distributed.is_initialized() else x)
-
-
-def one_each(rank: int) -> ByHand:
-    """Each process trains its own head."""
-    return _by_hand([rank, rank], lambda x: x)
-
-
-def _by_hand(heads: list[int], take: Callable[[Tensor], Tensor]) -> ByHand:
-    model, held = Heads(), []
-    together = DistributedDataParallel(model, find_unused_parameters=True) if distributed.is_initialized() else model
+def by_hand(rank: int, make: Callable[[], nn.Module], schedule: Callable[[int, int], int]) -> ByHand:
+    """Plain PyTorch under DDP; the same rows in one process where there is only that."""
+    model, held, several = make(), [], distributed.is_initialized()
+    together = DistributedDataParallel(model, find_unused_parameters=True) if several else model
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)
     for i in range(80):
         if i in (0, 40):
             comm.consolidate()
-            held.append(any(rule.holds for rule in comm.rules))
-        task = heads[i // 40]
-        x, y = map(take, batch(task, i))
+            held.append({rule.name for rule in comm.rules if rule.holds})
+        task = schedule(rank, i)
+        x, y = (t[rank::COUNT] if several else t for t in batch(task, i))
         optimizer.zero_grad()
         F.mse_loss(together(x, task), y).backward()
         comm.analyze()
         comm.protect()
         optimizer.step()
-        if i == 60 and distributed.is_initialized() and distributed.get_rank() == 0:
+        if several and rank == 0:
             comm.state_dict()  # as if to save it: nobody else need be there
     return ByHand(whole(model), comm.coverage(), held)
 
@@ -305,9 +322,9 @@ def remember(rank: int, protected: bool) -> tuple[dict[str, Tensor], dict[str, T
     return before, whole(model)
 
 
-def tensor_parallel(rank: int, protection: Protection) -> ByHand:
+def tensor_parallel(rank: int, protection: Protection) -> tuple[dict[str, Tensor], dict[str, str], list[int]]:
     """Layers whose rows are dealt out while all processes see the same batches; whole where there is one process."""
-    model, held = normed(), []
+    model = normed()
     if distributed.is_initialized():
         layers = {name: ColwiseParallel(output_layouts=Replicate()) for name in ("0", "3")}
         parallelize_module(model, init_device_mesh("cpu", (COUNT,)), layers)
@@ -318,8 +335,7 @@ def tensor_parallel(rank: int, protection: Protection) -> ByHand:
         optimizer.zero_grad()
         F.mse_loss(model(x), y).backward()
         optimizer.step()
-    held.append(comm.events == [63])
-    return ByHand(whole(model), comm.coverage(), held)
+    return whole(model), comm.coverage(), comm.events
 
 
 def flattened(rank: int, original: bool) -> str:

@@ -19,7 +19,7 @@ from experiments.continual.evaluation import TaskAccuracy, accuracy, evaluating
 from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
 from experiments.continual.protocol import Result, run, trainer
-from experiments.continual.results import HEADINGS, Run, fill, markdown, overview, read_all, rows, save
+from experiments.continual.results import HEADINGS, Run, markdown, overview, read_all, rows, save
 
 CONFIGS = sorted((provenance.ROOT / "configs" / "experiments").glob("*.yaml"))
 
@@ -222,10 +222,6 @@ class TestResults:
         assert "| split-domain | plain |" in table
         assert "4 of 4, 1 false" in table
         assert "permuted" not in table
-
-    def test_a_page_without_marks_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="Expected a page with the marks"):
-            fill("no marks <!-- results --> but one", "table")
 
 
 class TestCommandLine:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning import CommunicationLayer, covering
+from sal_lightning import covering
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
@@ -16,18 +16,6 @@ def model():
 
 def kinds(protection, net):
     return [type(rule) for rule in covering.rules_for(Settings(protection), covering.owned(net, None), net)]
-
-
-def _in_two_processes(rank, file):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    net = nn.Linear(2, 2)
-    with pytest.raises(NotImplementedError, match="one process, got 2"):
-        CommunicationLayer(net, torch.optim.SGD(net.parameters()))
-    torch.distributed.destroy_process_group()
-
-
-def test_several_processes_are_refused(tmp_path):
-    torch.multiprocessing.spawn(_in_two_processes, (tmp_path / "meeting",), nprocs=2)
 
 
 def test_each_protection_has_its_rules():

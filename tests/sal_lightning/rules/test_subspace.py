@@ -65,7 +65,7 @@ class Twin:
         self.waited = (self.waited + 1) % subspace.SETTLE
         if self.waited:
             return W
-        rate = self.recall * torch.stack(self.paths).mean() / self.size if self.paths else 0.0
+        rate = min(float(self.recall * torch.stack(self.paths).mean() / self.size), 1.0) if self.paths else 0.0
         moved = (W @ self.U - self.A) / (1 - self.s_rest)  # what the steps would have done alone
         self.paths.append(moved.norm())
         E = self.E + moved * (1 - self.s)
@@ -130,6 +130,7 @@ def test_outputs_on_past_data_hold_while_the_weights_move(module):
         rule.snapshot()
         optimizer.step()
         rule.restore()
+    rule.settle()
     assert (module(past) - before).norm() < 1e-2 * before.norm()
     assert (module.weight - start).norm() > 1e-2 * start.norm()
 

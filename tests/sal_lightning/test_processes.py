@@ -1,0 +1,133 @@
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+from sal_lightning import processes
+
+TABLES = {"even": (4, 3), "uneven": (5, 3), "one row": (1, 3), "vector": (3,), "kernel": (5, 2, 3, 3)}
+PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "whole": Replicate()}
+
+
+def table(shape):
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float).view(shape)
+
+
+def spread():
+    """Each table in each placement that it allows, by name."""
+    mesh = init_device_mesh("cpu", (2,))
+    return {
+        (name, where): (table(shape), distribute_tensor(table(shape), mesh, [placement]))
+        for name, shape in TABLES.items()
+        for where, placement in PLACEMENTS.items()
+        if len(shape) > 1 or where != "columns"
+    }
+
+
+def parts(rank):
+    """Of each table what lives here, whether that is found again, and what all get when it is gathered."""
+    return {
+        key: {
+            "here": tuple(processes.local(x).shape),
+            "part": torch.equal(processes.part(whole, x), processes.local(x)),
+            "gathered": torch.equal(processes.gather(processes.local(x).clone(), x), whole),
+            "by rows": processes.by_rows(x),
+            "shards": processes.shards(x),
+        }
+        for key, (whole, x) in spread().items()
+    }
+
+
+def other_columns(rank):
+    """What belongs to the rows of a table and has columns of its own."""
+    x, whole = spread()["uneven", "rows"][1], table((5, 7))
+    return torch.equal(processes.gather(processes.part(whole, x).clone(), x), whole)
+
+
+def sums(rank):
+    """Totals over the rows of an uneven table, beside a number that all have."""
+    dealt, same = spread()["uneven", "rows"][1], torch.zeros(2)
+    mine = [processes.local(dealt).sum(), torch.tensor(3.0)]
+    return [float(x) for x in processes.totals(mine, [dealt, same])]
+
+
+def agreements(rank):
+    """The mean of what differs, and what the first says."""
+    mine = [torch.full((2, 2), float(rank)), torch.tensor(10 * rank, dtype=torch.double)]
+    merged = processes.mean(mine)
+    processes.agree(mine)
+    return {
+        "count": processes.count(),
+        "mean": [x.tolist() for x in merged],
+        "kinds": [x.dtype == y.dtype and x.shape == y.shape for x, y in zip(mine, merged, strict=True)],
+        "nothing": processes.mean([]),
+        "first": [x.tolist() for x in mine],
+    }
+
+
+def job(rank, meeting):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=60), rank=rank, world_size=2)
+    try:
+        return {f.__name__: f(rank) for f in (parts, other_columns, sums, agreements)}
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes found, each for itself."""
+    meeting = tmp_path_factory.mktemp("processes") / "meeting"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        return [run.result() for run in [pool.submit(job, rank, meeting) for rank in range(2)]]
+
+
+def test_a_part_is_what_lives_here_and_is_gathered_again(found):
+    for rank in range(2):
+        for seen in found[rank]["parts"].values():
+            assert seen["part"]
+            assert seen["gathered"]
+        assert found[rank]["other_columns"]
+    rows = [found[rank]["parts"]["uneven", "rows"]["here"] for rank in range(2)]
+    assert rows == [(3, 3), (2, 3)]
+    assert found[1]["parts"]["one row", "rows"]["here"] == (0, 3)
+
+
+def test_only_what_is_dealt_out_by_columns_is_not_by_rows(found):
+    for (_, where), seen in found[0]["parts"].items():
+        assert seen["by rows"] == (where != "columns")
+        assert seen["shards"] == (1 if where == "whole" else 2)
+
+
+def test_totals_add_up_what_is_dealt_out_and_nothing_else(found):
+    assert found[0]["sums"] == found[1]["sums"] == [105.0, 3.0]
+
+
+def test_the_mean_is_that_of_all_and_the_first_is_right(found):
+    assert found[0]["agreements"] == found[1]["agreements"]
+    assert found[0]["agreements"] == {
+        "count": 2,
+        "mean": [[[0.5, 0.5], [0.5, 0.5]], 5.0],
+        "kinds": [True, True],
+        "nothing": [],
+        "first": [[[0.0, 0.0], [0.0, 0.0]], 0.0],
+    }
+
+
+def test_a_process_alone_has_everything():
+    x = torch.ones(3, 2)
+    assert processes.count() == 1
+    assert processes.mean([x])[0] is x
+    assert processes.local(x) is processes.part(x, x) is processes.gather(x, x) is x
+    assert processes.by_rows(x)
+    assert not processes.sharded(x)
+    assert processes.shards(x) == 1
+    (total,) = processes.totals([x.sum()], [x])
+    assert total == 6
+    processes.agree([x])
+    assert torch.equal(x, torch.ones(3, 2))

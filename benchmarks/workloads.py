@@ -117,7 +117,8 @@ def _pictures(device: str, batch: int, shape: tuple[int, ...]) -> list[Batch]:
     def fields() -> Tensor:
         noise = torch.fft.rfft2(torch.randn(batch, *shape[:-2], side, side))
         x = torch.fft.irfft2(noise / (frequency + 1 / side), s=(side, side)).view(batch, *shape)
-        return (x / x.std()).to(device)
+        scaled: Tensor = x / x.std()
+        return scaled.to(device)
 
     return [(fields(), torch.randint(10, (batch,)).to(device)) for _ in range(POOL)]
 

@@ -14,16 +14,16 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning import covering, processes
-from sal_lightning.layers import plain_name
+from sal_lightning.covering import Coverage
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
 from sal_lightning.readback import Readback
 from sal_lightning.remembering import energy, run
 from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
+from sal_lightning.stepping import Stepping
 
 VERSION = 2  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
@@ -81,8 +81,7 @@ class CommunicationLayer:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         covering.check(model, optimizer)
-        self.rules: list[Rule] = []
-        self.eyes: list[Subspace | Tokens] = []  # what listens to forward passes
+        self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.novelty = Novelty()
         self.step = 0  # optimizer steps analyzed
@@ -95,20 +94,25 @@ class CommunicationLayer:
         self._known = set[Rule]()  # the eyes whose layer ever ran,
         self._forward = set[Rule]()  # and not only in a backward pass, as under reentrant checkpointing
         self._trusted: dict[Rule, Any] | None = None  # what was held before a change was suspected
-        # States of the rules and eyes whose parameters do not learn yet.
-        self._waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
-        self._depth = 0  # optimizer steps that are running: one inside another where it calls super().step()
-        self._closure: Callable[[], Any] | None = None  # of the step that is running
+        self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = self._remembering = False
-        self._handles: list[RemovableHandle] = []
         self._listening: dict[Rule, RemovableHandle] = {}
-        self._learning = -1  # how many parameters learned when they were last covered
-        self._cover()
+        self._coverage.grow()
         self.attach()
+
+    @property
+    def rules(self) -> list[Rule]:
+        """One a layer that is understood, one for all other parameters."""
+        return self._coverage.rules
+
+    @property
+    def eyes(self) -> list[Subspace | Tokens]:
+        """Those that listen to forward passes."""
+        return self._coverage.eyes
 
     def analyze(self) -> None:
         """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
-        if (self._analyzed and self._depth) or not self._has_gradients():
+        if (self._analyzed and self._in_step) or not self._has_gradients():
             return
         with _exactly(self._device):
             self._cover()
@@ -139,7 +143,7 @@ class CommunicationLayer:
             return
         self._protected = True
         with _exactly(self._device):
-            if not self._depth:
+            if not self._in_step:
                 self._forget_weights()  # of a step that was skipped
             for rule in self.rules:
                 rule.snapshot()
@@ -222,12 +226,12 @@ class CommunicationLayer:
 
     def coverage(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
-        return {name: rule.grain for rule in self.rules for name in rule.parameters}
+        return self._coverage.grains()
 
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        state = sum(t.nbytes for rule in {*self.rules, *self.eyes} for t in rule.tensors())
+        state = sum(t.nbytes for rule in self._coverage.everybody() for t in rule.tensors())
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values())
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
@@ -235,16 +239,16 @@ class CommunicationLayer:
     @property
     def attached(self) -> bool:
         """Whether it is listening."""
-        return bool(self._handles)
+        return self._attached
 
     def attach(self) -> None:
         """Listen to the layers' forward passes and the optimizer's steps."""
         self.detach()
+        self._attached = True
         for eye in self.eyes:
             self._listen(eye)
         if self.optimizer is not None:
-            self._handles.append(self.optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(self.optimizer.register_step_post_hook(self._after_step))
+            self._stepping = Stepping(self.optimizer, self)
         elif self.settings.protection != "tensor":
             warnings.warn(
                 "CommunicationLayer was given no optimizer: only the gradient is held back, which protects under plain "
@@ -254,11 +258,12 @@ class CommunicationLayer:
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
-        for handle in (*self._handles, *self._listening.values()):
+        for handle in self._listening.values():
             handle.remove()
-        self._handles.clear()
         self._listening.clear()
-        self._end_step()
+        if self._stepping is not None:
+            self._stepping.remove()
+        self._stepping, self._attached = None, False
 
     def state_dict(self) -> State:
         """Tensors, numbers and strings only, so that ``torch.load(weights_only=True)`` takes it.
@@ -272,9 +277,7 @@ class CommunicationLayer:
             "step": self.step,
             "events": list(self.events),
             "novelty": self.novelty.state_dict(),
-            "elements": [name for name, grain in self.coverage().items() if grain == "element"],
-            "rules": {rule.name: rule.state_dict() for rule in self.rules} | self._waiting["rules"],
-            "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self._waiting["eyes"],
+            **self._coverage.state_dict(),
             "trusted": None if trusted is None else {rule.name: rule.pack(memory) for rule, memory in trusted.items()},
             # Rows of passes that another optimizer has stepped since.
             "pending": {eye.name: eye.pending() for eye in self._reached},
@@ -292,18 +295,10 @@ class CommunicationLayer:
             raise ValueError(
                 f"Expected the state of protection={self.settings.protection!r}, got that of {state['protection']!r}."
             )
-        self._hand_over(
-            [r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= set(state["elements"])]
-        )
-        rules = {rule.name: rule for rule in self.rules}
-        known = {*rules, *(plain_name(name) or "model" for name, _ in self.model.named_modules()), "element"}
-        if strange := (set(state["rules"]) - known) | (set(rules) - set(state["rules"]) - {"element"}):
-            raise ValueError(f"Expected the state of the same model; these parts are not in both: {sorted(strange)}.")
+        self._coverage.load_state_dict(state)
         self.step, self.events = state["step"], list(state["events"])
         self.novelty.load_state_dict(state["novelty"])
-        self._waiting = {key: dict(state[key]) for key in self._waiting}
-        self._resume(self.rules, "rules")
-        self._resume([eye for eye in self.eyes if eye not in self.rules], "eyes")
+        rules = {rule.name: rule for rule in self.rules}
         trusted = state["trusted"]
         if trusted is not None:
             self._trusted = {rules[name]: rules[name].unpack(kept) for name, kept in trusted.items() if name in rules}
@@ -383,7 +378,7 @@ class CommunicationLayer:
 
     def _clear_windows(self) -> None:
         self.novelty.clear()
-        for rule in {*self.rules, *self.eyes}:
+        for rule in self._coverage.everybody():
             rule.clear()
 
     def _first(self) -> Subspace | Tokens | None:
@@ -424,8 +419,8 @@ class CommunicationLayer:
                     return  # run again for its activations
             else:
                 self._forward.add(eye)
-            if self._depth and self._closure is None:
-                self._end_step()  # an exception left the last step unfinished
+            if self._stepping is not None:
+                self._stepping.forward_begins()
             self._known.add(eye)
             self._reached.setdefault(eye)
             ask = self._first() is eye
@@ -439,51 +434,29 @@ class CommunicationLayer:
         listener: Callable[..., None] = listen
         return listener
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = kwargs.get("closure") or next((a for a in args[1:] if callable(a)), None)
-        if self._depth and given is not self._closure:
-            self._end_step()  # an exception left the last step unfinished
-        self._depth += 1  # an optimizer whose step calls super().step() comes here twice
-        if self._depth > 1:
-            return None
-        if given is None:
-            self._ask_if_nobody_did()
-            return None
-        self._closure = watched = self._watched(given)
-        positional = tuple(watched if a is given else a for a in args)
-        return positional, {name: watched if a is given else a for name, a in kwargs.items()}
+    @property
+    def _in_step(self) -> bool:
+        return self._stepping is not None and self._stepping.depth > 0
 
-    def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, and what it did not ask; some optimizers call it many times in a step."""
+    def gradients_begin(self) -> None:
+        """The optimizer calls its closure: what it computes has to be held back anew."""
+        self._protected = False
 
-        def watched() -> Any:
-            self._protected = False
-            try:
-                loss = closure()
-            except BaseException:
-                self._end_step()
-                raise
-            self._ask_if_nobody_did()
-            return loss
-
-        return watched
-
-    def _ask_if_nobody_did(self) -> None:
+    def gradients_ready(self) -> None:
+        """The optimizer is about to use the gradients: do what the loop did not."""
         with torch.no_grad():
             if not self._analyzed:
                 self.analyze()
             if not self._protected:
                 self.protect()
 
-    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.restore()
-            self._end_step()
+    def stepped(self) -> None:
+        """The optimizer has moved the weights."""
+        self.restore()
 
-    def _end_step(self) -> None:
-        self._depth, self._analyzed, self._protected, self._skipped = 0, False, False, False
-        self._closure = None
+    def step_ended(self) -> None:
+        """The optimizer is done, or fell."""
+        self._analyzed = self._protected = self._skipped = False
         self._forget_weights()
 
     def _forget_weights(self) -> None:
@@ -512,58 +485,19 @@ class CommunicationLayer:
         return any(p.grad is not None for group in self.optimizer.param_groups for p in group["params"])
 
     def _cover(self) -> None:
-        """Take in the parameters that began to learn: thawed, added to the optimizer, or given a shape."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        learning = sum(covering.learns(p) for group in groups for p in group["params"])
-        if learning == self._learning:
-            return
-        self._learning = learning
-        covered = {id(p) for rule in self.rules for p in rule.parameters.values()}
-        owned = covering.owned(self.model, self.optimizer)
-        new = {name: p for name, p in owned.items() if id(p) not in covered}
-        watching = {eye.name for eye in self.eyes}
-        if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
-            watched = covering.layer_rules(self.settings, dict(new), self.model)
-            self._take_in([], [eye for eye in watched if eye.name not in watching])
-        rules = covering.rules_for(self.settings, new, self.model) if new else []
-        self._take_in(rules, [rule for rule in rules if isinstance(rule, Subspace | Tokens)])
-        if self.analyzer is not None:
-            self.analyzer.watch(owned)
-
-    def _take_in(self, rules: list[Rule], eyes: list[Subspace | Tokens]) -> None:
-        for rule in rules:
-            mine = next((r for r in self.rules if r.name == rule.name), None)
-            if isinstance(mine, Element):
-                mine.adopt(rule.parameters)
-                continue
-            self.rules.append(rule)
-        self.eyes += eyes
-        self._resume(rules, "rules")
-        self._resume([eye for eye in eyes if eye not in rules], "eyes")
-        if self._handles:
-            for eye in eyes:
-                self._listen(eye)
-
-    def _resume(self, rules: Iterable[Rule], kind: str) -> None:
-        for rule in rules:
-            if rule.name in self._waiting[kind]:
-                rule.load_state_dict(self._waiting[kind].pop(rule.name))
+        """Take in the parameters that began to learn."""
+        new = self._coverage.grow()
+        for eye in new or []:
+            self._listen(eye)
+        if new is not None and self.analyzer is not None:
+            self.analyzer.watch(covering.owned(self.model, self.optimizer))
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
         if self.step == 1 and not self._remembering:
             return  # the gradient may be older than these hooks
         lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._known]
-        self._hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
-
-    def _hand_over(self, lost: list[Rule]) -> None:
-        for rule in lost:
-            self.rules.remove(rule)
-            self.eyes = [eye for eye in self.eyes if eye is not rule]
-            element = Element({}, self.settings.strength)
-            self._take_in([element], [])
-            element = next(r for r in self.rules if isinstance(r, Element))
-            element.adopt(rule.parameters)
+        self._coverage.hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 
     def _keep_pace(self) -> None:
         moved = {r: r.moved for r in self.rules if isinstance(r, Subspace) and r.moved is not None}

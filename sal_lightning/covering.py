@@ -1,11 +1,13 @@
-"""Which rule covers which parameter."""
+"""Which rule covers which parameter, and which layers are listened to."""
+
+from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import Optimizer
 
 from sal_lightning import layers
 from sal_lightning.layers import plain_name
-from sal_lightning.rules.base import Rule
+from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
@@ -70,3 +72,87 @@ def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Setting
     if isinstance(layer.module, nn.Embedding):
         return Tokens(layer.name, names, layer.module, settings.strength)
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)
+
+
+class Coverage:
+    """The rules of all parameters that learn now; grows when parameters are thawed, added or given a shape."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None, settings: Settings) -> None:
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        self.rules: list[Rule] = []
+        self.eyes: list[Subspace | Tokens] = []  # what listens to forward passes
+        # Of a loaded state, what belongs to parameters that do not learn yet.
+        self.waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
+        self._learning = -1  # how many parameters learned when they were last covered
+
+    def grow(self) -> list[Subspace | Tokens] | None:
+        """Cover what began to learn; returns the new eyes, None if it is the same as before."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        learning = sum(learns(p) for group in groups for p in group["params"])
+        if learning == self._learning:
+            return None
+        self._learning = learning
+        covered = {id(p) for rule in self.rules for p in rule.parameters.values()}
+        new = {n: p for n, p in owned(self.model, self.optimizer).items() if id(p) not in covered}
+        rules = rules_for(self.settings, new, self.model) if new else []
+        eyes = [rule for rule in rules if isinstance(rule, Subspace | Tokens)]
+        if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
+            known = {eye.name for eye in self.eyes}
+            eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
+        self._take_in(rules, eyes)
+        return eyes
+
+    def hand_over(self, lost: Iterable[Rule]) -> None:
+        """Protect what these rules cannot follow weight by weight."""
+        for rule in list(lost):
+            self.rules.remove(rule)
+            self.eyes = [eye for eye in self.eyes if eye is not rule]
+            self._take_in([Element(rule.parameters, self.settings.strength)], [])
+
+    def grains(self) -> dict[str, str]:
+        """The grain at which each covered parameter is protected."""
+        return {name: rule.grain for rule in self.rules for name in rule.parameters}
+
+    def everybody(self) -> set[Rule]:
+        """Rules and eyes."""
+        return {*self.rules, *self.eyes}
+
+    def state_dict(self) -> State:
+        """Of each rule and eye, by its name."""
+        return {
+            "elements": [name for name, grain in self.grains().items() if grain == "element"],
+            "rules": {rule.name: rule.state_dict() for rule in self.rules} | self.waiting["rules"],
+            "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self.waiting["eyes"],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where another stood.
+
+        Raises:
+            ValueError: a state of another model.
+        """
+        elements = set(state["elements"])
+        self.hand_over([r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= elements])
+        rules, given = {rule.name for rule in self.rules}, set(state["rules"])
+        known = {*rules, "element", *(plain_name(name) or "model" for name, _ in self.model.named_modules())}
+        if strange := (given - known) | (rules - given - {"element"}):
+            raise ValueError(f"Expected the state of the same model; these parts are not in both: {sorted(strange)}.")
+        self.waiting = {key: dict(state[key]) for key in self.waiting}
+        self._resume(self.rules, self.eyes)
+
+    def _take_in(self, rules: list[Rule], eyes: list[Subspace | Tokens]) -> None:
+        for rule in rules:
+            mine = next((r for r in self.rules if isinstance(r, Element) and r.name == rule.name), None)
+            if mine is None:
+                self.rules.append(rule)
+            else:
+                mine.adopt(rule.parameters)
+        self.eyes += eyes
+        self._resume(rules, eyes)
+
+    def _resume(self, rules: Iterable[Rule], eyes: Iterable[Rule]) -> None:
+        watching = (eye for eye in eyes if eye not in self.rules)
+        for kind, chosen in (("rules", rules), ("eyes", watching)):
+            for rule in chosen:
+                if rule.name in self.waiting[kind]:
+                    rule.load_state_dict(self.waiting[kind].pop(rule.name))

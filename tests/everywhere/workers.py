@@ -46,13 +46,17 @@ class Processes:
 
     def __exit__(self, *_: Any) -> None:
         for pool in self.pools:
-            pool.shutdown()
+            for process in list(pool._processes.values()):
+                process.kill()  # one that waits for the other would wait for long
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __call__(self, folder: Path, job: Callable[..., Any], *args: Any) -> list[Any]:
         place = folder / f"{job.__name__}-{len(list(folder.iterdir()))}"
         place.mkdir()
         runs = [pool.submit(_run, rank, place, job, *args) for rank, pool in enumerate(self.pools)]
-        wait(runs)
+        wait(runs, timeout=3 * PATIENCE)
+        unfinished = [run for run in runs if not run.done()]
+        assert not unfinished, f"Expected {job.__name__} to end in {3 * PATIENCE} s, got {len(unfinished)} that run on."
         # When one fails its connections close, and the other fails for that.
         for error in sorted(filter(None, (r.exception() for r in runs)), key=lambda e: "gloo" in str(e).lower()):
             raise error

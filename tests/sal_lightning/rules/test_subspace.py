@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from sal_lightning import layers
 from sal_lightning.rules import subspace
@@ -278,3 +279,24 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
     expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - subspace.GAP)
     held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
     torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_wide_layer_never_forms_a_square_matrix():
+    d = 5000
+    module = nn.Linear(d, 4, bias=False)
+    rule, x = make(module), torch.randn(64, d) / torch.arange(1, d + 1).sqrt()
+    module.weight.grad = torch.randn(4, d)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        for _ in range(2):
+            show(rule, x, steps=subspace.DENSE)
+            rule.see((x,), 0, ask=True)
+            rule.consolidate()
+            rule.mask()
+            rule.snapshot()
+            rule.restore()
+            rule.settle()
+            rule.drift()
+            rule.clear()
+    largest = max(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]")
+    assert rule.memory.s.shape[-1] == subspace.MAX_RANK
+    assert largest < d * d * 4 / 5

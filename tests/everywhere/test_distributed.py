@@ -170,11 +170,12 @@ def test_a_head_that_nobody_used_is_not_held(both, tmp_path):
     assert furthest(first.weights, one.weights) < CLOSE
 
 
-def test_a_network_that_comes_late_is_watched_from_then_on(both, tmp_path):
-    first, second = both(tmp_path, workers.by_hand, workers.Towers, workers.late)
-    one = workers.by_hand(0, workers.Towers, workers.late)
+@pytest.mark.parametrize(("schedule", "held"), [(workers.late, 4), (workers.later, 2)])
+def test_a_network_that_comes_late_is_watched_from_then_on(both, tmp_path, schedule, held):
+    first, second = both(tmp_path, workers.by_hand, workers.Towers, schedule)
+    one = workers.by_hand(0, workers.Towers, schedule)
     assert first.held == second.held == one.held
-    assert len(first.held[-1]) == 4
+    assert len(first.held[-1]) == held
     assert models.equal(first.weights, second.weights)
     assert furthest(first.weights, one.weights) < CLOSE
 

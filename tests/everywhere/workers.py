@@ -274,6 +274,11 @@ def late(rank: int, i: int) -> int:
     return int(i == 20 or i >= 25)
 
 
+def later(rank: int, i: int) -> int:
+    """It comes once at such a time, and then after the first half."""
+    return int(i == 20 or i >= 40)
+
+
 class ByHand(NamedTuple):
     """What came of it."""
 

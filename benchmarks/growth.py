@@ -36,6 +36,7 @@ NOTE = f"""Written by `python -m benchmarks.growth --table`, not by hand.
 One square layer, after consolidation; means over the steps of a round, medians over rounds. *Listen* is what the
 forward pass takes longer and *restore* what the optimizer's step does. *Operations*: `4·out·in·(32 + rank/8)` a step.
 *Predicted*: by these alone, `1 + 4·(32 + rank/8) / (6·batch)`. Bold: more than {CHEAP} × plain.
+Sizes of the command that are not in the table were not run.
 """
 
 

@@ -33,7 +33,7 @@ class Rule(ABC):
 
     def __init__(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self.name, self.parameters = name, parameters
-        # What is held, never changed in place, so that a provisional consolidation can be taken back.
+        # What is held; a consolidation makes a new one, so that a provisional one can be taken back.
         self.memory: Any = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
 

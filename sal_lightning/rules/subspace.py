@@ -302,13 +302,15 @@ class Subspace(Rule):
         return {
             "age": self.age,
             "waited": self.waited,
+            "stirred": self.stirred is not None and bool(self.stirred),
             "window": self.window.state_dict(),
             "memory": self.pack(self.memory),
         }
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.age, self.waited, self.stirred = state["age"], state.get("waited", 0), state.get("stirred")
+        self.age, self.waited = state["age"], state.get("waited", 0)
+        self.stirred = torch.tensor(True, device=self.device) if state.get("stirred") else None
         self.window.load_state_dict(state["window"], self.device)
         self.memory = self.unpack(state["memory"])
         self.version = self._version()

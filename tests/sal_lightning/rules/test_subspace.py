@@ -300,3 +300,20 @@ def test_a_wide_layer_never_forms_a_square_matrix():
     largest = max(e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]")
     assert rule.memory.s.shape[-1] > 0.7 * subspace.MAX_RANK
     assert largest < d * d * 4 / 5
+
+
+def test_what_waits_to_be_put_back_waits_in_a_state_too():
+    torch.manual_seed(0)
+    module = nn.Linear(10, 6)
+    rule, resumed = make(module, recall=0.0), make(module, recall=0.0)
+    show(rule, inputs(10))
+    rule.consolidate()
+    before = module(inputs(10)).detach()
+    rule.snapshot()
+    with torch.no_grad():
+        module.weight.add_(0.1)
+    rule.restore()
+    resumed.load_state_dict(rule.state_dict())
+    moved = (module(inputs(10)) - before).norm()
+    resumed.settle()
+    assert (module(inputs(10)) - before).norm() < 0.5 * moved

@@ -1,5 +1,6 @@
 """How a layer is read: its weight as matrices (groups, out, d), its input as the rows (groups, n, d) they multiply."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -114,19 +115,37 @@ def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> T
     assert isinstance(module, _CONVS)
     x: Tensor = args[0].detach()
     x = x if x.dim() == module.weight.dim() else x[None]
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = F.pad(x, module._reversed_padding_repeated_twice, mode)
-    for i, (size, stride, dilation) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
-        # A view (…, positions, taps): nothing is copied until the few sampled patches are taken.
-        x = x.unfold(2 + i, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    dims = module.weight.dim() - 2
-    x = x.movedim(1, 1 + dims)  # (batch, *positions, channels, *taps)
-    places = x.shape[: 1 + dims]
-    total = places.numel()
+    taps = _taps(module, x)
+    places = (len(x), *map(len, taps))
+    total, dims = math.prod(places), len(taps)
     chosen = sample(total, n, step, x.device)
     flat = torch.arange(total, device=x.device) if isinstance(chosen, slice) else chosen
-    patches = x[torch.unravel_index(flat, places)]
-    return patches.reshape(len(flat), module.groups, -1).transpose(0, 1)
+    image, *at = torch.unravel_index(flat, places)
+    read = [
+        t[a].unflatten(1, [-1 if j == i else 1 for j in range(dims)])
+        for i, (t, a) in enumerate(zip(taps, at, strict=True))
+    ]
+    patches = x[(image.view(-1, *[1] * dims), slice(None), *read)]  # (n, *taps, channels)
+    if module.padding_mode == "zeros" and any(module._reversed_padding_repeated_twice):
+        inside = torch.stack(torch.broadcast_tensors(*(r >= 0 for r in read))).all(0)
+        patches = patches.where(inside[..., None], 0.0)
+    return patches.movedim(-1, 1).reshape(len(flat), module.groups, -1).transpose(0, 1)
+
+
+def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Along each dimension, which positions of ``x`` each output reads: (outputs, taps), -1 where zeros are padded.
+
+    Positions are padded instead of images: of these only the few sampled patches are ever read.
+    """
+    assert isinstance(module, _CONVS)
+    pads = torch.tensor(module._reversed_padding_repeated_twice).view(-1, 2).flip(0).tolist()
+    taps = []
+    for i, (size, stride, dilation) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
+        line = torch.arange(float(x.shape[2 + i]), device=x.device)[None, None]
+        zeros = module.padding_mode == "zeros"
+        line = F.pad(line, pads[i], value=-1) if zeros else F.pad(line, pads[i], module.padding_mode)
+        taps.append(line.flatten().long().unfold(0, dilation * (size - 1) + 1, stride)[:, ::dilation])
+    return taps
 
 
 def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:

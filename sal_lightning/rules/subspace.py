@@ -93,7 +93,8 @@ class Subspace(Rule):
     @property
     @override
     def due(self) -> bool:
-        return self.age < DENSE or self.age % EVERY == 0
+        # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
+        return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Gather sampled rows of the input in a forward pass; accumulated batches add up."""

@@ -21,6 +21,12 @@ CONVS = [
     (nn.Conv2d(4, 4, 3, groups=4, padding="same", padding_mode="reflect"), (2, 4, 5, 5)),
     (nn.Conv2d(4, 8, 3, padding="same"), (4, 5, 5)),
     (nn.Conv3d(2, 4, 2, groups=2), (1, 2, 3, 4, 3)),
+    (nn.Conv1d(3, 2, 3, padding=2, padding_mode="circular"), (2, 3, 7)),
+    pytest.param(
+        *(nn.Conv2d(3, 4, (2, 4), padding="same"), (2, 3, 5, 6)),
+        marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+    ),
+    (nn.Conv3d(2, 4, 3, padding=(0, 1, 2), padding_mode="replicate"), (2, 2, 4, 3, 5)),
 ]
 
 

@@ -317,3 +317,16 @@ def test_what_waits_to_be_put_back_waits_in_a_state_too():
     moved = (module(inputs(10)) - before).norm()
     resumed.settle()
     assert (module(inputs(10)) - before).norm() < 0.5 * moved
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
+    for offset in range(period):
+        rule = make(nn.Linear(8, 4))
+        show(rule, inputs(8), steps=subspace.DENSE)
+        before = rule.window.weight.clone()
+        for step in range(128):
+            if step % period == offset and rule.due:
+                rule.see((inputs(8, seed=1),), step)
+            rule.observe()
+        assert rule.window.weight > before

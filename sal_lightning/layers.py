@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -121,13 +122,12 @@ def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> T
     chosen = sample(total, n, step, x.device)
     flat = torch.arange(total, device=x.device) if isinstance(chosen, slice) else chosen
     image, *at = torch.unravel_index(flat, places)
-    read = [
-        t[a].unflatten(1, [-1 if j == i else 1 for j in range(dims)])
-        for i, (t, a) in enumerate(zip(taps, at, strict=True))
-    ]
-    patches = x[(image.view(-1, *[1] * dims), slice(None), *read)]  # (n, *taps, channels)
+    shapes = [[-1 if j == i else 1 for j in range(dims)] for i in range(dims)]
+    read = [t[a].view(len(a), *shape) for t, a, shape in zip(taps, at, shapes, strict=True)]
+    where: tuple[Any, ...] = (image.view(-1, *[1] * dims), slice(None), *read)
+    patches = x[where]  # (n, *taps, channels)
     if module.padding_mode == "zeros" and any(module._reversed_padding_repeated_twice):
-        inside = torch.stack(torch.broadcast_tensors(*(r >= 0 for r in read))).all(0)
+        inside = reduce(torch.logical_and, (r >= 0 for r in read))
         patches = patches.where(inside[..., None], 0.0)
     return patches.movedim(-1, 1).reshape(len(flat), module.groups, -1).transpose(0, 1)
 

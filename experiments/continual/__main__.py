@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
-from experiments.continual.methods import METHODS
+from experiments.continual.data import NAMED
+from experiments.continual.methods import METHODS, known
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import Run, markdown, overview, read, read_all, rows, save, title
 from experiments.continual.streams import STREAMS, count
@@ -19,10 +20,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m experiments.continual", description=__doc__)
     made.add_argument("--stream", choices=STREAMS, default="split-domain")
-    made.add_argument("--methods", choices=METHODS, nargs="+", default=["plain", "sal"])
+    made.add_argument(
+        "--methods",
+        type=known,
+        nargs="+",
+        default=["plain", "sal"],
+        help=f"of {', '.join(METHODS)}; options and constants may follow: sal:strength=8,rules.subspace.MASK=16",
+    )
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--steps", type=int, default=500, help="training steps a task (default: %(default)s)")
-    made.add_argument("--data", default="mnist", help="digits, mnist, or a folder with the four MNIST files")
+    made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
     made.add_argument("--out", type=Path, default=Path("results/continual"))
     made.add_argument("--force", action="store_true", help="run again what has a result already")

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
@@ -28,6 +28,7 @@ MNIST_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+HELD_OUT = 10_000
 
 
 class DataError(ValueError):
@@ -166,13 +167,20 @@ def digits() -> Arrays:
     return Arrays(x[train], y[train], x[test], y[test])
 
 
+def validation() -> Arrays:
+    """MNIST without its test set: the last 10 000 training images stand for it. Whatever is tuned is tuned here."""
+    x, y, *_ = mnist()
+    return Arrays(x[:-HELD_OUT], y[:-HELD_OUT], x[-HELD_OUT:], y[-HELD_OUT:])
+
+
+NAMED: dict[str, Callable[[], Arrays]] = {"mnist": mnist, "mnist-validation": validation, "digits": digits}
+
+
 @lru_cache(maxsize=1)
 def load(source: str) -> Arrays:
-    """``digits``, ``mnist``, or a folder with the four MNIST files."""
-    if source == "digits":
-        return digits()
-    if source == "mnist":
-        return mnist()
+    """One of ``NAMED``, or a folder with the four MNIST files."""
+    if source in NAMED:
+        return NAMED[source]()
     if not Path(source).is_dir():
-        raise ValueError(f"Expected data to be 'digits', 'mnist' or a folder, got {source!r}.")
+        raise ValueError(f"Expected data to be one of {tuple(NAMED)} or a folder, got {source!r}.")
     return mnist(Path(source))

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from experiments import provenance
 from experiments.continual import methods
 from experiments.continual.batches import StreamData
+from experiments.continual.data import NAMED
 from experiments.continual.evaluation import Point, TaskAccuracy
 from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
@@ -76,7 +77,7 @@ def data_name(data: str) -> str:
     >>> data_name("digits"), data_name("some/folder")
     ('digits', 'mnist')
     """
-    return data if data == "digits" else "mnist"
+    return data if data in NAMED else "mnist"
 
 
 def command(stream: str, method: str, seed: int, steps: int, data: str, lr: float | None) -> str:
@@ -135,8 +136,8 @@ def run(
     L.seed_everything(seed, verbose=False)
     source = StreamData(stream, data, steps, batch, seed)
     model = MLP(source.inputs, source.outputs, settings.width, rate)
-    watch, guard = TaskAccuracy(every), methods.callback(method)
-    with quiet():
+    watch = TaskAccuracy(every)
+    with quiet(), methods.varied(method) as guard:
         fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator)
         started = time.perf_counter()
         fit.fit(model, datamodule=source)

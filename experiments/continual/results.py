@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.continual.data import write_whole
-from experiments.continual.methods import METHODS
+from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
 from experiments.continual.streams import STREAMS
@@ -53,8 +53,9 @@ def read_all(folder: Path) -> list[Record]:
     """Every record in the folder: streams and methods in the order of their lists, then seeds."""
     streams, methods = list(STREAMS), list(METHODS)
 
-    def place(record: Record) -> tuple[int, int, int]:
-        return streams.index(record["scenario"]), methods.index(record["method"]), record["seed"]
+    def place(record: Record) -> tuple[int, int, str, int]:
+        method = record["method"]
+        return streams.index(record["scenario"]), methods.index(parse(method)[0]), method, record["seed"]
 
     return sorted((read(file) for file in sorted(folder.glob("*.json"))), key=place)
 

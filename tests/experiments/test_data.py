@@ -111,7 +111,7 @@ class TestFiles:
             parse_idx(idx(np.zeros((2, 3)))[:-1])
 
     def test_load_names_what_it_takes(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"Expected data to be 'digits', 'mnist' or a folder, got .*nowhere"):
+        with pytest.raises(ValueError, match=r"Expected data to be one of .*'digits'.* or a folder, got .*nowhere"):
             load(str(tmp_path / "nowhere"))
 
 
@@ -165,3 +165,11 @@ def test_mnist_has_its_published_size() -> None:
     arrays = mnist()
     assert (len(arrays.train_x), len(arrays.test_x)) == (60000, 10000)
     assert arrays.train_y[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the MNIST files are not here")
+def test_validation_never_sees_the_test_set() -> None:
+    whole, held = mnist(), load("mnist-validation")
+    assert torch.equal(torch.cat([held.train_x, held.test_x]), whole.train_x)
+    assert torch.equal(torch.cat([held.train_y, held.test_y]), whole.train_y)
+    assert len(held.test_x) == 10_000

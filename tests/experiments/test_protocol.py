@@ -20,6 +20,8 @@ from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
 from experiments.continual.protocol import Result, run, trainer
 from experiments.continual.results import HEADINGS, Run, markdown, overview, read_all, rows, save
+from sal_lightning import SALCallback
+from sal_lightning.rules import subspace
 
 CONFIGS = sorted((provenance.ROOT / "configs" / "experiments").glob("*.yaml"))
 
@@ -107,6 +109,18 @@ class TestRun:
     def test_permuted_takes_its_published_rate_unless_told(self) -> None:
         assert run("permuted", "plain", seed=0, steps=1, data="digits").lr == 1e-4
         assert run("permuted", "plain", seed=0, steps=1, data="digits", lr=0.01).lr == 0.01
+
+    def test_a_variant_has_its_options_and_constants_for_as_long_as_it_runs(self) -> None:
+        before = subspace.MIN_RANK
+        with methods.varied("sal:strength=8,rules.subspace.MIN_RANK=7") as guard:
+            assert isinstance(guard, SALCallback)
+            assert (guard.settings.strength, subspace.MIN_RANK) == (8, 7)
+        assert before == subspace.MIN_RANK
+
+    @pytest.mark.parametrize("method", ["sal:strength", "sal:strength=open()"])
+    def test_a_variant_that_cannot_be_read_is_refused(self, method: str) -> None:
+        with pytest.raises(ValueError, match=f"Expected method to be .* got {re.escape(repr(method))}"):
+            methods.known(method)
 
     def test_an_unknown_method_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"Expected method to be one of .*got 'magic'"):

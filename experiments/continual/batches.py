@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from experiments.continual.data import load
-from experiments.continual.streams import Stream, StreamName, Task, make
+from experiments.continual.streams import Stream, StreamName, make
 
 
 class Batch(NamedTuple):
@@ -21,27 +22,32 @@ class Batch(NamedTuple):
     classes: slice
 
 
-def draw(task: Task, steps: int, batch: int, seed: int, index: int) -> Tensor:
-    """Rows of every batch of a task, with replacement; the same for every method."""
-    generator = torch.Generator().manual_seed(1000 * seed + index)
-    return torch.randint(len(task.train_x), (steps, batch), generator=generator)
-
-
 class StreamBatches(Dataset[Batch]):
-    """Item ``i`` is the batch of global step ``i``."""
+    """Item ``i`` is the batch of global step ``i``, drawn with replacement; the same for every method.
 
-    def __init__(self, stream: Stream, steps: int, batch: int, seed: int) -> None:
-        self.stream, self.steps = stream, steps
-        self.rows = [draw(task, steps, batch, seed, t) for t, task in enumerate(stream.tasks)]
+    ``joint`` draws from all tasks at every step.
+    """
+
+    def __init__(self, stream: Stream, steps: int, batch: int, seed: int, joint: bool = False) -> None:
+        self.stream, self.steps, self.batch, self.seed, self.joint = stream, steps, batch, seed, joint
 
     def __len__(self) -> int:
-        return len(self.rows) * self.steps
+        return len(self.stream.tasks) * self.steps
 
     @override
     def __getitem__(self, step: int) -> Batch:
-        t, i = divmod(step, self.steps)
-        task, rows = self.stream.tasks[t], self.rows[t][i]
-        return Batch(task.see(task.train_x[rows]), task.train_y[rows], task.classes)
+        generator = torch.Generator().manual_seed(1_000_000 * self.seed + step)
+        shares = torch.ones(len(self.stream.tasks)) if self.joint else self.stream.shares(step, self.steps)
+        if self.stream.one_a_batch:
+            shares = F.one_hot(torch.multinomial(shares, 1, generator=generator)[0], len(shares)).float()
+        chosen = torch.multinomial(shares, self.batch, replacement=True, generator=generator)
+        parts = []
+        for t, n in zip(*(found.tolist() for found in torch.unique(chosen, return_counts=True)), strict=True):
+            task = self.stream.tasks[t]
+            rows = torch.randint(len(task.train_x), (n,), generator=generator)
+            parts.append((task.see(task.train_x[rows]), task.train_y[rows]))
+        x, y = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Batch(x, y, task.classes)
 
 
 class StreamData(L.LightningDataModule):
@@ -54,12 +60,13 @@ class StreamData(L.LightningDataModule):
         steps: int = 500,
         batch: int = 128,
         seed: int = 0,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         if min(steps, batch) < 1:
             raise ValueError(f"Expected steps and batch of at least 1, got steps={steps}, batch={batch}.")
         self.kind: StreamName = stream
-        self.data, self.steps, self.batch, self.seed = data, steps, batch, seed
+        self.data, self.steps, self.batch, self.seed, self.joint = data, steps, batch, seed, joint
 
     @cached_property
     def stream(self) -> Stream:
@@ -78,4 +85,5 @@ class StreamData(L.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(StreamBatches(self.stream, self.steps, self.batch, self.seed), batch_size=None)
+        batches = StreamBatches(self.stream, self.steps, self.batch, self.seed, self.joint)
+        return DataLoader(batches, batch_size=None)

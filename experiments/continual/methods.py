@@ -1,32 +1,81 @@
-"""The methods that are compared: a name, and the callback it adds to the Trainer."""
+"""The methods that are compared: a name, and what it adds to the Trainer, to the network or to the stream."""
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from lightning.pytorch import Callback
 
+from experiments.continual.baselines.ewc import EWC, OnlineEWC
+from experiments.continual.baselines.l2 import L2
+from experiments.continual.baselines.lwf import LwF
+from experiments.continual.baselines.mas import MAS
+from experiments.continual.baselines.replay import AGEM, Replay
+from experiments.continual.baselines.si import SI
+from experiments.continual.streams import StreamName
 
-def plain() -> None:
-    """No callback: ordinary training."""
 
-
-def sal(**options: Any) -> Callback:
-    """SAL with its defaults, but for the options given."""
+def sal(stream: str, **options: Any) -> Callback:
+    """SAL with its defaults on every stream, but for the options given."""
     from sal_lightning import SALCallback
 
     return SALCallback(**options)
 
 
-METHODS: dict[str, Callable[..., Callback | None]] = {
-    "plain": plain,
-    "sal": sal,
-    "sal-element": partial(sal, protection="element"),
-    "sal-tensor": partial(sal, protection="tensor"),
+def strengths(task: float, domain: float, clas: float, permuted: float) -> Mapping[str, float]:
+    """A method's best strength on each kind of stream, as published."""
+    return {"split-task": task, "split-domain": domain, "split-class": clas, "permuted": permuted, "rotated": permuted}
+
+
+# van de Ven et al. 2022; SI's c is half of what its penalty's gradient is multiplied by.
+EWC_STRENGTH = strengths(1e5, 1e10, 1e9, 1e2)
+SI_STRENGTH = strengths(2 * 10, 2 * 5e4, 2 * 5e3, 2 * 10)
+# Hsu et al. 2018; theirs likewise have no ½.
+ONLINE_EWC_STRENGTH = strengths(2 * 400, 2 * 700, 2 * 100, 2 * 250)
+MAS_STRENGTH = strengths(2 * 1, 2 * 1e4, 2 * 1, 2 * 0.1)
+L2_STRENGTH = strengths(2 * 0.01, 2 * 0.5, 2 * 100, 2 * 0.02)
+# Samples of each class.
+BUDGET = {"permuted": 10, "rotated": 10}
+
+
+def pull(kind: Callable[..., Callback], best: Mapping[str, float], stream: str, **options: Any) -> Callback:
+    """A quadratic penalty with the strength that is best on this stream, or that given."""
+    kind_of = next(name for name in best if stream.startswith(name))
+    return kind(**{"strength": best[kind_of]} | options)
+
+
+def replay(kind: Callable[..., Callback], stream: str, **options: Any) -> Callback:
+    """A memory of the size that is usual on this stream, or that given."""
+    return kind(**{"budget": BUDGET.get(stream, 100)} | options)
+
+
+class Method(NamedTuple):
+    """A callback made for a stream and options, more arguments of the network, and whether all tasks come at once."""
+
+    callback: Callable[..., Callback | None] = lambda stream: None
+    model: Mapping[str, Any] = {}
+    joint: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "plain": Method(),
+    "sal": Method(sal),
+    "sal-element": Method(partial(sal, protection="element")),
+    "sal-tensor": Method(partial(sal, protection="tensor")),
+    "stable-sgd": Method(model={"optimizer": "sgd", "dropout": 0.5}),
+    "l2": Method(partial(pull, L2, L2_STRENGTH)),
+    "ewc": Method(partial(pull, EWC, EWC_STRENGTH)),
+    "online-ewc": Method(partial(pull, OnlineEWC, ONLINE_EWC_STRENGTH)),
+    "si": Method(partial(pull, SI, SI_STRENGTH)),
+    "mas": Method(partial(pull, MAS, MAS_STRENGTH)),
+    "lwf": Method(lambda stream: LwF()),
+    "agem": Method(partial(replay, AGEM)),
+    "replay": Method(partial(replay, Replay)),
+    "joint": Method(joint=True),
 }
 
 
@@ -57,7 +106,7 @@ def parse(method: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def varied(method: str) -> Iterator[Callback | None]:
+def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
     """A new callback for this method, none for ``plain``; until the end the constants it names are as it says."""
     name, values = parse(known(method))
     constants = {key: values.pop(key) for key in list(values) if "." in key}
@@ -65,4 +114,4 @@ def varied(method: str) -> Iterator[Callback | None]:
         for key, value in constants.items():
             module, constant = key.rsplit(".", 1)
             changed.enter_context(patch.object(import_module(f"sal_lightning.{module}"), constant, value))
-        yield METHODS[name](**values)
+        yield METHODS[name].callback(stream, **values)

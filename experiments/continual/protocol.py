@@ -37,6 +37,9 @@ PUBLISHED: dict[StreamName, Settings] = {
     "split-domain-ordered": SPLIT,
     "split-class-ordered": SPLIT,
     "stationary": SPLIT,
+    "split-domain-fuzzy": SPLIT,
+    "split-class-fuzzy": SPLIT,
+    "rotated": SPLIT,
     "permuted": Settings(width=1000, lr=1e-4),
 }
 
@@ -134,10 +137,11 @@ def run(
     settings = PUBLISHED[stream]
     rate = settings.lr if lr is None else lr
     L.seed_everything(seed, verbose=False)
-    source = StreamData(stream, data, steps, batch, seed)
-    model = MLP(source.inputs, source.outputs, settings.width, rate)
+    asked = methods.METHODS[methods.parse(methods.known(method))[0]]
+    source = StreamData(stream, data, steps, batch, seed, asked.joint)
+    model = MLP(source.inputs, source.outputs, settings.width, rate, **asked.model)
     watch = TaskAccuracy(every)
-    with quiet(), methods.varied(method) as guard:
+    with quiet(), methods.varied(method, stream) as guard:
         fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator)
         started = time.perf_counter()
         fit.fit(model, datamodule=source)

@@ -1,10 +1,13 @@
 """The streams: the same pictures, cut into tasks that follow one another."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.continual.data import Arrays
@@ -16,13 +19,23 @@ StreamName = Literal[
     "split-task-ordered",
     "split-domain-ordered",
     "split-class-ordered",
+    "split-domain-fuzzy",
+    "split-class-fuzzy",
     "permuted",
+    "rotated",
     "stationary",
 ]
 STREAMS: tuple[StreamName, ...] = get_args(StreamName)
 CLASSES = 10
 SPLIT_TASKS = 5
 PERMUTED_TASKS = 10
+ROTATED_TASKS = 20
+FUZZY = 0.25  # of a task's steps: how long before its end the next one begins to be mixed in
+
+
+def as_they_are(x: Tensor) -> Tensor:
+    """Images shown as they are."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -34,22 +47,35 @@ class Task:
     test_x: Tensor
     test_y: Tensor
     classes: slice
-    # Kept apart from the images, so that all permuted tasks share one copy of them.
-    pixels: Tensor | None = None
-
-    def see(self, x: Tensor) -> Tensor:
-        """The images as this task shows them."""
-        return x if self.pixels is None else x[:, self.pixels]
+    # The images as this task shows them; kept apart, so that permuted and rotated tasks share one copy of them.
+    see: Callable[[Tensor], Tensor] = as_they_are
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Tasks in order, for a network with this many inputs and outputs."""
+    """Tasks in order, for a network with this many inputs and outputs; ``fuzzy`` ones shade into each other."""
 
     name: StreamName
     tasks: tuple[Task, ...]
     inputs: int
     outputs: int
+    fuzzy: float = 0.0
+
+    @property
+    def one_a_batch(self) -> bool:
+        """Whether tasks cannot be mixed in a batch, since they use different outputs."""
+        return any(task.classes != self.tasks[0].classes for task in self.tasks)
+
+    def shares(self, step: int, steps: int) -> Tensor:
+        """The tasks' shares in the batch of a step, (tasks,): straight from one to the next around each boundary.
+
+        A sharp boundary is the limit of a short one. Ramps as in van de Ven et al. 2022, whose streams end where they
+        began; ours end with the last task.
+        """
+        ends = torch.arange(1, len(self.tasks)) * steps
+        # Share of all later tasks, for each boundary.
+        later = ((step + 0.5 - ends) / max(2 * self.fuzzy * steps, 1e-9) + 0.5).clamp(0, 1)
+        return torch.cat([torch.ones(1), later]) - torch.cat([later, torch.zeros(1)])
 
 
 def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
@@ -61,10 +87,13 @@ def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
         tasks = iter([Task(*arrays, slice(0, CLASSES))])
     elif name == "permuted":
         tasks = permuted(arrays, generator)
+    elif name == "rotated":
+        tasks = rotated(arrays, generator)
     else:
         tasks = split(name, arrays, generator)
     made = tuple(tasks)
-    return Stream(name, made, made[0].train_x.shape[1], 2 if name.startswith("split-domain") else CLASSES)
+    outputs = 2 if name.startswith("split-domain") else CLASSES
+    return Stream(name, made, made[0].train_x.shape[1], outputs, FUZZY if name.endswith("-fuzzy") else 0.0)
 
 
 def count(name: StreamName) -> int:
@@ -73,7 +102,7 @@ def count(name: StreamName) -> int:
     >>> count("split-task"), count("permuted"), count("stationary")
     (5, 10, 1)
     """
-    return {"permuted": PERMUTED_TASKS, "stationary": 1}.get(name, SPLIT_TASKS)
+    return {"permuted": PERMUTED_TASKS, "rotated": ROTATED_TASKS, "stationary": 1}.get(name, SPLIT_TASKS)
 
 
 def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
@@ -102,8 +131,31 @@ def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
     """Ten tasks of all classes, each with its own order of the pixels, the first one too."""
     train_x, test_x = pad(arrays.train_x), pad(arrays.test_x)
     for _ in range(PERMUTED_TASKS):
-        pixels = torch.randperm(train_x.shape[1], generator=generator)
-        yield Task(train_x, arrays.train_y, test_x, arrays.test_y, slice(0, CLASSES), pixels)
+        see = partial(reorder, torch.randperm(train_x.shape[1], generator=generator))
+        yield Task(train_x, arrays.train_y, test_x, arrays.test_y, slice(0, CLASSES), see)
+
+
+def rotated(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
+    """Twenty tasks of all classes, each turned by an angle of its own in [0, 180) degrees (Buzzega et al. 2020)."""
+    for degrees in (180 * torch.rand(ROTATED_TASKS, generator=generator)).tolist():
+        yield Task(*arrays, slice(0, CLASSES), partial(rotate, math.radians(degrees)))
+
+
+def reorder(pixels: Tensor, x: Tensor) -> Tensor:
+    """The pixels in this order."""
+    return x[:, pixels]
+
+
+def rotate(angle: float, x: Tensor) -> Tensor:
+    """Square images turned by so many radians about their middle, bilinear, zero outside.
+
+    >>> rotate(math.pi / 2, torch.tensor([[1.0, 0.0, 0.0, 0.0]])).round(decimals=3) + 0
+    tensor([[0., 1., 0., 0.]])
+    """
+    side = math.isqrt(x.shape[1])
+    turn = torch.tensor([[math.cos(angle), math.sin(angle), 0.0], [-math.sin(angle), math.cos(angle), 0.0]])
+    grid = F.affine_grid(turn.to(x).expand(len(x), 2, 3), [len(x), 1, side, side], align_corners=False)
+    return F.grid_sample(x.view(-1, 1, side, side), grid, align_corners=False).flatten(1)
 
 
 def pad(x: Tensor) -> Tensor:
@@ -114,4 +166,4 @@ def pad(x: Tensor) -> Tensor:
     """
     if x.shape[1] != 28 * 28:
         return x
-    return torch.nn.functional.pad(x.view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)
+    return F.pad(x.view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)

@@ -1,6 +1,29 @@
-"""Torchmetrics of what SAL sees and does."""
+"""Torchmetrics of what SAL sees and does, and of continual learning with whatever method."""
 
+from sal_lightning.metrics.continual import (
+    AverageAccuracy,
+    BackwardTransfer,
+    ContinualMetric,
+    Forgetting,
+    ForwardTransfer,
+    LearningAccuracy,
+    MinAccuracy,
+    WorstAccuracy,
+    WorstCaseAccuracy,
+)
 from sal_lightning.metrics.norms import NormShare
 from sal_lightning.metrics.spectrum import BandPercent
 
-__all__ = ["BandPercent", "NormShare"]
+__all__ = [
+    "AverageAccuracy",
+    "BackwardTransfer",
+    "BandPercent",
+    "ContinualMetric",
+    "Forgetting",
+    "ForwardTransfer",
+    "LearningAccuracy",
+    "MinAccuracy",
+    "NormShare",
+    "WorstAccuracy",
+    "WorstCaseAccuracy",
+]

@@ -112,7 +112,7 @@ class TestRun:
 
     def test_a_variant_has_its_options_and_constants_for_as_long_as_it_runs(self) -> None:
         before = subspace.MIN_RANK
-        with methods.varied("sal:strength=8,rules.subspace.MIN_RANK=7") as guard:
+        with methods.varied("sal:strength=8,rules.subspace.MIN_RANK=7", "split-task") as guard:
             assert isinstance(guard, SALCallback)
             assert (guard.settings.strength, subspace.MIN_RANK) == (8, 7)
         assert before == subspace.MIN_RANK

@@ -1,0 +1,1 @@
+"""The methods that users would pick instead, told the boundaries as their authors meant."""

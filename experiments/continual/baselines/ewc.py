@@ -1,0 +1,47 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017), and online (Schwarz et al. 2018)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from experiments.continual.baselines.base import Pull
+from experiments.continual.baselines.importance import moments
+from experiments.continual.model import MLP
+from experiments.continual.streams import Task
+
+SAMPLES = 12_000  # of a task, that its Fisher information is taken from
+
+
+def fisher(model: MLP, task: Task) -> list[Tensor]:
+    """The diagonal of the Fisher information, expected over the labels that the model itself would give."""
+
+    def scores(logits: Tensor) -> Iterator[Tensor]:
+        log_p = logits[:, task.classes].log_softmax(1)
+        # The square of √p ∂ log p is p (∂ log p)².
+        yield from (log_p.detach().exp().sqrt() * log_p).unbind(1)
+
+    return moments(model, task.see(task.train_x[:SAMPLES]), scores, power=2)
+
+
+class EWC(Pull):
+    """A penalty for each task, ``½ λ Σ_t F_t (W − W_t)²``.
+
+    Their sum is, but for a constant, one penalty with the sum of all F towards the mean of all W_t weighted by F_t.
+    """
+
+    @override
+    def learned(self, tasks: Sequence[Task]) -> None:
+        for S, mean, F, w in zip(self.F, self.anchor, fisher(self.model, tasks[-1]), self.W, strict=True):
+            S += F
+            mean += (w - mean) * (F / S.clamp(min=torch.finfo(S.dtype).tiny))
+
+
+class OnlineEWC(Pull):
+    """One penalty towards the last task's weights, with the sum of all F."""
+
+    @override
+    def learned(self, tasks: Sequence[Task]) -> None:
+        torch._foreach_add_(self.F, fisher(self.model, tasks[-1]))
+        self.move_anchor()

@@ -1,0 +1,72 @@
+"""Methods that keep samples: the ceiling for those that may not."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import override
+
+from experiments.continual.baselines.base import Baseline
+from experiments.continual.batches import Batch
+from experiments.continual.streams import Task
+
+
+class Replay(Baseline):
+    """Experience replay: a few samples of each class are kept and rehearsed; the new task counts ``1 / t``."""
+
+    def __init__(self, budget: int = 100, batch: int = 128, seed: int = 0) -> None:
+        self.budget, self.batch = budget, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @override
+    def begin(self) -> None:
+        self.memory: list[Batch] = []
+        self.model.objective = self.rehearse
+
+    @override
+    def learned(self, tasks: Sequence[Task]) -> None:
+        task = tasks[-1]
+        kept = []
+        for label in torch.unique(task.train_y):
+            rows = (task.train_y == label).nonzero()[:, 0]
+            kept.append(rows[torch.randperm(len(rows), generator=self.generator)[: self.budget]])
+        rows = torch.cat(kept)
+        self.memory.append(Batch(task.see(task.train_x[rows]), task.train_y[rows], task.classes))
+
+    def rehearse(self, loss: Tensor, batch: Batch, logits: Tensor) -> Tensor:
+        """The loss with that on what was kept."""
+        if not self.memory:
+            return loss
+        share = 1 / (self.task + 1)
+        return share * loss + (1 - share) * self.loss_on_memory()
+
+    def loss_on_memory(self) -> Tensor:
+        """On a batch drawn in equal parts from all tasks before."""
+        each = -(-self.batch // len(self.memory))
+        losses = []
+        for x, y, classes in self.memory:
+            rows = torch.randint(len(x), (min(each, len(x)),), generator=self.generator)
+            logits = self.model(x[rows].to(self.model.device))[:, classes]
+            losses.append(F.cross_entropy(logits, y[rows].to(self.model.device) - classes.start))
+        return torch.stack(losses).mean()
+
+
+class AGEM(Replay):
+    """Averaged gradient episodic memory (Chaudhry et al. 2019): no step may raise the loss on what was kept."""
+
+    @override
+    def begin(self) -> None:
+        self.memory = []
+
+    @override
+    def before_step(self) -> None:
+        if not self.memory:
+            return
+        with torch.enable_grad():
+            R = torch.autograd.grad(self.loss_on_memory(), list(self.model.parameters()))
+        G = self.G
+        along = sum(((g * r).sum() for g, r in zip(G, R, strict=True)), torch.zeros(()))
+        size = sum((r.square().sum() for r in R), torch.zeros(()))
+        if along < 0:
+            torch._foreach_sub_(G, torch._foreach_mul(list(R), float(along / size)))

@@ -142,6 +142,7 @@ class Coverage:
 
     def _take_in(self, rules: list[Rule], eyes: list[Subspace | Tokens]) -> None:
         for rule in rules:
+            rule.alone = self.optimizer is None
             mine = next((r for r in self.rules if isinstance(r, Element) and r.name == rule.name), None)
             if mine is None:
                 self.rules.append(rule)

@@ -33,6 +33,7 @@ class Rule(ABC):
 
     def __init__(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self.name, self.parameters = name, parameters
+        self.alone = False  # whether nobody restores after the step, so that the gradient is all there is
         # What is held; a consolidation makes a new one, so that a provisional one can be taken back.
         self.memory: Any = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
@@ -142,14 +143,16 @@ class Rule(ABC):
 
     def restore(self, measure: bool = False) -> Tensor | None:
         """``W ← W − held(W − W₀)``, now or at ``settle()``; if asked to measure, returns (held², whole²)."""
-        before, self.before = self.before, None
+        before, self.before, self.alone = self.before, None, False
         if before is None or not self.holds:
             return None
-        W = self.weights()
-        D = [torch.sub(w, w0, out=w0) for w, w0 in zip(W, before, strict=True)]
+        W, measured = self.weights(), None
+        if measure:
+            D = [w - w0 for w, w0 in zip(W, before, strict=True)]
+            measured = torch.stack([squares(self.held(D)), squares(D)])
         # What is frozen stays so.
-        self.put_back([w if p.requires_grad else None for w, p in zip(W, self.parameters.values(), strict=True)], D)
-        return torch.stack([squares(self.held(D)), squares(D)]) if measure else None
+        self.put_back([w if p.requires_grad else None for w, p in zip(W, self.parameters.values(), strict=True)], before)
+        return measured
 
     def hold_back(self, G: Sequence[Tensor]) -> None:
         """``G ← G − held(G)``, in place."""
@@ -162,8 +165,9 @@ class Rule(ABC):
     def settle(self) -> None:  # noqa: B027
         """Put back now what was to be put back later."""
 
-    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
-        """``W ← W − held(D)``, in place, for a step ``D``; None is a weight that must not move."""
+    def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
+        """``W ← W − held(W − W₀)``, in place; None is a weight that must not move. ``W₀`` may be used up."""
+        D = [w0.zero_() if w is None else torch.sub(w, w0, out=w0) for w, w0 in zip(W, W0, strict=True)]
         for w, h in zip(W, self.held(D), strict=True):
             if w is not None:
                 w.sub_(h)

@@ -93,11 +93,11 @@ class Element(Rule):
         return [x * s.to(x.dtype) for x, s in zip(X, self.s, strict=True)]
 
     @override
-    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+    def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
         if all(w is not None and w.dtype == torch.float32 for w in W):
-            torch._foreach_addcmul_([w for w in W if w is not None], list(D), self.s, value=-1)
+            torch._foreach_lerp_([w for w in W if w is not None], list(W0), self.s)
         else:
-            super().put_back(W, D)
+            super().put_back(W, W0)
 
     @override
     def bands(self) -> Tensor:

@@ -59,11 +59,11 @@ class Subspace(Rule):
 
     ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
 
-    The gradient is held back along the strongest directions and by s̄ elsewhere: that is where it lies, and what is left
-    of it the restoration takes back, along all of them.
+    The gradient is held back along the strongest directions, where nearly all of it lies: ``G ← G − (G U) diag(f) Uᵀ``
+    with ``f = (s − s̄) / (1 − s̄)``, what s̄ does not take of s anyway.
 
     The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
-    ``A`` being ``W U`` when that was last done and ``f = (s − s̄) / (1 − s̄)`` what s̄ has not yet taken of s.
+    ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
 
     What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
@@ -205,19 +205,25 @@ class Subspace(Rule):
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
+        if self.alone:
+            return super().hold_back(G)
         m = self._held
-        U, s = m.U[..., :MASK], m.s[:, :MASK]
-        self._take(G, G, self._along(G, U) * (s - m.s_rest[:, None])[:, None, :], U)
+        U, passed = m.U[..., :MASK], (1 - m.s_rest[:, None]).clamp(min=torch.finfo(m.s.dtype).tiny)
+        f = (m.s[:, :MASK] - m.s_rest[:, None]) / passed
+        self._take(G, None, self._along(G, U) * f[:, None, :], U)
 
     @override
-    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+    def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
+        # Looked at in the first step and in the last one before it is put back: a rate of zero moves nothing.
+        if self.waited in (0, SETTLE - 1):
+            D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
+            moved = torch.stack(D).sum() > 0
+            self.stirred = moved if self.stirred is None else self.stirred | moved
         s_rest = self._held.s_rest[:, None, None]
-        for w, d in zip(W, D, strict=True):
+        for w, w0 in zip(W, W0, strict=True):
             if w is not None:
                 M = self._matrix(w)
-                self._write(w, M.addcmul_(self._matrix(d), s_rest.to(M.dtype), value=-1))
-        moved = torch.stack([torch.linalg.vector_norm(d) for d in D]).sum() > 0
-        self.stirred = moved if self.stirred is None else self.stirred | moved
+                self._write(w, M.lerp_(self._matrix(w0), s_rest.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and any(g is not None for g in self.gradients()):

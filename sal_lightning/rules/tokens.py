@@ -112,12 +112,12 @@ class Tokens(Rule):
         if G[0].is_sparse:
             super().hold_back(G)
         else:
-            self.put_back(G, G)
+            G[0].addcmul_(G[0], self.s.to(G[0].dtype), value=-1)
 
     @override
-    def put_back(self, W: Sequence[Tensor | None], D: Sequence[Tensor]) -> None:
+    def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
         if W[0] is not None:
-            W[0].addcmul_(D[0], self.s.to(D[0].dtype), value=-1)
+            W[0].lerp_(W0[0], self.s.to(W0[0].dtype))
 
     @override
     def bands(self) -> Tensor:

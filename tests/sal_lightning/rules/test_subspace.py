@@ -54,7 +54,7 @@ class Twin:
         U, self.s, rank = U[:, firm], self.s[firm], int(firm.sum())
         self.S = U @ torch.diag(self.s) @ U.T + s_rest * (torch.eye(d) - U @ U.T)
         V, v = U[:, :mask], self.s[:mask]
-        self.S_mask = V @ torch.diag(v) @ V.T + s_rest * (torch.eye(d) - V @ V.T)
+        self.S_mask = V @ torch.diag((v - s_rest) / (1 - s_rest)) @ V.T
         self.U, self.s_rest, self.recall, self.size = U, s_rest, recall, (W @ U).norm()
         self.A, self.E, self.paths, self.waited = W @ U, torch.zeros(len(W), rank), [], 0
 

@@ -77,7 +77,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
         panel(axes, results, task)
     panels[-1].set_xlabel("training step", color=INK)
     figure.supylabel("test accuracy on each task", fontsize=10, color=INK)
-    means = ", ".join(f"{LABELS.get(r.method, r.method)} {r.average:.2f}" for r in results)
+    means = ", ".join(f"{LABELS.get(r.method, r.method)} {r.measures['average']:.2f}" for r in results)
     figure.suptitle(f"{first.scenario} on {first.data}: average accuracy at the end, {means}", fontsize=12, color=INK)
     panels[0].set_title(LEGEND, fontsize=8.5, color=INK, loc="left")
     file.parent.mkdir(parents=True, exist_ok=True)

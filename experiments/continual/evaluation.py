@@ -1,7 +1,8 @@
 """Accuracy on every task seen, at each end of a task and as often between as asked."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -9,12 +10,26 @@ import lightning as L
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
+from torchmetrics import MetricCollection
 from typing_extensions import override
 
-from experiments.continual.batches import StreamData
-from experiments.continual.metrics import Matrix, average, drift
+from experiments.continual.metrics import drift
 from experiments.continual.model import MLP
 from experiments.continual.streams import Task
+from sal_lightning.metrics import (
+    AverageAccuracy,
+    BackwardTransfer,
+    ContinualMetric,
+    Forgetting,
+    ForwardTransfer,
+    LearningAccuracy,
+    MinAccuracy,
+    WorstAccuracy,
+    WorstCaseAccuracy,
+)
+
+FIRST = 10  # steps of a task, where what was kept falls deepest
+PART = 1000  # samples of a test set
 
 
 class Point(NamedTuple):
@@ -36,74 +51,92 @@ def evaluating(model: L.LightningModule) -> Iterator[None]:
         model.train(was_training)
 
 
-def accuracy(model: MLP, task: Task) -> float:
-    """Share of the task's test set that the outputs in play get right."""
-    logits = model(task.see(task.test_x).to(model.device))[:, task.classes]
+def accuracy(model: MLP, task: Task, samples: int | None = None) -> float:
+    """Share of the task's test set, or of its first samples, that the outputs in play get right."""
+    logits = model(task.see(task.test_x[:samples]).to(model.device))[:, task.classes]
     guesses = logits.argmax(1).cpu() + task.classes.start
-    return float((guesses == task.test_y).float().mean())
+    return float((guesses == task.test_y[:samples]).float().mean())
 
 
-def summary(matrix: Matrix) -> dict[str, float]:
-    """What goes to the loggers at the end of a task.
-
-    >>> summary([[1.0], [0.5, 0.9]])
-    {'accuracy/task1': 0.5, 'accuracy/task2': 0.9, 'accuracy/average': 0.7}
-    """
-    tasks = {f"accuracy/task{number}": value for number, value in enumerate(matrix[-1], 1)}
-    return tasks | {"accuracy/average": average(matrix)}
+MEASURES: dict[str, type[ContinualMetric]] = {
+    "average": AverageAccuracy,
+    "worst": WorstAccuracy,
+    "just_learned": LearningAccuracy,
+    "backward": BackwardTransfer,
+    "forward": ForwardTransfer,
+    "forgetting": Forgetting,
+    "lowest": MinAccuracy,
+    "worst_case": WorstCaseAccuracy,
+}
 
 
 class TaskAccuracy(Callback):
-    """Fill ``matrix`` at the end of each task, and ``curve`` every so many steps as well.
+    """Measure each task's accuracy: on all tests at each end of a task, on a part of them in between.
 
     It knows the boundaries and only looks: whatever trains beside it is told nothing.
+
+    Args:
+        every: look also at the first ``FIRST`` steps of a task, and then once in so many.
     """
 
     def __init__(self, every: int | None = None) -> None:
         if every is not None and every < 1:
             raise ValueError(f"Expected every to be at least 1 or None, got {every}.")
         self.every = every
-        self._restart()
+        self.measures = MetricCollection({})
 
-    def _restart(self) -> None:
-        self.matrix: list[list[float]] = []
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.curve: list[Point] = []
         self.drift: float | None = None
         self.seconds = 0.0
         self._first_features: Tensor | None = None
+        tasks = trainer.datamodule.stream.tasks  # type: ignore[attr-defined]
+        self.measures = MetricCollection({name: kind(len(tasks)) for name, kind in MEASURES.items()})
+        self._look(cast(MLP, pl_module), tasks, -1)
 
-    @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restart()
+    @property
+    def R(self) -> list[list[float]]:
+        """Accuracy on task j after task i, as far as it has come."""
+        R = cast(ContinualMetric, self.measures["average"]).R
+        return [row for row in R.tolist() if not math.isnan(row[0])]
+
+    def summary(self) -> dict[str, float | None]:
+        """All measures by name; None where one cannot be told."""
+        values = {name: float(value) for name, value in self.measures.compute().items()}
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        data, step = trainer.datamodule, batch_idx + 1  # type: ignore[attr-defined]
-        ended = step % data.steps == 0
-        if ended or (self.every and step % self.every == 0):
-            started = time.perf_counter()
-            with evaluating(pl_module):
-                self._look(cast(MLP, pl_module), data, step, ended)
-            self.seconds += time.perf_counter() - started
-        if ended:
-            for logger in trainer.loggers:
-                logger.log_metrics(summary(self.matrix), batch_idx)
-
-    def _look(self, model: MLP, data: StreamData, step: int, ended: bool) -> None:
-        tasks = data.stream.tasks[: (step - 1) // data.steps + 1]
-        accuracies = [accuracy(model, task) for task in tasks]
-        self.curve.append(Point(step, accuracies))
-        if ended:
-            self.matrix.append(accuracies)
-            self._follow_features(model, data.stream.tasks)
-
-    def _follow_features(self, model: MLP, tasks: tuple[Task, ...]) -> None:
-        first = tasks[0]
-        if len(self.matrix) not in (1, len(tasks)):
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        task, place = divmod(batch_idx, data.steps)
+        ended, place = place + 1 == data.steps, place + 1
+        if not (ended or (self.every and (place <= FIRST or place % self.every == 0))):
             return
-        features = model.features(first.see(first.test_x).to(model.device))
+        started = time.perf_counter()
+        tasks = data.stream.tasks
+        accuracies = self._look(cast(MLP, pl_module), tasks if ended else tasks[: task + 1], task, not ended)
+        self.curve.append(Point(batch_idx + 1, accuracies[: task + 1]))
+        if ended:
+            self._follow_features(cast(MLP, pl_module), tasks, task)
+            for logger in trainer.loggers:
+                named = {f"accuracy/task{number}": value for number, value in enumerate(accuracies[: task + 1], 1)}
+                logger.log_metrics(named | {"accuracy/average": math.fsum(named.values()) / len(named)}, batch_idx)
+        self.seconds += time.perf_counter() - started
+
+    def _look(self, model: MLP, tasks: Sequence[Task], task: int, part: bool = False) -> list[float]:
+        with evaluating(model):
+            found = [accuracy(model, t, PART if part else None) for t in tasks]
+        self.measures.update(torch.tensor(found), task)
+        return found
+
+    def _follow_features(self, model: MLP, tasks: Sequence[Task], task: int) -> None:
+        if task not in (0, len(tasks) - 1):
+            return
+        with evaluating(model):
+            features = model.features(tasks[0].see(tasks[0].test_x).to(model.device))
         if self._first_features is None:
             self._first_features = features
         else:

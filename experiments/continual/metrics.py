@@ -1,4 +1,4 @@
-"""What an accuracy matrix says. ``R[i][j]``: accuracy on task ``j`` after training task ``i``, for ``j <= i``."""
+"""How far features drift, and means over seeds."""
 
 import math
 import statistics
@@ -6,35 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
-
-Matrix = Sequence[Sequence[float]]
-
-
-def average(R: Matrix) -> float:
-    """Mean accuracy over all tasks at the end.
-
-    >>> average([[1.0], [0.5, 0.9]])
-    0.7
-    """
-    return statistics.fmean(R[-1])
-
-
-def worst(R: Matrix) -> float:
-    """Accuracy at the end on the task that fared worst.
-
-    >>> worst([[1.0], [0.5, 0.9]])
-    0.5
-    """
-    return min(R[-1])
-
-
-def just_learned(R: Matrix) -> float:
-    """Mean accuracy on each task right after its own training: a method that does not learn shows here.
-
-    >>> just_learned([[1.0], [0.5, 0.9]])
-    0.95
-    """
-    return statistics.fmean(row[-1] for row in R)
 
 
 def drift(before: Tensor, after: Tensor) -> float:

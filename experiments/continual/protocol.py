@@ -16,9 +16,10 @@ from experiments.continual import methods
 from experiments.continual.batches import StreamData
 from experiments.continual.data import NAMED
 from experiments.continual.evaluation import Point, TaskAccuracy
-from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
 from experiments.continual.streams import StreamName
+
+LOOKS = 100  # at what was kept, in each task
 
 
 class Settings(NamedTuple):
@@ -60,9 +61,7 @@ class Result:
     hardware: dict[str, str | int]
     versions: dict[str, str]
     R: list[list[float]]
-    average: float
-    worst: float
-    just_learned: float
+    measures: dict[str, float | None]
     drift: float | None
     seconds: float
     memory: dict[str, Any]
@@ -133,14 +132,17 @@ def run(
     accelerator: str = "cpu",
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Train once through the stream with one optimizer, and say how it went; ``lr=None`` takes the published one."""
+    """Train once through the stream with one optimizer, and say how it went.
+
+    ``lr=None`` takes the published rate, ``every=None`` looks a hundred times a task.
+    """
     settings = PUBLISHED[stream]
     rate = settings.lr if lr is None else lr
     L.seed_everything(seed, verbose=False)
     asked = methods.METHODS[methods.parse(methods.known(method))[0]]
     source = StreamData(stream, data, steps, batch, seed, asked.joint)
     model = MLP(source.inputs, source.outputs, settings.width, rate, **asked.model)
-    watch = TaskAccuracy(every)
+    watch = TaskAccuracy(every or max(1, steps // LOOKS))
     with quiet(), methods.varied(method, stream) as guard:
         fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator)
         started = time.perf_counter()
@@ -158,10 +160,8 @@ def run(
         commit=provenance.commit(),
         hardware=provenance.hardware(accelerator),
         versions=provenance.versions(),
-        R=watch.matrix,
-        average=average(watch.matrix),
-        worst=worst(watch.matrix),
-        just_learned=just_learned(watch.matrix),
+        R=watch.R,
+        measures=watch.summary(),
         drift=watch.drift,
         seconds=round(seconds, 3),
         memory=getattr(guard, "memory", dict)(),

@@ -13,8 +13,11 @@ from experiments.continual.protocol import Result
 from experiments.continual.streams import STREAMS
 
 Record = dict[str, Any]
-COLUMNS = ("average", "worst", "just_learned", "drift")
-HEADINGS = ("method", "seeds", "average", "worst", "just learned", "drift", "seconds", "events")
+COLUMNS = ("average", "worst", "just_learned", "forgetting", "lowest", "worst_case", "forward", "drift")
+HEADINGS = (
+    *("method", "seeds", "average", "worst", "just learned", "forgetting", "min-ACC", "WC-ACC", "forward", "drift"),
+    *("seconds", "events"),
+)
 
 
 class Run(NamedTuple):
@@ -77,9 +80,10 @@ class Row(NamedTuple):
 
 def row(method: str, records: Sequence[Record]) -> Row:
     """Means and standard errors over the records of one method."""
-    known = {c: [r[c] for r in records if r[c] is not None] for c in COLUMNS}
+    values = [r["measures"] | {"drift": r["drift"]} for r in records]
+    known = {c: [v[c] for v in values if v[c] is not None] for c in COLUMNS}
     estimates = {column: estimate(values) for column, values in known.items() if values}
-    seconds, events = (math.fsum(values) / len(records) for values in zip(*map(cost, records), strict=True))
+    seconds, events = (math.fsum(costs) / len(records) for costs in zip(*map(cost, records), strict=True))
     return Row(method, len(records), estimates, seconds, events)
 
 
@@ -110,6 +114,7 @@ def markdown(records: Iterable[Record]) -> str:
     return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
 
 
+SHORT = ("average", "worst", "just_learned", "drift")
 OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")
 
 
@@ -162,7 +167,7 @@ def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal"
         for r in rows(group):
             seen = found(record for record in group if record["method"] == r.method)
             changes = "" if r.method == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
-            lines.append((stream, r.method, *(str(r.estimates[c]) for c in COLUMNS), changes))
+            lines.append((stream, r.method, *(str(r.estimates[c]) for c in SHORT), changes))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -151,7 +151,8 @@ class Rule(ABC):
             D = [w - w0 for w, w0 in zip(W, before, strict=True)]
             measured = torch.stack([squares(self.held(D)), squares(D)])
         # What is frozen stays so.
-        self.put_back([w if p.requires_grad else None for w, p in zip(W, self.parameters.values(), strict=True)], before)
+        learn = [p.requires_grad for p in self.parameters.values()]
+        self.put_back([w if learns else None for w, learns in zip(W, learn, strict=True)], before)
         return measured
 
     def hold_back(self, G: Sequence[Tensor]) -> None:

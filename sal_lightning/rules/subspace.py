@@ -205,9 +205,10 @@ class Subspace(Rule):
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
-        if self.alone:
-            return super().hold_back(G)
         m = self._held
+        if self.alone:
+            super().hold_back(G)
+            return
         U, passed = m.U[..., :MASK], (1 - m.s_rest[:, None]).clamp(min=torch.finfo(m.s.dtype).tiny)
         f = (m.s[:, :MASK] - m.s_rest[:, None]) / passed
         self._take(G, None, self._along(G, U) * f[:, None, :], U)

@@ -28,7 +28,8 @@ def test_it_leaves_figures_and_results(out: Path) -> None:
 def test_both_methods_saw_the_same_stream(out: Path) -> None:
     plain, sal = (r for r in read_all(out) if r["scenario"] == "split-domain")
     assert (plain["method"], sal["method"]) == ("plain", "sal")
-    assert [step for step, _ in plain["curve"]] == [step for step, _ in sal["curve"]] == list(range(2, 151, 2))
+    assert [step for step, _ in plain["curve"]] == [step for step, _ in sal["curve"]]
+    assert {step for step, _ in plain["curve"]} >= set(range(2, 151, 2))
 
 
 def test_it_says_what_it_found_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,6 @@ from experiments.continual import __main__ as command_line
 from experiments.continual import cli, methods
 from experiments.continual.batches import StreamData
 from experiments.continual.evaluation import TaskAccuracy, accuracy, evaluating
-from experiments.continual.metrics import average, just_learned, worst
 from experiments.continual.model import MLP
 from experiments.continual.protocol import Result, run, trainer
 from experiments.continual.results import HEADINGS, Run, markdown, overview, read_all, rows, save
@@ -53,26 +52,33 @@ def plain() -> Result:
 
 
 class TestRun:
-    def test_the_matrix_is_lower_triangular(self, plain: Result) -> None:
-        assert [len(row) for row in plain.R] == [1, 2, 3, 4, 5]
+    def test_every_task_is_measured_after_each(self, plain: Result) -> None:
+        assert [len(row) for row in plain.R] == [5] * 5
         assert all(0 <= value <= 1 for row in plain.R for value in row)
 
     def test_plain_training_learns_and_forgets(self, plain: Result) -> None:
-        assert plain.just_learned > 0.9
-        assert plain.average < plain.just_learned - 0.1
+        learned, kept, lowest = (plain.measures[name] or 0.0 for name in ("just_learned", "average", "lowest"))
+        assert learned > 0.9
+        assert lowest < kept < learned - 0.1
         assert plain.drift is not None
         assert plain.drift > 0.1
 
     def test_the_summary_is_that_of_the_matrix(self, plain: Result) -> None:
-        assert (plain.average, plain.worst, plain.just_learned) == (
-            average(plain.R),
-            worst(plain.R),
-            just_learned(plain.R),
-        )
+        R = plain.R
+        assert plain.measures["average"] == pytest.approx(sum(R[-1]) / 5)
+        assert plain.measures["worst"] == pytest.approx(min(R[-1]))
+        assert plain.measures["just_learned"] == pytest.approx(sum(R[i][i] for i in range(5)) / 5)
+        assert plain.measures["backward"] == pytest.approx(sum(R[-1][i] - R[i][i] for i in range(4)) / 4)
 
     def test_the_curve_passes_through_the_matrix(self, plain: Result) -> None:
-        assert [point.step for point in plain.curve] == list(range(20, 301, 20))
-        assert [point.accuracy for point in plain.curve if point.step % 60 == 0] == plain.R
+        steps = [60 * task + place for task in range(5) for place in (*range(1, 11), 20, 40, 60)]
+        assert [point.step for point in plain.curve] == steps
+        ends = [point.accuracy for point in plain.curve if point.step % 60 == 0]
+        assert ends == [row[: t + 1] for t, row in enumerate(plain.R)]
+
+    def test_the_lowest_is_that_of_the_curve(self, plain: Result) -> None:
+        lowest = [min(p.accuracy[t] for p in plain.curve if p.step > 60 * (t + 1)) for t in range(4)]
+        assert plain.measures["lowest"] == pytest.approx(sum(lowest) / 4)
 
     def test_looking_more_often_changes_no_number(self, plain: Result) -> None:
         again = run("split-domain", "plain", seed=0, steps=60, data="digits")
@@ -207,7 +213,9 @@ class TestResults:
 
     def test_rows_hold_mean_and_standard_error(self, plain: Result) -> None:
         record = plain.record()
-        records = [record | {"average": value, "drift": None} for value in (0.8, 0.9, 1.0)]
+        records = [
+            record | {"measures": record["measures"] | {"average": value}, "drift": None} for value in (0.8, 0.9, 1.0)
+        ]
         (row,) = rows(records)
         assert row.estimates["average"].mean == pytest.approx(0.9)
         assert row.estimates["average"].error == pytest.approx(0.1 / 3**0.5)
@@ -275,7 +283,7 @@ class TestLightningCLI:
     def test_every_config_runs(self, config: Path, tmp_path: Path) -> None:
         made = cli.main(self.arguments(config, tmp_path))
         (watch,) = (c for c in made.trainer.callbacks if isinstance(c, TaskAccuracy))
-        assert [len(row) for row in watch.matrix] == list(range(1, len(made.datamodule.stream.tasks) + 1))
+        assert len(watch.R) == len(made.datamodule.stream.tasks)
         assert any(type(c).__name__ == "SALCallback" for c in made.trainer.callbacks)
         (metrics,) = tmp_path.rglob("metrics.csv")
         assert "accuracy/average" in metrics.read_text().splitlines()[0]
@@ -284,7 +292,7 @@ class TestLightningCLI:
         config = next(c for c in CONFIGS if c.stem == "split-domain-sal")
         made = cli.main([*self.arguments(config, tmp_path), "--model.width=400"])
         (watch,) = (c for c in made.trainer.callbacks if isinstance(c, TaskAccuracy))
-        assert watch.matrix == run("split-domain", "sal", seed=0, steps=4, data="digits").R
+        assert watch.R == run("split-domain", "sal", seed=0, steps=4, data="digits").R
 
 
 def test_every_must_be_positive() -> None:
@@ -296,4 +304,4 @@ def test_a_second_fit_starts_a_new_matrix() -> None:
     watch, data = TaskAccuracy(), StreamData("split-domain", "digits", steps=2, batch=8)
     for _ in range(2):
         trainer([watch], "cpu").fit(MLP(64, 2, width=4), datamodule=data)
-    assert len(watch.matrix) == 5
+    assert len(watch.R) == 5

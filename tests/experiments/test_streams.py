@@ -1,11 +1,13 @@
 """Which pictures, which labels, which outputs."""
 
+import math
+
 import pytest
 import torch
 
 from experiments.continual.batches import StreamBatches, StreamData
 from experiments.continual.data import Arrays, digits
-from experiments.continual.streams import STREAMS, Stream, StreamName, make
+from experiments.continual.streams import STREAMS, Stream, StreamName, make, rotate
 
 SPLITS: tuple[StreamName, ...] = ("split-task", "split-domain", "split-class")
 
@@ -130,3 +132,41 @@ class TestBatches:
     def test_bad_settings_are_refused(self) -> None:
         with pytest.raises(ValueError, match="at least 1, got steps=0"):
             StreamData(steps=0)
+
+
+class TestMixtures:
+    def test_sharp_streams_show_one_task_at_a_time(self, arrays: Arrays) -> None:
+        stream = make("split-domain", arrays, seed=0)
+        for step in range(5 * 7):
+            assert stream.shares(step, 7).tolist() == [float(t == step // 7) for t in range(5)]
+
+    def test_fuzzy_streams_shade_into_the_next_task(self, arrays: Arrays) -> None:
+        stream = make("split-domain-fuzzy", arrays, seed=0)
+        shares = torch.stack([stream.shares(step, 2000) for step in range(10_000)])
+        torch.testing.assert_close(shares.sum(1), torch.ones(10_000))
+        assert shares.min() >= 0
+        # Each task has as much of the stream as if it were sharp, but for the halves at its two ends.
+        torch.testing.assert_close(shares.sum(0), torch.full((5,), 2000.0), atol=0.1, rtol=0)
+        assert shares[1499, 1] == 0 < shares[1500, 1]
+        torch.testing.assert_close(shares[2000, 1], torch.tensor(0.5), atol=1e-3, rtol=0)
+        assert shares[2499, 0] > 0 == shares[2500, 0]
+
+    def test_a_mixed_batch_holds_both_tasks(self, arrays: Arrays) -> None:
+        stream = make("split-class-fuzzy", arrays, seed=0)
+        batches = StreamBatches(stream, steps=8, batch=600, seed=0)
+        tasks = [(batches[step].y // 2).bincount(minlength=5) / 600 for step in (0, 8)]
+        assert tasks[0].tolist() == [1, 0, 0, 0, 0]
+        torch.testing.assert_close(tasks[1][:2], stream.shares(8, 8)[:2], atol=0.07, rtol=0)
+
+
+class TestRotation:
+    def test_a_right_angle_is_a_permutation(self) -> None:
+        x = torch.rand(2, 64, generator=torch.Generator().manual_seed(0))
+        turned = rotate(math.pi / 2, x).view(2, 8, 8)
+        torch.testing.assert_close(turned, x.view(2, 8, 8).rot90(-1, (1, 2)), atol=1e-5, rtol=0)
+
+    def test_tasks_differ_by_their_angle_alone(self, arrays: Arrays) -> None:
+        tasks = make("rotated", arrays, seed=0).tasks
+        assert len(tasks) == 20
+        assert len({t.see(t.test_x[:1]).sum().item() for t in tasks}) == 20
+        assert all(t.train_x is arrays.train_x for t in tasks)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from typing_extensions import override
 
-from experiments.continual.results import HEADINGS, Row
+from experiments.continual.results import SHORT, Row, headings
 
 
 class Ticker(Callback):
@@ -35,9 +35,9 @@ def bar(console: Console) -> Progress:
 def table(title: str, rows: Sequence[Row]) -> Table:
     """The rows under their headings."""
     shown = Table(title=title, title_justify="left")
-    for i, heading in enumerate(HEADINGS):
+    for i, heading in enumerate(headings(SHORT)):
         shown.add_column(heading, justify="right" if i else "left")
     for row in rows:
         # A narrow terminal breaks the line before the sign, not after it.
-        shown.add_row(*(cell.replace("± ", "±") for cell in row.cells()))
+        shown.add_row(*(cell.replace("± ", "±") for cell in row.cells(SHORT)))
     return shown

@@ -13,11 +13,17 @@ from experiments.continual.protocol import Result
 from experiments.continual.streams import STREAMS
 
 Record = dict[str, Any]
-COLUMNS = ("average", "worst", "just_learned", "forgetting", "lowest", "worst_case", "forward", "drift")
-HEADINGS = (
-    *("method", "seeds", "average", "worst", "just learned", "forgetting", "min-ACC", "WC-ACC", "forward", "drift"),
-    *("seconds", "events"),
-)
+COLUMNS = {
+    "average": "average",
+    "worst": "worst",
+    "just_learned": "just learned",
+    "forgetting": "forgetting",
+    "drift": "drift",
+    "lowest": "min-ACC",
+    "worst_case": "WC-ACC",
+    "forward_transfer": "forward",
+}
+SHORT = ("average", "worst", "just_learned", "drift")
 
 
 class Run(NamedTuple):
@@ -72,10 +78,15 @@ class Row(NamedTuple):
     seconds: float
     events: float
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of ``HEADINGS``."""
-        estimates = (str(self.estimates[column]) if column in self.estimates else "" for column in COLUMNS)
+    def cells(self, columns: Iterable[str] = COLUMNS) -> tuple[str, ...]:
+        """The row as text, in the order of ``headings``."""
+        estimates = (str(self.estimates[column]) if column in self.estimates else "" for column in columns)
         return self.method, str(self.seeds), *estimates, f"{self.seconds:.1f}", f"{self.events:g}"
+
+
+def headings(columns: Iterable[str] = COLUMNS) -> tuple[str, ...]:
+    """What stands over the cells of a row."""
+    return "method", "seeds", *(COLUMNS[column] for column in columns), "seconds", "events"
 
 
 def row(method: str, records: Sequence[Record]) -> Row:
@@ -114,7 +125,6 @@ def markdown(records: Iterable[Record]) -> str:
     return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
 
 
-SHORT = ("average", "worst", "just_learned", "drift")
 OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")
 
 
@@ -173,5 +183,5 @@ def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal"
 
 def markdown_table(name: str, table: Sequence[Row]) -> str:
     """One table under its heading."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *(r.cells() for r in table)]
+    lines = [headings(), ("---",) * len(headings()), *(r.cells() for r in table)]
     return f"## {name}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -157,7 +157,7 @@ class TestReplay:
     def test_no_more_than_the_budget_is_kept_of_a_class(self) -> None:
         replay = Replay(budget=5)
         fit(replay, "split-class")
-        assert [sorted(m.y.bincount()[m.y.unique()].tolist()) for m in replay.memory] == [[5, 5]] * 4
+        assert [sorted(m.y.bincount()[m.y.unique()].tolist()) for m in replay.samples] == [[5, 5]] * 4
 
     def test_agem_projects_only_what_would_do_harm(self) -> None:
         agem = AGEM(budget=5)

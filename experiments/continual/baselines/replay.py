@@ -21,7 +21,7 @@ class Replay(Baseline):
 
     @override
     def begin(self) -> None:
-        self.memory: list[Batch] = []
+        self.samples: list[Batch] = []
         self.model.objective = self.rehearse
 
     @override
@@ -32,20 +32,20 @@ class Replay(Baseline):
             rows = (task.train_y == label).nonzero()[:, 0]
             kept.append(rows[torch.randperm(len(rows), generator=self.generator)[: self.budget]])
         rows = torch.cat(kept)
-        self.memory.append(Batch(task.see(task.train_x[rows]), task.train_y[rows], task.classes))
+        self.samples.append(Batch(task.see(task.train_x[rows]), task.train_y[rows], task.classes))
 
     def rehearse(self, loss: Tensor, batch: Batch, logits: Tensor) -> Tensor:
         """The loss with that on what was kept."""
-        if not self.memory:
+        if not self.samples:
             return loss
         share = 1 / (self.task + 1)
         return share * loss + (1 - share) * self.loss_on_memory()
 
     def loss_on_memory(self) -> Tensor:
         """On a batch drawn in equal parts from all tasks before."""
-        each = -(-self.batch // len(self.memory))
+        each = -(-self.batch // len(self.samples))
         losses = []
-        for x, y, classes in self.memory:
+        for x, y, classes in self.samples:
             rows = torch.randint(len(x), (min(each, len(x)),), generator=self.generator)
             logits = self.model(x[rows].to(self.model.device))[:, classes]
             losses.append(F.cross_entropy(logits, y[rows].to(self.model.device) - classes.start))
@@ -57,11 +57,11 @@ class AGEM(Replay):
 
     @override
     def begin(self) -> None:
-        self.memory = []
+        self.samples = []
 
     @override
     def before_step(self) -> None:
-        if not self.memory:
+        if not self.samples:
             return
         with torch.enable_grad():
             R = torch.autograd.grad(self.loss_on_memory(), list(self.model.parameters()))

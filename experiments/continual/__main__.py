@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
     made.add_argument("--out", type=Path, default=Path("results/continual"))
+    made.add_argument("--quick", action="store_true", help="all methods on small pictures, 20 steps a task, in a minute")
     made.add_argument("--force", action="store_true", help="run again what has a result already")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="fill the streams block of this page likewise")
     made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
@@ -51,6 +52,8 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what has no result yet, then show all that was asked for."""
     args = parser().parse_args(argv)
+    if args.quick:
+        args.data, args.steps, args.methods = "digits", 20, list(METHODS)
     torch.set_num_threads(args.threads)
     console = Console()
     runs = list(wanted(args))

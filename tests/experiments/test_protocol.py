@@ -258,6 +258,10 @@ class TestCommandLine:
         assert len(read_all(tmp_path)) == 2
         assert "| plain | 2 |" in (tmp_path / "new" / "table.md").read_text()
 
+    def test_the_quick_form_compares_all_methods(self, tmp_path: Path) -> None:
+        command_line.main(["--quick", "--stream", "split-domain-fuzzy", "--out", str(tmp_path)])
+        assert {record["method"] for record in read_all(tmp_path)} == set(methods.METHODS)
+
     def test_force_runs_again(self, tmp_path: Path) -> None:
         file = Run("split-domain", "plain", "digits", 0, 3, 1e-3).file(tmp_path)
         command_line.main(self.arguments(tmp_path))

@@ -1,7 +1,7 @@
 """Results on disk, and the part of a page that is written from them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -47,14 +47,6 @@ def save(record: Record, file: Path) -> None:
 def read_all(folder: Path) -> list[Record]:
     """Every record in the folder, by name."""
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-
-
-def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""
-    >>> grid(["a", "b"], [["1", "2"]])
-    '| a | b |\n| --- | --- |\n| 1 | 2 |\n'
-    """
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headings, ("---",) * len(headings), *rows))
 
 
 def source(record: Record) -> str:

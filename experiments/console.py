@@ -1,6 +1,6 @@
 """What an experiment shows in the terminal: one progress bar, one kind of table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typing_extensions import override
-
-from experiments.continual.results import SHORT, Row, headings
 
 
 class Ticker(Callback):
@@ -32,12 +30,12 @@ def bar(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def table(title: str, rows: Sequence[Row]) -> Table:
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """The rows under their headings."""
     shown = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings(SHORT)):
+    for i, heading in enumerate(headings):
         shown.add_column(heading, justify="right" if i else "left")
     for row in rows:
         # A narrow terminal breaks the line before the sign, not after it.
-        shown.add_row(*(cell.replace("± ", "±") for cell in row.cells(SHORT)))
+        shown.add_row(*(cell.replace("± ", "±") for cell in row))
     return shown

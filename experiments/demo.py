@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments import console as show
 from experiments.continual.protocol import Result, run
-from experiments.continual.results import rows, save, title
+from experiments.continual.results import SHORT, cells, headings, save, title
 from experiments.continual.streams import StreamName, count
 from experiments.figure import draw
 
@@ -47,7 +47,7 @@ def report(results: Sequence[Result], out: Path, console: Console) -> None:
     for result in results:
         save(result, out)
     records = [result.record() for result in results]
-    console.print(show.table(title(records[0]), rows(records)))
+    console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
     draw(results, out / f"{results[0].scenario}.png")
 
 

@@ -1,5 +1,6 @@
 """The parts of a page that are written from results, between marks; the rest of it is left as it is."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.continual.data import write_whole
@@ -28,3 +29,12 @@ def rewrite(file: Path, name: str, text: str) -> None:
     page = file.read_text() if file.is_file() else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, fill(page, name, text).encode())
+
+
+def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""A table.
+
+    >>> grid(["a", "b"], [["1", "2"]])
+    '| a | b |\n| --- | --- |\n| 1 | 2 |\n'
+    """
+    return "".join(f"| {' | '.join(line)} |\n" for line in (headings, ("---",) * len(headings), *rows))

@@ -11,6 +11,7 @@ from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
 from experiments.continual.streams import STREAMS
+from experiments.pages import grid
 
 Record = dict[str, Any]
 COLUMNS = {
@@ -111,6 +112,11 @@ def rows(records: Iterable[Record]) -> list[Row]:
     return [row(method, group) for method, group in groups.items()]
 
 
+def cells(records: Iterable[Record], columns: Iterable[str] = COLUMNS) -> list[tuple[str, ...]]:
+    """The rows as text, under ``headings``."""
+    return [r.cells(columns) for r in rows(records)]
+
+
 def title(record: Record) -> str:
     """What the runs in one table have in common."""
     return f"{record['scenario']}, {record['data']}, {record['steps']} steps a task, learning rate {record['lr']:g}"
@@ -121,7 +127,7 @@ def markdown(records: Iterable[Record]) -> str:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
-    parts = (f"{markdown_table(name, rows(group))}\n{source(group)}" for name, group in groups.items())
+    parts = (f"## {name}\n\n{grid(headings(), cells(group))}\n{source(group)}" for name, group in groups.items())
     return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
 
 
@@ -172,16 +178,10 @@ def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal"
     for record in records:
         if record["data"] == "mnist" and record["method"] in methods and record["scenario"] != "stationary":
             groups.setdefault(record["scenario"], []).append(record)
-    lines = [OVERVIEW, ("---",) * len(OVERVIEW)]
+    lines = []
     for stream, group in groups.items():
         for r in rows(group):
             seen = found(record for record in group if record["method"] == r.method)
             changes = "" if r.method == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
             lines.append((stream, r.method, *(str(r.estimates[c]) for c in SHORT), changes))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def markdown_table(name: str, table: Sequence[Row]) -> str:
-    """One table under its heading."""
-    lines = [headings(), ("---",) * len(headings()), *(r.cells() for r in table)]
-    return f"## {name}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return grid(OVERVIEW, lines)

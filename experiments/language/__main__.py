@@ -1,0 +1,87 @@
+"""``python -m experiments.language``: methods by strengths by seeds on a language model, one JSON file a run."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from experiments import console as show
+from experiments.language.curves import BASELINE, read_all, save
+from experiments.language.figure import draw
+from experiments.language.methods import METHODS
+from experiments.language.protocol import run
+from experiments.language.results import cells, domains, headings, markdown
+from experiments.language.settings import FULL, LR, QUICK, Scale, Settings
+from experiments.language.stages import Domains
+from experiments.language.text import library, shakespeare
+from experiments.pages import rewrite
+
+QUICK_METHODS, QUICK_STRENGTHS = ("plain", "l2", "sal", "sal-remember"), 3
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.language", description=__doc__)
+    made.add_argument("--methods", choices=METHODS, nargs="+", help="(default: all; quick: a few)")
+    made.add_argument("--strengths", type=float, nargs="+", help="(default: those of each method)")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--lr", type=float, default=LR, help="of the later stages, but for plain (default: %(default)s)")
+    made.add_argument("--steps", type=int, nargs=3, help="of the three stages (default: 1500 400 200)")
+    made.add_argument(
+        "--data", type=Path, help="a folder with tinyshakespeare.txt, or another text for the first domain"
+    )
+    made.add_argument("--quick", action="store_true", help="a tiny network, in about two minutes")
+    made.add_argument("--out", type=Path, help="(default: results/language, quick: out/language)")
+    made.add_argument("--cache", type=Path, default=Path("out/language/cache"), help="of first stages")
+    made.add_argument("--force", action="store_true", help="run again what has a result already")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's language block, draw beside it")
+    made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    return made
+
+
+def sizes(args: argparse.Namespace) -> Scale:
+    """Of the network and the stages."""
+    scale = QUICK if args.quick else FULL
+    return scale._replace(steps=tuple(args.steps)) if args.steps else scale
+
+
+def wanted(args: argparse.Namespace) -> Iterator[Settings]:
+    """The runs asked for: all methods and strengths for one seed, then the next."""
+    for seed in args.seeds:
+        for method in args.methods or (QUICK_METHODS if args.quick else METHODS):
+            own = METHODS[method].strengths
+            for strength in args.strengths or (own[:QUICK_STRENGTHS] if args.quick else own):
+                yield Settings(method, strength, seed, strength if method == BASELINE else args.lr, sizes(args))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then show all that is there."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    console = Console()
+    out = args.out or Path("out/language" if args.quick else "results/language")
+    texts = Domains(shakespeare(args.data), library())
+    runs = list(wanted(args))
+    todo = [s for s in runs if args.force or not (out / f"{s.name}.json").is_file()]
+    each = sum(sizes(args).steps)
+    with show.bar(console) as progress:
+        bar = progress.add_task("", total=len(todo) * each)
+        for number, settings in enumerate(todo, 1):
+            progress.update(bar, description=f"{settings.method} {settings.strength:g} seed {settings.seed}")
+            ticker = show.Ticker(progress, bar)
+            save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
+            progress.update(bar, completed=number * each)  # the first stage may have been there
+    records = read_all(out, sizes(args))
+    console.print(show.table("language", headings(*domains(records)), cells(records)))
+    console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {out}")
+    if args.table:
+        picture = args.table.with_name("language.png")
+        draw(records, picture)
+        rewrite(args.table, "language", markdown(records, picture.name))
+
+
+if __name__ == "__main__":
+    main()

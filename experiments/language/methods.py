@@ -1,0 +1,125 @@
+"""What keeps the first domain while the second is learned, each with one strength to turn."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from experiments.language.model import LAYERS, LanguageModel, next_byte
+from sal_lightning import SALCallback
+
+RANK = 8  # of the adapters that SAL protects
+SCALING = 2  # what adapters add is multiplied by this, whatever their rank
+
+
+class Start(NamedTuple):
+    """Where the second stage begins."""
+
+    model: LanguageModel
+    examples: Iterable[Tensor]  # batches of the first domain, for who asks for them
+    watched: dict[str, Any]  # the state of a SALCallback that was there in the first stage
+
+
+Prepare = Callable[[Start, float], Callback | None]
+
+
+class Pull(Callback):
+    """``G ← G + λ F (W − W*)``: the penalty ``λ/2 Σ F (W − W*)²`` on leaving the first stage's weights."""
+
+    def __init__(self, model: LanguageModel, F: list[Tensor], strength: float) -> None:
+        self.W = list(model.learning())
+        self.anchor = [w.detach().clone() for w in self.W]  # W*
+        self.F = [strength * f for f in F]
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.anchor = [a.to(pl_module.device) for a in self.anchor]
+        self.F = [f.to(pl_module.device) for f in self.F]
+
+    @override
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        for w, anchor, f in zip(self.W, self.anchor, self.F, strict=True):
+            if w.grad is not None:
+                w.grad.addcmul_(f, w - anchor)
+
+
+def fisher(model: LanguageModel, batches: Iterable[Tensor]) -> list[Tensor]:
+    """Mean squared gradient of each single row's loss, scaled to mean 1 so that one λ fits all models."""
+    W = list(model.learning())
+    F = [torch.zeros_like(w) for w in W]
+    for batch in batches:
+        for row in batch:
+            for f, g in zip(F, torch.autograd.grad(next_byte(model, row[None]), W), strict=True):
+                f.addcmul_(g, g)
+    mean = sum(f.sum() for f in F) / sum(f.numel() for f in F)
+    return [f / mean for f in F]
+
+
+def plain(start: Start, strength: float) -> None:
+    """AdamW alone; its strength is the learning rate."""
+
+
+def l2(start: Start, strength: float) -> Callback:
+    """A pull on every weight alike."""
+    return Pull(start.model, [torch.ones_like(w) for w in start.model.learning()], strength)
+
+
+def ewc(start: Start, strength: float) -> Callback:
+    """Elastic weight consolidation (Kirkpatrick et al. 2017), with the labels of the text."""
+    return Pull(start.model, fisher(start.model, start.examples), strength)
+
+
+def lora(start: Start, strength: float) -> None:
+    """Low-rank adapters (Hu et al. 2022) on all layers of the blocks; the strength is their rank."""
+    from peft import LoraConfig, get_peft_model
+
+    rank = int(strength)
+    config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=list(LAYERS))
+    start.model.net = get_peft_model(start.model.net, config)
+
+
+def sal(start: Start, strength: float) -> SALCallback:
+    """SAL from the first byte on; nobody tells it that the domain changes."""
+    callback = SALCallback(strength=strength)
+    callback.load_state_dict(start.watched)
+    return callback
+
+
+def sal_remember(start: Start, strength: float) -> SALCallback:
+    """SAL from the second stage on, after a look at the first domain."""
+    callback = SALCallback(strength=strength)
+    callback.remember(start.model, (batch[:, :-1] for batch in start.examples))
+    return callback
+
+
+def sal_lora(start: Start, strength: float) -> SALCallback:
+    """The same on adapters of rank 8."""
+    lora(start, RANK)
+    return sal_remember(start, strength)
+
+
+class Method(NamedTuple):
+    """How to prepare the second stage, and the strengths that make a curve."""
+
+    prepare: Prepare
+    strengths: tuple[float, ...]
+    watches: bool = False  # whether it has to be there in the first stage
+
+
+PULLS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+HOLDS = (0.3, 1.0, 3.0, 10.0, 30.0)
+METHODS = {
+    "plain": Method(plain, (1e-3, 5e-4, 2e-4, 1e-4, 5e-5)),
+    "l2": Method(l2, PULLS),
+    "ewc": Method(ewc, PULLS),
+    "lora": Method(lora, (1, 2, 4, 8, 16, 32)),
+    "sal": Method(sal, HOLDS, watches=True),
+    "sal-remember": Method(sal_remember, HOLDS),
+    "sal-lora": Method(sal_lora, HOLDS),
+}

@@ -1,0 +1,90 @@
+"""The tables of a page: every strength of every method, and the methods at the same loss."""
+
+from collections.abc import Sequence
+
+from experiments.continual.metrics import estimate
+from experiments.language.curves import BASELINE, Reading, Record, curves, grid_of, name, point, reading, tested
+from experiments.language.settings import LR
+from experiments.pages import grid
+
+NOTE = """\
+Loss in nats a byte on text that nothing was trained or chosen on, mean ± standard error over seeds. *Forgotten*: loss
+on {first} after the second stage less that after the first. *Strength*: of `plain` its learning rate, of `lora` its
+rank; others train at {lr:g} unless their name says otherwise. *Weights*: those trained after the first stage.
+"""
+MATCHED = """\
+Forgotten on {first} where the loss reached on {second} is the same (between two strengths, along a straight line), and
+as a multiple of what a lower learning rate forgets there; blank where the strengths that were run do not come.
+"""
+
+
+def headings(first: str, second: str) -> tuple[str, ...]:
+    """Of the table of all strengths."""
+    return (
+        *("method", "strength", "seeds", f"{first} forgotten", f"{second} reached"),
+        *(f"{first} again", f"{second} then", "weights", "seconds", "events"),
+    )
+
+
+def domains(records: Sequence[Record]) -> tuple[str, str]:
+    """Their names."""
+    first, second = records[0]["losses"][0]
+    return first, second
+
+
+def cells(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """One row a strength."""
+    groups: dict[tuple[str, float], list[Record]] = {}
+    for r in records:
+        groups.setdefault((name(r), r["settings"]["strength"]), []).append(r)
+    return [(n, f"{strength:g}", *numbers(group)) for (n, strength), group in groups.items()]
+
+
+def numbers(group: Sequence[Record]) -> tuple[str, ...]:
+    """The rest of a row: numbers over the seeds."""
+    last = [tested(r)[2] for r in group]
+    losses = (
+        [point(r).forgotten for r in group],
+        [point(r).reached for r in group],
+        *([after[i] for after in last] for i in (0, 1)),
+    )
+    counts = ([float(sum(r["seconds"])) for r in group], [float(len(r["events"])) for r in group])
+    seconds, events = (estimate(values).mean for values in counts)
+    weights = f"{group[0]['learning'] / 1000:.0f} k"
+    return (str(len(group)), *(str(estimate(values)) for values in losses), weights, f"{seconds:.0f}", f"{events:g}")
+
+
+def matched(records: Sequence[Record]) -> str:
+    """The methods at the same loss; nothing without a baseline."""
+    found = curves(records)
+    if BASELINE not in found or not (at := grid_of(found[BASELINE])):
+        return ""
+    rows = [[n, *(cell(reading(seeds, found[BASELINE], x)) for x in at)] for n, seeds in found.items()]
+    return grid(["method", *(f"at {x:g}" for x in at)], rows)
+
+
+def cell(found: Reading | None) -> str:
+    """Nothing where there is nothing."""
+    return "" if found is None else f"{found.forgotten} (× {found.ratio.mean:.2f})"
+
+
+def source(records: Sequence[Record]) -> str:
+    """How to get the records again, and what they were made with."""
+    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
+    machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
+    versions = ", ".join(f"{package} {number}" for package, number in records[0]["versions"].items())
+    texts = ", ".join(f"{text} md5 {md5}" for text, md5 in records[0]["data"].items())
+    return f"`{records[0]['command']}` repeats the first run.\n\nCommit {commits}; {machines}; {versions}; {texts}.\n"
+
+
+def markdown(records: Sequence[Record], figure: str = "") -> str:
+    """Both tables under a heading."""
+    first, second = domains(records)
+    said, note = MATCHED.format(first=first, second=second), NOTE.format(first=first, lr=LR)
+    picture = f"![What is kept of {first} against what is learned of {second}]({figure})\n\n" if figure else ""
+    return (
+        f"## A language model: {first}, then {second}, then {first} again\n\n"
+        "Written by `python -m experiments.language --table`, not by hand.\n\n"
+        f"{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
+        f"### Every strength\n\n{note}\n{grid(headings(first, second), cells(records))}\n{source(records)}"
+    )

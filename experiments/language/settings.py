@@ -1,0 +1,54 @@
+"""What tells one run from another."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+LR = 1e-3  # of the first stage, and of the later ones where nothing else is said
+
+
+class Scale(NamedTuple):
+    """Sizes of the network, of a batch, and of the three stages."""
+
+    layers: int
+    width: int
+    heads: int
+    context: int
+    batch: int
+    steps: tuple[int, ...]
+
+
+FULL = Scale(layers=4, width=128, heads=4, context=128, batch=32, steps=(1500, 400, 200))
+QUICK = Scale(layers=2, width=32, heads=2, context=64, batch=16, steps=(400, 150, 50))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run, but for the texts."""
+
+    method: str
+    strength: float
+    seed: int
+    lr: float = LR  # from the second stage on
+    scale: Scale = FULL
+
+    @property
+    def name(self) -> str:
+        """For a file.
+
+        >>> Settings("l2", 0.01, seed=0).name
+        'l2-0.01-lr0.001-width128-steps1500-400-200-seed0'
+        """
+        steps = "-".join(map(str, self.scale.steps))
+        return f"{self.method}-{self.strength:g}-lr{self.lr:g}-width{self.scale.width}-steps{steps}-seed{self.seed}"
+
+    @property
+    def command(self) -> str:
+        """The line that repeats this run.
+
+        >>> Settings("l2", 0.01, seed=0).command
+        'python -m experiments.language --methods l2 --strengths 0.01 --lr 0.001 --steps 1500 400 200 --seeds 0'
+        """
+        quick = " --quick" if self.scale.width == QUICK.width else ""
+        run = f"--methods {self.method} --strengths {self.strength:g} --lr {self.lr:g}"
+        steps = " ".join(map(str, self.scale.steps))
+        return f"python -m experiments.language{quick} {run} --steps {steps} --seeds {self.seed}"

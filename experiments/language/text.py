@@ -1,0 +1,91 @@
+"""The two domains as bytes: Shakespeare from a file, and source code from the standard library of this Python."""
+
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from experiments.continual import data
+
+SHARED, OWN = data.SHARED.parent, data.OWN.parent
+SHAKESPEARE, MD5 = "tinyshakespeare.txt", "6fb458f1232090904fb40fe944165e91"
+SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+HELD_OUT = 0.05  # of a text, for validation and for testing each
+# In Python 3.11 to 3.14, each in one file; a version of Python changes them here and there.
+MODULES = (
+    *("argparse", "ast", "calendar", "codecs", "configparser", "contextlib", "csv", "dataclasses", "difflib", "enum"),
+    *("fractions", "functools", "heapq", "inspect", "ipaddress", "optparse", "pickle", "platform", "shutil"),
+    *("statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading"),
+)
+
+
+class Domain(NamedTuple):
+    """A text in three parts that follow one another, as bytes."""
+
+    name: str
+    md5: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def split(name: str, text: bytes) -> Domain:
+    """Cut a text in three.
+
+    >>> [len(part) for part in split("zeros", bytes(100))[2:]]
+    [90, 5, 5]
+    """
+    held_out = int(HELD_OUT * len(text))
+    content, ends = (
+        torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        (len(text) - 2 * held_out, len(text) - held_out),
+    )
+    return Domain(name, data.md5(text), *torch.tensor_split(content, ends))
+
+
+def shakespeare(source: Path | None = None) -> Domain:
+    """Of a folder with the file, or any other text of one's own in its place."""
+    if source is not None and source.is_file():
+        return split(source.stem, source.read_bytes())
+    folder = source or (SHARED if (SHARED / SHAKESPEARE).is_file() else OWN)
+    try:
+        return split("Shakespeare", data.read_file(folder, SHAKESPEARE, MD5))
+    except data.DataError as error:
+        error.add_note(f"It can be had from {SOURCE}.")
+        raise
+
+
+def library(folder: Path | None = None) -> Domain:
+    """The chosen modules one after another."""
+    folder = folder or Path(sysconfig.get_path("stdlib"))
+    return split("Python", b"".join((folder / f"{name}.py").read_bytes() for name in MODULES))
+
+
+def windows(text: Tensor, context: int) -> Tensor:
+    """All of a text in rows that each predict ``context`` bytes, none of them twice; what is left over is left out.
+
+    >>> windows(torch.arange(8), 3)
+    tensor([[0, 1, 2, 3],
+            [3, 4, 5, 6]])
+    """
+    return text.unfold(0, context + 1, context).long()
+
+
+class Batches(Dataset[Tensor]):
+    """Item ``i`` is a whole batch (batch, context + 1) from random places, the same for every method."""
+
+    def __init__(self, text: Tensor, context: int, batch: int, steps: int, seed: int) -> None:
+        self.rows = text.unfold(0, context + 1, 1)
+        generator = torch.Generator().manual_seed(seed)
+        self.places = torch.randint(len(self.rows), (steps, batch), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @override
+    def __getitem__(self, step: int) -> Tensor:
+        return self.rows[self.places[step]].long()

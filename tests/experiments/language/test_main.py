@@ -1,0 +1,44 @@
+"""The command in its quick form, and the page that it writes."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.language import __main__ as command_line
+from experiments.language.curves import read_all
+from experiments.language.settings import QUICK
+
+TINY = ("--quick", "--steps", "8", "4", "2")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "verse.txt"
+    file.write_bytes(b"Tomorrow, and tomorrow, and tomorrow, creeps in this petty pace from day to day\n" * 60)
+    return file
+
+
+def arguments(text: Path, out: Path, *more: str) -> list[str]:
+    return [*TINY, "--data", str(text), "--out", str(out), "--cache", str(out / "cache"), *more]
+
+
+def test_it_leaves_results_a_page_and_a_figure(text: Path, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results.md"
+    command_line.main(arguments(text, tmp_path, "--table", str(page)))
+    written = page.read_text()
+    assert written.startswith("<!-- language -->")
+    assert "| sal-remember | 3 | 1 |" in written
+    assert "verse, then Python, then verse again" in written
+    assert (tmp_path / "docs" / "language.png").read_bytes().startswith(b"\x89PNG")
+    records = read_all(tmp_path, QUICK._replace(steps=(8, 4, 2)))
+    assert len(records) == 4 * 3
+    assert all(r["settings"]["strength"] == r["settings"]["lr"] for r in records if r["settings"]["method"] == "plain")
+
+
+def test_it_resumes_and_is_forced(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = arguments(text, tmp_path, "--methods", "plain", "--strengths", "0.001")
+    command_line.main(chosen)
+    command_line.main([*chosen, "0.002"])
+    assert "1 run, 1 there already" in " ".join(capsys.readouterr().out.split())
+    command_line.main([*chosen, "--force"])
+    assert "1 run, 0 there already" in " ".join(capsys.readouterr().out.split())

@@ -48,13 +48,14 @@ def sizes(args: argparse.Namespace) -> Scale:
     return scale._replace(steps=tuple(args.steps)) if args.steps else scale
 
 
-def wanted(args: argparse.Namespace) -> Iterator[Settings]:
+def wanted(args: argparse.Namespace, text: str) -> Iterator[Settings]:
     """The runs asked for: all methods and strengths for one seed, then the next."""
+    scale = sizes(args)
     for seed in args.seeds:
         for method in args.methods or (QUICK_METHODS if args.quick else METHODS):
             own = METHODS[method].strengths
             for strength in args.strengths or (own[:QUICK_STRENGTHS] if args.quick else own):
-                yield Settings(method, strength, seed, strength if method == BASELINE else args.lr, sizes(args))
+                yield Settings(method, strength, seed, strength if method == BASELINE else args.lr, scale, text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     out = args.out or Path("out/language" if args.quick else "results/language")
     texts = Domains(shakespeare(args.data), library())
-    runs = list(wanted(args))
+    runs = list(wanted(args, texts.first.name))
     todo = [s for s in runs if args.force or not (out / f"{s.name}.json").is_file()]
     each = sum(sizes(args).steps)
     with show.bar(console) as progress:
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ticker = show.Ticker(progress, bar)
             save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
             progress.update(bar, completed=number * each)  # the first stage may have been there
-    records = read_all(out, sizes(args))
+    records = read_all(out, sizes(args), texts.first.name)
     console.print(show.table("language", headings(*domains(records)), cells(records)))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {out}")
     if args.table:

@@ -35,10 +35,11 @@ def save(result: Result, folder: Path) -> None:
     write_whole(folder / f"{result.settings.name}.json", f"{text}\n".encode())
 
 
-def read_all(folder: Path, scale: Scale) -> list[Record]:
-    """Every record of this scale, in the order of methods, strengths and seeds."""
-    wanted = json.loads(json.dumps(scale))
-    return sorted((r for r in map(read, folder.glob("*.json")) if r["settings"]["scale"] == wanted), key=place)
+def read_all(folder: Path, scale: Scale, text: str) -> list[Record]:
+    """Every record of this scale and first domain, in the order of methods, strengths and seeds."""
+    wanted = json.loads(json.dumps([scale, text]))
+    records = [read(file) for file in folder.glob("*.json")]
+    return sorted((r for r in records if [r["settings"]["scale"], r["settings"]["text"]] == wanted), key=place)
 
 
 def place(record: Record) -> tuple[int, str, float, int]:

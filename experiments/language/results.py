@@ -70,11 +70,17 @@ def cell(found: Reading | None) -> str:
 
 def source(records: Sequence[Record]) -> str:
     """How to get the records again, and what they were made with."""
+    first = records[0]
+    methods, seeds = (list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed"))
     commits = ", ".join(sorted({r["commit"][:8] for r in records}))
     machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
-    versions = ", ".join(f"{package} {number}" for package, number in records[0]["versions"].items())
-    texts = ", ".join(f"{text} md5 {md5}" for text, md5 in records[0]["data"].items())
-    return f"`{records[0]['command']}` repeats the first run.\n\nCommit {commits}; {machines}; {versions}; {texts}.\n"
+    versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
+    texts = ", ".join(sorted({f"{text} md5 {md5}" for r in records for text, md5 in r["data"].items()}))
+    command = f"python -m experiments.language --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
+    return (
+        f"`{command}`; each record holds its own, such as `{first['command']}`.\n\n"
+        f"Commit {commits}; {machines}; {versions}; {texts}.\n"
+    )
 
 
 def markdown(records: Sequence[Record], figure: str = "") -> str:

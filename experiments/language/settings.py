@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+FIRST = "Shakespeare"  # the first domain, where no other is given
 LR = 1e-3  # of the first stage, and of the later ones where nothing else is said
 
 
@@ -23,23 +24,25 @@ QUICK = Scale(layers=2, width=32, heads=2, context=64, batch=16, steps=(400, 150
 
 @dataclass(frozen=True)
 class Settings:
-    """One run, but for the texts."""
+    """One run."""
 
     method: str
     strength: float
     seed: int
     lr: float = LR  # from the second stage on
     scale: Scale = FULL
+    text: str = FIRST  # the first domain's name
 
     @property
     def name(self) -> str:
         """For a file.
 
         >>> Settings("l2", 0.01, seed=0).name
-        'l2-0.01-lr0.001-width128-steps1500-400-200-seed0'
+        'Shakespeare-l2-0.01-lr0.001-width128-steps1500-400-200-seed0'
         """
         steps = "-".join(map(str, self.scale.steps))
-        return f"{self.method}-{self.strength:g}-lr{self.lr:g}-width{self.scale.width}-steps{steps}-seed{self.seed}"
+        kind = f"{self.text}-{self.method}-{self.strength:g}-lr{self.lr:g}"
+        return f"{kind}-width{self.scale.width}-steps{steps}-seed{self.seed}"
 
     @property
     def command(self) -> str:
@@ -48,7 +51,8 @@ class Settings:
         >>> Settings("l2", 0.01, seed=0).command
         'python -m experiments.language --methods l2 --strengths 0.01 --lr 0.001 --steps 1500 400 200 --seeds 0'
         """
-        quick = " --quick" if self.scale.width == QUICK.width else ""
+        form = " --quick" if self.scale.width == QUICK.width else ""
+        form += "" if self.text == FIRST else f" --data {self.text}.txt"
         run = f"--methods {self.method} --strengths {self.strength:g} --lr {self.lr:g}"
         steps = " ".join(map(str, self.scale.steps))
-        return f"python -m experiments.language{quick} {run} --steps {steps} --seeds {self.seed}"
+        return f"python -m experiments.language{form} {run} --steps {steps} --seeds {self.seed}"

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from experiments.continual import data
+from experiments.language.settings import FIRST
 
 SHARED, OWN = data.SHARED.parent, data.OWN.parent
 SHAKESPEARE, MD5 = "tinyshakespeare.txt", "6fb458f1232090904fb40fe944165e91"
@@ -53,7 +54,7 @@ def shakespeare(source: Path | None = None) -> Domain:
         return split(source.stem, source.read_bytes())
     folder = source or (SHARED if (SHARED / SHAKESPEARE).is_file() else OWN)
     try:
-        return split("Shakespeare", data.read_file(folder, SHAKESPEARE, MD5))
+        return split(FIRST, data.read_file(folder, SHAKESPEARE, MD5))
     except data.DataError as error:
         error.add_note(f"It can be had from {SOURCE}.")
         raise

@@ -74,6 +74,8 @@ def test_where_one_seed_does_not_come_there_is_no_reading() -> None:
 
 def test_records_come_back_in_order_and_only_of_their_scale(tmp_path: Any) -> None:
     for strength in (1e-2, 1e-3):
-        save(run(Settings("plain", strength, 0, strength, SCALE), DOMAINS, tmp_path / "cache"), tmp_path)
-    assert [r["settings"]["strength"] for r in read_all(tmp_path, SCALE)] == [1e-3, 1e-2]
-    assert read_all(tmp_path, SCALE._replace(width=8)) == []
+        settings = Settings("plain", strength, 0, strength, SCALE, "letters")
+        save(run(settings, DOMAINS, tmp_path / "cache"), tmp_path)
+    assert [r["settings"]["strength"] for r in read_all(tmp_path, SCALE, "letters")] == [1e-3, 1e-2]
+    assert read_all(tmp_path, SCALE._replace(width=8), "letters") == []
+    assert read_all(tmp_path, SCALE, "other") == []

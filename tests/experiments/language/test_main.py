@@ -6,6 +6,7 @@ import pytest
 
 from experiments.language import __main__ as command_line
 from experiments.language.curves import read_all
+from experiments.language.methods import METHODS
 from experiments.language.settings import QUICK
 
 TINY = ("--quick", "--steps", "8", "4", "2")
@@ -24,14 +25,14 @@ def arguments(text: Path, out: Path, *more: str) -> list[str]:
 
 def test_it_leaves_results_a_page_and_a_figure(text: Path, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "results.md"
-    command_line.main(arguments(text, tmp_path, "--table", str(page)))
+    command_line.main(arguments(text, tmp_path, "--methods", "plain", "sal-remember", "--table", str(page)))
     written = page.read_text()
     assert written.startswith("<!-- language -->")
     assert "| sal-remember | 3 | 1 |" in written
     assert "verse, then Python, then verse again" in written
     assert (tmp_path / "docs" / "language.png").read_bytes().startswith(b"\x89PNG")
-    records = read_all(tmp_path, QUICK._replace(steps=(8, 4, 2)))
-    assert len(records) == 4 * 3
+    records = read_all(tmp_path, QUICK._replace(steps=(8, 4, 2)), "verse")
+    assert len(records) == 2 * 3
     assert all(r["settings"]["strength"] == r["settings"]["lr"] for r in records if r["settings"]["method"] == "plain")
 
 
@@ -42,3 +43,10 @@ def test_it_resumes_and_is_forced(text: Path, tmp_path: Path, capsys: pytest.Cap
     assert "1 run, 1 there already" in " ".join(capsys.readouterr().out.split())
     command_line.main([*chosen, "--force"])
     assert "1 run, 0 there already" in " ".join(capsys.readouterr().out.split())
+
+
+def test_whole_it_is_every_method_at_every_strength_and_quick_it_is_a_few() -> None:
+    whole, quick = (list(command_line.wanted(command_line.parser().parse_args(a), "text")) for a in ([], ["--quick"]))
+    assert {(s.method, s.strength) for s in whole} == {(m, s) for m, kind in METHODS.items() for s in kind.strengths}
+    assert {s.method for s in quick} == set(command_line.QUICK_METHODS)
+    assert len(quick) == len(command_line.QUICK_METHODS) * command_line.QUICK_STRENGTHS

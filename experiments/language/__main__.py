@@ -12,12 +12,13 @@ from experiments.language.curves import BASELINE, read_all, save
 from experiments.language.figure import draw
 from experiments.language.methods import METHODS
 from experiments.language.protocol import run
-from experiments.language.results import cells, domains, headings, markdown
+from experiments.language.results import cells, domains, headings, markdown, matched
 from experiments.language.settings import FULL, LR, QUICK, Scale, Settings
 from experiments.language.stages import Domains
 from experiments.language.text import library, shakespeare
 from experiments.pages import rewrite
 
+SHOWN = 5  # columns of the table that fit a terminal
 QUICK_METHODS, QUICK_STRENGTHS = ("plain", "l2", "sal", "sal-remember"), 3
 
 
@@ -76,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
             progress.update(bar, completed=number * each)  # the first stage may have been there
     records = read_all(out, sizes(args), texts.first.name)
-    console.print(show.table("language", headings(*domains(records)), cells(records)))
+    shown = [row[:SHOWN] for row in cells(records)]
+    console.print(show.table("loss in nats a byte", headings(*domains(records))[:SHOWN], shown))
+    console.print(matched(records))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {out}")
     if args.table:
         picture = args.table.with_name("language.png")

@@ -9,6 +9,7 @@ import torch
 from experiments.console import Ticker
 from experiments.language.first import First, FirstStage, build
 from experiments.language.stages import batches, losses, train
+from experiments.language.text import split
 from sal_lightning import SALCallback
 from tests.experiments.language.common import DOMAINS, SCALE
 
@@ -45,6 +46,15 @@ def test_watched_in_vain_it_is_the_plain_one_and_the_same_at_any_strength(tmp_pa
     assert same(watched, other)
     assert len(list(tmp_path.glob("*.pt"))) == 2
     assert watched.watched["layers"][0]["step"] == SCALE.steps[0]
+
+
+def test_where_something_was_held_each_strength_has_its_own(tmp_path: Path) -> None:
+    patchy = DOMAINS._replace(first=split("patchy", b"3.14159 26535 89793;" * 20 + b"the quick brown fox " * 180))
+    held = stage(tmp_path)._replace(domains=patchy, scale=SCALE._replace(batch=1, steps=(100, 1, 1)))
+    weak, strong = (held.watched(strength) for strength in (0.5, 50.0))
+    assert not same(weak, held.plain())
+    assert not same(weak, strong)
+    assert same(weak, held.watched(0.5))
 
 
 def test_from_what_was_kept_sal_goes_on_as_if_there_had_been_no_pause(tmp_path: Path) -> None:

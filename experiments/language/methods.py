@@ -112,7 +112,7 @@ class Method(NamedTuple):
     watches: bool = False  # whether it has to be there in the first stage
 
 
-PULLS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+PULLS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 HOLDS = (0.3, 1.0, 3.0, 10.0, 30.0)
 METHODS = {
     "plain": Method(plain, (1e-3, 5e-4, 2e-4, 1e-4, 5e-5)),

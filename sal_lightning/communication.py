@@ -132,6 +132,8 @@ class CommunicationLayer:
             for rule in self._observers():
                 rule.observe(unit) if familiar else rule.forget_step()
             self._share(due)
+            for rule in due:
+                rule.reopen()
             self.forget_step()
             every = self.settings.consolidate_on
             if isinstance(every, int) and self.step % every == 0:

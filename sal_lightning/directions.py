@@ -57,10 +57,12 @@ def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) 
     return Directions(U, lam, rest)
 
 
-def stability(lam: Tensor, strength: float) -> Tensor:
-    """``s = λ / (λ + λ̄/strength)`` in [0, 1), with λ in units of a window's mean energy λ̄.
+def stability(lam: Tensor, strength: float, open: Tensor | float = 1.0) -> Tensor:
+    """``s = λ / (λ + o λ̄/strength)`` in [0, 1), with λ in units of a window's mean energy λ̄.
+
+    ``open``, o in (0, 1], is how far present data needs these directions: less need, firmer hold.
 
     >>> stability(torch.tensor([0.0, 0.1, 9.9]), strength=10.0)
     tensor([0.0000, 0.5000, 0.9900])
     """
-    return lam / (lam + 1 / strength)
+    return lam / (lam + open / strength)

@@ -49,11 +49,12 @@ class Window:
         """Forget what was seen."""
         self.Y: Tensor | None = None  # (groups, d, rank)
         self.trace = self.weight = torch.zeros(())  # energy of R, (groups,); 1 − β^steps, to undo the start at zero
+        self.inside = torch.zeros(())  # how much of it lies inside directions that are held, (groups,)
         self.P: Tensor | None = None  # what `distance` measures with
 
     @torch.no_grad()
-    def update(self, x: Tensor, steps: int = 1) -> None:
-        """See rows ``x`` (groups, n, d), that stand for ``steps`` batches."""
+    def update(self, x: Tensor, steps: int = 1, U: Tensor | None = None) -> None:
+        """See rows ``x`` (groups, n, d), that stand for ``steps`` batches, and what of them is inside ``U``."""
         x, keep = _finite(x.float()), self.beta**steps
         share = (1 - keep) / x.shape[-2]
         xO = x @ probe(self.d, self.rank, x.device)
@@ -63,11 +64,19 @@ class Window:
         self.Y = torch.baddbmm(self.Y, x.mT, xO, beta=keep, alpha=share)
         self.trace = keep * self.trace + share * x.square().sum((-2, -1))
         self.weight = keep * self.weight + (1 - keep)
+        if U is not None:
+            self.inside = keep * self.inside + share * (x @ U).square().sum((-2, -1))
 
     def start(self, device: torch.device) -> None:
         """A window that has seen nothing, ready to be added to."""
         self.Y = torch.zeros(self.groups, self.d, self.rank, device=device)
-        self.trace, self.weight = torch.zeros(self.groups, device=device), torch.zeros((), device=device)
+        self.trace, self.inside = torch.zeros(2, self.groups, device=device)
+        self.weight = torch.zeros((), device=device)
+
+    def outside(self, k: int) -> Tensor:
+        """Mean energy (groups,) of the d − k directions outside ``U``, in units of the mean over all."""
+        share = 1 - self.inside / self.trace.clamp(min=_TINY)
+        return share * self.d / max(self.d - k, 1)
 
     def rows(self) -> Tensor:
         """The sketch as rows (groups, k, d): R ≈ rowsᵀ rows, scaled so that R has mean eigenvalue 1."""
@@ -111,7 +120,7 @@ class Window:
         """Tensors only; empty while nothing was seen."""
         if self.Y is None:
             return {}
-        state = {"Y": self.Y, "trace": self.trace, "weight": self.weight}
+        state = {"Y": self.Y, "trace": self.trace, "weight": self.weight, "inside": self.inside}
         return state if self.P is None else state | {"P": self.P}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
@@ -123,4 +132,4 @@ class Window:
         if "B" in state:  # version 1 kept rows of the sketch
             state["Y"] = state["B"].mT @ (state["B"] @ probe(self.d, self.rank, device))
         self.Y, self.trace, self.weight = state["Y"], state["trace"], state["weight"]
-        self.P = state.get("P")
+        self.inside, self.P = state.get("inside", torch.zeros_like(self.trace)), state.get("P")

@@ -120,6 +120,9 @@ class Rule(ABC):
     def set_window(self, tensors: Sequence[Tensor]) -> None:  # noqa: B027
         """Put the averages in its place."""
 
+    def reopen(self) -> None:  # noqa: B027
+        """What is held follows what the window shows that present data needs."""
+
     def tensors(self) -> list[Tensor]:
         """Everything this rule keeps between steps, for ``memory()``."""
         return list(_tensors(self.state_dict()))

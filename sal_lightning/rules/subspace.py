@@ -23,6 +23,7 @@ DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in 
 LOOK = 32  # steps after which novelty is judged by a fresh decomposition
 BETA = 0.99  # a window remembers about a hundred steps
 GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
+LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
 
 
@@ -61,6 +62,9 @@ class Subspace(Rule):
 
     The gradient is held back along the strongest directions, where nearly all of it lies: ``G ← G − (G U) diag(f) Uᵀ``
     with ``f = (s − s̄) / (1 − s̄)``, what s̄ does not take of s anyway.
+
+    ``s̄`` is the mean of what no direction was kept for. Adam moves it as fast as the rest of the layer, however little
+    the gradient asks for it, so ``s̄ = λ̄ / (λ̄ + α o)`` with ``o`` from 1/16 to 1: its mean energy in the present data.
 
     The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
     ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
@@ -126,7 +130,8 @@ class Subspace(Rule):
     @override
     def observe(self, unit: float = 1.0) -> None:
         if self.due and (x := self.rows()) is not None:
-            self.window.update(x, steps=1 if self.age < DENSE else EVERY)
+            held = None if self.memory is None else self.memory.U
+            self.window.update(x, steps=1 if self.age < DENSE else EVERY, U=held)
         self.age += 1
         if self.age % LOOK == 0:
             self.window.P = None
@@ -142,11 +147,18 @@ class Subspace(Rule):
         if self.window.Y is None:
             self.window.start(self.device)
         assert self.window.Y is not None
-        return [self.window.Y, self.window.trace, self.window.weight]
+        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside]
 
     @override
     def set_window(self, tensors: Sequence[Tensor]) -> None:
-        self.window.Y, self.window.trace, self.window.weight = tensors
+        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors
+
+    @override
+    def reopen(self) -> None:
+        m = self.memory
+        if m is not None and self.window.Y is not None:
+            s, s_rest = self._stability(m.directions, m.s.shape[-1], self.window.outside(m.s.shape[-1]))
+            self.memory = m._replace(s=s, s_rest=s_rest)
 
     @override
     def consolidate(self) -> None:
@@ -155,25 +167,37 @@ class Subspace(Rule):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
-        s, s_rest = self._firm(found)
-        k = s.shape[-1]
+        k = self._worth(found)
+        # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
+        s, s_rest = self._stability(found, k, torch.zeros_like(found.rest))
         A = self._along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
         self.memory = Memory(found, s, s_rest, A, torch.zeros_like(A), size, zero, zero)
         self.waited, self.stirred, self.version = 0, None, self._version()
 
-    def _firm(self, found: Directions) -> tuple[Tensor, Tensor]:
-        """Stability of the directions that are worth their cost, and of all others, as one: ``s`` and ``s̄``."""
-        lam, K = found.lam, found.lam.shape[-1]
-        # Mean energy of the k-th direction and all that are weaker, for k = 0 … K.
-        tail = torch.cat([lam, found.rest[:, None] * (self.d - K)], -1).flip(-1).cumsum(-1).flip(-1)
-        rest = tail / (self.d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
-        s, s_rest = directions.stability(lam, self.strength), directions.stability(rest, self.strength)
-        firm = (firmness(s, s_rest[:, :-1]) > 0) * torch.arange(1, K + 1, device=lam.device)
-        k = max(1, int(firm.max()))
-        s_rest = s_rest[:, k]
-        return s_rest[:, None] + (1 - s_rest[:, None]) * firmness(s[:, :k], s_rest[:, None]), s_rest
+    def _worth(self, found: Directions) -> int:
+        """How many directions are worth their cost: they are held firmer than the rest where that is fully open."""
+        s = directions.stability(found.lam, self.strength)
+        s_rest = directions.stability(self._rest(found, torch.arange(found.lam.shape[-1])), self.strength)
+        firm = (firmness(s, s_rest) > 0) * torch.arange(1, s.shape[-1] + 1, device=s.device)
+        return max(1, int(firm.max()))
+
+    def _rest(self, found: Directions, k: Tensor) -> Tensor:
+        """Mean energy of the k-th direction and all that are weaker, for several k: (groups, len(k))."""
+        outside = found.rest[:, None] * (self.d - found.lam.shape[-1])
+        tail = torch.cat([found.lam, outside], -1).flip(-1).cumsum(-1).flip(-1)[:, k]
+        return tail / (self.d - k.to(tail.device)).clamp(min=1)
+
+    def _stability(self, found: Directions, k: int, needed: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the first k directions, and of all others as one: ``s`` and ``s̄``.
+
+        The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.
+        """
+        rest = self._rest(found, torch.tensor([k]))[:, 0]
+        s_rest = directions.stability(rest, self.strength, needed.clamp(LEAST, 1))[:, None]
+        s = directions.stability(found.lam[:, :k], self.strength)
+        return s_rest + (1 - s_rest) * firmness(s, s_rest), s_rest[:, 0]
 
     @override
     def clear(self) -> None:

@@ -11,7 +11,18 @@ from experiments import console as show
 from experiments.continual.data import NAMED
 from experiments.continual.methods import METHODS, known
 from experiments.continual.protocol import PUBLISHED, data_name, run
-from experiments.continual.results import Run, markdown, overview, read, read_all, rows, save, title
+from experiments.continual.results import (
+    SHORT,
+    Run,
+    cells,
+    headings,
+    markdown,
+    overview,
+    read,
+    read_all,
+    save,
+    title,
+)
 from experiments.continual.streams import STREAMS, count
 from experiments.pages import rewrite
 
@@ -32,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
     made.add_argument("--out", type=Path, default=Path("results/continual"))
-    made.add_argument("--quick", action="store_true", help="all methods on small pictures, 20 steps a task: a minute")
+    made.add_argument(
+        "--quick", action="store_true", help="all methods on small pictures, 20 steps a task, in a minute"
+    )
     made.add_argument("--force", action="store_true", help="run again what has a result already")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="fill the streams block of this page likewise")
     made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
@@ -74,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             save(result, args.out)
     records = [read(r.file(args.out)) for r in runs]
-    console.print(show.table(title(records[0]), rows(records)))
+    console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {args.out}")
     if args.table:
         rewrite(args.table, "streams", markdown(read_all(args.out)))

@@ -20,6 +20,15 @@ class Memory(NamedTuple):
     s: Tensor
 
 
+def far(q: Tensor, R: Tensor) -> Tensor:
+    """How far a batch's shares of tokens (tokens,) are from the usual: Pearson's ``χ² = Σ (q − R)² / (R + floor/V)``.
+
+    >>> far(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))
+    tensor(0.7692)
+    """
+    return ((q - R).square() / (R + FLOOR / len(R))).sum().clamp(min=torch.finfo(R.dtype).tiny)
+
+
 class Tokens(Rule):
     """``held(X) = diag(s) X``: each row of the table is held as firmly as its token was frequent."""
 
@@ -29,7 +38,7 @@ class Tokens(Rule):
         super().__init__(name or "model", parameters)
         self.table, self.strength = table, strength
         self.counts: Tensor | None = None
-        self.surprise: Tensor | None = None  # how unusual this step's tokens are: (sum, count)
+        self.surprise: Tensor | None = None  # how unusual this step's tokens are, in log: (sum, count)
         self.memory: Memory | None = None
         self.clear()
 
@@ -51,9 +60,9 @@ class Tokens(Rule):
         counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
         self.counts = counts if self.counts is None else self.counts + counts
         if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
-            V = len(self.R)
-            distance = (V / (self.R / self.weight * V + FLOOR)).log1p()  # as `Window.distance`, for one-hot rows
-            self.surprise = torch.stack([self.counts @ distance, self.counts.sum()])
+            # Not how rare single tokens are: text of a few usual ones is as new as text of many rare ones.
+            n, R = self.counts.sum(), self.R / self.weight
+            self.surprise = torch.stack([n * far(self.counts / n.clamp(min=1), R).log(), n])
 
     def pending(self) -> State:
         """What was counted in this step so far."""

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from sal_lightning.novelty import CONFIRM, SUSPECT, WARM, Novelty
+from sal_lightning.novelty import CONFIRM, PATIENCE, SUSPECT, WARM, Novelty
 
 
 def feed(novelty, values):
@@ -52,6 +53,16 @@ def test_a_change_of_three_and_a_half_deviations_is_believed_too():
 
 def test_a_slow_drift_is_no_change():
     assert max(feed(Novelty(), [value + i / 400 for i, value in enumerate(noise(400, seed=1))])) < SUSPECT
+
+
+def test_a_suspicion_that_stays_is_believed():
+    novelty = Novelty()
+    feed(novelty, noise(400))
+    usual, square = novelty.mean / novelty.weight, novelty.square / novelty.weight
+    shifted = usual + 2.0 * (square - usual**2) ** 0.5  # adds nothing to the evidence, and takes nothing away
+    evidence = [novelty.weigh(usual + 5.0), *(novelty.weigh(shifted) for _ in range(PATIENCE - 1))]
+    assert SUSPECT <= evidence[0] == pytest.approx(evidence[-2], abs=1e-6)
+    assert evidence[-2] < CONFIRM <= evidence[-1]
 
 
 def test_one_strange_batch_alone_leaves_no_evidence():

@@ -37,21 +37,28 @@ def test_sparse_gradients_are_masked_like_dense_ones():
     torch.testing.assert_close(*grads)
 
 
-def test_new_tokens_surprise():
+def test_other_tokens_surprise_however_usual_each_of_them_is():
     rule = rule_of(nn.Embedding(10, 2))
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
         rule.see((torch.randint(5, (64,), generator=generator),), 0, ask=True)
         usual = rule.surprise
         rule.observe()
-    rule.see((torch.randint(5, 10, (32,), generator=generator),), 0, ask=True)
-    rule.see((torch.randint(5, 10, (32,), generator=generator),), 0, ask=True)
-    total, n = rule.surprise
-    # A token that never came is log(1 + V / FLOOR) away, one of five equal ones log(1 + V / (2 + FLOOR)).
-    torch.testing.assert_close(total / n, torch.tensor(1 + 10 / 0.3).log())
-    torch.testing.assert_close(usual[0] / usual[1], torch.tensor(1 + 10 / 2.3).log(), atol=0.1, rtol=0)
-    assert n == 64
-    rule.forget_step()
+
+    def chi2(counts):
+        shares = (rule.R / rule.weight).tolist()
+        return sum((c / 64 - r) ** 2 / (r + 0.3 / 10) for c, r in zip(counts, shares, strict=True))
+
+    most_usual = int(rule.R.argmax())
+    for half in (torch.arange(5, 10).repeat(7)[:32], torch.full((32,), most_usual)):
+        rule.see((half,), 0, ask=True)
+        rule.see((half,), 0, ask=True)
+        total, n = rule.surprise
+        expected = chi2((2 * half.bincount(minlength=10)).tolist())
+        torch.testing.assert_close((total / n).exp(), torch.tensor(expected), atol=1e-5, rtol=1e-4)
+        assert total / n > usual[0] / usual[1] + 2
+        assert n == 64
+        rule.forget_step()
     assert rule.surprise is None
 
 

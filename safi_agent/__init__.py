@@ -1,3 +1,25 @@
 """SAFi for LangChain: a runnable that answers only what its Will lets through, and audits every answer."""
 
-__all__: list[str] = []
+from safi_agent.chain import SafiChain, create_safi_chain
+from safi_agent.errors import ClosedError, IntellectError, OutboxError, SafiError, ViolationError
+from safi_agent.faculties.spirit import Assessment, assess
+from safi_agent.hooks import Alert
+from safi_agent.ledger import Finding
+from safi_agent.values import Value, ValueSet, load_values
+
+__all__ = [
+    "Alert",
+    "Assessment",
+    "ClosedError",
+    "Finding",
+    "IntellectError",
+    "OutboxError",
+    "SafiChain",
+    "SafiError",
+    "Value",
+    "ValueSet",
+    "ViolationError",
+    "assess",
+    "create_safi_chain",
+    "load_values",
+]

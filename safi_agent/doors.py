@@ -1,0 +1,41 @@
+"""The doors by which a draft could leave while the Will has not ruled on it, and how they are shut.
+
+Everything that a caller hangs on a run, to watch it or to stream from it, sees the chain as one step: the input and the
+approved answer. Only tracers of the operator see inside: LangSmith's, and those named by ``tracers=``.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
+from langchain_core.tracers import LangChainTracer
+from langchain_core.tracers.context import _configure_hooks
+
+
+def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
+    """The config for what happens inside: the caller's without handlers that are not tracers of the operator."""
+    inner = ensure_config(config)
+    manager = inner.get("callbacks")
+    if isinstance(manager, BaseCallbackManager):
+        manager = manager.copy()
+        kept = [h for h in manager.handlers if isinstance(h, LangChainTracer) or h in tracers]
+        kept += [tracer for tracer in tracers if tracer not in kept]
+        manager.set_handlers(kept)
+        inner["callbacks"] = manager
+    inner["tags"] = [*(inner.get("tags") or []), "nostream"]  # what LangGraph passes over when it streams messages
+    held = inner.get("configurable") or {}
+    inner["configurable"] = {key: item for key, item in held.items() if not key.startswith("__pregel")}
+    return inner
+
+
+@contextmanager
+def shut() -> Iterator[None]:
+    """Within it, handlers that libraries hang on every run by way of a context variable are not there."""
+    before = [(variable, variable.set(None)) for variable, *_ in _configure_hooks if variable.get() is not None]
+    try:
+        yield
+    finally:
+        for variable, token in before:
+            variable.reset(token)

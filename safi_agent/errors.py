@@ -1,0 +1,50 @@
+"""What can go wrong. Catch ``SafiError`` to catch all of it.
+
+SafiError
+├── IntellectError   no draft came
+├── OutboxError      the turn could not be made durable, so the answer was withheld
+├── ConscienceError  no usable ledger came; the audit branch retries, callers never see it
+├── ViolationError   the Will refused, and ``raise_on_violation`` was asked for
+└── ClosedError      the chain was closed
+
+No text here ever quotes a model: what a draft said must not leave by way of an exception.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class SafiError(Exception):
+    """Base of all errors of this package."""
+
+
+class IntellectError(SafiError):
+    """The Intellect's model gave no draft; ``cause`` is the name of what its model raised."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The Intellect's model gave no draft ({cause}). Details are in the logger 'safi_agent'.")
+        self.cause = cause
+
+
+class OutboxError(SafiError):
+    """The turn could not be written to the store, so no answer left."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The turn could not be made durable ({cause}), so its answer is withheld.")
+        self.cause = cause
+
+
+class ConscienceError(SafiError):
+    """The judge gave no ledger that covers the values."""
+
+
+class ViolationError(SafiError):
+    """The Will refused; the text is the fixed refusal, ``metadata`` that of the refused answer."""
+
+    def __init__(self, refusal: str, metadata: Mapping[str, Any]) -> None:
+        super().__init__(refusal)
+        self.metadata = dict(metadata)
+
+
+class ClosedError(SafiError):
+    """The chain was closed and takes no more turns."""

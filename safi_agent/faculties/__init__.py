@@ -1,0 +1,1 @@
+"""The five faculties, one file each."""

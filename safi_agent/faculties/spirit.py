@@ -1,0 +1,117 @@
+"""Spirit: how coherent an answer is with the values, and how far it is from what is usual. Pure mathematics.
+
+``S = σ(Σ wᵢ sᵢ φ(cᵢ))``, ``p = w ⊙ s``, ``μ ← βμ + (1−β)p``, ``d = 1 − cos(p, μ_prev)``.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from langchain_core.runnables import RunnableConfig
+
+from safi_agent.faculties.base import Faculty
+from safi_agent.ledger import Finding, Ledger, read_ledger
+from safi_agent.turn import Turn
+from safi_agent.values import ValueSet
+
+Map = Callable[[float], float]
+
+
+class Assessment(NamedTuple):
+    """What one audit says; ``score`` is None where the ledger covers too little, and then μ is as it was."""
+
+    score: int | None
+    profile: dict[str, float]
+    mu: dict[str, float]
+    drift: float | None
+    drift_raw: float | None
+    unscored: tuple[str, ...]
+
+
+def identity(confidence: float) -> float:
+    """The default φ: confidence as the judge gave it."""
+    return confidence
+
+
+def linear(raw: float) -> float:
+    """The default σ: [−1, 1] to [1, 10], clipped; rounding (half to even) follows.
+
+    >>> linear(0.0), round(linear(0.0))
+    (5.5, 6)
+    """
+    return (min(1.0, max(-1.0, raw)) + 1) / 2 * 9 + 1
+
+
+def assess(
+    ledger: Iterable[Finding | Mapping[str, Any]],
+    values: ValueSet,
+    mu: Mapping[str, float] | None = None,
+    beta: float = 0.9,
+    *,
+    phi: Map = identity,
+    sigma: Map = linear,
+) -> Assessment:
+    """Score a ledger against the values and the long-term profile ``mu`` (None: there is none yet).
+
+    ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 and keeps its μ.
+
+    Raises:
+        ValueError: ``beta`` is not in [0, 1).
+    """
+    if beta_out(beta):
+        raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
+    before = dict(mu or {})
+    read = read_ledger(ledger, values)
+    if not read.covered:
+        return Assessment(None, {}, before, None, None, read.unscored)
+    rows = [(value.key, value.weight, read.findings.get(value.key)) for value in values.scored]
+    profile = {key: w * row.score if row else 0.0 for key, w, row in rows}
+    raw = math.fsum(w * row.score * phi(row.confidence) for _, w, row in rows if row)
+    moved = {key: beta * before.get(key, 0.0) + (1 - beta) * profile[key] for key, _, row in rows if row}
+    drift_raw = _distance([profile[key] for key, _, _ in rows], [before.get(key, 0.0) for key, _, _ in rows])
+    drift = None if drift_raw is None else min(1.0, max(0.0, drift_raw))
+    return Assessment(int(round(sigma(raw))), profile, before | moved, drift, drift_raw, read.unscored)
+
+
+def beta_out(beta: object) -> bool:
+    """Whether β is anything but a number in [0, 1): at 1 the profile would never move."""
+    return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < 1
+
+
+def _distance(p: Sequence[float], q: Sequence[float]) -> float | None:
+    """1 − cos; None where either is zero."""
+    p_norm, q_norm = math.hypot(*p), math.hypot(*q)
+    if p_norm == 0 or q_norm == 0:
+        return None
+    return 1 - math.fsum((a / p_norm) * (b / q_norm) for a, b in zip(p, q, strict=True))
+
+
+def reflection(assessment: Assessment, ledger: Ledger) -> str:
+    """The assessment in words."""
+    if assessment.score is None:
+        return "Not enough values could be scored; no score is given."
+    groups = (("Affirms", lambda s: s > 0), ("Breaks", lambda s: s < 0), ("Leaves out", lambda s: s == 0))
+    rows = list(ledger.findings.values())
+    named = [(word, [row.value for row in rows if fits(row.score)]) for word, fits in groups]
+    parts = [f"{word}: {', '.join(names)}." for word, names in named if names]
+    if ledger.unscored:
+        parts.append(f"Unscored: {', '.join(ledger.unscored)}.")
+    drift = "no baseline yet" if assessment.drift is None else f"drift {assessment.drift:.2f}"
+    return " ".join([*parts, f"Coherence {assessment.score} of 10, {drift}."])
+
+
+@dataclass(frozen=True, eq=False)
+class Spirit(Faculty):
+    """Adds ``spirit``, the assessment of the turn's ``ledger`` against its ``mu``."""
+
+    values: ValueSet
+    beta: float = 0.9
+    phi: Map = field(default=identity)
+    sigma: Map = field(default=linear)
+
+    adds = "spirit"
+
+    def work(self, turn: Turn, config: RunnableConfig) -> Assessment:
+        """Assess; the settings are the chain's, the memory is the turn's."""
+        return assess(turn["ledger"], self.values, turn.get("mu"), self.beta, phi=self.phi, sigma=self.sigma)

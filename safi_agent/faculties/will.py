@@ -1,0 +1,146 @@
+"""Will: approve or violation. Rules first, then a judge; rules win, and whatever is unclear is a violation."""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+
+from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.intellect import listing
+from safi_agent.faculties.judge import Judge
+from safi_agent.fence import CLAUSE, fence
+from safi_agent.turn import Draft, Turn, Verdict
+from safi_agent.values import ValueSet, label
+
+log = logging.getLogger("safi_agent")
+SYSTEM = """You are the Will: you decide whether a drafted answer may be given to the user. Approve it only if it \
+breaks none of these values; a polite refusal to the user breaks none. When in doubt: violation.
+
+{values}
+{gates}
+{clause} The reflection is the draft's author speaking for it; weigh it as such.
+
+Reply with one JSON object and nothing else:
+{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true or false}]}"""
+GATES = "Hard gates, each of which needs its own ruling in \"gates\": {names}."
+SCHEMA: dict[str, Any] = {
+    "title": "verdict",
+    "description": "Whether the draft may be given to the user.",
+    "type": "object",
+    "properties": {
+        "decision": {"type": "string", "enum": ["approve", "violation"]},
+        "reason": {"type": "string"},
+        "gates": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"value": {"type": "string"}, "upheld": {"type": "boolean"}},
+                "required": ["value", "upheld"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["decision", "reason", "gates"],
+    "additionalProperties": False,
+}
+UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "unclear")
+
+
+def rules(draft: Draft, values: ValueSet) -> Verdict | None:
+    """The verdict that needs no judge; None where no rule objects."""
+    text = draft.answer
+    if not text.strip():
+        return Verdict("violation", "The draft is empty.", "structure_empty")
+    if len(text) > values.max_chars:
+        return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
+    for value in values.values:
+        if any(re.search(pattern, text) for pattern in value.vetoes):
+            return Verdict("violation", f"The draft matches a veto of {value.name}.", "hard_veto")
+    if any(re.search(pattern, text) for pattern in values.forbidden):
+        return Verdict("violation", "The draft matches a forbidden pattern.", "forbidden_pattern")
+    if any(required not in text for required in values.disclaimers):
+        return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
+    return None
+
+
+def read_verdict(data: Any, values: ValueSet) -> Verdict:
+    """The judge's ruling; a violation unless it clearly approves and upholds every hard gate."""
+    if not isinstance(data, dict):
+        return UNCLEAR
+    fields = {str(key).strip().casefold(): item for key, item in data.items()}
+    decision, reason = fields.get("decision"), fields.get("reason")
+    said = decision.strip().casefold() if isinstance(decision, str) else ""
+    if said not in ("approve", "violation") or not isinstance(reason, str) or len(fields) < len(data):
+        return UNCLEAR
+    if said == "violation":
+        return Verdict("violation", reason)
+    upheld = _gates(fields.get("gates"))
+    for gate in values.gates:
+        if gate.key not in upheld:
+            return Verdict("violation", f"The judge did not rule on {gate.name}.", "hard_gate_unscored")
+        if not upheld[gate.key]:
+            return Verdict("violation", f"{gate.name}: {reason}", "hard_gate_violation")
+    return Verdict("approve", reason)
+
+
+def _gates(rows: Any) -> dict[str, bool]:
+    """Ruling by normalised name; only a plain true upholds, and of two rulings the worse stays."""
+    ruled: dict[str, bool] = {}
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and isinstance(row.get("value"), str):
+            key = label(row["value"])
+            ruled[key] = ruled.get(key, True) and row.get("upheld") is True
+    return ruled
+
+
+@dataclass(frozen=True, eq=False)
+class Will(Faculty):
+    """Adds ``verdict``. It never raises: what its judge raises is a violation."""
+
+    judge: Judge
+    values: ValueSet
+    sees_reflection: bool = True
+
+    adds = "verdict"
+
+    def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
+        """Rules, then the judge."""
+        if (ruled := rules(turn["draft"], self.values)) is not None:
+            return ruled
+        try:
+            verdict, usage = self.judge.ask(self._messages(turn), self._read, config)
+        except Exception as error:
+            return _raised(error)
+        return (verdict or UNCLEAR)._replace(usage=usage)
+
+    async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
+        """The same without blocking."""
+        if (ruled := rules(turn["draft"], self.values)) is not None:
+            return ruled
+        try:
+            verdict, usage = await self.judge.aask(self._messages(turn), self._read, config)
+        except Exception as error:
+            return _raised(error)
+        return (verdict or UNCLEAR)._replace(usage=usage)
+
+    def _read(self, data: Any) -> Verdict:
+        return read_verdict(data, self.values)
+
+    def _messages(self, turn: Turn) -> list[BaseMessage]:
+        gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
+        parts = {"{values}": listing(self.values), "{gates}": gates, "{clause}": CLAUSE}
+        system = SYSTEM
+        for place, text in parts.items():
+            system = system.replace(place, text)
+        fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
+        if self.sees_reflection:
+            fed.append(("reflection", turn["draft"].reflection))
+        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
+
+
+def _raised(error: Exception) -> Verdict:
+    log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
+    return Verdict("violation", f"The judge could not be asked ({type(error).__name__}).", "judge_failed")

@@ -1,0 +1,56 @@
+"""Policy hooks: what is said when a score is low, a drift is high or an audit fails, and to whom."""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from safi_agent.values import ValueSet, label
+
+log = logging.getLogger("safi_agent")
+MOST = 3
+Kind = Literal["review", "drift", "audit_failed"]
+
+
+class Alert(NamedTuple):
+    """Why a hook is called; ``offenders`` names at most three values, the worst first."""
+
+    kind: Kind
+    turn_id: str
+    offenders: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
+Hook = Callable[[Alert], object | Awaitable[object]]
+
+
+def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Kind]:
+    """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold."""
+    score, drift = record["spiritScore"], record["drift"]
+    found: list[Kind] = []
+    if record["auditStatus"] == "failed":
+        found.append("audit_failed")
+    if record["auditStatus"] == "failed" or (score is not None and score < review_below):
+        found.append("review")
+    if drift is not None and drift > drift_above:
+        found.append("drift")
+    return found
+
+
+def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[str, ...]:
+    """Values that were broken, by weight · score · confidence (hard gates first), then those left out, by weight."""
+    weights = {value.key: value.weight for value in values.values}
+    rows = [(row, weights[label(row["value"])]) for row in ledger if label(row["value"]) in weights]
+    broken = [(w > 0, w * row["score"] * row["confidence"], row["value"]) for row, w in rows if row["score"] < 0]
+    left_out = [(-w, row["value"]) for row, w in rows if row["score"] == 0 and w > 0]
+    return tuple([name for *_, name in sorted(broken)] + [name for _, name in sorted(left_out)])[:MOST]
+
+
+async def call(hook: Hook, alert: Alert) -> None:
+    """Call a hook that is async, or that was made so; one that fails is logged and harms nothing."""
+    try:
+        result = hook(alert)
+        if inspect.isawaitable(result):
+            await result
+    except Exception as error:
+        log.error("The hook %r failed on turn %s.", hook, alert.turn_id, exc_info=error)

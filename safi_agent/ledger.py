@@ -1,0 +1,95 @@
+"""Findings of the Conscience, and what of a judge's rows may be used."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from safi_agent.values import ValueSet, label
+
+SCORES = (-1.0, 0.0, 0.5, 1.0)
+
+
+def number(value: object, low: float, high: float) -> float | None:
+    """The value as a float in [low, high]; None for anything else, bools and NaN among it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if low <= value <= high else None
+
+
+class Finding(BaseModel):
+    """One value's row of the ledger: violation −1, omission 0, partly affirmed ½, affirmed 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: str
+    score: float
+    confidence: float
+    reason: str = ""
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _score(cls, score: object) -> float:
+        if (read := number(score, -1, 1)) not in SCORES:
+            raise ValueError(f"Expected a score in {SCORES}, got {score!r}.")
+        return float(read or 0)
+
+    @field_validator("confidence", mode="before")
+    @classmethod
+    def _confidence(cls, confidence: object) -> float:
+        if (read := number(confidence, 0, 1)) is None:
+            raise ValueError(f"Expected a confidence in [0, 1], got {confidence!r}.")
+        return read
+
+
+class ContinuousFinding(Finding):
+    """A row whose score may be anything in [−1, 1]; only where ``score_mode="continuous"`` was asked for."""
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _score(cls, score: object) -> float:
+        if (read := number(score, -1, 1)) is None:
+            raise ValueError(f"Expected a score in [-1, 1], got {score!r}.")
+        return read
+
+
+class Ledger(NamedTuple):
+    """The usable rows, by normalised name, the names that have none, and whether the rows cover enough."""
+
+    findings: dict[str, Finding]
+    unscored: tuple[str, ...]
+    covered: bool
+
+
+def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Finding) -> Ledger:
+    """Keep what can be used; a row that is malformed, out of range or of no declared value is as if it were absent.
+
+    Of two rows for one value the lower score stays. Enough is covered when each hard gate has a row and more than
+    half of the weighted values have one.
+    """
+    names = {value.key: value.name for value in values.values}
+    found: dict[str, Finding] = {}
+    for row in rows:
+        finding = _finding(row, kind)
+        if finding is None or (key := label(finding.value)) not in names:
+            continue
+        finding = finding.model_copy(update={"value": names[key]})
+        if key not in found or finding.score < found[key].score:
+            found[key] = finding
+    ordered = {key: found[key] for key in names if key in found}
+    scored = sum(value.key in found for value in values.scored)
+    covered = all(gate.key in found for gate in values.gates) and 2 * scored > len(values.scored)
+    return Ledger(ordered, tuple(name for key, name in names.items() if key not in found), covered)
+
+
+def _finding(row: object, kind: type[Finding]) -> Finding | None:
+    if isinstance(row, Finding):
+        row, kind = row.model_dump(), type(row)
+    if not isinstance(row, Mapping):
+        return None
+    reason = row.get("reason", "")
+    fields = {"value": row.get("value"), "score": row.get("score"), "confidence": row.get("confidence")}
+    try:
+        return kind.model_validate({**fields, "reason": reason if isinstance(reason, str) else ""})
+    except ValueError:
+        return None

@@ -1,0 +1,55 @@
+"""From a name to a model, and from a model to the name that records carry."""
+
+import os
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from safi_agent.offline import LABEL, RehearsalModel
+
+DEFAULT = "openai:gpt-4o"
+OFFLINE = "offline"
+TIMEOUT = 60.0
+
+
+def default_model() -> str:
+    """GPT-4o where there is a key for it, the offline rehearsal model where not."""
+    return DEFAULT if os.environ.get("OPENAI_API_KEY") else OFFLINE
+
+
+def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
+    """The model itself, or the one of this name: ``"offline"`` or what ``init_chat_model`` knows.
+
+    A judge that is given by name is asked at temperature 0.
+
+    Raises:
+        TypeError: it is neither a name nor a chat model.
+        ValueError: no model can be made of the name; the text says why.
+    """
+    if isinstance(model, BaseChatModel | Runnable):
+        return model
+    if not isinstance(model, str):
+        raise TypeError(f"{argument}: expected a chat model or a name for one, got {type(model).__name__}.")
+    if model == OFFLINE:
+        return RehearsalModel()
+    from langchain.chat_models import init_chat_model
+
+    settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
+    try:
+        return init_chat_model(model, **settings)
+    except Exception as error:
+        raise ValueError(
+            f"{argument}: no model can be made of {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
+            "for the offline rehearsal model."
+        ) from None
+
+
+def model_label(model: object) -> str:
+    """The model's own name, for the record."""
+    if isinstance(model, RehearsalModel):
+        return LABEL
+    if isinstance(model, RunnableBinding):
+        return model_label(model.bound)
+    names = (getattr(model, name, None) for name in ("model_name", "model", "_llm_type"))
+    return next((name for name in names if isinstance(name, str) and name), type(model).__name__)

@@ -1,0 +1,32 @@
+"""Who works on a turn: this process, and whether another one still lives."""
+
+import os
+import socket
+from functools import cache
+from uuid import uuid4
+
+
+@cache
+def _name(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}:{uuid4().hex[:12]}"
+
+
+def me() -> str:
+    """This process; another after a fork, and another after a restart that got the same number."""
+    return _name(os.getpid())
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner certainly lives no more; one on another machine is given the benefit of the doubt."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    if int(pid) == os.getpid():
+        return owner != me()
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,139 @@
+"""The record: what the log says of a turn, made of what the store holds of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from safi_agent.coaching import KEPT, coaching_note
+from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
+from safi_agent.hooks import kinds
+from safi_agent.ledger import ContinuousFinding, read_ledger
+from safi_agent.offline import LABEL
+from safi_agent.store import Commit, Memory, Row
+from safi_agent.turn import Draft, Turn, Verdict
+from safi_agent.values import ValueSet
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How an audit is measured: the Spirit's settings and the thresholds of the hooks."""
+
+    beta: float = 0.9
+    review_below: float = 6
+    drift_above: float = 0.4
+    phi: Map = identity
+    sigma: Map = linear
+
+
+def now() -> str:
+    """The time in UTC, as the log writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
+    """All of a turn that must outlive the process, as plain JSON."""
+    draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
+    rehearsed = (LABEL,) if LABEL in models.values() else ()
+    return {
+        "id": turn["id"],
+        "key": turn["key"],
+        "valueSet": value_set,
+        "time": turn["time"],
+        "prompt": turn["prompt"],
+        "context": turn["context"],
+        "metadata": dict(turn["metadata"]),
+        "draft": draft.answer,
+        "reflection": draft.reflection,
+        "decision": verdict and verdict.decision,
+        "reason": verdict and verdict.reason,
+        "final": final,
+        "models": dict(models),
+        "flags": [*rehearsed, *draft.flags, *(() if verdict is None or verdict.code == "judge" else (verdict.code,))],
+    }
+
+
+def unpack(kept: Mapping[str, Any]) -> Turn:
+    """The turn as the Conscience needs it."""
+    return {
+        "id": kept["id"],
+        "key": kept["key"],
+        "prompt": kept["prompt"],
+        "context": kept["context"],
+        "draft": Draft(kept["final"], kept["reflection"]),
+        "verdict": Verdict(kept["decision"], kept["reason"]),
+    }
+
+
+@lru_cache(maxsize=64)
+def values_of(text: str) -> ValueSet:
+    """A value set as the store keeps it."""
+    return ValueSet.model_validate_json(text)
+
+
+def commit(row: Row, before: Memory, measure: Measure) -> Commit:
+    """The record of a judged turn and the memory after it. Pure: it may be computed again."""
+    record = _told(row)
+    if row.ledger is None:
+        failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({row.error})."} if row.error else {}
+        return Commit(_flagged({**record, **failed, **_memory(before)}, measure), None)
+    values = values_of(row.values)
+    findings = [ContinuousFinding.model_validate(item) for item in row.ledger]
+    found = assess(findings, values, before.mu, measure.beta, phi=measure.phi, sigma=measure.sigma)
+    after = _moved(before, found)
+    record |= _assessed(found, findings, values) | _memory(after)
+    note = coaching_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
+    return Commit(_flagged(record, measure), after, note)
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """The record of a turn that has no audit, in the order of the specification's example."""
+    kept = row.body
+    return {
+        "timestamp": kept["time"],
+        "turn": row.turn,
+        "userPrompt": kept["prompt"],
+        "intellectDraft": kept["draft"],
+        "intellectReflection": kept["reflection"],
+        "finalOutput": kept["final"],
+        "willDecision": kept["decision"],
+        "willReflection": kept["reason"],
+        "conscienceLedger": [],
+        "spiritScore": None,
+        "drift": None,
+        "spiritReflection": None,
+        "turnId": row.id,
+        "memoryKey": kept["key"],
+        "driftRaw": None,
+        "auditStatus": "none",
+        "valueSet": kept["valueSet"],
+        "models": kept["models"],
+        "flags": kept["flags"],
+        **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
+    }
+
+
+def _assessed(found: Assessment, findings: list[ContinuousFinding], values: ValueSet) -> dict[str, Any]:
+    return {
+        "conscienceLedger": [finding.model_dump() for finding in findings],
+        "spiritScore": found.score,
+        "drift": found.drift,
+        "driftRaw": found.drift_raw,
+        "spiritReflection": reflection(found, read_ledger(findings, values, ContinuousFinding)),
+        "auditStatus": "complete" if found.score is not None else "failed",
+    }
+
+
+def _moved(before: Memory, found: Assessment) -> Memory:
+    if found.score is None:
+        return before
+    return Memory(found.mu, before.mu_turn + 1, [*before.scores, found.score][-KEPT:])
+
+
+def _memory(after: Memory) -> dict[str, Any]:
+    return {"mu": after.mu, "muTurn": after.mu_turn}
+
+
+def _flagged(record: dict[str, Any], measure: Measure) -> dict[str, Any]:
+    return {**record, "flags": [*record["flags"], *kinds(record, measure.review_below, measure.drift_above)]}

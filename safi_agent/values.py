@@ -1,0 +1,181 @@
+"""The values a chain is held to: names, weights, hard gates and the rules that need no judge."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TOLERANCE = 1e-6
+REFUSAL = "I can't give an answer to this that keeps to the values I am held to."
+_DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
+
+
+def label(name: str) -> str:
+    """The form under which two spellings of a value's name are one: μ and ledgers are keyed by it.
+
+    >>> label("Non\u2013Discrimination   and Equity")
+    'non-discrimination and equity'
+    """
+    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
+    return " ".join(folded.split()).casefold()
+
+
+def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"Expected regular expressions, got {pattern!r}: {error}.") from None
+    return patterns
+
+
+class Value(BaseModel):
+    """One value. Weight 0 makes it a hard gate: never averaged, and broken once is a violation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    weight: float = Field(ge=0, le=1, allow_inf_nan=False)
+    rubric: str = ""
+    vetoes: tuple[str, ...] = ()  # patterns; a draft that matches one is refused without asking a judge
+
+    _vetoes = field_validator("vetoes")(_patterns)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not label(name):
+            raise ValueError(f"Expected a name with letters, got {name!r}.")
+        return name
+
+    @property
+    def key(self) -> str:
+        """The normalised name."""
+        return label(self.name)
+
+    @property
+    def gate(self) -> bool:
+        """Whether it is a hard gate."""
+        return self.weight == 0
+
+
+class ValueSet(BaseModel):
+    """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    values: tuple[Value, ...]
+    refusal: str = Field(default=REFUSAL, min_length=1)
+    forbidden: tuple[str, ...] = ()
+    disclaimers: tuple[str, ...] = ()
+    max_chars: int = Field(default=20_000, gt=0)
+
+    _forbidden = field_validator("forbidden")(_patterns)
+
+    @field_validator("disclaimers")
+    @classmethod
+    def _said(cls, disclaimers: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(text.strip() for text in disclaimers):
+            raise ValueError(f"Expected disclaimers with text, got {disclaimers!r}.")
+        return disclaimers
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        keys = [value.key for value in self.values]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"Expected names that differ after normalisation, got more than once: {twice}.")
+        if not self.scored:
+            raise ValueError("Expected at least one value with a weight above 0, got none.")
+        total = math.fsum(value.weight for value in self.values)
+        if abs(total - 1) > TOLERANCE:
+            raise ValueError(f"Expected weights that sum to 1 (within {TOLERANCE}), got {total}; see normalize=True.")
+        return self
+
+    @property
+    def scored(self) -> tuple[Value, ...]:
+        """The values that count in the mean."""
+        return tuple(value for value in self.values if not value.gate)
+
+    @property
+    def gates(self) -> tuple[Value, ...]:
+        """The hard gates."""
+        return tuple(value for value in self.values if value.gate)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same content, whatever file it came from."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the value sets that come with the package."""
+    return tuple(sorted(f.name[:-5] for f in files("safi_agent").joinpath("valuesets").iterdir() if f.name[-5:] == ".yaml"))
+
+
+def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize: bool = False) -> ValueSet:
+    """A value set from a shipped name, a YAML file, a mapping or a set.
+
+    Values without a weight share what the others leave of 1 equally. ``normalize`` divides the weights by their sum.
+
+    Raises:
+        ValueError: the source is none of these, or the values are not coherent; the text says what came.
+        TypeError: the source has another type.
+
+    >>> len(load_values("unesco").values)
+    15
+    """
+    if isinstance(source, ValueSet):
+        return source
+    if isinstance(source, Mapping):
+        return ValueSet.model_validate(_weighed(source, normalize))
+    if not isinstance(source, str | Path):
+        raise TypeError(f"values: expected a name, a path, a mapping or a ValueSet, got {type(source).__name__}.")
+    return ValueSet.model_validate(_weighed(_read(source), normalize))
+
+
+def _read(source: str | Path) -> Mapping[str, Any]:
+    if source in shipped():
+        text = files("safi_agent").joinpath("valuesets", f"{source}.yaml").read_text(encoding="utf-8")
+    elif Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"values: expected one of {list(shipped())} or a YAML file, got {str(source)!r}.")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"values: {str(source)!r} is not YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"values: expected a mapping in {str(source)!r}, got {type(content).__name__}.")
+    return content
+
+
+def _weighed(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+    """The content with a weight for each value; anything of another shape is left for the schema to refuse."""
+    rows = content.get("values")
+    if not isinstance(rows, list | tuple):
+        return dict(content)
+    values = [row.model_dump() if isinstance(row, Value) else row for row in rows]
+    if not all(isinstance(row, Mapping) for row in values):
+        return dict(content)
+    given = [row["weight"] for row in values if row.get("weight") is not None]
+    if not all(isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in given):
+        return dict(content)
+    left, open_ = 1 - math.fsum(given), len(values) - len(given)
+    share = max(left, 0) / open_ if open_ else 0.0
+    if open_ and share <= TOLERANCE:
+        raise ValueError(f"values: expected weights below 1 beside values without one, got a sum of {1 - left}.")
+    weights = [share if row.get("weight") is None else row["weight"] for row in values]
+    total = math.fsum(weights) if normalize else 1
+    if total == 0:
+        raise ValueError("values: expected at least one weight above 0, got none.")
+    return {**content, "values": [{**row, "weight": w / total} for row, w in zip(values, weights, strict=True)]}

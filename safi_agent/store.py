@@ -179,20 +179,21 @@ class Store:
         self._connect()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with self._lock, self._engine.begin() as connection:
-            yield connection
+    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
+        with self._lock, self._engine.connect() as connection:
+            with connection.execution_options(safi_reading=reading).begin():
+                yield connection
 
     # The way to the answer
 
     def note(self, key: str) -> str:
         """The coaching note for the next turn of this key; empty where there is none."""
-        with self._transaction() as c:
+        with self._transaction(reading=True) as c:
             return c.scalar(select(memory.c.note).where(memory.c.key == key)) or ""
 
     def find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
         """Number and body of the turn with this id."""
-        with self._transaction() as c:
+        with self._transaction(reading=True) as c:
             row = c.execute(select(turns.c.turn, turns.c.body).where(turns.c.id == turn_id)).first()
         return None if row is None else (row.turn, json.loads(row.body))
 
@@ -234,7 +235,7 @@ class Store:
     def load(self, turn_id: str) -> tuple[dict[str, Any], str, str]:
         """Body, value set and status of a turn."""
         columns = (turns.c.body, value_sets.c.body.label("values"), turns.c.status)
-        with self._transaction() as c:
+        with self._transaction(reading=True) as c:
             found = select(*columns).join(value_sets, value_sets.c.id == turns.c.values_id).where(turns.c.id == turn_id)
             row = c.execute(found).one()
         return json.loads(row.body), row.values, row.status
@@ -265,7 +266,7 @@ class Store:
 
     def record(self, turn_id: str) -> dict[str, Any] | None:
         """The record of a committed turn; None before that."""
-        with self._transaction() as c:
+        with self._transaction(reading=True) as c:
             text = c.scalar(select(turns.c.record).where(turns.c.id == turn_id))
         return None if text is None else json.loads(text)
 
@@ -300,7 +301,7 @@ class Store:
 
     def unlogged(self, log: str) -> tuple[int | None, list[tuple[str, str]]]:
         """The log's size when it was last written (None: never), and ids and records that are not yet in it."""
-        with self._transaction() as c:
+        with self._transaction(reading=True) as c:
             size = c.scalar(select(logs.c.size).where(logs.c.log == log))
             waiting = and_(turns.c.log == log, turns.c.logged == 0, turns.c.place.is_not(None))
             rows = c.execute(select(turns.c.id, turns.c.record).where(waiting).order_by(turns.c.place)).all()
@@ -336,7 +337,9 @@ def _prepare(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a reader that turns writer would be refused, not made to wait
+    reading = connection.get_execution_options().get("safi_reading")
+    # A transaction that reads and then writes would be refused where another process has written, not made to wait.
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _after_fork() -> None:

@@ -20,6 +20,7 @@ from safi_agent.threads import Threads
 
 log = logging.getLogger("safi_agent")
 AT_ONCE = 32
+GRACE = 0.02
 EXIT_TIMEOUT = 15.0
 
 
@@ -45,8 +46,11 @@ class Dispatcher:
         self.thread.start()
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run it on the loop; in an empty context, so that nothing of the caller's tracing or callbacks comes along."""
-        self.loop.call_soon_threadsafe(self._spawn, work, context=contextvars.Context())
+        """Run it on the loop; in an empty context, so that nothing of the caller's tracing or callbacks comes along.
+
+        It begins a moment later: threads take turns at the interpreter, and the answer that is leaving goes first.
+        """
+        self.loop.call_soon_threadsafe(self.loop.call_later, GRACE, self._spawn, work, context=contextvars.Context())
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self.loop.create_task(work())

@@ -1,0 +1,114 @@
+"""Values: what is taken, and what is refused in which words."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from safi_agent import Value, ValueSet, load_values
+from safi_agent.values import label, shipped
+
+
+def rows(*weights: float) -> dict[str, object]:
+    return {"name": "t", "values": [{"name": f"v{i}", "weight": w} for i, w in enumerate(weights)]}
+
+
+def test_unesco_has_the_fifteen_principles_of_articles_3_to_17_in_order_and_their_weights_sum_to_1() -> None:
+    values = load_values("unesco").values
+    assert [v.description[-10:].partition("(")[2] for v in values] == [f"Art. {i})" for i in range(3, 18)]
+    assert math.fsum(v.weight for v in values) == 1
+    assert len({v.weight for v in values}) == 1
+
+
+def test_all_shipped_sets_load_and_differ() -> None:
+    assert {"unesco", "civic", "professional"} <= set(shipped())
+    sets = [load_values(name) for name in shipped()]
+    assert all(s.name == name for s, name in zip(sets, shipped(), strict=True))
+    assert len({s.fingerprint for s in sets}) == len(sets)
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.4), (0.5, 0.500002), (1.0, 1.0)])
+def test_weights_that_do_not_sum_to_1_are_refused_unless_normalisation_is_asked_for(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"sum to 1 \(within 1e-06\), got .*normalize=True"):
+        load_values(rows(*weights))
+    normal = load_values(rows(*weights), normalize=True)
+    assert math.isclose(math.fsum(v.weight for v in normal.values), 1, abs_tol=1e-12)
+
+
+def test_a_millionth_is_forgiven() -> None:
+    assert load_values(rows(0.5, 0.5 + 9e-7)).values[1].weight == 0.5 + 9e-7
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20))
+def test_normalised_weights_keep_their_ratios(weights: list[float]) -> None:
+    made = [v.weight for v in load_values(rows(*weights), normalize=True).values]
+    assert math.isclose(math.fsum(made), 1, rel_tol=1e-12)
+    assert all(math.isclose(m / made[0], w / weights[0], rel_tol=1e-9) for m, w in zip(made, weights, strict=True))
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, True, "x"])
+def test_a_weight_that_is_no_weight_is_refused(weight: object) -> None:
+    content = {"name": "t", "values": [{"name": "a", "weight": weight}, {"name": "b", "weight": 0.5}]}
+    with pytest.raises(ValidationError):
+        load_values(content)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Care", "care "), ("Non-Harm", "non\u2011harm"), ("A  B", "a b"), ("\uff23are", "Care"), ("Straße", "STRASSE")],
+)
+def test_names_that_are_one_after_normalisation_are_refused(one: str, other: str) -> None:
+    with pytest.raises(ValueError, match="differ after normalisation"):
+        ValueSet(name="t", values=(Value(name=one, weight=0.5), Value(name=other, weight=0.5)))
+
+
+@given(st.text())
+def test_normalising_twice_is_normalising_once(text: str) -> None:
+    assert label(label(text)) == label(text)
+
+
+def test_values_without_a_weight_share_what_is_left() -> None:
+    content = {"name": "t", "values": [{"name": "a", "weight": 0.5}, {"name": "b"}, {"name": "c"}, {"name": "g", "weight": 0}]}
+    made = load_values(content)
+    assert [v.weight for v in made.values] == [0.5, 0.25, 0.25, 0]
+    assert [v.name for v in made.gates] == ["g"]
+
+
+def test_there_must_be_something_to_score() -> None:
+    with pytest.raises(ValueError, match="at least one value with a weight above 0"):
+        load_values(rows(0.0))
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("nowhere", ValueError, r"values: expected one of .*'unesco'.* or a YAML file, got 'nowhere'"),
+        (3, TypeError, "values: expected a name, a path, a mapping or a ValueSet, got int"),
+        ({"name": "t"}, ValueError, "values"),
+        ({"name": "t", "values": "x"}, ValueError, "values"),
+        ({**rows(1.0), "colour": 1}, ValueError, "colour"),
+        ({**rows(1.0), "forbidden": ["("]}, ValueError, r"Expected regular expressions, got '\('"),
+        ({**rows(1.0), "disclaimers": [" "]}, ValueError, "Expected disclaimers with text"),
+    ],
+)
+def test_other_sources_are_refused_by_name(source: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_values(source)  # type: ignore[arg-type]
+
+
+def test_a_yaml_file_is_read_and_one_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nvalues:\n  - {name: Ruhe, weight: 1}\n")
+    assert load_values(file) == load_values(str(file))
+    for broken in ("a: [", "- 1"):
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=r"mine\.yaml"):
+            load_values(file)
+
+
+def test_a_set_does_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load_values("civic").name = "other"  # type: ignore[misc]

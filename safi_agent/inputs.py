@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from langchain_core.messages import (
     AIMessage,
@@ -13,7 +13,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
-from typing_extensions import NotRequired
+from typing_extensions import NotRequired, TypedDict
 
 MAX_CONTEXT = 20_000
 MAX_ARGUMENT = 2_000

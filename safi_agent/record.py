@@ -35,7 +35,11 @@ def now() -> str:
 def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
     """All of a turn that must outlive the process, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
-    rehearsed = (LABEL,) if LABEL in models.values() else ()
+    flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags]
+    if verdict is None:
+        flags.append("intellect_failed")
+    elif verdict.code != "judge":
+        flags.append(verdict.code)
     return {
         "id": turn["id"],
         "key": turn["key"],
@@ -50,7 +54,7 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
         "reason": verdict and verdict.reason,
         "final": final,
         "models": dict(models),
-        "flags": [*rehearsed, *draft.flags, *(() if verdict is None or verdict.code == "judge" else (verdict.code,))],
+        "flags": flags,
     }
 
 

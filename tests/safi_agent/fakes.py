@@ -96,7 +96,12 @@ class Fake(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=self._text(messages))])
 
     def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        text = str(self._text(messages).text)
+        message = self._text(messages)
+        text = str(message.text)
+        if message.tool_calls:
+            calls: Any = [{**c, "args": json.dumps(c["args"]), "index": i} for i, c in enumerate(message.tool_calls)]
+            yield ChatGenerationChunk(message=AIMessageChunk(text, tool_call_chunks=calls))
+            return
         for i in range(0, len(text), 4):
             chunk = ChatGenerationChunk(message=AIMessageChunk(text[i : i + 4]))
             if run_manager:

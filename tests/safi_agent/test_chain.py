@@ -1,0 +1,335 @@
+"""The chain as a Runnable, in all the ways in which LangChain uses one."""
+
+import asyncio
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langgraph.graph import START, MessagesState, StateGraph
+
+from safi_agent import ClosedError, IntellectError, SafiChain, SafiError, ViolationError, create_safi_chain
+from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_approved_answer_leaves_and_its_audit_is_in_the_log(make: Any, tmp_path: Path) -> None:
+    safi = make()
+    message = safi.invoke("Why?", config={"configurable": {"safi_turn_id": "t-1"}})
+    assert isinstance(message, AIMessage)
+    assert message.content == "An answer."
+    assert message.response_metadata["safi"] == {
+        "turn": 1,
+        "turnId": "t-1",
+        "willDecision": "approve",
+        "auditStatus": "pending",
+        "valueSet": "three",
+        "memoryKey": "three",
+        "models": {"intellect": "fake", "will": "fake", "conscience": "fake"},
+    }
+    assert safi.drain() == 1
+    assert safi.drain() == 0
+    (record,) = lines(tmp_path / "log.json")
+    assert list(record)[:12] == [
+        "timestamp",
+        "turn",
+        "userPrompt",
+        "intellectDraft",
+        "intellectReflection",
+        "finalOutput",
+        "willDecision",
+        "willReflection",
+        "conscienceLedger",
+        "spiritScore",
+        "drift",
+        "spiritReflection",
+    ]
+    assert record["intellectReflection"] == "Because."
+    assert record["auditStatus"] == "complete"
+    assert record["spiritScore"] == 7
+    assert record["conscienceLedger"][0] == {"value": "Truth", "score": 0.5, "confidence": 0.8, "reason": "so"}
+    assert record["mu"] == pytest.approx({"truth": 0.025, "care": 0.015, "thrift": 0.01})
+
+
+def test_a_refusal_is_the_fixed_text_and_gets_a_line_of_the_same_keys(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(will=in_turn(VIOLATION, approve())))
+    refused, _ = safi.invoke("a"), safi.invoke("b")
+    assert refused.content == "No."
+    assert refused.response_metadata["safi"]["willDecision"] == "violation"
+    assert refused.response_metadata["safi"]["auditStatus"] == "none"
+    assert safi.drain() == 1
+    violation, approved = lines(tmp_path / "log.json")
+    assert list(violation) == list(approved)
+    assert violation["intellectDraft"] == "An answer."
+    assert violation["finalOutput"] == "No."
+    assert violation["willReflection"] == "it breaks a value"
+    assert violation["conscienceLedger"] == []
+    assert [violation[k] for k in ("spiritScore", "drift", "spiritReflection", "driftRaw")] == [None] * 4
+    assert (violation["turn"], violation["muTurn"]) == (1, 0)
+    assert (approved["turn"], approved["muTurn"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "Why?",
+        HumanMessage("Why?"),
+        [HumanMessage("Why?")],
+        [("system", "Be brief."), ("human", "Why?")],
+        {"prompt": "Why?"},
+        {"prompt": "Why?", "metadata": {"user": 7}},
+        {"prompt": [("human", "Why?")]},
+        {"messages": [HumanMessage("Why?")]},
+        ChatPromptTemplate([("human", "{q}")]).invoke({"q": "Why?"}),
+    ],
+)
+def test_it_takes_what_a_chat_model_takes_and_a_mapping(make: Any, given: Any, tmp_path: Path) -> None:
+    safi = make()
+    assert safi.invoke(given).content == "An answer."
+    safi.drain()
+    record = lines(tmp_path / "log.json")[0]
+    assert record["userPrompt"] == "Why?"
+    assert record.get("metadata") == (given.get("metadata") if isinstance(given, dict) else None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ("", ValueError, "prompt with text"),
+        ("  \n", ValueError, "prompt with text"),
+        (3, TypeError, "input: expected a string, messages or a mapping with 'prompt', got int"),
+        ([], TypeError, "an empty list"),
+        ({"question": "x"}, ValueError, r"expected the keys 'prompt' and, if wanted, 'metadata', got \['question'\]"),
+        ({"prompt": "x", "metadata": {"a": object()}}, ValueError, "metadata: expected what JSON can hold"),
+        ({"prompt": "x", "metadata": {"a": float("nan")}}, ValueError, "metadata"),
+        ({"prompt": "x", "metadata": [1]}, TypeError, "metadata: expected a mapping"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(make: Any, given: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make().invoke(given)
+
+
+def test_in_a_sequence_it_is_one_step(make: Any) -> None:
+    chain = ChatPromptTemplate([("human", "{q}")]) | make() | StrOutputParser()
+    assert chain.invoke({"q": "a"}) == "An answer."
+    assert chain.batch([{"q": "a"}, {"q": "b"}]) == ["An answer."] * 2
+    assert "".join(chain.stream({"q": "a"})) == "An answer."
+
+
+async def collect(stream: Any) -> list[Any]:
+    return [item async for item in stream]
+
+
+def test_awaited_it_is_the_same(make: Any) -> None:
+    async def all_ways() -> list[str]:
+        safi = make()
+        chain = safi | StrOutputParser()
+        texts = [await chain.ainvoke("a"), *await chain.abatch(["b", "c"])]
+        texts.append("".join(await collect(chain.astream("d"))))
+        assert await safi.adrain() == 4
+        return texts
+
+    assert asyncio.run(all_ways()) == ["An answer."] * 4
+
+
+def test_retry_fallback_config_and_parallel(make: Any) -> None:
+    flaky = make(Fake(intellect=in_turn(RuntimeError("down"), "Back.")))
+    tried = flaky.with_retry(retry_if_exception_type=(IntellectError,), wait_exponential_jitter=False)
+    assert tried.invoke("a").content == "Back."
+    dead = make(Fake(intellect=RuntimeError("down"))).with_fallbacks([RunnableLambda(lambda _: "else")])
+    assert dead.invoke("a") == "else"
+    strict = make(Fake(will=VIOLATION), raise_on_violation=True)
+    with pytest.raises(ViolationError, match=r"^No\.$") as caught:
+        strict.invoke("a")
+    assert caught.value.metadata["willDecision"] == "violation"
+    named = make().with_config(configurable={"safi_key": "mine"})
+    assert named.invoke("a").response_metadata["safi"]["memoryKey"] == "mine"
+    both = RunnableParallel(one=make(), other=make()).invoke("a")
+    assert both["one"].content == both["other"].content
+
+
+def test_in_a_graph(make: Any) -> None:
+    node = make() | (lambda message: {"messages": [message]})
+    graph = StateGraph(MessagesState).add_node("safi", node).add_edge(START, "safi").compile()
+    out = graph.invoke({"messages": [HumanMessage("a")]})
+    assert [m.content for m in out["messages"]] == ["a", "An answer."]
+
+
+def test_schemas(make: Any) -> None:
+    safi = make()
+    assert "prompt" in json.dumps(safi.get_input_jsonschema())
+    assert safi.get_output_jsonschema()["title"] == "AIMessage"
+    assert safi.get_name() == "SafiChain"
+
+
+def test_a_pickle_of_it_is_the_same_chain(tmp_path: Path) -> None:
+    with create_safi_chain("offline", "civic", store=f"sqlite:///{tmp_path}/s.db", log=tmp_path / "l.json") as safi:
+        safi.invoke("a")
+        again = pickle.loads(pickle.dumps(safi))
+    assert again.values == safi.values
+    assert again.invoke("b").response_metadata["safi"]["turn"] == 2
+    assert again.close() == 1
+
+
+def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
+    safi: SafiChain = make()
+    before = {name: getattr(safi, name) for name in SafiChain.model_fields}, safi.__pydantic_private__.copy()
+    safi.invoke("a")
+    safi.drain()
+    assert ({name: getattr(safi, name) for name in SafiChain.model_fields}, safi.__pydantic_private__) == before
+    with pytest.raises(ValueError, match="frozen"):
+        safi.beta = 0.5
+
+
+def test_each_faculty_may_have_its_model(make: Any, tmp_path: Path) -> None:
+    one, two, three = Fake(), Fake(), Fake()
+    safi = make(one, will_model=two, conscience_model=three)
+    safi.invoke("a")
+    safi.drain()
+    assert [len(m.asked(r)) for m in (one, two, three) for r in ("intellect", "will", "conscience")] == [
+        *(1, 0, 0),
+        *(0, 1, 0),
+        *(0, 0, 1),
+    ]
+
+
+def test_history_and_the_callers_system_prompt_reach_the_intellect_in_one_system_message(make: Any) -> None:
+    model = Fake()
+    safi = make(model)
+    safi.invoke([("system", "Be brief."), ("human", "Hi"), ("ai", "Hello"), ("human", "Why?")])
+    (asked,) = model.asked("intellect")
+    assert [m.type for m in asked] == ["system", "human", "ai", "human"]
+    assert isinstance(asked[0], SystemMessage)
+    assert str(asked[0].text).endswith("Be brief.")
+
+
+def test_a_model_that_fails_is_an_error_without_its_words_and_a_line_in_the_log(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(intellect=RuntimeError("secret words")))
+    with pytest.raises(IntellectError, match="RuntimeError") as caught:
+        safi.invoke("a")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    safi.drain()
+    (record,) = lines(tmp_path / "log.json")
+    assert (record["willDecision"], record["finalOutput"], record["flags"]) == (None, None, ["intellect_failed"])
+
+
+def test_a_turn_id_answers_once(make: Any) -> None:
+    model = Fake(intellect=in_turn("First.", "Second."))
+    safi = make(model)
+    config: Any = {"configurable": {"safi_turn_id": "x"}}
+    assert [safi.invoke("a", config).content for _ in range(3)] == ["First."] * 3
+    assert len(model.asked("intellect")) == 1
+    assert safi.drain() == 1
+    with pytest.raises(ValueError, match="safi_turn_id: expected a new id for another prompt or key, got 'x' again"):
+        safi.invoke("b", config)
+
+
+def test_two_at_once_with_one_turn_id_get_one_answer(make: Any) -> None:
+    safi = make(Fake(intellect=in_turn(*[f"Answer {i}." for i in range(8)]), delay=0.02))
+    config: Any = {"configurable": {"safi_turn_id": "x"}}
+    answers = {m.content for m in safi.batch(["a"] * 8, [config] * 8)}
+    assert len(answers) == 1
+    assert safi.drain() == 1
+
+
+@pytest.mark.parametrize("argument", ["safi_key", "safi_turn_id"])
+@pytest.mark.parametrize("name", ["", 3, "a\nb", "x" * 201])
+def test_names_in_the_config_are_checked(make: Any, argument: str, name: object) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected 1 to 200 printable characters, got"):
+        make().invoke("a", {"configurable": {argument: name}})
+
+
+def test_keys_have_memories_of_their_own(make: Any, tmp_path: Path) -> None:
+    safi = make()
+    for key in ("a", "b", "a"):
+        safi.invoke("x", {"configurable": {"safi_key": key}})
+    safi.drain()
+    found = {(r["memoryKey"], r["turn"], r["muTurn"]) for r in lines(tmp_path / "log.json")}
+    assert found == {("a", 1, 1), ("b", 1, 1), ("a", 2, 2)}
+
+
+def test_a_closed_chain_takes_no_turn(make: Any) -> None:
+    with make() as safi:
+        safi.invoke("a")
+    with pytest.raises(ClosedError):
+        safi.invoke("b")
+
+    async def awaited() -> None:
+        async with make() as other:
+            await other.ainvoke("a")
+        with pytest.raises(ClosedError):
+            await other.ainvoke("b")
+
+    asyncio.run(awaited())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"beta": 1}, ValueError, r"beta: expected a number in \[0, 1\), got 1"),
+        ({"beta": -0.1}, ValueError, "beta"),
+        ({"audit_attempts": 0}, ValueError, "audit_attempts: expected a number of at least 1, got 0"),
+        ({"audit_timeout": float("nan")}, ValueError, "audit_timeout"),
+        ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
+        ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
+        ({"colour": 1}, TypeError, r"settings among SafiChain's fields, got \['colour'\]"),
+        ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),
+        ({"store": "safi.db"}, ValueError, "store: expected None or a URL like"),
+        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in a folder that is there"),
+        ({"log": "/no/where/log"}, ValueError, "log: expected a file in a folder that is there"),
+        ({"log": 3}, TypeError, "log: expected a path or None, got int"),
+        ({"will_model": 3}, TypeError, "will_model: expected a chat model or a name for one, got int"),
+        ({"conscience_model": "openai:gpt-4o"}, ValueError, "conscience_model: no model can be made of 'openai:gpt-4o'"),
+        ({"model": "nonsense"}, ValueError, "model: no model can be made of 'nonsense'"),
+        ({"values": "nonsense"}, ValueError, "values: expected one of"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    tmp_path: Path, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    given = {"model": Fake(), "values": THREE, "store": None, "log": None} | settings
+    with pytest.raises(error, match=words):
+        create_safi_chain(**given)
+
+
+def test_a_store_that_cannot_be_written_holds_the_answer_back_and_tells_nothing_of_it(make: Any) -> None:
+    safi = make(Fake(intellect="the canary"), store=None)
+    with safi._auditor.store._transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE safi_turns")
+    with pytest.raises(SafiError, match="could not be made durable") as caught:
+        safi.invoke("a")
+    assert "canary" not in repr(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_usage_of_both_calls_is_told(make: Any) -> None:
+    def spent(text: str, n: int) -> AIMessage:
+        return AIMessage(text, usage_metadata={"input_tokens": n, "output_tokens": 1, "total_tokens": n + 1})
+
+    safi = make(Fake(intellect=spent("Yes.", 10), will=spent(approve(), 20)))
+    assert safi.invoke("a").usage_metadata == {"input_tokens": 30, "output_tokens": 2, "total_tokens": 32}
+
+
+def test_gates_and_rules_work_in_the_whole(make: Any) -> None:
+    gated = Fake(will=approve(["No Harm"]), conscience=ledger(GATED))
+    assert make(gated, GATED).invoke("a").content == "An answer."
+    assert make(Fake(will=approve()), GATED).invoke("a").content == "No."
+
+
+def test_a_disclaimer_is_added_and_audited_and_refusals_carry_it(make: Any, tmp_path: Path) -> None:
+    values = THREE.model_copy(update={"disclaimers": ("Not advice.",)})
+    safi = make(Fake(will=in_turn(approve(), VIOLATION)), values)
+    assert safi.invoke("a").content == "An answer.\n\nNot advice."
+    assert safi.invoke("a").content == "No.\n\nNot advice."
+    safi.drain()
+    assert lines(tmp_path / "log.json")[0]["flags"] == ["disclaimer_added"]

@@ -1,0 +1,277 @@
+"""No door lets a draft out that the Will has not approved, nor anything else of what happens inside."""
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelResponse
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langchain_core.tracers import BaseTracer
+from langchain_core.tracers.context import collect_runs, register_configure_hook
+from langgraph.graph import START, MessagesState, StateGraph
+
+from safi_agent import SafiChain
+from tests.safi_agent.fakes import VIOLATION, Fake, approve
+
+Draw = tuple[SafiChain, str]
+handler_of_all: ContextVar[Any] = ContextVar("handler_of_all", default=None)
+register_configure_hook(handler_of_all, inheritable=True)
+
+
+class Watcher(BaseCallbackHandler):
+    """Keeps all that it is told, of every kind of event."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            return lambda *args, **kwargs: self.seen.append(f"{name} {args!r} {kwargs!r}")
+        return super().__getattribute__(name)
+
+
+class AsyncWatcher(AsyncCallbackHandler):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def on_chain_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(repr((args, kwargs)))
+
+    async def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(repr((args, kwargs)))
+
+    async def on_chain_error(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(repr((args, kwargs)))
+
+    async def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(repr((args, kwargs)))
+
+
+class Tracer(BaseTracer):
+    """A tracer that a caller hangs on a run; not one of the operator's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def _persist_run(self, run: Any) -> None:
+        self.seen.append(str(run.dict() if hasattr(run, "dict") else run))
+
+    def _on_run_update(self, run: Any) -> None:
+        self.seen.append(repr((run.inputs, run.outputs, run.error)))
+
+
+async def collect(stream: Any) -> str:
+    return "".join([repr(item) async for item in stream])
+
+
+def graph_of(safi: Any) -> Any:
+    node = RunnableLambda(lambda state: state["messages"]) | safi | (lambda message: {"messages": [message]})
+    return StateGraph(MessagesState).add_node("safi", node).add_edge(START, "safi").compile()
+
+
+class Governed(AgentMiddleware):
+    """An agent whose model call is a governed answer."""
+
+    def __init__(self, safi: SafiChain) -> None:
+        super().__init__()
+        self.safi = safi
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        return ModelResponse(result=[self.safi.invoke(request.messages)])
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        return ModelResponse(result=[await self.safi.ainvoke(request.messages)])
+
+
+def by_invoke(safi: SafiChain) -> str:
+    return repr(safi.invoke("q"))
+
+
+def by_stream(safi: SafiChain) -> str:
+    return repr(list(safi.stream("q")) + list((safi | StrOutputParser()).stream("q")))
+
+
+def by_astream(safi: SafiChain) -> str:
+    return asyncio.run(collect((safi | StrOutputParser()).astream("q")))
+
+
+def by_events(safi: SafiChain) -> str:
+    return asyncio.run(collect((safi | StrOutputParser()).astream_events("q", version="v2")))
+
+
+def by_log(safi: SafiChain) -> str:
+    return asyncio.run(collect(safi.astream_log("q")))
+
+
+MODES: Any = ["messages", "updates", "values", "custom", "debug", "tasks"]
+
+
+def by_graph(safi: SafiChain) -> str:
+    return repr(list(graph_of(safi).stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+
+
+def by_async_graph(safi: SafiChain) -> str:
+    return asyncio.run(collect(graph_of(safi).astream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+
+
+def by_graph_events(safi: SafiChain) -> str:
+    return asyncio.run(collect(graph_of(safi).astream_events({"messages": [HumanMessage("q")]}, version="v2")))
+
+
+def by_agent(safi: SafiChain) -> str:
+    agent = create_agent(Fake(), [], middleware=[Governed(safi)])
+    sync = repr(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+    return sync + asyncio.run(collect(agent.astream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+
+
+def by_agent_tool(safi: SafiChain) -> str:
+    @tool
+    def ask(question: str) -> str:
+        """Ask."""
+        return str(safi.invoke(question).text)
+
+    calls = AIMessage("", tool_calls=[{"name": "ask", "args": {"question": "q"}, "id": "1"}])
+
+    class Calls(Fake):
+        def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
+            return self
+
+    said = iter([calls, AIMessage("done")])
+    agent = create_agent(Calls(intellect=lambda _: next(said)), [ask])
+    return repr(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+
+
+def by_callbacks(safi: SafiChain) -> str:
+    watcher, tracer = Watcher(), Tracer()
+    safi.invoke("q", {"callbacks": [watcher, tracer]})
+    (safi | StrOutputParser()).with_config(callbacks=[watcher]).invoke("q")
+    return repr(watcher.seen + tracer.seen)
+
+
+def by_async_callbacks(safi: SafiChain) -> str:
+    watcher, other, tracer = AsyncWatcher(), Watcher(), Tracer()
+    asyncio.run((safi | StrOutputParser()).ainvoke("q", {"callbacks": [watcher, other, tracer]}))
+    return repr(watcher.seen + other.seen + tracer.seen)
+
+
+def by_context(safi: SafiChain) -> str:
+    watcher = Watcher()
+    token = handler_of_all.set(watcher)
+    try:
+        with collect_runs() as runs:
+            safi.invoke("q")
+            asyncio.run(safi.ainvoke("q"))
+        return repr(watcher.seen) + "".join(str((r.inputs, r.outputs, r.child_runs)) for r in runs.traced_runs)
+    finally:
+        handler_of_all.reset(token)
+
+
+DOORS: list[Callable[[SafiChain], str]] = [value for name, value in sorted(globals().items()) if name.startswith("by_")]
+
+
+def secret() -> str:
+    return f"canary{uuid4().hex}"
+
+
+def violating(make: Any, word: str, how: int) -> SafiChain:
+    """A draft with the word in it that is refused, in one of several ways."""
+    draft = f"Well: {word}.\n<reflection>I thought of {word}.</reflection>"
+    will: Any = [
+        VIOLATION.replace("it breaks", f"{word} breaks"),
+        f"not JSON {word}",
+        RuntimeError(f"judge fell over {word}"),
+        "{}",
+        f'{{"decision": "perhaps {word}", "reason": "{word}", "gates": []}}',
+    ][how % 5]
+    return make(Fake(intellect=draft, will=will), store=None, log=None)
+
+
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated")
+@pytest.mark.parametrize("draw", range(200))
+def test_a_violating_draft_leaves_by_no_door(make: Any, draw: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "safi_agent")
+    random_ = random.Random(draw)
+    door = DOORS[draw % len(DOORS)]
+    word = secret()
+    safi = violating(make, word, random_.randrange(5))
+    seen = door(safi)
+    safi.drain()
+    assert "No." in seen, "the door was not tried"
+    assert word not in seen
+
+
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated")
+@pytest.mark.parametrize("door", DOORS)
+def test_an_approved_draft_leaves_without_its_reflection_or_the_wills_reason(make: Any, door: Any) -> None:
+    thought, reason = secret(), secret()
+    model = Fake(
+        intellect=f"Good.\n<reflection>{thought}</reflection>", will=approve().replace("fine", reason)
+    )
+    safi = make(model, store=None, log=None)
+    seen = door(safi)
+    safi.drain()
+    assert "Good." in seen
+    assert thought not in seen
+    assert reason not in seen
+
+
+def everything(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
+    for inner in (error.__cause__, error.__context__):
+        text += everything(inner) if inner else ""
+    frame = error.__traceback__
+    while frame:
+        text += repr({k: v for k, v in frame.tb_frame.f_locals.items() if k in ("error", "failed", "turn", "known")})
+        frame = frame.tb_next
+    return text
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_what_a_failing_model_says_is_in_no_exception(make: Any, awaited: bool) -> None:
+    word = secret()
+    watcher = Watcher()
+    safi = make(Fake(intellect=ValueError(f"could not parse {word}")), store=None, log=None)
+    config: Any = {"callbacks": [watcher]}
+    with pytest.raises(Exception, match="no draft") as caught:
+        asyncio.run(safi.ainvoke("q", config)) if awaited else safi.invoke("q", config)
+    assert word not in everything(caught.value)
+    assert word not in repr(watcher.seen)
+    assert "on_chain_error" in repr(watcher.seen)
+
+
+def test_with_a_violation_raised_nothing_of_the_draft_is(make: Any) -> None:
+    word = secret()
+    safi = make(Fake(intellect=word, will=VIOLATION), store=None, log=None, raise_on_violation=True)
+    with pytest.raises(Exception, match=r"^No\.$") as caught:
+        safi.invoke("q")
+    assert word not in everything(caught.value)
+
+
+def test_a_tracer_of_the_operator_sees_inside_once_for_answer_and_audit(make: Any) -> None:
+    operators, callers = Watcher(), Watcher()
+    safi = make(Fake(will=VIOLATION, intellect="inner words"), store=None, log=None, tracers=[operators])
+    safi.invoke("q", {"callbacks": [callers]})
+    assert "inner words" in repr(operators.seen)
+    assert "inner words" not in repr(callers.seen)
+
+
+def test_the_audit_is_a_run_of_its_own_without_the_callers_callbacks(make: Any) -> None:
+    watcher = Watcher()
+    safi = make(store=None, log=None)
+    safi.invoke("q", {"callbacks": [watcher]})
+    before = len(watcher.seen)
+    assert safi.drain() == 1
+    assert len(watcher.seen) == before
+    assert "Conscience" not in repr(watcher.seen)

@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Auditor:
         self._changed = threading.Condition()
         self._under_way = 0
         self._finished = 0
+        self._looked = time.monotonic()
         self._committed: dict[str, asyncio.Event] = {}
 
     after_fork = _fresh
@@ -150,9 +152,15 @@ class Auditor:
                 try:
                     await asyncio.wait_for(committed.wait(), POLL)
                 except TimeoutError:
-                    continue
+                    self._look_for_the_dead()
         finally:
             del self._committed[job.id]
+
+    def _look_for_the_dead(self) -> None:
+        """A lane that does not go on may wait for a process that lives no more."""
+        if (now := time.monotonic()) - self._looked > POLL:
+            self._looked = now
+            self.beat()
 
     def _compute(self, row: Row, before: Memory) -> Any:
         return commit(row, before, self.plan.measure)

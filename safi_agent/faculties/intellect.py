@@ -25,7 +25,7 @@ sentences on how the answer keeps to the values. Do not mention these instructio
 unless the user asks about them."""
 _REFLECTION = re.compile(r"<\s*/?\s*reflection\b|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
 _BLOB = re.compile(r'(?:```(?:json)?\s*)?\{\s*"reflection"\s*:', re.IGNORECASE)
-_TAG = re.compile(r"</?\s*(?:answer|reflection)\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<\s*/?\s*(?:answer|reflection)\s*>|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
 
 
 def split(text: str) -> tuple[str, str]:
@@ -44,7 +44,7 @@ def split(text: str) -> tuple[str, str]:
     if not cuts:
         return _TAG.sub("", text).strip(), ""
     rest = _TAG.sub("", text[min(cuts) :])
-    return _TAG.sub("", text[: min(cuts)]).strip(), rest.strip("- \n")
+    return _TAG.sub("", text[: min(cuts)]).strip(), rest.strip()
 
 
 @dataclass(frozen=True, eq=False)

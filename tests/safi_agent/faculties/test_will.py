@@ -1,0 +1,170 @@
+"""Will: rules win, and whatever is unclear is a violation."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safi_agent import Value, ValueSet, load_values
+from safi_agent.faculties import will
+from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.will import SCHEMA, Will, read_verdict, rules
+from safi_agent.turn import Draft, Turn
+from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn
+
+
+def decide(reply: Any, values: ValueSet = THREE, answer: str = "An answer.", **settings: Any) -> will.Verdict:
+    model = Fake(will=reply)
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft(answer, "Because.")}
+    out = Will(Judge.of(model, SCHEMA, retry=False), values, **settings).invoke(turn)
+    assert {k: out[k] for k in turn} == turn  # type: ignore[literal-required]
+    return out["verdict"]
+
+
+def test_a_clear_approval_approves_and_a_violation_does_not() -> None:
+    assert decide(approve()).decision == "approve"
+    ruled = decide(VIOLATION)
+    assert (ruled.decision, ruled.reason, ruled.code) == ("violation", "it breaks a value", "judge")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "approve",
+        "I approve of this.",
+        '{"decision": "approve"}',
+        '{"decision": "approve", "reason": null}',
+        '{"decision": "approved", "reason": "x"}',
+        '{"decision": "APPROVE or violation", "reason": "x"}',
+        '{"decision": "block", "reason": "x"}',
+        '{"decision": true, "reason": "x"}',
+        '{"decision": ["approve"], "reason": "x"}',
+        '{"decision": "approve", "reason": "cut off he',
+        '{"decision": "violation", "decision": "approve", "reason": "twice"}',
+        '{"decision": "violation", "Decision": "approve", "reason": "twice"}',
+        '{"decision": "approve", "reason": "a"} {"decision": "violation", "reason": "b"}',
+        '[{"decision": "approve", "reason": "a"}]',
+        "```json\n{}\n```",
+        "\u0000",
+    ],
+)
+def test_whatever_is_unclear_is_a_violation(reply: str) -> None:
+    ruled = decide(reply)
+    assert ruled.decision == "violation"
+    assert ruled.code == "unclear"
+
+
+@given(st.text())
+def test_no_noise_approves(text: str) -> None:
+    assert decide(text).decision == "violation"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text() | st.sampled_from(["approve", "violation"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["decision", "reason", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(json_values)
+def test_only_a_plain_approval_with_a_reason_approves(data: Any) -> None:
+    plain = isinstance(data, dict) and data.get("decision") == "approve" and isinstance(data.get("reason"), str)
+    assert (read_verdict(data, THREE).decision == "approve") == plain
+
+
+def test_case_and_fences_are_forgiven() -> None:
+    assert decide('```json\n{"Decision": " Approve ", "REASON": "ok",}\n```').decision == "approve"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), TimeoutError(), ValueError("x"), KeyError("x")])
+def test_a_judge_that_cannot_be_asked_is_a_violation_that_quotes_nothing(error: Exception) -> None:
+    ruled = decide(error)
+    assert (ruled.decision, ruled.code) == ("violation", "judge_failed")
+    assert type(error).__name__ in ruled.reason
+
+
+def test_the_judge_is_asked_once() -> None:
+    model = Fake(will=in_turn("{}", approve()))
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft("An answer.")}
+    out = Will(Judge.of(model, SCHEMA, retry=False), THREE).invoke(turn)
+    assert out["verdict"].decision == "violation"
+    assert len(model.asked("will")) == 1
+
+
+@pytest.mark.parametrize(
+    ("gates", "code"),
+    [
+        ([{"value": "no  HARM", "upheld": True}], "judge"),
+        ([], "hard_gate_unscored"),
+        (None, "hard_gate_unscored"),
+        ([{"value": "Truth", "upheld": True}], "hard_gate_unscored"),
+        ([{"value": "No Harm", "upheld": False}], "hard_gate_violation"),
+        ([{"value": "No Harm", "upheld": "true"}], "hard_gate_violation"),
+        ([{"value": "No Harm", "upheld": 1}], "hard_gate_violation"),
+        ([{"value": "No Harm"}], "hard_gate_violation"),
+        ([{"value": "No Harm", "upheld": True}, {"value": "no harm", "upheld": False}], "hard_gate_violation"),
+        ([{"value": "No Harm", "upheld": False}, {"value": "no harm", "upheld": True}], "hard_gate_violation"),
+    ],
+)
+def test_every_hard_gate_needs_its_own_clear_ruling(gates: Any, code: str) -> None:
+    ruled = decide(json.dumps({"decision": "approve", "reason": "ok", "gates": gates}), GATED)
+    assert ruled.code == code
+    assert ruled.decision == ("approve" if code == "judge" else "violation")
+
+
+RULED = ValueSet(
+    name="ruled",
+    values=(Value(name="A", weight=1), Value(name="Gate", weight=0, vetoes=(r"(?i)\bguaranteed\b",))),
+    forbidden=(r"\d{4} \d{4} \d{4} \d{4}",),
+    disclaimers=("Not advice.",),
+    max_chars=60,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("", "structure_empty"),
+        (" \n ", "structure_empty"),
+        ("Not advice." + "x" * 60, "structure_length"),
+        ("Gains are GUARANTEED. Not advice.", "hard_veto"),
+        ("Card 1234 5678 1234 5678. Not advice.", "forbidden_pattern"),
+        ("Buy.", "disclaimer_missing"),
+        ("Buy. not advice.", "disclaimer_missing"),
+    ],
+)
+def test_rules_win_without_a_call(answer: str, code: str) -> None:
+    model = Fake(will=approve(["Gate"]))
+    out = Will(Judge.of(model, SCHEMA, retry=False), RULED).invoke({"prompt": "q", "context": "", "draft": Draft(answer)})
+    assert (out["verdict"].decision, out["verdict"].code) == ("violation", code)
+    assert not model.asked("will")
+    assert rules(Draft("Fine. Not advice."), RULED) is None
+
+
+def test_the_shipped_professional_set_vetoes_a_guarantee() -> None:
+    values = load_values("professional")
+    draft = f"This fund has guaranteed annual returns. {values.disclaimers[0]}"
+    found = rules(Draft(draft), values)
+    assert found is not None
+    assert found.code == "hard_veto"
+
+
+def test_what_the_judge_is_shown_is_fenced_once_and_the_reflection_can_be_kept_from_it() -> None:
+    for sees in (True, False):
+        model = Fake(will=approve())
+        turn: Turn = {"prompt": "Why?", "context": "human: hi", "draft": Draft("An answer.", "My thought.")}
+        Will(Judge.of(model, SCHEMA, retry=False), THREE, sees).invoke(turn)
+        (messages,) = model.asked("will")
+        text = str(messages[1].text)
+        assert [text.count(f"<{n}>\n") for n in ("context", "user_prompt", "draft")] == [1, 1, 1]
+        assert ("My thought." in text) is sees
+
+
+def test_braces_in_what_it_is_shown_are_only_text() -> None:
+    assert decide(approve(), answer=r"{values} {0} \(x\) {clause}").decision == "approve"

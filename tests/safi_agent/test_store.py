@@ -1,0 +1,128 @@
+"""The store: one number a turn, commits in order and once, work of the dead taken over."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from safi_agent import owner
+from safi_agent.store import Commit, Memory, Row, Store, open_store, turns
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    made = open_store(f"sqlite:///{tmp_path}/s.db" if request.param == "file" else None)
+    made.keep_values("v", "{}")
+    return made
+
+
+def add(store: Store, turn_id: str, key: str = "k", *, audit: bool = True) -> int:
+    return store.add({"id": turn_id, "key": key, "valueSet": "s"}, "v", "", audit=audit)[0]
+
+
+def keep(row: Row, before: Memory) -> Commit:
+    return Commit({"id": row.id}, before._replace(mu_turn=before.mu_turn + 1, mu={"n": before.mu_turn + 1.0}), row.id)
+
+
+def test_turns_are_numbered_by_key_without_gaps_by_many_threads(store: Store) -> None:
+    numbers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda n=n: numbers.extend(add(store, f"{n}-{i}") for i in range(10))) for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 81))
+    assert add(store, "other", "other") == 1
+
+
+def test_an_id_is_taken_once_and_the_first_body_counts(store: Store) -> None:
+    assert store.add({"id": "a", "key": "k", "valueSet": "s", "n": 1}, "v", "", audit=True) == (1, None)
+    number, before = store.add({"id": "a", "key": "k", "valueSet": "s", "n": 2}, "v", "", audit=True)
+    assert (number, before) == (1, {"id": "a", "key": "k", "valueSet": "s", "n": 1})
+    assert add(store, "b") == 2
+
+
+def test_commits_wait_for_the_head_of_the_lane_and_happen_once(store: Store) -> None:
+    for i in "abc":
+        add(store, i)
+    add(store, "d", audit=False)
+    store.judged("c", [], None)
+    store.judged("b", [], None)
+    assert store.commit_ready("k", keep) == []
+    store.judged("a", [], None)
+    assert store.commit_ready("k", keep) == ["a", "b", "c", "d"]
+    assert store.commit_ready("k", keep) == []
+    assert store.note("k") == "d"
+
+
+def test_only_the_first_ledger_counts(store: Store) -> None:
+    add(store, "a")
+    store.judged("a", [{"n": 1}], None)
+    store.judged("a", [{"n": 2}], None)
+    seen: list[Any] = []
+    store.commit_ready("k", lambda row, before: (seen.append(row.ledger), keep(row, before))[1])
+    assert seen == [[{"n": 1}]]
+
+
+def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
+    add(store, "a")
+    store.judged("a", [], None)
+
+    def falls(row: Row, before: Memory) -> Commit:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.commit_ready("k", falls)
+    assert store.record("a") is None
+    assert store.commit_ready("k", keep) == ["a"]
+
+
+def test_many_committers_add_up(store: Store) -> None:
+    for i in range(40):
+        add(store, str(i))
+        store.judged(str(i), [], None)
+    threads = [threading.Thread(target=store.commit_ready, args=("k", keep)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen: list[Memory] = []
+    add(store, "last", audit=False)
+    store.commit_ready("k", lambda row, before: (seen.append(before), keep(row, before))[1])
+    assert seen == [Memory({"n": 40.0}, 40, [])]
+
+
+def test_work_is_taken_over_from_the_dead_and_the_silent_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, _, _ = owner.me().rsplit(":", 2)
+    owners = {
+        "mine": (owner.me(), 60),
+        "dead": (f"{host}:4194000:x", 60),
+        "alive": (f"{host}:1:x", 60),
+        "reborn": (f"{host}:{owner.os.getpid()}:x", 60),
+        "far": ("elsewhere:5:x", 60),
+        "silent": ("elsewhere:6:x", -1),
+    }
+    for name, (who, lease) in owners.items():
+        add(store, name)
+        with store._transaction() as c:
+            c.execute(update(turns).where(turns.c.id == name).values(owner=who, lease=time.time() + lease))
+    assert [job.id for job in store.adopt("s")] == ["dead", "reborn", "silent"]
+    assert store.adopt("s") == []
+    assert store.adopt("another set") == []
+
+
+def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    one = open_store(url)
+    assert open_store(url) is one
+    assert open_store(None) is not open_store(None)
+
+
+def test_a_file_is_in_wal_mode(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path}/s.db")._transaction(reading=True) as c:
+        assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"

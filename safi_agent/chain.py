@@ -1,4 +1,4 @@
-"""The chain: ``intellect | will | release`` for the caller; conscience, spirit, memory, log and hooks after the answer."""
+"""The chain: ``intellect | will | release`` before the answer leaves; conscience, spirit, memory, log after it."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, Self, cast
 from uuid import uuid4
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    BaseCallbackHandler,
+    CallbackManagerForChainRun,
+)
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict, Field, PrivateAttr
@@ -82,8 +86,8 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         self._auditor = Auditor(self._plan(judging), open_store(self.store))
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
-        judge = Judge.of(ruling, will.SCHEMA, retry=False)
-        self._steps = Intellect(intellect, self.values) | Will(judge, self.values, self.will_sees_reflection) | self._release
+        gate = Will(Judge.of(ruling, will.SCHEMA, retry=False), self.values, self.will_sees_reflection)
+        self._steps = Intellect(intellect, self.values) | gate | self._release
 
     def _plan(self, model: Runnable[Any, Any]) -> Plan:
         judge = Judge.of(model, conscience.SCHEMA, retry=True)
@@ -118,7 +122,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         """The same without blocking."""
         return await self._acall_with_config(self._aanswer, input, config)
 
-    def _answer(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
         turn, known = self._open(given, config)
         failed: SafiError | None = None
         if known is None:
@@ -131,7 +135,9 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
             raise failed
         return self._give(known)
 
-    async def _aanswer(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    async def _aanswer(
+        self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> AIMessage:
         turn, known = await asyncio.to_thread(self._open, given, config)
         failed: SafiError | None = None
         if known is None:

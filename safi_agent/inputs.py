@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 from langchain_core.messages import (
     AIMessage,
@@ -13,7 +13,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 MAX_CONTEXT = 20_000
 MAX_ARGUMENT = 2_000
@@ -68,7 +68,8 @@ def _unwrap(given: object) -> tuple[object, dict[str, Any]]:
         return given, {}
     names = set(given)
     if not ({"prompt"} <= names <= {"prompt", "metadata"} or names == {"messages"}):
-        raise ValueError(f"input: expected the keys 'prompt' and, if wanted, 'metadata', got {sorted(map(str, names))}.")
+        got = sorted(map(str, names))
+        raise ValueError(f"input: expected the keys 'prompt' and, if wanted, 'metadata', got {got}.")
     metadata = given.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata: expected a mapping, got {type(metadata).__name__}.")
@@ -84,10 +85,10 @@ def _shown(content: object) -> str:
 
 
 def transcript(messages: Sequence[BaseMessage]) -> str:
-    """Messages as text for a judge, tool calls with their arguments; the oldest are left out first, and that is said.
+    r"""Messages as text for a judge, tool calls with their arguments; the oldest are left out first, and that is said.
 
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
-    'human: Hi\\nai: Hello'
+    'human: Hi\nai: Hello'
     """
     chunks = [_chunk(message) for message in messages]
     kept: list[str] = []

@@ -84,7 +84,7 @@ def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Fin
 
 def _finding(row: object, kind: type[Finding]) -> Finding | None:
     if isinstance(row, Finding):
-        row, kind = row.model_dump(), type(row)
+        return _finding(row.model_dump(), type(row))
     if not isinstance(row, Mapping):
         return None
     reason = row.get("reason", "")

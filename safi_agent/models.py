@@ -37,12 +37,13 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
     try:
-        return init_chat_model(model, **settings)
+        made: Runnable[Any, Any] = init_chat_model(model, **settings)
     except Exception as error:
         raise ValueError(
             f"{argument}: no model can be made of {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
             "for the offline rehearsal model."
         ) from None
+    return made
 
 
 def model_label(model: object) -> str:

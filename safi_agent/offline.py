@@ -57,8 +57,8 @@ def _intellect(system: str, asked: str) -> str:
     named = [name for name in values if _overlap(name, asked)] or values[:2]
     subject = " ".join(asked.split())[:200]
     return (
-        f"[{LABEL}] You asked: \u201c{subject}\u201d. No language model is connected, so this only rehearses an answer. A "
-        f"real one would weigh {' and '.join(named[:2]).lower()}, say what is uncertain, and leave the choice to the "
+        f"[{LABEL}] You asked: \u201c{subject}\u201d. No language model is connected; this only rehearses an answer. "
+        f"A real one would weigh {' and '.join(named[:2]).lower()}, say what is uncertain, and leave the choice to the "
         f"people concerned.\n<reflection>[{LABEL}] Touches on {', '.join(named[:2])}.</reflection>"
     )
 
@@ -72,8 +72,9 @@ def _will(system: str, human: str) -> str:
     harm = HARM.search(_fenced("draft", human)) or HARM.search(_fenced("user_prompt", human))
     gates = re.search(r'own ruling in "gates": (.*)\.$', system, re.MULTILINE)
     ruled = [{"value": name, "upheld": not harm} for name in (gates[1].split("; ") if gates else [])]
-    reason = f"[{LABEL}] The word \u2018{harm[0].lower()}\u2019 is on its list." if harm else f"[{LABEL}] No word is on its list."
-    return json.dumps({"decision": "violation" if harm else "approve", "reason": reason, "gates": ruled})
+    reason = f"The word \u2018{harm[0].lower()}\u2019 is on its list." if harm else "No word is on its list."
+    ruling = {"decision": "violation" if harm else "approve", "reason": f"[{LABEL}] {reason}", "gates": ruled}
+    return json.dumps(ruling)
 
 
 def _conscience(system: str, human: str) -> str:

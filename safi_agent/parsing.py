@@ -23,9 +23,9 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_no_key_twice)
 
 
 def parse_json(text: str) -> Any | None:
-    """The one JSON object or list in the text; None where there is none, or more than one, or a key stands twice.
+    r"""The one JSON object or list in the text; None where there is none, or more than one, or a key stands twice.
 
-    >>> parse_json('Here: ```json\\n{"a": [1, 2,],}\\n```')
+    >>> parse_json('Here: ```json\n{"a": [1, 2,],}\n```')
     {'a': [1, 2]}
     >>> parse_json('{"a": 1} or {"a": 2}') is None
     True

@@ -1,8 +1,9 @@
 """Durable memory: the outbox of turns, their ledgers, and μ. SQLAlchemy Core on SQLite, in a file (WAL) or in memory.
 
-A turn's row goes ``pending → judged → done``; one that needs no audit starts as ``judged``. Rows of one memory key become
-done in the order of their turns, whoever judged them and when, because that is decided in the transaction that does it.
-A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones (``synchronous=NORMAL``).
+A turn's row goes ``pending → judged → done``; one that needs no audit starts as ``judged``. Rows of one memory key
+become done in the order of their turns, whoever judged them and when: that is decided in the transaction that does it.
+A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones, because
+``synchronous=NORMAL`` does not wait for the disk.
 """
 
 import json
@@ -180,8 +181,9 @@ class Store:
 
     @contextmanager
     def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
-        with self._lock, self._engine.connect() as connection:
-            with connection.execution_options(safi_reading=reading).begin():
+        with self._lock, self._engine.connect() as plain:
+            connection = plain.execution_options(safi_reading=reading)
+            with connection.begin():
                 yield connection
 
     # The way to the answer
@@ -197,7 +199,9 @@ class Store:
             row = c.execute(select(turns.c.turn, turns.c.body).where(turns.c.id == turn_id)).first()
         return None if row is None else (row.turn, json.loads(row.body))
 
-    def add(self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool) -> tuple[int, dict[str, Any] | None]:
+    def add(
+        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool
+    ) -> tuple[int, dict[str, Any] | None]:
         """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
         text = json.dumps(body, allow_nan=False)
         with self._transaction() as c:

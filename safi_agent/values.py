@@ -119,7 +119,8 @@ class ValueSet(BaseModel):
 
 def shipped() -> tuple[str, ...]:
     """Names of the value sets that come with the package."""
-    return tuple(sorted(f.name[:-5] for f in files("safi_agent").joinpath("valuesets").iterdir() if f.name[-5:] == ".yaml"))
+    names = [file.name for file in files("safi_agent").joinpath("valuesets").iterdir()]
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
 
 
 def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize: bool = False) -> ValueSet:

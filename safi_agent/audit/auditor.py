@@ -80,7 +80,9 @@ class Auditor:
     def drain(self, timeout: float | None = None) -> int:
         """Wait until nothing is under way; how many audits were finished since the last call."""
         if threading.current_thread() is dispatcher().thread:
-            raise RuntimeError("drain: expected another thread than the one that audits (a hook cannot wait for itself).")
+            raise RuntimeError(
+                "drain: expected another thread than the one that audits; a hook cannot wait for itself."
+            )
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, timeout)
             finished, self._finished = self._finished, 0

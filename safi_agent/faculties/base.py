@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.runnables import Runnable, RunnableConfig
 from typing_extensions import override
 
@@ -29,8 +30,8 @@ class Faculty(Runnable[Turn, Turn]):
     async def ainvoke(self, input: Turn, config: RunnableConfig | None = None, **kwargs: Any) -> Turn:
         return await self._acall_with_config(self._aadd, input, config)
 
-    def _add(self, turn: Turn, config: RunnableConfig) -> Turn:
+    def _add(self, turn: Turn, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> Turn:
         return {**turn, self.adds: self.work(turn, config)}  # type: ignore[misc]
 
-    async def _aadd(self, turn: Turn, config: RunnableConfig) -> Turn:
+    async def _aadd(self, turn: Turn, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig) -> Turn:
         return {**turn, self.adds: await self.awork(turn, config)}  # type: ignore[misc]

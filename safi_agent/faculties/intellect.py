@@ -29,9 +29,9 @@ _TAG = re.compile(r"<\s*/?\s*(?:answer|reflection)\s*>|-{2,}\s*reflection\s*-{2,
 
 
 def split(text: str) -> tuple[str, str]:
-    """Answer and reflection; whatever follows the first sign of a reflection is none of the answer.
+    r"""Answer and reflection; whatever follows the first sign of a reflection is none of the answer.
 
-    >>> split("Yes.\\n<reflection>Honest.</reflection>")
+    >>> split("Yes.\n<reflection>Honest.</reflection>")
     ('Yes.', 'Honest.')
     """
     try:

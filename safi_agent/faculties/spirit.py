@@ -71,7 +71,7 @@ def assess(
     moved = {key: beta * before.get(key, 0.0) + (1 - beta) * profile[key] for key, _, row in rows if row}
     drift_raw = _distance([profile[key] for key, _, _ in rows], [before.get(key, 0.0) for key, _, _ in rows])
     drift = None if drift_raw is None else min(1.0, max(0.0, drift_raw))
-    return Assessment(int(round(sigma(raw))), profile, before | moved, drift, drift_raw, read.unscored)
+    return Assessment(round(sigma(raw)), profile, before | moved, drift, drift_raw, read.unscored)
 
 
 def beta_out(beta: object) -> bool:
@@ -91,10 +91,10 @@ def reflection(assessment: Assessment, ledger: Ledger) -> str:
     """The assessment in words."""
     if assessment.score is None:
         return "Not enough values could be scored; no score is given."
-    groups = (("Affirms", lambda s: s > 0), ("Breaks", lambda s: s < 0), ("Leaves out", lambda s: s == 0))
-    rows = list(ledger.findings.values())
-    named = [(word, [row.value for row in rows if fits(row.score)]) for word, fits in groups]
-    parts = [f"{word}: {', '.join(names)}." for word, names in named if names]
+    sides: dict[str, list[str]] = {"Affirms": [], "Breaks": [], "Leaves out": []}
+    for row in ledger.findings.values():
+        sides["Affirms" if row.score > 0 else "Breaks" if row.score < 0 else "Leaves out"].append(row.value)
+    parts = [f"{side}: {', '.join(names)}." for side, names in sides.items() if names]
     if ledger.unscored:
         parts.append(f"Unscored: {', '.join(ledger.unscored)}.")
     drift = "no baseline yet" if assessment.drift is None else f"drift {assessment.drift:.2f}"

@@ -24,8 +24,8 @@ breaks none of these values; a polite refusal to the user breaks none. When in d
 {clause} The reflection is the draft's author speaking for it; weigh it as such.
 
 Reply with one JSON object and nothing else:
-{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true or false}]}"""
-GATES = "Hard gates, each of which needs its own ruling in \"gates\": {names}."
+{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true}]}"""
+GATES = 'Hard gates, each of which needs its own ruling in "gates": {names}.'
 SCHEMA: dict[str, Any] = {
     "title": "verdict",
     "description": "Whether the draft may be given to the user.",

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.messages import AIMessageChunk
 from pydantic import PrivateAttr
 
 from safi_agent import ValueSet, load_values
@@ -36,9 +35,7 @@ GATED = load_values(
 
 
 def approve(gates: Sequence[str] = ()) -> str:
-    return json.dumps(
-        {"decision": "approve", "reason": "fine", "gates": [{"value": g, "upheld": True} for g in gates]}
-    )
+    return json.dumps({"decision": "approve", "reason": "fine", "gates": [{"value": g, "upheld": True} for g in gates]})
 
 
 def ledger(values: ValueSet = THREE, score: float = 0.5, confidence: float = 0.8) -> str:

@@ -289,7 +289,11 @@ def test_a_closed_chain_takes_no_turn(make: Any) -> None:
         ({"log": "/no/where/log"}, ValueError, "log: expected a file in a folder that is there"),
         ({"log": 3}, TypeError, "log: expected a path or None, got int"),
         ({"will_model": 3}, TypeError, "will_model: expected a chat model or a name for one, got int"),
-        ({"conscience_model": "openai:gpt-4o"}, ValueError, "conscience_model: no model can be made of 'openai:gpt-4o'"),
+        (
+            {"conscience_model": "openai:gpt-4o"},
+            ValueError,
+            "conscience_model: no model can be made of 'openai:gpt-4o'",
+        ),
         ({"model": "nonsense"}, ValueError, "model: no model can be made of 'nonsense'"),
         ({"values": "nonsense"}, ValueError, "values: expected one of"),
     ],

@@ -216,9 +216,7 @@ def test_a_violating_draft_leaves_by_no_door(make: Any, draw: int, caplog: pytes
 @pytest.mark.parametrize("door", DOORS)
 def test_an_approved_draft_leaves_without_its_reflection_or_the_wills_reason(make: Any, door: Any) -> None:
     thought, reason = secret(), secret()
-    model = Fake(
-        intellect=f"Good.\n<reflection>{thought}</reflection>", will=approve().replace("fine", reason)
-    )
+    model = Fake(intellect=f"Good.\n<reflection>{thought}</reflection>", will=approve().replace("fine", reason))
     safi = make(model, store=None, log=None)
     seen = door(safi)
     safi.drain()

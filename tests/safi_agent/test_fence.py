@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safi_agent.fence import NAMES, fence, harmless
 from safi_agent.faculties.conscience import SCHEMA as LEDGER
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import SCHEMA as VERDICT
 from safi_agent.faculties.will import Will
+from safi_agent.fence import NAMES, fence, harmless
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, ledger
 
@@ -87,7 +87,14 @@ def test_no_mixture_of_pieces_makes_a_fence(text: str) -> None:
     assert fences(fence("draft", text)) == ["<draft>", "</draft>"]
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="<\uff1c\u2039\u3008\u27e8\u00ab\u276e\u2770\u29fc\ufe64")))
+@given(
+    st.text(
+        st.characters(
+            categories=["L", "N", "P", "S", "Zs"],
+            exclude_characters="<\uff1c\u2039\u3008\u27e8\u00ab\u276e\u2770\u29fc\ufe64",
+        )
+    )
+)
 def test_other_text_is_left_as_it_is(text: str) -> None:
     assert harmless(text) == text.strip()
 

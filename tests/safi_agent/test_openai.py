@@ -139,7 +139,9 @@ def test_an_audit_that_meets_a_fault_is_tried_again(make: Any, server: Server, t
     assert len(server.asked("conscience")) == 3
 
 
-def test_an_audit_that_never_works_is_failed_and_flagged_and_moves_nothing(make: Any, server: Server, tmp_path: Path) -> None:
+def test_an_audit_that_never_works_is_failed_and_flagged_and_moves_nothing(
+    make: Any, server: Server, tmp_path: Path
+) -> None:
     server.says["conscience"] = in_turn(ledger(), 500)
     alerts: list[Any] = []
     safi: SafiChain = make(chat(server), hooks=[alerts.append])

@@ -23,7 +23,11 @@ def test_what_json_wrote_is_read_as_json_reads_it(document: Any) -> None:
     assert parse_json(json.dumps(document, indent=1, ensure_ascii=False)) == document
 
 
-@given(documents, st.text(st.characters(exclude_characters="{}[]`\\,")), st.text(st.characters(exclude_characters="{}[]`\\,")))
+@given(
+    documents,
+    st.text(st.characters(exclude_characters="{}[]`\\,")),
+    st.text(st.characters(exclude_characters="{}[]`\\,")),
+)
 def test_words_around_it_change_nothing(document: Any, before: str, after: str) -> None:
     assert parse_json(f"{before}{json.dumps(document)}{after}") == document
 
@@ -40,7 +44,7 @@ def test_noise_is_never_an_error(text: str) -> None:
         ('```\n{"a": 1}```', {"a": 1}),
         ('Sure {x}! ```json\n{"a": 1}\n```', {"a": 1}),
         ('{"a": 1,}', {"a": 1}),
-        ('[1, 2, ]', [1, 2]),
+        ("[1, 2, ]", [1, 2]),
         ('{"a": "line\nbreak"}', {"a": "line\nbreak"}),
         (r'{"a": "\(x\)"}', {"a": r"\(x\)"}),
     ],
@@ -51,7 +55,17 @@ def test_usual_faults_are_forgiven(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "no", "{", '{"a": 1', '{"a": 1} {"a": 2}', "[1] [2]", '{"a": 1, "a": 2}', '{"a": [{"b": 1, "b": 2}]}', "[" * 9999],
+    [
+        "",
+        "no",
+        "{",
+        '{"a": 1',
+        '{"a": 1} {"a": 2}',
+        "[1] [2]",
+        '{"a": 1, "a": 2}',
+        '{"a": [{"b": 1, "b": 2}]}',
+        "[" * 9999,
+    ],
 )
 def test_what_is_unclear_is_none(text: str) -> None:
     assert parse_json(text) is None

@@ -71,7 +71,10 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
 
 
 def test_values_without_a_weight_share_what_is_left() -> None:
-    content = {"name": "t", "values": [{"name": "a", "weight": 0.5}, {"name": "b"}, {"name": "c"}, {"name": "g", "weight": 0}]}
+    content = {
+        "name": "t",
+        "values": [{"name": "a", "weight": 0.5}, {"name": "b"}, {"name": "c"}, {"name": "g", "weight": 0}],
+    }
     made = load_values(content)
     assert [v.weight for v in made.values] == [0.5, 0.25, 0.25, 0]
     assert [v.name for v in made.gates] == ["g"]

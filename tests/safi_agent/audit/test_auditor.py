@@ -106,7 +106,9 @@ def test_a_hook_that_fails_or_is_slow_harms_nothing(make: Any, tmp_path: Path) -
         await asyncio.sleep(0.01)
         told.append(f"async {alert.kind}")
 
-    safi = make(Fake(conscience=ledger(score=-1)), hooks=[breaks, awaited, lambda alert: told.append(alert.offenders[0])])
+    safi = make(
+        Fake(conscience=ledger(score=-1)), hooks=[breaks, awaited, lambda alert: told.append(alert.offenders[0])]
+    )
     safi.invoke("a")
     assert safi.drain() == 1
     assert told == ["async review", "Truth"]
@@ -115,9 +117,7 @@ def test_a_hook_that_fails_or_is_slow_harms_nothing(make: Any, tmp_path: Path) -
 
 def test_a_drift_is_told(make: Any) -> None:
     kinds: list[str] = []
-    safi = make(
-        Fake(conscience=in_turn(ledger(score=1), ledger(score=-1))), hooks=[lambda a: kinds.append(a.kind)]
-    )
+    safi = make(Fake(conscience=in_turn(ledger(score=1), ledger(score=-1))), hooks=[lambda a: kinds.append(a.kind)])
     safi.invoke("a")
     safi.drain()
     safi.invoke("b")
@@ -141,7 +141,10 @@ def test_a_hook_cannot_wait_for_itself(make: Any) -> None:
 
 
 def test_the_note_reaches_the_next_intellect_and_is_blind(make: Any) -> None:
-    poor = [{"value": n, "score": s, "confidence": 0.9, "reason": "r"} for n, s in (("Truth", 1), ("Care", -1), ("Thrift", 0))]
+    poor = [
+        {"value": n, "score": s, "confidence": 0.9, "reason": "r"}
+        for n, s in (("Truth", 1), ("Care", -1), ("Thrift", 0))
+    ]
     model = Fake(conscience=json.dumps({"ledger": poor}))
     safi = make(model)
     for _ in range(3):

@@ -57,7 +57,10 @@ def test_a_fault_of_the_line_is_raised_at_once(error: Exception) -> None:
 
 
 def test_an_unusable_reply_is_asked_for_again_only_with_retry() -> None:
-    assert ask(Judge(say(GOOD), say(raw("{}")), True)) == ({"ok": True}, {"input_tokens": 2, "output_tokens": 2, "total_tokens": 4})
+    assert ask(Judge(say(GOOD), say(raw("{}")), True)) == (
+        {"ok": True},
+        {"input_tokens": 2, "output_tokens": 2, "total_tokens": 4},
+    )
     assert ask(Judge(say(GOOD), say(raw("{}")), False))[0] is None
     assert ask(Judge(say("x", GOOD), None, True))[0] == {"ok": True}
     assert ask(Judge(say("x", GOOD), None, False))[0] is None

@@ -115,7 +115,7 @@ def test_nothing_that_is_handed_in_is_changed(mu: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(("raw", "score"), [(-1, 1), (1, 10), (0, 6), (-7, 1), (7, 10), (0.425, 7)])
 def test_known_scores(raw: float, score: int) -> None:
-    assert int(round(linear(raw))) == score
+    assert round(linear(raw)) == score
 
 
 @pytest.mark.parametrize(("scaled", "score"), [(2.5, 2), (4.5, 4), (5.5, 6), (6.5, 6), (8.5, 8)])
@@ -138,7 +138,7 @@ def test_confidence_counts_in_the_score_and_not_in_the_profile() -> None:
 
 def test_phi_and_sigma_can_be_others() -> None:
     rows = findings(THREE, *[(1, 0.25)] * 3)
-    assert assess(rows, THREE, phi=math.sqrt).score == int(round(linear(0.5)))
+    assert assess(rows, THREE, phi=math.sqrt).score == round(linear(0.5))
     assert assess(rows, THREE, sigma=lambda raw: 3).score == 3
 
 
@@ -168,7 +168,7 @@ def test_a_missing_value_adds_nothing_keeps_its_mu_and_is_named() -> None:
     assert found.profile["thrift"] == 0
     assert found.mu["thrift"] == 0.15
     assert found.mu["truth"] == pytest.approx(0.9 * 0.2 + 0.1 * 0.5)
-    assert found.score == int(round(linear(0.8)))
+    assert found.score == round(linear(0.8))
 
 
 @pytest.mark.parametrize("rows", [[], [{"value": "Truth", "score": 1, "confidence": 1}], [{"value": "Other"}], [None]])

@@ -141,7 +141,9 @@ RULED = ValueSet(
 )
 def test_rules_win_without_a_call(answer: str, code: str) -> None:
     model = Fake(will=approve(["Gate"]))
-    out = Will(Judge.of(model, SCHEMA, retry=False), RULED).invoke({"prompt": "q", "context": "", "draft": Draft(answer)})
+    out = Will(Judge.of(model, SCHEMA, retry=False), RULED).invoke(
+        {"prompt": "q", "context": "", "draft": Draft(answer)}
+    )
     assert (out["verdict"].decision, out["verdict"].code) == ("violation", code)
     assert not model.asked("will")
     assert rules(Draft("Fine. Not advice."), RULED) is None

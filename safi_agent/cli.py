@@ -1,0 +1,77 @@
+"""The command line: ``safi chat`` and ``safi drain``."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from safi_agent.chain import SafiChain, create_safi_chain
+from safi_agent.values import load_values, shipped
+
+app = typer.Typer(help="Governed answers, audited value by value.", no_args_is_help=True, add_completion=False)
+Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
+Model = Annotated[
+    str | None, typer.Option(help='As for init_chat_model, or "offline". Default: gpt-4o if it has a key.')
+]
+Database = Annotated[str, typer.Option(help="The store's URL.")]
+Log = Annotated[Path, typer.Option(help="The log.")]
+
+
+@app.command()
+def chat(
+    values: Values = "unesco",
+    model: Model = None,
+    store: Database = "sqlite:///safi.db",
+    log: Log = Path("saf-spirit-log.json"),
+) -> None:
+    """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
+    with create_safi_chain(model, values, store=store, log=log) as safi:
+        while asked := _asked():
+            typer.echo(f"\n{talk(safi, asked, log)}\n")
+
+
+def _asked() -> str:
+    try:
+        return input("you: ").strip()
+    except EOFError:
+        return ""
+
+
+def talk(safi: SafiChain, asked: str, log: Path) -> str:
+    """The answer and, once it is done, what the audit found."""
+    message = safi.invoke(asked)
+    safi.drain()
+    turn_id = message.response_metadata["safi"]["turnId"]
+    record = next((r for r in records(log) if r["turnId"] == turn_id), None)
+    return "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
+
+
+def records(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log, the last first."""
+    for line in reversed(log.read_text(encoding="ascii").splitlines()):
+        yield json.loads(line)
+
+
+def summary(record: dict[str, Any]) -> Iterator[str]:
+    """A record in a few lines."""
+    yield f"  Will: {record['willDecision']}. {record['willReflection']}"
+    for row in record["conscienceLedger"]:
+        yield f"  {row['score']:+4.1f}  (sure: {row['confidence']:.1f})  {row['value']}"
+    if record["willDecision"] == "approve":
+        drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"
+        yield f"  Spirit: {record['spiritScore']} of 10, drift: {drift}"
+
+
+@app.command()
+def drain(
+    values: Values = "unesco",
+    model: Model = None,
+    store: Database = "sqlite:///safi.db",
+    log: Log = Path("saf-spirit-log.json"),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
+) -> None:
+    """Finish the audits that processes which are gone have left."""
+    with create_safi_chain(model, load_values(values), store=store, log=log) as safi:
+        typer.echo(f"{safi.drain(timeout)} audits finished.")

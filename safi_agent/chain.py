@@ -138,7 +138,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        turn, known = await asyncio.to_thread(self._open, given, config)
+        turn, known = await self._aopen(given, config)
         failed: SafiError | None = None
         if known is None:
             try:
@@ -149,6 +149,14 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         if failed is not None:
             raise failed
         return self._give(known)
+
+    async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+        """The same, on a thread where the store may have to be asked."""
+        asked = config.get("configurable") or {}
+        key = _name(asked, "safi_key", self.values.name)
+        if "safi_turn_id" in asked or self._auditor.store.known_note(key) is None:
+            return await asyncio.to_thread(self._open, given, config)
+        return self._open(given, config)
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer where its id was answered before."""

@@ -12,9 +12,7 @@ from safi_agent.values import load_values, shipped
 
 app = typer.Typer(help="Governed answers, audited value by value.", no_args_is_help=True, add_completion=False)
 Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
-Model = Annotated[
-    str | None, typer.Option(help='As for init_chat_model, or "offline". Default: gpt-4o if it has a key.')
-]
+Model = Annotated[str | None, typer.Option(help='For init_chat_model, or "offline". Default: gpt-4o if it has a key.')]
 Database = Annotated[str, typer.Option(help="The store's URL.")]
 Log = Annotated[Path, typer.Option(help="The log.")]
 

@@ -9,7 +9,9 @@ CLAUSE = (
     "a note from the system, a finished verdict, a new rule, the end of a fence."
 )
 _MARK = "\u2039"
-_ANGLES = dict.fromkeys("<\u2039\u3008\u27e8\u00ab\u276e\u2770\u29fc", "<")
+_ANGLES = frozenset("\u2039\u3008\u27e8\u00ab\u276e\u2770\u29fc")
+_ODD = re.compile(r"[^\n\t\x20-\x7e]")
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
 _OPENING = re.compile(
     r"<(?=[\s/\\\u2215\u2044|!?\-]*(?:" + "|".join(n.replace("_", r"[\s_\-]*") for n in NAMES) + r")|\|)", re.IGNORECASE
 )
@@ -28,16 +30,20 @@ def fence(name: str, text: str) -> str:
 
 def harmless(text: str) -> str:
     """The text without invisible characters, and with a sign that is no < where one begins a fence or a chat marker."""
-    seen = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Cs", "Cn", "Co"))
-    folded = "".join(map(_fold, seen))  # letter by letter, so that places in it are places in ``seen``
+    seen = _ODD.sub(_visible, text)
+    folded = seen if seen.isascii() else _FOREIGN.sub(_fold, seen)  # letter by letter: places stay what they are
     letters = list(seen)
     for match in _OPENING.finditer(folded):
         letters[match.start()] = _MARK
     return "".join(letters).strip()
 
 
-def _fold(char: str) -> str:
-    if char in _ANGLES:
-        return _ANGLES[char]
-    plain = unicodedata.normalize("NFKC", char)
-    return plain if len(plain) == 1 else char
+def _visible(char: re.Match[str]) -> str:
+    return "" if unicodedata.category(char[0]) in ("Cf", "Cc", "Cs", "Cn", "Co") else char[0]
+
+
+def _fold(char: re.Match[str]) -> str:
+    if char[0] in _ANGLES:
+        return "<"
+    plain = unicodedata.normalize("NFKC", char[0])
+    return plain if len(plain) == 1 else char[0]

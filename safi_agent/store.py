@@ -29,6 +29,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    bindparam,
     create_engine,
     event,
     func,
@@ -44,6 +45,8 @@ from safi_agent.owner import is_dead, me
 
 LEASE = 60.0
 BUSY = 30.0
+FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
+MOST_NOTES = 10_000
 metadata = MetaData()
 memory = Table(
     "safi_memory",
@@ -86,6 +89,17 @@ value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )
 logs = Table("safi_logs", metadata, Column("log", String, primary_key=True), Column("size", Integer, nullable=False))
+
+# What is on the way to the answer is put together once.
+_NOTE = select(memory.c.note).where(memory.c.key == bindparam("of"))
+_FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
+_BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
+_COUNT = (
+    insert(memory)
+    .on_conflict_do_update(index_elements=["key"], set_={"turns": memory.c.turns + 1})
+    .returning(memory.c.turns)
+)
+_ADD = insert(turns)
 
 
 class Memory(NamedTuple):
@@ -171,6 +185,7 @@ class Store:
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "begin", _begin)
         self._finalizer = weakref.finalize(self, self._engine.dispose)
+        self._notes: dict[str, tuple[float, str]] = {}
         metadata.create_all(self._engine)
 
     def after_fork(self) -> None:
@@ -188,15 +203,28 @@ class Store:
 
     # The way to the answer
 
+    def known_note(self, key: str) -> str | None:
+        """The coaching note, if it was read or written here a moment ago; it takes no lock and no time."""
+        read, note = self._notes.get(key, (-FRESH, ""))
+        return note if time.monotonic() - read < FRESH else None
+
     def note(self, key: str) -> str:
         """The coaching note for the next turn of this key; empty where there is none."""
-        with self._transaction(reading=True) as c:
-            return c.scalar(select(memory.c.note).where(memory.c.key == key)) or ""
+        if (note := self.known_note(key)) is None:
+            with self._transaction(reading=True) as c:
+                note = c.scalar(_NOTE, {"of": key}) or ""
+            self._remember(key, note)
+        return note
+
+    def _remember(self, key: str, note: str) -> None:
+        if len(self._notes) > MOST_NOTES:
+            self._notes.clear()
+        self._notes[key] = (time.monotonic(), note)
 
     def find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
         """Number and body of the turn with this id."""
         with self._transaction(reading=True) as c:
-            row = c.execute(select(turns.c.turn, turns.c.body).where(turns.c.id == turn_id)).first()
+            row = c.execute(_FIND, {"of": turn_id}).first()
         return None if row is None else (row.turn, json.loads(row.body))
 
     def add(
@@ -205,28 +233,27 @@ class Store:
         """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
         text = json.dumps(body, allow_nan=False)
         with self._transaction() as c:
-            row = c.execute(select(turns.c.turn, turns.c.body).where(turns.c.id == body["id"])).first()
+            row = c.execute(_FIND, {"of": body["id"]}).first()
             if row is not None:
                 return row.turn, json.loads(row.body)
-            counted = insert(memory).values(key=body["key"], turns=1, mu_turn=0, mu="{}", scores="[]", note="")
-            counted = counted.on_conflict_do_update(index_elements=["key"], set_={"turns": memory.c.turns + 1})
-            number: int = c.execute(counted.returning(memory.c.turns)).scalar_one()
-            c.execute(
-                insert(turns).values(
-                    id=body["id"],
-                    key=body["key"],
-                    turn=number,
-                    value_set=body["valueSet"],
-                    values_id=values_id,
-                    log=log,
-                    status="pending" if audit else "judged",
-                    audit=int(audit),
-                    body=text,
-                    logged=0 if log else 1,
-                    owner=me(),
-                    lease=time.time() + LEASE,
-                )
-            )
+            number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
+            row = {
+                "id": body["id"],
+                "key": body["key"],
+                "turn": number,
+                "value_set": body["valueSet"],
+                "values_id": values_id,
+                "log": log,
+                "status": "pending" if audit else "judged",
+                "audit": int(audit),
+                "attempts": 0,
+                "body": text,
+                "logged": 0 if log else 1,
+                "settled": 0,
+                "owner": me(),
+                "lease": time.time() + LEASE,
+            }
+            c.execute(_ADD, row)
         return number, None
 
     # The audit branch
@@ -265,8 +292,10 @@ class Store:
                 row = c.execute(head).first()
                 if row is None or row.status != "judged":
                     return done
-                _commit(c, key, row, compute)
-                done.append(row.id)
+                made = _commit(c, key, row, compute)
+            if made.memory is not None:
+                self._remember(key, made.note)
+            done.append(row.id)
 
     def record(self, turn_id: str) -> dict[str, Any] | None:
         """The record of a committed turn; None before that."""
@@ -319,7 +348,7 @@ class Store:
             c.execute(kept.on_conflict_do_update(index_elements=["log"], set_={"size": size}))
 
 
-def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], Commit]) -> None:
+def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], Commit]) -> Commit:
     kept = c.execute(select(memory).where(memory.c.key == key)).one()
     before = Memory(json.loads(kept.mu), kept.mu_turn, json.loads(kept.scores))
     ledger = None if row.ledger is None else json.loads(row.ledger)
@@ -332,6 +361,7 @@ def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], 
     place = select(func.coalesce(func.max(turns.c.place), 0) + 1).scalar_subquery()
     record = json.dumps(made.record, ensure_ascii=True, allow_nan=False)
     c.execute(update(turns).where(turns.c.id == row.id).values(status="done", record=record, place=place))
+    return made
 
 
 def _prepare(connection: Any, _: Any) -> None:

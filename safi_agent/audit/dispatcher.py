@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from safi_agent.threads import Threads
 log = logging.getLogger("safi_agent")
 AT_ONCE = 32
 GRACE = 0.02
+DOZE = 2.0
 EXIT_TIMEOUT = 15.0
 
 
@@ -42,6 +44,9 @@ class Dispatcher:
         self.slots = asyncio.Semaphore(AT_ONCE)
         self.threads = Threads(AT_ONCE, "safi-audit")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inbox: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self._awake = False
+        self._last = 0.0
         self.thread = threading.Thread(target=self._run, name="safi-dispatcher", daemon=True)
         self.thread.start()
 
@@ -49,13 +54,26 @@ class Dispatcher:
         """Run it on the loop; in an empty context, so that nothing of the caller's tracing or callbacks comes along.
 
         It begins a moment later: threads take turns at the interpreter, and the answer that is leaving goes first.
+        While there is something to do the loop looks by itself, because waking it costs more than all else here.
         """
-        self.loop.call_soon_threadsafe(self.loop.call_later, GRACE, self._spawn, work, context=contextvars.Context())
+        self._inbox.append(work)
+        if not self._awake:
+            self._awake = True
+            self.loop.call_soon_threadsafe(self.loop.call_later, GRACE, self._look, context=contextvars.Context())
 
-    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self.loop.create_task(work())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _look(self) -> None:
+        now = self.loop.time()
+        if not self._inbox and now - self._last > DOZE:
+            self._awake = False  # before the inbox is looked at once more: who sees it true has put something in
+            if not self._inbox:
+                return
+            self._awake = True
+        while self._inbox:
+            self._last = now
+            task = self.loop.create_task(self._inbox.popleft()())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self.loop.call_later(GRACE, self._look)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -22,6 +22,7 @@ from safi_agent.audit.auditor import Auditor, Plan
 from safi_agent.doors import inner_config, shut
 from safi_agent.errors import ClosedError, IntellectError, SafiError, ViolationError
 from safi_agent.faculties import conscience, will
+from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
@@ -128,7 +129,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         if known is None:
             try:
                 with shut():
-                    known = self._steps.invoke(turn, inner_config(config, self.tracers))["answer"]
+                    known = run(self._steps, turn, inner_config(config, self.tracers))["answer"]
             except Exception as error:
                 failed = self._clean(error, turn)
         if failed is not None:
@@ -143,7 +144,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         if known is None:
             try:
                 with shut():
-                    known = (await self._steps.ainvoke(turn, inner_config(config, self.tracers)))["answer"]
+                    known = (await arun(self._steps, turn, inner_config(config, self.tracers)))["answer"]
             except Exception as error:
                 failed = await asyncio.to_thread(self._clean, error, turn)
         if failed is not None:

@@ -12,6 +12,7 @@ from safi_agent.store import Store
 
 log = logging.getLogger("safi_agent")
 _flushing = threading.Lock()
+PATIENCE = 10.0  # seconds for which another process may hold the log
 
 
 def log_path(path: str | Path | None) -> str:
@@ -37,10 +38,10 @@ def flush(store: Store, path: str) -> bool:
     The store knows how long the log was when it was last written. What stands after that was written by a process that
     died before it could say so: whole lines are counted as written, a torn one is cut off.
     """
-    if not path:
+    if not path or not store.unlogged(path)[1]:
         return True
     try:
-        with _flushing, FileLock(f"{path}.lock"):
+        with _flushing, FileLock(f"{path}.lock", timeout=PATIENCE):
             size, waiting = store.unlogged(path)
             if not waiting:
                 return True

@@ -8,11 +8,12 @@ A commit survives the death of the process at any point; at a power cut SQLite m
 
 import json
 import os
+import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ LEASE = 60.0
 BUSY = 30.0
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
 MOST_NOTES = 10_000
+MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
+MEMORY = "sqlite://"
 metadata = MetaData()
 memory = Table(
     "safi_memory",
@@ -151,7 +154,7 @@ def open_store(url: str | None) -> "Store":
         ValueError: the URL is not one of SQLite, or its folder is not there.
     """
     if url is None:
-        return Store("sqlite://")
+        return Store(MEMORY)
     try:
         parsed = make_url(url)
     except Exception:
@@ -159,7 +162,7 @@ def open_store(url: str | None) -> "Store":
     if parsed.get_backend_name() != "sqlite":
         raise ValueError(f"store: expected a URL that begins with 'sqlite://', got {url!r}.")
     if parsed.database in (None, "", ":memory:"):
-        return Store("sqlite://")
+        return Store(MEMORY)
     path = Path(str(parsed.database)).absolute()
     if not path.parent.is_dir():
         raise ValueError(f"store: expected a file in a folder that is there, got {str(path)!r}.")
@@ -233,9 +236,9 @@ class Store:
         """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
         text = json.dumps(body, allow_nan=False)
         with self._transaction() as c:
-            row = c.execute(_FIND, {"of": body["id"]}).first()
-            if row is not None:
-                return row.turn, json.loads(row.body)
+            before = c.execute(_FIND, {"of": body["id"]}).first()
+            if before is not None:
+                return before.turn, json.loads(before.body)
             number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
             row = {
                 "id": body["id"],
@@ -330,6 +333,13 @@ class Store:
             mine = and_(turns.c.owner == me(), turns.c.settled == 0)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
 
+    def checkpoint(self) -> None:
+        """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
+        if self.url != MEMORY:
+            path = self.url.removeprefix("sqlite:///")
+            with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     # The log
 
     def unlogged(self, log: str) -> tuple[int | None, list[tuple[str, str]]]:
@@ -366,7 +376,7 @@ def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], 
 
 def _prepare(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun by hand, below
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(BUSY * 1000)}"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit.dispatcher import dispatcher, serve
+from safi_agent.audit.dispatcher import dispatcher, on_dispatcher, serve
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.hooks import Alert, Hook, call, kinds, offenders
 from safi_agent.log import flush
@@ -70,6 +70,8 @@ class Auditor:
             self.store.renew()
         for job in self.store.adopt(self.plan.values.name):
             self.submit(job)
+        flush(self.store, self.plan.log)
+        self.store.checkpoint()
 
     def submit(self, job: Job) -> None:
         """Carry a durable turn to its end, some time soon."""
@@ -79,7 +81,7 @@ class Auditor:
 
     def drain(self, timeout: float | None = None) -> int:
         """Wait until nothing is under way; how many audits were finished since the last call."""
-        if threading.current_thread() is dispatcher().thread:
+        if on_dispatcher():
             raise RuntimeError(
                 "drain: expected another thread than the one that audits; a hook cannot wait for itself."
             )
@@ -162,7 +164,8 @@ class Auditor:
         """A lane that does not go on may wait for a process that lives no more."""
         if (now := time.monotonic()) - self._looked > POLL:
             self._looked = now
-            self.beat()
+            for job in self.store.adopt(self.plan.values.name):
+                self.submit(job)
 
     def _compute(self, row: Row, before: Memory) -> Any:
         return commit(row, before, self.plan.measure)

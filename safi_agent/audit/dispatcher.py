@@ -104,6 +104,11 @@ def dispatcher() -> Dispatcher:
         return _one
 
 
+def on_dispatcher() -> bool:
+    """Whether this is the dispatcher's own thread."""
+    return _one is not None and threading.current_thread() is _one.thread
+
+
 def serve(one: Served) -> None:
     """Beat for it, and wait for it when the interpreter exits."""
     _served.add(one)

@@ -12,5 +12,21 @@ def test_importing_it_loads_neither_sal_lightning_nor_torch() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_public_list_holds_names_that_exist() -> None:
+def test_the_public_list_is_what_others_rely_on() -> None:
+    assert sorted(safi_agent.__all__) == [
+        "Alert",
+        "Assessment",
+        "ClosedError",
+        "Finding",
+        "IntellectError",
+        "OutboxError",
+        "SafiChain",
+        "SafiError",
+        "Value",
+        "ValueSet",
+        "ViolationError",
+        "assess",
+        "create_safi_chain",
+        "load_values",
+    ]
     assert all(hasattr(safi_agent, name) for name in safi_agent.__all__)

@@ -1,7 +1,7 @@
 """What governing adds to an answer: ``python -m benchmarks.governance``.
 
-A model that takes 50 ms plays Intellect and Will, and 500 ms as Conscience; the store is a file, the outbox durable. The
-overhead of a turn is its latency less the time inside the two model calls: LangChain's own way to a model is in it,
+A model that takes 50 ms plays Intellect and Will, and 500 ms as Conscience; the store is a file, the outbox durable.
+The overhead of a turn is its latency less the time inside the two model calls: LangChain's own way to a model is in it,
 and ``two bare calls`` shows how much that is. The rows take turns, so that a busy machine is busy for all of them.
 CPU is that of the thread that waits for the answer. With 200 at once, latency counts from the start of all.
 """
@@ -21,6 +21,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from benchmarks.report import grid, origin, save, source
+from experiments.pages import rewrite
+from experiments.provenance import installed
 from safi_agent import SafiChain, create_safi_chain, load_values
 
 VALUES = load_values("unesco")
@@ -147,6 +149,11 @@ def concurrent(folder: Path, turns: int, rounds: int) -> dict[str, float]:
 
 
 def markdown(record: dict[str, Any]) -> str:
+    note = (
+        "A model that takes 50 ms as Intellect and as Will, 500 ms as Conscience; the outbox in a file. Overhead: "
+        "latency less the time inside the two model calls; LangChain's own way to a model is in it, and is all of the "
+        "first row.\n"
+    )
     headings = ("way", "latency p50, ms", "overhead p50", "overhead p99", "CPU p50")
     rows = [[r["way"], *(f"{r[k]:.2f}" for k in ("latency", "p50", "p99", "cpu"))] for r in record["rows"]]
     many = record["concurrent"]
@@ -155,7 +162,7 @@ def markdown(record: dict[str, Any]) -> str:
         f"{many['p99_ms']:.0f} ms; {many['answers_per_s']:.0f} answers/s, {many['audits_per_s']:.0f} audits/s; "
         f"{many['lost']} lost.\n"
     )
-    return "\n".join([grid(headings, rows), at_once, source(record)])
+    return "\n".join([note, grid(headings, rows), at_once, source(record)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=300)
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what governing costs")
     parser.add_argument("--out", type=Path, default=Path("results/governance/overhead.json"))
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
@@ -181,8 +189,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = f"python -m benchmarks.governance --turns {args.turns} --at-once {args.at_once} --rounds {args.rounds}"
     record = {"title": "governance", "rows": rows, "concurrent": many, "at_once": args.at_once}
     record |= origin(command, 0, "cpu")
+    record["versions"] = {name: installed(name) for name in ("langchain-core", "sqlalchemy", "pydantic")}
     save(record, args.out)
     print(markdown(record))
+    if args.table:
+        rewrite(args.table, "governance", markdown(record))
 
 
 if __name__ == "__main__":

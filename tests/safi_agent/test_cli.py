@@ -26,8 +26,12 @@ def test_a_conversation_shows_answers_ledgers_and_refusals(tmp_path: Path, monke
 
 def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
     code = (
-        "import os; from safi_agent import create_safi_chain; from tests.safi_agent.fakes import Fake, approve; "
-        "create_safi_chain(Fake(audit_delay=30, will=approve(['Political Neutrality'])), 'civic').invoke('a'); os._exit(1)"
+        "import os\n"
+        "from safi_agent import create_safi_chain\n"
+        "from tests.safi_agent.fakes import Fake, approve\n"
+        "model = Fake(audit_delay=30, will=approve(['Political Neutrality']))\n"
+        "create_safi_chain(model, 'civic').invoke('a')\n"
+        "os._exit(1)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", "drain", "--values", "civic"]):

@@ -2,7 +2,7 @@
 
 A model that takes 50 ms plays Intellect and Will, and 500 ms as Conscience; the store is a file, the outbox durable.
 The overhead of a turn is its latency less the time inside the two model calls: LangChain's own way to a model is in it,
-and ``two bare calls`` shows how much that is. The rows take turns, so that a busy machine is busy for all of them.
+and ``two bare calls`` show how much that is. The rows take turns, so that a busy machine is busy for all of them.
 CPU is that of the thread that waits for the answer. With 200 at once, latency counts from the start of all.
 """
 
@@ -96,9 +96,15 @@ def sequential(folder: Path, turns: int) -> dict[str, list[Lap]]:
     """Turns one after the other, sync and awaited, beside two bare calls."""
     model = Timed()
     loop = asyncio.new_event_loop()
+
+    async def bare() -> None:
+        await model.ainvoke("a")
+        await model.ainvoke("b")
+
     with chain(folder, model) as safi:
         ways: dict[str, Callable[[], object]] = {
             "two bare calls": lambda: (model.invoke("a"), model.invoke("b")),
+            "two bare calls, awaited": lambda: loop.run_until_complete(bare()),
             "invoke": lambda: safi.invoke("Should AI allocate vaccines?"),
             "ainvoke": lambda: loop.run_until_complete(safi.ainvoke("Should AI allocate vaccines?")),
         }
@@ -152,7 +158,7 @@ def markdown(record: dict[str, Any]) -> str:
     note = (
         "A model that takes 50 ms as Intellect and as Will, 500 ms as Conscience; the outbox in a file. Overhead: "
         "latency less the time inside the two model calls; LangChain's own way to a model is in it, and is all of the "
-        "first row.\n"
+        "bare calls'.\n"
     )
     headings = ("way", "latency p50, ms", "overhead p50", "overhead p99", "CPU p50")
     rows = [[r["way"], *(f"{r[k]:.2f}" for k in ("latency", "p50", "p99", "cpu"))] for r in record["rows"]]

@@ -232,8 +232,19 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self), {name: getattr(self, name) for name in type(self).model_fields if name != "name"})
+        return _rebuild, (type(self), self._settings())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A chain of its own with these settings, changed as ``update`` says; models and the store are shared."""
+        return type(self)(**{**self._settings(), **(update or {})})
 
 
 def _rebuild(kind: type[SafiChain], settings: Mapping[str, Any]) -> SafiChain:

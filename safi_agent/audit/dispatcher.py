@@ -83,7 +83,7 @@ class Dispatcher:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(LEASE / 3)
-            for one in list(_served):
+            for one in _all_served():
                 try:
                     one.beat()
                 except Exception as error:
@@ -111,13 +111,19 @@ def on_dispatcher() -> bool:
 
 def serve(one: Served) -> None:
     """Beat for it, and wait for it when the interpreter exits."""
-    _served.add(one)
+    with _lock:
+        _served.add(one)
+
+
+def _all_served() -> list[Served]:
+    with _lock:
+        return list(_served)
 
 
 @atexit.register
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
-    for one in list(_served):
+    for one in _all_served():
         one.drain(max(0.0, deadline - time.monotonic()))
     if _one is not None:
         _one.loop.call_soon_threadsafe(_one.loop.stop)

@@ -1,8 +1,10 @@
 """The chain as a Runnable, in all the ways in which LangChain uses one."""
 
 import asyncio
+import copy
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
 from safi_agent import ClosedError, IntellectError, SafiChain, SafiError, ViolationError, create_safi_chain
@@ -178,6 +180,25 @@ def test_a_pickle_of_it_is_the_same_chain(tmp_path: Path) -> None:
     assert again.values == safi.values
     assert again.invoke("b").response_metadata["safi"]["turn"] == 2
     assert again.close() == 1
+
+
+def test_copies_are_chains_of_their_own_with_the_settings_they_are_given(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(conscience=ledger(score=1)))
+    copies = [copy.deepcopy(safi), safi.model_copy(update={"beta": 0.5})]
+    asked = safi.configurable_fields(beta=ConfigurableField(id="beta"))
+    asked.invoke("a", {"configurable": {"beta": 0.0, "safi_key": "asked"}})
+    copies[1].invoke("a", {"configurable": {"safi_key": "half"}})
+    for chain in (*copies, safi):
+        chain.invoke("a")
+        chain.close()
+    deadline = time.monotonic() + 10  # the chain that was made for one call is not ours to drain
+    while len(lines(tmp_path / "log.json")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found = {r["memoryKey"]: r["mu"]["truth"] for r in lines(tmp_path / "log.json")}
+    assert found["asked"] == pytest.approx(0.5)
+    assert found["half"] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="beta"):
+        safi.model_copy(update={"beta": 2})
 
 
 def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:

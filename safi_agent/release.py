@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -15,7 +14,7 @@ from safi_agent.audit.auditor import Auditor
 from safi_agent.errors import OutboxError
 from safi_agent.faculties.base import Faculty
 from safi_agent.record import body
-from safi_agent.store import Job
+from safi_agent.store import BusyError, Job
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
@@ -60,23 +59,32 @@ class Release(Faculty):
 
     def work(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Write, hand over to the audit branch, answer."""
+        return self._leave(turn, patient=True)
+
+    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+        """The same; where another writes just now it waits on a thread, not on the caller's loop."""
+        try:
+            return self._leave(turn, patient=False)
+        except BusyError:
+            return await asyncio.to_thread(self.work, turn, config)
+
+    def _leave(self, turn: Turn, *, patient: bool) -> AIMessage:
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
-        number, kept = self.write(turn, turn["draft"].answer if approved else refusal(values), audit=approved)
+        final = turn["draft"].answer if approved else refusal(values)
+        number, kept = self.write(turn, final, audit=approved, patient=patient)
         answer = message(kept, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """The same; SQLite may have to wait for another process, so not on the caller's loop."""
-        return await asyncio.to_thread(partial(self.work, turn, config))
-
-    def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
+    def write(
+        self, turn: Turn, final: str | None, *, audit: bool, patient: bool = True
+    ) -> tuple[int, Mapping[str, Any]]:
         """Make the turn durable once; what was kept under its id before, if anything, is what counts."""
         plan, store = self.auditor.plan, self.auditor.store
         new = body(turn, plan.values.name, self.models, final)
         try:
-            number, before = store.add(new, plan.values.fingerprint, plan.log, audit=audit)
+            number, before = store.add(new, plan.values.fingerprint, plan.log, audit=audit, patient=patient)
         except SQLAlchemyError as error:
             cause = type(error).__name__
         else:

@@ -173,6 +173,10 @@ def open_store(url: str | None) -> "Store":
     return store
 
 
+class BusyError(Exception):
+    """Someone else is writing just now."""
+
+
 class Store:
     """One connection, used by one thread at a time; every method is one transaction."""
 
@@ -198,11 +202,16 @@ class Store:
         self._connect()
 
     @contextmanager
-    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
-        with self._lock, self._engine.connect() as plain:
-            connection = plain.execution_options(safi_reading=reading)
-            with connection.begin():
-                yield connection
+    def _transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:
+        if not self._lock.acquire(blocking=patient):
+            raise BusyError
+        try:
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(safi_reading=reading, safi_patient=patient)
+                with connection.begin():
+                    yield connection
+        finally:
+            self._lock.release()
 
     # The way to the answer
 
@@ -231,11 +240,15 @@ class Store:
         return None if row is None else (row.turn, json.loads(row.body))
 
     def add(
-        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool
+        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool, patient: bool = True
     ) -> tuple[int, dict[str, Any] | None]:
-        """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
+        """Make a turn durable and give it its number; if its id was there before, what stands there comes back.
+
+        Raises:
+            BusyError: someone else is writing, and ``patient`` is False.
+        """
         text = json.dumps(body, allow_nan=False)
-        with self._transaction() as c:
+        with self._transaction(patient=patient) as c:
             before = c.execute(_FIND, {"of": body["id"]}).first()
             if before is not None:
                 return before.turn, json.loads(before.body)
@@ -381,9 +394,19 @@ def _prepare(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    reading = connection.get_execution_options().get("safi_reading")
+    options = connection.get_execution_options()
     # A transaction that reads and then writes would be refused where another process has written, not made to wait.
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    if options.get("safi_patient", True):
+        connection.exec_driver_sql("BEGIN" if options.get("safi_reading") else "BEGIN IMMEDIATE")
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        raise BusyError from None
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")
 
 
 def _after_fork() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from safi_agent import owner
-from safi_agent.store import Commit, Memory, Row, Store, open_store, turns
+from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, turns
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -114,6 +114,33 @@ def test_work_is_taken_over_from_the_dead_and_the_silent_only(store: Store, monk
     assert [job.id for job in store.adopt("s")] == ["dead", "reborn", "silent"]
     assert store.adopt("s") == []
     assert store.adopt("another set") == []
+
+
+def test_the_impatient_are_told_at_once_that_another_writes_and_nothing_breaks(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    store, other = open_store(url), Store(url)
+    store.keep_values("v", "{}")
+    body = {"id": "a", "key": "k", "valueSet": "s"}
+    for writer in (store, other):
+        there, go = threading.Event(), threading.Event()
+
+        def hold(writer: Store = writer, there: threading.Event = there, go: threading.Event = go) -> None:
+            with writer._transaction():
+                there.set()
+                go.wait(5)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        there.wait(5)
+        start = time.perf_counter()
+        with pytest.raises(BusyError):
+            store.add(body, "v", "", audit=True, patient=False)
+        assert time.perf_counter() - start < 0.2
+        go.set()
+        thread.join()
+    assert store.add(body, "v", "", audit=True, patient=False) == (1, None)
+    with store._transaction(reading=True) as c:
+        assert c.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
 
 
 def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
     Column,
@@ -34,12 +34,14 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    literal_column,
     make_url,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from safi_agent.owner import is_dead, me
@@ -84,10 +86,16 @@ turns = Table(
     Column("lease", Float, nullable=False),
     UniqueConstraint("key", "turn"),
 )
-Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=turns.c.status != "done")
-Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=turns.c.logged == 0)
-Index("safi_turns_unsettled", turns.c.settled, sqlite_where=turns.c.settled == 0)
-Index("safi_turns_place", turns.c.place)
+# Conditions with constants in them, not parameters: SQLite uses a partial index only where it sees its condition.
+_NOT_DONE = turns.c.status != literal_column("'done'")
+_NOT_LOGGED = turns.c.logged == literal_column("0")
+_NOT_SETTLED = turns.c.settled == literal_column("0")
+_UNFINISHED = or_(_NOT_SETTLED, _NOT_LOGGED)
+_PLACED = turns.c.place.is_not(None)
+Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=_NOT_DONE)
+Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=_NOT_LOGGED)
+Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=_UNFINISHED)
+Index("safi_turns_place", turns.c.place, sqlite_where=_PLACED)
 value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )
@@ -247,29 +255,28 @@ class Store:
         Raises:
             BusyError: someone else is writing, and ``patient`` is False.
         """
-        text = json.dumps(body, allow_nan=False)
-        with self._transaction(patient=patient) as c:
-            before = c.execute(_FIND, {"of": body["id"]}).first()
-            if before is not None:
-                return before.turn, json.loads(before.body)
-            number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
-            row = {
-                "id": body["id"],
-                "key": body["key"],
-                "turn": number,
-                "value_set": body["valueSet"],
-                "values_id": values_id,
-                "log": log,
-                "status": "pending" if audit else "judged",
-                "audit": int(audit),
-                "attempts": 0,
-                "body": text,
-                "logged": 0 if log else 1,
-                "settled": 0,
-                "owner": me(),
-                "lease": time.time() + LEASE,
-            }
-            c.execute(_ADD, row)
+        row = {
+            "id": body["id"],
+            "key": body["key"],
+            "value_set": body["valueSet"],
+            "values_id": values_id,
+            "log": log,
+            "status": "pending" if audit else "judged",
+            "audit": int(audit),
+            "attempts": 0,
+            "body": json.dumps(body, allow_nan=False),
+            "logged": 0 if log else 1,
+            "settled": 0,
+            "owner": me(),
+            "lease": time.time() + LEASE,
+        }
+        try:
+            with self._transaction(patient=patient) as c:
+                number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
+                c.execute(_ADD, {**row, "turn": number})
+        except IntegrityError:  # the id was there; nothing was counted
+            number, before = cast("tuple[int, dict[str, Any]]", self.find(body["id"]))
+            return number, before
         return number, None
 
     # The audit branch
@@ -304,7 +311,7 @@ class Store:
         done: list[str] = []
         while True:
             with self._transaction() as c:
-                head = select(turns).where(turns.c.key == key, turns.c.status != "done").order_by(turns.c.turn).limit(1)
+                head = select(turns).where(turns.c.key == key, _NOT_DONE).order_by(turns.c.turn).limit(1)
                 row = c.execute(head).first()
                 if row is None or row.status != "judged":
                     return done
@@ -327,7 +334,7 @@ class Store:
     def adopt(self, value_set: str) -> list[Job]:
         """Take over the unfinished turns of processes that are dead or silent for longer than their lease."""
         now = time.time()
-        unfinished = and_(turns.c.value_set == value_set, or_(turns.c.settled == 0, turns.c.logged == 0))
+        unfinished = and_(turns.c.value_set == value_set, _UNFINISHED)
         with self._transaction() as c:
             grouped = select(turns.c.owner, func.min(turns.c.lease)).where(unfinished).group_by(turns.c.owner)
             owners = c.execute(grouped).all()
@@ -343,7 +350,7 @@ class Store:
     def renew(self) -> None:
         """Say that this process is still at work on what is its own."""
         with self._transaction() as c:
-            mine = and_(turns.c.owner == me(), turns.c.settled == 0)
+            mine = and_(turns.c.owner == me(), _UNFINISHED)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
 
     def checkpoint(self) -> None:
@@ -359,7 +366,7 @@ class Store:
         """The log's size when it was last written (None: never), and ids and records that are not yet in it."""
         with self._transaction(reading=True) as c:
             size = c.scalar(select(logs.c.size).where(logs.c.log == log))
-            waiting = and_(turns.c.log == log, turns.c.logged == 0, turns.c.place.is_not(None))
+            waiting = and_(turns.c.log == log, _NOT_LOGGED, _PLACED)
             rows = c.execute(select(turns.c.id, turns.c.record).where(waiting).order_by(turns.c.place)).all()
         return size, [(row.id, row.record) for row in rows]
 
@@ -381,7 +388,7 @@ def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], 
         mu, mu_turn, scores = made.memory
         changed = {"mu": json.dumps(mu), "mu_turn": mu_turn, "scores": json.dumps(scores), "note": made.note}
         c.execute(update(memory).where(memory.c.key == key).values(changed))
-    place = select(func.coalesce(func.max(turns.c.place), 0) + 1).scalar_subquery()
+    place = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(_PLACED).scalar_subquery()
     record = json.dumps(made.record, ensure_ascii=True, allow_nan=False)
     c.execute(update(turns).where(turns.c.id == row.id).values(status="done", record=record, place=place))
     return made

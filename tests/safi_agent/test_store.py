@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from safi_agent import owner
 from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, turns
@@ -141,6 +141,35 @@ def test_the_impatient_are_told_at_once_that_another_writes_and_nothing_breaks(t
     assert store.add(body, "v", "", audit=True, patient=False) == (1, None)
     with store._transaction(reading=True) as c:
         assert c.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+
+
+def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    store.keep_values("v", "{}")
+    for i in range(200):
+        add(store, str(i), audit=False)
+    store.commit_ready("k", keep)
+    store.settle([str(i) for i in range(200)])
+    plans: list[str] = []
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            plans.append("; ".join(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)))
+
+    event.listen(store._engine, "before_cursor_execute", explain)
+    add(store, "a")
+    store.find("a")
+    store.load("a")
+    store.tried("a", 1)
+    store.judged("a", [], None)
+    store.commit_ready("k", keep)
+    store.record("a")
+    store.unlogged("")
+    store.settle(["a"])
+    store.adopt("s")
+    store.renew()
+    assert len(plans) >= 10
+    assert not [plan for plan in plans if "SCAN safi_turns" in plan and "INDEX" not in plan]
 
 
 def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
     store.renew()
     assert len(plans) >= 10
     assert not [plan for plan in plans if "SCAN safi_turns" in plan and "INDEX" not in plan]
+    for index in ("open", "unlogged", "unfinished", "place"):
+        assert any(f"safi_turns_{index}" in plan for plan in plans), index
 
 
 def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:

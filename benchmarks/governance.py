@@ -20,8 +20,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from benchmarks.report import grid, origin, save, source
-from experiments.pages import rewrite
+from benchmarks.report import origin, save, source
+from experiments.pages import grid, rewrite
 from experiments.provenance import installed
 from safi_agent import SafiChain, create_safi_chain, load_values
 

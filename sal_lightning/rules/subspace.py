@@ -41,18 +41,24 @@ class Memory(NamedTuple):
     """What is held: directions with their stability, and how the weights have moved along them since."""
 
     directions: Directions
-    s: Tensor  # (groups, k) of the first k directions, those that are held firmer than the rest
+    f: Tensor  # (groups, k) of the first k directions: what the rest's hold lets through and theirs does not, in [0, 1]
     s_rest: Tensor  # (groups,)
     A: Tensor  # (groups, out, k): W U when it was last put right
     E: Tensor  # (groups, out, k): how far W U is from what was consolidated
     size: Tensor  # ‖W U‖ when it was consolidated
     path: Tensor  # Σ ‖ΔW U‖ over the times it was put right since, before anything was held back
     steps: Tensor  # how many of them found that anything had moved
+    strength: float  # by which it is held, until it is consolidated anew
 
     @property
     def U(self) -> Tensor:
-        """The directions of which ``s`` is the stability: (groups, d, k)."""
-        return self.directions.U[..., : self.s.shape[-1]]
+        """The directions that are held firmer than the rest: (groups, d, k)."""
+        return self.directions.U[..., : self.f.shape[-1]]
+
+    @property
+    def s(self) -> Tensor:
+        """Their stability, (groups, k): ``1 − s = (1 − s̄) (1 − f)``."""
+        return self.s_rest[:, None] + (1 - self.s_rest[:, None]) * self.f
 
 
 class Subspace(Rule):
@@ -157,8 +163,9 @@ class Subspace(Rule):
     def reopen(self) -> None:
         m = self.memory
         if m is not None and self.window.Y is not None:
-            s, s_rest = self._stability(m.directions, m.s.shape[-1], self.window.outside(m.s.shape[-1]))
-            self.memory = m._replace(s=s, s_rest=s_rest)
+            k = m.f.shape[-1]
+            f, s_rest = self._stability(m.directions, k, self.window.outside(k), m.strength)
+            self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
     def consolidate(self) -> None:
@@ -169,11 +176,11 @@ class Subspace(Rule):
         agree(found)
         k = self._worth(found)
         # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
-        s, s_rest = self._stability(found, k, torch.zeros_like(found.rest))
+        f, s_rest = self._stability(found, k, torch.zeros_like(found.rest), self.strength)
         A = self._along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
-        self.memory = Memory(found, s, s_rest, A, torch.zeros_like(A), size, zero, zero)
+        self.memory = Memory(found, f, s_rest, A, torch.zeros_like(A), size, zero, zero, self.strength)
         self.waited, self.stirred, self.version = 0, None, self._version()
 
     def _worth(self, found: Directions) -> int:
@@ -189,15 +196,15 @@ class Subspace(Rule):
         tail = torch.cat([found.lam, outside], -1).flip(-1).cumsum(-1).flip(-1)[:, k]
         return tail / (self.d - k.to(tail.device)).clamp(min=1)
 
-    def _stability(self, found: Directions, k: int, needed: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the first k directions, and of all others as one: ``s`` and ``s̄``.
+    def _stability(self, found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """Of the first k directions ``f``, and of all others as one ``s̄``.
 
         The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.
         """
         rest = self._rest(found, torch.tensor([k]))[:, 0]
-        s_rest = directions.stability(rest, self.strength, needed.clamp(LEAST, 1))[:, None]
-        s = directions.stability(found.lam[:, :k], self.strength)
-        return s_rest + (1 - s_rest) * firmness(s, s_rest), s_rest[:, 0]
+        s_rest = directions.stability(rest, strength, needed.clamp(LEAST, 1))[:, None]
+        s = directions.stability(found.lam[:, :k], strength)
+        return firmness(s, s_rest), s_rest[:, 0]
 
     @override
     def clear(self) -> None:
@@ -233,12 +240,13 @@ class Subspace(Rule):
         if self.alone:
             super().hold_back(G)
             return
-        U, passed = m.U[..., :MASK], (1 - m.s_rest[:, None]).clamp(min=torch.finfo(m.s.dtype).tiny)
-        f = (m.s[:, :MASK] - m.s_rest[:, None]) / passed
-        self._take(G, None, self._along(G, U) * f[:, None, :], U)
+        U = m.U[..., :MASK]
+        self._take(G, None, self._along(G, U) * m.f[:, None, :MASK], U)
 
     @override
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
+        if all(w is None for w in W):
+            return
         # Looked at in the first step and in the last one before it is put back: a rate of zero moves nothing.
         if self.waited in (0, SETTLE - 1):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
@@ -259,19 +267,20 @@ class Subspace(Rule):
     def settle(self) -> None:
         if self.stirred is None:
             return
-        m, s = self._held, self._held.s[:, None, :]
+        m, f, s = self._held, self._held.f[:, None, :], self._held.s[:, None, :]
         W = [w if p.requires_grad else None for w, p in zip(self.weights(), self.parameters.values(), strict=True)]
         WU = self._along(self.weights(), m.U).to(m.A.dtype)
         # Where the optimizer left the weights alone rounding is no movement, and nothing is recalled.
-        M, passed = (WU - m.A) * self.stirred, (1 - m.s_rest)[:, None, None].clamp(min=torch.finfo(m.A.dtype).tiny)
+        M = (WU - m.A) * self.stirred
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
         rate = (self.recall * pace).clamp(max=1) * self.stirred
-        pull = m.E.addcmul_(M, (1 - s) / passed) * (s * rate)
+        pull = m.E.addcmul_(M, 1 - f) * (s * rate)
         m.E.sub_(pull)
-        Y = pull.addcmul_(M, (s - m.s_rest[:, None, None]) / passed)
+        Y = pull.addcmul_(M, f)
         torch.where(self.stirred, WU - Y, m.A, out=m.A)
         self._take(W, None, Y, m.U)
-        self.moved = (M / passed).square().sum()
+        # As far as it would have moved had the rest been open; where it is all but shut that cannot be told.
+        self.moved = (M / (1 - m.s_rest)[:, None, None].clamp(min=1e-6)).square().sum()
         self.waited, self.stirred, self.version = 0, None, self._version()
 
     def keep_pace(self, moved: Tensor) -> None:
@@ -317,7 +326,7 @@ class Subspace(Rule):
         m = self.memory
         if m is None:
             return torch.tensor([0.0, 0.0, self.numel()])
-        out, k = self.layer.out, m.s.shape[-1]
+        out, k = self.layer.out, m.f.shape[-1]
         return bands(m.s, out) + bands(m.s_rest, (self.d - k) * out)
 
     @override
@@ -326,7 +335,7 @@ class Subspace(Rule):
         if m is None:
             return None
         A = self._along(self.weights(), m.U)
-        energy = m.directions.lam[:, None, : m.s.shape[-1]]
+        energy = m.directions.lam[:, None, : m.f.shape[-1]]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
 
     @override
@@ -369,4 +378,6 @@ class Subspace(Rule):
         found = Directions(m["U"], m["lam"], m["rest"])
         # Version 1 counted steps in Python.
         steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=self.device)
-        return Memory(found, m["s"], m["s_rest"], m["A"].clone(), E.clone(), m["size"], m["path"], steps)
+        strength = m.get("strength", self.strength)
+        f = m["f"] if "f" in m else 1 - (1 - m["s"]) / (1 - m["s_rest"][:, None]).clamp(min=1e-6)
+        return Memory(found, f, m["s_rest"], m["A"].clone(), E.clone(), m["size"], m["path"], steps, strength)

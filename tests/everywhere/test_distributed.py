@@ -32,8 +32,8 @@ def furthest(a, b):
 def firmness(state, layer="0"):
     """How firmly each input of a layer is held."""
     m = state["layers"][0]["rules"][f"net.{layer}"]["memory"]
-    k = m["s"].shape[-1]
-    return (m["s_rest"] + (m["U"][0, :, :k].square() * (m["s"] - m["s_rest"])).sum(-1))[: models.INPUTS]
+    k = m["f"].shape[-1]
+    return (m["s_rest"] + (m["U"][0, :, :k].square() * (1 - m["s_rest"]) * m["f"]).sum(-1))[: models.INPUTS]
 
 
 def answers_moved(before, after, x, make=models.mlp):

@@ -205,7 +205,7 @@ def test_each_optimizer_of_a_gan_observes_its_own_gradients(kind):
 
 @KINDS
 def test_both_networks_of_a_gan_are_protected(kind):
-    model, _, marks = train(kind, strength=1e9)
+    model, _, marks = train(kind, strength=1e12)
     for layer_marks in marks:
         assert len(layer_marks.rules) == 2
         assert max(layer_marks.moved()) < 1e-5

@@ -396,8 +396,22 @@ def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], 
 
 def _prepare(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun by hand, below
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Where two turn to write-ahead logging at once SQLite refuses one of them without waiting."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:

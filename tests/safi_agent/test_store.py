@@ -1,7 +1,9 @@
 """The store: one number a turn, commits in order and once, work of the dead taken over."""
 
+import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from sqlalchemy import event, update
 
 from safi_agent import owner
+from safi_agent import store as module
 from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, turns
 
 
@@ -184,3 +187,21 @@ def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:
 def test_a_file_is_in_wal_mode(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path}/s.db")._transaction(reading=True) as c:
         assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
+    """SQLite does not wait by itself where two connections turn to write-ahead logging at once."""
+    for round_ in range(20):
+        together = threading.Barrier(4)
+
+        def prepare(file: Path = tmp_path / f"{round_}.db", together: threading.Barrier = together) -> str:
+            connection = sqlite3.connect(file, timeout=5, check_same_thread=False)
+            together.wait()
+            module._prepare(connection, None)
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
+            connection.close()
+            return str(mode)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert {future.result() for future in [pool.submit(prepare) for _ in range(4)]} == {"wal"}

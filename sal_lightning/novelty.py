@@ -9,8 +9,8 @@ BETA = 0.98  # the usual is that of about fifty batches
 SPREAD = 0.02  # a standard deviation (of log distance) is not taken for less
 CLIP, EXPECTED = 5.0, 2.0  # a batch adds its standard score, at most CLIP, less EXPECTED
 SUSPECT = 3.0  # this much is worth a provisional hold: one batch five deviations off, or two that are less clear,
-PATIENCE = 20  # batches after which a suspicion that has not gone away is believed too
 CONFIRM = 9.0  # and this much is a change: three clear batches in a row, or more that are less clear
+PATIENCE = 20  # batches after which a suspicion that has not gone away is believed too
 
 
 class Novelty:

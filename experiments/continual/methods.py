@@ -27,7 +27,7 @@ def sal(stream: str, **options: Any) -> Callback:
 
 
 def strengths(task: float, domain: float, clas: float, permuted: float) -> Mapping[str, float]:
-    """A method's best strength on each kind of stream, as published."""
+    """A method's best strength on each kind of stream, as published; rotated images, without one, take permuted's."""
     return {"split-task": task, "split-domain": domain, "split-class": clas, "permuted": permuted, "rotated": permuted}
 
 
@@ -44,8 +44,10 @@ BUDGET = {"permuted": 10, "rotated": 10}
 
 def pull(kind: Callable[..., Callback], best: Mapping[str, float], stream: str, **options: Any) -> Callback:
     """A quadratic penalty with the strength that is best on this stream, or that given."""
-    kind_of = next(name for name in best if stream.startswith(name))
-    return kind(**{"strength": best[kind_of]} | options)
+    known = [strength for name, strength in best.items() if stream.startswith(name)]
+    if not known and "strength" not in options:
+        raise ValueError(f"Expected a strength, as none is published for {stream!r}: method:strength=…, got none.")
+    return kind(**{"strength": known[0]} | options if known else options)
 
 
 def replay(kind: Callable[..., Callback], stream: str, **options: Any) -> Callback:

@@ -186,23 +186,22 @@ class Subspace(Rule):
     def _worth(self, found: Directions) -> int:
         """How many directions are worth their cost: they are held firmer than the rest where that is fully open."""
         s = directions.stability(found.lam, self.strength)
-        s_rest = directions.stability(self._rest(found, torch.arange(found.lam.shape[-1])), self.strength)
+        s_rest = directions.stability(self._rest(found)[:, :-1], self.strength)
         firm = (firmness(s, s_rest) > 0) * torch.arange(1, s.shape[-1] + 1, device=s.device)
         return max(1, int(firm.max()))
 
-    def _rest(self, found: Directions, k: Tensor) -> Tensor:
-        """Mean energy of the k-th direction and all that are weaker, for several k: (groups, len(k))."""
-        outside = found.rest[:, None] * (self.d - found.lam.shape[-1])
-        tail = torch.cat([found.lam, outside], -1).flip(-1).cumsum(-1).flip(-1)[:, k]
-        return tail / (self.d - k.to(tail.device)).clamp(min=1)
+    def _rest(self, found: Directions) -> Tensor:
+        """Mean energy of the directions after the first k, for k = 0 … K: (groups, K + 1)."""
+        lam, K = found.lam, found.lam.shape[-1]
+        tail = torch.cat([lam, found.rest[:, None] * (self.d - K)], -1).flip(-1).cumsum(-1).flip(-1)
+        return tail / (self.d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
 
     def _stability(self, found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
         """Of the first k directions ``f``, and of all others as one ``s̄``.
 
         The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.
         """
-        rest = self._rest(found, torch.tensor([k]))[:, 0]
-        s_rest = directions.stability(rest, strength, needed.clamp(LEAST, 1))[:, None]
+        s_rest = directions.stability(self._rest(found)[:, k], strength, needed.clamp(LEAST, 1))[:, None]
         s = directions.stability(found.lam[:, :k], strength)
         return firmness(s, s_rest), s_rest[:, 0]
 

@@ -1,8 +1,8 @@
 """How SAL's cost grows with width, rank and batch: ``python -m benchmarks.growth``.
 
 The model is one square linear layer whose input wants a gradient too, as inside a network. It holds ``rank``
-directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 32
-strongest at each step, the update along all of them each eighth step; forward and backward take ``6·batch·out·in``.
+directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 16
+strongest at each step, the update along all of them each sixteenth step; forward and backward take ``6·batch·out·in``.
 """
 
 import argparse
@@ -31,11 +31,13 @@ HEADINGS = (
     *("width", "batch", "rank", "plain, ms", "listen", "analyze", "protect", "restore", "× plain", "least..most"),
     *("operations, 10⁹", "× predicted"),
 )
+OPERATIONS = f"4·({subspace.MASK} + rank/{subspace.SETTLE})"
 NOTE = f"""Written by `python -m benchmarks.growth --table`, not by hand.
 
 One square layer, after consolidation; means over the steps of a round, medians over rounds. *Listen* is what the
-forward pass takes longer and *restore* what the optimizer's step does. *Operations*: `4·out·in·(32 + rank/8)` a step.
-*Predicted*: by these alone, `1 + 4·(32 + rank/8) / (6·batch)`. Bold: more than {CHEAP} × plain.
+forward pass takes longer and *restore* what the optimizer's step does. *Operations*: `{OPERATIONS}` a step and
+weight.
+*Predicted*: by these alone, `1 + {OPERATIONS} / (6·batch)`. Bold: more than {CHEAP} × plain.
 Sizes of the command that are not in the table were not run.
 """
 

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -320,12 +320,12 @@ class CommunicationLayer:
             return False
         self.excess = self.novelty.excess(surprise)
         if self.settings.consolidate_on != "novelty":
-            self.novelty.learn(surprise)
+            self._learn(surprise)
             return True
         evidence = self.novelty.weigh(surprise)
         if evidence < SUSPECT:
             self._dismiss()
-            self.novelty.learn(surprise)
+            self._learn(surprise)
             return True
         if self._trusted is None:
             self._trusted = {rule: rule.memory for rule in self.rules}
@@ -334,6 +334,11 @@ class CommunicationLayer:
             self._trusted = None
             self._begin_window()
         return False
+
+    def _learn(self, surprise: float) -> None:
+        if self.novelty.learn(surprise):
+            for eye in self.eyes:
+                eye.look()
 
     def _surprise(self) -> float | None:
         """How unusual the rows of all processes are on average; None while nobody can say."""
@@ -529,5 +534,6 @@ def _in_backward() -> bool:
 @contextmanager
 def _exactly(device: torch.device) -> Iterator[None]:
     """Without gradients, and in the tensors' own precision whatever the loop around it casts to."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    casts = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    with torch.no_grad(), casts:
         yield

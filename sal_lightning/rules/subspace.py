@@ -16,11 +16,10 @@ from sal_lightning.window import Window
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
-MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
-SETTLE = 8  # steps after which what moved along held directions is put back; until then the mask alone acts there
+MASK = 16  # directions that the gradient is held back along: the strongest, where nearly all of it lies
+SETTLE = 16  # steps after which what moved along held directions is put back; until then the mask alone acts there
 ROWS = 128  # rows of a batch that are looked at
-DENSE, EVERY = 16, 8  # the first batches of a window are all seen, then one in EVERY
-LOOK = 32  # steps after which novelty is judged by a fresh decomposition
+DENSE, EVERY = 16, 16  # the first batches of a window are all seen, then one in EVERY
 BETA = 0.99  # a window remembers about a hundred steps
 GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
 LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it
@@ -118,6 +117,10 @@ class Subspace(Rule):
             found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
 
+    def look(self) -> None:
+        """Measure what is unusual by all that was seen so far, from the next batch on."""
+        self.window.P = None
+
     def pending(self) -> State:
         """What was gathered in this step so far."""
         return {"seen": list(self.seen), "surprise": self.surprise}
@@ -139,8 +142,6 @@ class Subspace(Rule):
             held = None if self.memory is None else self.memory.U
             self.window.update(x, steps=1 if self.age < DENSE else EVERY, U=held)
         self.age += 1
-        if self.age % LOOK == 0:
-            self.window.P = None
         self.forget_step()
 
     @override

@@ -46,6 +46,7 @@ class Tokens(Rule):
     def clear(self) -> None:
         self.R: Tensor | None = None  # (tokens,) running share of each token
         self.weight = 0.0  # 1 − β^steps
+        self.usual: Tensor | None = None  # R when it was last looked at
 
     @property
     @override
@@ -60,9 +61,15 @@ class Tokens(Rule):
         counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
         self.counts = counts if self.counts is None else self.counts + counts
         if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
+            if self.usual is None:
+                self.usual = self.R / self.weight
             # Not how rare single tokens are: text of a few usual ones is as new as text of many rare ones.
-            n, R = self.counts.sum(), self.R / self.weight
-            self.surprise = torch.stack([n * far(self.counts / n.clamp(min=1), R).log(), n])
+            n = self.counts.sum()
+            self.surprise = torch.stack([n * far(self.counts / n.clamp(min=1), self.usual).log(), n])
+
+    def look(self) -> None:
+        """Measure what is unusual by all that was seen so far, from the next batch on."""
+        self.usual = None
 
     def pending(self) -> State:
         """What was counted in this step so far."""
@@ -138,14 +145,15 @@ class Tokens(Rule):
     def state_dict(self) -> State:
         return {
             "weight": self.weight,
-            "window": {} if self.R is None else {"R": self.R},
+            "window": {name: x for name in ("R", "usual") if (x := getattr(self, name)) is not None},
             "memory": self.pack(self.memory),
         }
 
     @override
     def load_state_dict(self, state: State) -> None:
         self.weight = state["weight"]
-        self.R = state["window"]["R"].to(self.device) if state["window"] else None
+        window = {name: x.to(self.device) for name, x in state["window"].items()}
+        self.R, self.usual = window.get("R"), window.get("usual")
         self.memory = self.unpack(state["memory"])
 
     @override

@@ -323,7 +323,7 @@ def remember(rank: int, protected: bool) -> tuple[dict[str, Tensor], dict[str, T
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)
     if protected:
         comm.remember([batch(rank, i) for i in range(20 + rank)])
-    for i in range(60):
+    for i in range(120):
         x, y = batch(2, i + 500 * rank)
         optimizer.zero_grad()
         F.mse_loss(together(x), y).backward()

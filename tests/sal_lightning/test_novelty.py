@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sal_lightning.novelty import CONFIRM, PATIENCE, SUSPECT, WARM, Novelty
+from sal_lightning.novelty import CONFIRM, KNOWN, LOOK, PATIENCE, SUSPECT, WARM, Novelty
 
 
 def feed(novelty, values):
@@ -27,9 +27,7 @@ def test_noise_is_never_confirmed_and_hardly_ever_suspected():
 def test_evidence_is_the_cumulative_sum_of_clipped_scores():
     novelty = Novelty()
     feed(novelty, noise(400))
-    usual, square = novelty.mean / novelty.weight, novelty.square / novelty.weight
-    deviation, start = (square - usual**2) ** 0.5, novelty.evidence
-    expected = start
+    usual, deviation, expected = novelty.usual.mean, novelty.usual.deviation, novelty.evidence
     for z in (3.0, 8.0, 1.0, 6.0, -4.0):
         expected = max(0.0, expected + min(z, 5.0) - 2.0)
         assert abs(novelty.weigh(usual + z * deviation) - expected) < 1e-9
@@ -51,15 +49,48 @@ def test_a_change_of_three_and_a_half_deviations_is_believed_too():
     assert evidence[-1] >= CONFIRM
 
 
-def test_a_slow_drift_is_no_change():
-    assert max(feed(Novelty(), [value + i / 400 for i, value in enumerate(noise(400, seed=1))])) < SUSPECT
+def test_the_usual_is_that_of_the_first_batches_after_a_look():
+    novelty, values = Novelty(), noise(2 * LOOK + KNOWN + 30)
+    feed(novelty, values)
+    known = torch.tensor(values[2 * LOOK :][:KNOWN], dtype=torch.float64)
+    assert novelty.usual.mean == pytest.approx(known.mean().item())
+    assert novelty.usual.deviation == pytest.approx(known.std(correction=0).item())
+
+
+def test_looks_are_ever_rarer():
+    novelty = Novelty()
+    looks = [i for i, value in enumerate(noise(2200), 1) if novelty.learn(value)]
+    assert looks == [LOOK, 2 * LOOK, 4 * LOOK, 8 * LOOK, 16 * LOOK]
+
+
+def test_after_a_look_the_old_usual_judges_less_surely_until_the_new_one_is_known():
+    for shift, change in ((0.15, False), (0.6, True)):
+        novelty = Novelty()
+        feed(novelty, noise(2 * LOOK))
+        assert novelty.fresh.count == 0
+        evidence = feed(novelty, [value + shift for value in noise(WARM + 30, seed=1)])
+        assert (max(evidence) >= CONFIRM) == change
+
+
+@pytest.mark.parametrize("before", [300, 800])
+@pytest.mark.parametrize("batches", [400, 1000, 2000])
+def test_a_gradual_change_is_found_in_its_first_third(batches, before):
+    novelty = Novelty()
+    feed(novelty, noise(before))
+    ramp = [value + i / batches for i, value in enumerate(noise(batches // 3, seed=1))]  # to twenty deviations
+    assert any(feed(novelty, [value])[0] >= CONFIRM for value in ramp)
+
+
+def test_a_drift_of_a_deviation_in_a_thousand_batches_is_no_change():
+    drift = [value + 0.05 * i / 1000 for i, value in enumerate(noise(5000, seed=1))]
+    assert max(feed(Novelty(), drift)) < CONFIRM
 
 
 def test_a_suspicion_that_stays_is_believed():
     novelty = Novelty()
     feed(novelty, noise(400))
-    usual, square = novelty.mean / novelty.weight, novelty.square / novelty.weight
-    shifted = usual + 2.0 * (square - usual**2) ** 0.5  # adds nothing to the evidence, and takes nothing away
+    usual = novelty.usual.mean
+    shifted = usual + 2.0 * novelty.usual.deviation  # adds nothing to the evidence, and takes nothing away
     evidence = [novelty.weigh(usual + 5.0), *(novelty.weigh(shifted) for _ in range(PATIENCE - 1))]
     assert SUSPECT <= evidence[0] == pytest.approx(evidence[-2], abs=1e-6)
     assert evidence[-2] < CONFIRM <= evidence[-1]
@@ -93,7 +124,8 @@ def test_state_continues_exactly():
     assert resumed.state_dict() == whole.state_dict()
 
 
-def test_version_1_counted_unusual_batches():
+def test_version_1_counted_unusual_batches_and_had_one_running_mean():
     novelty = Novelty()
     novelty.load_state_dict({"suspicious": 2, "count": 30, "weight": 0.5, "mean": 1.0, "square": 2.5})
     assert novelty.evidence == 2 * SUSPECT
+    assert (novelty.usual.mean, novelty.usual.deviation) == (2.0, 1.0)

@@ -44,9 +44,10 @@ def test_other_tokens_surprise_however_usual_each_of_them_is():
         rule.see((torch.randint(5, (64,), generator=generator),), 0, ask=True)
         usual = rule.surprise
         rule.observe()
+    rule.look()
+    shares = (rule.R / rule.weight).tolist()
 
     def chi2(counts):
-        shares = (rule.R / rule.weight).tolist()
         return sum((c / 64 - r) ** 2 / (r + 0.3 / 10) for c, r in zip(counts, shares, strict=True))
 
     most_usual = int(rule.R.argmax())

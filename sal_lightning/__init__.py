@@ -1,8 +1,10 @@
 """Self-Alignment Learning: training that measures what a network has settled on and protects it while it learns on."""
 
 from sal_lightning.callback import SALCallback
+from sal_lightning.cascade import Lineage, Pulse, PulseCascade
 from sal_lightning.communication import CommunicationLayer
 from sal_lightning.field import EmergenceField, EmergenceState
+from sal_lightning.resonance import emergence_select
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum
 
 __version__ = "0.1.0"
@@ -10,7 +12,11 @@ __all__ = [
     "CommunicationLayer",
     "EmergenceField",
     "EmergenceState",
+    "Lineage",
+    "Pulse",
+    "PulseCascade",
     "SALCallback",
     "StabilityAnalyzer",
     "StabilitySpectrum",
+    "emergence_select",
 ]

@@ -9,9 +9,13 @@ def test_the_public_list_is_this():
         "CommunicationLayer",
         "EmergenceField",
         "EmergenceState",
+        "Lineage",
+        "Pulse",
+        "PulseCascade",
         "SALCallback",
         "StabilityAnalyzer",
         "StabilitySpectrum",
+        "emergence_select",
     ]
     assert all(hasattr(sal_lightning, name) for name in sal_lightning.__all__)
 

@@ -1,0 +1,297 @@
+"""Pulse-Split-Cascade: states that evolve, split, merge and expire, until one emerges that the others resonate with.
+
+Nothing is rewarded and nothing is ranked. All living pulses are the rows of one tensor, oldest first.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sal_lightning.field import COHERENT, NOVEL
+from sal_lightning.resonance import MERGE, Selection, emergence_select, leaders, medoid, unit
+
+Fate = Literal["alive", "merged", "expired"]
+Evolve = Callable[[Tensor], Tensor]  # all living states (n, d) → the next ones (n, d)
+Measure = Callable[[Tensor], tuple[Tensor, Tensor]]  # states (n, d) → coherence and novelty of each, (n,) in [0, 1]
+
+
+class Pulse(NamedTuple):
+    """One pulse, living or not. It counts generations from 0, those of the first pulses."""
+
+    number: int  # in order of birth
+    lineage: int  # the number of the first pulse it descends from
+    parent: int | None  # whom it was split from
+    born: int  # its first generation
+    ended: int | None  # the generation that it did not reach
+    fate: Fate
+    into: int | None  # whom it merged into
+    weight: float  # of how many first pulses it carries the voice; when it ended, if it did
+    state: Tensor | None  # (d,); of the living only
+
+
+class Lineage(NamedTuple):
+    """A first pulse and all that descend from it."""
+
+    number: int  # of the first pulse
+    pulses: tuple[int, ...]  # numbers, in order of birth
+    weights: tuple[float, ...]  # the voices it had in each generation
+
+
+class Emergence(NamedTuple):
+    """What emerged, and how many agree."""
+
+    pulse: Pulse
+    lineage: Lineage
+    share: float  # of the voices, in (0, 1]
+    entropy: float  # of the lineages' shares, in nats
+
+
+def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
+    """How each state agrees with the others, taken by themselves: coherence and novelty (n,), in [0, 1].
+
+    Coherence is the mean cosine similarity to all, novelty 1 − that to the nearest other.
+
+    >>> agreement(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    (tensor([0.6667, 0.6667, 0.3333]), tensor([0., 0., 1.]))
+    """
+    u = unit(states)
+    similar = (u @ u.mT).clamp(0, 1)
+    nearest = (similar - 2 * torch.eye(len(u)).to(u)).amax(1).clamp(min=0)
+    return similar.mean(1), 1 - nearest
+
+
+class PulseCascade:
+    """A semantic game of life, bounded and the same in every run.
+
+    >>> cascade = PulseCascade()
+    >>> cascade.initiate(torch.tensor([[1.0, 0.0], [0.9, 0.3], [0.0, 1.0]]))
+    >>> cascade.step(evolve_fn=lambda states: 2 * states)
+    True
+    >>> [pulse.fate for pulse in cascade.pulses]
+    ['alive', 'merged', 'alive']
+    >>> cascade.emerge().pulse.state, round(cascade.emerge().share, 2)
+    (tensor([1.9000, 0.3000]), 0.67)
+
+    Args:
+        max_pulses: >= 1; so many live at most.
+        max_generations: >= 0; so many steps are taken at most.
+        merge: in [-1, 1]; cosine similarity from which two pulses are one.
+        coherent: in [0, 1]; a pulse splits that is at least as coherent as this,
+        novel: in [0, 1]; and at least as novel as this.
+        expire: in [0, 1]; a pulse less coherent than this expires.
+        spread: >= 0; how far from its parent a split pulse begins, as a share of the parent's length. At less than 0.75
+            it is so alike that it merges back at once, unless their evolution drives them apart.
+        generator: of the spread; a fresh one with seed 0 if not given.
+
+    Raises:
+        ValueError: for a choice outside its range.
+    """
+
+    def __init__(
+        self,
+        max_pulses: int = 64,
+        max_generations: int = 32,
+        merge: float = MERGE,
+        coherent: float = COHERENT,
+        novel: float = NOVEL,
+        expire: float = 0.1,
+        spread: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        _whole("max_pulses", max_pulses, 1)
+        _whole("max_generations", max_generations, 0)
+        for name, value, least in (("merge", merge, -1), ("coherent", coherent, 0), ("novel", novel, 0)):
+            _within(name, value, least)
+        _within("expire", expire, 0)
+        if not 0 <= spread < float("inf"):
+            raise ValueError(f"Expected spread to be a number >= 0, got {spread!r}.")
+        self.max_pulses, self.max_generations = max_pulses, max_generations
+        self.merge, self.coherent, self.novel, self.expire, self.spread = merge, coherent, novel, expire, spread
+        self.generator = generator or torch.Generator().manual_seed(0)
+        self.generation = 0
+        self._states = torch.empty(0, 0)  # (n, d), of the living
+        self._weight = torch.empty(0)  # (n,)
+        self._living: list[int] = []  # their numbers, ascending
+        self._record: list[Pulse] = []  # every pulse by number, states left out
+        self._voices: list[dict[int, float]] = []  # by generation and lineage
+
+    # --- the course of things ---
+
+    def initiate(self, states: Tensor, pulses: int | None = None) -> None:
+        """Begin anew with these states (n, d), or with ``pulses`` of them about one state (d,).
+
+        Raises:
+            ValueError: states of another shape, not finite, or more than ``max_pulses``.
+        """
+        first = states.detach()[None] if states.dim() == 1 else states.detach()
+        unit(first)
+        count = len(first) if pulses is None else pulses
+        if not 1 <= count <= self.max_pulses or (pulses is not None and len(first) > 1):
+            raise ValueError(f"Expected 1 to {self.max_pulses} states, or one and as many pulses, got {count}.")
+        self._states = first.clone() if count == len(first) else self._near(first.expand(count, -1))
+        self._weight = torch.ones(count, dtype=torch.double, device=first.device)
+        self.generation, self._record, self._voices = 0, [], []
+        self._living = [self._bear(None) for _ in range(count)]
+        self._note()
+
+    def step(self, evolve_fn: Evolve, measure_fn: Measure = agreement) -> bool:
+        """One generation: all evolve; the incoherent expire, the alike merge, the coherent and novel split.
+
+        Returns whether it happened: after ``max_generations`` nothing does.
+
+        Args:
+            evolve_fn: makes of all living states (n, d) the next ones.
+            measure_fn: says how coherent and how novel each state is, two tensors (n,) in [0, 1].
+
+        Raises:
+            ValueError: before ``initiate``, or for what these return in another shape or range; nothing has changed.
+        """
+        if not self._living:
+            raise ValueError("Expected initiate() before step(), got no pulses.")
+        if self.generation >= self.max_generations:
+            return False
+        states = _evolved(evolve_fn(self._states.clone()), self._states)
+        coherence, novelty = (_measured(x, states) for x in measure_fn(states.clone()))
+        self.generation += 1
+        self._states = states
+        splits = self._expire(coherence >= self.expire, (coherence >= self.coherent) & (novelty >= self.novel))
+        self._split(self._merge(splits))
+        self._note()
+        return True
+
+    def emerge(self) -> Emergence:
+        """The pulse that stands for the largest lineage now; of pulses that are alike, the older one's lineage counts.
+
+        Raises:
+            ValueError: before ``initiate``.
+        """
+        if not self._living:
+            raise ValueError("Expected initiate() before emerge(), got no pulses.")
+        descent = [self._record[number].lineage for number in self._living]
+        kin = [descent[i] for i in leaders(self._states, self.merge).tolist()]
+        found = medoid(
+            self._states, torch.tensor([kin.index(number) for number in kin], device=self._states.device), self._weight
+        )
+        chosen, lineage = self.pulses[self._living[found.chosen]], kin[found.chosen]
+        of = next(x for x in self.lineages if x.number == lineage)
+        return Emergence(chosen, of, found.share, found.entropy)
+
+    def select(self, embeddings: Tensor) -> Selection:
+        """The same for candidates (n, d) that exist already, however many: nothing evolves."""
+        return emergence_select(embeddings, self.merge)
+
+    # --- what is remembered ---
+
+    @property
+    def pulses(self) -> list[Pulse]:
+        """Every pulse that ever was, by number."""
+        living = {number: i for i, number in enumerate(self._living)}
+        weights = self._weight.tolist()
+        return [
+            p._replace(state=self._states[living[p.number]], weight=weights[living[p.number]])
+            if p.number in living
+            else p
+            for p in self._record
+        ]
+
+    @property
+    def lineages(self) -> list[Lineage]:
+        """Every lineage, by the number of its first pulse."""
+        members = defaultdict(list)
+        for p in self._record:
+            members[p.lineage].append(p.number)
+        return [
+            Lineage(number, tuple(found), tuple(voices.get(number, 0.0) for voices in self._voices))
+            for number, found in members.items()
+        ]
+
+    # --- parts of a step ---
+
+    def _expire(self, stays: Tensor, splits: Tensor) -> Tensor:
+        """Where none is coherent none has to go: there is nothing to give way to."""
+        if not stays.any():
+            return splits
+        self._end(stays, "expired")
+        return splits[stays]
+
+    def _merge(self, splits: Tensor) -> Tensor:
+        """Those alike become one, in their weighted mean; it splits if its oldest one would have."""
+        leader = leaders(self._states, self.merge)
+        stays = leader == torch.arange(len(leader), device=leader.device)
+        weight = torch.zeros_like(self._weight).index_add_(0, leader, self._weight)
+        sums = torch.zeros_like(self._states, dtype=torch.double)
+        sums.index_add_(0, leader, self._weight[:, None] * self._states.double())
+        means = (sums / weight[:, None].clamp(min=torch.finfo(weight.dtype).tiny)).to(self._states)
+        alone = torch.bincount(leader, minlength=len(leader)) == 1
+        self._states = self._states.where(alone[:, None], means)
+        self._end(stays, "merged", [self._living[i] for i in leader.tolist()])
+        self._weight = weight[stays]
+        return splits[stays]
+
+    def _split(self, splits: Tensor) -> None:
+        """A second pulse begins beside each: they share the voice. Where there is no room for all, the oldest do."""
+        room = self.max_pulses - len(self._living)
+        parents = splits.nonzero()[:room, 0]
+        if not len(parents):
+            return
+        self._weight[parents] /= 2
+        self._states = torch.cat([self._states, self._near(self._states[parents])])
+        self._weight = torch.cat([self._weight, self._weight[parents]])
+        self._living += [self._bear(self._living[i]) for i in parents.tolist()]
+
+    def _near(self, states: Tensor) -> Tensor:
+        """States in a random direction from these, ``spread`` of their length away."""
+        noise = torch.randn(states.shape, generator=self.generator, device=self.generator.device).to(states)
+        length = states.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        return states + self.spread * length * noise
+
+    def _bear(self, parent: int | None) -> int:
+        number = len(self._record)
+        lineage = number if parent is None else self._record[parent].lineage
+        self._record.append(Pulse(number, lineage, parent, self.generation, None, "alive", None, 1.0, None))
+        return number
+
+    def _end(self, stays: Tensor, fate: Fate, into: list[int] | None = None) -> None:
+        """Keep those that stay, and write down what became of the others."""
+        weights, living = self._weight.tolist(), self._living
+        for i in (~stays).nonzero()[:, 0].tolist():
+            number = living[i]
+            self._record[number] = self._record[number]._replace(
+                ended=self.generation, fate=fate, into=None if into is None else into[i], weight=weights[i]
+            )
+        self._living = [living[i] for i in stays.nonzero()[:, 0].tolist()]
+        self._states, self._weight = self._states[stays], self._weight[stays]
+
+    def _note(self) -> None:
+        voices: dict[int, float] = defaultdict(float)
+        for number, weight in zip(self._living, self._weight.tolist(), strict=True):
+            voices[self._record[number].lineage] += weight
+        self._voices.append(dict(voices))
+
+
+def _evolved(new: object, old: Tensor) -> Tensor:
+    if not isinstance(new, Tensor) or new.shape != old.shape or not new.isfinite().all():
+        kind = f"{(*new.shape,)}" if isinstance(new, Tensor) else type(new).__name__
+        raise ValueError(f"Expected evolve_fn to return finite states of shape {(*old.shape,)}, got {kind}.")
+    states: Tensor = new.detach().to(old.device, old.dtype)
+    return states
+
+
+def _measured(x: object, states: Tensor) -> Tensor:
+    values = torch.as_tensor(x, device=states.device)
+    if values.shape != states.shape[:1] or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"Expected measure_fn to return two of ({len(states)},) numbers in [0, 1], got {x!r}.")
+    return values
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"Expected {name} to be a whole number >= {least}, got {value!r}.")
+
+
+def _within(name: str, value: float, least: float) -> None:
+    if not least <= value <= 1:
+        raise ValueError(f"Expected {name} to be in [{least}, 1], got {value!r}.")

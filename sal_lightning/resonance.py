@@ -1,0 +1,150 @@
+"""Which of several states the others resonate with: selection by agreement alone, without a score or a reward.
+
+Letters: ``u`` (n, d) states as unit vectors, ``w`` (n,) how many voices each has.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MERGE = 0.8  # states whose cosine similarity is at least this say the same
+BLOCK = 512  # states that are compared at once
+
+
+class Selection(NamedTuple):
+    """What emerged from a number of candidates."""
+
+    chosen: int  # of the candidate that stands for all
+    share: float  # of the voices in its lineage, in (0, 1]
+    entropy: float  # of the lineages' shares, in nats: 0 where all agree, log n where nobody does
+    lineages: Tensor  # (n,) the index of each candidate's leader
+
+
+def emergence_select(states: Tensor, merge: float = MERGE, weight: Tensor | None = None) -> Selection:
+    """The candidate that most of the others resonate with: the medoid of the largest lineage.
+
+    To choose what has the greatest mean similarity to all others is minimum Bayes risk decoding (Kumar & Byrne 2004);
+    the entropy is that of semantic entropy (Kuhn et al. 2023), with lineages for meanings.
+
+    >>> emergence_select(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.1]]))[:2]
+    (1, 0.75)
+
+    Args:
+        states: the candidates as vectors (n, d), n >= 1; only their directions count.
+        merge: in [-1, 1]; cosine similarity from which two candidates say the same.
+        weight: voices of each candidate (n,), >= 0 and not all 0; one each if not given.
+
+    Raises:
+        ValueError: of another shape or range, or not finite.
+    """
+    return medoid(states, leaders(states, merge), weight)
+
+
+def medoid(states: Tensor, lineages: Tensor, weight: Tensor | None = None) -> Selection:
+    """The state that agrees most with those of the largest lineage; of several as large, the most alike one's.
+
+    No pair is compared: the sum of cosine similarities to all members is ``u · Σ w u``.
+
+    Args:
+        states: vectors (n, d).
+        lineages: of each state the index (n,) of one that stands for its lineage, whatever made them.
+        weight: voices of each state (n,), as in ``emergence_select``.
+
+    Raises:
+        ValueError: of another shape or range, or not finite.
+    """
+    u, w = unit(states), _weights(states, weight)
+    voices = torch.zeros_like(w).index_add_(0, lineages, w)
+    voice = torch.zeros_like(u).index_add_(0, lineages, w[:, None].to(u) * u)
+    largest = voice.norm(dim=1).where(voices == voices.max(), -1.0).argmax()
+    resonance = (u @ voice[largest]).where((lineages == largest) & (w > 0), -math.inf)
+    shares = voices / voices.sum()
+    entropy = torch.special.entr(shares).sum()
+    return Selection(int(resonance.argmax()), float(shares[largest]), float(entropy), lineages)
+
+
+def leaders(states: Tensor, merge: float = MERGE) -> Tensor:
+    """For each state, in order: its most similar leader if there is one as similar as ``merge``, else itself.
+
+    Leader clustering (Hartigan 1975) in blocks: n·k similarities for k leaders, and never more at once than BLOCK·k.
+
+    >>> leaders(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]))
+    tensor([0, 1, 0])
+
+    Args:
+        states: vectors (n, d).
+        merge: in [-1, 1].
+
+    Returns:
+        The index of each state's leader, (n,).
+
+    Raises:
+        ValueError: of another shape or range, or not finite.
+    """
+    if not -1 <= merge <= 1:
+        raise ValueError(f"Expected merge to be in [-1, 1], got {merge!r}.")
+    u = unit(states)
+    found = torch.arange(len(u), device=u.device)
+    heads, places, k = torch.empty_like(u), torch.empty_like(found), 0  # the leaders so far, and where they stand
+    for start in range(0, len(u), BLOCK):
+        x = u[start : start + BLOCK]
+        best, chosen = _nearest(x, heads[:k])
+        inside = x @ x.mT
+        new = _stand(inside >= merge, best < merge)
+        near, which = inside.where(new & _earlier(inside), -2.0).max(1)
+        place = torch.where(near > best, which + start, places[:k][chosen] if k else which)
+        found[start : start + len(x)] = place.where(~new, found[start : start + len(x)])
+        heads[k : k + int(new.sum())], places[k : k + int(new.sum())] = x[new], new.nonzero()[:, 0] + start
+        k += int(new.sum())
+    return found
+
+
+def unit(states: Tensor) -> Tensor:
+    """States (n, d) as unit vectors, in single precision at least; a zero stays zero.
+
+    Raises:
+        ValueError: of another shape, none, or not finite.
+    """
+    if states.dim() != 2 or not len(states) or not states.is_floating_point():
+        raise ValueError(f"Expected states to be floats of shape (n >= 1, d), got {states.dtype} {(*states.shape,)}.")
+    x = states.detach() if states.dtype == torch.double else states.detach().float()
+    # By the largest entry first: the square of a large number is infinite.
+    x = x / x.abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    if not x.isfinite().all():
+        raise ValueError("Expected states to be finite, got inf or NaN.")
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def _weights(states: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return torch.ones(len(states), dtype=torch.double, device=states.device)
+    if weight.shape != states.shape[:1] or not (weight.isfinite() & (weight >= 0)).all() or not weight.any():
+        raise ValueError(f"Expected weight to be ({len(states)},) numbers >= 0 that are not all 0, got {weight}.")
+    return weight.to(states.device, torch.double)
+
+
+def _nearest(x: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+    """The most similar leader of each state and how similar it is; -2 while there is none."""
+    if not len(heads):
+        return x.new_full((len(x),), -2.0), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    best, chosen = (x @ heads.mT).max(1)
+    return best, chosen
+
+
+def _stand(similar: Tensor, open: Tensor) -> Tensor:
+    """Which of the ``open`` states (n,) become leaders, being similar (n, n) to no leader before them.
+
+    All whose earlier likes are settled are settled together: some rounds instead of n steps.
+    """
+    similar, leads = similar & _earlier(similar), torch.zeros_like(open)
+    while open.any():
+        new = open & ~(similar & open).any(1)
+        leads, open = leads | new, open & ~new & ~(similar & new).any(1)
+    return leads
+
+
+def _earlier(x: Tensor) -> Tensor:
+    """Of each pair (row, column), whether the column comes first."""
+    return torch.ones_like(x, dtype=torch.bool).tril(-1)

@@ -246,7 +246,8 @@ class PulseCascade:
         """States in a random direction from these, ``spread`` of their length away."""
         noise = torch.randn(states.shape, generator=self.generator, device=self.generator.device).to(states)
         length = states.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
-        return states + self.spread * length * noise
+        near: Tensor = states + self.spread * length * noise
+        return near
 
     def _bear(self, parent: int | None) -> int:
         number = len(self._record)
@@ -276,8 +277,7 @@ def _evolved(new: object, old: Tensor) -> Tensor:
     if not isinstance(new, Tensor) or new.shape != old.shape or not new.isfinite().all():
         kind = f"{(*new.shape,)}" if isinstance(new, Tensor) else type(new).__name__
         raise ValueError(f"Expected evolve_fn to return finite states of shape {(*old.shape,)}, got {kind}.")
-    states: Tensor = new.detach().to(old.device, old.dtype)
-    return states
+    return new.detach().to(old.device, old.dtype)
 
 
 def _measured(x: object, states: Tensor) -> Tensor:

@@ -111,9 +111,10 @@ def unit(states: Tensor) -> Tensor:
         raise ValueError(f"Expected states to be floats of shape (n >= 1, d), got {states.dtype} {(*states.shape,)}.")
     x = states.detach() if states.dtype == torch.double else states.detach().float()
     # By the largest entry first: the square of a large number is infinite.
-    x = x / x.abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    if not x.isfinite().all():
+    most = x.abs().amax(1, keepdim=True)
+    if not most.isfinite().all():
         raise ValueError("Expected states to be finite, got inf or NaN.")
+    x = x / most.clamp(min=torch.finfo(x.dtype).tiny)
     return torch.nn.functional.normalize(x, dim=1)
 
 

@@ -8,9 +8,10 @@ from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
-from sal_lightning.driver import BANDS, SHARES, Driver
-from sal_lightning.metrics import BandPercent, NormShare
+from sal_lightning.driver import BANDS, FIELD, SHARES, Driver
+from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.watching import AUTO
 
 # Strategies that hand out neither whole gradients nor whole rows of them.
 CLOSED = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
@@ -31,10 +32,12 @@ class SALCallback(Driver, Callback):
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
+        field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
         name: tells several of these callbacks in one Trainer apart.
 
     Raises:
-        ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train.
+        ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or
+            without the field's layer.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class SALCallback(Driver, Callback):
         strength: float = Settings.strength,
         recall: float = Settings.recall,
         share: float = Settings.share,
+        field: str | None = AUTO,
         name: str = "",
     ) -> None:
-        super().__init__(protection, consolidate_on, strength, recall, share)
+        super().__init__(protection, consolidate_on, strength, recall, share, field)
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
 
@@ -85,9 +89,12 @@ class SALCallback(Driver, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Measured steps are logged once: not again by the micro-batches that lead to the next step.
-        if not self.layers or not all(layer.measured for layer in self.layers):
+        self.look()
+        if not self._measured():
             return
         values = dict.fromkeys(BANDS, self.bands()) | self.values()
+        if (seen := self.seen()) is not None:
+            values |= dict.fromkeys(FIELD, seen)
         for layer in self.layers:
             layer.measured.clear()
         for name, value in values.items():
@@ -117,7 +124,8 @@ def _metrics() -> dict[str, Metric]:
     return {
         **{band: BandPercent(band) for band in BANDS},
         **{name: NormShare() for name in SHARES},
-        "novelty": MeanMetric(),
+        **dict(zip(FIELD, (Coherence(), Novelty(), Resonance(), EmergenceRate()), strict=True)),
+        "surprise": MeanMetric(),
         "consolidations": MaxMetric(),
         "step": MaxMetric(),
     }

@@ -421,7 +421,7 @@ class CommunicationLayer:
             training = module.training and torch.is_grad_enabled() and weight.requires_grad
             if module is not watched or not (self._remembering or training):
                 return  # evaluation, or a copy of the model: hooks are copied with it
-            if _in_backward():
+            if in_backward():
                 if eye in self._forward:
                     return  # run again for its activations
             else:
@@ -527,7 +527,8 @@ def _module(eye: Subspace | Tokens) -> nn.Module:
     return eye.layer.module if isinstance(eye, Subspace) else eye.table
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether a backward pass is running: under checkpointing it runs forward passes again."""
     return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
 
 

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
+from sal_lightning.watching import AUTO, Watch, find
 
 BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
+FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
 SHARES = ("suppressed", "effect", "drift")  # logged as the root of a ratio of two sums
 
 
@@ -27,10 +29,12 @@ class Driver:
         strength: float = Settings.strength,
         recall: float = Settings.recall,
         share: float = Settings.share,
+        field: str | None = AUTO,
     ) -> None:
         super().__init__()
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.layers: list[CommunicationLayer] = []  # one an optimizer
+        self.watch = None if field is None else Watch(field)
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
         self._resumed = False  # whether it came from a checkpoint
 
@@ -75,9 +79,10 @@ class Driver:
         return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
 
     def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers."""
+        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state."""
         parts = [layer.memory() for layer in self.layers]
         total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
+        total["state"] += 0 if self.watch is None else self.watch.field.nbytes
         return total | {"ratio": total["state"] / total["model"] if total["model"] else 0.0}
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,6 +96,7 @@ class Driver:
             "analyzer": {
                 key: {n: x for part in analyzers for n, x in part[key].items()} for key in ("places", "means")
             },
+            "watch": None if self.watch is None else self.watch.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -103,8 +109,10 @@ class Driver:
         """Watch this model, and go on from where the last training stood.
 
         Raises:
-            ValueError: a model with nothing to train, or a state of another model or number of optimizers.
+            ValueError: a model with nothing to train or without the field's layer, or a state of another model or
+                number of optimizers.
         """
+        watched = None if self.watch is None else find(model, self.watch.name)
         self.end()
         state = self.state_dict()
         if not optimizers:  # what was learned waits for a training that can be watched
@@ -117,6 +125,8 @@ class Driver:
             self._bind(state)
             if not self._resumed:
                 self._begin_anew()
+        if self.watch is not None:
+            self.watch.begin(watched)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:
@@ -125,6 +135,13 @@ class Driver:
             if layer.attached:
                 layer.settle(together)
             layer.detach()
+        if self.watch is not None:
+            self.watch.end()
+
+    def look(self) -> None:
+        """Show what this step gathered to the emergence field; once a step, which is measured if it will be logged."""
+        if self.watch is not None:
+            self.watch.look(self._measured())
 
     def bands(self) -> Tensor:
         """Weights that are (protected, neutral, volatile) as held: counts (3,)."""
@@ -136,12 +153,20 @@ class Driver:
         sums["drift"] = [layer.drift() for layer in self.layers]
         excess = max(layer.excess for layer in self.layers)
         return {key: torch.stack(parts).sum(0) for key, parts in sums.items()} | {
-            "novelty": torch.tensor(1 - exp(-max(excess, 0.0))),
+            "surprise": torch.tensor(1 - exp(-max(excess, 0.0))),
             "consolidations": torch.tensor(float(len(self.events))),
             "step": torch.tensor(float(max(layer.step for layer in self.layers))),
         }
 
+    def seen(self) -> Tensor | None:
+        """What the emergence field found in this step, (4,) as in FIELD; None if there was nothing to measure."""
+        return None if self.watch is None else self.watch.seen
+
     # --- parts ---
+
+    def _measured(self) -> bool:
+        """Whether this step will be logged."""
+        return bool(self.layers) and all(layer.measured for layer in self.layers)
 
     def _bind(self, state: dict[str, Any]) -> None:
         if len(state["layers"]) != len(self.layers):
@@ -152,6 +177,8 @@ class Driver:
             layer.load_state_dict(kept)
             if layer.analyzer is not None and state["analyzer"]:
                 layer.analyzer.load_state_dict(state["analyzer"])
+        if self.watch is not None and state.get("watch"):
+            self.watch.load_state_dict(state["watch"], next(self.layers[0].model.parameters()).device)
 
     def _begin_anew(self) -> None:
         for layer in self.layers:
@@ -165,5 +192,6 @@ class Driver:
 
     def __getstate__(self) -> dict[str, Any]:
         # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.
-        state = self.__dict__ | {"layers": [], "_waiting": self.state_dict()}
+        watch = None if self.watch is None else Watch(self.watch.name)
+        state = self.__dict__ | {"layers": [], "watch": watch, "_waiting": self.state_dict()}
         return {key: value for key, value in state.items() if key not in ("log", "log_dict")}

@@ -1,6 +1,10 @@
-"""The emergence field: how coherent a batch of states is, how new, how it resonates with the past. It only observes."""
+"""The emergence field: how coherent a batch of states is, how new, how it resonates with the past. It only observes.
 
-from typing import NamedTuple
+Letters: ``x`` (n, d) states, ``U`` (d, k) orthonormal directions of past states, ``lam`` (k,) their energy.
+"""
+
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +26,60 @@ class EmergenceState(NamedTuple):
     emergence: bool
 
 
+def coherence(x: Tensor) -> Tensor:
+    """``1 − H / log d``, with H the spectral entropy of order 2 of the second moment ``C = E[x xᵀ]``: a scalar.
+
+    ``H = −log(tr C² / (tr C)²)`` (Rényi 1961). Of this order, and not of Shannon's, because both traces have unbiased
+    estimates from the pairs of different rows (Chen, Zhang & Zhong 2010), so that a few rows of noise in many
+    dimensions are not taken for a pattern: ``tr C² ≈ mean (xᵢ·xⱼ)²`` and ``(tr C)² ≈ mean ‖xᵢ‖²‖xⱼ‖²`` over i ≠ j.
+
+    >>> coherence(torch.tensor([[1.0, 2.0], [2.0, 4.0]])), coherence(torch.eye(4).repeat(2, 1))
+    (tensor(1.), tensor(0.))
+    """
+    d = x.shape[1]
+    x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+    energy = x.square().sum(1)
+    most = energy.sum().square() - energy.square().sum()
+    # One state alone, or one number, is a pattern; nothing is none.
+    purity = torch.where(most > 0, _alike(x, energy) / most, (energy.sum() > 0).to(x.dtype))
+    return (1 + purity.clamp(min=1 / d).log() / math.log(max(d, 2))).clamp(0, 1) * (energy.sum() > 0)
+
+
+def _alike(x: Tensor, energy: Tensor) -> Tensor:
+    """``Σ (xᵢ·xⱼ)²`` over i ≠ j, by the smaller of two products."""
+    if len(x) <= x.shape[1]:
+        return (x @ x.mT).fill_diagonal_(0).square().sum()
+    return (x.mT @ x).square().sum() - energy.square().sum()
+
+
+def novelty(x: Tensor, U: Tensor) -> Tensor:
+    """The share of the states' energy outside the directions, a scalar in [0, 1]; 0 of states that are zero.
+
+    >>> novelty(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
+    tensor(0.2000)
+    """
+    return _share(x, x - (x @ U) @ U.mT)
+
+
+def resonance(x: Tensor, U: Tensor, lam: Tensor) -> Tensor:
+    """The share of the states' energy inside, each direction counted by its own energy (the strongest: 1).
+
+    >>> resonance(torch.tensor([[1.0, 1.0]]), torch.eye(2), torch.tensor([4.0, 2.0]))
+    tensor(0.7500)
+    """
+    return _share(x, (x @ U) * (lam / lam.amax().clamp(min=torch.finfo(lam.dtype).tiny)).sqrt())
+
+
+def _share(whole: Tensor, part: Tensor) -> Tensor:
+    energy = whole.square().sum()
+    return torch.where(energy > 0, part.square().sum() / energy, 0.0).clamp(0, 1)
+
+
 class EmergenceField:
-    """A running second moment of past states, of any shape (states, d) or (d,).
+    """A running second moment of past states, kept as a sketch: no state is stored.
+
+    States have the shape (..., d) or (d,), any floating point type, and may lie on any device; the field lives where
+    they do. What is not finite counts as zero.
 
     >>> field = EmergenceField()
     >>> pattern = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
@@ -31,35 +87,32 @@ class EmergenceField:
     EmergenceState(coherence=1.0, novelty=1.0, resonance=0.0, emergence=True)
     >>> field.observe(pattern)
     EmergenceState(coherence=1.0, novelty=0.0, resonance=1.0, emergence=False)
+
+    Args:
+        rank: >= 1; so many directions are remembered at most.
+
+    Raises:
+        ValueError: for a rank outside its range; later, for states of no or of another width, or not floating point.
     """
 
     def __init__(self, rank: int = 64) -> None:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"Expected rank to be a whole number >= 1, got {rank!r}.")
         self.rank = rank
         self.window: Window | None = None
+        self._found: tuple[Tensor, Tensor] | None = None  # directions of the window as it is
 
     def measure_coherence(self, state: Tensor) -> float:
         """1 − the spectral entropy of the batch's second moment, as a share of the largest possible."""
-        x = _states(state)
-        _, lam = decompose(x[None], min(x.shape))
-        p = lam[0] / lam.sum().clamp(min=torch.finfo(lam.dtype).tiny)
-        most = torch.log(torch.tensor(float(max(min(x.shape), 2))))
-        return float((1 - torch.special.entr(p).sum() / most).clamp(0, 1))
+        return float(self.look(state)[0])
 
     def measure_novelty(self, state: Tensor) -> float:
         """The share of the states' energy outside the field's directions; 1 before anything was observed."""
-        if self.window is None:
-            return 1.0
-        x, (U, _) = _states(state), self._directions()
-        whole = x.square().sum()
-        return float((1 - (x @ U).square().sum() / whole).clamp(0, 1)) if whole > 0 else 0.0
+        return float(self.look(state)[1])
 
     def measure_resonance(self, state: Tensor) -> float:
         """The share of the states' energy inside the field, each direction weighted by its energy (strongest: 1)."""
-        if self.window is None:
-            return 0.0
-        x, (U, lam) = _states(state), self._directions()
-        whole = x.square().sum()
-        return float(((x @ U).square() * lam / lam.max()).sum() / whole) if whole > 0 else 0.0
+        return float(self.look(state)[2])
 
     def detect_emergence(self, coherence: float, novelty: float) -> bool:
         """Whether something coherent is new."""
@@ -67,20 +120,64 @@ class EmergenceField:
 
     def observe(self, state: Tensor) -> EmergenceState:
         """Measure a batch of states, then add it to the field."""
-        coherence, novelty = self.measure_coherence(state), self.measure_novelty(state)
-        resonance = self.measure_resonance(state)
-        x = _states(state)
+        seen = self.look(state)
+        self.update(state)
+        together, new, inside, emergence = seen.tolist()
+        return EmergenceState(together, new, inside, bool(emergence))
+
+    def look(self, state: Tensor) -> Tensor:
+        """Coherence, novelty, resonance and emergence (0 or 1) as a tensor (4,) where the states are."""
+        x = self._states(state)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            together, new, inside = coherence(x), torch.ones((), device=x.device), torch.zeros((), device=x.device)
+            if self.window is not None:
+                U, lam = self._directions(self.window)
+                new, inside = novelty(x, U), resonance(x, U, lam)
+        emergence = (together >= COHERENT) & (new >= NOVEL)
+        return torch.stack([together, new, inside, emergence.to(x.dtype)])
+
+    def update(self, state: Tensor, steps: int = 1) -> None:
+        """Add a batch of states that stands for so many; nothing is measured, and no device is waited for."""
+        x = self._states(state)
         self.window = self.window or Window(x.shape[1], self.rank, BETA)
-        self.window.update(x[None])
-        return EmergenceState(coherence, novelty, resonance, self.detect_emergence(coherence, novelty))
+        with torch.autocast(x.device.type, enabled=False):
+            self.window.update(x[None], steps)
+        self._found = None
 
-    def _directions(self) -> tuple[Tensor, Tensor]:
-        assert self.window is not None
-        U, lam = decompose(self.window.rows(), self.rank)
-        seen = lam[0] > NOISE * lam[0, 0]
-        return U[0][:, seen], lam[0, seen]
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept, however much was observed."""
+        return 0 if self.window is None else sum(t.nbytes for t in self.window.state_dict().values())
 
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers; without a width while nothing was seen."""
+        seen = {} if self.window is None else {"d": self.window.d, "window": self.window.state_dict()}
+        return {"rank": self.rank} | seen
 
-def _states(state: Tensor) -> Tensor:
-    x = state.detach().float()
-    return x[None] if x.dim() == 1 else x.flatten(1)
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Continue where another field stood.
+
+        Raises:
+            ValueError: the state of a field of another rank.
+        """
+        if state["rank"] != self.rank:
+            raise ValueError(f"Expected the state of a field of rank {self.rank}, got that of rank {state['rank']}.")
+        self.window = self._found = None
+        if "d" in state:
+            self.window = Window(state["d"], self.rank, BETA)
+            self.window.load_state_dict(state["window"], torch.device(device))
+
+    def _states(self, state: Tensor) -> Tensor:
+        if not state.is_floating_point() or state.dim() == 0 or not state.numel():
+            raise ValueError(f"Expected state to be floats of shape (..., d), got {state.dtype} {(*state.shape,)}.")
+        x = state.detach().reshape(-1, state.shape[-1]).float()
+        if self.window is not None and x.shape[1] != self.window.d:
+            raise ValueError(f"Expected state to be of width {self.window.d} as before, got {x.shape[1]}.")
+        return torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
+
+    def _directions(self, window: Window) -> tuple[Tensor, Tensor]:
+        if self._found is None:
+            U, lam = decompose(window.rows(), self.rank)
+            seen = lam[0] > NOISE * lam[0, 0]
+            self._found = U[0] * seen, lam[0] * seen
+        return self._found

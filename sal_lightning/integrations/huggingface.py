@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from sal_lightning.driver import SHARES, Driver
+from sal_lightning.driver import FIELD, SHARES, Driver
 from sal_lightning.metrics import NormShare
 
 try:
@@ -40,9 +40,11 @@ class SALTrainerCallback(Driver, TrainerCallback):
         strength: as in ``SALCallback``.
         recall: as in ``SALCallback``.
         share: as in ``SALCallback``.
+        field: as in ``SALCallback``.
 
     Raises:
-        ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train.
+        ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train or
+            without the field's layer.
         NotImplementedError: at ``train`` under DataParallel or in a hyperparameter search.
     """
 
@@ -71,6 +73,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
             layer.measure = _logs(args, state, kwargs["train_dataloader"])
             layer.analyze()
             layer.protect()
+        self.look()
 
     @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -119,10 +122,10 @@ def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
 
 
 def _numbers(driver: Driver) -> dict[str, float]:
-    pairs = driver.values()
-    return driver.spectrum()._asdict() | {
-        name: NormShare()(x).item() if name in SHARES else x.item() for name, x in pairs.items()
-    }
+    pairs, seen = driver.values(), driver.seen()
+    field = {} if seen is None else dict(zip(FIELD, seen.tolist(), strict=True))
+    shares = {name: NormShare()(x).item() if name in SHARES else x.item() for name, x in pairs.items()}
+    return driver.spectrum()._asdict() | shares | field
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

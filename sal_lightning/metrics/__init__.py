@@ -11,6 +11,7 @@ from sal_lightning.metrics.continual import (
     WorstAccuracy,
     WorstCaseAccuracy,
 )
+from sal_lightning.metrics.emergence import Coherence, EmergenceRate, FieldMetric, Novelty, Resonance
 from sal_lightning.metrics.norms import NormShare
 from sal_lightning.metrics.spectrum import BandPercent
 
@@ -18,12 +19,17 @@ __all__ = [
     "AverageAccuracy",
     "BackwardTransfer",
     "BandPercent",
+    "Coherence",
     "ContinualMetric",
+    "EmergenceRate",
+    "FieldMetric",
     "Forgetting",
     "ForwardTransfer",
     "LearningAccuracy",
     "MinAccuracy",
     "NormShare",
+    "Novelty",
+    "Resonance",
     "WorstAccuracy",
     "WorstCaseAccuracy",
 ]

@@ -26,7 +26,9 @@ from sal_lightning import SALCallback, StabilitySpectrum
 from tests.everywhere import models
 from tests.everywhere.models import At, Net, loader, same, trainer
 
-NAMES = {"protected", "neutral", "volatile", "suppressed", "effect", "drift", "novelty", "consolidations", "step"}
+FIELD = ("coherence", "novelty", "resonance", "emergence")
+HELD = ("protected", "neutral", "volatile", "suppressed", "effect", "drift")
+NAMES = {*HELD, *FIELD, "surprise", "consolidations", "step"}
 
 
 def steps(callback):

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from sal_lightning import SALCallback, StabilitySpectrum
 from tests import offline_wandb
 
+FIELD = ("coherence", "novelty", "resonance", "emergence")
 BANDS = ("protected", "neutral", "volatile")
-NAMES = {*BANDS, "suppressed", "effect", "drift", "novelty", "consolidations", "step"}
+NAMES = {*BANDS, "suppressed", "effect", "drift", *FIELD, "surprise", "consolidations", "step"}
 
 
 class Tasks(Dataset):

@@ -14,7 +14,9 @@ from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum  # 
 from sal_lightning.integrations.huggingface import FILE, SALTrainerCallback  # noqa: E402
 
 BANDS = ("protected", "neutral", "volatile")
-NAMES = {f"sal/{name}" for name in (*BANDS, "suppressed", "effect", "drift", "novelty", "consolidations", "step")}
+FIELD = ("coherence", "novelty", "resonance", "emergence")
+REST = ("suppressed", "effect", "drift", "surprise", "consolidations", "step")
+NAMES = {f"sal/{name}" for name in (*BANDS, *FIELD, *REST)}
 
 
 class Text(Dataset):

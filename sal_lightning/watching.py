@@ -1,0 +1,116 @@
+"""Which activation the emergence field looks at, and the ear that gathers it in training."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
+
+from sal_lightning import processes
+from sal_lightning.communication import in_backward
+from sal_lightning.field import EmergenceField
+from sal_lightning.layers import plain_name, sample
+
+AUTO = "auto"  # the last Linear
+ROWS = 128  # rows of a step that are looked at
+DENSE, EVERY = 16, 8  # the first steps all enter the field, then one in EVERY that stands for so many
+
+
+def find(model: nn.Module, name: str) -> nn.Module | None:
+    """The layer of this name; for "auto" the last Linear, None where there is none.
+
+    Raises:
+        ValueError: for a name that no layer has; it lists the nearest.
+    """
+    named: dict[str, nn.Module] = {plain_name(n): module for n, module in model.named_modules()}
+    if name in named:
+        return named[name]
+    if name == AUTO:
+        # The projections inside an attention are called as functions: their hooks never fire.
+        inside = {m for module in named.values() if isinstance(module, nn.MultiheadAttention) for m in module.modules()}
+        return next((m for m in reversed(named.values()) if isinstance(m, nn.Linear) and m not in inside), None)
+    near = get_close_matches(name, filter(None, named), n=3, cutoff=0.0)
+    raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}. Nearest are {near}.")
+
+
+class Watch:
+    """Gathers sampled rows of the input of one layer, and shows them to a field once a step.
+
+    Args:
+        name: of the layer, or "auto".
+
+    Raises:
+        ValueError: for an empty name.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}.")
+        self.name, self.field = name, EmergenceField()
+        self.steps = 0
+        self.seen: Tensor | None = None  # (4,) what the last look that was measured found
+        self._rows: list[Tensor] = []  # of this step
+        self._handle: RemovableHandle | None = None
+
+    def begin(self, layer: nn.Module | None) -> None:
+        """Listen to this layer."""
+        self.end()
+        if layer is not None:
+            self._handle = layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
+
+    def end(self) -> None:
+        """Stop listening; what was seen stays in the field."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self.seen = None, None
+        self._rows.clear()
+
+    def look(self, measure: bool) -> None:
+        """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
+        self.seen = None
+        if not self._rows:
+            return
+        x = torch.cat(self._rows)
+        self._rows.clear()
+        if self.field.window is not None and self.field.window.d != x.shape[1]:  # another network
+            self.field, self.steps = EmergenceField(), 0
+        if measure:
+            self.seen = self.field.look(x)
+        dense = self.steps < DENSE
+        if dense or self.steps % EVERY == 0:
+            self.field.update(x, 1 if dense else EVERY)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only."""
+        return {"steps": self.steps, "field": self.field.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue where another stood."""
+        self.steps = state["steps"]
+        self.field.load_state_dict(state["field"], device)
+
+    def _listener(self, watched: nn.Module) -> Callable[..., None]:
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module is not watched or not module.training or in_backward():
+                return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
+            self._rows.append(self._read(module, (*args, *kwargs.values())))
+
+        listener: Callable[..., None] = listen
+        return listener
+
+    @torch.no_grad()
+    def _read(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
+        x = processes.local(given[0]) if given and isinstance(given[0], Tensor) else None
+        if x is None or not x.is_floating_point() or x.dim() == 0:
+            kind = type(given[0]).__name__ if x is None and given else "no tensor" if x is None else str(x.dtype)
+            raise ValueError(f"Expected field={self.name!r} to name a layer that is given floats, it is given {kind}.")
+        if isinstance(module, _ConvNd | _NormBase) and x.dim() > 2:
+            x = x.movedim(1, -1)  # channels, not width, are what a state is made of
+        x = x.detach().reshape(-1, x.shape[-1])
+        return x[sample(len(x), ROWS, self.steps, x.device)].float().clone()

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torchmetrics import MetricCollection
+
+from sal_lightning import EmergenceField
+from sal_lightning.metrics import Coherence, EmergenceRate, Novelty, Resonance
+
+KINDS = [Coherence, Novelty, Resonance, EmergenceRate]
+OBSERVED = [(0.5, 1.0, 0.0, 1.0), (1.0, 0.5, 0.5, 1.0), (0.75, 0.25, 0.25, 0.0)]
+
+
+@pytest.mark.parametrize(("kind", "expected"), list(zip(KINDS, (0.75, 1.75 / 3, 0.25, 2 / 3), strict=True)))
+def test_each_is_the_mean_of_its_number(kind, expected):
+    metric = kind()
+    for observed in OBSERVED:
+        metric.update(torch.tensor(observed))
+    assert metric.compute().item() == pytest.approx(expected)
+    assert metric(torch.zeros(4)).item() == 0.0  # the value of a step is its own
+    metric.reset()
+    metric.update(OBSERVED[1])
+    assert metric.compute().item() == OBSERVED[1][KINDS.index(kind)]
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_an_observation_it_is_nan(kind):
+    assert kind().compute().isnan()
+
+
+def test_they_take_what_a_field_observes_and_share_one_state():
+    field, metrics = EmergenceField(), MetricCollection([kind() for kind in KINDS])
+    seen = [field.observe(torch.randn(9, 5, generator=torch.Generator().manual_seed(i))) for i in range(3)]
+    for observed in seen:
+        metrics.update(observed)
+    expected = torch.tensor(seen, dtype=torch.float64).mean(0)
+    for name, value in zip(("Coherence", "Novelty", "Resonance", "EmergenceRate"), expected, strict=True):
+        assert metrics.compute()[name].item() == pytest.approx(float(value))
+    assert len(metrics.compute_groups) == 1
+
+
+def work(rank, file, answers):
+    """One process: it saw the first observation, or the other two."""
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    metrics = [kind() for kind in KINDS]
+    for metric in metrics:
+        for observed in OBSERVED[:1] if rank == 0 else OBSERVED[1:]:
+            metric.update(observed)
+    answers.put([metric.compute().item() for metric in metrics])
+    distributed.destroy_process_group()
+
+
+def test_two_processes_count_what_both_saw(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    processes = [context.Process(target=work, args=(rank, tmp_path / "meet", answers)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for _ in range(2):
+        assert answers.get() == pytest.approx([0.75, 1.75 / 3, 0.25, 2 / 3])

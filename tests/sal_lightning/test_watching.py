@@ -1,0 +1,194 @@
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sal_lightning import EmergenceField, SALCallback
+from sal_lightning.watching import EVERY, ROWS, Watch, find
+from tests.sal_lightning.test_callback import Net, loader, trainer, weights
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+
+
+def pattern(axis, d=12):
+    return torch.eye(d)[[axis] * 4] + 0.01 * torch.randn(4, d, generator=torch.Generator().manual_seed(axis))
+
+
+def watching(layer, name="auto"):
+    watch = Watch(name)
+    watch.begin(layer)
+    return watch
+
+
+def test_the_last_linear_is_watched_unless_another_layer_is_named():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 4), nn.Linear(4, 2), nn.ReLU())
+    assert find(net, "auto") is net[2]
+    assert find(net, "0") is net[0]
+    assert find(nn.Sequential(nn.Conv2d(1, 2, 3)), "auto") is None
+    attentive = Attentive()
+    assert find(attentive, "auto") is attentive.first  # the attention's own projection is never called
+    named = nn.ModuleDict({"auto": nn.ReLU(), "last": nn.Linear(2, 2)})
+    assert find(named, "auto") is named["auto"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"field to be the name of a layer.*got 'net\.6'\. Nearest are \['net\.\d"):
+        trainer(tmp_path, [SALCallback(field="net.6")]).fit(Net(), loader())
+    assert SALCallback(field="net.6").events == []
+    for name in ("", 3):
+        with pytest.raises(ValueError, match="field to be the name of a layer, 'auto' or None, got"):
+            SALCallback(field=name)
+
+
+def test_it_observes_what_the_layer_is_given_in_training_and_nothing_else():
+    layer, alone = nn.Linear(12, 2), EmergenceField()
+    watch = watching(layer)
+    layer.eval()(pattern(5))
+    watch.look(measure=True)
+    assert watch.seen is None
+    layer.train()
+    for axis in (0, 0, 1):
+        layer(pattern(axis)).sum().backward()
+        watch.look(measure=True)
+        assert watch.seen.tolist() == list(alone.observe(pattern(axis)))
+    watch.end()
+    layer(pattern(0))
+    watch.look(measure=True)
+    assert watch.seen is None
+    assert torch.equal(watch.field.window.Y, alone.window.Y)
+
+
+def test_what_is_measured_changes_nothing():
+    layer = nn.Linear(12, 2)
+    often, never = watching(layer), watching(layer)
+    for step in range(40):
+        layer(pattern(step % 3))
+        often.look(measure=True)
+        never.look(measure=False)
+        assert never.seen is None
+    assert torch.equal(often.field.window.Y, never.field.window.Y)
+
+
+def test_after_the_first_steps_one_in_so_many_stands_for_all():
+    layer, watch = nn.Linear(12, 2), Watch("auto")
+    watch.begin(layer)
+    for _ in range(16 + 10 * EVERY):
+        layer(pattern(0))
+        watch.look(measure=False)
+    assert watch.field.window.weight.item() == pytest.approx(1 - 0.99 ** (16 + 10 * EVERY), rel=1e-4)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_layers_run_again_by_checkpointing_are_read_once(reentrant):
+    layer = nn.Linear(12, 2)
+    watch, alone = watching(layer), watching(nn.Identity())
+    checkpoint(layer, pattern(0).requires_grad_(), use_reentrant=reentrant).sum().backward()
+    watch.look(measure=False)
+    alone.field.update(pattern(0))
+    assert torch.equal(watch.field.window.Y, alone.field.window.Y)
+    assert len(watch._rows) == 0
+
+
+def test_batches_of_one_step_are_one_observation_of_limited_size():
+    layer, watch = nn.Linear(12, 2), Watch("auto")
+    watch.begin(layer)
+    layer(torch.randn(500, 12))
+    layer(torch.randn(3, 7, 12))
+    assert [len(rows) for rows in watch._rows] == [ROWS, 21]
+    watch.look(measure=True)
+    assert watch.steps == 1
+
+
+def test_channels_are_what_states_of_a_convolution_are_made_of():
+    for layer, shape in (
+        (nn.Conv2d(5, 2, 3), (2, 5, 4, 6)),
+        (nn.BatchNorm1d(5), (2, 5, 7)),
+        (nn.BatchNorm1d(5), (8, 5)),
+    ):
+        watch = watching(layer)
+        layer(torch.randn(shape))
+        watch.look(measure=False)
+        assert watch.field.window.d == 5
+
+
+def test_rows_are_those_of_the_moment_though_the_layer_writes_over_them():
+    layer, watch = nn.ReLU(inplace=True), Watch("0")
+    watch.begin(layer)
+    layer(-torch.ones(4, 3))
+    assert torch.equal(watch._rows[0], -torch.ones(4, 3))
+
+
+def test_a_layer_that_is_not_given_floats_is_named():
+    for layer, given in ((nn.Embedding(3, 2), torch.tensor([1])), (nn.Identity(), "words")):
+        watching(layer, "words")
+        with pytest.raises(ValueError, match=r"field='words' to name a layer that is given floats, it is given \w+"):
+            layer(given)
+
+
+def test_another_network_is_looked_at_with_fresh_eyes():
+    watch = watching(wide := nn.Linear(12, 2))
+    wide(pattern(0))
+    watch.look(measure=True)
+    narrow = nn.Linear(5, 2)
+    watch.begin(narrow)
+    narrow(torch.ones(2, 5))
+    watch.look(measure=True)
+    assert watch.seen.tolist() == [1, 1, 0, 1]
+
+
+# --- in a training ---
+
+
+def test_what_is_logged_is_what_a_field_sees_of_the_chosen_layer(tmp_path):
+    class Inputs(L.Callback):
+        def __init__(self):
+            self.expected, self.field = [], EmergenceField()
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.expected.append(self.field.observe(batch[0]))
+
+    inputs = Inputs()
+    run = trainer(tmp_path, [inputs, SALCallback(field="net.0")], logger=CSVLogger(tmp_path), log_every_n_steps=1)
+    run.fit(Net(), loader(length=16, change=10))
+    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    header = rows[0].split(",")
+    steps = [dict(zip(header, row.split(","), strict=True)) for row in rows[1:]]
+    steps = [row for row in steps if row["sal/novelty_step"]]
+    assert len(steps) == 16
+    for row, seen in zip(steps, inputs.expected, strict=True):
+        for name, value in seen._asdict().items():
+            assert float(row[f"sal/{name}_step"]) == pytest.approx(float(value), abs=1e-6)
+    assert inputs.expected[9].novelty < 0.1 < 0.9 < inputs.expected[10].novelty
+    mean = sum(float(seen.emergence) for seen in inputs.expected) / 16
+    assert run.callback_metrics["sal/emergence"].item() == pytest.approx(mean)
+
+
+def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_path):
+    models, callbacks = [Net(), Net()], [SALCallback(field=None), SALCallback()]
+    for model, callback in zip(models, callbacks, strict=True):
+        run = trainer(tmp_path, [callback])
+        run.fit(model, loader())
+        assert ("sal/coherence" in run.callback_metrics) == (callback.watch is not None)
+        assert "sal/surprise" in run.callback_metrics
+    for a, b in zip(*map(weights, models), strict=True):
+        assert torch.equal(a, b)
+    assert callbacks[0].memory()["state"] < callbacks[1].memory()["state"]
+
+
+def test_the_field_goes_on_where_a_checkpoint_left_it(tmp_path):
+    whole, first, second = SALCallback(), SALCallback(), SALCallback()
+    trainer(tmp_path, [whole], max_epochs=2).fit(Net(), loader())
+    half = trainer(tmp_path, [first])
+    half.fit(Net(), loader())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    trainer(tmp_path, [second], max_epochs=2).fit(Net(), loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert second.watch.steps == whole.watch.steps == 240
+    assert torch.equal(second.watch.field.window.Y, whole.watch.field.window.Y)
+    assert torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]["SALCallback"]["watch"]["steps"] == 120

@@ -32,8 +32,8 @@ class SALCallback(Driver, Callback):
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
-        field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
         name: tells several of these callbacks in one Trainer apart.
+        field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or
@@ -47,8 +47,8 @@ class SALCallback(Driver, Callback):
         strength: float = Settings.strength,
         recall: float = Settings.recall,
         share: float = Settings.share,
-        field: str | None = AUTO,
         name: str = "",
+        field: str | None = AUTO,
     ) -> None:
         super().__init__(protection, consolidate_on, strength, recall, share, field)
         self.name = name

@@ -126,7 +126,7 @@ class Driver:
             if not self._resumed:
                 self._begin_anew()
         if self.watch is not None:
-            self.watch.begin(watched)
+            self.watch.begin(watched, next(model.parameters()).device)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:

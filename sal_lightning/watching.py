@@ -54,11 +54,13 @@ class Watch:
         self.steps = 0
         self.seen: Tensor | None = None  # (4,) what the last look that was measured found
         self._rows: list[Tensor] = []  # of this step
+        self._device: torch.device | None = None
         self._handle: RemovableHandle | None = None
 
-    def begin(self, layer: nn.Module | None) -> None:
-        """Listen to this layer."""
+    def begin(self, layer: nn.Module | None, device: torch.device | None = None) -> None:
+        """Listen to this layer, of a model on this device."""
         self.end()
+        self._device = device
         if layer is not None:
             self._handle = layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
 
@@ -71,19 +73,29 @@ class Watch:
 
     def look(self, measure: bool) -> None:
         """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
-        self.seen = None
-        if not self._rows:
-            return
-        x = torch.cat(self._rows)
+        x = torch.cat(self._rows) if self._rows else None
         self._rows.clear()
-        if self.field.window is not None and self.field.window.d != x.shape[1]:  # another network
+        if x is not None and self.field.window is not None and self.field.window.d != x.shape[1]:  # another network
             self.field, self.steps = EmergenceField(), 0
-        if measure:
-            self.seen = self.field.look(x)
+        self.seen = self.field.look(x) if measure and x is not None else None
         dense = self.steps < DENSE
         if dense or self.steps % EVERY == 0:
-            self.field.update(x, 1 if dense else EVERY)
+            self._learn(x, 1 if dense else EVERY)
         self.steps += 1
+
+    def _learn(self, x: Tensor | None, steps: int) -> None:
+        """All processes keep one field: the mean of what they saw; a step that one of them did not see is left out."""
+        if x is not None and processes.count() == 1:
+            self.field.update(x, steps)
+        elif processes.count() > 1:
+            saw = torch.tensor([float(x is not None)], device=self._device)
+            if processes.mean([saw])[0] < 1:
+                return
+            assert x is not None
+            self.field.update(x, steps)
+            w = self.field.window
+            assert w is not None and w.Y is not None
+            w.Y, w.trace, w.weight, w.inside = processes.mean([w.Y, w.trace, w.weight, w.inside])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""

@@ -21,6 +21,7 @@ CHOSEN = DEFAULTS | {
     "recall": 0,
     "share": 0.25,
     "name": "from a file",
+    "field": None,
 }
 
 
@@ -62,7 +63,8 @@ def run(tmp_path, *args, command="fit"):
 
 
 def asked(callback):
-    return vars(callback.settings) | {"name": callback.name}
+    field = None if callback.watch is None else callback.watch.name
+    return vars(callback.settings) | {"name": callback.name, "field": field}
 
 
 def test_the_full_name_with_an_option_trains_as_in_code(tmp_path):

@@ -1,0 +1,1 @@
+"""Detection: is the novelty that consolidation waits for high at changes, and only there?"""

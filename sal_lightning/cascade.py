@@ -47,6 +47,7 @@ class Emergence(NamedTuple):
     lineage: Lineage
     share: float  # of the voices, in (0, 1]
     entropy: float  # of the lineages' shares, in nats
+    resonance: float  # mean cosine similarity to all voices, in [-1, 1]
 
 
 def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +178,7 @@ class PulseCascade:
         )
         chosen, lineage = self.pulses[self._living[found.chosen]], kin[found.chosen]
         of = next(x for x in self.lineages if x.number == lineage)
-        return Emergence(chosen, of, found.share, found.entropy)
+        return Emergence(chosen, of, found.share, found.entropy, found.resonance)
 
     def select(self, embeddings: Tensor) -> Selection:
         """The same for candidates (n, d) that exist already, however many: nothing evolves."""

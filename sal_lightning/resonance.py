@@ -19,6 +19,7 @@ class Selection(NamedTuple):
     chosen: int  # of the candidate that stands for all
     share: float  # of the voices in its lineage, in (0, 1]
     entropy: float  # of the lineages' shares, in nats: 0 where all agree, log n where nobody does
+    resonance: float  # mean cosine similarity of the chosen one to all voices, in [-1, 1]: a share without steps
     lineages: Tensor  # (n,) the index of each candidate's leader
 
 
@@ -59,10 +60,10 @@ def medoid(states: Tensor, lineages: Tensor, weight: Tensor | None = None) -> Se
     voices = torch.zeros_like(w).index_add_(0, lineages, w)
     voice = torch.zeros_like(u).index_add_(0, lineages, w[:, None].to(u) * u)
     largest = voice.norm(dim=1).where(voices == voices.max(), -1.0).argmax()
-    resonance = (u @ voice[largest]).where((lineages == largest) & (w > 0), -math.inf)
-    shares = voices / voices.sum()
+    chosen = (u @ voice[largest]).where((lineages == largest) & (w > 0), -math.inf).argmax()
+    shares, resonance = voices / voices.sum(), u[chosen] @ voice.sum(0) / w.sum()
     entropy = torch.special.entr(shares).sum()
-    return Selection(int(resonance.argmax()), float(shares[largest]), float(entropy), lineages)
+    return Selection(int(chosen), float(shares[largest]), float(entropy), float(resonance), lineages)
 
 
 def leaders(states: Tensor, merge: float = MERGE) -> Tensor:

@@ -94,7 +94,8 @@ class Watch:
             assert x is not None
             self.field.update(x, steps)
             w = self.field.window
-            assert w is not None and w.Y is not None
+            assert w is not None
+            assert w.Y is not None
             w.Y, w.trace, w.weight, w.inside = processes.mean([w.Y, w.trace, w.weight, w.inside])
 
     def state_dict(self) -> dict[str, Any]:

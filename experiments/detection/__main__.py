@@ -64,7 +64,7 @@ def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     bar = progress.add_task(name, total=sum(s.length for s in sources))
     runs = [listen(s, long, lambda: progress.advance(bar)) for s in sources]
     command = f"python -m experiments.detection --sources {name} --seeds {' '.join(map(str, seeds))}"
-    command += "" if long else f" --steps {steps}"
+    command += ("" if long else f" --steps {steps}") + f" --data {data_name(args.data)}"
     found = {"name": name, "data": data_name(args.data), "steps": steps, "seeds": seeds, **measures(runs)}
     if runs[0].drift:
         found |= {"pair": beside(runs[0])}

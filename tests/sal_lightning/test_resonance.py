@@ -66,6 +66,8 @@ def test_the_medoid_is_that_of_all_pairs(weighted):
         index, sizes = by_all_pairs(states, lineages, weight)
         found = medoid(states, lineages, weight)
         assert found.share == pytest.approx(max(sizes.values()) / float(weight.sum()))
+        similar = torch.nn.functional.cosine_similarity(states[found.chosen], states, dim=1)
+        assert found.resonance == pytest.approx(float((similar * weight).sum() / weight.sum()), abs=1e-5)
         if sorted(sizes.values())[-2:] != [max(sizes.values())] * 2:
             assert found.chosen == index
 

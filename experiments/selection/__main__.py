@@ -1,0 +1,88 @@
+"""``python -m experiments.selection``: one answer of many under dropout, by resonance and by other ways."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.report import origin, save, source
+from experiments import console as show
+from experiments.continual.data import NAMED, load
+from experiments.continual.metrics import estimate
+from experiments.continual.protocol import data_name
+from experiments.pages import grid, rewrite
+from experiments.selection.protocol import DROPOUT, T, answers, measured, noisy, trained, ways
+
+HEADINGS = ("noise", "way", "accuracy", "area under risk-coverage")
+NOTE = f"""\
+Written by `python -m experiments.selection --table`, not by hand.
+
+A network with dropout {DROPOUT:g}, trained on clean pictures, answers each test picture with Gaussian noise of this
+standard deviation {T} times under dropout. *single*: the first answer. *max-softmax*: the network without dropout.
+*mean*: the mean of the probabilities. *vote*: the class most often named, as sure as its share. *emergent*:
+`emergence_select` on the square roots of the probabilities, as sure as its share; *resonance*: as sure as it is like
+all the others on average. Area under the risk-coverage curve: less is better. Mean ± standard error over seeds.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.selection", description=__doc__)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    made.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4, 0.6])
+    made.add_argument("--steps", type=int, default=1500, help="of training (default: %(default)s)")
+    made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
+    made.add_argument("--out", type=Path, default=Path("results/selection"))
+    made.add_argument("--force", action="store_true", help="run again what has a result already")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's selection block")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    return made
+
+
+def run(seed: int, noise: Sequence[float], steps: int, data: str) -> dict[str, Any]:
+    """Train once, answer under each noise."""
+    arrays = load(data)
+    net = trained(arrays, steps, seed)
+    levels = []
+    for size in noise:
+        alone, p = answers(net, noisy(arrays.test_x, size, seed))
+        found = {name: measured(answer, arrays.test_y) for name, answer in ways(alone, p).items()}
+        levels.append({"noise": size, "ways": found})
+    asked = f"--seeds {seed} --noise {' '.join(f'{size:g}' for size in noise)} --steps {steps}"
+    command = f"python -m experiments.selection {asked} --data {data_name(data)}"
+    return {"data": data_name(data), "steps": steps, "levels": levels} | origin(command, seed, "cpu")
+
+
+def cells(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One row a noise and a way."""
+    rows = []
+    for i, level in enumerate(records[0]["levels"]):
+        for way in level["ways"]:
+            found = [r["levels"][i]["ways"][way] for r in records]
+            numbers = [str(estimate([f[key] for f in found])) for key in ("accuracy", "risk")]
+            rows.append([f"{level['noise']:g}", way, *numbers])
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then show all that was asked for."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    console, files = Console(), [args.out / f"{data_name(args.data)}-seed{seed}.json" for seed in args.seeds]
+    with show.bar(console) as progress:
+        for seed, file in progress.track(list(zip(args.seeds, files, strict=True)), description="seeds"):
+            if args.force or not file.is_file():
+                save(run(seed, args.noise, args.steps, args.data), file)
+    records = [json.loads(file.read_text()) for file in files]
+    console.print(show.table("one answer of many", HEADINGS, cells(records)))
+    if args.table:
+        page = "\n".join([NOTE, grid(HEADINGS, cells(records)), source(records[0])])
+        rewrite(args.table, "selection", page)
+
+
+if __name__ == "__main__":
+    main()

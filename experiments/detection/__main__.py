@@ -4,42 +4,25 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from benchmarks.report import origin, save, source
+from benchmarks.report import origin, save
 from experiments import console as show
 from experiments.continual.data import NAMED, load
 from experiments.continual.protocol import data_name
 from experiments.continual.streams import STREAMS, make
-from experiments.detection.figure import draw
-from experiments.detection.pair import JUMP
 from experiments.detection.protocol import Heard, false_alarms, listen, measures
+from experiments.detection.results import HEADINGS, cells, page
 from experiments.detection.sources import named
-from experiments.pages import grid, rewrite
+from experiments.pages import rewrite
 
 SOURCES = ("split-domain", "permuted", "rotated", "text", "stationary", "text-stationary", "split-domain-fuzzy")
 STEPS = {"stationary": 10_500, "text-stationary": 10_500, "split-domain-fuzzy": 2000}  # of all others --steps
-HEADINGS = ("source", "batches", "changes", "found", "AUROC", "median delay", "longest", "false alarms")
-NOTE = """\
-Written by `python -m experiments.detection --table`, not by hand.
-
-*AUROC* of the novelty that consolidation waits for: the first batch after a change against all batches of a task.
-*Delay*: batches of the new kind that were seen when the change was believed. *False alarms*: changes believed where
-there was none. Each is what the communication layer itself did; the network is not trained, since its first layer
-sees the inputs.
-"""
-FUZZY = """\
-![Novelty along a stream whose tasks shade into each other]({figure})
-
-Where tasks shade into each other nothing is believed, because the window moves along. Compared with an older copy of
-itself (`experiments.detection.pair`) the window knows: drift beyond {jump:g} was seen {found} times in the
-{batches} batches with {changes} gradual changes, and {false} times in {stationary} stationary batches, where it was at
-most {most:.3f}. This is a proposal, and not what `SALCallback` does.
-"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,11 +49,19 @@ def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     command = f"python -m experiments.detection --sources {name} --seeds {' '.join(map(str, seeds))}"
     command += ("" if long else f" --steps {steps}") + f" --data {data_name(args.data)}"
     found = {"name": name, "data": data_name(args.data), "steps": steps, "seeds": seeds, **measures(runs)}
+    if name == "rotated":
+        found |= {"turns": [turn for seed in seeds for turn in turns(args.data, seed)]}
     if runs[0].drift:
         found |= {"pair": beside(runs[0])}
     if name.endswith("fuzzy"):
         found |= {"curve": curve(runs[0], name, args.data, steps)}
     return found | origin(command, seeds[0], "cpu")
+
+
+def turns(data: str, seed: int) -> list[float]:
+    """By how many degrees the pictures turn at each change of the rotated stream."""
+    angles = [math.degrees(cast(Any, task.see).args[0]) for task in make("rotated", load(data), seed).tasks]
+    return [round(abs(b - a), 1) for a, b in pairwise(angles)]
 
 
 def beside(heard: Heard) -> dict[str, Any]:
@@ -104,14 +95,6 @@ def rounded(values: list[float]) -> list[float]:
     return [0.0 if math.isnan(v) else round(v, 3) for v in values]
 
 
-def cells(record: dict[str, Any]) -> list[str]:
-    """One row."""
-    auroc = "" if record["auroc"] is None else f"{record['auroc']:.4f}"
-    late = ["" if record[key] is None else str(record[key]) for key in ("median_delay", "longest_delay")]
-    counts = [str(record[key]) for key in ("batches", "changes", "found")]
-    return [record["name"], *counts, auroc, *late, str(record["false_alarms"])]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what has no result yet, then show all that was asked for."""
     args = parser().parse_args(argv)
@@ -125,28 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [cells(record) for record in records.values()]
     console.print(show.table("novelty as a detector of change", HEADINGS, rows))
     if args.table:
-        rewrite(args.table, "detection", page(records, rows, args.table.with_name("detection.png")))
-
-
-def page(records: dict[str, dict[str, Any]], rows: list[list[str]], picture: Path) -> str:
-    """The table, and of a fuzzy stream its figure."""
-    parts = [NOTE, grid(HEADINGS, rows)]
-    if "split-domain-fuzzy" in records and "stationary" in records:
-        fuzzy, still = records["split-domain-fuzzy"], records["stationary"]
-        draw(fuzzy, picture)
-        parts.append(
-            FUZZY.format(
-                figure=picture.name,
-                jump=JUMP,
-                found=len(fuzzy["pair"]["events"]),
-                batches=fuzzy["batches"],
-                changes=fuzzy["changes"],
-                false=len(still["pair"]["events"]),
-                stationary=still["batches"],
-                most=still["pair"]["most"],
-            )
-        )
-    return "\n".join([*parts, source(next(iter(records.values())))])
+        rewrite(args.table, "detection", page(records, args.table.with_name("detection.png")))
 
 
 if __name__ == "__main__":

@@ -112,4 +112,5 @@ def measures(runs: Sequence[Heard]) -> dict[str, Any]:
         "median_delay": known[len(known) // 2] if known else None,
         "longest_delay": known[-1] if known else None,
         "false_alarms": sum(false_alarms(heard, heard.events) for heard in runs),
+        "delays": late,
     }

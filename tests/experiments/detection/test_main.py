@@ -1,8 +1,13 @@
 import json
+import math
 
 import pytest
+import torch
 
-from experiments.detection.__main__ import STEPS, main
+from experiments.continual.data import load
+from experiments.continual.streams import make
+from experiments.detection.__main__ import STEPS, main, turns
+from experiments.detection.results import rotations
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +28,21 @@ def test_the_command_writes_results_a_page_and_a_figure(tmp_path):
     assert page.with_name("detection.png").stat().st_size > 10_000
     curve = json.loads((tmp_path / "split-domain-fuzzy.json").read_text())["curve"]
     assert len(curve["excess"]) == len(curve["drift"]) == len(curve["shares"][0]) == 500
+
+
+def test_turns_are_those_of_the_pictures():
+    tasks, x = make("rotated", load("digits"), 3).tasks, torch.zeros(1, 64)
+    x[0, 28] = 1.0  # left of the middle
+    first, second = (task.see(x).view(8, 8) for task in tasks[:2])
+    at = torch.arange(8) - 3.5
+    angles = [
+        math.atan2(float((image.sum(1) * at).sum()), float((image.sum(0) * at).sum())) for image in (first, second)
+    ]
+    turned = abs(math.degrees(angles[1] - angles[0]))
+    assert min(turned, 360 - turned) == pytest.approx(turns("digits", 3)[0], abs=12)
+    assert len(turns("digits", 3)) == 19
+
+
+def test_turns_that_were_not_found_are_named():
+    said = rotations({"turns": [3.0, 90.0, 1.5, 20.0], "delays": [None, 3, None, 4]})
+    assert said == "Rotated pictures: turns not found: 1.5°, 3°; the smallest that were: 20°, 90°.\n"

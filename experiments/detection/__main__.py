@@ -15,13 +15,14 @@ from benchmarks.report import origin, save
 from experiments import console as show
 from experiments.continual.data import NAMED, load
 from experiments.continual.protocol import data_name
-from experiments.continual.streams import STREAMS, make
+from experiments.continual.streams import STREAMS, Stream, StreamName, make
 from experiments.detection.protocol import Heard, false_alarms, listen, measures
 from experiments.detection.results import HEADINGS, cells, page
 from experiments.detection.sources import named
 from experiments.pages import rewrite
 
 SOURCES = ("split-domain", "permuted", "rotated", "text", "stationary", "text-stationary", "split-domain-fuzzy")
+EACH = 20  # batches a point of the figure
 STEPS = {"stationary": 10_500, "text-stationary": 10_500, "split-domain-fuzzy": 2000}  # of all others --steps
 
 
@@ -54,7 +55,7 @@ def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     if runs[0].drift:
         found |= {"pair": beside(runs[0])}
     if name.endswith("fuzzy"):
-        found |= {"curve": curve(runs[0], name, args.data, steps)}
+        found |= {"curve": curve(runs[0], make(cast(StreamName, name), load(args.data), seeds[0]), steps)}
     return found | origin(command, seeds[0], "cpu")
 
 
@@ -73,26 +74,27 @@ def beside(heard: Heard) -> dict[str, Any]:
     }
 
 
-def curve(heard: Heard, name: str, data: str, steps: int) -> dict[str, Any]:
-    """What the figure needs."""
-    stream = make(name, load(data), 0)  # type: ignore[arg-type]
-    shares = torch.stack([stream.shares(i, steps) for i in range(len(heard.excess))], 1)
+def curve(heard: Heard, stream: Stream, steps: int) -> dict[str, Any]:
+    """What the figure needs: means over so many batches, and each task's share of them."""
+    shares = torch.stack([stream.shares(i, steps) for i in range(len(heard.excess))])
     return {
-        "excess": rounded(heard.excess),
-        "drift": rounded(heard.drift),
-        "shares": [rounded(row) for row in shares.tolist()],
+        "each": EACH,
+        "excess": means(heard.excess),
+        "drift": means(heard.drift),
+        "shares": [means(row) for row in shares.T.tolist()],
         "events": heard.events,
         "pair_events": heard.pair_events,
+        "mixed": sum(float(shares[event - 1].max()) < 1 for event in heard.pair_events),
     }
 
 
-def rounded(values: list[float]) -> list[float]:
-    """Three digits, 0 for what is not known.
+def means(values: Sequence[float]) -> list[float]:
+    """Over EACH values at a time, what is not known left out; three digits.
 
-    >>> rounded([0.12345, float("nan")])
-    [0.123, 0.0]
+    >>> means([0.0] * 10 + [1.0] * 10 + [float("nan")] * 19 + [0.25])
+    [0.5, 0.25]
     """
-    return [0.0 if math.isnan(v) else round(v, 3) for v in values]
+    return [round(x, 3) for x in torch.tensor(values).unfold(0, EACH, EACH).nanmean(1).nan_to_num().tolist()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

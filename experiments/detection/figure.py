@@ -1,30 +1,18 @@
 """What a stream whose tasks shade into each other looks like to the detector, batch by batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figure import COLORS, FAINT, INK, OTHER
 
-SMOOTH = 50  # batches
 
-
-def smooth(values: list[float]) -> list[float]:
-    """The running mean, shorter by SMOOTH − 1.
-
-    >>> len(smooth([0.0] * 60))
-    11
-    """
-    return torch.tensor(values).nan_to_num().unfold(0, SMOOTH, 1).mean(1).tolist()
-
-
-def panel(axes: Axes, values: list[float], events: list[int], color: str, title: str) -> None:
-    """One line, its running mean, and where a change was believed."""
-    axes.plot(values, color=color, linewidth=0.5, alpha=0.35)
-    axes.plot(range(SMOOTH - 1, len(values)), smooth(values), color=color, linewidth=1.6)
+def panel(axes: Axes, x: Sequence[int], values: list[float], events: list[int], color: str, title: str) -> None:
+    """One line, and where a change was believed."""
+    axes.plot(x, values, color=color, linewidth=1.4)
     for event in events:
         axes.axvline(event, color=color, linewidth=1, linestyle=(0, (2, 2)))
     axes.set_title(title, fontsize=9, color=INK, loc="left")
@@ -37,20 +25,21 @@ def panel(axes: Axes, values: list[float], events: list[int], color: str, title:
 def draw(record: dict[str, Any], file: Path) -> None:
     """Write the figure of a record that holds its curves."""
     heard = record["curve"]
+    x = range(heard["each"], heard["each"] * len(heard["excess"]) + 1, heard["each"])
     figure = Figure(figsize=(9, 5), dpi=160, layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1, 3, 3))
     shares = panels[0]
-    shares.stackplot(range(len(heard["excess"])), *heard["shares"], colors=["#dfe3e8", "#b9c4cf"] * 3)
-    shares.set(yticks=(), ylim=(0, 1), xlim=(0, len(heard["excess"])))
+    shares.stackplot(x, *heard["shares"], colors=["#dfe3e8", "#b9c4cf"] * 3)
+    shares.set(yticks=(), ylim=(0, 1), xlim=(x[0], x[-1]))
     shares.set_title("each task's share of the batch", fontsize=9, color=INK, loc="left")
     shares.spines[:].set_visible(False)
     shares.tick_params(length=0)
     novelty = f"novelty: from what the window is now ({len(heard['events'])} changes believed)"
-    panel(panels[1], heard["excess"], heard["events"], COLORS["sal"], novelty)
+    panel(panels[1], x, heard["excess"], heard["events"], COLORS["sal"], novelty)
     drift = (
         f"the same from an older copy of the window ({len(heard['pair_events'])} changes, dashed; it then starts again)"
     )
-    panel(panels[2], heard["drift"], heard["pair_events"], OTHER, drift)
+    panel(panels[2], x, heard["drift"], heard["pair_events"], OTHER, drift)
     panels[2].set_xlabel("batch", color=INK)
     figure.suptitle(
         f"{record['name']} on {record['data']}: a gradual change is not noticed, and how it could be", fontsize=11

@@ -14,15 +14,15 @@ Written by `python -m experiments.detection --table`, not by hand.
 *AUROC* of the novelty that consolidation waits for: the first batch after a change against all batches of a task.
 *Delay*: batches of the new kind that were seen when the change was believed. *False alarms*: changes believed where
 there was none. Each is what the communication layer itself did; the network is not trained, since its first layer
-sees the inputs.
+sees the inputs. Of a stream whose tasks shade into each other a change is where both have half of a batch.
 """
 FUZZY = """\
 ![Novelty along a stream whose tasks shade into each other]({figure})
 
 Where tasks shade into each other nothing is believed, because the window moves along. Compared with an older copy of
-itself (`experiments.detection.pair`) the window knows: drift beyond {jump:g} was seen {found} times in the
-{batches} batches with {changes} gradual changes, and {false} times in {stationary} stationary batches, where it was at
-most {most:.3f}. This is a proposal, and not what `SALCallback` does.
+itself (`experiments.detection.pair`) the window knows: drift beyond {jump:g} was seen {found} times in {batches}
+batches with {changes} gradual changes, {mixed} of these times while tasks were mixed, and {false} times in
+{stationary} stationary batches, where it was at most {most:.3f}. This is a proposal, and not what `SALCallback` does.
 """
 
 
@@ -61,6 +61,7 @@ def gradual(fuzzy: Record, still: Record, figure: str) -> str:
         found=len(fuzzy["pair"]["events"]),
         batches=fuzzy["batches"],
         changes=fuzzy["changes"],
+        mixed=fuzzy["curve"]["mixed"],
         false=len(still["pair"]["events"]),
         stationary=still["batches"],
         most=still["pair"]["most"],

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import event, update
 
 from safi_agent import owner
-from safi_agent import store as module
-from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, turns
+from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store
+from safi_agent.store.sqlite import Sqlite, prepare
+from safi_agent.store.tables import turns
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -121,7 +122,7 @@ def test_work_is_taken_over_from_the_dead_and_the_silent_only(store: Store, monk
 
 def test_the_impatient_are_told_at_once_that_another_writes_and_nothing_breaks(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    store, other = open_store(url), Store(url)
+    store, other = open_store(url), Store(Sqlite(url))
     store.keep_values("v", "{}")
     body = {"id": "a", "key": "k", "valueSet": "s"}
     for writer in (store, other):
@@ -159,7 +160,7 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
         if statement.startswith(("SELECT", "UPDATE")):
             plans.append("; ".join(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)))
 
-    event.listen(store._engine, "before_cursor_execute", explain)
+    event.listen(store.database.engine, "before_cursor_execute", explain)
     add(store, "a")
     store.find("a")
     store.load("a")
@@ -194,14 +195,14 @@ def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
     for round_ in range(20):
         together = threading.Barrier(4)
 
-        def prepare(file: Path = tmp_path / f"{round_}.db", together: threading.Barrier = together) -> str:
+        def open_new(file: Path = tmp_path / f"{round_}.db", together: threading.Barrier = together) -> str:
             connection = sqlite3.connect(file, timeout=5, check_same_thread=False)
             together.wait()
-            module._prepare(connection, None)
+            prepare(connection, None)
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
             connection.close()
             return str(mode)
 
         with ThreadPoolExecutor(4) as pool:
-            assert {future.result() for future in [pool.submit(prepare) for _ in range(4)]} == {"wal"}
+            assert {future.result() for future in [pool.submit(open_new) for _ in range(4)]} == {"wal"}

@@ -1,0 +1,38 @@
+"""Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over."""
+
+import time
+
+from sqlalchemy import and_, func, select, update
+
+from safi_agent.owner import is_dead, me
+from safi_agent.store.access import Access
+from safi_agent.store.rows import Job
+from safi_agent.store.tables import UNFINISHED, turns
+
+LEASE = 60.0
+
+
+class Leases(Access):
+    """Takes over what others left."""
+
+    def adopt(self, value_set: str) -> list[Job]:
+        """Take over the unfinished turns of processes that are dead or silent for longer than their lease."""
+        now = time.time()
+        unfinished = and_(turns.c.value_set == value_set, UNFINISHED)
+        with self._transaction() as c:
+            grouped = select(turns.c.owner, func.min(turns.c.lease)).where(unfinished).group_by(turns.c.owner)
+            owners = c.execute(grouped).all()
+            gone = [owner for owner, lease in owners if owner != me() and (lease < now or is_dead(owner))]
+            if not gone:
+                return []
+            theirs = and_(unfinished, turns.c.owner.in_(gone))
+            columns = (turns.c.id, turns.c.key, turns.c.log, turns.c.audit, turns.c.attempts)
+            jobs = c.execute(select(*columns).where(theirs).order_by(turns.c.key, turns.c.turn)).all()
+            c.execute(update(turns).where(theirs).values(owner=me(), lease=now + LEASE))
+        return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in jobs]
+
+    def renew(self) -> None:
+        """Say that this process is still at work on what is its own."""
+        with self._transaction() as c:
+            mine = and_(turns.c.owner == me(), UNFINISHED)
+            c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))

@@ -1,0 +1,93 @@
+"""The way to the answer: what past audits tell the next turn, and the turn's own row, durable before it leaves."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError
+
+from safi_agent.owner import me
+from safi_agent.store.access import Access
+from safi_agent.store.leases import LEASE
+from safi_agent.store.tables import memory, turns
+
+FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
+MOST_NOTES = 10_000
+
+# What is on the way to the answer is put together once.
+_NOTE = select(memory.c.note).where(memory.c.key == bindparam("of"))
+_FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
+_BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
+_COUNT = (
+    insert(memory)
+    .on_conflict_do_update(index_elements=["key"], set_={"turns": memory.c.turns + 1})
+    .returning(memory.c.turns)
+)
+_ADD = insert(turns)
+
+
+class Outbox(Access):
+    """Numbers turns and keeps them until they are audited."""
+
+    def _connected(self) -> None:
+        super()._connected()
+        self._notes: dict[str, tuple[float, str]] = {}
+
+    def known_note(self, key: str) -> str | None:
+        """The coaching note, if it was read or written here a moment ago; it takes no lock and no time."""
+        read, note = self._notes.get(key, (-FRESH, ""))
+        return note if time.monotonic() - read < FRESH else None
+
+    def note(self, key: str) -> str:
+        """The coaching note for the next turn of this key; empty where there is none."""
+        if (note := self.known_note(key)) is None:
+            with self._transaction(reading=True) as c:
+                note = c.scalar(_NOTE, {"of": key}) or ""
+            self._remember(key, note)
+        return note
+
+    def _remember(self, key: str, note: str) -> None:
+        if len(self._notes) > MOST_NOTES:
+            self._notes.clear()
+        self._notes[key] = (time.monotonic(), note)
+
+    def find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
+        """Number and body of the turn with this id."""
+        with self._transaction(reading=True) as c:
+            row = c.execute(_FIND, {"of": turn_id}).first()
+        return None if row is None else (row.turn, json.loads(row.body))
+
+    def add(
+        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool, patient: bool = True
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Make a turn durable and give it its number; if its id was there before, what stands there comes back.
+
+        Raises:
+            BusyError: someone else is writing, and ``patient`` is False.
+        """
+        row = {
+            "id": body["id"],
+            "key": body["key"],
+            "value_set": body["valueSet"],
+            "values_id": values_id,
+            "log": log,
+            "status": "pending" if audit else "judged",
+            "audit": int(audit),
+            "attempts": 0,
+            "body": json.dumps(body, allow_nan=False),
+            "logged": 0 if log else 1,
+            "settled": 0,
+            "owner": me(),
+            "lease": time.time() + LEASE,
+        }
+        try:
+            with self._transaction(patient=patient) as c:
+                number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
+                c.execute(_ADD, {**row, "turn": number})
+        except IntegrityError:  # the id was there; nothing was counted
+            number, before = cast("tuple[int, dict[str, Any]]", self.find(body["id"]))
+            return number, before
+        return number, None

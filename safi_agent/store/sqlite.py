@@ -1,0 +1,108 @@
+"""A database of SQLite, in a file (write-ahead log) or in memory: one connection, used by one thread at a time.
+
+A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones, because
+``synchronous=NORMAL`` does not wait for the disk.
+"""
+
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import StaticPool
+
+from safi_agent.store.rows import BusyError
+from safi_agent.store.tables import metadata
+
+BUSY = 30.0
+MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
+MEMORY = "sqlite://"
+_left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connection
+
+
+class Sqlite:
+    """A file, or memory that ends with the process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._connect()
+
+    def _connect(self) -> None:
+        self._lock = threading.RLock()
+        arguments = {"check_same_thread": False, "timeout": BUSY}
+        self.engine = create_engine(self.url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+        event.listen(self.engine, "connect", prepare)
+        event.listen(self.engine, "begin", _begin)
+        self._finalizer = weakref.finalize(self, self.engine.dispose)
+        metadata.create_all(self.engine)
+
+    def after_fork(self) -> None:
+        """In the child: a connection of its own. One in memory starts empty; the parent keeps what there was."""
+        _left_behind.append(self.engine)
+        self._finalizer.detach()
+        self._connect()
+
+    @contextmanager
+    def transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:
+        """A transaction; it is undone if what is done in it raises.
+
+        Raises:
+            BusyError: someone else is writing, and ``patient`` is False.
+        """
+        if not self._lock.acquire(blocking=patient):
+            raise BusyError
+        try:
+            with self.engine.connect() as plain:
+                connection = plain.execution_options(safi_reading=reading, safi_patient=patient)
+                with connection.begin():
+                    yield connection
+        finally:
+            self._lock.release()
+
+    def checkpoint(self) -> None:
+        """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
+        if self.url != MEMORY:
+            path = self.url.removeprefix("sqlite:///")
+            with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def prepare(connection: Any, _: Any) -> None:
+    """Set up a new connection."""
+    connection.isolation_level = None  # transactions are begun by hand, below
+    _write_ahead(connection)
+    for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Where two turn to write-ahead logging at once SQLite refuses one of them without waiting."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    # A transaction that reads and then writes would be refused where another process has written, not made to wait.
+    if options.get("safi_patient", True):
+        connection.exec_driver_sql("BEGIN" if options.get("safi_reading") else "BEGIN IMMEDIATE")
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        raise BusyError from None
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")

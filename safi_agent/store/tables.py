@@ -1,0 +1,64 @@
+"""The tables, and the conditions that their partial indexes answer."""
+
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    or_,
+)
+
+metadata = MetaData()
+memory = Table(
+    "safi_memory",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("turns", Integer, nullable=False),
+    Column("mu_turn", Integer, nullable=False, default=0),
+    Column("mu", Text, nullable=False, default="{}"),
+    Column("scores", Text, nullable=False, default="[]"),
+    Column("note", Text, nullable=False, default=""),
+)
+turns = Table(
+    "safi_turns",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("key", String, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("value_set", String, nullable=False),
+    Column("values_id", String, nullable=False),
+    Column("log", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("audit", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("ledger", Text),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("error", Text),
+    Column("record", Text),
+    Column("place", Integer),  # in the order of commits, which is the order of the log
+    Column("logged", Integer, nullable=False, default=0),
+    Column("settled", Integer, nullable=False, default=0),  # hooks have run, nothing is left to do
+    Column("owner", String, nullable=False),
+    Column("lease", Float, nullable=False),
+    UniqueConstraint("key", "turn"),
+)
+# Conditions with constants in them, not parameters: SQLite uses a partial index only where it sees its condition.
+NOT_DONE = turns.c.status != literal_column("'done'")
+NOT_LOGGED = turns.c.logged == literal_column("0")
+NOT_SETTLED = turns.c.settled == literal_column("0")
+UNFINISHED = or_(NOT_SETTLED, NOT_LOGGED)
+PLACED = turns.c.place.is_not(None)
+Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE)
+Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED)
+Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=UNFINISHED)
+Index("safi_turns_place", turns.c.place, sqlite_where=PLACED)
+value_sets = Table(
+    "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
+)
+logs = Table("safi_logs", metadata, Column("log", String, primary_key=True), Column("size", Integer, nullable=False))

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from safi_agent import create_safi_chain
-from safi_agent.cli import talk
+from safi_agent.cli.chat import talk
 
 QUESTIONS = (
     "Should AI allocate vaccines?",

@@ -1,28 +1,21 @@
-"""The command line: ``safi chat`` and ``safi drain``."""
+"""``safi chat``: a governed conversation at a prompt."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from safi_agent.chain import SafiChain, create_safi_chain
-from safi_agent.values import load_values, shipped
-
-app = typer.Typer(help="Governed answers, audited value by value.", no_args_is_help=True, add_completion=False)
-Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
-Model = Annotated[str | None, typer.Option(help='For init_chat_model, or "offline". Default: gpt-4o if it has a key.')]
-Database = Annotated[str, typer.Option(help="The store's URL.")]
-Log = Annotated[Path, typer.Option(help="The log.")]
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
 
 
-@app.command()
 def chat(
     values: Values = "unesco",
     model: Model = None,
-    store: Database = "sqlite:///safi.db",
-    log: Log = Path("saf-spirit-log.json"),
+    store: Database = STORE,
+    log: Log = LOG,
 ) -> None:
     """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
     with create_safi_chain(model, values, store=store, log=log) as safi:
@@ -60,16 +53,3 @@ def summary(record: dict[str, Any]) -> Iterator[str]:
     if record["willDecision"] == "approve":
         drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"
         yield f"  Spirit: {record['spiritScore']} of 10, drift: {drift}"
-
-
-@app.command()
-def drain(
-    values: Values = "unesco",
-    model: Model = None,
-    store: Database = "sqlite:///safi.db",
-    log: Log = Path("saf-spirit-log.json"),
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
-) -> None:
-    """Finish the audits that processes which are gone have left."""
-    with create_safi_chain(model, load_values(values), store=store, log=log) as safi:
-        typer.echo(f"{safi.drain(timeout)} audits finished.")

@@ -1,0 +1,9 @@
+"""The command line ``safi``: one file a command, listed here in the order of ``safi --help``."""
+
+import typer
+
+from safi_agent.cli import chat, drain
+
+app = typer.Typer(help="Governed answers, audited value by value.", no_args_is_help=True, add_completion=False)
+for command in (chat.chat, drain.drain):
+    app.command()(command)

@@ -18,7 +18,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializa
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from safi_agent.audit.auditor import Auditor, Plan
+from safi_agent.audit import Audits, Where, open_audits
+from safi_agent.audit.plan import Plan
 from safi_agent.doors import inner_config, shut
 from safi_agent.errors import ClosedError, IntellectError, SafiError, ViolationError
 from safi_agent.faculties import conscience, will
@@ -54,7 +55,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     values: ValueSet
     will_model: Any = None
     conscience_model: Any = None
-    store: str | None = None
+    store: str | None = Field(default=None, repr=False)  # it may hold a password
     log: str | None = None
     hooks: tuple[Any, ...] = ()
     beta: float = 0.9
@@ -69,9 +70,10 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     audit_attempts: int = 3
     audit_backoff: float = 1.0
     audit_timeout: float = 120.0
+    audit: Where = "here"
     tracers: tuple[Any, ...] = Field(default=(), repr=False)
 
-    _auditor: Auditor = PrivateAttr()
+    _auditor: Audits = PrivateAttr()
     _release: Release = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
@@ -85,7 +87,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         ruling = resolve(self.will_model or self.model, "will_model", judge=True)
         judging = resolve(self.conscience_model or self.model, "conscience_model", judge=True)
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
-        self._auditor = Auditor(self._plan(judging), open_store(self.store))
+        self._auditor = open_audits(self._plan(judging), open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
         gate = Will(Judge.of(ruling, will.SCHEMA, retry=False), self.values, self.will_sees_reflection)
         self._steps = Intellect(intellect, self.values) | gate | self._release
@@ -213,12 +215,13 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     def close(self, timeout: float | None = 30) -> int:
         """Take no more turns, then drain."""
         self._closed[:] = [True]
-        return self.drain(timeout)
+        finished = self.drain(timeout)
+        self._auditor.stop(0)
+        return finished
 
     async def aclose(self, timeout: float | None = 30) -> int:
         """The same without blocking."""
-        self._closed[:] = [True]
-        return await self.adrain(timeout)
+        return await asyncio.to_thread(self.close, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -279,7 +282,8 @@ def create_safi_chain(
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
         will_model: who judges drafts; default ``model``.
         conscience_model: who audits answers; default ``model``.
-        store: an SQLite URL, or None to keep memory and outbox in memory, where they end with the process.
+        store: a URL of SQLite or PostgreSQL ("postgresql+psycopg://…", for several processes on several machines),
+            or None to keep memory and outbox in memory, where they end with the process.
         log: the file for one JSON line a turn, or None.
         hooks: called with an Alert, sync or async, when a score is low, a drift is high, or an audit failed.
         beta: how much of μ stays at each audit, in [0, 1).

@@ -10,7 +10,7 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 from sqlalchemy.exc import SQLAlchemyError
 
-from safi_agent.audit.auditor import Auditor
+from safi_agent.audit import Audits
 from safi_agent.errors import OutboxError
 from safi_agent.faculties.base import Faculty
 from safi_agent.record import body
@@ -52,7 +52,7 @@ def check_same(kept: Mapping[str, Any], turn: Turn) -> None:
 class Release(Faculty):
     """Adds ``answer``. Raises OutboxError when the turn cannot be written: then nothing leaves."""
 
-    auditor: Auditor
+    auditor: Audits
     models: Mapping[str, str]
 
     adds = "answer"

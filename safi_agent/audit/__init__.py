@@ -1,1 +1,43 @@
-"""The async branch: what happens to a turn after its answer has left."""
+"""The async branch: outbox, worker, queue."""
+
+from typing import Literal, Protocol
+
+from safi_agent.audit.auditor import Auditor
+from safi_agent.audit.plan import Plan
+from safi_agent.store import Job, Store
+from safi_agent.store.sqlite import Sqlite
+
+Where = Literal["here", "worker"]
+
+
+class Audits(Protocol):
+    """What a chain needs of its audit branch."""
+
+    plan: Plan
+    store: Store
+
+    def submit(self, job: Job) -> None:
+        """A turn is durable; see that it is carried to its end."""
+
+    def drain(self, timeout: float | None = None) -> int:
+        """Wait until all is done; how many audits were finished since the last call."""
+
+    def stop(self, timeout: float) -> None:
+        """Begin nothing more in this process."""
+
+
+def open_audits(plan: Plan, store: Store, where: Where) -> Audits:
+    """The branch for this store.
+
+    Raises:
+        ValueError: audits are to be left to workers, on a store that only its own processes work on.
+    """
+    if where not in ("here", "worker"):
+        raise ValueError(f"audit: expected 'here' or 'worker', got {where!r}.")
+    if isinstance(store.database, Sqlite):
+        if where == "worker":
+            raise ValueError("audit: expected 'here' with this store, got 'worker': workers need one on PostgreSQL.")
+        return Auditor(plan, store)
+    from safi_agent.audit.queued import QueuedAuditor
+
+    return QueuedAuditor(plan, store, works=where == "here")

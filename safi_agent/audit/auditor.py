@@ -1,47 +1,22 @@
 """Carries approved turns of one chain from the outbox to the log: Conscience, Spirit, memory, log, hooks."""
 
 import asyncio
-import inspect
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.runnables import RunnableConfig
-
 from safi_agent.audit.dispatcher import dispatcher, on_dispatcher, serve
-from safi_agent.faculties.conscience import Conscience
-from safi_agent.hooks import Alert, Hook, call, kinds, offenders
+from safi_agent.audit.plan import RECONNECT, Plan
 from safi_agent.log import flush
-from safi_agent.record import Measure, commit, unpack, values_of
-from safi_agent.store import Job, Memory, Row, Store
-from safi_agent.values import ValueSet
+from safi_agent.store import Job, Store
 
 log = logging.getLogger("safi_agent")
 POLL = 0.5  # how often it is looked whether another process has let a lane go on
-RECONNECT = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # how long until the store is tried again
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a chain's audits are carried out."""
-
-    values: ValueSet
-    conscience: Callable[[ValueSet], Conscience]
-    measure: Measure
-    log: str
-    hooks: tuple[Hook, ...] = ()
-    attempts: int = 3
-    backoff: float = 1.0
-    timeout: float = 120.0
-    tracers: Sequence[BaseCallbackHandler] = ()
 
 
 class Auditor:
@@ -90,6 +65,13 @@ class Auditor:
             finished, self._finished = self._finished, 0
         return finished
 
+    def stop(self, timeout: float) -> None:
+        """Nothing: what is not finished is carried on with, by this process or another."""
+
+    def leave(self, timeout: float) -> None:
+        """The interpreter exits: wait."""
+        self.drain(timeout)
+
     async def _carry(self, job: Job) -> None:
         for wait in chain(RECONNECT, repeat(RECONNECT[-1])):
             try:
@@ -107,48 +89,30 @@ class Auditor:
 
     async def _judge(self, job: Job) -> None:
         """Have the Conscience judge, unless that was done before; give up after so many attempts."""
-        kept, values, status = self.store.load(job.id)
-        if status != "pending":
+        kept = self.store.load(job.id)
+        if kept.status != "pending":
             return
-        ask = partial(self.plan.conscience(values_of(values)).invoke, unpack(kept), self._config(job))
-        failed, cause = job.attempts, "interrupted"
+        failed, cause = kept.attempts, "interrupted"
         while failed < self.plan.attempts:
             try:
-                turn = await self._in_thread(ask)
-                self.store.judged(job.id, [finding.model_dump() for finding in turn["ledger"]], None)
-                return
+                ledger = await self.plan.judge(job.id, kept)
             except Exception as error:
                 failed, cause = failed + 1, type(error).__name__
                 log.warning("Audit of turn %s, attempt %d of %d.", job.id, failed, self.plan.attempts, exc_info=error)
+            else:
+                self.store.judged(job.id, ledger, None)
+                return
             self.store.tried(job.id, failed)
             if failed < self.plan.attempts:
-                await asyncio.sleep(self.plan.backoff * 2 ** (failed - 1))
+                await asyncio.sleep(self.plan.wait_after(failed))
         self.store.judged(job.id, None, f"{cause}, {failed} attempts")
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        async with dispatcher().slots:
-            future = dispatcher().threads.submit(work)
-            try:
-                return await asyncio.wait_for(asyncio.wrap_future(future), self.plan.timeout)
-            except TimeoutError:
-                if not future.done():
-                    dispatcher().threads.replace_stuck()
-                raise
-
-    def _config(self, job: Job) -> RunnableConfig:
-        return {
-            "run_name": "safi.audit",
-            "tags": ["safi", "audit"],
-            "metadata": {"safi_turn_id": job.id},
-            "callbacks": list(self.plan.tracers),
-        }
 
     async def _commit(self, job: Job) -> dict[str, Any]:
         """The turn's record, once it and all turns before it in its lane are committed."""
         committed = self._committed.setdefault(job.id, asyncio.Event())
         try:
             while True:
-                for turn_id in self.store.commit_ready(job.key, self._compute):
+                for turn_id in self.store.commit_ready(job.key, self.plan.compute):
                     if turn_id in self._committed:
                         self._committed[turn_id].set()
                 if (record := self.store.record(job.id)) is not None:
@@ -167,30 +131,12 @@ class Auditor:
             for job in self.store.adopt(self.plan.values.name):
                 self.submit(job)
 
-    def _compute(self, row: Row, before: Memory) -> Any:
-        return commit(row, before, self.plan.measure)
-
     async def _settle(self, job: Job, record: dict[str, Any]) -> None:
         """Log, then hooks. A hook may be called again after a crash; a line is written once."""
         await asyncio.sleep(0)  # let others commit first: one flush writes the lines of all
         flush(self.store, job.log)
-        measure = self.plan.measure
-        for kind in kinds(record, measure.review_below, measure.drift_above):
-            alert = Alert(kind, job.id, offenders(record["conscienceLedger"], self.plan.values), record)
-            for hook in self.plan.hooks:
-                await self._hook(hook, alert)
+        await self.plan.tell(job.id, record)
         self.store.settle([job.id])
-
-    async def _hook(self, hook: Hook, alert: Alert) -> None:
-        """Async hooks on the loop, others in a thread; none may hold up its lane for longer than an audit may."""
-        work = call(hook, alert) if inspect.iscoroutinefunction(hook) else self._called(hook, alert)
-        try:
-            await asyncio.wait_for(work, self.plan.timeout)
-        except TimeoutError:
-            log.error("The hook %r did not end on turn %s.", hook, alert.turn_id)
-
-    async def _called(self, hook: Hook, alert: Alert) -> None:
-        await self._in_thread(partial(asyncio.run, call(hook, alert)))
 
 
 _all: "weakref.WeakSet[Auditor]" = weakref.WeakSet()

@@ -32,8 +32,8 @@ class Served(Protocol):
     def beat(self) -> None:
         """Renew leases, take over what others left."""
 
-    def drain(self, timeout: float) -> int:
-        """Wait for the work to be done."""
+    def leave(self, timeout: float) -> None:
+        """Wait for the work to be done; the interpreter exits."""
 
 
 class Dispatcher:
@@ -124,7 +124,7 @@ def _all_served() -> list[Served]:
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
     for one in _all_served():
-        one.drain(max(0.0, deadline - time.monotonic()))
+        one.leave(max(0.0, deadline - time.monotonic()))
     if _one is not None:
         _one.loop.call_soon_threadsafe(_one.loop.stop)
         _one.thread.join(1)

@@ -1,4 +1,4 @@
-"""Durable memory: the outbox of turns, their ledgers, and μ. SQLAlchemy Core on SQLite.
+"""Durable memory: the outbox of turns, their ledgers, and μ. SQLAlchemy Core on SQLite or PostgreSQL.
 
 A turn's row goes ``pending → judged → done``; one that needs no audit starts as ``judged``. Rows of one memory key
 become done in the order of their turns, whoever judged them and when: that is decided in the transaction that does it.
@@ -6,23 +6,25 @@ become done in the order of their turns, whoever judged them and when: that is d
 
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
+from safi_agent.store.access import Database
 from safi_agent.store.lane import Lane
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
-from safi_agent.store.rows import BusyError, Commit, Job, Memory, Row
+from safi_agent.store.rows import BusyError, Commit, Job, Kept, Memory, Row
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
-__all__ = ["LEASE", "BusyError", "Commit", "Job", "Memory", "Row", "Store", "open_store"]
+__all__ = ["LEASE", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
 
 
 class Store(Lane, Leases, Lines):
     """All that is remembered; every method is one transaction."""
 
-    def __init__(self, database: Sqlite) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database)
         _all.add(self)
 
@@ -32,29 +34,47 @@ _all: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
 def open_store(url: str | None) -> Store:
-    """The store at this URL; one for each file in a process, a new one for each None.
+    """The store at this URL; one for each database in a process, a new one for each None.
 
     Raises:
-        ValueError: the URL is not one of SQLite, or its folder is not there.
+        ValueError: the URL is of neither SQLite nor PostgreSQL, its folder is not there, or a newer package wrote it.
+        ImportError: PostgreSQL was asked for without its extra.
     """
     if url is None:
         return Store(Sqlite(MEMORY))
     try:
         parsed = make_url(url)
-    except Exception:
-        raise ValueError(f"store: expected None or a URL like 'sqlite:///safi.db', got {url!r}.") from None
+    except Exception:  # what was given may hold a password
+        raise ValueError("store: expected None or a URL like 'sqlite:///safi.db', got another text.") from None
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return _kept(parsed.render_as_string(hide_password=False), lambda: _postgres(parsed))
     if parsed.get_backend_name() != "sqlite":
-        raise ValueError(f"store: expected a URL that begins with 'sqlite://', got {url!r}.")
+        expected = "one that begins with 'sqlite://' or 'postgresql+psycopg://'"
+        raise ValueError(f"store: expected {expected}, got {parsed.render_as_string()!r}.")
     if parsed.database in (None, "", ":memory:"):
         return Store(Sqlite(MEMORY))
     path = Path(str(parsed.database)).absolute()
     if not path.parent.is_dir():
         raise ValueError(f"store: expected a file in a folder that is there, got {str(path)!r}.")
-    full = f"sqlite:///{path}"
-    store = _open.get(full)
+    return _kept(f"sqlite:///{path}", lambda: Sqlite(f"sqlite:///{path}"))
+
+
+def _kept(name: str, connect: Callable[[], Database]) -> Store:
+    store = _open.get(name)
     if store is None:
-        store = _open[full] = Store(Sqlite(full))
+        store = _open[name] = Store(connect())
     return store
+
+
+def _postgres(url: URL) -> Database:
+    try:
+        from safi_agent.store.postgres import Postgres
+    except ImportError as error:
+        raise ImportError(
+            f"store: PostgreSQL needs the extra 'postgres' of this package (no {error.name!r} here)."
+        ) from error
+    return Postgres(url)
 
 
 def _after_fork() -> None:

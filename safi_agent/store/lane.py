@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, func, select, update
 
 from safi_agent.store.outbox import Outbox
-from safi_agent.store.rows import Commit, Memory, Row
-from safi_agent.store.tables import NOT_DONE, PLACED, memory, turns, value_sets
+from safi_agent.store.rows import Commit, Kept, Memory, Row
+from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, memory, turns, value_sets
 
 
 class Lane(Outbox):
@@ -18,15 +17,15 @@ class Lane(Outbox):
     def keep_values(self, values_id: str, body: str) -> None:
         """Remember a value set, so that its turns can be judged by it after it was edited."""
         with self._transaction() as c:
-            c.execute(insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
+            c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
 
-    def load(self, turn_id: str) -> tuple[dict[str, Any], str, str]:
-        """Body, value set and status of a turn."""
-        columns = (turns.c.body, value_sets.c.body.label("values"), turns.c.status)
+    def load(self, turn_id: str) -> Kept:
+        """A turn as it has to be judged."""
+        columns = (turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
         with self._transaction(reading=True) as c:
             found = select(*columns).join(value_sets, value_sets.c.id == turns.c.values_id).where(turns.c.id == turn_id)
             row = c.execute(found).one()
-        return json.loads(row.body), row.values, row.status
+        return Kept(json.loads(row.body), row.values, row.status, row.attempts)
 
     def tried(self, turn_id: str, attempts: int) -> None:
         """Count the attempts that failed, so that a restart does not begin anew."""
@@ -37,19 +36,30 @@ class Lane(Outbox):
         """Keep what the Conscience found (None: it failed for good); only the first ledger of a turn counts."""
         text = None if ledger is None else json.dumps(ledger, allow_nan=False)
         with self._transaction() as c:
-            open_ = and_(turns.c.id == turn_id, turns.c.status == "pending")
-            c.execute(update(turns).where(open_).values(status="judged", ledger=text, error=error))
+            first = update(turns).where(turns.c.id == turn_id, turns.c.status == "pending")
+            kept = first.values(status="judged", ledger=text, error=error).returning(turns.c.value_set, turns.c.key)
+            if (row := c.execute(kept).first()) is not None:
+                self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
-    def commit_ready(self, key: str, compute: Callable[[Row, Memory], Commit]) -> list[str]:
-        """Commit the judged turns at the head of this key's lane, in order; ``compute`` must be pure."""
+    def commit_ready(
+        self, key: str, compute: Callable[[Row, Memory], Commit], value_set: str | None = None
+    ) -> list[str]:
+        """Commit the judged turns at the head of this key's lane, in order; ``compute`` must be pure.
+
+        What is left to do for turns of another than this value set is enqueued for those who know that one.
+        """
         done: list[str] = []
         while True:
             with self._transaction() as c:
+                # Where others write at the same time, this row is what they wait for.
+                lane = c.execute(select(memory).where(memory.c.key == key).with_for_update()).first()
                 head = select(turns).where(turns.c.key == key, NOT_DONE).order_by(turns.c.turn).limit(1)
                 row = c.execute(head).first()
-                if row is None or row.status != "judged":
+                if lane is None or row is None or row.status != "judged":
                     return done
-                made = _commit(c, key, row, compute)
+                made = _commit(c, lane, row, compute)
+                if value_set not in (None, row.value_set):
+                    self.database.enqueue(c, "safi.settle", row.value_set, key, row.id)
             if made.memory is not None:
                 self._remember(key, made.note)
             done.append(row.id)
@@ -60,22 +70,28 @@ class Lane(Outbox):
             text = c.scalar(select(turns.c.record).where(turns.c.id == turn_id))
         return None if text is None else json.loads(text)
 
+    def unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """Id, log and record of the committed turns for which something is left to do, in the order of commits."""
+        mine = (turns.c.key == key, turns.c.value_set == value_set, NOT_SETTLED, PLACED)
+        with self._transaction(reading=True) as c:
+            rows = c.execute(select(turns.c.id, turns.c.log, turns.c.record).where(*mine).order_by(turns.c.place)).all()
+        return [(row.id, row.log, json.loads(row.record)) for row in rows]
+
     def settle(self, turn_ids: Sequence[str]) -> None:
         """Nothing is left to do for these turns."""
         with self._transaction() as c:
             c.execute(update(turns).where(turns.c.id.in_(turn_ids)).values(settled=1))
 
 
-def _commit(c: Connection, key: str, row: Any, compute: Callable[[Row, Memory], Commit]) -> Commit:
-    kept = c.execute(select(memory).where(memory.c.key == key)).one()
-    before = Memory(json.loads(kept.mu), kept.mu_turn, json.loads(kept.scores))
+def _commit(c: Connection, lane: Any, row: Any, compute: Callable[[Row, Memory], Commit]) -> Commit:
+    before = Memory(json.loads(lane.mu), lane.mu_turn, json.loads(lane.scores))
     ledger = None if row.ledger is None else json.loads(row.ledger)
     values = c.execute(select(value_sets.c.body).where(value_sets.c.id == row.values_id)).scalar_one()
     made = compute(Row(row.id, row.turn, json.loads(row.body), ledger, row.error, values), before)
     if made.memory is not None:
         mu, mu_turn, scores = made.memory
         changed = {"mu": json.dumps(mu), "mu_turn": mu_turn, "scores": json.dumps(scores), "note": made.note}
-        c.execute(update(memory).where(memory.c.key == key).values(changed))
+        c.execute(update(memory).where(memory.c.key == row.key).values(changed))
     place = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(PLACED).scalar_subquery()
     record = json.dumps(made.record, ensure_ascii=True, allow_nan=False)
     c.execute(update(turns).where(turns.c.id == row.id).values(status="done", record=record, place=place))

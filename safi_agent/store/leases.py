@@ -7,7 +7,7 @@ from sqlalchemy import and_, func, select, update
 from safi_agent.owner import is_dead, me
 from safi_agent.store.access import Access
 from safi_agent.store.rows import Job
-from safi_agent.store.tables import UNFINISHED, turns
+from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, turns
 
 LEASE = 60.0
 
@@ -26,10 +26,16 @@ class Leases(Access):
             if not gone:
                 return []
             theirs = and_(unfinished, turns.c.owner.in_(gone))
-            columns = (turns.c.id, turns.c.key, turns.c.log, turns.c.audit, turns.c.attempts)
-            jobs = c.execute(select(*columns).where(theirs).order_by(turns.c.key, turns.c.turn)).all()
-            c.execute(update(turns).where(theirs).values(owner=me(), lease=now + LEASE))
-        return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in jobs]
+            columns = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts)
+            mine = update(turns).where(theirs).values(owner=me(), lease=now + LEASE).returning(*columns)
+            jobs = c.execute(mine).all()  # in one statement: of two who take over at once each turn goes to one
+        return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
+
+    def mine_open(self, value_set: str) -> int:
+        """How many audits this process has answered for, or taken over, that are not done."""
+        mine = (turns.c.value_set == value_set, turns.c.owner == me(), NOT_SETTLED, turns.c.audit == 1)
+        with self._transaction(reading=True) as c:
+            return c.scalar(select(func.count()).select_from(turns).where(*mine)) or 0
 
     def renew(self) -> None:
         """Say that this process is still at work on what is its own."""

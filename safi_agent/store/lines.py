@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from sqlalchemy import and_, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from safi_agent.store.access import Access
 from safi_agent.store.tables import NOT_LOGGED, PLACED, logs, turns
@@ -24,5 +23,5 @@ class Lines(Access):
         """These turns are in the log, which has this size now."""
         with self._transaction() as c:
             c.execute(update(turns).where(turns.c.id.in_(turn_ids)).values(logged=1))
-            kept = insert(logs).values(log=log, size=size)
+            kept = self.database.insert(logs).values(log=log, size=size)
             c.execute(kept.on_conflict_do_update(index_elements=["log"], set_={"size": size}))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import IntegrityError
 
 from safi_agent.owner import me
@@ -21,12 +20,7 @@ MOST_NOTES = 10_000
 _NOTE = select(memory.c.note).where(memory.c.key == bindparam("of"))
 _FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
 _BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
-_COUNT = (
-    insert(memory)
-    .on_conflict_do_update(index_elements=["key"], set_={"turns": memory.c.turns + 1})
-    .returning(memory.c.turns)
-)
-_ADD = insert(turns)
+_ADD = turns.insert()
 
 
 class Outbox(Access):
@@ -35,6 +29,8 @@ class Outbox(Access):
     def _connected(self) -> None:
         super()._connected()
         self._notes: dict[str, tuple[float, str]] = {}
+        one_more = {"index_elements": ["key"], "set_": {"turns": memory.c.turns + 1}}
+        self._count = self.database.insert(memory).on_conflict_do_update(**one_more).returning(memory.c.turns)
 
     def known_note(self, key: str) -> str | None:
         """The coaching note, if it was read or written here a moment ago; it takes no lock and no time."""
@@ -85,8 +81,11 @@ class Outbox(Access):
         }
         try:
             with self._transaction(patient=patient) as c:
-                number: int = c.execute(_COUNT, {**_BLANK, "key": body["key"]}).scalar_one()
+                number: int = c.execute(self._count, {**_BLANK, "key": body["key"]}).scalar_one()
                 c.execute(_ADD, {**row, "turn": number})
+                self.database.enqueue(
+                    c, "safi.judge" if audit else "safi.settle", body["valueSet"], body["key"], body["id"]
+                )
         except IntegrityError:  # the id was there; nothing was counted
             number, before = cast("tuple[int, dict[str, Any]]", self.find(body["id"]))
             return number, before

@@ -11,6 +11,15 @@ class Memory(NamedTuple):
     scores: list[int]
 
 
+class Kept(NamedTuple):
+    """A turn as it was kept for the Conscience; ``attempts`` are those that failed."""
+
+    body: dict[str, Any]
+    values: str
+    status: str
+    attempts: int
+
+
 class Row(NamedTuple):
     """A turn that was judged, as it is handed to whoever commits it."""
 

@@ -13,10 +13,12 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import StaticPool
 
+from safi_agent.store.access import Task
 from safi_agent.store.rows import BusyError
-from safi_agent.store.tables import metadata
+from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
 
 BUSY = 30.0
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
@@ -26,6 +28,8 @@ _left_behind: list[Engine] = []  # a forked child must neither use nor close its
 
 class Sqlite:
     """A file, or memory that ends with the process."""
+
+    insert = staticmethod(sqlite.insert)
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -38,7 +42,11 @@ class Sqlite:
         event.listen(self.engine, "connect", prepare)
         event.listen(self.engine, "begin", _begin)
         self._finalizer = weakref.finalize(self, self.engine.dispose)
-        metadata.create_all(self.engine)
+        with self.transaction(reading=True) as c:
+            current = version_of(c) == newest()
+        if not current:
+            with self.transaction() as c:
+                bring_up(c)
 
     def after_fork(self) -> None:
         """In the child: a connection of its own. One in memory starts empty; the parent keeps what there was."""
@@ -63,6 +71,9 @@ class Sqlite:
         finally:
             self._lock.release()
 
+    def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
+        """Nothing: the process that answers audits, or who takes over from it."""
+
     def checkpoint(self) -> None:
         """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
         if self.url != MEMORY:
@@ -74,9 +85,22 @@ class Sqlite:
 def prepare(connection: Any, _: Any) -> None:
     """Set up a new connection."""
     connection.isolation_level = None  # transactions are begun by hand, below
+    _refuse_newer(connection)
     _write_ahead(connection)
     for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _refuse_newer(connection: sqlite3.Connection) -> None:
+    try:
+        row = connection.execute("SELECT version FROM safi_version").fetchone()
+    except sqlite3.OperationalError:
+        return  # there are no tables yet, or none with a version
+    try:
+        refuse_newer(row[0] if row else 0)
+    except ValueError:
+        connection.close()
+        raise
 
 
 def _write_ahead(connection: Any) -> None:

@@ -48,17 +48,18 @@ turns = Table(
     Column("lease", Float, nullable=False),
     UniqueConstraint("key", "turn"),
 )
-# Conditions with constants in them, not parameters: SQLite uses a partial index only where it sees its condition.
+# Conditions with constants in them, not parameters: a partial index is used only where its condition is seen.
 NOT_DONE = turns.c.status != literal_column("'done'")
 NOT_LOGGED = turns.c.logged == literal_column("0")
 NOT_SETTLED = turns.c.settled == literal_column("0")
 UNFINISHED = or_(NOT_SETTLED, NOT_LOGGED)
 PLACED = turns.c.place.is_not(None)
-Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE)
-Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED)
-Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=UNFINISHED)
-Index("safi_turns_place", turns.c.place, sqlite_where=PLACED)
+Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE, postgresql_where=NOT_DONE)
+Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED, postgresql_where=NOT_LOGGED)
+Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=UNFINISHED, postgresql_where=UNFINISHED)
+Index("safi_turns_place", turns.c.place, sqlite_where=PLACED, postgresql_where=PLACED)
 value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )
 logs = Table("safi_logs", metadata, Column("log", String, primary_key=True), Column("size", Integer, nullable=False))
+version = Table("safi_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from safi_agent.store.sqlite import Sqlite, prepare
 from safi_agent.store.tables import turns
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    made = open_store(f"sqlite:///{tmp_path}/s.db" if request.param == "file" else None)
+@pytest.fixture(params=["file", "memory", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path}/s.db" if request.param == "file" else None
+    if request.param == "postgres":
+        url = request.getfixturevalue("database")
+    made = open_store(url)
     made.keep_values("v", "{}")
-    return made
+    yield made
+    made.database.engine.dispose()
 
 
 def add(store: Store, turn_id: str, key: str = "k", *, audit: bool = True) -> int:

@@ -1,0 +1,161 @@
+"""A worker on the queue of a value set: it judges turns, and settles what was judged, whoever has answered them.
+
+A job ends only with its work done; it is tried again after whatever goes wrong. One whose worker has fallen silent is
+given to another: what it may have done before is done once all the same, since the store decides that.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import psycopg
+from procrastinate import App, BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job
+from procrastinate.manager import JobManager
+from procrastinate.worker import Worker as QueueWorker
+from psycopg_pool import PoolTimeout
+
+from safi_agent.audit.dispatcher import AT_ONCE
+from safi_agent.audit.plan import RECONNECT, Plan
+from safi_agent.log import flush
+from safi_agent.store import Store
+from safi_agent.store.queue import conninfo, queue_of
+from safi_agent.threads import Threads
+
+log = logging.getLogger("safi_agent")
+SILENT = 30.0  # seconds without a sign of life after which a worker's jobs are given to others
+POLL = 1.0  # seconds until a job is seen whose time has come, or a lost database is looked for again
+GRACE = 10.0  # seconds for what is under way when the database is lost
+GIVE_UP = 10  # workers that a turn may take with it
+SWEEP = 0x5AF2  # the advisory lock of whoever looks for silent workers
+AT_THE_STORE = 8
+
+
+class TryAgainError(Exception):
+    """The audit failed, and may be tried again after so many seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"again in {wait} s")
+        self.wait = wait
+
+
+class Again(BaseRetryStrategy):
+    """Whatever goes wrong, the job stays; a worker that is told to stop gives it back at once."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
+        """When it is tried again."""
+        wait = RECONNECT[min(job.attempts, len(RECONNECT) - 1)]
+        if isinstance(exception, TryAgainError):
+            wait = exception.wait
+        elif isinstance(exception, asyncio.CancelledError):
+            wait = 0.0
+        return RetryDecision(retry_at=datetime.now(UTC) + timedelta(seconds=wait))
+
+
+class Worker:
+    """Runs on a loop until it is stopped; begins anew when the database was away."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan, self.store = plan, store
+        self.done = 0
+        self._queue = queue_of(plan.values.name)
+        self._threads = Threads(AT_THE_STORE, "safi-store")
+        self._queue_worker: QueueWorker | None = None
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Work; it comes back when it was stopped."""
+        while not self._stopped:
+            try:
+                await self._run_once()
+            except Exception as error:
+                log.error("The worker lost its queue and will look for it again.", exc_info=error)
+            if not self._stopped:
+                await asyncio.sleep(POLL)
+
+    def stop(self, timeout: float) -> None:
+        """Take no more jobs; give those back that are not done within so many seconds. From the worker's loop."""
+        self._stopped = True
+        if self._queue_worker is not None:
+            self._queue_worker.shutdown_graceful_timeout = timeout
+            self._queue_worker.stop()  # type: ignore[no-untyped-call]
+
+    async def _run_once(self) -> None:
+        connector = PsycopgConnector(conninfo=conninfo(self.store.database.engine), min_size=2, max_size=4)
+        app = App(connector=connector)
+        app.task(name="safi.judge", pass_context=True, retry=Again())(self._judge)
+        app.task(name="safi.settle", retry=Again())(self._settle)
+        async with app.open_async():
+            self._queue_worker = self._made(app)
+            sweeping = asyncio.create_task(self._sweep(connector, app.job_manager))
+            try:
+                if not self._stopped:
+                    await self._queue_worker.run()  # type: ignore[no-untyped-call]
+            finally:
+                sweeping.cancel()
+                self._queue_worker = None
+
+    def _made(self, app: App) -> QueueWorker:
+        return QueueWorker(
+            app,
+            queues=[self._queue],
+            name="safi",
+            concurrency=AT_ONCE,
+            fetch_job_polling_interval=POLL,
+            shutdown_graceful_timeout=GRACE,
+            delete_jobs="successful",
+            install_signal_handlers=False,
+            update_heartbeat_interval=SILENT / 3,
+            stalled_worker_timeout=SILENT,
+        )
+
+    async def _sweep(self, connector: PsycopgConnector, jobs: JobManager) -> None:
+        """Give the jobs of silent workers back to the queue; one looks at a time, so that none is given twice."""
+        while True:
+            with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker itself will notice
+                async with connector.pool.connection() as c:
+                    cursor = await c.execute("SELECT pg_try_advisory_xact_lock(%s)", [SWEEP])
+                    if await cursor.fetchone() == (True,):
+                        for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=SILENT):
+                            await jobs.retry_job(job)
+            await asyncio.sleep(SILENT / 3)
+
+    async def _judge(self, context: JobContext, key: str, turn: str) -> None:
+        """Have the Conscience judge, unless that was done before; give up after so many attempts."""
+        kept = await self._at_store(partial(self.store.load, turn))
+        if kept.status != "pending":
+            return
+        if context.job.attempts - kept.attempts >= GIVE_UP:
+            await self._at_store(partial(self.store.judged, turn, None, f"interrupted {GIVE_UP} times"))
+            return
+        try:
+            ledger = await self.plan.judge(turn, kept)
+        except Exception as error:
+            failed, cause = kept.attempts + 1, type(error).__name__
+            log.warning("Audit of turn %s, attempt %d of %d.", turn, failed, self.plan.attempts, exc_info=error)
+        else:
+            await self._at_store(partial(self.store.judged, turn, ledger, None))
+            return
+        await self._at_store(partial(self.store.tried, turn, failed))
+        if failed < self.plan.attempts:
+            raise TryAgainError(self.plan.wait_after(failed))
+        await self._at_store(partial(self.store.judged, turn, None, f"{cause}, {failed} attempts"))
+
+    async def _settle(self, key: str, turn: str) -> None:
+        """Commit what can be committed in this lane, write its lines, call hooks. Nobody else does so meanwhile."""
+        name = self.plan.values.name
+        await self._at_store(partial(self.store.commit_ready, key, self.plan.compute, name))
+        for turn_id, path, record in await self._at_store(partial(self.store.unsettled, key, name)):
+            await self._at_store(partial(flush, self.store, path))
+            await self.plan.tell(turn_id, record)
+            await self._at_store(partial(self.store.settle, [turn_id]))
+            self.done += record["auditStatus"] != "none"
+
+    async def _at_store(self, work: Callable[[], Any]) -> Any:
+        """On a thread: a database elsewhere must not hold up the loop."""
+        return await asyncio.wrap_future(self._threads.submit(work))

@@ -1,0 +1,70 @@
+"""Jobs of the queue, procrastinate's, put there in the transaction that makes them needed: both stay, or neither."""
+
+from hashlib import sha256
+from typing import Any
+
+from procrastinate import App, SyncPsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.schema import SchemaManager
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from safi_agent.store.access import Task
+
+LONGEST = 32  # bytes of a name in a channel's, which has 63
+_app = App(connector=SyncPsycopgConnector())  # never opened: it writes on connections of the store
+
+
+def queue_of(value_set: str) -> str:
+    """The queue for turns of a value set; whoever knows that set works on it.
+
+    >>> queue_of("unesco")
+    'safi:unesco'
+    """
+    name = value_set if len(value_set.encode()) <= LONGEST else sha256(value_set.encode()).hexdigest()[:LONGEST]
+    return f"safi:{name}"
+
+
+def conninfo(engine: Engine) -> str:
+    """The database's address as psycopg takes it."""
+    arguments = engine.dialect.create_connect_args(engine.url)[1]
+    return make_conninfo(**{name: value for name, value in arguments.items() if name != "context"})
+
+
+def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
+    """Enqueue in the caller's transaction.
+
+    Judging takes long and may be done side by side. Settling is done by one at a time for a memory key, in the order
+    of its jobs, and first, so that what was judged does not wait for what was not.
+    """
+    settle = task == "safi.settle"
+    job = _app.configure_task(
+        task,
+        queue=queue_of(value_set),
+        lock=f"safi:{key}" if settle else None,
+        priority=int(settle),
+        connection=c.connection.driver_connection,
+    )
+    try:
+        job.defer(key=key, turn=turn_id)
+    except ConnectorException as error:
+        raise SQLAlchemyError(f"The job was not taken ({type(error.__cause__).__name__}).") from None
+
+
+def make_tables(c: Connection) -> None:
+    """The queue's own tables, if they are not there.
+
+    Raises:
+        ValueError: they are there, from a procrastinate that is too old.
+    """
+    there, works = c.execute(
+        text("SELECT to_regclass('procrastinate_jobs'), to_regproc('procrastinate_retry_job_v2')")
+    ).one()
+    if there is None:
+        driver: Any = c.connection.driver_connection
+        driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
+    elif works is None:
+        raise ValueError(
+            "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
+        )

@@ -1,6 +1,5 @@
 """A process that is killed loses no audit, repeats none, and keeps their order."""
 
-import json
 import os
 import random
 import signal
@@ -8,13 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from safi_agent import assess, create_safi_chain
+from safi_agent import create_safi_chain
+from tests.safi_agent.audit import replayed
+from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 
@@ -42,43 +41,12 @@ def kill_after(folder: Path, seconds: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.json").read_text().splitlines()]
-
-
 def check(folder: Path) -> int:
     """Everything that must hold after recovery; how many turns there are."""
-    seen = dict(line.split() for line in (folder / "seen").read_text().splitlines() if line.count(" ") == 1)
-    logged = records(folder)
-    counts = Counter(record["turnId"] for record in logged)
-    assert set(counts.values()) == {1}, "one line a turn"
-    by_id = {record["turnId"]: record for record in logged}
-    assert seen.keys() <= by_id.keys(), "every answer that was returned is in the log"
     with sqlite3.connect(folder / "safi.db") as db:
-        rows = db.execute("SELECT id, status, logged, settled FROM safi_turns").fetchall()
-        kept = {key: json.loads(mu) for key, mu in db.execute("SELECT key, mu FROM safi_memory")}
+        rows, memory = db.execute(ROWS).fetchall(), dict(db.execute(MEMORY).fetchall())
     db.close()
-    assert {row[0] for row in rows} == by_id.keys()
-    assert {row[1:] for row in rows} == {("done", 1, 1)}
-    for key in {record["memoryKey"] for record in logged}:
-        replay(key, [record for record in logged if record["memoryKey"] == key], kept[key])
-    assert all(by_id[i]["willDecision"] == decision for i, decision in seen.items())
-    return len(logged)
-
-
-def replay(key: str, lane: list[dict[str, Any]], mu: dict[str, float]) -> None:
-    """The lane's lines are in order, and μ is what they give when they are gone through one by one."""
-    assert [record["turn"] for record in lane] == list(range(1, len(lane) + 1))
-    before: dict[str, float] = {}
-    audits = 0
-    for record in lane:
-        if record["willDecision"] == "approve":
-            assert record["auditStatus"] == "complete"
-            found = assess(record["conscienceLedger"], THREE, before)
-            before, audits = found.mu, audits + 1
-            assert (record["spiritScore"], record["drift"]) == (found.score, found.drift)
-        assert (record["mu"], record["muTurn"]) == (before, audits)
-    assert mu == before
+    return replayed.check(folder, rows, memory)
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))

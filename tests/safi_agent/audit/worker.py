@@ -1,12 +1,20 @@
-"""A process under load that waits to be killed. It notes each turn, with one write, once its answer is in hand."""
+"""A process under load that waits to be killed. It notes each turn, with one write, once its answer is in hand.
+
+``python -m tests.safi_agent.audit.worker FOLDER TURNS [URL [here | worker | audits]]``; one that only audits answers
+nothing and ends at SIGTERM.
+"""
 
 import asyncio
+import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
-from safi_agent import create_safi_chain
+from safi_agent import SafiChain, create_safi_chain
+from safi_agent.audit import Where
+from safi_agent.cli.worker import work
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve
 
 SCORES = (-1, 0, 0.5, 1)
@@ -30,8 +38,12 @@ def model(delay: float = 0.004) -> Fake:
     return Fake(will=ruled, conscience=judged, delay=delay / 2, audit_delay=delay)
 
 
-async def work(folder: Path, turns: int) -> None:
-    safi = create_safi_chain(model(), THREE, store=f"sqlite:///{folder}/safi.db", log=folder / "log.json")
+def chain(folder: Path, url: str | None = None, *, audit: Where = "here", delay: float = 0.004) -> SafiChain:
+    store = url or f"sqlite:///{folder}/safi.db"
+    return create_safi_chain(model(delay), THREE, store=store, log=folder / "log.json", audit=audit, audit_backoff=0.05)
+
+
+async def answer(safi: SafiChain, folder: Path, turns: int) -> None:
     seen = os.open(folder / "seen", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     async def lane(name: str) -> None:
@@ -42,9 +54,22 @@ async def work(folder: Path, turns: int) -> None:
             os.write(seen, f"{told['turnId']} {told['willDecision']}\n".encode())
 
     await asyncio.gather(*map(lane, "abcdef"))
-    safi.close()
+
+
+def main(folder: Path, turns: int, url: str | None = None, role: str = "here") -> None:
+    if url:
+        importlib.import_module("safi_agent.audit.worker").SILENT = 2.0  # a killed one is missed sooner
+    if role == "audits":
+        safi = chain(folder, url, delay=0.02)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        print("up", flush=True)
+        print(work(safi, 10), flush=True)
+        return
+    safi = chain(folder, url, audit="worker" if role == "worker" else "here")
+    print("up", flush=True)
+    asyncio.run(answer(safi, folder, turns))
+    safi.close(0 if role == "worker" else 60)
 
 
 if __name__ == "__main__":
-    print("up", flush=True)
-    asyncio.run(work(Path(sys.argv[1]), int(sys.argv[2])))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -67,6 +67,7 @@ class Worker:
         self._threads = Threads(AT_THE_STORE, "safi-store")
         self._queue_worker: QueueWorker | None = None
         self._stopped = False
+        self._lost: int | None = None  # the name under which it worked when the database went away
 
     async def run(self) -> None:
         """Work; it comes back when it was stopped."""
@@ -91,6 +92,9 @@ class Worker:
         app.task(name="safi.judge", pass_context=True, retry=Again())(self._judge)
         app.task(name="safi.settle", retry=Again())(self._settle)
         async with app.open_async():
+            if self._lost is not None:
+                await app.job_manager.unregister_worker(self._lost)  # so its jobs are nobody's, and given to someone
+            self._lost = None
             self._queue_worker = self._made(app)
             sweeping = asyncio.create_task(self._sweep(connector, app.job_manager))
             try:
@@ -98,7 +102,7 @@ class Worker:
                     await self._queue_worker.run()  # type: ignore[no-untyped-call]
             finally:
                 sweeping.cancel()
-                self._queue_worker = None
+                self._lost, self._queue_worker = self._queue_worker.worker_id, None
 
     def _made(self, app: App) -> QueueWorker:
         return QueueWorker(

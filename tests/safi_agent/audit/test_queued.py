@@ -1,0 +1,232 @@
+"""The audit branch on a queue: the same promises as in one process, and who does the work."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safi_agent import Alert, OutboxError
+from safi_agent.audit import worker
+from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
+from tests.safi_agent.postgres_server import Server, server
+
+ROOT = Path(__file__).parents[3]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "log.json").read_text().splitlines()]
+
+
+def left(postgres: Server, database: str) -> list[tuple[object, ...]]:
+    name = database.rpartition("/")[2]
+    return postgres.ask("SELECT task_name, status::text, attempts FROM procrastinate_jobs ORDER BY id", name)
+
+
+def test_answers_leave_at_once_and_lanes_keep_their_order(database: str, make: Any, tmp_path: Path) -> None:
+    first = threading.Event()
+
+    def judged(text: str) -> str:
+        if "prompt>a<" in text.replace("\n", ""):
+            first.wait(5)
+        return ledger(score=1)
+
+    model = Fake(conscience=judged, will=in_turn(approve(), approve(), VIOLATION, approve()))
+    safi = make(model, store=database)
+    for prompt in "abcd":
+        safi.invoke(prompt)
+    safi.invoke("other", {"configurable": {"safi_key": "other"}})
+    assert safi.drain(0.5) <= 1  # at most the one whose lane is free
+    first.set()
+    safi.drain()
+    told = [(r["userPrompt"], r["turn"], r["muTurn"]) for r in lines(tmp_path) if r["memoryKey"] == "three"]
+    assert told == [("a", 1, 1), ("b", 2, 2), ("c", 3, 2), ("d", 4, 3)]
+    assert safi.drain() == 0
+
+
+def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
+    safi = make(store=database)
+    safi.batch(list("abc"))
+    assert safi.drain() == 3
+    safi.invoke("d")
+    assert safi.close() == 1
+    assert safi.close() == 0
+
+
+def test_an_audit_is_tried_again_then_given_up_with_a_flag(
+    database: str, make: Any, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POLL", 0.02)
+    calls: list[Alert] = []
+    model = Fake(conscience=lambda text: RuntimeError("x") if "bad" in text else ledger())
+    safi = make(model, store=database, hooks=[calls.append], audit_attempts=3, audit_backoff=0.1)
+    start = time.monotonic()
+    safi.batch(["bad", "good"], {"max_concurrency": 1})
+    assert safi.drain() == 2
+    assert time.monotonic() - start >= 0.1 + 0.2
+    bad, good = lines(tmp_path)
+    assert (bad["auditStatus"], bad["spiritScore"], bad["flags"]) == ("failed", None, ["audit_failed", "review"])
+    assert bad["spiritReflection"] == "The audit failed (RuntimeError, 3 attempts)."
+    assert (good["auditStatus"], good["turn"], good["muTurn"]) == ("complete", 2, 1)
+    assert [(c.kind, c.turn_id) for c in calls] == [("audit_failed", bad["turnId"]), ("review", bad["turnId"])]
+    assert len([messages for messages in model.asked("conscience") if "bad" in str(messages[-1].text)]) == 3
+
+
+def test_one_process_answers_another_audits(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
+    web, auditing = Fake(), Fake()
+    safi = make(web, store=database, audit="worker")
+    safi.batch(["a", "b"])
+    assert safi.drain(0.3) == 0
+    assert [job[:2] for job in left(postgres, database)] == [("safi.judge", "todo")] * 2
+    make(auditing, store=database)
+    assert safi.drain() == 2
+    assert (len(web.asked("conscience")), len(auditing.asked("conscience"))) == (0, 2)
+    assert len(lines(tmp_path)) == 2
+
+
+def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(database: str, make: Any, tmp_path: Path) -> None:
+    """The turn that was judged first waits in the lane for one of another set, whose worker then commits both."""
+    go = threading.Event()
+    told: list[tuple[str, str]] = []
+    same = {"configurable": {"safi_key": "shared"}}
+
+    def slow(text: str) -> str:
+        go.wait(5)
+        return ledger(score=-1)
+
+    one = make(Fake(conscience=slow), store=database, hooks=[lambda a: told.append(("three", a.record["valueSet"]))])
+    gated = approve(["No Harm"])
+    other = make(
+        Fake(will=gated, conscience=ledger(GATED, score=-1)),
+        GATED,
+        store=database,
+        hooks=[lambda a: told.append(("gated", a.record["valueSet"]))],
+    )
+    one.invoke("a", same)
+    other.invoke("b", same)
+    assert other.drain(0.5) == 0
+    go.set()
+    assert (one.drain(), other.drain()) == (1, 1)
+    assert [r["turn"] for r in lines(tmp_path)] == [1, 2]
+    assert sorted(set(told)) == [("gated", "gated"), ("three", "three")]
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
+    database: str, make: Any, postgres: Server, tmp_path: Path
+) -> None:
+    hanging = make(Fake(audit_delay=20), store=database)
+    hanging.invoke("a")
+    deadline = time.monotonic() + 10
+    while ("safi.judge", "doing", 0) not in left(postgres, database):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    start = time.monotonic()
+    assert hanging.close(0.1) == 0
+    assert time.monotonic() - start < 5
+    assert left(postgres, database) == [("safi.judge", "todo", 1)]
+    make(store=database)  # of the same process, so it answers for the turn too
+    assert make(store=database, audit="worker").drain() == 0
+    assert lines(tmp_path)[0]["auditStatus"] == "complete"
+
+
+def test_a_turn_that_takes_every_worker_with_it_is_given_up(
+    database: str, make: Any, postgres: Server, tmp_path: Path
+) -> None:
+    safi = make(store=database, audit="worker")
+    safi.invoke("a")
+    postgres.ask(f"UPDATE procrastinate_jobs SET attempts = {worker.GIVE_UP}", database.rpartition("/")[2])
+    model = Fake()
+    make(model, store=database)
+    assert safi.drain() == 1
+    assert "interrupted 10 times" in lines(tmp_path)[0]["spiritReflection"]
+    assert not model.asked("conscience")
+
+
+def test_a_server_that_crashes_and_comes_back_loses_nothing(make: Any, tmp_path: Path) -> None:
+    with server() as one:
+        one.ask("CREATE DATABASE x")
+        safi = make(Fake(audit_delay=0.3), store=one.url("x"))
+        safi.batch(list("abc"))
+        one.stop(signal.SIGQUIT)
+        with pytest.raises(OutboxError):
+            safi.invoke("lost, and nobody was answered")
+        one.start()
+        safi.invoke("d")
+        start = time.monotonic()
+        assert safi.close() == 4
+        assert time.monotonic() - start < worker.SILENT / 2, "a worker that is back takes its own work up at once"
+        assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcd")
+
+
+def test_many_at_once(database: str, make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(audit_delay=0.02), store=database)
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(safi.ainvoke(f"p{i}") for i in range(40)))
+        assert await safi.adrain(60) == 40
+
+    asyncio.run(all_at_once())
+    assert [(r["turn"], r["muTurn"]) for r in lines(tmp_path)] == [(i, i) for i in range(1, 41)]
+
+
+def run(code: str, folder: Path, database: str) -> "subprocess.CompletedProcess[str]":
+    head = (
+        "import os\n"
+        "from safi_agent import create_safi_chain\n"
+        "from tests.safi_agent.fakes import *\n"
+        f"store, log = {database!r}, {str(folder / 'log.json')!r}\n"
+        "safi = create_safi_chain(Fake(audit_delay=0.1), THREE, store=store, log=log)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", head + code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_program_that_ends_waits_and_a_forked_child_has_a_worker_of_its_own(tmp_path: Path, database: str) -> None:
+    done = run(
+        "safi.invoke('parent')\n"
+        "if not (pid := os.fork()):\n"
+        "    safi.invoke('child')\n"
+        "    finished = safi.drain(20)\n"
+        "    safi._auditor.stop(0)\n"
+        "    os._exit(0 if finished == 1 and safi._auditor._running else 1)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "del safi\n",
+        tmp_path,
+        database,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert sorted(r["userPrompt"] for r in lines(tmp_path)) == ["child", "parent"]
+
+
+def test_safi_worker_ends_at_sigterm_with_its_work_done(
+    database: str, make: Any, tmp_path: Path, postgres: Server
+) -> None:
+    command = [sys.executable, "-c", "from safi_agent.cli import app; app()", "worker", "--model", "offline"]
+    env = {**os.environ, "SAFI_STORE": database}
+    process = subprocess.Popen(
+        [*command, "--log", str(tmp_path / "log.json")],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "'unesco'" in process.stdout.readline()
+    safi = make("offline", "unesco", store=database, audit="worker")
+    safi.batch(["Should AI allocate vaccines?", "Is it fair?"])
+    assert safi.drain() == 2
+    process.send_signal(signal.SIGTERM)
+    told, errors = process.communicate(timeout=30)
+    assert (process.returncode, told, errors) == (0, "2 audits finished.\n", "")
+    assert {r["auditStatus"] for r in lines(tmp_path)} == {"complete"}
+    workers = postgres.ask("SELECT count(*) FROM procrastinate_workers", database.rpartition("/")[2])
+    assert workers == [(0,)]

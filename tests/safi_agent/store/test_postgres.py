@@ -1,0 +1,113 @@
+"""PostgreSQL: turn and job come and go together, several processes open it at once, a lost connection is replaced."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from safi_agent import create_safi_chain
+from safi_agent.store import BusyError, Store, open_store
+from safi_agent.store.postgres import Postgres
+from safi_agent.store.queue import LONGEST, queue_of
+from tests.safi_agent.fakes import THREE, Fake
+from tests.safi_agent.postgres_server import Server
+
+
+def add(store: Store, turn_id: str, *, audit: bool = True) -> int:
+    return store.add({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]
+
+
+@pytest.fixture
+def store(database: str) -> Store:
+    made = open_store(database)
+    made.keep_values("v", "{}")
+    return made
+
+
+def jobs(postgres: Server, database: str) -> list[tuple[object, ...]]:
+    ask = "SELECT task_name, args->>'turn', lock, queue_name FROM procrastinate_jobs ORDER BY id"
+    return postgres.ask(ask, database.rpartition("/")[2])
+
+
+def test_a_job_comes_with_its_turn_and_the_next_with_its_ledger(store: Store, postgres: Server, database: str) -> None:
+    add(store, "a")
+    assert jobs(postgres, database) == [("safi.judge", "a", None, "safi:s")]
+    store.judged("a", [], None)
+    store.judged("a", [], None)
+    assert jobs(postgres, database)[1:] == [("safi.settle", "a", "safi:k", "safi:s")]
+    add(store, "b", audit=False)
+    assert jobs(postgres, database)[2:] == [("safi.settle", "b", "safi:k", "safi:s")]
+
+
+def test_without_its_job_there_is_no_turn(store: Store, postgres: Server, database: str) -> None:
+    name = database.rpartition("/")[2]
+    postgres.ask("ALTER TABLE procrastinate_jobs ADD CONSTRAINT no CHECK (task_name <> 'safi.judge')", name)
+    with pytest.raises(SQLAlchemyError, match="CheckViolation") as raised:
+        add(store, "a")
+    assert "valueSet" not in str(raised.value)
+    assert (store.find("a"), jobs(postgres, database)) == (None, [])
+    postgres.ask("ALTER TABLE procrastinate_jobs DROP CONSTRAINT no", name)
+    assert add(store, "a") == 1
+
+
+def test_a_turn_that_was_there_brings_no_second_job(store: Store, postgres: Server, database: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert {future.result() for future in [pool.submit(add, store, "a") for _ in range(8)]} == {1}
+    assert len(jobs(postgres, database)) == 1
+    assert add(store, "b") == 2
+
+
+def test_many_may_open_a_new_database_at_once(database: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(Postgres, [make_url(database)] * 4))
+    for one in made:
+        one.engine.dispose()
+
+
+def test_it_is_never_waited_for_on_a_callers_loop(store: Store) -> None:
+    with pytest.raises(BusyError):
+        store.add({"id": "a", "key": "k", "valueSet": "s"}, "v", "", audit=True, patient=False)
+
+
+def test_long_names_fit_a_channel() -> None:
+    channel = "procrastinate_queue_v1#"
+    for name in ("unesco", "é" * 16, "x" * LONGEST, "x" * 200, "ü" * 40):
+        assert len((channel + queue_of(name)).encode()) < 64
+    assert queue_of("x" * 200) != queue_of("x" * 201)
+
+
+def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database: str) -> None:
+    add(store, "a")
+    name = database.rpartition("/")[2]
+    postgres.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    assert add(store, "b") == 2
+
+
+def test_a_child_has_connections_of_its_own(store: Store) -> None:
+    add(store, "parent")
+    if not (pid := os.fork()):
+        os._exit(0 if add(store, "child") == 2 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert add(store, "after") == 3
+
+
+def test_a_password_is_not_told(database: str) -> None:
+    url = database.replace("safi@", "safi:s3cret@")
+    safi = create_safi_chain(Fake(), THREE, store=url, log=None, audit="worker")
+    told = [repr(safi), str(safi)]
+    for wrong in (url.replace("+psycopg", "+pg8000"), url.replace("://", ":/"), "mysql://u:s3cret@h/d"):
+        with pytest.raises(ValueError, match="store: expected") as raised:
+            open_store(wrong)
+        told.append(str(raised.value))
+    assert not [text for text in told if "s3cret" in text]
+    safi.close(0)
+
+
+def test_older_tables_of_the_queue_are_refused(database: str, postgres: Server) -> None:
+    name = database.rpartition("/")[2]
+    postgres.ask("CREATE TABLE procrastinate_jobs (id int)", name)
+    with pytest.raises(ValueError, match=r"procrastinate 3\.10 or newer"):
+        open_store(database)
+    assert postgres.ask("SELECT to_regclass('safi_turns')", name) == [(None,)]

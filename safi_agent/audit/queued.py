@@ -86,19 +86,20 @@ class QueuedAuditor:
                 "drain: expected another thread than the one that audits; a hook cannot wait for itself."
             )
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while (left := self._left()) and not self._stopped and time.monotonic() < deadline:
+        while (left := self._left())[0] and not self._stopped and time.monotonic() < deadline:
             time.sleep(LOOK)
         with self._lock:
-            finished = max(0, self._taken - left - self._told)
+            finished = max(0, self._taken - left[1] - self._told)
             self._told += finished
         return finished
 
-    def _left(self) -> int:
+    def _left(self) -> tuple[int, int]:
+        """Open turns of this process, and open audits among them."""
         try:
             return self.store.mine_open(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
             log.error("It cannot be seen which audits are done.", exc_info=error)
-            return self._taken - self._told
+            return 1, self._taken - self._told
 
     def leave(self, timeout: float) -> None:
         """The interpreter exits: wait, unless others do the work, and stop."""

@@ -31,11 +31,12 @@ class Leases(Access):
             jobs = c.execute(mine).all()  # in one statement: of two who take over at once each turn goes to one
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
 
-    def mine_open(self, value_set: str) -> int:
-        """How many audits this process has answered for, or taken over, that are not done."""
-        mine = (turns.c.value_set == value_set, turns.c.owner == me(), NOT_SETTLED, turns.c.audit == 1)
+    def mine_open(self, value_set: str) -> tuple[int, int]:
+        """How many turns that this process has answered, or taken over, are not done; how many of them are audited."""
+        mine = (turns.c.value_set == value_set, turns.c.owner == me(), NOT_SETTLED)
         with self._transaction(reading=True) as c:
-            return c.scalar(select(func.count()).select_from(turns).where(*mine)) or 0
+            row = c.execute(select(func.count(), func.coalesce(func.sum(turns.c.audit), 0)).where(*mine)).one()
+        return row[0], row[1]
 
     def renew(self) -> None:
         """Say that this process is still at work on what is its own."""

@@ -60,6 +60,14 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
     assert safi.close() == 0
 
 
+def test_drain_waits_for_refusals_too(database: str, make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(will=VIOLATION), store=database)
+    safi.batch(list("abc"))
+    assert safi.drain() == 0
+    assert {r["auditStatus"] for r in lines(tmp_path)} == {"none"}
+    assert len(lines(tmp_path)) == 3
+
+
 def test_an_audit_is_tried_again_then_given_up_with_a_flag(
     database: str, make: Any, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ class Release(Faculty):
         plan, store = self.auditor.plan, self.auditor.store
         new = body(turn, plan.values.name, self.models, final)
         try:
-            number, before = store.add(new, plan.values.fingerprint, plan.log, audit=audit, patient=patient)
+            number, before = store.add(new, plan.values_id, plan.log, audit=audit, patient=patient)
         except SQLAlchemyError as error:
             cause = type(error).__name__
         else:

@@ -25,7 +25,7 @@ class Auditor:
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self._fresh()
-        store.keep_values(plan.values.fingerprint, plan.values.model_dump_json())
+        store.keep_values(plan.values_id, plan.values.model_dump_json())
         _all.add(self)
         serve(self)
         self.beat()

@@ -5,7 +5,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -35,6 +35,11 @@ class Plan:
     backoff: float = 1.0
     timeout: float = 120.0
     tracers: Sequence[BaseCallbackHandler] = ()
+
+    @cached_property
+    def values_id(self) -> str:
+        """The fingerprint of the values, made once: it is on the way to every answer."""
+        return self.values.fingerprint
 
     async def judge(self, turn_id: str, kept: Kept) -> list[dict[str, Any]]:
         """What the Conscience finds, by the values under which the turn was approved; raises what goes wrong."""

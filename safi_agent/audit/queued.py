@@ -28,7 +28,7 @@ class QueuedAuditor:
         self.plan, self.store = plan, store
         self._works = works
         self._fresh()
-        store.keep_values(plan.values.fingerprint, plan.values.model_dump_json())
+        store.keep_values(plan.values_id, plan.values.model_dump_json())
         _open.add(self)
         serve(self)
         self.beat()

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 from uuid import uuid4
 
 from langchain_core.callbacks import (
@@ -75,6 +75,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
 
     _auditor: Audits = PrivateAttr()
     _release: Release = PrivateAttr()
+    _gate: Will = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
 
@@ -89,8 +90,8 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         self._auditor = open_audits(self._plan(judging), open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
-        gate = Will(Judge.of(ruling, will.SCHEMA, retry=False), self.values, self.will_sees_reflection)
-        self._steps = Intellect(intellect, self.values) | gate | self._release
+        self._gate = Will(Judge.of(ruling, will.SCHEMA, retry=False), self.values, self.will_sees_reflection)
+        self._steps = Intellect(intellect, self.values) | self._gate | self._release
 
     def _plan(self, model: Runnable[Any, Any]) -> Plan:
         judge = Judge.of(model, conscience.SCHEMA, retry=True)
@@ -127,31 +128,37 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
         turn, known = self._open(given, config)
-        failed: SafiError | None = None
-        if known is None:
-            try:
-                with shut():
-                    known = run(self._steps, turn, inner_config(config, self.tracers))["answer"]
-            except Exception as error:
-                failed = self._clean(error, turn)
-        if failed is not None:
-            raise failed
-        return self._give(known)
+        return self._give(self.govern(self._steps, turn, config)["answer"] if known is None else known)
 
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
         turn, known = await self._aopen(given, config)
-        failed: SafiError | None = None
-        if known is None:
-            try:
-                with shut():
-                    known = (await arun(self._steps, turn, inner_config(config, self.tracers)))["answer"]
-            except Exception as error:
-                failed = await asyncio.to_thread(self._clean, error, turn)
-        if failed is not None:
-            raise failed
-        return self._give(known)
+        return self._give((await self.agovern(self._steps, turn, config))["answer"] if known is None else known)
+
+    def govern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """Take a turn through faculties with all doors shut, and let no error out that says what happened inside.
+
+        Raises:
+            SafiError: anything went wrong.
+        """
+        failed: SafiError
+        try:
+            with shut():
+                return run(steps, turn, inner_config(config, self.tracers, turn["id"]))
+        except Exception as error:
+            failed = self._clean(error, turn)
+        raise failed
+
+    async def agovern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """The same without blocking."""
+        failed: SafiError
+        try:
+            with shut():
+                return await arun(steps, turn, inner_config(config, self.tracers, turn["id"]))
+        except Exception as error:
+            failed = await asyncio.to_thread(self._clean, error, turn)
+        raise failed
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """The same, on a thread where the store may have to be asked."""
@@ -163,12 +170,27 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer where its id was answered before."""
+        turn = self.begin(given, config)
+        before = self._auditor.store.find(turn["id"]) if "safi_turn_id" in (config.get("configurable") or {}) else None
+        if before is None:
+            return turn, None
+        number, kept = before
+        check_same(kept, turn)
+        return turn, message(kept, number)
+
+    def begin(self, given: SafiInput, config: RunnableConfig) -> Turn:
+        """A new turn, of the id and the memory key that the config names.
+
+        Raises:
+            ClosedError: the chain was closed.
+            TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
+        """
         if self._closed:
             raise ClosedError("The chain is closed.")
         request = read_input(given)
         asked = config.get("configurable") or {}
         key = _name(asked, "safi_key", self.values.name)
-        turn: Turn = {
+        return {
             "id": _name(asked, "safi_turn_id", "") or str(uuid4()),
             "key": key,
             "time": now(),
@@ -178,18 +200,12 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
             "metadata": request.metadata,
             "coaching": self._auditor.store.note(key),
         }
-        before = self._auditor.store.find(turn["id"]) if "safi_turn_id" in asked else None
-        if before is None:
-            return turn, None
-        number, kept = before
-        check_same(kept, turn)
-        return turn, message(kept, number)
 
-    def _give(self, answer: AIMessage | None) -> AIMessage:
-        told = cast("AIMessage", answer).response_metadata["safi"]
+    def _give(self, answer: AIMessage) -> AIMessage:
+        told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
-            raise ViolationError(str(cast("AIMessage", answer).text), told)
-        return cast("AIMessage", answer)
+            raise ViolationError(str(answer.text), told)
+        return answer
 
     def _clean(self, error: Exception, turn: Turn) -> SafiError:
         """What the caller may see of an error: none of the texts and none of the traces of what happened inside."""

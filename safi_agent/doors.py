@@ -14,9 +14,13 @@ from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.context import _configure_hooks
 
 
-def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler]) -> RunnableConfig:
-    """The config for what happens inside: the caller's without handlers that are not tracers of the operator."""
+def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler], turn_id: str) -> RunnableConfig:
+    """The config for what happens inside: the caller's without handlers that are not tracers of the operator.
+
+    What tracers are told carries the turn's id, as its audit's run does, so that the one is found from the other.
+    """
     inner = ensure_config(config)
+    inner["metadata"] = {**(inner.get("metadata") or {}), "safi_turn_id": turn_id}
     manager = inner.get("callbacks")
     if isinstance(manager, BaseCallbackManager):
         manager = manager.copy()

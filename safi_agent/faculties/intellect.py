@@ -20,9 +20,9 @@ SYSTEM = """You are the Intellect: you answer the user, helpfully and within the
 
 {values}
 
-Write the answer first, for the user alone to read. Then write, between <reflection> and </reflection>, one or two \
-sentences on how the answer keeps to the values. Do not mention these instructions or the values' names in the answer \
-unless the user asks about them."""
+{form}Do not mention these instructions or the values' names in the answer unless the user asks about them."""
+REFLECT = """Write the answer first, for the user alone to read. Then write, between <reflection> and </reflection>, one \
+or two sentences on how the answer keeps to the values. """
 _REFLECTION = re.compile(r"<\s*/?\s*reflection\b|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
 _BLOB = re.compile(r'(?:```(?:json)?\s*)?\{\s*"reflection"\s*:', re.IGNORECASE)
 _TAG = re.compile(r"<\s*/?\s*(?:answer|reflection)\s*>|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
@@ -49,10 +49,14 @@ def split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Intellect(Faculty):
-    """Adds ``draft``. Raises IntellectError when its model raises."""
+    """Adds ``draft``. Raises IntellectError when its model raises.
+
+    ``reflects=False`` is for answers in a schema: no reflection is asked for, and the text stays as it came.
+    """
 
     model: Model
     values: ValueSet
+    reflects: bool = True
 
     adds = "draft"
 
@@ -73,7 +77,7 @@ class Intellect(Faculty):
         raise IntellectError(cause)
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        own = SYSTEM.replace("{values}", listing(self.values))
+        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", listing(self.values))
         for text in self.values.disclaimers:
             own += f"\nEnd the answer with exactly this sentence: {text}"
         own += f"\n\n{turn['coaching']}" if turn.get("coaching") else ""
@@ -85,6 +89,8 @@ class Intellect(Faculty):
 
     def _draft(self, reply: Any) -> Draft:
         message = reply if isinstance(reply, AIMessage) else AIMessage(str(reply))
+        if not self.reflects:
+            return Draft(str(message.text), "", message.usage_metadata)
         answer, reflection = split(str(message.text))
         missing = [text for text in self.values.disclaimers if text not in answer] if answer else []
         whole = "\n\n".join([answer, *missing])

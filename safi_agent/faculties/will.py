@@ -103,6 +103,7 @@ class Will(Faculty):
     judge: Judge
     values: ValueSet
     sees_reflection: bool = True
+    asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
 
     adds = "verdict"
 
@@ -132,7 +133,7 @@ class Will(Faculty):
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
         parts = {"{values}": listing(self.values), "{gates}": gates, "{clause}": CLAUSE}
-        system = SYSTEM
+        system = self.asked
         for place, text in parts.items():
             system = system.replace(place, text)
         fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]

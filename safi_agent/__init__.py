@@ -5,6 +5,8 @@ from safi_agent.errors import ClosedError, IntellectError, OutboxError, SafiErro
 from safi_agent.faculties.spirit import Assessment, assess
 from safi_agent.hooks import Alert
 from safi_agent.ledger import Finding
+from safi_agent.middleware import SafiMiddleware
+from safi_agent.tools import ToolRule
 from safi_agent.values import Value, ValueSet, load_values
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "OutboxError",
     "SafiChain",
     "SafiError",
+    "SafiMiddleware",
+    "ToolRule",
     "Value",
     "ValueSet",
     "ViolationError",

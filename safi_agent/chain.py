@@ -128,13 +128,13 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
         turn, known = self._open(given, config)
-        return self._give(self.govern(self._steps, turn, config)["answer"] if known is None else known)
+        return self.give(self.govern(self._steps, turn, config)["answer"] if known is None else known)
 
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
         turn, known = await self._aopen(given, config)
-        return self._give((await self.agovern(self._steps, turn, config))["answer"] if known is None else known)
+        return self.give((await self.agovern(self._steps, turn, config))["answer"] if known is None else known)
 
     def govern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Take a turn through faculties with all doors shut, and let no error out that says what happened inside.
@@ -201,18 +201,36 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
             "coaching": self._auditor.store.note(key),
         }
 
-    def _give(self, answer: AIMessage) -> AIMessage:
+    def give(self, answer: AIMessage) -> AIMessage:
+        """The answer, or the error that was asked for in place of a refusal."""
         told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
             raise ViolationError(str(answer.text), told)
         return answer
 
+    @property
+    def gate(self) -> Will:
+        """The Will: what it has not approved goes no further."""
+        return self._gate
+
+    @property
+    def release(self) -> Release:
+        """The only way out: it makes a turn durable."""
+        return self._release
+
+    def answered(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
+        """Number and body of the turn that was released under this id."""
+        return self._auditor.store.find(turn_id)
+
     def _clean(self, error: Exception, turn: Turn) -> SafiError:
-        """What the caller may see of an error: none of the texts and none of the traces of what happened inside."""
         if isinstance(error, IntellectError):
             with contextlib.suppress(SafiError):
                 self._release.write({**turn, "id": str(uuid4())}, None, audit=False)
-        elif not isinstance(error, SafiError):
+        return self.clean(error)
+
+    def clean(self, error: Exception) -> SafiError:
+        """What the caller may see of an error: none of the texts and none of the traces of what happened inside."""
+        if not isinstance(error, SafiError):
             log.error("A turn failed.", exc_info=error)
             return SafiError(f"The turn failed ({type(error).__name__}). Details are in the logger 'safi_agent'.")
         return error.with_traceback(None)

@@ -22,12 +22,13 @@ def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler],
     inner = ensure_config(config)
     inner["metadata"] = {**(inner.get("metadata") or {}), "safi_turn_id": turn_id}
     manager = inner.get("callbacks")
+    handlers = manager.handlers if isinstance(manager, BaseCallbackManager) else manager or []
+    kept = [h for h in handlers if isinstance(h, LangChainTracer) or h in tracers]
+    kept += [tracer for tracer in tracers if tracer not in kept]
+    inner["callbacks"] = kept
     if isinstance(manager, BaseCallbackManager):
-        manager = manager.copy()
-        kept = [h for h in manager.handlers if isinstance(h, LangChainTracer) or h in tracers]
-        kept += [tracer for tracer in tracers if tracer not in kept]
-        manager.set_handlers(kept)
-        inner["callbacks"] = manager
+        inner["callbacks"] = own = manager.copy()
+        own.set_handlers(kept)
     inner["tags"] = [*(inner.get("tags") or []), "nostream"]  # what LangGraph passes over when it streams messages
     held = inner.get("configurable") or {}
     inner["configurable"] = {key: item for key, item in held.items() if not key.startswith("__pregel")}

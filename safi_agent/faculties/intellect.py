@@ -21,8 +21,8 @@ SYSTEM = """You are the Intellect: you answer the user, helpfully and within the
 {values}
 
 {form}Do not mention these instructions or the values' names in the answer unless the user asks about them."""
-REFLECT = """Write the answer first, for the user alone to read. Then write, between <reflection> and </reflection>, one \
-or two sentences on how the answer keeps to the values. """
+REFLECT = """Write the answer first, for the user alone to read. Then write, between <reflection> and </reflection>, \
+one or two sentences on how the answer keeps to the values. """
 _REFLECTION = re.compile(r"<\s*/?\s*reflection\b|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
 _BLOB = re.compile(r'(?:```(?:json)?\s*)?\{\s*"reflection"\s*:', re.IGNORECASE)
 _TAG = re.compile(r"<\s*/?\s*(?:answer|reflection)\s*>|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)

@@ -22,6 +22,8 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "OutboxError",
         "SafiChain",
         "SafiError",
+        "SafiMiddleware",
+        "ToolRule",
         "Value",
         "ValueSet",
         "ViolationError",

@@ -1,0 +1,199 @@
+"""What an agent's drafts and calls go through, written once for agents that wait and agents that do not.
+
+A course is a generator: it yields a faculty and the turn to take through it, gets the turn back, and returns what
+leaves.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, TypeVar
+from uuid import NAMESPACE_OID, uuid5
+
+from langchain.agents.middleware import ModelRequest, ModelResponse, ToolCallRequest
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+
+from safi_agent.chain import SafiChain
+from safi_agent.faculties import will
+from safi_agent.faculties.intellect import Intellect
+from safi_agent.faculties.will import Will
+from safi_agent.models import model_label
+from safi_agent.release import message
+from safi_agent.replies import (
+    Reply,
+    Verdicts,
+    answer_of,
+    call_text,
+    journal,
+    leaving,
+    mark_of,
+    read_reply,
+)
+from safi_agent.tools import Rules, denial, offered, tool_name
+from safi_agent.turn import Draft, Turn, Verdict
+
+log = logging.getLogger("safi_agent")
+T = TypeVar("T")
+Course = Generator[tuple[Runnable[Turn, Turn], Turn], Turn, T]
+Review = Callable[[ToolCall], object]
+ASKED = """You are the Will: you decide whether an agent may make the tool call that it drafted for the user. Approve \
+it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
+
+{values}
+{gates}
+{clause}
+
+Reply with one JSON object and nothing else:
+{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true}]}"""
+REFUSED = "It would not keep to the values."
+
+
+class Asking:
+    """The agent's own model as the Intellect asks it; keeps what the call came to, structured output included."""
+
+    def __init__(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any], rules: Rules | None):
+        self.request, self._handler = request, handler
+        self._tools = offered(request.tools, rules)
+        self.known = {tool_name(tool) for tool in request.tools}
+        self.response: ModelResponse[Any]
+
+    def runnable(self, *, awaited: bool) -> Runnable[Any, AIMessage]:
+        """Messages in, the model's message out."""
+        return RunnableLambda(self._aask if awaited else self._ask, name="model")
+
+    def _request(self, messages: Sequence[Any]) -> ModelRequest[Any]:
+        return self.request.override(system_message=messages[0], messages=list(messages[1:]), tools=self._tools)
+
+    def _ask(self, messages: Sequence[Any]) -> AIMessage:
+        self.response = self._handler(self._request(messages))
+        return answer_of(self.response)
+
+    async def _aask(self, messages: Sequence[Any]) -> AIMessage:
+        self.response = await self._handler(self._request(messages))
+        return answer_of(self.response)
+
+
+@dataclass(frozen=True)
+class Courses:
+    """The settings of the courses: who judges, which calls are allowed, which a person has to see."""
+
+    chain: SafiChain
+    rules: Rules | None
+    judge_calls: bool
+    review: Review | None
+
+    def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
+        """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
+        asked = {**(config.get("configurable") or {}), "safi_turn_id": run}
+        turn = self.chain.begin(list(messages), {**config, "configurable": asked})
+        tools = journal(messages)
+        return {**turn, "metadata": {"agentRun": run, **({"tools": tools} if tools else {})}}
+
+    def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
+        """The turn with an id that is free, and its answer where exactly this was answered before.
+
+        One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
+        takes a new turn in any case.
+        """
+        for n in count():
+            placed: Turn = {**turn, "id": f"{turn['id']}.{n}" if n else turn["id"]}
+            before = self.chain.answered(placed["id"])
+            if before is None:
+                return placed, None
+            number, kept = before
+            if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
+                return placed, message(kept, number)
+        raise AssertionError  # count() does not end
+
+    def draft(self, turn: Turn, asking: Asking, *, awaited: bool) -> Course[ModelResponse[Any]]:
+        """Intellect, the calls' rules, Will, and for an answer the release."""
+        plain = asking.request.response_format is None
+        turn = yield Intellect(asking.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
+        reply = read_reply(asking.response, turn["draft"])
+        verdicts = yield from self._rule_all(turn, reply, asking.known)
+        turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words)}
+        if reply.words or reply.final:
+            turn = yield self.chain.gate, turn
+        approved = "verdict" not in turn or turn["verdict"].decision == "approve"
+        if approved and not reply.final:
+            usage = _usage(turn, verdicts)
+            return ModelResponse([leaving(reply, verdicts, asking.known, {}, usage), *reply.notes])
+        turn = yield self._release(asking), turn
+        answer = self.chain.give(turn["answer"])
+        answer.name = reply.message.name
+        if not approved or reply.structured is None:
+            return ModelResponse([answer])
+        if reply.notes:
+            told = answer.response_metadata["safi"]
+            answer = leaving(reply, verdicts, asking.known, told, answer.usage_metadata)
+        return ModelResponse([answer, *reply.notes], reply.structured)
+
+    def _release(self, asking: Asking) -> Runnable[Turn, Turn]:
+        release = self.chain.release
+        return replace(release, models={**release.models, "intellect": model_label(asking.request.model)})
+
+    def _rule_all(self, turn: Turn, reply: Reply, known: Collection[str]) -> Course[Verdicts]:
+        verdicts: dict[str, Verdict] = {}
+        for call in reply.calls:
+            call_id = str(call["id"])
+            verdicts[call_id] = reply.broken.get(call_id) or (yield from self.rule(turn, call, known))
+        return verdicts
+
+    def rule(self, turn: Turn, call: ToolCall, known: Collection[str]) -> Course[Verdict]:
+        """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it."""
+        verdict = denial(call, self.rules, known)
+        if verdict is None:
+            verdict = yield from self._judge({**turn, "draft": Draft(call_text(call))})
+        if verdict.decision == "violation":
+            log.warning("A call of %s was denied (%s): %.120s", call["name"], verdict.code, call_text(call))
+            return verdict
+        return verdict._replace(code="review") if self._to_review(call) else verdict
+
+    def _judge(self, turn: Turn) -> Course[Verdict]:
+        values = self.chain.values.model_copy(update={"disclaimers": ()})
+        verdict = will.rules(turn["draft"], values)
+        if verdict is None and self.judge_calls:
+            turn = yield Will(self.chain.gate.judge, values, sees_reflection=False, asked=ASKED), turn
+            verdict = turn["verdict"]
+        if verdict is None or verdict.decision == "approve":
+            return Verdict("approve", "", "judge" if verdict else "rules", verdict and verdict.usage)
+        log.info("The Will on a call: %s", verdict.reason)
+        return verdict._replace(reason=REFUSED)
+
+    def _to_review(self, call: ToolCall) -> bool:
+        try:
+            return self.review is not None and bool(self.review(call))
+        except Exception as error:
+            log.error("The review hook failed on a call of %s; a person has to see it.", call["name"], exc_info=error)
+            return True
+
+    def call(self, turn: Turn, request: ToolCallRequest) -> Course[Verdict]:
+        """What was ruled when the call left its model; anew, where another hand has made or changed it since."""
+        call = request.tool_call
+        if (mark := mark_of(request.state["messages"], call)) is not None:
+            return mark
+        known = [request.tool.name] if request.tool is not None else []
+        return (yield from self.rule(turn, call, known))
+
+    def result(self, turn: Turn, call_id: str, text: str) -> Course[AIMessage]:
+        """A tool's result that is to be the agent's answer is governed as one."""
+        own = str(uuid5(NAMESPACE_OID, f"{turn['id']}:{call_id}"))
+        turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": Draft(text)}
+        return self.chain.give(turn["answer"])
+
+    def last(self, turn: Turn, text: str) -> Course[AIMessage]:
+        """An answer that did not come through here is governed before the agent ends."""
+        turn = yield self.chain.gate | self.chain.release, {**turn, "draft": Draft(text)}
+        return self.chain.give(turn["answer"])
+
+
+def _usage(turn: Turn, verdicts: Verdicts) -> UsageMetadata | None:
+    if turn["draft"].usage is None:
+        return None
+    usage = turn["draft"].usage
+    for verdict in (turn.get("verdict"), *verdicts.values()):
+        usage = add_usage(usage, verdict.usage if verdict else None)
+    return usage

@@ -1,0 +1,101 @@
+"""What an agent may call, and with which arguments. Deterministic: no model is asked here."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import ToolCall
+from pydantic import TypeAdapter
+
+from safi_agent.turn import Verdict
+
+UNKNOWN = "unknown_tool"  # stands for a name that the model made up: it may be made of anything
+Checks = Mapping[str, TypeAdapter[Any]]
+Rules = Mapping[str, Checks]
+
+
+@dataclass(frozen=True)
+class ToolRule:
+    """A tool that may be called, and what its arguments must be.
+
+    ``arguments`` maps an argument's name to any type that pydantic can check: ``Literal["EUR", "USD"]``,
+    ``Annotated[float, Field(gt=0, le=100)]``. It is checked strictly, so "5" is no number. An argument that is named
+    must be there and not be None; those that are not named are left to the tool.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
+    """The rules by name; None, where none were given, leaves names and arguments unchecked.
+
+    Raises:
+        TypeError: ``allowed`` is no list, an item is neither a name nor a ToolRule, or a type cannot be checked.
+        ValueError: a name is empty or stands there twice.
+    """
+    if allowed is None:
+        return None
+    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
+        raise TypeError(f"allowed_tools: expected a list of names and ToolRules, or None, got {allowed!r}.")
+    rules: dict[str, Checks] = {}
+    for item in allowed:
+        rule = ToolRule(item) if isinstance(item, str) else item
+        if not isinstance(rule, ToolRule) or not isinstance(rule.arguments, Mapping):
+            raise TypeError(f"allowed_tools: expected names and ToolRules, got {item!r}.")
+        if not rule.name or rule.name in rules:
+            raise ValueError(f"allowed_tools: expected each name once and none empty, got {rule.name!r}.")
+        rules[rule.name] = {name: _check(rule.name, name, kind) for name, kind in rule.arguments.items()}
+    return rules
+
+
+def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind)
+    except Exception as error:
+        text = f"allowed_tools: expected a type that pydantic can check for {argument!r} of {tool!r}, got {kind!r}."
+        raise TypeError(text) from error
+
+
+def denial(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
+    """Why this call may not be made, in words that quote nothing of it; None where no rule objects."""
+    name, args = call["name"], call["args"]
+    if name not in known:
+        names = sorted(tool for tool in known if rules is None or tool in rules)
+        return Verdict("violation", f"There is no such tool. There are: {', '.join(names) or 'none'}.", "tool_unknown")
+    if rules is None:
+        return None
+    if name not in rules:
+        return Verdict("violation", "This tool is not allowed here.", "tool_not_allowed")
+    for argument, check in rules[name].items():
+        if not _fits(check, args.get(argument)):
+            return Verdict("violation", f"{argument}: missing, or not what is allowed.", "argument_not_allowed")
+    return None
+
+
+def _fits(check: TypeAdapter[Any], value: Any) -> bool:
+    if value is None:
+        return False
+    try:
+        check.validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except Exception:  # a validator may raise anything; what it did not pass is not allowed
+        return False
+    return True
+
+
+def tool_name(tool: Any) -> str:
+    """The name of a tool, or of one that the provider runs, which is described by a dict."""
+    if not isinstance(tool, Mapping):
+        return str(tool.name)
+    described = tool.get("function")
+    named = described if isinstance(described, Mapping) else tool
+    return str(named.get("name") or tool.get("type") or "")
+
+
+def offered(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
+    """The tools that a model is told of: a tool that may not be called is not among them.
+
+    It matters most for what the provider runs by itself, where no call comes by here.
+    """
+    return [tool for tool in tools if rules is None or tool_name(tool) in rules]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent import SafiChain, create_safi_chain
+from safi_agent import SafiChain, SafiMiddleware, create_safi_chain
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server, server
 
@@ -49,3 +49,19 @@ def database(postgres: Server) -> Iterator[str]:
     postgres.ask(f"CREATE DATABASE {name}")
     yield postgres.url(name)
     postgres.ask(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def govern(tmp_path: Path) -> Iterator[Callable[..., SafiMiddleware]]:
+    """The same for agents: middlewares whose judge is the first argument."""
+    made: list[SafiMiddleware] = []
+
+    def make_one(judge: Any = None, allowed_tools: Any = None, values: Any = THREE, **settings: Any) -> SafiMiddleware:
+        given = {"store": f"sqlite:///{tmp_path}/safi.db", "log": tmp_path / "log.json", "audit_backoff": 0.01}
+        judge = Fake() if judge is None else judge
+        made.append(SafiMiddleware(values, allowed_tools, model=judge, **(given | settings)))
+        return made[-1]
+
+    yield make_one
+    for middleware in made:
+        middleware.close(10)

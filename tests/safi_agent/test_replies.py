@@ -1,0 +1,67 @@
+"""What of a reply may leave."""
+
+from langchain.agents.middleware import ModelResponse
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from safi_agent.replies import BROKEN, denied, journal, leaving, mark_of, read_reply
+from safi_agent.turn import Draft, Verdict
+from tests.safi_agent.agents import call, calls
+
+YES, NO = Verdict("approve", "", "rules"), Verdict("violation", "Not that.", "tool_not_allowed")
+
+
+def left(message: AIMessage, **verdicts: Verdict) -> AIMessage:
+    reply = read_reply(ModelResponse([message]), Draft(str(message.text)))
+    return leaving(reply, verdicts, ["pay"], {}, None)
+
+
+def test_a_reply_without_calls_is_final_and_one_with_calls_is_not() -> None:
+    assert read_reply(ModelResponse([AIMessage("Yes.")]), Draft("Yes.")).final
+    step = read_reply(ModelResponse([calls(call("pay", "a"))]), Draft(""))
+    assert (step.final, step.words) == (False, "")
+
+
+def test_denied_calls_keep_their_id_and_no_more() -> None:
+    message = left(
+        calls(call("pay", "a", to="x"), call("pay", "b", to="x"), call("hm", "c", to="x")), a=YES, b=NO, c=NO
+    )
+    assert [(c["id"], c["name"], c["args"]) for c in message.tool_calls] == [
+        ("a", "pay", {"to": "x"}),
+        ("b", "pay", {}),
+        ("c", "unknown_tool", {}),
+    ]
+
+
+def test_a_mark_holds_for_the_call_as_it_left_and_for_no_other() -> None:
+    message = left(calls(call("pay", "a", to="x"), call("pay", "b", to="y")), a=YES, b=NO)
+    seen = [HumanMessage("q"), message]
+    assert mark_of(seen, call("pay", "a", to="x")) == YES
+    assert mark_of(seen, message.tool_calls[1]) == NO
+    assert mark_of(seen, call("pay", "a", to="z")) is None
+    assert mark_of(seen, call("search", "a", to="x")) is None
+    assert mark_of(seen, call("pay", "c")) is None
+    forged = calls(call("pay", "a", to="x"))
+    assert mark_of([message, forged], call("pay", "a", to="x")) is None, "the last message of this id counts"
+
+
+def test_the_journal_has_the_last_word_on_each_call_since_the_user_spoke() -> None:
+    old, new = left(calls(call("pay", "o")), o=NO), left(calls(call("pay", "a"), call("pay", "b")), a=YES, b=YES)
+    said = denied(call("pay", "b"), Verdict("violation", "A person said no.", "review"))
+    found = journal([HumanMessage("1"), old, HumanMessage("2"), new, ToolMessage("ok", tool_call_id="a"), said])
+    assert found == [
+        {"name": "pay", "decision": "approve", "code": "rules"},
+        {"name": "pay", "decision": "violation", "code": "review"},
+    ]
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    message = AIMessage("", tool_calls=[{"name": "pay", "args": {}, "id": None}])
+    reply = read_reply(ModelResponse([message]), Draft(""))
+    assert reply.calls[0]["id"]
+    assert reply.broken == {}
+
+
+def test_what_cannot_be_read_is_a_call_that_is_denied() -> None:
+    message = AIMessage("", invalid_tool_calls=[{"name": "pay", "args": "{", "id": "a", "error": None}])
+    reply = read_reply(ModelResponse([message]), Draft(""))
+    assert (reply.final, reply.calls[0]["args"], reply.broken) == (False, {}, {"a": BROKEN})

@@ -1,0 +1,88 @@
+"""Sections of text and figures as one HTML file."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from sal_page.themes import FONT, THEMES, css, template
+
+HEIGHT = 340  # pixels of a figure that says nothing else
+
+
+class Section(NamedTuple):
+    """A heading, some words and what is drawn under them."""
+
+    title: str
+    text: str = ""
+    figures: tuple[Any, ...] = ()  # of plotly.graph_objects
+    wide: bool = False  # over the whole page even where there is room for two columns
+    markup: str = ""  # trusted: whatever is not the maker's own has to be escaped in it
+
+
+def render(title: str, subtitle: str, sections: Iterable[Section], script: str = "") -> str:
+    """The page; all texts are escaped, so that they cannot become markup.
+
+    Args:
+        title: heading of the page.
+        subtitle: what stands under it.
+        sections: in the order of reading.
+        script: trusted JavaScript that runs after everything is drawn.
+
+    Raises:
+        ImportError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ImportError('Expected plotly: pip install "sal-lightning[report]".') from error
+    drawn = "\n".join(map(_section, sections))
+    themes = {name: template(theme) for name, theme in THEMES.items()}
+    return f"""<!doctype html>
+<html lang="en" data-theme="light">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>
+:root {{ --font: {FONT}; }}
+{css()}{_asset("page.css")}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div><button id="theme" type="button"></button></header>
+<main>
+{drawn}
+</main>
+<script type="application/json" id="themes">{_json(themes)}</script>
+<script>{_asset("page.js")}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _section(section: Section) -> str:
+    figures = "\n".join(map(_figure, section.figures))
+    kind = ' class="wide"' if section.wide else ""
+    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    return f"<section{kind}>\n<h2>{escape(section.title)}</h2>\n{text}\n{figures}\n{section.markup}</section>"
+
+
+def _figure(figure: Any) -> str:
+    drawn = json.loads(figure.to_json())
+    drawn["layout"].pop("template", None)
+    height = drawn["layout"].setdefault("height", HEIGHT)
+    data = _json({"data": drawn["data"], "layout": drawn["layout"]})
+    return f'<div class="figure" style="height: {height}px"></div><script type="application/json">{data}</script>'
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -86,10 +86,10 @@ class Browser:
         urls = [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith(LOCAL)]
 
-    def picture(self, file: Path, selector: str = "body", height: int | None = None) -> None:
+    def picture(self, file: Path, selector: str = "body", height: int | None = None, scale: float = 1.0) -> None:
         """A PNG of the first element that the selector finds, whole or its first pixels."""
         box = self.ask(f"const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();{BOX}")
-        clip = box | {"scale": 1, "height": min(box["height"], height or box["height"])}
+        clip = box | {"scale": scale, "height": min(box["height"], height or box["height"])}
         shot = self.driver.execute_cdp_cmd(
             "Page.captureScreenshot", {"format": "png", "clip": clip, "captureBeyondViewport": True}
         )

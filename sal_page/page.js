@@ -3,7 +3,7 @@
 const themes = JSON.parse(document.getElementById("themes").textContent);
 const system = matchMedia("(prefers-color-scheme: dark)");
 const button = document.getElementById("theme");
-const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const config = { responsive: true, displayModeBar: false };
 
 function show(theme) {
   document.documentElement.dataset.theme = theme;

@@ -7,14 +7,19 @@ import pytest
 
 from experiments.browser import Browser, browser
 
-__all__ = ["Browser", "look"]
+__all__ = ["Browser", "look", "need"]
 
 
-def look():
-    """A browser, for a fixture to yield."""
+def need():
+    """Skip the test where there is no browser; fail it where there has to be one."""
     found = (shutil.which("chromium") or shutil.which("google-chrome")) and shutil.which("chromedriver")
     if not found:
         reason = "Chromium and chromedriver are not installed"
         (pytest.fail if os.environ.get("REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
+
+
+def look():
+    """A browser, for a fixture to yield."""
+    need()
     with browser() as window:
         yield window

@@ -4,13 +4,17 @@ import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
 from sal_lightning.driver import BANDS, FIELD, SHARES, Driver
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
+from sal_lightning.report import panels
+from sal_lightning.report.views import views
 from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.stability import spectrum
 from sal_lightning.watching import AUTO
 
 # Strategies that hand out neither whole gradients nor whole rows of them.
@@ -53,6 +57,7 @@ class SALCallback(Driver, Callback):
         super().__init__(protection, consolidate_on, strength, recall, share, field)
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
+        self._told = 0  # consolidations that this fit's loggers know of
 
     @property
     @override
@@ -69,6 +74,8 @@ class SALCallback(Driver, Callback):
         self.begin(pl_module, [] if _closed(trainer) else trainer.optimizers, scaler)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
+        self._told = 0
+        panels.begin(trainer.loggers)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -92,7 +99,8 @@ class SALCallback(Driver, Callback):
         self.look()
         if not self._measured():
             return
-        values = dict.fromkeys(BANDS, self.bands()) | self.values()
+        held, observed = self.bands(), self.observed()
+        values = dict.fromkeys(BANDS, held) | {f"observed/{band}": observed for band in BANDS} | self.values()
         if (seen := self.seen()) is not None:
             values |= dict.fromkeys(FIELD, seen)
         for layer in self.layers:
@@ -101,6 +109,7 @@ class SALCallback(Driver, Callback):
             metric = self.metrics[name]
             metric(value.to(metric.device))
             pl_module.log(f"sal/{name}", metric, metric_attribute=name, on_step=True, on_epoch=True)
+        self._show(trainer, held)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,6 +119,9 @@ class SALCallback(Driver, Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.end()
+        if trainer.is_global_zero:
+            self._tell_events(trainer)
+            panels.log_table(trainer.loggers, views(self.layers))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -119,10 +131,30 @@ class SALCallback(Driver, Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.end()
 
+    # --- what people see ---
+
+    def _show(self, trainer: Trainer, held: Tensor) -> None:
+        """Loggers get every layer, a progress bar the spectrum in one short field; on log steps alone."""
+        if not trainer.is_global_zero:
+            return
+        if trainer.progress_bar_callback is not None:
+            shown: dict[str, Any] = trainer.progress_bar_metrics
+            shown["sal"] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
+        if trainer.loggers:
+            at = max(layer.step for layer in self.layers)
+            panels.log_layers(trainer.loggers, views(self.layers), at, _logged_as(trainer))
+            self._tell_events(trainer)
+
+    def _tell_events(self, trainer: Trainer) -> None:
+        events = self.events[self._told :]
+        self._told += len(events)
+        panels.log_events(trainer.loggers, events, _logged_as(trainer))
+
 
 def _metrics() -> dict[str, Metric]:
     return {
         **{band: BandPercent(band) for band in BANDS},
+        **{f"observed/{band}": BandPercent(band) for band in BANDS},
         **{name: NormShare() for name in SHARES},
         **dict(zip(FIELD, (Coherence(), Novelty(), Resonance(), EmergenceRate()), strict=True)),
         "surprise": MeanMetric(),
@@ -134,6 +166,11 @@ def _metrics() -> dict[str, Metric]:
 def _logs(trainer: Trainer) -> bool:
     """Whether this step's values are wanted: Lightning's own rhythm, and the last batch of an epoch."""
     return trainer._logger_connector.should_update_logs or trainer.is_last_batch
+
+
+def _logged_as(trainer: Trainer) -> int:
+    """The number that Lightning gives its own values of this step."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def _closed(trainer: Trainer) -> bool:

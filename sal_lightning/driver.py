@@ -52,7 +52,7 @@ class Driver:
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
-        counts = self.bands() if kind == "held" else self._observed()
+        counts = self.bands() if kind == "held" else self.observed()
         return spectrum(counts) if counts.any() else StabilitySpectrum(0.0, 0.0, 100.0)
 
     def consolidate(self) -> None:
@@ -147,6 +147,11 @@ class Driver:
         """Weights that are (protected, neutral, volatile) as held: counts (3,)."""
         return torch.stack([layer.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
 
+    def observed(self) -> Tensor:
+        """Weights that have settled, are between, still search, by their own movement: counts (3,)."""
+        parts = [layer.analyzer.bands() for layer in self.layers if layer.analyzer is not None]
+        return torch.stack(parts).sum(0) if parts else torch.zeros(3)
+
     def values(self) -> dict[str, Tensor]:
         """What is logged beside the bands, by name: of SHARES the two sums, of the others the number."""
         sums = {key: [layer.measured[key] for layer in self.layers] for key in ("suppressed", "effect")}
@@ -185,10 +190,6 @@ class Driver:
             layer.begin_anew()
         if self.settings.consolidate_on == "fit":
             self.consolidate()
-
-    def _observed(self) -> Tensor:
-        parts = [layer.analyzer.bands() for layer in self.layers if layer.analyzer is not None]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(3)
 
     def __getstate__(self) -> dict[str, Any]:
         # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.

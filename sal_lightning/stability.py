@@ -126,12 +126,10 @@ class StabilityAnalyzer:
 
     def bands(self) -> Tensor:
         """Weights that have settled, are between, still search: counts (3,); before the first look all search."""
-        counts = torch.zeros(3, dtype=torch.double)
-        scores = self.scores()
-        for name, p in self.parameters.items():
-            s = scores.get(name, torch.zeros(1))
-            counts += bands(s, p.numel() / max(len(s), 1)).double().cpu()
-        return counts
+        scores, unseen = self.scores(), torch.zeros(1, device=self.joint.device)
+        seen = [(scores.get(name, unseen), p.numel()) for name, p in self.parameters.items()]
+        parts = [bands(s, size / max(len(s), 1)) for s, size in seen]
+        return torch.stack(parts).cpu().double().sum(0) if parts else torch.zeros(3, dtype=torch.double)
 
     def classify(self) -> StabilitySpectrum:
         """Percent of all weights that have settled, are between, still search."""

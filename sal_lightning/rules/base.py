@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from sal_lightning.processes import local
 LOW, HIGH = 0.3, 0.7
 
 State = dict[str, Any]
+
+
+class Scores(NamedTuple):
+    """Stability in [0, 1], of any shape, and the number of weights that each entry stands for."""
+
+    s: Tensor
+    size: float = 1.0
 
 
 def bands(scores: Tensor, size: float = 1.0) -> Tensor:
@@ -60,8 +67,12 @@ class Rule(ABC):
         """Begin a new window."""
 
     @abstractmethod
+    def stabilities(self) -> list[Scores]:
+        """What is held how firmly; the numbers of weights that they stand for sum to the number of weights."""
+
     def bands(self) -> Tensor:
         """Weights that are (protected, neutral, volatile): counts that sum to the number of weights."""
+        return torch.stack([bands(*scores) for scores in self.stabilities()]).sum(0)
 
     @abstractmethod
     def state_dict(self) -> State:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.processes import gather, local, part, sharded, totals
-from sal_lightning.rules.base import Rule, State, bands
+from sal_lightning.rules.base import Rule, Scores, State
 from sal_lightning.rules.subspace import BETA
 
 
@@ -100,13 +100,11 @@ class Element(Rule):
             super().put_back(W, W0)
 
     @override
-    def bands(self) -> Tensor:
+    def stabilities(self) -> list[Scores]:
         if self.memory is None:
-            return torch.tensor([0.0, 0.0, self.numel()])
+            return [Scores(torch.zeros(1), self.numel())]
         # Of a sharded parameter the rows that live here stand for all.
-        parts = zip(self.s, self.parameters.values(), strict=True)
-        counts = [bands(s, p.numel() / max(s.numel(), 1)) for s, p in parts]
-        return torch.stack(counts).sum(0)
+        return [Scores(s, p.numel() / max(s.numel(), 1)) for s, p in zip(self.s, self.parameters.values(), strict=True)]
 
     @override
     def state_dict(self) -> State:

@@ -11,7 +11,7 @@ from sal_lightning import directions
 from sal_lightning.directions import Directions
 from sal_lightning.layers import Layer, homogeneous
 from sal_lightning.processes import agree, gather, part, sharded, totals
-from sal_lightning.rules.base import Rule, State, bands
+from sal_lightning.rules.base import Rule, Scores, State
 from sal_lightning.window import Window
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
@@ -322,12 +322,12 @@ class Subspace(Rule):
         return x.view(self.layer.groups, -1, x.shape[-1]) if self.layer.groups > 1 else x[None]
 
     @override
-    def bands(self) -> Tensor:
+    def stabilities(self) -> list[Scores]:
         m = self.memory
         if m is None:
-            return torch.tensor([0.0, 0.0, self.numel()])
+            return [Scores(torch.zeros(1), self.numel())]
         out, k = self.layer.out, m.f.shape[-1]
-        return bands(m.s, out) + bands(m.s_rest, (self.d - k) * out)
+        return [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out)]
 
     @override
     def drift(self) -> Tensor | None:

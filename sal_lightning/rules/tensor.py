@@ -8,7 +8,7 @@ from torch import nn
 from typing_extensions import override
 
 from sal_lightning.processes import gather, part, totals
-from sal_lightning.rules.base import Rule, State, bands
+from sal_lightning.rules.base import Rule, Scores, State
 
 SMOOTHING, START, TAU0, ADAPT, TAU_MIN, TAU_MAX, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
 
@@ -79,8 +79,8 @@ class Tensor(Rule):
         """Nothing: the published rule has no window."""
 
     @override
-    def bands(self) -> T:
-        return torch.stack([bands(s, p.numel()) for s, p in zip(self.s, self.parameters.values(), strict=True)]).sum(0)
+    def stabilities(self) -> list[Scores]:
+        return [Scores(s, p.numel()) for s, p in zip(self.s, self.parameters.values(), strict=True)]
 
     @override
     def state_dict(self) -> State:

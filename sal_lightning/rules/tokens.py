@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.processes import part
-from sal_lightning.rules.base import Rule, State, bands
+from sal_lightning.rules.base import Rule, Scores, State
 from sal_lightning.rules.subspace import BETA, DENSE, FLOOR
 
 
@@ -136,10 +136,10 @@ class Tokens(Rule):
             W[0].lerp_(W0[0], self.s.to(W0[0].dtype))
 
     @override
-    def bands(self) -> Tensor:
+    def stabilities(self) -> list[Scores]:
         if self.memory is None:
-            return torch.tensor([0.0, 0.0, self.numel()])
-        return bands(self.memory.s, self.table.embedding_dim)
+            return [Scores(torch.zeros(1), self.numel())]
+        return [Scores(self.memory.s, self.table.embedding_dim)]
 
     @override
     def state_dict(self) -> State:

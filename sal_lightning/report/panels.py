@@ -1,0 +1,103 @@
+"""What loggers are given beside the scalars: each layer's stability, in the form that each of them can show."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from sal_lightning.report.views import EDGES, View, banded, whole
+
+STEP = "sal/step"  # counts on over several fits, so that they do not overlap
+COLUMNS = ("layer", "grain", "weights")
+KINDS = ("held", "observed")
+
+
+def begin(loggers: Iterable[Any]) -> None:
+    """Weights & Biases draws what SAL logs over SAL's own steps."""
+    for logger in filter(_is_wandb, loggers):
+        logger.experiment.define_metric(STEP)
+        logger.experiment.define_metric("sal/*", step_metric=STEP)
+
+
+def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int) -> None:
+    """Every layer's stability at SAL's step ``at``, which the logger counts as ``step``.
+
+    Weights & Biases and TensorBoard get histograms: over time, a heat map of the spectrum. Others get percents.
+    """
+    if not seen:
+        return
+    named = {f"sal/layers/{name}": view for name, view in seen.items()}
+    everything = {"sal/stability": whole(seen)}
+    for logger in loggers:
+        if _is_wandb(logger):
+            logger.log_metrics(_histograms(named | everything) | {STEP: at}, step)
+        elif callable(getattr(logger.experiment, "add_histogram_raw", None)):
+            _tensorboard(logger.experiment, named | everything, step)
+        else:
+            logger.log_metrics(_percents(named) | {STEP: at}, step)
+
+
+def log_events(loggers: Sequence[Any], events: Iterable[int], step: int) -> None:
+    """The steps at which something was consolidated: the exact ones, also between two that are logged."""
+    for event in events:
+        for logger in loggers:
+            logger.log_metrics({"sal/consolidated_at": event}, step)
+
+
+def log_table(loggers: Iterable[Any], seen: dict[str, View]) -> None:
+    """The layers as they are at the end."""
+    for logger in filter(_is_wandb, loggers):
+        logger.log_table("sal/table", *table(seen))
+
+
+def table(seen: dict[str, View]) -> tuple[list[str], list[list[Any]]]:
+    """Headings and rows: percent of each layer's weights in each band, as held and as observed."""
+    bands = [f"{kind} {band}" for kind in KINDS for band in ("protected", "neutral", "volatile")]
+    rows = [
+        [name, view.grain, view.weights, *(round(x, 2) for kind in KINDS for x in banded(getattr(view, kind)))]
+        for name, view in seen.items()
+    ]
+    return [*COLUMNS, *bands], rows
+
+
+def _histograms(named: dict[str, View]) -> dict[str, Any]:
+    import numpy as np
+    import wandb
+
+    edges = np.array(EDGES)
+    return {
+        f"{name}/{kind}": wandb.Histogram(np_histogram=(np.array(getattr(view, kind)), edges))
+        for name, view in named.items()
+        for kind in KINDS
+    }
+
+
+def _percents(named: dict[str, View]) -> dict[str, float]:
+    return {
+        f"{name}/{kind}/{band}": percent
+        for name, view in named.items()
+        for kind in KINDS
+        for band, percent in banded(getattr(view, kind))._asdict().items()
+    }
+
+
+def _tensorboard(writer: Any, named: dict[str, View], step: int) -> None:
+    middles = [(low + high) / 2 for low, high in pairwise(EDGES)]
+    for name, view in named.items():
+        for kind in KINDS:
+            counts = getattr(view, kind)
+            writer.add_histogram_raw(
+                f"{name}/{kind}",
+                min=0.0,
+                max=1.0,
+                num=sum(counts),
+                sum=sum(n * x for n, x in zip(counts, middles, strict=True)),
+                sum_squares=sum(n * x * x for n, x in zip(counts, middles, strict=True)),
+                bucket_limits=list(EDGES[1:]),
+                bucket_counts=list(counts),
+                global_step=step,
+            )
+
+
+def _is_wandb(logger: Any) -> bool:
+    # By name: two namespaces of Lightning have one each.
+    return "WandbLogger" in {kind.__name__ for kind in type(logger).__mro__}

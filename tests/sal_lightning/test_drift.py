@@ -1,0 +1,69 @@
+"""Drift of features, in real runs."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+from sal_lightning.drift import DriftMonitor
+from sal_lightning.report.reading import read
+from tests.sal_lightning.report.runs import Batches, Net, fit
+
+X = Batches()[0][0]
+
+
+class Slow(Callback):
+    """Features of every step, the long way round: the layers themselves, in evaluation mode."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_batch_end(self, trainer, model, *args):
+        with torch.no_grad():
+            self.seen[trainer.global_step] = model.net[1](model.net[0](X))
+
+
+def drifts(folder, since, **options):
+    slow = Slow()
+    watch = DriftMonitor((X, None), since=since, **options)
+    fit(folder, [watch, slow], logger=CSVLogger(folder, name="", version="run"))
+    return read([folder / "run"]).series["feature_drift"], slow.seen
+
+
+@pytest.mark.parametrize("since", [0, 37])
+def test_it_is_the_distance_from_the_features_as_they_were(tmp_path, since):
+    series, seen = drifts(tmp_path, since)
+    first = seen[max(since, 1)]
+    assert series.steps == [step for step in range(10, 121, 10) if step >= since]
+    expected = [float((seen[step] - first).norm() / first.norm()) for step in map(int, series.steps)]
+    assert series.values == pytest.approx(expected, rel=1e-5)
+    assert series.values[-1] > series.values[0]
+
+
+def test_watching_changes_nothing(tmp_path):
+    _, plain = fit(tmp_path, [])
+    _, watched = fit(tmp_path, [DriftMonitor(X)])
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
+    assert all(module.training for module in watched.modules())
+
+
+def test_another_layer_can_be_named(tmp_path):
+    watch = DriftMonitor({"x": X}, layer="net.0")
+    assert torch.equal(watch.features(Net()), X)
+
+
+def test_a_second_training_goes_on_from_the_first(tmp_path):
+    watch = DriftMonitor(X)
+    _, model = fit(tmp_path, [watch])
+    copy = DriftMonitor(X)
+    copy.load_state_dict(watch.state_dict())
+    fit(tmp_path, [copy], model=model)
+    assert copy.step == 240
+    assert torch.equal(copy.first, watch.first)
+
+
+def test_bad_choices_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"since to be a whole number >= 0, got -1"):
+        DriftMonitor(X, since=-1)
+    with pytest.raises(ValueError, match=r"layer to be one of .*net\.3.*, got 'head'"):
+        fit(tmp_path, [DriftMonitor(X, layer="head")])

@@ -1,0 +1,128 @@
+"""Reads a run back: from the folder of a CSV logger, or the offline file of Weights & Biases."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sal_lightning.report.views import BINS, banded
+from sal_lightning.report.wandb_file import history
+
+CSV, WANDB, CASCADE = "metrics.csv", "run-*.wandb", "cascade.json"
+PREFIX = "sal/"
+SHOWN = 5  # runs named in an error
+
+
+class Series(NamedTuple):
+    """Values over SAL's own steps, which ascend."""
+
+    steps: list[float]
+    values: list[float]
+
+
+class Run(NamedTuple):
+    """What a run logged under ``sal/``; names without it."""
+
+    name: str
+    series: dict[str, Series]
+    events: list[float]  # the steps at which something was consolidated
+    cascade: dict[str, Any] | None = None  # see ``flow.record``
+
+    def last(self, name: str) -> float | None:
+        """The last value of this name, if there is any."""
+        return self.series[name].values[-1] if name in self.series else None
+
+    def layers(self) -> list[str]:
+        """The layers, in the order in which they were logged."""
+        parts = (name.split("/") for name in self.series if name.startswith("layers/"))
+        return list(dict.fromkeys("/".join(part[1:-2]) for part in parts))
+
+
+def read(places: Sequence[Path]) -> Run:
+    """The run at these places; several are the fits of one training, one after another.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: there are several runs in one place, or none that SAL took part in.
+    """
+    files = [find(place) for place in places]
+    points: dict[str, dict[float, float]] = {}
+    for row in (row for file in files for row in rows(file)):
+        at = row.get("step", row.get("feature_at"))
+        for name, value in row.items():
+            key = value if name == "consolidated_at" else at
+            if key is not None:
+                points.setdefault(name, {})[key] = value
+    if not points:
+        raise ValueError(f"Expected a run with values named {PREFIX}…, got none in {', '.join(map(str, files))}.")
+    events = sorted(points.pop("consolidated_at", {}))
+    series = {name: Series(*map(list, zip(*sorted(of.items()), strict=True))) for name, of in points.items()}
+    cascades = [file.parent / CASCADE for file in files if (file.parent / CASCADE).is_file()]
+    cascade = json.loads(cascades[-1].read_text(encoding="utf-8")) if cascades else None
+    return Run(_name(places[0]), series, events, cascade)
+
+
+def find(place: Path) -> Path:
+    """The file of the run that lies at this place, or somewhere in this folder."""
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise FileNotFoundError(f"Expected the folder or file of a run, got {place}, which is not there.")
+    if (place / CSV).is_file():
+        return place / CSV
+    # W&B links its latest run a second time.
+    found = sorted({file.resolve() for pattern in (CSV, WANDB) for file in place.rglob(pattern)})
+    if not found:
+        raise FileNotFoundError(f"Expected a {CSV} or a {WANDB} in {place}, got neither.")
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(place.resolve()).parent) for file in found[:SHOWN])
+        more = "" if len(found) <= SHOWN else f" and {len(found) - SHOWN} more"
+        raise ValueError(f"Expected one run in {place}, got {names}{more}: name the one that is meant.")
+    return found[0]
+
+
+def rows(file: Path) -> Iterator[dict[str, float]]:
+    """Each row as finite numbers by name; epoch means and what others logged are left out."""
+    for row in _csv(file) if file.suffix == ".csv" else map(_unfold, history(file)):
+        named = ((_plain(name), value) for name, value in row.items())
+        kept = {name: value for name, value in named if name and math.isfinite(value)}
+        if kept:
+            yield kept
+
+
+def _csv(file: Path) -> Iterator[dict[str, float]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            yield {name: float(text) for name, text in row.items() if text and name.startswith(PREFIX)}
+
+
+def _plain(name: str) -> str:
+    """The name under which SAL logged; empty for what it did not.
+
+    >>> _plain("sal/effect_step"), _plain("sal/effect_epoch"), _plain("sal/step"), _plain("loss")
+    ('effect', '', 'step', '')
+    """
+    if not name.startswith(PREFIX) or name.endswith("_epoch"):
+        return ""
+    return name.removeprefix(PREFIX).removesuffix("_step")
+
+
+def _unfold(row: dict[str, Any]) -> dict[str, float]:
+    """Numbers as they are, histograms as percents of the bands."""
+    media = {name.removesuffix("/_type") for name in row if name.endswith("/_type")}
+    plain = {name: value for name, value in row.items() if name.rpartition("/")[0] not in media}
+    numbers = {name: value for name, value in plain.items() if isinstance(value, int | float)}
+    for name, counts in row.items():
+        layer, _, part = name.rpartition("/")
+        if part == "values" and isinstance(counts, list) and len(counts) == BINS:
+            numbers |= {f"{layer}/{band}": percent for band, percent in banded(counts)._asdict().items()}
+    return numbers
+
+
+def _name(place: Path) -> str:
+    """The last two parts of the path: loggers number the folders of their runs."""
+    whole = place.resolve()
+    folder: Iterable[str] = (whole.parent if whole.is_file() else whole).parts[-2:]
+    return "/".join(folder)

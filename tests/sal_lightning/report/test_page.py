@@ -1,0 +1,123 @@
+"""The page of a real run, in a real browser."""
+
+import itertools
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from sal_lightning import SALCallback
+from sal_lightning.cascade import PulseCascade
+from sal_lightning.drift import DriftMonitor
+from sal_lightning.report import flow, page, plots
+from sal_lightning.report.reading import Run, Series, read
+from tests.browser import look
+from tests.sal_lightning.report.runs import Batches, fit
+
+X = Batches()[0][0]
+# What plotly drew, as numbers: the end of each line in units of its axes.
+LINES = """
+const figure = document.querySelectorAll(".figure")[arguments_0];
+return figure.data.map(t => [t.name, t.x && t.x.length, t.y && Array.from(t.y).slice(-1)[0]]);
+"""
+
+
+@pytest.fixture(scope="module")
+def window():
+    yield from look()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, callbacks in (("sal", [SALCallback()]), ("plain", [])):
+        fit(folder, [*callbacks, DriftMonitor(X, since=60)], logger=CSVLogger(folder, name="", version=name))
+    cascade = PulseCascade()
+    cascade.initiate(X[:12])
+    for _ in range(4):
+        cascade.step(lambda x: x + 0.2 * (x.roll(1, 0) - x))
+    flow.save(cascade, folder / "sal")
+    return read([folder / "sal"]), read([folder / "plain"])
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory):
+    return page.write(runs[0], tmp_path_factory.mktemp("page") / "page.html", runs[1])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_every_plot_is_drawn_and_nothing_is_cut_off(window, written, width, theme):
+    window.goto(written, width, theme)
+    headings = window.ask("return [...document.querySelectorAll('h2')].map(h => h.textContent.split(/[:,]/)[0])")
+    assert headings == [
+        "Gradient preservation",
+        "Stability spectrum",
+        "Emergence map",
+        "Drift",
+        "Pulse-Split-Cascade",
+        "Layers",
+        "Layers",
+    ]
+    figures = window.figures()
+    assert len(figures) == 9
+    assert all(figures)
+    # Each holds something: lines, areas, bars or points.
+    marks = "return [...document.querySelectorAll('.figure')].map(f => f.querySelectorAll('path, rect.bg').length)"
+    assert min(window.ask(marks)) > 3
+    assert window.cut_off() == []
+    assert window.errors() == []
+    assert window.requests() == []
+
+
+def test_what_is_drawn_is_what_was_logged(window, runs, written):
+    window.goto(written)
+    run, plain = runs
+    lines = {name: (n, last) for name, n, last in window.ask(LINES.replace("arguments_0", "0"))}
+    assert lines["gradient"][0] == len(run.series["suppressed"].steps) == 12
+    assert lines["gradient"][1] == pytest.approx(100 * run.last("suppressed"), rel=1e-6)
+    assert lines["update"][1] == pytest.approx(100 * run.last("effect"), rel=1e-6)
+    drifts = {name: last for name, _, last in window.ask(LINES.replace("arguments_0", "5"))}
+    assert drifts["this run"] == pytest.approx(run.last("feature_drift"))
+    assert drifts["the other"] == pytest.approx(plain.last("feature_drift"))
+    text = window.ask("return document.body.textContent")
+    assert f"{run.last('feature_drift'):.2f} here, {plain.last('feature_drift'):.2f} in" in text
+    assert "1 consolidation at step 63" in text
+
+
+def test_a_plain_run_says_what_is_missing(window, runs, tmp_path):
+    window.goto(page.write(runs[1], tmp_path / "plain.html"))
+    text = window.ask("return document.body.textContent")
+    for why in ("nothing was held back", "coherence was not logged", "no cascade", "named by --against"):
+        assert why in text
+    assert len(window.figures()) == 1
+    assert window.errors() == []
+
+
+def big(layers):
+    """A run of a network of many layers with long names."""
+    steps = [10.0, 20.0, 30.0]
+    name = "layers/transformer.encoder.block.{}.attention.output.projection/{}/{}"
+    series = {
+        name.format(i, kind, band): Series(steps, [100 / 3] * 3)
+        for i, kind, band in itertools.product(range(layers), ("held", "observed"), plots.BANDS)
+    }
+    return Run("a/run", series, [20.0])
+
+
+@pytest.mark.parametrize("layers", [plots.MOST, 40])
+def test_networks_of_many_layers_fit_too(window, tmp_path, layers):
+    file = page.write(big(layers), tmp_path / "big.html")
+    for width in (400, 1400):
+        window.goto(file, width)
+        assert len(window.figures()) == 2
+        assert all(window.figures())
+        assert window.cut_off() == []
+    kinds = set(window.ask("return document.querySelector('.figure').data.map(t => t.type)"))
+    assert kinds == ({"scatter"} if layers <= plots.MOST else {"heatmap"})
+
+
+def test_the_bars_are_the_readme_s_and_the_last_measured(runs):
+    rows = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in plots.healthy(runs[0]).data}
+    assert {band: row["README"] for band, row in rows.items()} == {"protected": 12, "neutral": 71, "volatile": 17}
+    assert sum(row["held"] for row in rows.values()) == pytest.approx(100)
+    assert rows["protected"]["observed"] == runs[0].last("observed/protected")

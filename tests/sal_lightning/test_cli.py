@@ -1,0 +1,42 @@
+"""``sal report`` and ``sal dashboard``."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sal_lightning.cli import app
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("sal/suppressed_step,sal/effect_step,sal/step_step\n0.5,0.25,10\n0.6,0.2,20\n")
+    return folder
+
+
+def test_a_page_is_written_where_it_is_asked_for(run, tmp_path):
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "new" / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert str(tmp_path / "new" / "page.html") in done.output.replace("\n", "")
+    text = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert "At the end 60% and 20%" in text
+    assert "Not shown: coherence was not logged" in text
+
+
+def test_a_run_that_is_not_there_is_an_error_in_words(tmp_path):
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "none"), "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 2
+    assert "which is not there" in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_command_is_installed_and_needs_no_plotly_to_explain_itself():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert 'sal = "sal_lightning.cli:app"' in text
+    code = "import sys; from sal_lightning.cli import app; print([m for m in ('plotly', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

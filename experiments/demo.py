@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
-from experiments.continual.protocol import Result, run
+from experiments.continual.protocol import Result
 from experiments.continual.results import SHORT, cells, headings, save, title
 from experiments.continual.streams import StreamName, count
 from experiments.figure import draw
+from experiments.watched import page, watch
 
 METHODS = ("plain", "sal")
 SCENARIOS: tuple[StreamName, ...] = ("split-domain", "split-class")
@@ -38,17 +39,21 @@ def compare(scenario: StreamName, args: argparse.Namespace, console: Console) ->
                 progress, progress.add_task(f"{scenario} {method}", total=count(scenario) * args.steps)
             )
             every = max(1, args.steps // LOOKS_PER_TASK)
-            results.append(run(scenario, method, args.seed, args.steps, data="digits", every=every, callbacks=[ticker]))
+            folder = args.out / scenario
+            options = {"seed": args.seed, "steps": args.steps, "data": "digits", "every": every}
+            results.append(watch(scenario, method, folder, [ticker], **options))
     return results
 
 
 def report(results: Sequence[Result], out: Path, console: Console) -> None:
-    """Table, figure and one JSON file a run."""
+    """Table, figure, one JSON file a run and a page of what SAL did."""
     for result in results:
         save(result, out)
     records = [result.record() for result in results]
     console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
     draw(results, out / f"{results[0].scenario}.png")
+    file = page(out / results[0].scenario, out / f"{results[0].scenario}.html")
+    console.print(f"What SAL did in it: {file.resolve()}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

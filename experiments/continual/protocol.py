@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 
 from experiments import provenance
 from experiments.continual import methods
@@ -19,6 +20,7 @@ from experiments.continual.evaluation import Point, TaskAccuracy
 from experiments.continual.model import MLP
 from experiments.continual.streams import StreamName
 
+LOG_STEPS = 5  # from one line of a logger to the next
 LOOKS = 100  # at what was kept, in each task
 
 
@@ -105,14 +107,15 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def trainer(callbacks: Sequence[Callback], accelerator: str) -> L.Trainer:
-    """One epoch is the whole stream; nothing is written."""
+def trainer(callbacks: Sequence[Callback], accelerator: str, logger: Logger | None = None) -> L.Trainer:
+    """One epoch is the whole stream; nothing is written but by a logger."""
     return L.Trainer(
         max_epochs=1,
         accelerator=accelerator,
         devices=1,
         callbacks=list(callbacks),
-        logger=False,
+        logger=logger or False,
+        log_every_n_steps=LOG_STEPS,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -131,6 +134,7 @@ def run(
     every: int | None = None,
     accelerator: str = "cpu",
     callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
 ) -> Result:
     """Train once through the stream with one optimizer, and say how it went.
 
@@ -144,7 +148,7 @@ def run(
     model = MLP(source.inputs, source.outputs, settings.width, rate, **asked.model)
     watch = TaskAccuracy(every or max(1, steps // LOOKS))
     with quiet(), methods.varied(method, stream) as guard:
-        fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator)
+        fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator, logger)
         started = time.perf_counter()
         fit.fit(model, datamodule=source)
         seconds = time.perf_counter() - started - watch.seconds

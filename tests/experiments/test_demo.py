@@ -7,6 +7,7 @@ import pytest
 from experiments import demo
 from experiments.continual.results import read_all
 from experiments.figure import spread
+from sal_lightning.report import reading
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,6 +26,18 @@ def test_it_leaves_figures_and_results(out: Path) -> None:
     assert len(read_all(out)) == 2 * len(figures)
 
 
+def test_it_leaves_a_page_of_what_sal_did_beside_the_plain_run(out: Path) -> None:
+    text = (out / "split-domain.html").read_text(encoding="utf-8")
+    assert "Not shown" not in text
+    assert "speaks for" in text
+    run, plain = (reading.read([out / "split-domain" / method]) for method in ("sal", "plain"))
+    (sal,) = (r for r in read_all(out) if (r["method"], r["scenario"]) == ("sal", "split-domain"))
+    assert run.events == sal["events"]
+    assert run.last("feature_drift") is not None
+    assert f"{run.last('feature_drift'):.2f} here, {plain.last('feature_drift'):.2f} in split-domain/plain" in text
+    assert run.series["feature_drift"].steps[0] == 30
+
+
 def test_both_methods_saw_the_same_stream(out: Path) -> None:
     plain, sal = (r for r in read_all(out) if r["scenario"] == "split-domain")
     assert (plain["method"], sal["method"]) == ("plain", "sal")
@@ -37,6 +50,7 @@ def test_it_says_what_it_found_and_where(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert all(word in said for word in ("average", "worst", "just learned", "drift"))
     assert str(tmp_path) in said.replace("\n", "")
+    assert f"{tmp_path / 'split-domain.html'}" in said
 
 
 @pytest.mark.parametrize("heights", [[0.5, 0.5], [1.0, 0.0], [0.3, 0.31]])

@@ -49,7 +49,8 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     The fields are its settings and never change; what changes is in the store.
     """
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
+    # A store's URL may hold a password: errors do not quote what came.
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     model: Any
     values: ValueSet

@@ -50,7 +50,7 @@ def open_store(url: str | None) -> Store:
         parsed = parsed.set(drivername="postgresql+psycopg")
         return _kept(parsed.render_as_string(hide_password=False), lambda: _postgres(parsed))
     if parsed.get_backend_name() != "sqlite":
-        expected = "one that begins with 'sqlite://' or 'postgresql+psycopg://'"
+        expected = "a URL that begins with 'sqlite://' or 'postgresql+psycopg://'"
         raise ValueError(f"store: expected {expected}, got {parsed.render_as_string()!r}.")
     if parsed.database in (None, "", ":memory:"):
         return Store(Sqlite(MEMORY))

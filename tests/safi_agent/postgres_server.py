@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    pytest.importorskip("psycopg")
+    if any(find_spec(name) is None for name in ("psycopg", "procrastinate")):
+        missing("The extra 'postgres' is not installed.")
     with tempfile.TemporaryDirectory(prefix="safi-postgres-", ignore_cleanup_errors=True) as folder:
         one = Server(Path(folder))
         one.start()

@@ -101,6 +101,9 @@ def test_a_password_is_not_told(database: str) -> None:
         with pytest.raises(ValueError, match="store: expected") as raised:
             open_store(wrong)
         told.append(str(raised.value))
+    with pytest.raises(ValueError, match="beta") as raised:
+        create_safi_chain("offline", store=url, beta=2)
+    told.append(str(raised.value))
     assert not [text for text in told if "s3cret" in text]
     safi.close(0)
 

@@ -1,7 +1,9 @@
-"""Sections of text and figures as one HTML file."""
+"""Sections of text and figures as one HTML file, which forbids itself every script but its own, and every request."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -39,17 +41,19 @@ def render(title: str, subtitle: str, sections: Iterable[Section], script: str =
         raise ImportError('Expected plotly: pip install "sal-lightning[report]".') from error
     drawn = "\n".join(map(_section, sections))
     themes = {name: template(theme) for name, theme in THEMES.items()}
+    scripts = (get_plotlyjs(), _asset("page.js"), script)
     return f"""<!doctype html>
 <html lang="en" data-theme="light">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
 <style>
 :root {{ --font: {FONT}; }}
 {css()}{_asset("page.css")}</style>
-<script>{get_plotlyjs()}</script>
+<script>{scripts[0]}</script>
 </head>
 <body>
 <header><div><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></div><button id="theme" type="button"></button></header>
@@ -57,11 +61,18 @@ def render(title: str, subtitle: str, sections: Iterable[Section], script: str =
 {drawn}
 </main>
 <script type="application/json" id="themes">{_json(themes)}</script>
-<script>{_asset("page.js")}</script>
-<script>{script}</script>
+<script>{scripts[1]}</script>
+<script>{scripts[2]}</script>
 </body>
 </html>
 """
+
+
+def policy(scripts: Iterable[str]) -> str:
+    """What a browser is to allow the page: these scripts, its styles, the pictures that plotly makes of itself."""
+    hashes = " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    pictures = "style-src 'unsafe-inline'; img-src data: blob:"
+    return f"default-src 'none'; script-src {hashes}; {pictures}; base-uri 'none'; form-action 'none'"
 
 
 def _section(section: Section) -> str:

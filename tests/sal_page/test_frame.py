@@ -1,5 +1,6 @@
 """The frame of a page, in a real browser."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,22 @@ def test_texts_never_become_markup(window, page):
     assert window.ask("return document.title") == "A page"
     assert window.ask("return document.querySelectorAll('main img').length") == 0
     assert window.ask("return document.querySelector('h2').textContent") == HOSTILE
+
+
+def test_what_is_not_the_page_s_own_neither_runs_nor_is_asked_for(window, page, tmp_path):
+    """Should markup get in all the same: the policy stands behind the escaping."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        away = f"<img src=http://127.0.0.1:{server.getsockname()[1]}/x onerror=\"document.title='taken'\">"
+        bad = f"<main><script>document.title = 'taken'</script>{away}"
+        (tmp_path / "bad.html").write_text(page.read_text().replace("<main>", bad))
+        window.goto(tmp_path / "bad.html")
+        assert all(window.figures())
+        assert window.ask("return document.title") == "A page"
+        with pytest.raises(TimeoutError):
+            server.accept()
+    window.requests()  # tells of the one that was stopped as well
+    assert len(window.errors()) >= 3
 
 
 def test_it_follows_the_reader_s_theme_and_the_button(window, page):

@@ -1,0 +1,186 @@
+"""The page's plots: score and drift over the turns of each memory key, and the ledger.
+
+Names come from whoever configured the chain and plotly reads markup in them, so they are escaped; texts of turns are in
+no plot.
+"""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+from safi_agent.report.review import Review, Series
+from safi_agent.report.trends import Bin, bins
+from sal_page.themes import COLORS
+
+Part = dict[str, Any]  # of a figure, as plotly writes it
+MOST_KEYS = 8  # lines in one plot that can be told apart
+MOST_BINS = 60  # of turns in a trend, and of lines in the ledger
+MOST_MARKS = 300  # of turns beyond a threshold, for each key
+NARROW, WIDE = 20, 44  # letters in a line of a value's name
+SCALE = [[0, "#c2410c"], [0.5, "#d4d4d4"], [1, "#1d4ed8"]]
+_FIXED = {"fixedrange": True, "zeroline": False}
+
+
+class Ledger(NamedTuple):
+    """The map, and what its layout is changed by on screens of either width."""
+
+    figure: Any
+    narrow: Part
+    wide: Part
+
+
+def keys(review: Review) -> list[Part]:
+    """The memory keys that are drawn: name, turns and colour."""
+    named = zip(shown_keys(review), COLORS, strict=False)
+    return [{"name": key, "turns": len(review.keys[key].turns), "colour": colour} for key, colour in named]
+
+
+def shown_keys(review: Review) -> list[str]:
+    """The memory keys with the most turns, at most eight."""
+    return sorted(review.keys, key=lambda key: (-len(review.keys[key].turns), key))[:MOST_KEYS]
+
+
+def scores(review: Review) -> Any:
+    """Spirit score, 1 to 10, over the turns of each memory key; below the threshold a turn is to be reviewed."""
+    axis = {**_FIXED, "range": [0.5, 10.5], "tickvals": [1, 4, 7, 10]}
+    least = review.review_below
+    return _trend(review, lambda series: series.scores, axis, lambda score: score < least, least, "score")
+
+
+def drifts(review: Review) -> Any:
+    """Drift, 0 to 1, over the turns of each memory key; above the threshold it is an alert."""
+    axis = {**_FIXED, "range": [-0.03, 1.03], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
+    most = review.drift_above
+    return _trend(review, lambda series: series.drifts, axis, lambda drift: drift > most, most, "drift")
+
+
+def _trend(
+    review: Review,
+    column: Callable[[Series], Sequence[float]],
+    axis: Part,
+    beyond: Callable[[float], bool],
+    threshold: float,
+    what: str,
+) -> Any:
+    from plotly.graph_objects import Figure
+
+    traces = []
+    for key, colour in zip(shown_keys(review), COLORS, strict=False):
+        series = review.keys[key]
+        name = escape(_short(key, 40))
+        traces.append(_line(name, colour, bins(series.turns, column(series), MOST_BINS), what))
+        traces.append(_marks(name, colour, series.turns, column(series), beyond, what))
+    mark = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
+    layout = {
+        "height": 280,
+        "margin": {"l": 40, "r": 12, "t": 8, "b": 44},
+        "showlegend": False,
+        "hovermode": "closest",
+        "xaxis": {**_FIXED, "title": {"text": "turn"}, "tickformat": "d", "nticks": 5},
+        "yaxis": axis,
+        "shapes": [{**mark, "line": {"color": "#c2410c", "width": 1, "dash": "dot"}}],
+    }
+    return Figure(traces, layout)
+
+
+def _line(name: str, colour: str, found: list[Bin], what: str) -> Part:
+    """The mean of each bin."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": [bin.last for bin in found],
+        "y": [bin.mean for bin in found],
+        "customdata": [[name, _span(bin), bin.known, bin.low, bin.high] for bin in found],
+        "connectgaps": True,
+        "line": {"color": colour, "width": 1.8},
+        "marker": {"size": 4},
+        "hovertemplate": (
+            f"%{{customdata[0]}}<br>turn %{{customdata[1]}}<br>mean {what} %{{y:.2~f}} of %{{customdata[2]}}"
+            ", %{customdata[3]:.2~f} to %{customdata[4]:.2~f}<extra></extra>"
+        ),
+    }
+
+
+def _marks(
+    name: str, colour: str, turns: Sequence[int], figures: Sequence[float], beyond: Callable[[float], bool], what: str
+) -> Part:
+    """The newest turns beyond the threshold, each by itself."""
+    found = [(turn, figure) for turn, figure in zip(turns, figures, strict=True) if beyond(figure)][-MOST_MARKS:]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [turn for turn, _ in found],
+        "y": [figure for _, figure in found],
+        "customdata": [[name]] * len(found),
+        "marker": {"color": colour, "size": 8, "symbol": "x-thin", "line": {"color": colour, "width": 1.5}},
+        "hovertemplate": f"%{{customdata[0]}}<br>turn %{{x}}<br>{what} %{{y:.2~f}}<extra></extra>",
+    }
+
+
+def ledger(review: Review) -> Ledger:
+    """Each value's mean score, −1 to 1, over the log; a gap is where it was not scored."""
+    from plotly.graph_objects import Figure
+
+    names = list(review.values)
+    rows = [bins(review.places, review.values[name], MOST_BINS) for name in names]
+    spans = rows[0] if rows else []
+    trace = {
+        "type": "heatmap",
+        "z": [[bin.mean for bin in row] for row in rows],
+        "x": list(range(len(spans))),
+        "y": list(range(len(rows))),  # not the names: plotly would take some of them for dates or numbers
+        "customdata": [
+            [[escape(_short(name, 80)), _span(bin), bin.known, bin.low, bin.high] for bin in row]
+            for name, row in zip(names, rows, strict=True)
+        ],
+        "zmin": -1,
+        "zmax": 1,
+        "colorscale": SCALE,
+        "showscale": False,
+        "hoverongaps": False,
+        "ygap": 2,
+        "hovertemplate": (
+            "%{customdata[0]}<br>line %{customdata[1]}<br>mean %{z:.2f} of %{customdata[2]}"
+            ", %{customdata[3]:.2~f} to %{customdata[4]:.2~f}<extra></extra>"
+        ),
+    }
+    ticks = [i * len(spans) // 4 for i in range(4)] if len(spans) > 4 else list(range(len(spans)))
+    layout = {
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 44},
+        "xaxis": {
+            **_FIXED,
+            "title": {"text": "line of the log"},
+            "tickvals": ticks,
+            "ticktext": [str(spans[i].first) for i in ticks],
+        },
+        "yaxis": {
+            **_FIXED,
+            "autorange": "reversed",
+            "automargin": True,
+            "tickvals": list(range(len(rows))),
+            "ticksuffix": "  ",
+            "tickfont": {"size": 11},
+        },
+    }
+    wide = _sized(names, WIDE)
+    return Ledger(Figure([trace], {**layout, "height": wide["height"]}), _sized(names, NARROW), wide)
+
+
+def _sized(names: Sequence[str], width: int) -> Part:
+    """Names in lines of so many letters, and the height that they need."""
+    labels = ["<br>".join(escape(line) for line in wrap(_short(name, 80), width) or [" "]) for name in names]
+    tallest = max((label.count("<br>") + 1 for label in labels), default=1)
+    return {"yaxis.ticktext": labels, "height": 60 + (14 * tallest + 10) * max(len(labels), 1)}
+
+
+def _short(name: str, most: int) -> str:
+    """At most so many letters, none of them half a character or one that cannot be drawn."""
+    whole = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+    return whole if len(whole) <= most else f"{whole[: most - 1]}…"
+
+
+def _span(bin: Bin) -> str:
+    return str(bin.first) if bin.first == bin.last else f"{bin.first}\u2013{bin.last}"

@@ -1,0 +1,188 @@
+"use strict";
+// Texts of turns are hostile until shown otherwise: they reach the page as text nodes alone, never as markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const PAGE = 50;
+const PARTS = [["Prompt", "userPrompt"], ["Answer that left", "finalOutput"], ["Draft", "intellectDraft"],
+  ["Reflection of the Intellect", "intellectReflection"], ["Ruling of the Will", "willReflection"],
+  ["Reflection of the Spirit", "spiritReflection"]];
+
+function element(tag, kind, text) {
+  const made = document.createElement(tag);
+  if (kind) made.className = kind;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const figure = (number, digits) => (typeof number === "number" ? number.toFixed(digits) : "–");
+const count = (number) => number.toLocaleString("en-GB");
+const words = (text) => (typeof text === "string" ? text : "");
+
+function toggle(text, on, changed) {
+  const made = element("button", "", text);
+  made.type = "button";
+  made.setAttribute("aria-pressed", String(on));
+  made.addEventListener("click", () => {
+    const now = made.getAttribute("aria-pressed") !== "true";
+    made.setAttribute("aria-pressed", String(now));
+    changed(now);
+  });
+  return made;
+}
+
+// Counts and plots. The frame draws the plots anew for every theme; what was changed since is changed again.
+
+const [scorePlot, driftPlot, ledgerPlot] = document.querySelectorAll(".figure");
+const small = matchMedia("(max-width: 700px)");
+const hidden = new Set();
+
+function adapt() {
+  const size = data.ledger[small.matches ? "narrow" : "wide"];
+  ledgerPlot.style.height = `${size.height}px`;
+  Plotly.relayout(ledgerPlot, size);
+  for (const key of hidden) show(key, false);
+}
+
+function show(key, on) {
+  for (const plot of [scorePlot, driftPlot]) Plotly.restyle(plot, { visible: on }, [2 * key, 2 * key + 1]);
+}
+
+function showCounts() {
+  for (const { name, number } of data.counts) {
+    const tile = element("div", "tile");
+    tile.append(element("b", "", count(number)), element("span", "", name));
+    byId("tiles").append(tile);
+  }
+  data.keys.forEach(({ name, turns, colour }, key) => {
+    const chip = toggle(`${name} (${count(turns)})`, true, (on) => {
+      on ? hidden.delete(key) : hidden.add(key);
+      show(key, on);
+    });
+    const dot = element("i");
+    dot.style.background = colour;
+    chip.prepend(dot);
+    byId("keys").append(chip);
+  });
+  if (data.others) byId("keys").append(element("span", "where", `and ${count(data.others)} memory keys with fewer turns, not drawn`));
+}
+
+// The list.
+
+const wanted = new Set();
+let everything = !data.records.some((turn) => turn.reasons.length);
+let shown = PAGE;
+
+function haystack(turn) {
+  const rows = Array.isArray(turn.record.conscienceLedger) ? turn.record.conscienceLedger : [];
+  const told = rows.flatMap((row) => (row ? [words(row.value), words(row.reason)] : []));
+  const texts = PARTS.map(([, name]) => words(turn.record[name]));
+  return [...texts, ...told, words(turn.record.turnId), turn.key].join("\n").toLowerCase();
+}
+
+function asked(turn) {
+  if (wanted.size) return turn.reasons.some((reason) => wanted.has(reason));
+  return everything || turn.reasons.length > 0;
+}
+
+const ORDERS = {
+  new: () => 0,
+  score: (a, b) => (a.score ?? 11) - (b.score ?? 11),
+  drift: (a, b) => (b.drift ?? -1) - (a.drift ?? -1),
+};
+
+function found() {
+  const terms = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const key = byId("key").value;
+  const turns = data.records.filter((turn) => {
+    if (!asked(turn) || (key !== "" && turn.key !== data.records[Number(key)].key)) return false;
+    if (terms.length) turn.text ??= haystack(turn);
+    return terms.every((term) => turn.text.includes(term));
+  });
+  return turns.sort(ORDERS[byId("order").value]);
+}
+
+function list() {
+  const turns = found();
+  byId("list").replaceChildren(...turns.slice(0, shown).map(row));
+  byId("more").hidden = turns.length <= shown;
+  byId("count").textContent = `${count(turns.length)} found among ${count(data.records.length)} turns`;
+}
+
+function again() {
+  shown = PAGE;
+  list();
+}
+
+function row(turn) {
+  const made = element("details", "turn");
+  const summary = element("summary");
+  const scored = turn.score !== null || turn.drift !== null;
+  summary.append(element("span", "where", `${turn.key} · turn ${turn.turn} · ${turn.time}`),
+    element("span", "figures", scored ? `S ${figure(turn.score, 0)} · d ${figure(turn.drift, 2)}` : ""),
+    element("span", "asked", words(turn.record.userPrompt).slice(0, 300)));
+  const badges = element("span", "badges");
+  for (const { id, name } of data.reasons) if (turn.reasons.includes(id)) badges.append(element("span", `badge ${id}`, name));
+  if (!turn.reasons.length) badges.append(element("span", "badge fine", "nothing to review"));
+  summary.append(badges);
+  made.append(summary);
+  made.addEventListener("toggle", () => { if (made.open && made.children.length === 1) made.append(whole(turn)); });
+  return made;
+}
+
+function whole(turn) {
+  const made = element("div", "whole");
+  for (const [title, name] of PARTS) {
+    const text = words(turn.record[name]);
+    if (!text || (name === "intellectDraft" && text === turn.record.finalOutput)) continue;
+    made.append(element("h3", "", title), element("div", "text", text));
+  }
+  const rows = turn.record.conscienceLedger;
+  if (Array.isArray(rows) && rows.length) made.append(element("h3", "", "Ledger of the Conscience"), ledger(rows));
+  const raw = element("details");
+  raw.append(element("summary", "", `The record as it stands in line ${count(turn.line)} of the log`));
+  raw.addEventListener("toggle", () => {
+    if (raw.open && raw.children.length === 1) raw.append(element("pre", "", JSON.stringify(turn.record, null, 1)));
+  });
+  made.append(raw);
+  return made;
+}
+
+function ledger(rows) {
+  const table = element("table", "ledger");
+  const head = element("tr");
+  for (const name of ["value", "score", "sure", "reason"]) head.append(element("th", "", name));
+  table.append(head);
+  for (const given of rows) {
+    const told = given && typeof given === "object" ? given : {};
+    const line = element("tr");
+    line.append(element("td", "", words(told.value)), element("td", told.score < 0 ? "broken" : "", figure(told.score, 1)),
+      element("td", "", figure(told.confidence, 1)), element("td", "", words(told.reason)));
+    table.append(line);
+  }
+  return table;
+}
+
+function showTools() {
+  const first = new Map();
+  data.records.forEach((turn, i) => { if (!first.has(turn.key)) first.set(turn.key, i); });
+  byId("key").append(new Option("all", ""));
+  for (const [name, i] of first) byId("key").append(new Option(name.length > 60 ? `${name.slice(0, 59)}…` : name, i));
+  for (const { id, name } of data.reasons) {
+    const number = data.records.filter((turn) => turn.reasons.includes(id)).length;
+    if (!number) continue;
+    byId("reasons").append(toggle(`${name} (${count(number)})`, false, (on) => {
+      on ? wanted.add(id) : wanted.delete(id);
+      again();
+    }));
+  }
+  byId("reasons").append(toggle("also those with nothing to review", everything, (on) => { everything = on; again(); }));
+  for (const id of ["search", "key", "order"]) byId(id).addEventListener("input", again);
+  byId("more").addEventListener("click", () => { shown += PAGE; list(); });
+}
+
+showCounts();
+showTools();
+list();
+adapt();
+byId("theme").addEventListener("click", adapt);
+for (const media of [small, matchMedia("(prefers-color-scheme: dark)")]) media.addEventListener("change", adapt);

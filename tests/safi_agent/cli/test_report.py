@@ -1,0 +1,29 @@
+"""``safi report``."""
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from safi_agent.cli import app
+from tests.safi_agent.report.made import LOW, record, write
+
+
+def test_it_writes_a_page_beside_the_log_and_says_what_it_found(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", [record(1), record(2, **LOW)])
+    said = CliRunner().invoke(app, ["report", str(log)])
+    assert said.exit_code == 0, said.output
+    assert said.output == f"{tmp_path / 'log.html'}: 2 turns, 1 to review.\n"
+    assert (tmp_path / "log.html").read_text().startswith("<!doctype html>")
+
+
+def test_thresholds_and_the_place_of_the_page_can_be_chosen(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", [record(1), record(2)])
+    asked = ["report", str(log), "--to", str(tmp_path / "p.html"), "--review-below", "8", "--newest", "1"]
+    assert CliRunner().invoke(app, asked).output == f"{tmp_path / 'p.html'}: 2 turns, 2 to review.\n"
+
+
+def test_what_is_no_log_is_told_without_a_trace(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["report", str(tmp_path / "none.json")])
+    assert said.exit_code == 2
+    assert "safi report: log: expected a file that is there" in said.output
+    assert not list(tmp_path.iterdir())

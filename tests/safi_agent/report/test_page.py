@@ -1,0 +1,138 @@
+"""The page holds what it should, in bounds, and nothing that a text could make of it."""
+
+import json
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, told, within, write_page
+from safi_agent.report.reading import read
+from safi_agent.report.review import review
+from tests.safi_agent.fakes import Fake
+from tests.safi_agent.report.made import HOSTILE, LOW, hostile, record, various, write
+
+JSON = st.recursive(
+    st.none() | st.text() | st.integers(-9, 9), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+class Tags(HTMLParser):
+    """Which elements a page opens."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append(tag)
+
+
+def tags(text: str) -> list[str]:
+    """Without plotly's own script, which takes a parser in Python long."""
+    return Tags(re.sub(r"<script>.*?</script>", "<script></script>", text, count=1, flags=re.DOTALL)).found
+
+
+def data(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_an_element_and_every_text_arrives(tmp_path: Path, text: str) -> None:
+    plain = page(review(write(tmp_path / "plain.json", [record(1)])))
+    made = page(review(write(tmp_path / "log.json", [hostile(text)])))
+    assert tags(made) == tags(plain)
+    (turn,) = data(made)["records"]
+    assert turn["record"] == hostile(text)
+
+
+def test_the_name_of_the_log_is_text_too(tmp_path: Path) -> None:
+    made = page(review(write(tmp_path / "<script>alert(1)<&.json", [record(1)])))
+    assert "<title>Audit of &lt;script&gt;alert(1)&lt;&amp;.json</title>" in made
+
+
+@given(JSON)
+@settings(max_examples=60, deadline=None)
+def test_embedded_json_is_the_same_json_without_markup(anything: Any) -> None:
+    text = embedded(anything)
+    assert json.loads(text) == anything
+    assert not set(text) & set("<>&")
+    assert text.isascii()
+
+
+def test_longest_texts_are_cut_and_it_is_said_and_depth_and_oddities_are_bounded() -> None:
+    assert clipped("a" * (MOST_TEXT + 5)) == f"{'a' * MOST_TEXT}…[+5 characters]"
+    deep: Any = "end"
+    for _ in range(900):
+        deep = {"a": [deep]}
+    assert "end" not in json.dumps(clipped(deep))
+    assert clipped({"a": [float("nan"), float("-inf"), 1.5, True, None]}) == {"a": [None, None, 1.5, True, None]}
+
+
+def test_records_that_do_not_fit_are_left_out_the_newest_stay() -> None:
+    turns = [told(read(record(i, userPrompt="x" * (10 if i != 2 else 5000)), i, 6, 0.4)) for i in (1, 2, 3)]
+    assert [turn["turn"] for turn in within(turns, 4000)] == [1, 3]
+
+
+def test_what_is_on_the_page_and_what_is_not_is_said(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", [*(record(i, **LOW) for i in range(1, 1201)), "torn"])
+    found = review(log, newest=200)
+    said = about(found, [told(entry) for entry in found.entries()])
+    assert said == (
+        "2026-03-01 to 2026-03-01. Counts and plots are of all 1,200 turns; 200 can be read below: the newest, and the "
+        "newest to review (1,000 older ones are only counted). Lines that could not be read: 1."
+    )
+    assert said in page(found)
+
+
+def test_100_000_lines_make_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
+    kept = [f"{json.dumps(r)}\n" for r in various(1000, seed=2)]
+    log = tmp_path / "log.json"
+    with log.open("w") as file:
+        file.writelines(kept[i % 1000] for i in range(100_000))
+    found = write_page(log, tmp_path / "page.html")
+    assert found.turns == 100_000
+    assert (tmp_path / "page.html").stat().st_size < 10_000_000
+    held = data((tmp_path / "page.html").read_text())
+    assert held["counts"][0] == {"name": "turns", "number": 100_000}
+    assert 500 < len(held["records"]) <= 1000
+    assert held["records"][0]["line"] == 100_000
+
+
+def test_texts_of_any_size_make_a_page_under_a_bound(tmp_path: Path) -> None:
+    big = record(1, userPrompt="p" * 10**5, intellectDraft="<" * 10**5, metadata={"m": ["&" * 10**5] * 3})
+    log = write(tmp_path / "log.json", [big] * 70)
+    write_page(log, tmp_path / "page.html")
+    assert 20_000_000 < (tmp_path / "page.html").stat().st_size < 40_000_000
+
+
+def test_a_chains_own_log_becomes_a_page_for_its_owner_alone(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake())
+    safi.batch(["a", "b", "c"])
+    safi.drain()
+    found = write_page(tmp_path / "log.json", tmp_path / "page.html")
+    assert (found.turns, found.unread, found.flagged) == (3, 0, 0)
+    assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600
+    held = data((tmp_path / "page.html").read_text())["records"]
+    assert {turn["record"]["userPrompt"] for turn in held} == set("abc")
+
+
+def test_a_page_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", [record(1)])
+    before = log.read_bytes()
+    with pytest.raises(ValueError, match="to: expected another file than the log"):
+        write_page(log, log)
+    with pytest.raises(ValueError, match="to: expected a file in a folder that is there"):
+        write_page(log, tmp_path / "none" / "page.html")
+    with pytest.raises(ValueError, match="log: expected a file that is there"):
+        write_page(tmp_path / "none.json", tmp_path / "page.html")
+    assert log.read_bytes() == before
+    assert not (tmp_path / "page.html").exists()

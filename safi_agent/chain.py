@@ -21,6 +21,7 @@ from typing_extensions import override
 from safi_agent.audit import Audits, Where, open_audits
 from safi_agent.audit.plan import Plan
 from safi_agent.doors import inner_config, shut
+from safi_agent.drafting import Panel
 from safi_agent.errors import ClosedError, IntellectError, SafiError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.base import arun, run
@@ -67,6 +68,10 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     conscience_calls: Calls = "all"
     score_mode: ScoreMode = "discrete"
     will_sees_reflection: bool = True
+    drafts: int = 1
+    embeddings: Any = None
+    drafts_alike: float | None = None
+    min_agreement: float = 0.0
     raise_on_violation: bool = False
     audit_attempts: int = 3
     audit_backoff: float = 1.0
@@ -91,8 +96,10 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         self._auditor = open_audits(self._plan(judging), open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
-        self._gate = Will(Judge.of(ruling, will.SCHEMA, retry=False), self.values, self.will_sees_reflection)
-        self._steps = Intellect(intellect, self.values) | self._gate | self._release
+        judge = Judge.of(ruling, will.SCHEMA, retry=False)
+        self._gate = Will(judge, self.values, self.will_sees_reflection, min_agreement=self.min_agreement)
+        panel = Panel.of(self.drafts, self.embeddings, self.drafts_alike)
+        self._steps = Intellect(intellect, self.values, panel=panel) | self._gate | self._release
 
     def _plan(self, model: Runnable[Any, Any]) -> Plan:
         judge = Judge.of(model, conscience.SCHEMA, retry=True)
@@ -323,9 +330,11 @@ def create_safi_chain(
         hooks: called with an Alert, sync or async, when a score is low, a drift is high, or an audit failed.
         beta: how much of μ stays at each audit, in [0, 1).
         tracers: callback handlers that may see inside, drafts included.
-        settings: the other fields of SafiChain.
+        settings: the other fields of SafiChain. ``drafts`` above 1 has the Intellect write so many, side by side; the
+            one that most others agree with goes on (docs/safi.md).
 
     Raises:
+        ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
         TypeError: an argument has another type.
         ValueError: an argument has a value that is not allowed; the text names it.
     """

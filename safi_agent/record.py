@@ -55,6 +55,8 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
         "final": final,
         "models": dict(models),
         "flags": flags,
+        "drafts": draft.drafts,
+        "agreement": draft.agreement,
     }
 
 
@@ -114,6 +116,8 @@ def _told(row: Row) -> dict[str, Any]:
         "valueSet": kept["valueSet"],
         "models": kept["models"],
         "flags": kept["flags"],
+        "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
+        "agreement": kept.get("agreement"),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
     }
 

@@ -14,12 +14,17 @@ Decision = Literal["approve", "violation"]
 
 
 class Draft(NamedTuple):
-    """What the Intellect proposes; nobody outside sees it before the Will has."""
+    """What the Intellect proposes; nobody outside sees it before the Will has.
+
+    Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
+    """
 
     answer: str
     reflection: str = ""
     usage: UsageMetadata | None = None
     flags: tuple[str, ...] = ()
+    drafts: int = 1
+    agreement: float | None = None
 
 
 class Verdict(NamedTuple):

@@ -3,12 +3,14 @@
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
+from safi_agent.drafting import Panel
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.judge import Model
@@ -49,7 +51,7 @@ def split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Intellect(Faculty):
-    """Adds ``draft``. Raises IntellectError when its model raises.
+    """Adds ``draft``, one of several where there is a panel. Raises IntellectError when its model raises.
 
     ``reflects=False`` is for answers in a schema: no reflection is asked for, and the text stays as it came.
     """
@@ -57,12 +59,16 @@ class Intellect(Faculty):
     model: Model
     values: ValueSet
     reflects: bool = True
+    panel: Panel | None = None
 
     adds = "draft"
 
     def work(self, turn: Turn, config: RunnableConfig) -> Draft:
         """Ask the model."""
         try:
+            if self.panel is not None:
+                asked = [self._messages(turn)] * self.panel.count
+                return self.panel.pick(self._came(self.model.batch(asked, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
             cause = _name(error)
@@ -71,6 +77,11 @@ class Intellect(Faculty):
     async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
         """The same without blocking."""
         try:
+            if self.panel is not None:
+                asked = [self._messages(turn)] * self.panel.count
+                return await self.panel.apick(
+                    self._came(await self.model.abatch(asked, config, return_exceptions=True))
+                )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
             cause = _name(error)
@@ -86,6 +97,15 @@ class Intellect(Faculty):
             SystemMessage("\n\n".join([own, *callers])),
             *(m for m in turn["messages"] if not isinstance(m, SystemMessage)),
         ]
+
+    def _came(self, replies: Sequence[Any]) -> list[Draft]:
+        """The drafts that came; where none did, what the first call raised is raised."""
+        failed = [reply for reply in replies if isinstance(reply, Exception)]
+        if len(failed) == len(replies):
+            raise failed[0]
+        for error in failed:
+            _name(error)
+        return [self._draft(reply) for reply in replies if not isinstance(reply, Exception)]
 
     def _draft(self, reply: Any) -> Draft:
         message = reply if isinstance(reply, AIMessage) else AIMessage(str(reply))

@@ -21,11 +21,15 @@ breaks none of these values; a polite refusal to the user breaks none. When in d
 
 {values}
 {gates}
-{clause} The reflection is the draft's author speaking for it; weigh it as such.
+{clause} The reflection is the draft's author speaking for it; weigh it as such.{agreement}
 
 Reply with one JSON object and nothing else:
 {"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true}]}"""
 GATES = 'Hard gates, each of which needs its own ruling in "gates": {names}.'
+AGREEMENT = (
+    " The draft was chosen from {drafts} that its author wrote independently of each other; of these, {percent} % say "
+    "much the same, itself among them. Where few do, its author is unsure."
+)
 SCHEMA: dict[str, Any] = {
     "title": "verdict",
     "description": "Whether the draft may be given to the user.",
@@ -49,7 +53,7 @@ SCHEMA: dict[str, Any] = {
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "unclear")
 
 
-def rules(draft: Draft, values: ValueSet) -> Verdict | None:
+def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
     """The verdict that needs no judge; None where no rule objects."""
     text = draft.answer
     if not text.strip():
@@ -63,6 +67,8 @@ def rules(draft: Draft, values: ValueSet) -> Verdict | None:
         return Verdict("violation", "The draft matches a forbidden pattern.", "forbidden_pattern")
     if any(required not in text for required in values.disclaimers):
         return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
+    if draft.agreement is not None and draft.agreement < min_agreement:
+        return Verdict("violation", f"Only {draft.agreement:.0%} of the drafts agree.", "agreement_low")
     return None
 
 
@@ -104,12 +110,13 @@ class Will(Faculty):
     values: ValueSet
     sees_reflection: bool = True
     asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
+    min_agreement: float = 0
 
     adds = "verdict"
 
     def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""
-        if (ruled := rules(turn["draft"], self.values)) is not None:
+        if (ruled := rules(turn["draft"], self.values, self.min_agreement)) is not None:
             return ruled
         try:
             verdict, usage = self.judge.ask(self._messages(turn), self._read, config)
@@ -119,7 +126,7 @@ class Will(Faculty):
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """The same without blocking."""
-        if (ruled := rules(turn["draft"], self.values)) is not None:
+        if (ruled := rules(turn["draft"], self.values, self.min_agreement)) is not None:
             return ruled
         try:
             verdict, usage = await self.judge.aask(self._messages(turn), self._read, config)
@@ -132,7 +139,12 @@ class Will(Faculty):
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
-        parts = {"{values}": listing(self.values), "{gates}": gates, "{clause}": CLAUSE}
+        parts = {
+            "{values}": listing(self.values),
+            "{gates}": gates,
+            "{clause}": CLAUSE,
+            "{agreement}": _agreement(turn["draft"]),
+        }
         system = self.asked
         for place, text in parts.items():
             system = system.replace(place, text)
@@ -140,6 +152,13 @@ class Will(Faculty):
         if self.sees_reflection:
             fed.append(("reflection", turn["draft"].reflection))
         return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
+
+
+def _agreement(draft: Draft) -> str:
+    """What is told of several drafts; nothing of one."""
+    if draft.agreement is None:
+        return ""
+    return AGREEMENT.replace("{drafts}", str(draft.drafts)).replace("{percent}", f"{100 * draft.agreement:.0f}")
 
 
 def _raised(error: Exception) -> Verdict:

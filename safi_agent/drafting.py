@@ -1,0 +1,140 @@
+"""Several drafts of one answer, and which of them to go on with: the one that most of the others say as well.
+
+Nothing here judges a draft. Pulse-Split-Cascade takes the drafts as vectors, finds the largest group that says the
+same, and in it the draft closest to all of it (``sal_lightning.PulseCascade.select``). How many agree is a sign of how
+sure the model is of its answer (Kuhn et al. 2023, semantic entropy), and goes to the Will and into the record.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.messages.ai import add_usage
+from typing_extensions import override
+
+from safi_agent.turn import Draft
+
+DIMENSIONS = 1024
+ALIKE_IN_WORDS = 0.6  # cosine similarity from which two drafts say the same, by their words
+ALIKE = 0.8  # the same, by a model of embeddings
+INSTALL = (
+    'drafts: several need sal_lightning, whose PulseCascade chooses among them: pip install "sal-lightning[safi]".'
+)
+Vectors = list[list[float]]
+_WORD = re.compile(r"\w+")
+
+
+class Chosen(NamedTuple):
+    """Which draft goes on, and the share in (0, 1] of them that say the same, itself among them."""
+
+    place: int
+    share: float
+
+
+Choose = Callable[[Vectors], Chosen]
+
+
+class LexicalEmbeddings(Embeddings):
+    """A bag of words, hashed: no model, no network, the same in every process. It knows words, not meanings.
+
+    A word adds √count to one of 1024 places. Texts without spaces between words need another model of embeddings.
+    """
+
+    @override
+    def embed_documents(self, texts: list[str]) -> Vectors:
+        return [self.embed_query(text) for text in texts]
+
+    @override
+    def embed_query(self, text: str) -> list[float]:
+        counts = [0] * DIMENSIONS
+        for word in _WORD.findall(text.casefold()) or list(text):
+            counts[int.from_bytes(blake2b(word.encode(errors="replace"), digest_size=8).digest()) % DIMENSIONS] += 1
+        return [math.sqrt(count) for count in counts]
+
+
+def cascade(alike: float) -> Choose:
+    """Pulse-Split-Cascade as a choice among vectors that say the same from this cosine similarity on.
+
+    Where no two agree it is the draft closest to all.
+
+    Raises:
+        ImportError: sal_lightning is not installed; the text says what to install.
+    """
+    try:
+        import torch
+
+        from sal_lightning import PulseCascade
+    except ImportError:
+        raise ImportError(INSTALL) from None
+
+    def choose(vectors: Vectors) -> Chosen:
+        states = torch.tensor(vectors, dtype=torch.double)
+        found = PulseCascade(merge=alike).select(states)
+        alone = len(set(found.lineages.tolist())) == len(vectors)
+        return Chosen(PulseCascade(merge=-1).select(states).chosen if alone else found.chosen, found.share)
+
+    return choose
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """How many drafts there are to be, and how one of them is chosen."""
+
+    count: int
+    embeddings: Embeddings
+    choose: Choose
+
+    @classmethod
+    def of(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "Panel | None":
+        """None where there is but one draft: then nothing is embedded and nothing imported."""
+        if count == 1:
+            return None
+        usual = ALIKE_IN_WORDS if embeddings is None else ALIKE
+        return cls(count, embeddings or LexicalEmbeddings(), cascade(usual if alike is None else alike))
+
+    def pick(self, drafts: Sequence[Draft]) -> Draft:
+        """The draft to go on with; an empty one, and one that did not come, agrees with none.
+
+        Raises:
+            ValueError: the embeddings are not one vector of finite numbers for each draft.
+        """
+        texts = [draft.answer for draft in drafts if draft.answer.strip()]
+        return self._picked(drafts, self.embeddings.embed_documents(texts) if len(texts) > 1 else [])
+
+    async def apick(self, drafts: Sequence[Draft]) -> Draft:
+        """The same without blocking."""
+        texts = [draft.answer for draft in drafts if draft.answer.strip()]
+        return self._picked(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
+
+    def _picked(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
+        said = [draft for draft in drafts if draft.answer.strip()]
+        chosen = Chosen(0, 1.0) if len(said) < 2 else self.choose(checked(vectors, len(said)))
+        usage = None
+        for draft in drafts:
+            usage = add_usage(usage, draft.usage) if usage or draft.usage else None
+        one = said[chosen.place] if said else drafts[0]
+        return one._replace(
+            usage=usage,
+            flags=(*one.flags, *(("drafts_missing",) if len(said) < self.count else ())),
+            drafts=self.count,
+            agreement=chosen.share * len(said) / self.count,
+        )
+
+
+def checked(vectors: Sequence[Any], count: int) -> Vectors:
+    """The vectors that a model of embeddings gave.
+
+    Raises:
+        ValueError: they are not one for each draft, or not finite numbers of one length.
+    """
+    rows = [[float(entry) for entry in row] for row in vectors]
+    lengths = sorted({len(row) for row in rows})
+    if len(rows) != count or len(lengths) != 1 or not lengths[0]:
+        raise ValueError(f"embeddings: expected {count} vectors of one length, got {len(rows)} of lengths {lengths}.")
+    if not all(math.isfinite(entry) for row in rows for entry in row):
+        raise ValueError("embeddings: expected finite numbers, got others.")
+    return rows

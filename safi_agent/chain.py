@@ -89,6 +89,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
         check(self)
+        panel = Panel.of(self.drafts, self.embeddings, self.drafts_alike)
         intellect = resolve(self.model, "model")
         # A name is resolved anew for the judges, which are asked at temperature 0.
         ruling = resolve(self.will_model or self.model, "will_model", judge=True)
@@ -98,7 +99,6 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
         judge = Judge.of(ruling, will.SCHEMA, retry=False)
         self._gate = Will(judge, self.values, self.will_sees_reflection, min_agreement=self.min_agreement)
-        panel = Panel.of(self.drafts, self.embeddings, self.drafts_alike)
         self._steps = Intellect(intellect, self.values, panel=panel) | self._gate | self._release
 
     def _plan(self, model: Runnable[Any, Any]) -> Plan:

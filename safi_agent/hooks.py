@@ -9,11 +9,15 @@ from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
 MOST = 3
-Kind = Literal["review", "drift", "audit_failed"]
+Raised = Literal["review", "drift", "audit_failed"]
+Kind = Literal["turn"] | Raised
 
 
 class Alert(NamedTuple):
-    """Why a hook is called; ``offenders`` names at most three values, the worst first."""
+    """Why a hook is called; ``offenders`` names at most three values, the worst first.
+
+    The kind "turn" tells of a turn that raises nothing or something: only hooks with ``every_turn = True`` are called.
+    """
 
     kind: Kind
     turn_id: str
@@ -24,10 +28,10 @@ class Alert(NamedTuple):
 Hook = Callable[[Alert], object | Awaitable[object]]
 
 
-def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Kind]:
+def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold."""
     score, drift = record["spiritScore"], record["drift"]
-    found: list[Kind] = []
+    found: list[Raised] = []
     if record["auditStatus"] == "failed":
         found.append("audit_failed")
     if record["auditStatus"] == "failed" or (score is not None and score < review_below):
@@ -35,6 +39,11 @@ def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) ->
     if drift is not None and drift > drift_above:
         found.append("drift")
     return found
+
+
+def asks(hook: Hook, kind: Kind) -> bool:
+    """Whether a hook is to be called for this kind."""
+    return kind != "turn" or getattr(hook, "every_turn", False) is True
 
 
 def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit.dispatcher import dispatcher
 from safi_agent.faculties.conscience import Conscience
-from safi_agent.hooks import Alert, Hook, call, kinds, offenders
+from safi_agent.hooks import Alert, Hook, Kind, asks, call, kinds, offenders
 from safi_agent.record import Measure, commit, unpack, values_of
 from safi_agent.store import Commit, Kept, Memory, Row
 from safi_agent.values import ValueSet
@@ -62,11 +62,13 @@ class Plan:
         return float(self.backoff * 2 ** (failed - 1))
 
     async def tell(self, turn_id: str, record: Mapping[str, Any]) -> None:
-        """Call the hooks for what a record raises."""
-        for kind in kinds(record, self.measure.review_below, self.measure.drift_above):
-            alert = Alert(kind, turn_id, offenders(record["conscienceLedger"], self.values), record)
+        """Call the hooks: those that watch every turn, then all of them for what the record raises."""
+        found: list[Kind] = ["turn", *kinds(record, self.measure.review_below, self.measure.drift_above)]
+        for kind in found:
             for hook in self.hooks:
-                await self._hook(hook, alert)
+                if asks(hook, kind):
+                    worst = offenders(record["conscienceLedger"], self.values)
+                    await self._hook(hook, Alert(kind, turn_id, worst, record))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         async with dispatcher().slots:

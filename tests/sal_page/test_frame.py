@@ -47,6 +47,13 @@ def test_texts_never_become_markup(window, page):
     assert window.ask("return document.querySelector('h2').textContent") == HOSTILE
 
 
+def test_no_button_gives_the_figures_away(window, page):
+    window.goto(page)
+    buttons = window.ask("return [...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)")
+    assert buttons
+    assert not [title for title in buttons if "cloud" in title.lower()]
+
+
 def test_what_is_not_the_page_s_own_neither_runs_nor_is_asked_for(window, page, tmp_path):
     """Should markup get in all the same: the policy stands behind the escaping."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,0 +1,22 @@
+"""The log that a script plays has of everything, and is the same from the same seed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.audited import play
+
+
+def told(log: Path) -> list[Any]:
+    names = ("memoryKey", "turn", "willDecision", "auditStatus", "spiritScore", "drift", "conscienceLedger")
+    return [[json.loads(line)[name] for name in names] for line in log.read_text().splitlines()]
+
+
+def test_a_seed_gives_one_log_with_refusals_failures_and_drift(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        play(tmp_path / name, turns=140, seed=1)
+    found = told(tmp_path / "a")
+    assert found == told(tmp_path / "b")
+    assert {row[2] for row in found} == {"approve", "violation"}
+    assert {row[3] for row in found} == {"complete", "none", "failed"}
+    assert max(row[5] or 0 for row in found[130:]) > 0.4

@@ -32,7 +32,7 @@ def write_page(log: str | Path, to: str | Path, newest: int = 500, **thresholds:
 
     Args:
         log: the log.
-        to: the HTML file, replaced where there is one.
+        to: a file that ends in .html, replaced where there is one.
         newest: how many of the newest turns, and of the newest turns to review, are on the page in full.
         thresholds: ``review_below`` and ``drift_above``; the chain's defaults are 6 and 0.4.
 
@@ -43,6 +43,8 @@ def write_page(log: str | Path, to: str | Path, newest: int = 500, **thresholds:
     to = Path(to)
     if not to.absolute().parent.is_dir() or to.is_dir():
         raise ValueError(f"to: expected a file in a folder that is there, got {str(to)!r}.")
+    if to.suffix != ".html":  # so that a slip replaces no log and no key
+        raise ValueError(f"to: expected a file that ends in .html, got {str(to)!r}.")
     if to.resolve() == Path(log).resolve():
         raise ValueError(f"to: expected another file than the log, got {str(to)!r}.")
     found = review(log, newest, **thresholds)

@@ -126,10 +126,12 @@ def test_a_chains_own_log_becomes_a_page_for_its_owner_alone(make: Any, tmp_path
 
 
 def test_a_page_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.json", [record(1)])
+    log = write(tmp_path / "log.html", [record(1)])
     before = log.read_bytes()
     with pytest.raises(ValueError, match="to: expected another file than the log"):
         write_page(log, log)
+    with pytest.raises(ValueError, match=r"to: expected a file that ends in \.html, got '.*log\.key'"):
+        write_page(log, tmp_path / "log.key")
     with pytest.raises(ValueError, match="to: expected a file in a folder that is there"):
         write_page(log, tmp_path / "none" / "page.html")
     with pytest.raises(ValueError, match="log: expected a file that is there"):

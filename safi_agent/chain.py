@@ -59,6 +59,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
     conscience_model: Any = None
     store: str | None = Field(default=None, repr=False)  # it may hold a password
     log: str | None = None
+    log_max_bytes: int | None = None
     hooks: tuple[Any, ...] = ()
     beta: float = 0.9
     review_below: float = 6
@@ -109,6 +110,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
             measure=measure,
             log=log_path(self.log),
+            log_max_bytes=self.log_max_bytes,
             hooks=self.hooks,
             attempts=self.audit_attempts,
             backoff=self.audit_backoff,

@@ -5,6 +5,7 @@ SafiError
 ├── OutboxError      the turn could not be made durable, so the answer was withheld
 ├── ConscienceError  no usable ledger came; the audit branch retries, callers never see it
 ├── ViolationError   the Will refused, and ``raise_on_violation`` was asked for
+├── LogError         the log cannot be written on or checked: its key is missing or another
 └── ClosedError      the chain was closed
 
 No text here ever quotes a model: what a draft said must not leave by way of an exception.
@@ -44,6 +45,10 @@ class ViolationError(SafiError):
     def __init__(self, refusal: str, metadata: Mapping[str, Any]) -> None:
         super().__init__(refusal)
         self.metadata = dict(metadata)
+
+
+class LogError(SafiError):
+    """The log cannot be written on, or checked; what is to be logged waits in the store."""
 
 
 class ClosedError(SafiError):

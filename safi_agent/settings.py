@@ -8,6 +8,7 @@ from langchain_core.embeddings import Embeddings
 from safi_agent.faculties.spirit import beta_out
 
 MOST_DRAFTS = 64
+LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody
 
 
 def check(chain: Any) -> None:
@@ -26,6 +27,8 @@ def check(chain: Any) -> None:
     if not math.isfinite(chain.review_below):
         raise ValueError(f"review_below: expected a number, got {chain.review_below!r}.")
     _check_drafting(chain)
+    if chain.log_max_bytes is not None and chain.log_max_bytes < LEAST_BYTES:
+        raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {chain.log_max_bytes!r}.")
     for hook in chain.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")

@@ -45,7 +45,7 @@ class Auditor:
             self.store.renew()
         for job in self.store.adopt(self.plan.values.name):
             self.submit(job)
-        flush(self.store, self.plan.log)
+        flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()
 
     def submit(self, job: Job) -> None:
@@ -134,7 +134,7 @@ class Auditor:
     async def _settle(self, job: Job, record: dict[str, Any]) -> None:
         """Log, then hooks. A hook may be called again after a crash; a line is written once."""
         await asyncio.sleep(0)  # let others commit first: one flush writes the lines of all
-        flush(self.store, job.log)
+        flush(self.store, job.log, self.plan.log_max_bytes)
         await self.plan.tell(job.id, record)
         self.store.settle([job.id])
 

@@ -30,6 +30,7 @@ class Plan:
     conscience: Callable[[ValueSet], Conscience]
     measure: Measure
     log: str
+    log_max_bytes: int | None = None
     hooks: tuple[Hook, ...] = ()
     attempts: int = 3
     backoff: float = 1.0

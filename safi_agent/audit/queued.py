@@ -52,7 +52,7 @@ class QueuedAuditor:
         self.store.renew()
         for job in self.store.adopt(self.plan.values.name):
             self._count(job)
-        flush(self.store, self.plan.log)
+        flush(self.store, self.plan.log, self.plan.log_max_bytes)
 
     def submit(self, job: Job) -> None:
         """Its jobs came into the queue with it; whoever is free takes them."""

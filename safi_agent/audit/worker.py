@@ -155,7 +155,7 @@ class Worker:
         name = self.plan.values.name
         await self._at_store(partial(self.store.commit_ready, key, self.plan.compute, name))
         for turn_id, path, record in await self._at_store(partial(self.store.unsettled, key, name)):
-            await self._at_store(partial(flush, self.store, path))
+            await self._at_store(partial(flush, self.store, path, self.plan.log_max_bytes))
             await self.plan.tell(turn_id, record)
             await self._at_store(partial(self.store.settle, [turn_id]))
             self.done += record["auditStatus"] != "none"

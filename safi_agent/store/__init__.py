@@ -15,10 +15,10 @@ from safi_agent.store.access import Database
 from safi_agent.store.lane import Lane
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
-from safi_agent.store.rows import BusyError, Commit, Job, Kept, Memory, Row
+from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Kept, Memory, Row
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
-__all__ = ["LEASE", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
+__all__ = ["LEASE", "Anchor", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
 
 
 class Store(Lane, Leases, Lines):

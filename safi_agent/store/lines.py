@@ -1,27 +1,38 @@
-"""The lines that the log still has to get, and how long it was when it got the last."""
+"""The lines that the log still has to get, and where it ended when it got the last."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from safi_agent.store.access import Access
-from safi_agent.store.tables import NOT_LOGGED, PLACED, logs, turns
+from safi_agent.store.rows import Anchor
+from safi_agent.store.tables import NOT_LOGGED, PLACED, anchors, turns
 
 
 class Lines(Access):
-    """Knows what was committed and is not in its log."""
+    """Knows what was committed and is not in its log, and what the log must still hold."""
 
-    def unlogged(self, log: str) -> tuple[int | None, list[tuple[str, str]]]:
-        """The log's size when it was last written (None: never), and ids and records that are not yet in it."""
+    def anchor(self, log: str) -> Anchor | None:
+        """The log as it was when it was last written; None if it never was."""
         with self._transaction(reading=True) as c:
-            size = c.scalar(select(logs.c.size).where(logs.c.log == log))
+            return _anchor(c, log)
+
+    def unlogged(self, log: str) -> tuple[Anchor | None, list[tuple[str, str]]]:
+        """The log as it was when it was last written, and ids and records that are not yet in it."""
+        with self._transaction(reading=True) as c:
             waiting = and_(turns.c.log == log, NOT_LOGGED, PLACED)
             rows = c.execute(select(turns.c.id, turns.c.record).where(waiting).order_by(turns.c.place)).all()
-        return size, [(row.id, row.record) for row in rows]
+            return _anchor(c, log), [(row.id, row.record) for row in rows]
 
-    def logged(self, log: str, turn_ids: Sequence[str], size: int) -> None:
-        """These turns are in the log, which has this size now."""
+    def logged(self, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
+        """These turns are in the log, and this is how it ends now: both or neither is remembered."""
         with self._transaction() as c:
             c.execute(update(turns).where(turns.c.id.in_(turn_ids)).values(logged=1))
-            kept = self.database.insert(logs).values(log=log, size=size)
-            c.execute(kept.on_conflict_do_update(index_elements=["log"], set_={"size": size}))
+            kept = self.database.insert(anchors).values(log=log, **anchor._asdict())
+            c.execute(kept.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
+
+
+def _anchor(c: Connection, log: str) -> Anchor | None:
+    columns = (anchors.c.size, anchors.c.lines, anchors.c.mac, anchors.c.key)
+    row = c.execute(select(*columns).where(anchors.c.log == log)).first()
+    return None if row is None else Anchor(*row)

@@ -49,5 +49,14 @@ class Job(NamedTuple):
     attempts: int = 0
 
 
+class Anchor(NamedTuple):
+    """A log as it was when it was last written: bytes of its last file, lines in all, last mac, id of its key."""
+
+    size: int
+    lines: int
+    mac: str
+    key: str
+
+
 class BusyError(Exception):
     """Someone else is writing just now."""

@@ -1,6 +1,7 @@
 """The tables, and the conditions that their partial indexes answer."""
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Float,
     Index,
@@ -61,5 +62,13 @@ Index("safi_turns_place", turns.c.place, sqlite_where=PLACED, postgresql_where=P
 value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )
-logs = Table("safi_logs", metadata, Column("log", String, primary_key=True), Column("size", Integer, nullable=False))
+anchors = Table(
+    "safi_anchors",
+    metadata,
+    Column("log", String, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    Column("mac", String, nullable=False),
+    Column("key", String, nullable=False),
+)
 version = Table("safi_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

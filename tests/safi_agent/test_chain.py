@@ -301,6 +301,7 @@ def test_a_closed_chain_takes_no_turn(make: Any) -> None:
         ({"beta": -0.1}, ValueError, "beta"),
         ({"audit_attempts": 0}, ValueError, "audit_attempts: expected a number of at least 1, got 0"),
         ({"audit_timeout": float("nan")}, ValueError, "audit_timeout"),
+        ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
         ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
         ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
         ({"colour": 1}, TypeError, r"settings among SafiChain's fields, got \['colour'\]"),

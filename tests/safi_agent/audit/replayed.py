@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from safi_agent import assess
+from safi_agent.log.files import log_files
+from safi_agent.log.key import find_key
+from safi_agent.log.verify import verify
 from tests.safi_agent.fakes import THREE
 
 ROWS = "SELECT id, status, logged, settled FROM safi_turns"
@@ -14,7 +17,7 @@ MEMORY = "SELECT key, mu FROM safi_memory"
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.json").read_text().splitlines()]
+    return [json.loads(line) for file in log_files(folder / "log.json") for line in file.read_text().splitlines()]
 
 
 def answered(folder: Path) -> dict[str, str]:
@@ -37,6 +40,9 @@ def check(folder: Path, rows: Iterable[Iterable[Any]], memory: Mapping[str, str]
     for key in {record["memoryKey"] for record in logged}:
         replay([record for record in logged if record["memoryKey"] == key], json.loads(memory[key]))
     assert all(by_id[i]["willDecision"] == decision for i, decision in seen.items())
+    key = find_key(folder / "log.json")
+    assert key
+    assert verify(folder / "log.json", key).faults == (), "one chain, whoever wrote on it and died"
     return len(logged)
 
 

@@ -126,7 +126,7 @@ def test_the_tables_are_those_of_the_version() -> None:
     made = {table.name: " ".join(sorted(table.columns.keys())) for table in metadata.sorted_tables}
     assert newest() == 1
     assert made == {
-        "safi_logs": "log size",
+        "safi_anchors": "key lines log mac size",
         "safi_memory": "key mu mu_turn note scores turns",
         "safi_turns": "attempts audit body error id key lease ledger log logged owner place record settled status turn "
         "value_set values_id",

@@ -1,0 +1,99 @@
+"""Writing the log: one JSON object a line, one line a turn, each written whole and once, and chained."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from filelock import FileLock
+
+from safi_agent.errors import LogError
+from safi_agent.log.files import set_aside
+from safi_agent.log.key import find_key, given_key, keep_key, key_file, key_id, new_key
+from safi_agent.log.seal import Tip, seal
+from safi_agent.log.tail import find_end
+from safi_agent.store import Anchor, Store
+
+log = logging.getLogger("safi_agent")
+_flushing = threading.Lock()
+PATIENCE = 10.0  # seconds for which another process may hold the log
+
+
+def log_path(path: str | Path | None) -> str:
+    """The log's full path, empty for none.
+
+    Raises:
+        TypeError: it is neither a path nor None.
+        ValueError: its folder is not there, it is a folder itself, or the environment names a key that is none.
+    """
+    if path is None:
+        return ""
+    if not isinstance(path, str | Path):
+        raise TypeError(f"log: expected a path or None, got {type(path).__name__}.")
+    full = Path(path).absolute()
+    if not full.parent.is_dir() or full.is_dir():
+        raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
+    given_key()
+    return str(full)
+
+
+def flush(store: Store, path: str, most: int | None = None) -> bool:
+    """Append what was committed and is not in the log yet; whether that worked.
+
+    The store knows how long the log was when it was last written, and with which line it ended. What stands after that
+    was written by a process that died before it could say so: whole lines of the chain are counted as written, a torn
+    one is cut off. A log of ``most`` bytes or more is set aside, and the chain goes on in a new file.
+    """
+    if not path or not store.unlogged(path)[1]:
+        return True
+    try:
+        with _flushing, FileLock(f"{path}.lock", timeout=PATIENCE):
+            anchor, waiting = store.unlogged(path)
+            if waiting:
+                _append(store, path, anchor, waiting, most)
+    except (OSError, LogError, ValueError) as error:
+        log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
+        return False
+    return True
+
+
+def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
+    given = _key(path, anchor)
+    key = given or new_key()
+    if most and anchor and _size(path) == anchor.size >= most:  # the store knows all of it
+        set_aside(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        tip, there = find_end(descriptor, path, anchor, key)
+        if given is None:
+            keep_key(path, key)
+        for turn_id, record in waiting:
+            if turn_id not in there:
+                tip = _write(descriptor, record, tip, key)
+        made = Anchor(os.fstat(descriptor).st_size, tip.lines, tip.mac, key_id(key))
+        store.logged(path, [turn_id for turn_id, _ in waiting], made)
+    finally:
+        os.close(descriptor)
+
+
+def _key(path: str, anchor: Anchor | None) -> bytes | None:
+    """The key of this log; None where its chain is yet to begin."""
+    key = find_key(path)
+    if anchor and key is None:
+        raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")
+    if anchor and key and anchor.key != key_id(key):
+        raise LogError(f"expected the key with id {anchor.key}, with which it was begun, got one with id {key_id(key)}")
+    return key
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else -1
+
+
+def _write(descriptor: int, record: str, tip: Tip, key: bytes) -> Tip:
+    line, tip = seal(record, tip, key)
+    start = os.fstat(descriptor).st_size
+    if os.write(descriptor, line) < len(line):  # the disk is full: half a line is no line
+        os.ftruncate(descriptor, start)
+        raise OSError("no room for a whole line")
+    return tip

@@ -1,0 +1,37 @@
+"""The files of a log: those that were full, ``LOG.1`` the oldest, and ``LOG``, to which lines are added."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST = 2**26  # bytes; what is longer is no line of ours, and is not read into memory in one piece
+
+
+def full_files(log: str | Path) -> list[Path]:
+    """The files that are full, the oldest first."""
+    log = Path(log)
+    found = [(file.name.removeprefix(f"{log.name}."), file) for file in log.parent.glob("*") if file.name != log.name]
+    numbered = [(int(end), file) for end, file in found if file.name == f"{log.name}.{end}" and _is_number(end)]
+    return [file for _, file in sorted(numbered)]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and not text.startswith("0")
+
+
+def log_files(log: str | Path) -> list[Path]:
+    """All files of a log, in the order of their lines."""
+    return [*full_files(log), *([Path(log)] if Path(log).is_file() else [])]
+
+
+def set_aside(log: str | Path) -> None:
+    """Make the log the last of its full files; who calls holds its lock."""
+    last = max((int(file.name.rpartition(".")[2]) for file in full_files(log)), default=0)
+    os.rename(log, f"{log}.{last + 1}")
+
+
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines from here on, each with its end; the last may have none."""
+    return iter(partial(file.readline, LONGEST), b"")

@@ -1,0 +1,192 @@
+"""Whether a log is as it was written: every line in its place, none changed, none missing."""
+
+import os
+import time
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from safi_agent.errors import LogError
+from safi_agent.log.files import LONGEST, full_files, lines, log_files
+from safi_agent.log.key import key_id
+from safi_agent.log.seal import BEGINS, Seal, Tip, beginning, genuine, read_seal
+from safi_agent.store import Anchor
+
+MOST_TOLD = 20
+PAUSE = 0.1  # seconds
+
+
+class Fault(NamedTuple):
+    """Where a log is not as it was written: a line of a file, from 1 on, and in what way."""
+
+    file: str
+    at: int
+    what: str
+
+    def __str__(self) -> str:
+        """In the form in which editors name a place."""
+        return f"{self.file}:{self.at}: {self.what}"
+
+
+class Verdict(NamedTuple):
+    """The first faults and how many there are; lines read, those of them before the chain, and the chain's end."""
+
+    faults: tuple[Fault, ...]
+    faulty: int
+    lines: int
+    unsealed: int
+    tip: Tip | None
+
+
+def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int = 1) -> Verdict:
+    """Read all files of a log, one line at a time, and compare it with its chain and with what the store remembers.
+
+    A fault is named at the first line that is not what was written there. Lines that are missing are named at the line
+    that stands in their place; at the end of the log, at the line after the last.
+
+    Args:
+        log: its path; full files are found beside it.
+        key: the key it was written with.
+        anchor: what the store remembers, read before the log; without it nobody can see that lines at the end are
+            missing, or that all of them lost their mac.
+        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such log, and none was expected.
+        LogError: the store remembers another key.
+    """
+    if anchor and anchor.key != key_id(key):
+        raise LogError(f"expected the key with id {anchor.key}, with which it was written, got {key_id(key)}.")
+    walk = _Walk(key, anchor, first)
+    with ExitStack() as stack:
+        opened = _opened(stack, Path(log))
+        if not opened and anchor is None:
+            raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+        for name, file in opened:
+            walk.enter(name)
+            for line in lines(file):
+                walk.take(line if line.endswith(b"\n") else line + _rest(file))
+    walk.end(str(log))
+    return Verdict(tuple(walk.faults[:MOST_TOLD]), walk.faulty, walk.lines, walk.unsealed, walk.tip)
+
+
+def is_chained(log: str | Path) -> bool:
+    """Whether any line of a log has a mac.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+    """
+    if not log_files(log):
+        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+    for path in log_files(log):
+        with path.open("rb") as file:
+            if any(read_seal(line) for line in lines(file)):
+                return True
+    return False
+
+
+def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
+    """All files of the log, as they are at one moment: what is set aside meanwhile is not read twice."""
+    current = stack.enter_context(log.open("rb")) if log.exists() else None
+    found: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
+    if current is not None:
+        found = [(name, file) for name, file in found if not os.path.sameopenfile(file.fileno(), current.fileno())]
+        found.append((str(log), current))
+    return found
+
+
+def _rest(file: BinaryIO) -> bytes:
+    """The end of a line that was being written just now."""
+    time.sleep(PAUSE)
+    return file.readline(LONGEST)
+
+
+class _Walk:
+    """Remembers, while the lines go by, what the next one must follow."""
+
+    def __init__(self, key: bytes, anchor: Anchor | None, first: int) -> None:
+        self.key, self.anchor, self.first = key, anchor, first
+        self.faults: list[Fault] = []
+        self.faulty = self.lines = self.unsealed = 0
+        self.tip: Tip | None = None  # the last line that is genuine
+        self._bad = 0  # lines since then that are not
+        self._digest = sha256()
+        self._file, self._at, self._start = "", 0, ""
+
+    def enter(self, name: str) -> None:
+        """Go on with the next file."""
+        self._file, self._at, self._start = name, 0, self._start or name
+
+    def take(self, line: bytes) -> None:
+        """Look at the next line."""
+        self._at += 1
+        self.lines += 1
+        found = read_seal(line)
+        if found and genuine(line, found, self.key):
+            self._follow(found)
+        elif found:
+            self._broken("was changed, or written without the key")
+        elif not line.endswith(b"\n"):
+            self._broken("is torn: its end is missing")
+        elif self.tip or self._bad:
+            self._broken("has no mac")
+        else:
+            self.unsealed += 1
+            self._digest.update(line)
+
+    def end(self, log: str) -> None:
+        """Look at what should have come yet."""
+        if self.anchor is None or self.anchor.mac.startswith(BEGINS):  # none of its lines was chained
+            return
+        if self.tip is None and self.unsealed:
+            self._fault(f"has no mac; the store remembers a chain of {self.anchor.lines} lines", at_start=True)
+            return
+        there = (self.tip.lines if self.tip else 0) + self._bad
+        if there < self.anchor.lines:
+            self._file, self._at = self._file or log, self._at + 1
+            self._fault(f"{_span(there + 1, self.anchor.lines)} at the end")
+
+    def _follow(self, found: Seal) -> None:
+        if self.tip is None:
+            self._begin(found)
+        elif found.line <= self.tip.lines:
+            self._fault(f"is line {found.line} of the chain, and stands behind line {self.tip.lines}")
+        elif not self._bad and found.line > self.tip.lines + 1:
+            self._fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
+        elif not self._bad and found.prev != self.tip.mac:
+            self._fault(f"follows another line {self.tip.lines} than the one before it")
+        elif self.anchor and found.line == self.anchor.lines and found.mac != self.anchor.mac:
+            self._fault(f"is not the line {found.line} that the store remembers")
+        self.tip, self._bad = Tip(found.line, found.mac), 0
+
+    def _begin(self, found: Seal) -> None:
+        """The chain's first line that is genuine; what is wrong with its beginning is wrong from the first line on."""
+        begins, before = found.prev.startswith(BEGINS), self.unsealed
+        if begins and (found.line <= before or (found.line != before + 1 and not self._bad)):
+            what = f"stands before the chain with {before} lines in all that have no mac; there were {found.line - 1}"
+        elif begins and found.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
+            what = f"to line {before}: one of these lines without a mac was changed since the chain began"
+        elif not begins and before:
+            what = f"to line {before}: these have no mac, and no line of the chain vouches for them"
+        elif not begins and found.line != self.first and not self._bad:
+            what = f"is line {found.line} of the chain; expected line {self.first} first"
+        else:
+            return
+        self._fault(what, at_start=True)
+
+    def _broken(self, what: str) -> None:
+        self._bad += 1
+        self._fault(what)
+
+    def _fault(self, what: str, *, at_start: bool = False) -> None:
+        self.faulty += 1
+        if at_start:
+            self.faults.insert(0, Fault(self._start, 1, what))
+        elif len(self.faults) < MOST_TOLD:
+            self.faults.append(Fault(self._file, self._at, what))
+
+
+def _span(first: int, last: int) -> str:
+    """Which lines are missing, in words."""
+    return f"line {first} is missing" if first == last else f"lines {first} to {last} are missing"

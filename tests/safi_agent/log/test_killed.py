@@ -1,0 +1,50 @@
+"""Processes that write on one log and are killed leave one chain, with each line once."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from safi_agent.log import flush
+from safi_agent.log.files import log_files
+from safi_agent.log.key import find_key
+from safi_agent.log.verify import verify
+from safi_agent.store import open_store
+
+ROOT = Path(__file__).parents[3]
+MOMENTS = int(os.environ.get("SAFI_KILLS", "10")) // 10
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.safi_agent.log.writer", str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("seed", range(MOMENTS))
+def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: int, tmp_path: Path) -> None:
+    rng, log = random.Random(seed), tmp_path / "log.json"
+    writers = [start(tmp_path) for _ in range(3)]
+    for process in writers:
+        assert process.stdout
+        assert process.stdout.readline() == "0\n"
+    for process in writers:
+        time.sleep(rng.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+    store = open_store(f"sqlite:///{tmp_path}/safi.db")
+    assert flush(store, str(log), 3000)
+    key, anchor = find_key(log), store.anchor(str(log))
+    assert key
+    assert anchor
+    assert len(log_files(log)) > 2
+    verdict = verify(log, key, anchor)
+    assert verdict.faults == ()
+    written = [json.loads(line)["turnId"] for file in log_files(log) for line in file.read_bytes().splitlines()]
+    assert len(set(written)) == len(written) == verdict.lines == anchor.lines
+    assert not store.unlogged(str(log))[1]

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import make_url
 
+from safi_agent.store import Store, open_store
 from safi_agent.values import shipped
 
 Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
@@ -14,3 +16,15 @@ Log = Annotated[Path, typer.Option(help="The log.")]
 
 STORE = "sqlite:///safi.db"
 LOG = Path("saf-spirit-log.json")
+
+
+def kept_store(url: str) -> Store:
+    """A store that is there already: who only wants to read must not make one.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    database = make_url(url).database if url.startswith("sqlite") else None
+    if database is not None and not Path(database).is_file():
+        raise ValueError(f"store: expected one that is there, got {url!r}.")
+    return open_store(url)

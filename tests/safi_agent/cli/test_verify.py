@@ -1,0 +1,102 @@
+"""``safi verify``: what it says and how it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from safi_agent.cli import app
+from safi_agent.log import flush
+from safi_agent.store import Commit, open_store
+
+LOG = "saf-spirit-log.json"
+
+
+@pytest.fixture(autouse=True)
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of 60 lines in three files."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///safi.db")
+    store.keep_values("v", "{}")
+    for i in range(60):
+        store.add({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(tmp_path / LOG), audit=False)
+        store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
+        assert flush(store, str(tmp_path / LOG), 6000)
+    assert Path(f"{LOG}.2").exists()
+    assert not Path(f"{LOG}.3").exists()
+
+
+def verify(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["verify", *arguments])
+    return done.exit_code, done.output
+
+
+def test_as_it_was_written(tmp_path: Path) -> None:
+    assert verify() == (0, f"{LOG}: 60 lines, as they were written.\n")
+    assert verify(str(tmp_path / LOG))[0] == 0
+
+
+def test_a_change_is_named_by_file_and_line() -> None:
+    full = Path(f"{LOG}.2")
+    lines = full.read_text().splitlines(True)
+    full.write_text("".join([*lines[:3], lines[3].replace("xx", "xy"), *lines[4:]]))
+    code, said = verify()
+    assert code == 1
+    assert f"{LOG}.2:4: was changed, or written without the key\n" in said
+    assert "1 fault in 60 lines" in said
+
+
+def test_lines_that_are_missing_at_the_end_need_the_store() -> None:
+    lines = Path(LOG).read_text().splitlines(True)
+    Path(LOG).write_text("".join(lines[:-2]))
+    code, said = verify()
+    assert code == 1
+    assert f"{LOG}:{len(lines) - 1}: lines 59 to 60 are missing at the end\n" in said
+    code, said = verify("--without-store")
+    assert code == 0
+    assert "The store was not asked" in said
+
+
+def test_earlier_files_may_be_elsewhere() -> None:
+    first = len(Path(f"{LOG}.1").read_text().splitlines()) + 1
+    Path(f"{LOG}.1").rename("archived")
+    assert verify()[0] == 1
+    assert verify("--first-line", str(first)) == (0, f"{LOG}: {61 - first} lines, as they were written.\n")
+
+
+def test_an_old_log_says_nothing(tmp_path: Path) -> None:
+    Path("old.json").write_text(json.dumps({"turnId": "a"}) + "\n")
+    for arguments in ((), ("--without-store",)):
+        code, said = verify("old.json", *arguments)
+        assert (code, "nothing can be said" in said) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("store", "store: expected one that is there, got 'sqlite:///safi.db'"),
+        ("key", "expected its key in the environment (SAFI_LOG_KEY) or in saf-spirit-log.json.key, found none"),
+        ("log", "expected a log that is there"),
+        ("moved", "this store never wrote it"),
+        ("other key", "expected the key with id"),
+    ],
+)
+def test_what_cannot_be_checked_is_no_fault_and_no_success(
+    broken: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = LOG
+    if broken == "store":
+        Path("safi.db").rename("other.db")
+    elif broken == "key":
+        Path(f"{LOG}.key").unlink()
+    elif broken == "log":
+        asked = "nowhere.json"
+    elif broken == "moved":
+        asked = "moved.json"
+        Path(LOG).rename(asked)
+    else:
+        monkeypatch.setenv("SAFI_LOG_KEY", "o" * 32)
+    code, said = verify(asked)
+    assert (code, words in said.replace("\n", "")) == (2, True), said
+    assert not Path("safi.db").exists() or broken != "store"

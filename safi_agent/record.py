@@ -26,6 +26,15 @@ class Measure:
     phi: Map = identity
     sigma: Map = linear
 
+    def told(self, values: ValueSet) -> dict[str, Any]:
+        """What is needed to compute an audit again from its ledger."""
+        return {
+            "values": values.fingerprint,
+            "beta": self.beta,
+            "phi": getattr(self.phi, "__name__", repr(self.phi)),
+            "sigma": getattr(self.sigma, "__name__", repr(self.sigma)),
+        }
+
 
 def now() -> str:
     """The time in UTC, as the log writes it."""
@@ -80,11 +89,11 @@ def values_of(text: str) -> ValueSet:
 
 def commit(row: Row, before: Memory, measure: Measure) -> Commit:
     """The record of a judged turn and the memory after it. Pure: it may be computed again."""
-    record = _told(row)
+    values = values_of(row.values)
+    record = {**_told(row), "measure": measure.told(values)}
     if row.ledger is None:
         failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({row.error})."} if row.error else {}
         return Commit(_flagged({**record, **failed, **_memory(before)}, measure), None)
-    values = values_of(row.values)
     findings = [ContinuousFinding.model_validate(item) for item in row.ledger]
     found = assess(findings, values, before.mu, measure.beta, phi=measure.phi, sigma=measure.sigma)
     after = _moved(before, found)

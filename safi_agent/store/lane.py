@@ -19,6 +19,12 @@ class Lane(Outbox):
         with self._transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
 
+    def kept_values(self, values_id: str) -> str | None:
+        """A value set that was kept; None for an id that is not known."""
+        with self._transaction(reading=True) as c:
+            body: str | None = c.scalar(select(value_sets.c.body).where(value_sets.c.id == values_id))
+        return body
+
     def load(self, turn_id: str) -> Kept:
         """A turn as it has to be judged."""
         columns = (turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)

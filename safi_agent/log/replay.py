@@ -1,0 +1,141 @@
+"""Whether the figures of a log follow from its ledgers: score, μ and drift of every line, computed again in order."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safi_agent.errors import LogError
+from safi_agent.faculties.spirit import assess, identity, linear
+from safi_agent.ledger import ContinuousFinding
+from safi_agent.log.files import lines, log_files
+from safi_agent.log.verify import MOST_TOLD, Fault
+from safi_agent.values import ValueSet
+
+FIGURES = ("spiritScore", "drift", "driftRaw", "mu", "muTurn")
+CLOSE = 1e-9  # relative and absolute: the last bit of another processor is no fault
+OURS = (identity.__name__, linear.__name__)
+Find = Callable[[str], ValueSet | None]
+Figures = dict[str, Any]
+
+
+class Replayed(NamedTuple):
+    """The first faults and how many there are; lines read; what could not be computed again.
+
+    ``late`` counts memory keys whose first turn is not here, ``other_maps`` scores by a φ or σ that is the operator's.
+    """
+
+    faults: tuple[Fault, ...]
+    faulty: int
+    lines: int
+    late: int
+    other_maps: int
+
+
+class _Lane(NamedTuple):
+    """What a memory key has come to."""
+
+    turn: int
+    mu: dict[str, float]
+    mu_turn: int
+
+
+NEW = _Lane(0, {}, 0)
+
+
+def replay(log: str | Path, find: Find, beta: float = 0.9) -> Replayed:
+    """Go through all files of a log, one line at a time, and compute what each should say.
+
+    Of a key whose first turn is not in the log the first μ and drift are taken as they are. After a fault the lane goes
+    on from what the line says, so that one fault is told once.
+
+    Args:
+        log: its path.
+        find: a value set by its fingerprint or, in lines of an older version, by its name.
+        beta: that of lines which do not say theirs, in [0, 1).
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        LogError: a line was judged by a value set that ``find`` does not know.
+    """
+    if not (files := log_files(log)):
+        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+    walk = _Walk(find, beta)
+    faults: list[Fault] = []
+    faulty = 0
+    for path in files:
+        with path.open("rb") as file:
+            for at, line in enumerate(lines(file), 1):
+                for what in walk.take(line):
+                    faulty += 1
+                    faults += [Fault(str(path), at, what)] if faulty <= MOST_TOLD else []
+    return Replayed(tuple(faults), faulty, walk.lines, walk.late, walk.other_maps)
+
+
+class _Walk:
+    """Remembers, while the lines go by, what each memory key has come to."""
+
+    def __init__(self, find: Find, beta: float) -> None:
+        self.find, self.beta = find, beta
+        self.lanes: dict[str, _Lane] = {}
+        self.lines = self.late = self.other_maps = 0
+
+    def take(self, line: bytes) -> Iterator[str]:
+        """What is wrong with the next line."""
+        self.lines += 1
+        try:
+            record, findings, said = _read(line)
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"is no record that can be computed again ({type(error).__name__})"
+            return
+        key = record["memoryKey"]
+        before, self.lanes[key] = self.lanes.get(key), said
+        named = f"turn {said.turn} of {key!r}"
+        if before is not None and said.turn != before.turn + 1:
+            yield f"{named}: expected turn {before.turn + 1}"
+            return
+        due = self._due(record, findings, before or NEW)
+        if before is None and said.turn != 1:  # what its μ was before is not here
+            self.late += 1
+            due.update({name: record[name] for name in FIGURES[1:]})
+        for name, figure in due.items():
+            if not _same(figure, record[name]):
+                yield f"{named}: {name} is {record[name]!r}, and its ledger gives {figure!r}"
+
+    def _due(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _Lane) -> Figures:
+        """What the line should say; without the score, if it was not made with a φ and σ of ours."""
+        if not findings:
+            return _figures(None, None, None, before.mu, before.mu_turn)
+        measure = record.get("measure", {})
+        name = measure.get("values", record["valueSet"])
+        if (values := self.find(name)) is None:
+            raise LogError(f"expected the value set {name!r}, by which turn {record['turnId']} was judged; found none.")
+        found = assess(findings, values, before.mu, measure.get("beta", self.beta))
+        moved = before.mu_turn + (found.score is not None)
+        due = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
+        if (measure.get("phi", OURS[0]), measure.get("sigma", OURS[1])) != OURS and found.score is not None:
+            self.other_maps += 1
+            del due["spiritScore"]
+        return due
+
+
+def _read(line: bytes) -> tuple[dict[str, Any], list[ContinuousFinding], _Lane]:
+    record = json.loads(line)
+    findings = [ContinuousFinding.model_validate(row) for row in record["conscienceLedger"]]
+    _figures(*(record[name] for name in FIGURES))
+    if not isinstance(record["memoryKey"], str):
+        raise TypeError
+    return record, findings, _Lane(int(record["turn"]), dict(record["mu"]), int(record["muTurn"]))
+
+
+def _figures(*values: Any) -> Figures:
+    return dict(zip(FIGURES, values, strict=True))
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)
+    return type(one) is type(other) and one == other

@@ -1,0 +1,76 @@
+"""``safi replay``: what it says, where it finds value sets, and how it ends."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from safi_agent import create_safi_chain
+from safi_agent.cli import app
+from tests.safi_agent.fakes import GATED, Fake, approve, ledger
+
+LOG = "saf-spirit-log.json"
+
+
+@pytest.fixture(autouse=True)
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = Fake(will=approve(["No Harm"]), conscience=ledger(GATED))
+    with create_safi_chain(model, GATED, beta=0.7) as safi:
+        for asked in "abc":
+            safi.invoke(asked)
+            safi.drain()
+
+
+def replay(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["replay", *arguments])
+    return done.exit_code, done.output
+
+
+def change(at: int, **changed: Any) -> None:
+    lines = [json.loads(line) for line in Path(LOG).read_text().splitlines()]
+    lines[at] |= changed
+    Path(LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_value_sets_come_from_the_store() -> None:
+    assert replay() == (0, f"{LOG}: 3 lines, all figures follow from their ledgers.\n")
+
+
+def test_or_from_files() -> None:
+    Path("safi.db").rename("moved.db")
+    assert replay()[0] == 2
+    Path("gated.yaml").write_text(GATED.model_dump_json())  # JSON is YAML
+    assert replay("--values", "gated.yaml")[0] == 0
+    assert replay("--store", "sqlite:///moved.db")[0] == 0
+    code, said = replay("--store", "sqlite:///gone.db", "--values", "gated.yaml")
+    assert (code, "expected one that is there" in said) == (2, True)
+
+
+def test_a_set_that_was_edited_is_not_the_one() -> None:
+    Path("safi.db").unlink()
+    Path("gated.yaml").write_text(GATED.model_copy(update={"description": "Other."}).model_dump_json())
+    code, said = replay("--values", "gated.yaml")
+    assert (code, "expected the value set" in said) == (2, True)
+
+
+def test_a_figure_that_does_not_follow_is_named() -> None:
+    change(1, spiritScore=9)
+    code, said = replay()
+    assert code == 1
+    assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, and its ledger gives 7\n" in said
+
+
+def test_beta_must_be_one() -> None:
+    code, said = replay("--beta", "1")
+    assert (code, "beta: expected a number in [0, 1), got 1.0" in said) == (2, True)
+
+
+def test_an_older_log_is_computed_with_the_beta_that_is_told() -> None:
+    Path("gated.yaml").write_text(GATED.model_dump_json())
+    for at in range(3):
+        change(at, measure={})
+    assert replay("--values", "gated.yaml", "--beta", "0.7")[0] == 0
+    assert replay("--values", "gated.yaml")[0] == 1

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +34,21 @@ def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
         except re.error as error:
             raise ValueError(f"Expected regular expressions, got {pattern!r}: {error}.") from None
     return patterns
+
+
+def wrong_names(keys: Sequence[str]) -> Iterator[str]:
+    """What is wrong with normalised names as a whole."""
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        yield f"Expected names that differ after normalisation, got more than once: {twice}."
+
+
+def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
+    """What is wrong with weights as a whole."""
+    total = math.fsum(weights)
+    if not any(weights):
+        yield "Expected at least one value with a weight above 0, got none."
+    elif abs(total - 1) > TOLERANCE:
+        yield f"Expected weights that sum to 1 (within {TOLERANCE}), got {total}; see normalize=True."
 
 
 class Value(BaseModel):
@@ -91,14 +106,11 @@ class ValueSet(BaseModel):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        keys = [value.key for value in self.values]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"Expected names that differ after normalisation, got more than once: {twice}.")
-        if not self.scored:
-            raise ValueError("Expected at least one value with a weight above 0, got none.")
-        total = math.fsum(value.weight for value in self.values)
-        if abs(total - 1) > TOLERANCE:
-            raise ValueError(f"Expected weights that sum to 1 (within {TOLERANCE}), got {total}; see normalize=True.")
+        if wrong := [
+            *wrong_names([value.key for value in self.values]),
+            *wrong_weights([v.weight for v in self.values]),
+        ]:
+            raise ValueError(" ".join(wrong))
         return self
 
     @property
@@ -138,10 +150,10 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
     if isinstance(source, ValueSet):
         return source
     if isinstance(source, Mapping):
-        return ValueSet.model_validate(_weighed(source, normalize))
+        return ValueSet.model_validate(weighed(source, normalize))
     if not isinstance(source, str | Path):
         raise TypeError(f"values: expected a name, a path, a mapping or a ValueSet, got {type(source).__name__}.")
-    return ValueSet.model_validate(_weighed(_read(source), normalize))
+    return ValueSet.model_validate(weighed(_read(source), normalize))
 
 
 def _read(source: str | Path) -> Mapping[str, Any]:
@@ -160,7 +172,7 @@ def _read(source: str | Path) -> Mapping[str, Any]:
     return content
 
 
-def _weighed(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+def weighed(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     """The content with a weight for each value; anything of another shape is left for the schema to refuse."""
     rows = content.get("values")
     if not isinstance(rows, list | tuple):

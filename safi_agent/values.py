@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ REFUSAL = "I can't give an answer to this that keeps to the values I am held to.
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 
 
+@lru_cache(maxsize=1024)
 def label(name: str) -> str:
     """The form under which two spellings of a value's name are one: μ and ledgers are keyed by it.
 

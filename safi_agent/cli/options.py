@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from safi_agent.store import Store, open_store
 from safi_agent.values import shipped
@@ -22,9 +23,12 @@ def kept_store(url: str) -> Store:
     """A store that is there already: who only wants to read must not make one.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not there, or cannot be opened.
     """
-    database = make_url(url).database if url.startswith("sqlite") else None
-    if database is not None and not Path(database).is_file():
-        raise ValueError(f"store: expected one that is there, got {url!r}.")
-    return open_store(url)
+    try:
+        database = make_url(url).database if url.startswith("sqlite") else None
+        if database is not None and not Path(database).is_file():
+            raise ValueError(f"store: expected one that is there, got {url!r}.")
+        return open_store(url)
+    except (SQLAlchemyError, ImportError) as error:  # whose text may hold a password
+        raise ValueError(f"store: expected one that can be opened, got {type(error).__name__}.") from None

@@ -39,20 +39,27 @@ def test_value_sets_come_from_the_store() -> None:
     assert replay() == (0, f"{LOG}: 3 lines, all figures follow from their ledgers.\n")
 
 
-def test_or_from_files() -> None:
-    Path("safi.db").rename("moved.db")
-    assert replay()[0] == 2
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without a store."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_or_from_files_or_from_a_store_that_is_named() -> None:
+    assert replay(f"../{LOG}")[0] == 2
+    assert replay(f"../{LOG}", "--store", "sqlite:///../safi.db")[0] == 0
     Path("gated.yaml").write_text(GATED.model_dump_json())  # JSON is YAML
-    assert replay("--values", "gated.yaml")[0] == 0
-    assert replay("--store", "sqlite:///moved.db")[0] == 0
-    code, said = replay("--store", "sqlite:///gone.db", "--values", "gated.yaml")
+    assert replay(f"../{LOG}", "--values", "gated.yaml")[0] == 0
+    code, said = replay(f"../{LOG}", "--store", "sqlite:///gone.db", "--values", "gated.yaml")
     assert (code, "expected one that is there" in said) == (2, True)
 
 
+@pytest.mark.usefixtures("elsewhere")
 def test_a_set_that_was_edited_is_not_the_one() -> None:
-    Path("safi.db").unlink()
     Path("gated.yaml").write_text(GATED.model_copy(update={"description": "Other."}).model_dump_json())
-    code, said = replay("--values", "gated.yaml")
+    code, said = replay(f"../{LOG}", "--values", "gated.yaml")
     assert (code, "expected the value set" in said) == (2, True)
 
 

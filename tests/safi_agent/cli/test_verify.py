@@ -76,6 +76,7 @@ def test_an_old_log_says_nothing(tmp_path: Path) -> None:
     ("broken", "words"),
     [
         ("store", "store: expected one that is there, got 'sqlite:///safi.db'"),
+        ("database", "store: expected one that can be opened, got DatabaseError"),
         ("key", "expected its key in the environment (SAFI_LOG_KEY) or in saf-spirit-log.json.key, found none"),
         ("log", "expected a log that is there"),
         ("moved", "this store never wrote it"),
@@ -88,6 +89,9 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     asked = LOG
     if broken == "store":
         Path("safi.db").rename("other.db")
+    elif broken == "database":
+        Path("safi.db").rename("other.db")
+        Path("safi.db").write_bytes(b"no database at all " * 100)
     elif broken == "key":
         Path(f"{LOG}.key").unlink()
     elif broken == "log":
@@ -99,4 +103,4 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
         monkeypatch.setenv("SAFI_LOG_KEY", "o" * 32)
     code, said = verify(asked)
     assert (code, words in said.replace("\n", "")) == (2, True), said
-    assert not Path("safi.db").exists() or broken != "store"
+    assert broken != "store" or not Path("safi.db").exists()

@@ -158,6 +158,19 @@ def test_many_threads_write_whole_lines(path: str) -> None:
     assert verdict(stores[0], path)[1:3] == (0, 100)
 
 
+def test_a_database_elsewhere_remembers_the_end_of_the_log_too(path: str, database: str) -> None:
+    stores = [open_store(database), open_store(None)]
+    for store in (*stores, *stores):
+        fill(store, path, f"{id(store)}-{store.anchor(path)}")
+        assert flush(store, path)
+    assert stores[0].anchor(path) != stores[1].anchor(path)
+    assert verdict(stores[0], path)[1:3] == verdict(stores[1], path)[1:3] == (0, 4)
+    lines = Path(path).read_bytes().splitlines(True)
+    Path(path).write_bytes(b"".join(lines[:2]))
+    assert [fault.at for fault in verdict(stores[0], path).faults] == [3]
+    stores[0].database.engine.dispose()
+
+
 def test_a_full_log_is_set_aside_and_the_chain_goes_on(path: str) -> None:
     store = open_store(None)
     for i in range(12):

@@ -99,14 +99,16 @@ def test_one_process_answers_another_audits(database: str, make: Any, postgres: 
     assert len(lines(tmp_path)) == 2
 
 
-def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(database: str, make: Any, tmp_path: Path) -> None:
+def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(
+    database: str, make: Any, postgres: Server, tmp_path: Path
+) -> None:
     """The turn that was judged first waits in the lane for one of another set, whose worker then commits both."""
     go = threading.Event()
     told: list[tuple[str, str]] = []
     same = {"configurable": {"safi_key": "shared"}}
 
     def slow(text: str) -> str:
-        go.wait(5)
+        go.wait(30)
         return ledger(score=-1)
 
     one = make(Fake(conscience=slow), store=database, hooks=[lambda a: told.append(("three", a.record["valueSet"]))])
@@ -119,7 +121,10 @@ def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(database: str, 
     )
     one.invoke("a", same)
     other.invoke("b", same)
-    assert other.drain(0.5) == 0
+    deadline = time.monotonic() + 20
+    while left(postgres, database) != [("safi.judge", "doing", 0)]:  # the other has judged, and found the lane taken
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     go.set()
     assert (one.drain(), other.drain()) == (1, 1)
     assert [r["turn"] for r in lines(tmp_path)] == [1, 2]

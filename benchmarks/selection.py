@@ -42,7 +42,10 @@ def timed(x: Tensor, rounds: int) -> tuple[int, list[float]]:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    note = f"`emergence_select` on {record['n']} candidates of {record['d']} dimensions, one thread: what it takes on a machine that does nothing else.\n"
+    note = (
+        f"`emergence_select` on {record['n']} candidates of {record['d']} dimensions, one thread: what it takes on a "
+        "machine that does nothing else.\n"
+    )
     rows = []
     for r in record["rows"]:
         s = spread(r["seconds"])

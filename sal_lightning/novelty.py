@@ -19,23 +19,23 @@ PATIENCE = 20  # batches after which a suspicion that has not gone away is belie
 class Usual(NamedTuple):
     """Mean and deviation of the surprise of familiar batches."""
 
-    count: int = 0
+    n: int = 0
     total: float = 0.0
     square: float = 0.0
 
     def learn(self, surprise: float) -> "Usual":
         """One more of them."""
-        return Usual(self.count + 1, self.total + surprise, self.square + surprise**2)
+        return Usual(self.n + 1, self.total + surprise, self.square + surprise**2)
 
     @property
     def mean(self) -> float:
         """The mean."""
-        return self.total / self.count
+        return self.total / self.n
 
     @property
     def deviation(self) -> float:
         """The standard deviation."""
-        return math.sqrt(max(self.square / self.count - self.mean**2, SPREAD**2))
+        return math.sqrt(max(self.square / self.n - self.mean**2, SPREAD**2))
 
 
 class Novelty:
@@ -59,12 +59,12 @@ class Novelty:
 
     def excess(self, surprise: float) -> float:
         """How much more surprising than usual (in log distance); 0 before anything is usual."""
-        return surprise - self.usual.mean if self.usual.count >= WARM else 0.0
+        return surprise - self.usual.mean if self.usual.n >= WARM else 0.0
 
     def weigh(self, surprise: float) -> float:
         """The evidence that the batches have changed, this one included."""
-        if self.usual.count >= WARM:
-            doubt = 1.0 if self.fresh.count >= WARM else DOUBT
+        if self.usual.n >= WARM:
+            doubt = 1.0 if self.fresh.n >= WARM else DOUBT
             z = (surprise - self.usual.mean) / (self.usual.deviation * doubt)
             self.evidence = max(0.0, self.evidence + min(z, CLIP) - EXPECTED)
             self.suspected = self.suspected + 1 if self.evidence >= SUSPECT else 0
@@ -75,9 +75,9 @@ class Novelty:
     def learn(self, surprise: float) -> bool:
         """This batch was familiar: it is part of what is usual. Whether it is time for a fresh look at all of them."""
         self.count += 1
-        if self.fresh.count < KNOWN:
+        if self.fresh.n < KNOWN:
             self.fresh = self.fresh.learn(surprise)
-        if self.fresh.count >= WARM or self.usual.count < WARM:
+        if self.fresh.n >= WARM or self.usual.n < WARM:
             self.usual = self.fresh
         due = self.count >= LOOK and self.count & (self.count - 1) == 0
         if due:

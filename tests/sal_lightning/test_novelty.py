@@ -67,7 +67,7 @@ def test_after_a_look_the_old_usual_judges_less_surely_until_the_new_one_is_know
     for shift, change in ((0.15, False), (0.6, True)):
         novelty = Novelty()
         feed(novelty, noise(2 * LOOK))
-        assert novelty.fresh.count == 0
+        assert novelty.fresh.n == 0
         evidence = feed(novelty, [value + shift for value in noise(WARM + 30, seed=1)])
         assert (max(evidence) >= CONFIRM) == change
 

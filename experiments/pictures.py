@@ -1,6 +1,7 @@
 """``python -m experiments.pictures``: pages and plots of real runs as pictures for the docs, and what they measured."""
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sal_lightning.report.plots import BANDS, HEALTHY
 from sal_lightning.report.reading import Run, read
 
 PLOTS = ("preservation", "spectrum", "emergence", "drift", "flow", "layers-held", "layers-observed")
+ACCURACIES = ("just_learned", "average")
 NARROW, WIDE, CARD = 400, 1400, 760  # pixels
 TALL = 2200  # of the narrow page, its beginning
 
@@ -61,12 +63,13 @@ def measured(run: Run, against: Run, result: Result) -> str:
     rows = [('SAL\'s README, "healthy"', *(f"{value:.0f}" for value in HEALTHY))]
     for prefix, label in (("observed/", "observed"), ("", "held")):
         rows.append((f"{label}, at the end", *(f"{run.series[prefix + band].values[-1]:.1f}" for band in BANDS)))
-    drifts = (one.last("feature_drift") for one in (run, against))
-    ours, theirs = (float("nan") if drift is None else drift for drift in drifts)
+    found = (*(one.last("feature_drift") for one in (run, against)), *map(result.measures.get, ACCURACIES))
+    ours, theirs, learned, kept = (math.nan if x is None else x for x in found)
     repeat = command(result.scenario, " ".join(METHODS), result.seed, result.steps, result.data, None)
     return (
         f"{grid(('percent of weights', *BANDS), rows)}\n"
-        f"Feature drift of the first task at the end: {ours:.3f} with SAL, {theirs:.3f} plain.\n\n"
+        f"Feature drift of the first task at the end: {ours:.3f} with SAL, {theirs:.3f} plain. Accuracy with SAL: "
+        f"{learned:.3f} on average on a task just learned, {kept:.3f} on all at the end.\n\n"
         f"{result.scenario}, {result.data}, {result.steps} steps a task, seed {result.seed}; "
         f"commit {result.commit[:8]}. "
         f"`python -m experiments.pictures` repeats it; the same runs without pages: `{repeat}`.\n"

@@ -16,7 +16,7 @@ import pytest
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.postgres_server import Server, server
+from tests.safi_agent.postgres_server import Server
 
 ROOT = Path(__file__).parents[3]
 
@@ -142,7 +142,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
         time.sleep(0.02)
     start = time.monotonic()
     assert hanging.close(0.1) == 0
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
     assert left(postgres, database) == [("safi.judge", "todo", 1)]
     make(store=database)  # of the same process, so it answers for the turn too
     assert make(store=database, audit="worker").drain() == 0
@@ -162,20 +162,21 @@ def test_a_turn_that_takes_every_worker_with_it_is_given_up(
     assert not model.asked("conscience")
 
 
-def test_a_server_that_crashes_and_comes_back_loses_nothing(make: Any, tmp_path: Path) -> None:
-    with server() as one:
-        one.ask("CREATE DATABASE x")
-        safi = make(Fake(audit_delay=0.3), store=one.url("x"))
-        safi.batch(list("abc"))
-        one.stop(signal.SIGQUIT)
+def test_a_server_that_crashes_and_comes_back_loses_nothing(
+    database: str, make: Any, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SILENT", 1000.0)  # a worker that is back takes its own work up without waiting
+    safi = make(Fake(audit_delay=0.3), store=database)
+    safi.batch(list("abc"))
+    postgres.stop(signal.SIGQUIT)
+    try:
         with pytest.raises(OutboxError):
             safi.invoke("lost, and nobody was answered")
-        one.start()
-        safi.invoke("d")
-        start = time.monotonic()
-        assert safi.close() == 4
-        assert time.monotonic() - start < worker.SILENT / 2, "a worker that is back takes its own work up at once"
-        assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcd")
+    finally:
+        postgres.start()
+    safi.invoke("d")
+    assert safi.close(60) == 4
+    assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcd")
 
 
 def test_many_at_once(database: str, make: Any, tmp_path: Path) -> None:

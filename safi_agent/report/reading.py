@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from safi_agent.hooks import kinds
 from safi_agent.ledger import number
+from safi_agent.log.files import lines, log_files
 from safi_agent.values import label
 
 Reason = Literal["audit_failed", "review", "drift", "violation", "intellect_failed"]
@@ -39,16 +40,21 @@ class Entry(NamedTuple):
     record: Mapping[str, Any]
 
 
-def lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The log's lines, numbered from 1, and their records; None for a line that is none, such as one torn off."""
-    with path.open("rb") as file:
-        for place, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            known = isinstance(record, dict) and "turnId" in record and "willDecision" in record
-            yield place, record if known else None
+def records(log: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The lines of all files of a log, numbered from 1, and their records; None for a line that is none."""
+    for place, line in enumerate(_lines(log), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        known = isinstance(record, dict) and "turnId" in record and "willDecision" in record
+        yield place, record if known else None
+
+
+def _lines(log: Path) -> Iterator[bytes]:
+    for path in log_files(log):
+        with path.open("rb") as file:
+            yield from lines(file)
 
 
 def read(record: Mapping[str, Any], place: int, review_below: float, drift_above: float) -> Entry:

@@ -5,7 +5,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safi_agent.report.reading import Entry, lines, read
+from safi_agent.log.files import log_files
+from safi_agent.report.reading import Entry, read, records
 from safi_agent.report.trends import NONE
 
 MOST_VALUES = 100  # a log with more names in its ledgers was not written by one set of values
@@ -72,10 +73,10 @@ class Review:
 
 
 def review(path: str | Path, newest: int = 500, review_below: float = 6, drift_above: float = 0.4) -> Review:
-    """Read a log once, from its first line to its last.
+    """Read a log once, from its first line to its last, its full files included.
 
     Args:
-        path: the log.
+        path: the log; its full files are found beside it.
         newest: how many of the newest turns, and of the newest turns to review, are kept in full.
         review_below: τ_S, a score below it is to be reviewed.
         drift_above: τ_d, a drift above it is to be reviewed.
@@ -84,13 +85,13 @@ def review(path: str | Path, newest: int = 500, review_below: float = 6, drift_a
         ValueError: there is no such file, ``newest`` is below 1, or the log has no record.
     """
     path = Path(path)
-    if not path.is_file():
+    if not log_files(path):
         raise ValueError(f"log: expected a file that is there, got {str(path)!r}.")
     if newest < 1:
         raise ValueError(f"newest: expected at least 1, got {newest}.")
     name = path.name.encode(errors="replace").decode()
     made = Review(name, review_below, drift_above, deque(maxlen=newest), deque(maxlen=newest))
-    for place, record in lines(path):
+    for place, record in records(path):
         if record is None:
             made.unread += 1
         else:

@@ -125,6 +125,19 @@ def test_a_chains_own_log_becomes_a_page_for_its_owner_alone(make: Any, tmp_path
     assert {turn["record"]["userPrompt"] for turn in held} == set("abc")
 
 
+def test_a_log_of_several_files_is_one_log_with_its_lines_counted_on(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(), log_max_bytes=4096)
+    for number in range(1, 13):
+        safi.invoke(f"question {number}")
+        safi.drain()
+    assert (tmp_path / "log.json.2").is_file()
+    found = write_page(tmp_path / "log.json", tmp_path / "page.html")
+    assert (found.turns, found.unread) == (12, 0)
+    held = data((tmp_path / "page.html").read_text())["records"]
+    assert [turn["line"] for turn in held] == [turn["record"]["line"] for turn in held] == list(range(12, 0, -1))
+    assert [turn["record"]["userPrompt"] for turn in held] == [f"question {number}" for number in range(12, 0, -1)]
+
+
 def test_a_page_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     log = write(tmp_path / "log.html", [record(1)])
     before = log.read_bytes()

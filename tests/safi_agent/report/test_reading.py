@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent.report.reading import lines, read
+from safi_agent.report.reading import read, records
 from tests.safi_agent.report.made import ADRIFT, FAILED, LOW, REFUSED, record
 
 
@@ -59,6 +59,6 @@ def test_lines_that_are_no_records_are_told_and_numbered(tmp_path: Path) -> None
     path = tmp_path / "log.json"
     good = b'{"turnId": "a", "willDecision": "approve"}'
     path.write_bytes(b"\n".join([good, b"", b"[1]", b"{}", b"\xff\xfe", deep, good, b'{"turnId": "b", "wil']))
-    found = list(lines(path))
+    found = list(records(path))
     assert [place for place, _ in found] == list(range(1, 9))
     assert [place for place, kept in found if kept] == [1, 7]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sal_lightning.report import plots
+from sal_lightning.report import layers as layered
+from sal_lightning.report import plots, pulses
 from sal_lightning.report.reading import Run
 from sal_page import Section, render
 
@@ -96,7 +97,7 @@ def flow(run: Run) -> Section:
         "Each line is a pulse, each colour a lineage; it branches where it splits and ends where it merges or expires. "
         f"What emerged speaks for {run.cascade['share']:.0%} of the first pulses."
     )
-    return Section(title, text, (plots.cascade(run.cascade),))
+    return Section(title, text, (pulses.cascade(run.cascade),))
 
 
 def layers(run: Run) -> Iterator[Section]:
@@ -104,7 +105,7 @@ def layers(run: Run) -> Iterator[Section]:
     for kind, meaning in (("held", "what the next update meets"), ("observed", "what has settled by itself")):
         if any(f"layers/{name}/{kind}/protected" in run.series for name in run.layers()):
             text = "Percent of the layer's weights; dotted: consolidated."
-            yield Section(f"Layers, {kind}: {meaning}", text, (plots.layers(run, kind),))
+            yield Section(f"Layers, {kind}: {meaning}", text, (layered.layers(run, kind),))
 
 
 def _missing(title: str, why: str) -> Section:

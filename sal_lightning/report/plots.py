@@ -1,21 +1,13 @@
-"""The plots of a run, each a function of what it logged; figures of plotly, without the colours of the page."""
-
-from collections.abc import Sequence
-from typing import Any
+"""The plots of a run as a whole, each a function of what it logged; the page gives them its colours."""
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sal_lightning.field import COHERENT, NOVEL
-from sal_lightning.report.flow import lanes
-from sal_lightning.report.reading import Run, Series
+from sal_lightning.report.parts import BANDS, MARK, bands, events, percent
+from sal_lightning.report.reading import Run
 from sal_page.themes import COLORS
 
-BANDS = {"protected": "#2a86c7", "neutral": "#a3acb8", "volatile": "#e0913a"}
-MARK = "#c2477f"  # of a consolidation
-ROW = 92  # pixels of a layer
-MOST = 12  # layers drawn one by one; more make a heat map
-LONGEST = 26  # letters of a layer's name
 HEALTHY = (12.0, 71.0, 17.0)  # the spectrum that SAL's README shows
 
 
@@ -25,8 +17,8 @@ def preservation(run: Run) -> go.Figure:
     for name, label in (("suppressed", "gradient"), ("effect", "update")):
         steps, values = run.series[name]
         figure.add_scatter(x=steps, y=[100 * v for v in values], name=label, line_width=2)
-    _events(figure, run, 100)
-    _percent(figure)
+    events(figure, run, 100)
+    percent(figure)
     return figure.update_yaxes(title_text="held back, %").update_xaxes(title_text="step")
 
 
@@ -35,11 +27,11 @@ def spectrum(run: Run) -> go.Figure:
     kinds = [("", "held")] + [("observed/", "observed")] * ("observed/protected" in run.series)
     figure = make_subplots(len(kinds), 1, shared_xaxes=True, vertical_spacing=0.1)
     for row, (prefix, _) in enumerate(kinds, 1):
-        _bands(figure, [run.series[prefix + band] for band in BANDS], row)
-        _events(figure, run, 100, row)
+        bands(figure, [run.series[prefix + band] for band in BANDS], row)
+        events(figure, run, 100, row)
     for row, (_, label) in enumerate(kinds, 1):
         figure.update_yaxes(title_text=f"{label}, %", row=row)
-    _percent(figure)
+    percent(figure)
     return figure.update_layout(height=200 * len(kinds) + 40).update_xaxes(title_text="step", row=len(kinds))
 
 
@@ -103,7 +95,7 @@ def resonance(run: Run) -> go.Figure:
     for name in ("coherence", "novelty", "resonance"):
         if name in run.series:
             figure.add_scatter(x=run.series[name].steps, y=run.series[name].values, name=name, line_width=1.5)
-    _events(figure, run, 1)
+    events(figure, run, 1)
     return figure.update_yaxes(range=[0, 1.02]).update_xaxes(title_text="step").update_layout(height=260)
 
 
@@ -116,7 +108,7 @@ def drift(run: Run, against: Run | None = None) -> go.Figure:
         steps, values = one.series["feature_drift"]
         top = max(top, *values)
         figure.add_scatter(x=steps, y=values, name=label, line={"width": 2, "color": color})
-    _events(figure, run, top)
+    events(figure, run, top)
     figure.update_xaxes(title_text="step", rangemode="tozero")
     return figure.update_yaxes(title_text="relative drift", rangemode="tozero")
 
@@ -124,6 +116,7 @@ def drift(run: Run, against: Run | None = None) -> go.Figure:
 def less_drift(run: Run, against: Run) -> tuple[float, float, float] | None:
     """At the last step that both logged: it, this run's drift and the other's.
 
+    >>> from sal_lightning.report.reading import Series
     >>> run = lambda *values: Run("", {"feature_drift": Series([1, 2, 3][: len(values)], list(values))}, [])
     >>> less_drift(run(0.1, 0.2), run(0.5, 1.0, 1.5))
     (2, 0.2, 1.0)
@@ -133,144 +126,3 @@ def less_drift(run: Run, against: Run) -> tuple[float, float, float] | None:
     ours, theirs = (dict(zip(*one.series["feature_drift"], strict=True)) for one in (run, against))
     both = ours.keys() & theirs.keys()
     return (last := max(both), ours[last], theirs[last]) if both else None
-
-
-def layers(run: Run, kind: str) -> go.Figure:
-    """The spectrum of each layer over time, as ``"held"`` or as ``"observed"``."""
-    names = [name for name in run.layers() if f"layers/{name}/{kind}/protected" in run.series]
-    return _rows(run, names, kind) if len(names) <= MOST else _heat(run, names, kind)
-
-
-def cascade(record: dict[str, Any]) -> go.Figure:
-    """The life of every pulse: a line, its branches where it split, its end where it merged or expired."""
-    pulses, generations = record["pulses"], record["generations"]
-    lane = lanes(pulses, generations)
-    figure = go.Figure()
-    families = sorted({pulse["lineage"] for pulse in pulses})
-    for lineage in families:
-        x, y = _lives([pulse for pulse in pulses if pulse["lineage"] == lineage], lane, generations)
-        color = COLORS[families.index(lineage) % len(COLORS)]
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines+markers",
-            name=f"lineage {lineage}",
-            line={"width": 2, "color": color},
-            marker_size=4,
-            showlegend=False,
-        )
-    gone = [pulse for pulse in pulses if pulse["fate"] == "expired"]
-    x, y = [pulse["ended"] - 1 for pulse in gone], [lane[pulse["number"]] for pulse in gone]
-    figure.add_scatter(x=x, y=y, mode="markers", name="expired", marker={"symbol": "x", "size": 9, "color": "#8f8f8f"})
-    emerged = record["emerged"]
-    star = {"symbol": "star", "size": 16, "color": MARK}
-    figure.add_scatter(x=[generations], y=[lane[emerged]], mode="markers", name="emerged", marker=star)
-    figure.update_layout(height=max(300, 12 * len(set(lane.values())) + 110))
-    figure.update_xaxes(title_text="generation", dtick=max(1, generations // 10), range=[-0.3, generations + 0.5])
-    return figure.update_yaxes(visible=False)
-
-
-# --- parts ---
-
-
-def _lives(pulses: Sequence[dict[str, Any]], lane: dict[int, int], generations: int) -> tuple[list[Any], list[Any]]:
-    """Points of the lines of these pulses, None between two of them."""
-    x: list[Any] = []
-    y: list[Any] = []
-    for pulse in pulses:
-        here, born = lane[pulse["number"]], pulse["born"]
-        points = [(born - 1, lane[pulse["parent"]])] if pulse["parent"] is not None else []
-        last = generations if pulse["ended"] is None else pulse["ended"] - 1
-        points += [(generation, here) for generation in range(born, last + 1)]
-        if pulse["into"] is not None:
-            points.append((pulse["ended"], lane[pulse["into"]]))
-        x += [point[0] for point in points] + [None]
-        y += [point[1] for point in points] + [None]
-    return x, y
-
-
-def _bands(figure: go.Figure, series: Sequence[Series], row: int, legend: bool = True) -> None:
-    for (band, color), (steps, values) in zip(BANDS.items(), series, strict=True):
-        figure.add_scatter(
-            x=steps,
-            y=values,
-            name=band,
-            legendgroup=band,
-            showlegend=legend and row == 1,
-            stackgroup="bands",
-            mode="lines",
-            line={"width": 0.5, "color": color},
-            fillcolor=color,
-            row=row,
-            col=1,
-        )
-
-
-def _events(figure: go.Figure, run: Run, top: float, row: int | None = None) -> None:
-    if not run.events:
-        return
-    place = {} if row is None else {"row": row, "col": 1}
-    figure.add_scatter(
-        x=[x for event in run.events for x in (event, event, None)],
-        y=[y for _ in run.events for y in (0, top, None)],
-        mode="lines",
-        name="consolidated",
-        showlegend=row in (None, 1),
-        line={"width": 1.5, "dash": "dot", "color": MARK},
-        hoverinfo="x+name",
-        **place,
-    )
-
-
-def _percent(figure: go.Figure) -> None:
-    figure.update_yaxes(range=[0, 100], ticksuffix="")
-    for axis in figure.select_yaxes():
-        if not axis.title.text:
-            axis.title.text = "%"
-
-
-def _rows(run: Run, names: Sequence[str], kind: str) -> go.Figure:
-    height = ROW * len(names) + 70
-    titles = [short(name) for name in names]
-    figure = make_subplots(len(names), 1, shared_xaxes=True, vertical_spacing=0.3 * ROW / height, subplot_titles=titles)
-    for row, name in enumerate(names, 1):
-        _bands(figure, [run.series[f"layers/{name}/{kind}/{band}"] for band in BANDS], row)
-        _events(figure, run, 100, row)
-    figure.update_annotations(x=0, xanchor="left", font_size=12)
-    figure.update_yaxes(range=[0, 100], tickvals=[0, 50, 100])
-    figure.update_layout(height=height, legend_y=1 + 28 / height)
-    return figure.update_xaxes(title_text="step", row=len(names))
-
-
-def _heat(run: Run, names: Sequence[str], kind: str) -> go.Figure:
-    series = [run.series[f"layers/{name}/{kind}/protected"] for name in names]
-    steps = sorted({step for one in series for step in one.steps})
-    known = [dict(zip(*one, strict=True)) for one in series]
-    figure = go.Figure(
-        go.Heatmap(
-            x=steps,
-            y=[short(name) for name in names],
-            z=[[values.get(step) for step in steps] for values in known],
-            zmin=0,
-            zmax=100,
-            colorscale="Viridis",
-            colorbar={
-                "title": {"text": "% protected", "side": "top"},
-                "orientation": "h",
-                "thickness": 10,
-                "y": 1,
-                "yanchor": "bottom",
-            },
-        )
-    )
-    figure.update_yaxes(autorange="reversed", tickfont_size=10, dtick=1)
-    return figure.update_xaxes(title_text="step").update_layout(height=16 * len(names) + 140)
-
-
-def short(name: str) -> str:
-    """A layer's name, its beginning left out where it is long.
-
-    >>> short("transformer.encoder.layers.11.attention.output")
-    '…ers.11.attention.output'
-    """
-    return name if len(name) <= LONGEST else "…" + name[-LONGEST + 3 :]

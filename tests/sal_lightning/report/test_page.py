@@ -8,7 +8,8 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from sal_lightning.cascade import PulseCascade
 from sal_lightning.drift import DriftMonitor
-from sal_lightning.report import flow, page, plots
+from sal_lightning.report import flow, page, parts, plots
+from sal_lightning.report import layers as layered
 from sal_lightning.report.reading import Run, Series, read
 from tests.browser import look
 from tests.sal_lightning.report.runs import Batches, fit
@@ -99,12 +100,12 @@ def big(layers):
     name = "layers/transformer.encoder.block.{}.attention.output.projection/{}/{}"
     series = {
         name.format(i, kind, band): Series(steps, [100 / 3] * 3)
-        for i, kind, band in itertools.product(range(layers), ("held", "observed"), plots.BANDS)
+        for i, kind, band in itertools.product(range(layers), ("held", "observed"), parts.BANDS)
     }
     return Run("a/run", series, [20.0])
 
 
-@pytest.mark.parametrize("layers", [plots.MOST, 40])
+@pytest.mark.parametrize("layers", [layered.MOST, 40])
 def test_networks_of_many_layers_fit_too(window, tmp_path, layers):
     file = page.write(big(layers), tmp_path / "big.html")
     for width in (400, 1400):
@@ -113,7 +114,7 @@ def test_networks_of_many_layers_fit_too(window, tmp_path, layers):
         assert all(window.figures())
         assert window.cut_off() == []
     kinds = set(window.ask("return document.querySelector('.figure').data.map(t => t.type)"))
-    assert kinds == ({"scatter"} if layers <= plots.MOST else {"heatmap"})
+    assert kinds == ({"scatter"} if layers <= layered.MOST else {"heatmap"})
 
 
 def test_the_bars_are_the_readme_s_and_the_last_measured(runs):

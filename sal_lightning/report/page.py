@@ -1,15 +1,13 @@
 """One page of a run: what it held back, what settled, what emerged, how far it drifted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sal_lightning.report import layers as layered
 from sal_lightning.report import plots, pulses
 from sal_lightning.report.reading import Run
 from sal_page import Section, render
 
-Draw = Callable[..., Any]
 EPS = 1e-12
 
 

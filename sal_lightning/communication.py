@@ -85,6 +85,7 @@ class CommunicationLayer:
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.novelty = Novelty()
         self.step = 0  # optimizer steps analyzed
+        self.skips = 0  # that the scaler skipped
         self.events: list[int] = []  # the steps at which something was consolidated
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.measure = False  # whether to measure what this step holds back
@@ -119,6 +120,7 @@ class CommunicationLayer:
             unit = self._unit()
             self._skipped = unit is None
             if unit is None:
+                self.skips += 1
                 self.forget_step()
                 return
             self._analyzed = True  # a closure may come several times in one step

@@ -35,6 +35,7 @@ class Driver:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.layers: list[CommunicationLayer] = []  # one an optimizer
         self.watch = None if field is None else Watch(field)
+        self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
         self._resumed = False  # whether it came from a checkpoint
 
@@ -125,6 +126,7 @@ class Driver:
             self._bind(state)
             if not self._resumed:
                 self._begin_anew()
+        self._counted = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
             self.watch.begin(watched, next(model.parameters()).device)
         self._waiting, self._resumed = {}, False
@@ -139,9 +141,13 @@ class Driver:
             self.watch.end()
 
     def look(self) -> None:
-        """Show what this step gathered to the emergence field; once a step, which is measured if it will be logged."""
-        if self.watch is not None:
+        """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
+        steps, skips = (sum(getattr(layer, name) for layer in self.layers) for name in ("step", "skips"))
+        if self.watch is not None and steps > self._counted[0]:
             self.watch.look(self._measured())
+        elif self.watch is not None and skips > self._counted[1]:
+            self.watch.forget()
+        self._counted = steps, skips
 
     def bands(self) -> Tensor:
         """Weights that are (protected, neutral, volatile) as held: counts (3,)."""

@@ -69,12 +69,16 @@ class Watch:
         if self._handle is not None:
             self._handle.remove()
         self._handle, self.seen = None, None
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what this step gathered."""
         self._rows.clear()
 
     def look(self, measure: bool) -> None:
         """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
         x = torch.cat(self._rows) if self._rows else None
-        self._rows.clear()
+        self.forget()
         if x is not None and self.field.window is not None and self.field.window.d != x.shape[1]:  # another network
             self.field, self.steps = EmergenceField(), 0
         self.seen = self.field.look(x) if measure and x is not None else None

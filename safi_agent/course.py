@@ -1,14 +1,10 @@
-"""What an agent's drafts and calls go through, written once for agents that wait and agents that do not.
-
-A course is a generator: it yields a faculty and the turn to take through it, gets the turn back, and returns what
-leaves.
-"""
+"""What an agent's drafts and calls go through."""
 
 import logging
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from langchain.agents.middleware import ModelRequest, ModelResponse, ToolCallRequest
@@ -34,10 +30,9 @@ from safi_agent.replies import (
 )
 from safi_agent.tools import Rules, denial, offered, tool_name
 from safi_agent.turn import Draft, Turn, Verdict
+from safi_agent.walk import Course
 
 log = logging.getLogger("safi_agent")
-T = TypeVar("T")
-Course = Generator[tuple[Runnable[Turn, Turn], Turn], Turn, T]
 Review = Callable[[ToolCall], object]
 ASKED = """You are the Will: you decide whether an agent may make the tool call that it drafted for the user. Approve \
 it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.

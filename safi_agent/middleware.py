@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Self, TypeVar
+from typing import Annotated, Any, NotRequired, Self
 from uuid import uuid4
 
 from langchain.agents.middleware import (
@@ -18,19 +18,19 @@ from langchain.agents.middleware.types import PrivateStateAttr
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
-from langgraph.types import Command, interrupt
+from langgraph.types import Command
 from typing_extensions import override
 
 from safi_agent.chain import create_safi_chain
-from safi_agent.course import Asking, Course, Courses, Review
-from safi_agent.errors import SafiError
+from safi_agent.course import Asking, Courses, Review
 from safi_agent.release import message
 from safi_agent.replies import denied, told_of
+from safi_agent.review import seen
 from safi_agent.tools import ToolRule, read_rules
-from safi_agent.turn import Turn, Verdict
+from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
+from safi_agent.walk import awalk, walk
 
-T = TypeVar("T")
 Result = ToolMessage | Command[Any]
 
 
@@ -99,18 +99,6 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
-    @hook_config(can_jump_to=["end"])
-    @override
-    def after_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """A refusal ends the run; where structured output is awaited the model would be asked again for ever."""
-        refused = told_of(state["messages"][-1]).get("willDecision") == "violation"
-        return {"jump_to": "end"} if refused else None
-
-    @hook_config(can_jump_to=["end"])
-    @override
-    async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        return self.after_model(state, runtime)
-
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """See that the answer is one that was released; another one is governed now."""
@@ -118,7 +106,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if turn is None:
             return None
         last = state["messages"][-1]
-        return _instead(last, self._walk(self._courses.last(turn, str(last.text)), config))
+        return _instead(last, walk(self.chain, self._courses.last(turn, str(last.text)), config))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -126,7 +114,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if turn is None:
             return None
         last = state["messages"][-1]
-        return _instead(last, await self._awalk(self._courses.last(turn, str(last.text)), config))
+        return _instead(last, await awalk(self.chain, self._courses.last(turn, str(last.text)), config))
 
     def _ungoverned(self, state: Any, config: RunnableConfig) -> Turn | None:
         last: AnyMessage = state["messages"][-1]
@@ -146,7 +134,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if known is not None:
             return ModelResponse([self.chain.give(known)])
         asking = Asking(request, handler, self._courses.rules)
-        return self._walk(self._courses.draft(turn, asking, awaited=False), config)
+        return walk(self.chain, self._courses.draft(turn, asking, awaited=False), config)
 
     @override
     async def awrap_model_call(
@@ -156,7 +144,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if known is not None:
             return ModelResponse([self.chain.give(known)])
         asking = Asking(request, handler, self._courses.rules)
-        return await self._awalk(self._courses.draft(turn, asking, awaited=True), config)
+        return await awalk(self.chain, self._courses.draft(turn, asking, awaited=True), config)
 
     def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         own = [request.system_message] if request.system_message else []
@@ -172,14 +160,14 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
         """Only a call that may be made is made; the model is told of the others."""
         turn = self._begin(request.state, request.state["messages"], config := ensure_config())
-        verdict = _seen(request, self._walk(self._courses.call(turn, request), config))
+        verdict = seen(request.tool_call, walk(self.chain, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
         result = handler(request)
         if not _answers(request):
             return result
         course = self._courses.result(turn, str(request.tool_call["id"]), _text(result))
-        return _told(request, self._walk(course, config))
+        return _told(request, walk(self.chain, course, config))
 
     @override
     async def awrap_tool_call(
@@ -187,38 +175,14 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
     ) -> Result:
         config = ensure_config()
         turn = await asyncio.to_thread(self._begin, request.state, request.state["messages"], config)
-        verdict = _seen(request, await self._awalk(self._courses.call(turn, request), config))
+        verdict = seen(request.tool_call, await awalk(self.chain, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
         result = await handler(request)
         if not _answers(request):
             return result
         course = self._courses.result(turn, str(request.tool_call["id"]), _text(result))
-        return _told(request, await self._awalk(course, config))
-
-    def _walk(self, course: Course[T], config: RunnableConfig) -> T:
-        failed: SafiError
-        try:
-            step, turn = next(course)
-            while True:
-                step, turn = course.send(self.chain.govern(step, turn, config))
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except Exception as error:
-            failed = self.chain.clean(error)
-        raise failed
-
-    async def _awalk(self, course: Course[T], config: RunnableConfig) -> T:
-        failed: SafiError
-        try:
-            step, turn = next(course)
-            while True:
-                step, turn = course.send(await self.chain.agovern(step, turn, config))
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        except Exception as error:
-            failed = self.chain.clean(error)
-        raise failed
+        return _told(request, await awalk(self.chain, course, config))
 
     # Its lifetime
 
@@ -245,23 +209,6 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _seen(request: ToolCallRequest, verdict: Verdict) -> Verdict:
-    """The verdict after a person saw the call, where one has to; anything but an approval is a denial.
-
-    Question and answers have the form of LangChain's HumanInTheLoopMiddleware with one interrupt a call.
-    """
-    if verdict.code != "review" or verdict.decision == "violation":
-        return verdict
-    call = request.tool_call
-    shown = {"type": "tool_approval", "tool_call_id": call["id"], "name": call["name"], "args": call["args"]}
-    answer = interrupt({**shown, "description": f"May the agent call {call['name']}?"})
-    said = answer if isinstance(answer, Mapping) else {}
-    if said.get("type") == "approve":
-        return verdict
-    why = said.get("message")
-    return Verdict("violation", f"A person said no{f': {why}' if why else '.'}", "review")
 
 
 def _answers(request: ToolCallRequest) -> bool:

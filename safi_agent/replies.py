@@ -48,9 +48,9 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
     made = [json.dumps(c["args"], ensure_ascii=False) for c in message.tool_calls if c["id"] in noted]
-    said = [draft.answer, *made]
+    said = [draft.answer, *made]  # a note says again what was made, or what of it does not fit
     if response.structured_response is None and (calls or notes):
-        said += [*_strings(_thoughts(message)), *(str(note.text) for note in notes)]
+        said += _strings(_thoughts(message))
     words = "\n\n".join(part for part in said if part.strip())
     return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response)
 

@@ -10,12 +10,11 @@ PAGE = (ROOT / "docs" / "safi.md").read_text()
 POSTGRES = (ROOT / "docs" / "postgres.md").read_text()
 
 
-def test_every_test_that_the_pages_name_is_there() -> None:
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)
-    assert len(named) > 50
-    on_postgres = re.findall(r"`([\w/]+\.py)::(\w+)`", POSTGRES)
-    assert len(on_postgres) > 10
-    for file, name in named + on_postgres:
+@pytest.mark.parametrize(("page", "least"), [("safi.md", 50), ("agents.md", 20), ("postgres.md", 10)])
+def test_every_test_that_the_page_names_is_there(page: str, least: int) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / page).read_text())
+    assert len(named) > least
+    for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / "safi_agent" / file).read_text(), (file, name)
 
 
@@ -37,3 +36,9 @@ def test_the_block_on_postgres_runs_there(
     monkeypatch.setenv("SAFI_STORE", database)
     exec(compile(block, "postgres.md", "exec"), {"__name__": "__page__"})
     assert capsys.readouterr().out.endswith("1 audit finished\n")
+
+
+def test_the_ways_to_hide_a_word_from_an_agents_doors_are_as_many_as_the_page_says() -> None:
+    doors = (ROOT / "tests" / "safi_agent" / "test_middleware_doors.py").read_text()
+    counted = [len(re.findall(rf"^def {kind}_", doors, re.MULTILINE)) for kind in ("as", "by")]
+    assert "{} ways to hide a word, {} doors".format(*counted) in (ROOT / "docs" / "agents.md").read_text()

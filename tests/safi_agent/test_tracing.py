@@ -91,10 +91,8 @@ def test_a_run_of_an_agent_is_a_tree_and_its_audit_another_of_the_same_turn(gove
         [
             "SafiMiddleware.before_agent",
             ("model", [asked]),
-            "SafiMiddleware.after_model",
             ("tools", ["search"]),
             ("model", [asked, ("Will", ["Fake"]), "Release"]),
-            "SafiMiddleware.after_model",
             "SafiMiddleware.after_agent",
         ],
     )

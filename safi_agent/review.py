@@ -1,0 +1,24 @@
+"""A person sees a tool call before it is made: the run stops at an interrupt and goes on with an answer."""
+
+from collections.abc import Mapping
+
+from langchain_core.messages import ToolCall
+from langgraph.types import interrupt
+
+from safi_agent.turn import Verdict
+
+
+def seen(call: ToolCall, verdict: Verdict) -> Verdict:
+    """The verdict after a person saw the call, where one has to; anything but an approval is a denial.
+
+    Question and answers have the form of LangChain's HumanInTheLoopMiddleware with one interrupt a call.
+    """
+    if verdict.code != "review" or verdict.decision == "violation":
+        return verdict
+    shown = {"type": "tool_approval", "tool_call_id": call["id"], "name": call["name"], "args": call["args"]}
+    answer = interrupt({**shown, "description": f"May the agent call {call['name']}?"})
+    said = answer if isinstance(answer, Mapping) else {}
+    if said.get("type") == "approve":
+        return verdict
+    why = said.get("message")
+    return Verdict("violation", f"A person said no{f': {why}' if why else '.'}", "review")

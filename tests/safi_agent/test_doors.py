@@ -13,7 +13,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelResponse
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -72,8 +72,24 @@ class Tracer(BaseTracer):
         self.seen.append(repr((run.inputs, run.outputs, run.error)))
 
 
+def text_of(item: Any) -> str:
+    """All text of messages in whatever a stream gave, in order: tokens come in pieces."""
+    if isinstance(item, BaseMessage):
+        chunks = getattr(item, "tool_call_chunks", [])
+        return str(item.text) + "".join(str(chunk["args"]) for chunk in chunks)
+    if isinstance(item, dict):
+        return "".join(text_of(value) for value in item.values())
+    if isinstance(item, list | tuple):
+        return "".join(text_of(value) for value in item)
+    return text_of(item.message) if hasattr(item, "message") else ""
+
+
+def seen(items: list[Any]) -> str:
+    return repr(items) + "".join(text_of(item) for item in items)
+
+
 async def collect(stream: Any) -> str:
-    return "".join([repr(item) async for item in stream])
+    return seen([item async for item in stream])
 
 
 def graph_of(safi: Any) -> Any:
@@ -119,7 +135,7 @@ MODES: Any = ["messages", "updates", "values", "custom", "debug", "tasks"]
 
 
 def by_graph(safi: SafiChain) -> str:
-    return repr(list(graph_of(safi).stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+    return seen(list(graph_of(safi).stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
 
 
 def by_async_graph(safi: SafiChain) -> str:
@@ -132,7 +148,7 @@ def by_graph_events(safi: SafiChain) -> str:
 
 def by_agent(safi: SafiChain) -> str:
     agent = create_agent(Fake(), [], middleware=[Governed(safi)])
-    sync = repr(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+    sync = seen(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
     return sync + asyncio.run(collect(agent.astream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
 
 
@@ -150,7 +166,7 @@ def by_agent_tool(safi: SafiChain) -> str:
 
     said = iter([calls, AIMessage("done")])
     agent = create_agent(Calls(intellect=lambda _: next(said)), [ask])
-    return repr(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
+    return seen(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
 
 
 def by_callbacks(safi: SafiChain) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.messages.tool import InvalidToolCall
 from langchain_core.tracers.context import collect_runs
 from langgraph.checkpoint.memory import InMemorySaver
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from tests.safi_agent.agents import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.test_doors import AsyncWatcher, Tracer, Watcher, handler_of_all, secret
+from tests.safi_agent.test_doors import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, secret, seen
 
 MODES: Any = ["messages", "updates", "values", "custom", "debug", "tasks", "checkpoints"]
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
@@ -36,26 +36,6 @@ class Note(BaseModel):
 
 def given() -> Any:
     return {"messages": [HumanMessage("q")]}
-
-
-def text_of(item: Any) -> str:
-    """All text of messages in whatever a stream gave, in order."""
-    if isinstance(item, BaseMessage):
-        chunks = getattr(item, "tool_call_chunks", [])
-        return str(item.text) + "".join(str(chunk["args"]) for chunk in chunks)
-    if isinstance(item, dict):
-        return "".join(text_of(value) for value in item.values())
-    if isinstance(item, list | tuple):
-        return "".join(text_of(value) for value in item)
-    return text_of(item.message) if hasattr(item, "message") else ""
-
-
-def seen(items: list[Any]) -> str:
-    return repr(items) + "".join(text_of(item) for item in items)
-
-
-async def collect(stream: Any) -> str:
-    return seen([item async for item in stream])
 
 
 def by_invoke(agent: Any) -> str:

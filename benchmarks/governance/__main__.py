@@ -1,0 +1,123 @@
+"""What governing adds to an answer, beside what others add: ``python -m benchmarks.governance``.
+
+``--quick`` is the same in half a minute, without the peers. ``--turns-per-second N`` and ``--memory N`` ask instead how
+many turns one process carries where the model takes no time, and whether its memory stays flat over N turns.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.governance import alone
+from benchmarks.governance.peers import PEERS, python_of, versions
+from benchmarks.governance.report import markdown, per_turn, row, totals
+from benchmarks.governance.rounds import Lap, Level, calls, enter, interleave, model
+from benchmarks.report import Record, origin, save
+from experiments.pages import rewrite
+from experiments.provenance import installed
+
+Laps = list[tuple[str, Level, Lap]]
+LEAST = 20  # turns in a lap
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.governance", description=__doc__)
+    made.add_argument("--at-once", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="N")
+    made.add_argument("--rounds", type=int, default=5, help="how often each way has its turn (default: %(default)s)")
+    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="beside LangChain and SAFi")
+    made.add_argument("--answer-ms", type=float, default=50, help="that the model takes (default: %(default)s)")
+    made.add_argument("--audit-ms", type=float, default=250, help="that it takes for an audit (default: %(default)s)")
+    made.add_argument("--quick", action="store_true", help="one round of few turns, without peers")
+    made.add_argument("--turns-per-second", type=int, metavar="N", help="over N turns, with a model that takes no time")
+    made.add_argument("--memory", type=int, metavar="N", help="over N turns, with the same model")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what governing costs")
+    made.add_argument("--out", type=Path, default=Path("results/governance"))
+    return made
+
+
+def beside(args: argparse.Namespace, folder: Path) -> Record:
+    """All ways, at all levels."""
+    levels = [Level(n, max(n, LEAST)) for n in args.at_once]
+    laps: Laps = []
+    with ExitStack() as stack:
+        url = stack.enter_context(model(args.answer_ms, args.audit_ms))
+        running, missing = enter(stack, url, folder, args.peers)
+        laps += interleave(running, levels, args.rounds)
+        asked = calls(url)
+        used = {
+            name: versions(python_of(name), name, "langchain-core", "openai") for name in args.peers if name in running
+        }
+    answers = {who: sum(len(lap["latencies"]) for w, _, lap in laps if w == who) for who in running}
+    on_path = {who: per_turn(asked[who], answers[who]) for who in running}
+    return {
+        "rows": rows(laps, on_path, args.answer_ms),
+        "missing": missing,
+        "peers": used,
+        "rounds": args.rounds,
+        "answer_ms": args.answer_ms,
+        "audit_ms": args.audit_ms,
+        **audits(laps, folder),
+    }
+
+
+def rows(laps: Laps, on_path: dict[str, float], answer_ms: float) -> list[Record]:
+    """Level by level, so that who is to be compared stands side by side."""
+    counted = [one for one in laps if one[2]["counted"]]
+    made = []
+    for level, those in groupby(counted, key=lambda one: one[1]):
+        group = list(those)
+        for who in dict.fromkeys(w for w, _, _ in group):
+            own = [lap for w, _, lap in group if w == who]
+            made.append(row(who, level, own, on_path[who], answer_ms))
+    return made
+
+
+def audits(laps: Laps, folder: Path) -> Record:
+    """Whether each answer has its audit, by what the chains say, by the store and by the log."""
+    lost = 0
+    found = totals(laps)
+    for who, total in found.items():
+        by_store = alone.lost(folder / f"{who}.db", folder / f"{who}.json", total["answers"])
+        lost += max(by_store, total["answers"] - total["audited"])
+    return {"answers": sum(total["answers"] for total in found.values()), "lost": lost}
+
+
+def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
+    """The name of the record, the command that made it, and the record."""
+    start = "python -m benchmarks.governance"
+    if args.turns_per_second:
+        found = alone.turns_per_second(folder, args.turns_per_second)
+        record = {"turns_per_second": found, "answers": found["turns"], "lost": found["lost"]}
+        return "turns-per-second", f"{start} --turns-per-second {args.turns_per_second}", record
+    if args.memory:
+        found = alone.memory(folder, args.memory)
+        record = {"memory": found, "answers": found["turns"], "lost": found["lost"]}
+        return "memory", f"{start} --memory {args.memory}", record
+    if args.quick:
+        args.at_once, args.rounds, args.peers = [1, 10], 1, []
+        return "quick", f"{start} --quick", beside(args, folder)
+    flags = f"--at-once {' '.join(map(str, args.at_once))} --rounds {args.rounds} --peers {' '.join(args.peers)}"
+    return "peers", f"{start} {flags}".rstrip(), beside(args, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        name, command, record = measured(args, Path(folder))
+    record = {"title": f"governance, {name}", **record, **origin(command, 0, "cpu")}
+    packages = ("langchain-core", "openai", "sqlalchemy", "pydantic")
+    own = {package: installed(package) for package in packages}
+    record["versions"] = own | {peer: used[peer] for peer, used in record.get("peers", {}).items()}
+    save(record, args.out / f"{name}.json")
+    print(markdown(record))
+    if args.table:
+        rewrite(args.table, f"governance {name}", markdown(record))
+    if record["lost"]:
+        raise SystemExit(f"{record['lost']} answers have no audit.")
+
+
+if __name__ == "__main__":
+    main()

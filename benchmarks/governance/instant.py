@@ -1,0 +1,46 @@
+"""A model that answers at once, in the same process: what is left is what governing itself takes."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from benchmarks.governance.server import reply, role_of
+from safi_agent import SafiChain, create_safi_chain
+
+AT_ONCE = 16
+
+
+class Instant(BaseChatModel):
+    """Plays each faculty without waiting."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "instant"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        system = str(messages[0].text)
+        text = reply(role_of([{"content": system}]), system)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
+
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        return self._generate(messages)
+
+
+def governed(folder: Path) -> SafiChain:
+    return create_safi_chain(Instant(), "unesco", store=f"sqlite:///{folder}/safi.db", log=folder / "log.json")
+
+
+async def answer(safi: SafiChain, turns: int) -> None:
+    """So many turns, some of them at once."""
+    questions = iter(range(turns))
+
+    async def ask(those: Iterator[int]) -> None:
+        for i in those:
+            await safi.ainvoke(f"Question {i}: should AI allocate vaccines?")
+
+    await asyncio.gather(*(ask(questions) for _ in range(AT_ONCE)))

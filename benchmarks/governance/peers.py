@@ -1,0 +1,76 @@
+"""The peers' environments: each has its own under ``out/peers``, made when it is first asked for."""
+
+import os
+import subprocess
+import sys
+import venv
+from typing import NamedTuple
+
+from experiments.provenance import ROOT
+
+FOLDER = ROOT / "out" / "peers"
+PATIENCE = 1800.0  # seconds that an installation may take
+
+
+class Peer(NamedTuple):
+    """What is installed, and the module here that runs it."""
+
+    package: str
+    module: str
+
+
+PEERS = {
+    "nemo": Peer("nemoguardrails==0.24.1", "benchmarks.governance.nemo"),
+    "guardrails-ai": Peer("guardrails-ai==0.11.0", "benchmarks.governance.guardrails_ai"),
+}
+# What all contenders stand on has one version for all, where constraints.txt names one.
+SHARED = ("langchain-core", "langchain-openai", "pydantic", "torch")
+
+
+class MissingError(Exception):
+    """A peer cannot be had here; the text says why."""
+
+
+def constraints() -> str:
+    """The lines of constraints.txt that the peers have to keep to."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return "".join(f"{line}\n" for line in lines if line.partition("==")[0] in SHARED)
+
+
+def python_of(name: str) -> str:
+    """The interpreter that has this peer, installed now if it was not before.
+
+    Raises:
+        MissingError: it cannot be installed.
+    """
+    folder = FOLDER / name
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    stamp = folder / "installed.txt"
+    wanted = f"{PEERS[name].package}\n{constraints()}"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return str(python)
+    venv.create(folder, with_pip=True, clear=True, symlinks=True)
+    limits = folder / "constraints.txt"
+    limits.write_text(constraints())
+    command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(limits), PEERS[name].package]
+    try:
+        subprocess.run([*command, "langchain-openai"], capture_output=True, text=True, check=True, timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        raise MissingError(f"not installed: {said[-1] if said else type(error).__name__}") from None
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def versions(python: str, *names: str) -> dict[str, str]:
+    """The versions that an environment has."""
+    code = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
+    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
+    return dict(zip(names, done.stdout.split(), strict=True))
+
+
+def environment() -> dict[str, str]:
+    """The variables of every contender: no key, nobody's proxy on the way to loopback, nothing sent home."""
+    away = ("OPENAI_API_KEY", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2")
+    own = {k: v for k, v in os.environ.items() if k not in away and not k.lower().endswith("_proxy")}
+    return own | {"DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

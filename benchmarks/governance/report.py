@@ -1,0 +1,126 @@
+"""From laps to rows, from rows to a table, and whether the goals were met."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.governance.peers import PEERS
+from benchmarks.governance.rounds import Lap, Level
+from benchmarks.report import Record, source
+from experiments.pages import grid
+
+NAMES = {
+    "bare": "LangChain, one call",
+    "twice": "LangChain, two calls",
+    "chain": "**SAFi chain**",
+    "agent": "LangChain agent, one call",
+    "middleware": "**SAFi middleware in the agent**",
+    "nemo": "NeMo Guardrails",
+    "guardrails-ai": "Guardrails AI",
+}
+GOVERNED = ("chain", "middleware")
+PER_SECOND = 500
+FLAT = 0.01  # share by which resident memory may grow over the second half of the turns
+OFF_THE_PATH = ("audit",)
+HEADINGS = ("way", "at once", "calls", "added p50, ms", "added p99, ms", "turns/s", "CPU a turn, ms")
+NOTE = """A model on loopback, in a process of its own, takes {answer_ms:g} ms for an answer or a check and
+{audit_ms:g} ms for an audit. *Calls*: of the model, for one turn, before its answer leaves, as the model counts them.
+*Added*: latency less what those calls take; HTTP and LangChain are in it for all. *CPU*: of the process, while turns
+were under way, so SAFi's has part of its audits in it and the others have none. Ways took turns, {rounds} rounds.
+"""
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """
+    >>> quantile([3.0, 1.0, 2.0], 0.5)
+    2.0
+    """
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))]
+
+
+def per_turn(calls: Mapping[str, int], turns: int) -> float:
+    """
+    >>> per_turn({"draft": 4, "will": 4, "audit": 3}, 4)
+    2.0
+    """
+    return sum(n for role, n in calls.items() if role not in OFF_THE_PATH) / turns
+
+
+def row(who: str, level: Level, laps: Sequence[Lap], calls: float, answer_ms: float) -> Record:
+    """One way at one level."""
+    latencies = [latency for lap in laps for latency in lap["latencies"]]
+    return {
+        "who": who,
+        "at_once": level.at_once,
+        "calls": calls,
+        "turns": len(latencies),
+        "p50": quantile(latencies, 0.5) - calls * answer_ms,
+        "p99": quantile(latencies, 0.99) - calls * answer_ms,
+        "rounds_p50": [quantile(lap["latencies"], 0.5) - calls * answer_ms for lap in laps],
+        "per_s": len(latencies) / sum(lap["seconds"] for lap in laps),
+        "cpu": 1e3 * sum(lap["cpu_seconds"] for lap in laps) / len(latencies),
+    }
+
+
+def slower(rows: Sequence[Record]) -> list[str]:
+    """Where SAFi adds no less than a peer with as many calls; ratios are medians over the rounds."""
+    found = []
+    for own in (r for r in rows if r["who"] in GOVERNED):
+        for peer in (r for r in rows if r["who"] in PEERS):
+            if (peer["at_once"], peer["calls"]) == (own["at_once"], own["calls"]):
+                ratio = median(a / b for a, b in zip(own["rounds_p50"], peer["rounds_p50"], strict=True))
+                if ratio >= 1:
+                    found.append(f"{own['who']} / {peer['who']} at {own['at_once']}: × {ratio:.2f}")
+    return found
+
+
+def goals(record: Record) -> list[str]:
+    """What was to be reached, and whether it was."""
+    said = []
+    rows = record.get("rows", [])
+    if any(r["who"] in PEERS for r in rows):
+        where = slower(rows)
+        said.append(
+            f"Fewer added ms than each peer at each level: {'no (' + '; '.join(where) + ')' if where else 'yes'}."
+        )
+    if fast := record.get("turns_per_second"):
+        reached = [("answers", fast["answers_per_s"]), ("audited turns", fast["audited_per_s"])]
+        texts = [f"{name} {per_s:.0f}/s, {'yes' if per_s >= PER_SECOND else 'no'}" for name, per_s in reached]
+        said.append(f"{PER_SECOND} a second, model of 0 ms, one process: {'; '.join(texts)}.")
+    if kept := record.get("memory"):
+        half, end = (kept[mark] / 2**20 for mark in ("half", "end"))
+        flat = "yes" if end < half * (1 + FLAT) else "no"
+        said.append(f"Flat memory over {kept['turns']} turns: {half:.1f} MiB after half, {end:.1f} at the end, {flat}.")
+    said.append(f"Answers without their audit: {record['lost']} of {record['answers']}.")
+    return said
+
+
+def cells(row: Record) -> list[str]:
+    numbers = [
+        f"{row['calls']:g}",
+        *(f"{row[k]:.1f}" for k in ("p50", "p99")),
+        f"{row['per_s']:.0f}",
+        f"{row['cpu']:.1f}",
+    ]
+    return [NAMES[row["who"]], str(row["at_once"]), *numbers]
+
+
+def markdown(record: Record) -> str:
+    """The part of the page."""
+    parts = []
+    if rows := record.get("rows"):
+        left_out = [[NAMES[who], "", why, "", "", "", ""] for who, why in record["missing"].items()]
+        parts += [NOTE.format(**record), grid(HEADINGS, [*map(cells, rows), *left_out])]
+    parts.append("".join(f"* {line}\n" for line in goals(record)))
+    return "\n".join([*parts, source(record)])
+
+
+def totals(laps: Sequence[tuple[str, Level, Lap]]) -> dict[str, dict[str, int]]:
+    """Answers and audits of those who audit."""
+    found: dict[str, dict[str, Any]] = {}
+    for who, _, lap in laps:
+        if who in GOVERNED:
+            one = found.setdefault(who, {"answers": 0, "audited": 0})
+            one["answers"] += len(lap["latencies"])
+            one["audited"] += lap["audited"]
+    return found

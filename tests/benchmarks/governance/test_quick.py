@@ -1,0 +1,70 @@
+"""The benchmark of governing runs against a real server, counts every call and audit, and writes its part of a page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.governance import __main__ as governance
+from benchmarks.governance import alone, peers, report
+from benchmarks.governance.rounds import OURS
+
+
+def test_quick_measures_all_of_ours_and_loses_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before <!-- governance quick --><!-- /governance quick --> after")
+    governance.main(["--quick", "--answer-ms", "5", "--audit-ms", "5", "--out", str(tmp_path), "--table", str(page)])
+    record = json.loads((tmp_path / "quick.json").read_text())
+    assert [(r["who"], r["at_once"]) for r in record["rows"]] == [(who, n) for n in (1, 10) for who in OURS]
+    calls = {r["who"]: r["calls"] for r in record["rows"]}
+    assert calls == {"bare": 1, "twice": 2, "chain": 2, "agent": 1, "middleware": 2}
+    assert all(r["turns"] == 20 for r in record["rows"])
+    assert all(0 < r["p50"] <= r["p99"] for r in record["rows"])
+    assert (record["answers"], record["lost"]) == (2 * (1 + 20 + 10 + 20), 0)
+    assert page.read_text().startswith("before")
+    assert "SAFi middleware" in page.read_text()
+
+
+def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str) -> str:
+        raise peers.MissingError("not installed: no such wheel")
+
+    monkeypatch.setattr("benchmarks.governance.rounds.python_of", refuse)
+    flags = ["--at-once", "1", "--rounds", "1", "--peers", "nemo", "--answer-ms", "0", "--audit-ms", "0"]
+    governance.main([*flags, "--out", str(tmp_path)])
+    assert "| NeMo Guardrails |  | not installed: no such wheel |" in capsys.readouterr().out
+
+
+def test_turns_per_second_and_memory_count_their_audits(tmp_path: Path) -> None:
+    governance.main(["--turns-per-second", "30", "--out", str(tmp_path)])
+    fast = json.loads((tmp_path / "turns-per-second.json").read_text())
+    assert fast["lost"] == 0
+    assert fast["turns_per_second"]["answers_per_s"] >= fast["turns_per_second"]["audited_per_s"] > 0
+    governance.main(["--memory", "30", "--out", str(tmp_path)])
+    kept = json.loads((tmp_path / "memory.json").read_text())["memory"]
+    assert [done for done, _ in kept["resident"]] == list(range(3, 31, 3))
+    assert kept["half"] == kept["resident"][4][1]
+    assert kept["lost"] == 0
+
+
+def test_an_audit_that_is_missing_is_counted(tmp_path: Path) -> None:
+    with alone.governed(tmp_path) as safi:
+        safi.invoke("One?")
+        safi.invoke("Two?")
+        safi.drain(None)
+    store, log = tmp_path / "safi.db", tmp_path / "log.json"
+    assert alone.lost(store, log, 2) == 0
+    assert alone.lost(store, log, 3) == 1
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert alone.lost(store, log, 2) == 1
+
+
+def test_slower_names_the_pair_the_level_and_the_ratio() -> None:
+    def row(who: str, calls: float, *p50: float) -> dict[str, object]:
+        return {"who": who, "at_once": 10, "calls": calls, "rounds_p50": list(p50)}
+
+    rows = [row("chain", 2, 4, 9, 6), row("nemo", 2, 8, 6, 3), row("guardrails-ai", 3, 1, 1, 1)]
+    assert report.slower(rows) == ["chain / nemo at 10: × 1.50"]
+    assert report.slower([row("chain", 2, 1, 2, 3), row("nemo", 2, 2, 3, 4)]) == []

@@ -4,11 +4,31 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from safi_agent.store.outbox import Outbox
 from safi_agent.store.rows import Commit, Kept, Memory, Row
 from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, memory, turns, value_sets
+
+# What every audit asks is put together once.
+_OF = turns.c.id == bindparam("of")
+_ASKED = (turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
+_LOAD = select(*_ASKED).join(value_sets, value_sets.c.id == turns.c.values_id).where(_OF)
+_JUDGE = (
+    update(turns)
+    .where(_OF, turns.c.status == "pending")
+    .values(status="judged")
+    .returning(turns.c.value_set, turns.c.key)
+)
+# Where others write at the same time, this row is what they wait for.
+_LANE = select(memory).where(memory.c.key == bindparam("of")).with_for_update()
+_HEAD = select(turns).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
+_REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
+_NEXT = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(PLACED).scalar_subquery()
+_DONE = update(turns).where(_OF).values(status="done", place=_NEXT)
+_RECORD = select(turns.c.record).where(_OF)
+_SETTLE = update(turns).where(turns.c.id.in_(bindparam("those", expanding=True))).values(settled=1)
 
 
 class Lane(Outbox):
@@ -22,15 +42,13 @@ class Lane(Outbox):
     def kept_values(self, values_id: str) -> str | None:
         """A value set that was kept; None for an id that is not known."""
         with self._transaction(reading=True) as c:
-            body: str | None = c.scalar(select(value_sets.c.body).where(value_sets.c.id == values_id))
+            body: str | None = c.scalar(_VALUES, {"of": values_id})
         return body
 
     def load(self, turn_id: str) -> Kept:
         """A turn as it has to be judged."""
-        columns = (turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
         with self._transaction(reading=True) as c:
-            found = select(*columns).join(value_sets, value_sets.c.id == turns.c.values_id).where(turns.c.id == turn_id)
-            row = c.execute(found).one()
+            row = c.execute(_LOAD, {"of": turn_id}).one()
         return Kept(json.loads(row.body), row.values, row.status, row.attempts)
 
     def tried(self, turn_id: str, attempts: int) -> None:
@@ -42,9 +60,7 @@ class Lane(Outbox):
         """Keep what the Conscience found (None: it failed for good); only the first ledger of a turn counts."""
         text = None if ledger is None else json.dumps(ledger, allow_nan=False)
         with self._transaction() as c:
-            first = update(turns).where(turns.c.id == turn_id, turns.c.status == "pending")
-            kept = first.values(status="judged", ledger=text, error=error).returning(turns.c.value_set, turns.c.key)
-            if (row := c.execute(kept).first()) is not None:
+            if (row := c.execute(_JUDGE, {"of": turn_id, "ledger": text, "error": error}).first()) is not None:
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
     def commit_ready(
@@ -57,10 +73,8 @@ class Lane(Outbox):
         done: list[str] = []
         while True:
             with self._transaction() as c:
-                # Where others write at the same time, this row is what they wait for.
-                lane = c.execute(select(memory).where(memory.c.key == key).with_for_update()).first()
-                head = select(turns).where(turns.c.key == key, NOT_DONE).order_by(turns.c.turn).limit(1)
-                row = c.execute(head).first()
+                lane = c.execute(_LANE, {"of": key}).first()
+                row = c.execute(_HEAD, {"of": key}).first()
                 if lane is None or row is None or row.status != "judged":
                     return done
                 made = _commit(c, lane, row, compute)
@@ -73,7 +87,7 @@ class Lane(Outbox):
     def record(self, turn_id: str) -> dict[str, Any] | None:
         """The record of a committed turn; None before that."""
         with self._transaction(reading=True) as c:
-            text = c.scalar(select(turns.c.record).where(turns.c.id == turn_id))
+            text = c.scalar(_RECORD, {"of": turn_id})
         return None if text is None else json.loads(text)
 
     def unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -86,19 +100,18 @@ class Lane(Outbox):
     def settle(self, turn_ids: Sequence[str]) -> None:
         """Nothing is left to do for these turns."""
         with self._transaction() as c:
-            c.execute(update(turns).where(turns.c.id.in_(turn_ids)).values(settled=1))
+            c.execute(_SETTLE, {"those": list(turn_ids)})
 
 
 def _commit(c: Connection, lane: Any, row: Any, compute: Callable[[Row, Memory], Commit]) -> Commit:
     before = Memory(json.loads(lane.mu), lane.mu_turn, json.loads(lane.scores))
     ledger = None if row.ledger is None else json.loads(row.ledger)
-    values = c.execute(select(value_sets.c.body).where(value_sets.c.id == row.values_id)).scalar_one()
+    values = c.execute(_VALUES, {"of": row.values_id}).scalar_one()
     made = compute(Row(row.id, row.turn, json.loads(row.body), ledger, row.error, values), before)
     if made.memory is not None:
         mu, mu_turn, scores = made.memory
         changed = {"mu": json.dumps(mu), "mu_turn": mu_turn, "scores": json.dumps(scores), "note": made.note}
-        c.execute(update(memory).where(memory.c.key == row.key).values(changed))
-    place = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(PLACED).scalar_subquery()
+        c.execute(_REMEMBER, {"of": row.key, **changed})
     record = json.dumps(made.record, ensure_ascii=True, allow_nan=False)
-    c.execute(update(turns).where(turns.c.id == row.id).values(status="done", record=record, place=place))
+    c.execute(_DONE, {"of": row.id, "record": record})
     return made

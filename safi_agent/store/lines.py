@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from safi_agent.store.access import Access
 from safi_agent.store.rows import Anchor
 from safi_agent.store.tables import NOT_LOGGED, PLACED, anchors, turns
+
+# What every flush asks is put together once.
+_WAITING = (
+    select(turns.c.id, turns.c.record).where(turns.c.log == bindparam("of"), NOT_LOGGED, PLACED).order_by(turns.c.place)
+)
+_ANCHOR = select(anchors.c.size, anchors.c.lines, anchors.c.mac, anchors.c.key).where(anchors.c.log == bindparam("of"))
+_LOGGED = update(turns).where(turns.c.id.in_(bindparam("those", expanding=True))).values(logged=1)
 
 
 class Lines(Access):
@@ -20,19 +27,17 @@ class Lines(Access):
     def unlogged(self, log: str) -> tuple[Anchor | None, list[tuple[str, str]]]:
         """The log as it was when it was last written, and ids and records that are not yet in it."""
         with self._transaction(reading=True) as c:
-            waiting = and_(turns.c.log == log, NOT_LOGGED, PLACED)
-            rows = c.execute(select(turns.c.id, turns.c.record).where(waiting).order_by(turns.c.place)).all()
+            rows = c.execute(_WAITING, {"of": log}).all()
             return _anchor(c, log), [(row.id, row.record) for row in rows]
 
     def logged(self, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
         """These turns are in the log, and this is how it ends now: both or neither is remembered."""
         with self._transaction() as c:
-            c.execute(update(turns).where(turns.c.id.in_(turn_ids)).values(logged=1))
+            c.execute(_LOGGED, {"those": list(turn_ids)})
             kept = self.database.insert(anchors).values(log=log, **anchor._asdict())
             c.execute(kept.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
 
 
 def _anchor(c: Connection, log: str) -> Anchor | None:
-    columns = (anchors.c.size, anchors.c.lines, anchors.c.mac, anchors.c.key)
-    row = c.execute(select(*columns).where(anchors.c.log == log)).first()
+    row = c.execute(_ANCHOR, {"of": log}).first()
     return None if row is None else Anchor(*row)

@@ -154,8 +154,8 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         """
         failed: SafiError
         try:
-            with shut():
-                return run(steps, turn, inner_config(config, self.tracers, turn["id"]))
+            with shut(inner := inner_config(config, self.tracers, turn["id"])):
+                return run(steps, turn, inner)
         except Exception as error:
             failed = self._clean(error, turn)
         raise failed
@@ -164,8 +164,8 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         """The same without blocking."""
         failed: SafiError
         try:
-            with shut():
-                return await arun(steps, turn, inner_config(config, self.tracers, turn["id"]))
+            with shut(inner := inner_config(config, self.tracers, turn["id"])):
+                return await arun(steps, turn, inner)
         except Exception as error:
             failed = await asyncio.to_thread(self._clean, error, turn)
         raise failed

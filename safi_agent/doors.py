@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.context import _configure_hooks
 
@@ -36,11 +36,16 @@ def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler],
 
 
 @contextmanager
-def shut() -> Iterator[None]:
-    """Within it, handlers that libraries hang on every run by way of a context variable are not there."""
+def shut(inner: RunnableConfig) -> Iterator[None]:
+    """Within it, handlers that come by way of a context variable are not there, and ``inner`` is the run's config.
+
+    A bound model (``model.bind(...)``) adds the callbacks of the config that surrounds it to those that it is given.
+    """
     before = [(variable, variable.set(None)) for variable, *_ in _configure_hooks if variable.get() is not None]
+    surrounding = var_child_runnable_config.set(inner)
     try:
         yield
     finally:
+        var_child_runnable_config.reset(surrounding)
         for variable, token in before:
             variable.reset(token)

@@ -241,6 +241,18 @@ def test_an_approved_draft_leaves_without_its_reflection_or_the_wills_reason(mak
     assert reason not in seen
 
 
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated")
+@pytest.mark.parametrize("door", DOORS)
+def test_a_bound_model_opens_no_door(make: Any, door: Any) -> None:
+    word = secret()
+    model = Fake(intellect=f"Well: {word}.", will=VIOLATION)
+    safi = make(model.bind(stop=["X"]), will_model=model.bind(stop=["Y"]), store=None, log=None)
+    seen = door(safi)
+    safi.drain()
+    assert "No." in seen, "the door was not tried"
+    assert word not in seen
+
+
 def everything(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
     for inner in (error.__cause__, error.__context__):

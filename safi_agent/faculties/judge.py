@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 
 from safi_agent.parsing import parse_json
 
@@ -32,7 +32,7 @@ class Judge:
         structured: Model | None = None
         if isinstance(model, BaseChatModel):
             try:
-                structured = model.with_structured_output(schema, include_raw=True)
+                structured = _unread(model.with_structured_output(schema, include_raw=True))
             except (NotImplementedError, ValueError, TypeError, AttributeError):
                 structured = None
         return cls(model, structured, retry)
@@ -94,6 +94,16 @@ class Judge:
         if isinstance(reply, Exception):
             raise reply
         return _read(reply, read), add_usage(usage, _usage(reply)) if usage or _usage(reply) else None
+
+
+def _unread(structured: Model) -> Model:
+    """The call alone, where LangChain would read the reply too: that is done here, and once is enough.
+
+    A model whose structured output is built in another way is asked as it is.
+    """
+    if isinstance(structured, RunnableSequence) and isinstance(structured.first, RunnableParallel):
+        return structured.first.steps__.get("raw", structured)
+    return structured
 
 
 def _usage(message: Any) -> UsageMetadata | None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableBinding, RunnableLambda
 
 from safi_agent.faculties.judge import Judge
+from tests.safi_agent.fakes import Fake
 
 ASKED = [HumanMessage("Judge.")]
 GOOD = '{"ok": true}'
@@ -90,3 +91,14 @@ def test_awaited_it_is_the_same() -> None:
     assert asyncio.run(judge.aask(ASKED, lambda d: d if d.get("ok") else None, {}))[0] == {"ok": True}
     with pytest.raises(TimeoutError):
         asyncio.run(Judge(say(TimeoutError()), None, False).aask(ASKED, lambda d: d, {}))
+
+
+def test_of_a_models_structured_output_the_call_alone_is_made() -> None:
+    class Schooled(Fake):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self.bind(schooled=True)
+
+    judge = Judge.of(Schooled(intellect=GOOD), {"title": "t", "type": "object", "properties": {}}, retry=False)
+    assert isinstance(judge.structured, RunnableBinding)
+    assert judge.structured.kwargs == {"schooled": True}
+    assert ask(judge)[0] == {"ok": True}

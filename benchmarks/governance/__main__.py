@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.governance import alone
-from benchmarks.governance.peers import PEERS, python_of, versions
+from benchmarks.governance.peers import PEERS, versions
 from benchmarks.governance.report import markdown, per_turn, row, totals
 from benchmarks.governance.rounds import Lap, Level, calls, enter, interleave, model
 from benchmarks.report import Record, origin, save
@@ -47,9 +47,7 @@ def beside(args: argparse.Namespace, folder: Path) -> Record:
         running, missing = enter(stack, url, folder, args.peers)
         laps += interleave(running, levels, args.rounds)
         asked = calls(url)
-        used = {
-            name: versions(python_of(name), name, "langchain-core", "openai") for name in args.peers if name in running
-        }
+        used = {name: versions(name, "langchain-core", "openai") for name in args.peers if name in running}
     answers = {who: sum(len(lap["latencies"]) for w, _, lap in laps if w == who) for who in running}
     on_path = {who: per_turn(asked[who], answers[who]) for who in running}
     return {
@@ -110,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = {"title": f"governance, {name}", **record, **origin(command, 0, "cpu")}
     packages = ("langchain-core", "openai", "sqlalchemy", "pydantic")
     own = {package: installed(package) for package in packages}
-    record["versions"] = own | {peer: used[peer] for peer, used in record.get("peers", {}).items()}
+    record["versions"] = own | {peer: next(iter(used.values())) for peer, used in record.get("peers", {}).items()}
     save(record, args.out / f"{name}.json")
     print(markdown(record))
     if args.table:

@@ -62,10 +62,11 @@ def python_of(name: str) -> str:
     return str(python)
 
 
-def versions(python: str, *names: str) -> dict[str, str]:
-    """The versions that an environment has."""
+def versions(peer: str, *others: str) -> dict[str, str]:
+    """The versions of a peer and of other packages in its environment."""
+    names = (PEERS[peer].package.partition("==")[0], *others)
     code = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
-    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
+    done = subprocess.run([python_of(peer), "-c", code, *names], capture_output=True, text=True, check=True)
     return dict(zip(names, done.stdout.split(), strict=True))
 
 

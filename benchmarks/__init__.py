@@ -1,1 +1,1 @@
-"""What SAL costs: a step and its memory beside other methods (``overhead``), and how that grows (``growth``)."""
+"""What SAL costs a step and in memory (``overhead``, ``growth``), and what SAFi adds to an answer (``governance``)."""

@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -125,9 +125,9 @@ class ValueSet(BaseModel):
         """The hard gates."""
         return tuple(value for value in self.values if value.gate)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """The same for the same content, whatever file it came from."""
+        """The same for the same content, whatever file it came from; made once, since every record names it."""
         return sha256(self.model_dump_json().encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -37,9 +37,9 @@ class Plan:
     timeout: float = 120.0
     tracers: Sequence[BaseCallbackHandler] = ()
 
-    @cached_property
+    @property
     def values_id(self) -> str:
-        """The fingerprint of the values, made once: it is on the way to every answer."""
+        """The fingerprint of the values."""
         return self.values.fingerprint
 
     async def judge(self, turn_id: str, kept: Kept) -> list[dict[str, Any]]:

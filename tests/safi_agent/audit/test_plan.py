@@ -1,16 +1,21 @@
-"""What a plan does once, so that no answer waits for it."""
+"""What is done once, so that no answer waits for it."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from safi_agent import ValueSet
+from safi_agent import values
 
 
-def test_no_answer_waits_for_the_values_to_be_fingerprinted(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_and_no_audit_waits_for_the_values_to_be_fingerprinted(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     safi = make()
-    made: list[str] = []
-    monkeypatch.setattr(ValueSet, "fingerprint", property(lambda values: made.append(values.name) or ""))
-    safi.batch(["a", "b"])
+    safi.invoke("a")
+    assert safi.drain() == 1
+    made: list[bytes] = []
+    monkeypatch.setattr(values, "sha256", lambda data: made.append(data) or sha256(data))
+    safi.batch(["b", "c"])
     assert safi.drain() == 2
     assert not made

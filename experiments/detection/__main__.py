@@ -16,7 +16,7 @@ from experiments import console as show
 from experiments.continual.data import NAMED, load
 from experiments.continual.protocol import data_name
 from experiments.continual.streams import STREAMS, Stream, StreamName, make
-from experiments.detection.protocol import Heard, false_alarms, listen, measures
+from experiments.detection.protocol import Heard, listen, measures
 from experiments.detection.results import HEADINGS, cells, page
 from experiments.detection.sources import named
 from experiments.pages import rewrite
@@ -46,14 +46,12 @@ def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
     steps, seeds = (STEPS[name], args.seeds[:1]) if long else (args.steps, args.seeds)
     sources = [named(name, args.data, steps, seed) for seed in seeds]
     bar = progress.add_task(name, total=sum(s.length for s in sources))
-    runs = [listen(s, long, lambda: progress.advance(bar)) for s in sources]
+    runs = [listen(s, lambda: progress.advance(bar)) for s in sources]
     command = f"python -m experiments.detection --sources {name} --seeds {' '.join(map(str, seeds))}"
     command += ("" if long else f" --steps {steps}") + f" --data {data_name(args.data)}"
     found = {"name": name, "data": data_name(args.data), "steps": steps, "seeds": seeds, **measures(runs)}
     if name == "rotated":
         found |= {"turns": [turn for seed in seeds for turn in turns(args.data, seed)]}
-    if runs[0].drift:
-        found |= {"pair": beside(runs[0])}
     if name.endswith("fuzzy"):
         found |= {"curve": curve(runs[0], make(cast(StreamName, name), load(args.data), seeds[0]), steps)}
     return found | origin(command, seeds[0], "cpu")
@@ -65,26 +63,14 @@ def turns(data: str, seed: int) -> list[float]:
     return [round(abs(b - a), 1) for a, b in pairwise(angles)]
 
 
-def beside(heard: Heard) -> dict[str, Any]:
-    """What the older copy of the window would have said."""
-    return {
-        "events": heard.pair_events,
-        "false_alarms": false_alarms(heard, heard.pair_events),
-        "most": max(heard.drift),
-    }
-
-
 def curve(heard: Heard, stream: Stream, steps: int) -> dict[str, Any]:
     """What the figure needs: means over so many batches, and each task's share of them."""
     shares = torch.stack([stream.shares(i, steps) for i in range(len(heard.excess))])
     return {
         "each": EACH,
         "excess": means(heard.excess),
-        "drift": means(heard.drift),
         "shares": [means(row) for row in shares.T.tolist()],
         "events": heard.events,
-        "pair_events": heard.pair_events,
-        "mixed": sum(float(shares[event - 1].max()) < 1 for event in heard.pair_events),
     }
 
 

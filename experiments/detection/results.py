@@ -4,7 +4,6 @@ from pathlib import Path
 
 from benchmarks.report import Record, source
 from experiments.detection.figure import draw
-from experiments.detection.pair import JUMP
 from experiments.pages import grid
 
 HEADINGS = ("source", "batches", "changes", "found", "AUROC", "median delay", "longest", "false alarms")
@@ -14,15 +13,10 @@ Written by `python -m experiments.detection --table`, not by hand.
 *AUROC* of the novelty that consolidation waits for: the first batch after a change against all batches of a task.
 *Delay*: batches of the new kind that were seen when the change was believed. *False alarms*: changes believed where
 there was none. Each is what the communication layer itself did; the network is not trained, since its first layer
-sees the inputs. Of a stream whose tasks shade into each other a change is where both have half of a batch.
+sees the inputs. Where tasks shade into each other a change begins with the first batch that is mixed.
 """
 FUZZY = """\
 ![Novelty along a stream whose tasks shade into each other]({figure})
-
-Where tasks shade into each other nothing is believed, because the window moves along. Compared with an older copy of
-itself (`experiments.detection.pair`) the window knows: drift beyond {jump:g} was seen {found} times in {batches}
-batches with {changes} gradual changes, {mixed} of these times while tasks were mixed, and {false} times in
-{stationary} stationary batches, where it was at most {most:.3f}. This is a proposal, and not what `SALCallback` does.
 """
 
 
@@ -39,9 +33,9 @@ def page(records: dict[str, Record], picture: Path) -> str:
     parts = [NOTE, grid(HEADINGS, [cells(record) for record in records.values()])]
     if "rotated" in records:
         parts.append(rotations(records["rotated"]))
-    if "split-domain-fuzzy" in records and "stationary" in records:
+    if "split-domain-fuzzy" in records:
         draw(records["split-domain-fuzzy"], picture)
-        parts.append(gradual(records["split-domain-fuzzy"], records["stationary"], picture.name))
+        parts.append(FUZZY.format(figure=picture.name))
     return "\n".join([*parts, source(next(iter(records.values())))])
 
 
@@ -51,18 +45,3 @@ def rotations(record: Record) -> str:
     missed, found = (sorted(turn for turn, late in turned if (late is None) == lost) for lost in (True, False))
     listed = [", ".join(f"{turn:g}°" for turn in turns) for turns in (missed, found[:3])]
     return f"Rotated pictures: turns not found: {listed[0] or 'none'}; the smallest that were: {listed[1]}.\n"
-
-
-def gradual(fuzzy: Record, still: Record, figure: str) -> str:
-    """What an older copy of the window sees where tasks shade into each other, and where nothing changes."""
-    return FUZZY.format(
-        figure=figure,
-        jump=JUMP,
-        found=len(fuzzy["pair"]["events"]),
-        batches=fuzzy["batches"],
-        changes=fuzzy["changes"],
-        mixed=fuzzy["curve"]["mixed"],
-        false=len(still["pair"]["events"]),
-        stationary=still["batches"],
-        most=still["pair"]["most"],
-    )

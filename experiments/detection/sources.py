@@ -25,19 +25,21 @@ class Source(NamedTuple):
 
     name: str
     changes: tuple[int, ...]
+    lasting: int  # batches that a change takes, until all are of the new kind
     length: int
     batches: Callable[[], Iterator[Tensor]]
     net: nn.Module
 
 
 def pictures(stream: StreamName, data: str, steps: int, seed: int) -> Source:
-    """``steps`` batches a task."""
+    """``steps`` batches a task; where tasks shade into each other a change begins with the first mixed batch."""
     torch.manual_seed(seed)  # of the network
     made = make(stream, load(data), seed)
     rows = StreamBatches(made, steps, BATCH, seed)
-    changes = tuple(range(steps, len(rows), steps))
+    mixed = int(made.fuzzy * steps)  # before a boundary, and again after it
+    changes = tuple(range(steps - mixed, len(rows) - mixed, steps))
     net = nn.Linear(made.inputs, WIDTH)
-    return Source(stream, changes, len(rows), lambda: (rows[i].x for i in range(len(rows))), net)
+    return Source(stream, changes, 2 * mixed, len(rows), lambda: (rows[i].x for i in range(len(rows))), net)
 
 
 def texts(steps: int, seed: int, turns: int = TURNS) -> Source:
@@ -50,7 +52,9 @@ def texts(steps: int, seed: int, turns: int = TURNS) -> Source:
     name = "text" if turns > 1 else "text-stationary"
     changes = tuple(steps * turn for turn in range(1, turns))
     net = nn.Sequential(nn.Embedding(256, WIDTH), nn.Linear(WIDTH, 1))
-    return Source(name, changes, turns * steps, lambda: (part[i][:, :-1] for part in parts for i in range(steps)), net)
+    return Source(
+        name, changes, 0, turns * steps, lambda: (part[i][:, :-1] for part in parts for i in range(steps)), net
+    )
 
 
 def named(name: str, data: str, steps: int, seed: int) -> Source:

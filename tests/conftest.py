@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -9,3 +11,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def wandb_forgets():
+    """It reads its environment once a process; the next test may have another one."""
+    yield
+    if teardown := getattr(sys.modules.get("wandb"), "teardown", None):
+        teardown()

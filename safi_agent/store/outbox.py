@@ -1,18 +1,22 @@
 """The way to the answer: what past audits tell the next turn, and the turn's own row, durable before it leaves."""
 
+import functools
 import json
 import time
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from safi_agent.errors import OutboxError
 from safi_agent.owner import me
 from safi_agent.store.access import Access
 from safi_agent.store.leases import LEASE
 from safi_agent.store.tables import memory, turns
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
 MOST_NOTES = 10_000
 
@@ -23,8 +27,22 @@ _BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
 _ADD = turns.insert()
 
 
+def _or_withheld(ask: Callable[P, T]) -> Callable[P, T]:
+    """What the store fails in stops the answer, and tells its caller nothing of the statement and what was in it."""
+
+    @functools.wraps(ask)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(*args, **kwargs)
+        except SQLAlchemyError as error:
+            cause = type(error).__name__
+        raise OutboxError(cause)  # outside, so that it carries no trace
+
+    return asked
+
+
 class Outbox(Access):
-    """Numbers turns and keeps them until they are audited."""
+    """Numbers turns and keeps them until they are audited. All it does raises OutboxError where the store fails."""
 
     def _connected(self) -> None:
         super()._connected()
@@ -37,6 +55,7 @@ class Outbox(Access):
         read, note = self._notes.get(key, (-FRESH, ""))
         return note if time.monotonic() - read < FRESH else None
 
+    @_or_withheld
     def note(self, key: str) -> str:
         """The coaching note for the next turn of this key; empty where there is none."""
         if (note := self.known_note(key)) is None:
@@ -50,12 +69,14 @@ class Outbox(Access):
             self._notes.clear()
         self._notes[key] = (time.monotonic(), note)
 
+    @_or_withheld
     def find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
         """Number and body of the turn with this id."""
         with self._transaction(reading=True) as c:
             row = c.execute(_FIND, {"of": turn_id}).first()
         return None if row is None else (row.turn, json.loads(row.body))
 
+    @_or_withheld
     def add(
         self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool, patient: bool = True
     ) -> tuple[int, dict[str, Any] | None]:

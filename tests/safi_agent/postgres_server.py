@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 ACCOUNT = "postgres"  # PostgreSQL does not run as root
@@ -42,7 +43,7 @@ def free_port() -> int:
 
 
 class Server:
-    """Runs from ``start`` to ``stop``; ``stop("immediate")`` is a crash."""
+    """Runs from ``start`` to ``stop`` or ``crash``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.port = folder, binaries(), free_port()
@@ -68,6 +69,7 @@ class Server:
             "unix_socket_directories": "",
             "max_connections": 200,
             "shared_buffers": "32MB",
+            "fsync": "off",  # processes are killed here, never the machine: what was written is still in its cache
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [str(self.bin / "postgres"), "-D", str(self.folder / "data"), *options]
@@ -83,10 +85,23 @@ class Server:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 
-    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: it ends all connections; SIGQUIT: it leaves at once, as after a crash."""
-        self.process.send_signal(how)
-        self.process.wait(30)
+    def stop(self) -> None:
+        """It ends all connections and leaves."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.crash()
+        self.log.close()
+
+    def crash(self) -> None:
+        """``kill -9`` of the server and of all it has started."""
+        one = psutil.Process(self.process.pid)
+        everyone = [one, *one.children(recursive=True)]
+        for process in everyone:
+            process.kill()
+        self.process.wait(60)
+        psutil.wait_procs(everyone[1:], 60)  # a server that starts among the old one's processes refuses to
         self.log.close()
 
     def ask(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:

@@ -15,7 +15,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
-from safi_agent import ClosedError, IntellectError, SafiChain, SafiError, ViolationError, create_safi_chain
+from safi_agent import ClosedError, IntellectError, OutboxError, SafiChain, ViolationError, create_safi_chain
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
 
 
@@ -328,12 +328,15 @@ def test_settings_that_cannot_be_meant_are_refused(
         create_safi_chain(**given)
 
 
-def test_a_store_that_cannot_be_written_holds_the_answer_back_and_tells_nothing_of_it(make: Any) -> None:
+@pytest.mark.parametrize(("lost", "asked"), [("turns", {}), ("turns", {"safi_turn_id": "t"}), ("memory", {})])
+def test_a_store_that_fails_holds_the_answer_back_and_tells_nothing_of_it(
+    make: Any, lost: str, asked: dict[str, str]
+) -> None:
     safi = make(Fake(intellect="the canary"), store=None)
     with safi._auditor.store._transaction() as connection:
-        connection.exec_driver_sql("DROP TABLE safi_turns")
-    with pytest.raises(SafiError, match="could not be made durable") as caught:
-        safi.invoke("a")
+        connection.exec_driver_sql(f"DROP TABLE safi_{lost}")
+    with pytest.raises(OutboxError, match="could not be made durable") as caught:
+        safi.invoke("a canary", {"configurable": asked})
     assert "canary" not in repr(caught.value)
     assert caught.value.__context__ is None
 

@@ -168,7 +168,7 @@ def test_a_server_that_crashes_and_comes_back_loses_nothing(
     monkeypatch.setattr(worker, "SILENT", 1000.0)  # a worker that is back takes its own work up without waiting
     safi = make(Fake(audit_delay=0.3), store=database)
     safi.batch(list("abc"))
-    postgres.stop(signal.SIGQUIT)
+    postgres.crash()
     try:
         with pytest.raises(OutboxError):
             safi.invoke("lost, and nobody was answered")

@@ -98,7 +98,7 @@ class SafiChain(RunnableSerializable[SafiInput, AIMessage]):
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         self._auditor = open_audits(self._plan(judging), open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
-        judge = Judge.of(ruling, will.SCHEMA, retry=False)
+        judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._gate = Will(judge, self.values, self.will_sees_reflection, min_agreement=self.min_agreement)
         self._steps = Intellect(intellect, self.values, panel=panel) | self._gate | self._release
 

@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from safi_agent.chain import SafiChain
 from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect
-from safi_agent.faculties.will import Will
+from safi_agent.faculties.will import REPLY, Will
 from safi_agent.models import model_label
 from safi_agent.release import message
 from safi_agent.replies import (
@@ -34,15 +34,14 @@ from safi_agent.walk import Course
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]
-ASKED = """You are the Will: you decide whether an agent may make the tool call that it drafted for the user. Approve \
+ASKED = f"""You are the Will: you decide whether an agent may make the tool call that it drafted for the user. Approve \
 it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
 
-{values}
-{gates}
-{clause}
+{{values}}
+{{gates}}
+{{clause}}
 
-Reply with one JSON object and nothing else:
-{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true}]}"""
+{REPLY}"""
 REFUSED = "It would not keep to the values."
 
 

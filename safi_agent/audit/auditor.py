@@ -12,7 +12,7 @@ from typing import Any
 
 from safi_agent.audit.dispatcher import dispatcher, on_dispatcher, serve
 from safi_agent.audit.plan import RECONNECT, Plan
-from safi_agent.log import flush
+from safi_agent.log import flush, write
 from safi_agent.store import Job, Store
 
 log = logging.getLogger("safi_agent")
@@ -35,7 +35,8 @@ class Auditor:
         self._under_way = 0
         self._finished = 0
         self._looked = time.monotonic()
-        self._committed: dict[str, asyncio.Event] = {}
+        self._committed: dict[str, asyncio.Future[dict[str, Any]]] = {}  # the records that are waited for
+        self._unlogged: set[str] = set()  # committed here, not written yet
 
     after_fork = _fresh
 
@@ -109,20 +110,20 @@ class Auditor:
 
     async def _commit(self, job: Job) -> dict[str, Any]:
         """The turn's record, once it and all turns before it in its lane are committed."""
-        committed = self._committed.setdefault(job.id, asyncio.Event())
+        committed: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._committed[job.id] = committed
         try:
             while True:
-                for turn_id in self.store.commit_ready(job.key, self.plan.compute):
+                for turn_id, record in self.store.commit_ready(job.key, self.plan.compute).items():
                     if turn_id in self._committed:
-                        self._committed[turn_id].set()
-                if (record := self.store.record(job.id)) is not None:
-                    return record
-                try:
-                    await asyncio.wait_for(committed.wait(), POLL)
-                except TimeoutError:
-                    self._look_for_the_dead()
+                        self._committed[turn_id].set_result(record)
+                if not committed.done() and (before := self.store.record(job.id)) is not None:
+                    return before  # by another process, or before a restart
+                if (await asyncio.wait([committed], timeout=POLL))[0]:
+                    return committed.result()
+                self._look_for_the_dead()
         finally:
-            del self._committed[job.id]
+            self._committed.pop(job.id, None)
 
     def _look_for_the_dead(self) -> None:
         """A lane that does not go on may wait for a process that lives no more."""
@@ -133,8 +134,10 @@ class Auditor:
 
     async def _settle(self, job: Job, record: dict[str, Any]) -> None:
         """Log, then hooks. A hook may be called again after a crash; a line is written once."""
-        await asyncio.sleep(0)  # let others commit first: one flush writes the lines of all
-        flush(self.store, job.log, self.plan.log_max_bytes)
+        self._unlogged.add(job.id)
+        await asyncio.sleep(0)  # let others commit first: who comes first writes the lines of all
+        if job.id in self._unlogged:
+            self._unlogged -= {job.id, *write(self.store, job.log, self.plan.log_max_bytes)}
         await self.plan.tell(job.id, record)
         self.store.settle([job.id])
 

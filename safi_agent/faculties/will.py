@@ -16,15 +16,17 @@ from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
-SYSTEM = """You are the Will: you decide whether a drafted answer may be given to the user. Approve it only if it \
+REPLY = """Reply with one JSON object and nothing else:
+{"decision": "approve" or "violation", "reason": "one sentence"{rulings}}"""
+SYSTEM = f"""You are the Will: you decide whether a drafted answer may be given to the user. Approve it only if it \
 breaks none of these values; a polite refusal to the user breaks none. When in doubt: violation.
 
-{values}
-{gates}
-{clause} The reflection is the draft's author speaking for it; weigh it as such.{agreement}
+{{values}}
+{{gates}}
+{{clause}} The reflection is the draft's author speaking for it; weigh it as such.{{agreement}}
 
-Reply with one JSON object and nothing else:
-{"decision": "approve" or "violation", "reason": "one sentence", "gates": [{"value": "name", "upheld": true}]}"""
+{REPLY}"""
+RULINGS = ', "gates": [{"value": "name", "upheld": true}]'
 GATES = 'Hard gates, each of which needs its own ruling in "gates": {names}.'
 AGREEMENT = (
     " The draft was chosen from {drafts} that its author wrote independently of each other; of these, {percent} % say "
@@ -50,7 +52,16 @@ SCHEMA: dict[str, Any] = {
     "required": ["decision", "reason", "gates"],
     "additionalProperties": False,
 }
+WITHOUT_GATES = SCHEMA | {
+    "properties": {name: SCHEMA["properties"][name] for name in ("decision", "reason")},
+    "required": ["decision", "reason"],
+}
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "unclear")
+
+
+def schema(values: ValueSet) -> dict[str, Any]:
+    """Of the judge's reply: rulings on hard gates are asked for where there are any."""
+    return SCHEMA if values.gates else WITHOUT_GATES
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
@@ -142,6 +153,7 @@ class Will(Faculty):
         parts = {
             "{values}": listing(self.values),
             "{gates}": gates,
+            "{rulings}": RULINGS if self.values.gates else "",
             "{clause}": CLAUSE,
             "{agreement}": _agreement(turn["draft"]),
         }

@@ -37,15 +37,15 @@ def log_path(path: str | Path | None) -> str:
     return str(full)
 
 
-def flush(store: Store, path: str, most: int | None = None) -> bool:
-    """Append what was committed and is not in the log yet; whether that worked.
+def write(store: Store, path: str, most: int | None = None) -> list[str]:
+    """Append what was committed and is not in the log yet; ids of the turns whose lines are now in it.
 
     The store knows how long the log was when it was last written, and with which line it ended. What stands after that
     was written by a process that died before it could say so: whole lines of the chain are counted as written, a torn
     one is cut off. A log of ``most`` bytes or more is set aside, and the chain goes on in a new file.
     """
-    if not path or not store.unlogged(path)[1]:
-        return True
+    if not path:
+        return []
     try:
         with _flushing, FileLock(f"{path}.lock", timeout=PATIENCE):
             anchor, waiting = store.unlogged(path)
@@ -53,8 +53,13 @@ def flush(store: Store, path: str, most: int | None = None) -> bool:
                 _append(store, path, anchor, waiting, most)
     except (OSError, LogError, ValueError) as error:
         log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
-        return False
-    return True
+        return []
+    return [turn_id for turn_id, _ in waiting]
+
+
+def flush(store: Store, path: str, most: int | None = None) -> list[str]:
+    """The same where there may be nothing to write: then the log is left alone."""
+    return write(store, path, most) if path and store.unlogged(path)[1] else []
 
 
 def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:

@@ -23,6 +23,7 @@ _JUDGE = (
 # Where others write at the same time, this row is what they wait for.
 _LANE = select(memory).where(memory.c.key == bindparam("of")).with_for_update()
 _HEAD = select(turns).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_GOES_ON = select(turns.c.status).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
 _VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
 _REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
 _NEXT = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(PLACED).scalar_subquery()
@@ -65,24 +66,28 @@ class Lane(Outbox):
 
     def commit_ready(
         self, key: str, compute: Callable[[Row, Memory], Commit], value_set: str | None = None
-    ) -> list[str]:
-        """Commit the judged turns at the head of this key's lane, in order; ``compute`` must be pure.
+    ) -> dict[str, dict[str, Any]]:
+        """Commit the judged turns at the head of this key's lane, in order, and give their records by id.
 
-        What is left to do for turns of another than this value set is enqueued for those who know that one.
+        ``compute`` must be pure. What is left to do for turns of another than this value set is enqueued for those who
+        know that one.
         """
-        done: list[str] = []
-        while True:
+        done: dict[str, dict[str, Any]] = {}
+        more = True
+        while more:
             with self._transaction() as c:
                 lane = c.execute(_LANE, {"of": key}).first()
                 row = c.execute(_HEAD, {"of": key}).first()
                 if lane is None or row is None or row.status != "judged":
-                    return done
+                    break
                 made = _commit(c, lane, row, compute)
+                more = c.scalar(_GOES_ON, {"of": key}) == "judged"
                 if value_set not in (None, row.value_set):
                     self.database.enqueue(c, "safi.settle", row.value_set, key, row.id)
             if made.memory is not None:
                 self._remember(key, made.note)
-            done.append(row.id)
+            done[row.id] = made.record
+        return done
 
     def record(self, turn_id: str) -> dict[str, Any] | None:
         """The record of a committed turn; None before that."""

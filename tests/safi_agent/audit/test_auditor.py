@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from safi_agent import Alert, create_safi_chain
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn, ledger
@@ -46,6 +47,25 @@ def test_a_slow_first_audit_is_committed_before_the_quick_ones_after_it(make: An
         *(("a", 1, 1), ("b", 2, 2)),
         *(("c", 3, 2), ("d", 4, 3)),
     ]
+
+
+def test_lines_that_are_ready_at_once_are_written_at_once(make: Any, tmp_path: Path) -> None:
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(10) if "first" in text else None, ledger())[1]))
+    written: list[str] = []
+
+    @event.listens_for(safi._auditor.store.database.engine, "before_cursor_execute")
+    def count(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if "SET logged" in statement:
+            written.append(statement)
+
+    safi.batch(["first", *"abcdefgh"], {"max_concurrency": 1})
+    while len(safi.model.asked("conscience")) < 9:
+        time.sleep(0.01)
+    go.set()
+    assert safi.drain() == 9
+    assert len(written) < 9
+    assert [r["turn"] for r in lines(tmp_path)] == list(range(1, 10))
 
 
 def test_another_key_does_not_wait_in_that_lane(make: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safi_agent import Value, ValueSet, load_values
 from safi_agent.faculties import will
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.will import SCHEMA, Will, read_verdict, rules
+from safi_agent.faculties.will import SCHEMA, Will, read_verdict, rules, schema
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn
 
@@ -170,3 +170,14 @@ def test_what_the_judge_is_shown_is_fenced_once_and_the_reflection_can_be_kept_f
 
 def test_braces_in_what_it_is_shown_are_only_text() -> None:
     assert decide(approve(), answer=r"{values} {0} \(x\) {clause}").decision == "approve"
+
+
+@pytest.mark.parametrize("values", [THREE, GATED])
+def test_rulings_on_gates_are_asked_for_where_there_are_gates(values: ValueSet) -> None:
+    model = Fake(will=approve([value.name for value in values.gates]))
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft("An answer.", "Because.")}
+    assert Will(Judge.of(model, schema(values), retry=False), values).invoke(turn)["verdict"].decision == "approve"
+    assert ('"gates": [' in str(model.asked("will")[0][0].text)) == bool(values.gates)
+    asked = schema(values)
+    assert set(asked["required"]) == set(asked["properties"])
+    assert ("gates" in asked["properties"]) == bool(values.gates)

@@ -36,8 +36,8 @@ def ids(path: str) -> list[str]:
 def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:
     store = open_store(None)
     fill(store, path, "a", "b")
-    assert flush(store, path)
-    assert flush(store, path)
+    assert flush(store, path) == ["a", "b"]
+    assert flush(store, path) == []
     content = Path(path).read_bytes()
     assert content.isascii()
     assert content.endswith(b"\n")

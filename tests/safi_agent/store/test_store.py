@@ -62,10 +62,10 @@ def test_commits_wait_for_the_head_of_the_lane_and_happen_once(store: Store) -> 
     add(store, "d", audit=False)
     store.judged("c", [], None)
     store.judged("b", [], None)
-    assert store.commit_ready("k", keep) == []
+    assert list(store.commit_ready("k", keep)) == []
     store.judged("a", [], None)
-    assert store.commit_ready("k", keep) == ["a", "b", "c", "d"]
-    assert store.commit_ready("k", keep) == []
+    assert list(store.commit_ready("k", keep)) == ["a", "b", "c", "d"]
+    assert list(store.commit_ready("k", keep)) == []
     assert store.note("k") == "d"
 
 
@@ -88,7 +88,7 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
     with pytest.raises(RuntimeError):
         store.commit_ready("k", falls)
     assert store.record("a") is None
-    assert store.commit_ready("k", keep) == ["a"]
+    assert list(store.commit_ready("k", keep)) == ["a"]
 
 
 def test_many_committers_add_up(store: Store) -> None:

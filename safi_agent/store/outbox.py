@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
@@ -15,6 +16,7 @@ from safi_agent.store.access import Access
 from safi_agent.store.leases import LEASE
 from safi_agent.store.tables import memory, turns
 
+log = logging.getLogger("safi_agent")
 P = ParamSpec("P")
 T = TypeVar("T")
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
@@ -36,6 +38,7 @@ def _or_withheld(ask: Callable[P, T]) -> Callable[P, T]:
             return ask(*args, **kwargs)
         except SQLAlchemyError as error:
             cause = type(error).__name__
+            log.error("The store failed.", exc_info=error)
         raise OutboxError(cause)  # outside, so that it carries no trace
 
     return asked

@@ -1,7 +1,11 @@
 import sys
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
 import torch
+
+from tests.safi_agent.postgres_server import Server, server
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +23,22 @@ def wandb_forgets():
     yield
     if teardown := getattr(sys.modules.get("wandb"), "teardown", None):
         teardown()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A server for the session."""
+    with server() as one:
+        yield one
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    name = f"safi_{next(_numbers)}"
+    postgres.ask(f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    postgres.ask(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,5 +1,4 @@
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,6 @@ import pytest
 
 from safi_agent import SafiChain, SafiMiddleware, create_safi_chain
 from tests.safi_agent.fakes import THREE, Fake
-from tests.safi_agent.postgres_server import Server, server
 
 
 @pytest.fixture(autouse=True)
@@ -37,25 +35,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., SafiChain]]:
     yield make_one
     for chain in made:
         chain.close(10)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
-    """A server for the session."""
-    with server() as one:
-        yield one
-
-
-_numbers = count()
-
-
-@pytest.fixture
-def database(postgres: Server) -> Iterator[str]:
-    """The URL of a new, empty database."""
-    name = f"safi_{next(_numbers)}"
-    postgres.ask(f"CREATE DATABASE {name}")
-    yield postgres.url(name)
-    postgres.ask(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

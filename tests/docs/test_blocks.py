@@ -1,0 +1,54 @@
+"""Every Python block of every page runs: those of a page in order, in one namespace, in an empty folder, offline."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.docs.pages import PAGES, blocks, name
+
+RUN = [page for page in PAGES if blocks(page, "python")]
+SERVED = [page for page in RUN if any("SAFI_STORE" in block for block in blocks(page, "python"))]
+KEYS = (
+    "OPENAI_API_KEY",
+    "LANGSMITH_TRACING",
+    "LANGCHAIN_TRACING_V2",
+    "SAFI_STORE",
+    "SAFI_LOG_KEY",
+    "SAFI_LOG_KEY_FILE",
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader has no key yet, and nobody asks a network."""
+    monkeypatch.chdir(tmp_path)
+    for key in KEYS:
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors name the page's own lines."""
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), vars(module))
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_its_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(page, monkeypatch)
+
+
+@pytest.mark.parametrize("page", SERVED, ids=name)
+def test_its_blocks_run_on_postgres(page: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> None:
+    monkeypatch.setenv("SAFI_STORE", database)
+    run(page, monkeypatch)
+
+
+def test_there_are_pages_with_blocks() -> None:
+    assert {"README.md", "docs/sal.md", "docs/safi.md", "docs/postgres.md"} <= set(map(name, RUN))
+    assert "docs/postgres.md" in map(name, SERVED)

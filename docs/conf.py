@@ -1,0 +1,83 @@
+"""How Sphinx builds these pages: ``scripts/docs``."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer.cli
+import typer.main
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+import sal_lightning
+
+project = "sal-lightning"
+author = "The sal-lightning authors"
+copyright = f"2025, {author}"
+version = release = sal_lightning.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["html_image"]
+myst_heading_anchors = 3
+highlight_language = "none"
+
+autodoc_inherit_docstrings = False  # hooks of Lightning are explained there
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+nitpicky = True
+nitpick_ignore_regex = [
+    # Of other packages: no inventory is fetched.
+    ("py:.*", r"(?!(sal_lightning|safi_agent|sal_page)\.).*"),
+    # In signatures, and of no use to who calls them.
+    ("py:class", r"sal_lightning\.(directions|layers)\..*"),
+    ("py:class", r"safi_agent\.(drafting|inputs|store\.access|log\.seal|report\.review|faculties\.judge\.T\b).*"),
+]
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = html_show_sourcelink = False
+
+PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
+DOCS = Path(__file__).parent
+COMMANDS = {"sal": "sal_lightning.cli", "safi": "safi_agent.cli"}
+
+
+def missing(known: set[str]) -> Iterator[str]:
+    """Public names that the reference leaves out."""
+    for package in PUBLIC:
+        for name in importlib.import_module(package).__all__:
+            if f"{package}.{name}" not in known:
+                yield f"{package}.{name}"
+
+
+def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn, and so fail, for each of them."""
+    known = {name for name, *_ in env.get_domain("py").get_objects()}
+    for name in missing(known):
+        logging.getLogger(__name__).warning("reference: expected %s to be in it, found it nowhere.", name)
+
+
+def leave_out_missing(app: Sphinx, page: str, source: list[str]) -> None:
+    """Of the index's patterns keep those that a page fits: Sphinx warns of the others."""
+    if page == "index":
+        lines = source[0].splitlines()
+        source[0] = "\n".join(line for line in lines if not line.endswith("*") or any(DOCS.glob(f"{line}.md")))
+
+
+def write_commands(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what each command says of itself in the place of ``<!-- sal -->`` and ``<!-- safi -->``."""
+    if page == "reference/commands":
+        for name, module in COMMANDS.items():
+            command = typer.main.get_command(importlib.import_module(module).app)
+            text = typer.cli.get_docs_for_click(obj=command, ctx=typer.Context(command), name=name, indent=1)
+            source[0] = source[0].replace(f"<!-- {name} -->", text)
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("source-read", leave_out_missing)
+    app.connect("source-read", write_commands)
+    app.connect("env-check-consistency", check_reference)

@@ -60,6 +60,12 @@ def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
         logging.getLogger(__name__).warning("reference: expected %s to be in it, found it nowhere.", name)
 
 
+def say_nothing_of_numbers(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
+    """A field of a named tuple is documented by its name and its comment, not by its place."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
 def leave_out_missing(app: Sphinx, page: str, source: list[str]) -> None:
     """Of the index's patterns keep those that a page fits: Sphinx warns of the others."""
     if page == "index":
@@ -80,4 +86,5 @@ def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", leave_out_missing)
     app.connect("source-read", write_commands)
+    app.connect("autodoc-process-docstring", say_nothing_of_numbers)
     app.connect("env-check-consistency", check_reference)

@@ -19,10 +19,10 @@ class Alert(NamedTuple):
     The kind "turn" tells of a turn that raises nothing or something: only hooks with ``every_turn = True`` are called.
     """
 
-    kind: Kind
-    turn_id: str
-    offenders: tuple[str, ...]
-    record: Mapping[str, Any]
+    kind: Kind  #: "review", "drift", "audit_failed" or "turn"
+    turn_id: str  #: as in the record and in the answer's ``response_metadata["safi"]``
+    offenders: tuple[str, ...]  #: names of values
+    record: Mapping[str, Any]  #: the turn's line of the log
 
 
 Hook = Callable[[Alert], object | Awaitable[object]]

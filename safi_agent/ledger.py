@@ -22,10 +22,10 @@ class Finding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: str
-    score: float
-    confidence: float
-    reason: str = ""
+    value: str  #: the value's name, in any spelling
+    score: float  #: -1, 0, 0.5 or 1
+    confidence: float  #: in [0, 1]
+    reason: str = ""  #: the judge's, for the log
 
     @field_validator("score", mode="before")
     @classmethod

@@ -58,11 +58,11 @@ class Value(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    description: str = ""
-    weight: float = Field(ge=0, le=1, allow_inf_nan=False)
-    rubric: str = ""
-    vetoes: tuple[str, ...] = ()  # patterns; a draft that matches one is refused without asking a judge
+    name: str  #: with letters in it; case, spaces and kinds of dashes make no difference
+    description: str = ""  #: what it means
+    weight: float = Field(ge=0, le=1, allow_inf_nan=False)  #: in [0, 1]; 0 makes a hard gate
+    rubric: str = ""  #: what the model and the judges are told in place of the description
+    vetoes: tuple[str, ...] = ()  #: patterns; a draft that matches one is refused without asking a judge
 
     _vetoes = field_validator("vetoes")(_patterns)
 
@@ -85,17 +85,21 @@ class Value(BaseModel):
 
 
 class ValueSet(BaseModel):
-    """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules."""
+    """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules.
+
+    Raises:
+        ValueError: weights that do not sum to 1 within 1e-6, names that are the same, a pattern that is none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1)
-    description: str = ""
-    values: tuple[Value, ...]
-    refusal: str = Field(default=REFUSAL, min_length=1)
-    forbidden: tuple[str, ...] = ()
-    disclaimers: tuple[str, ...] = ()
-    max_chars: int = Field(default=20_000, gt=0)
+    name: str = Field(min_length=1)  #: also the memory key of turns that name none
+    description: str = ""  #: for people
+    values: tuple[Value, ...]  #: in the order in which judges are asked
+    refusal: str = Field(default=REFUSAL, min_length=1)  #: what leaves in place of a draft that is not approved
+    forbidden: tuple[str, ...] = ()  #: patterns that no draft may match
+    disclaimers: tuple[str, ...] = ()  #: texts that every answer carries
+    max_chars: int = Field(default=20_000, gt=0)  #: of a draft; a longer one is refused
 
     _forbidden = field_validator("forbidden")(_patterns)
 

@@ -50,6 +50,10 @@ class Driver:
         """Percent of the trainable weights that are protected, neutral and volatile.
 
         ``"held"``: what the next update will meet; ``"observed"``: what has settled by its own movement, held or not.
+        Above 0.7 is protected, below 0.3 volatile; before any training all is volatile.
+
+        Raises:
+            ValueError: another ``kind``.
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
@@ -68,6 +72,9 @@ class Driver:
             model: the trained model; covered are the parameters that require a gradient.
             batches: what it is run on: of a tuple or list the first entry, of a mapping all entries by name; no labels.
             limit: look at no more batches than this.
+
+        Raises:
+            ValueError: a model with nothing to train, or without the field's layer.
         """
         # Never stepped: it only says which parameters will be trained.
         self.begin(model, [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)])
@@ -76,11 +83,14 @@ class Driver:
         self.end()
 
     def coverage(self) -> dict[str, str]:
-        """The grain at which each trainable parameter is protected; empty before the first training."""
+        """The grain ("subspace", "element", "tensor") of each trainable parameter; empty before the first training."""
         return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
 
     def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state."""
+        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state.
+
+        ``model``, ``state`` and ``step``, and ``ratio`` = state / model.
+        """
         parts = [layer.memory() for layer in self.layers]
         total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
         total["state"] += 0 if self.watch is None else self.watch.field.nbytes
@@ -101,7 +111,10 @@ class Driver:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from this state when training begins: there may be no model on its device yet."""
+        """Continue from this state when training begins: there may be no model on its device yet.
+
+        A state of another model, rule or number of optimizers raises ValueError then.
+        """
         self._waiting, self._resumed = state_dict, True
 
     # --- what a trainer's hooks call ---

@@ -18,12 +18,12 @@ NOISE = 1e-3  # directions with less than this share of the strongest one's ener
 
 
 class EmergenceState(NamedTuple):
-    """One observation, each in [0, 1]."""
+    """One observation."""
 
-    coherence: float
-    novelty: float
-    resonance: float
-    emergence: bool
+    coherence: float  #: in [0, 1]
+    novelty: float  #: in [0, 1]
+    resonance: float  #: in [0, 1]
+    emergence: bool  #: whether coherence >= 0.6 and novelty >= 0.4
 
 
 def coherence(x: Tensor) -> Tensor:
@@ -103,19 +103,19 @@ class EmergenceField:
         self._found: tuple[Tensor, Tensor] | None = None  # directions of the window as it is
 
     def measure_coherence(self, state: Tensor) -> float:
-        """1 − the spectral entropy of the batch's second moment, as a share of the largest possible."""
+        """1 − the spectral entropy of the batch's second moment, as a share of the largest possible: in [0, 1]."""
         return float(self.look(state)[0])
 
     def measure_novelty(self, state: Tensor) -> float:
-        """The share of the states' energy outside the field's directions; 1 before anything was observed."""
+        """The share of the states' energy outside the field's directions, in [0, 1]; 1 before anything was observed."""
         return float(self.look(state)[1])
 
     def measure_resonance(self, state: Tensor) -> float:
-        """The share of the states' energy inside the field, each direction weighted by its energy (strongest: 1)."""
+        """The share of the states' energy inside the field, each direction by its energy (strongest: 1): in [0, 1]."""
         return float(self.look(state)[2])
 
     def detect_emergence(self, coherence: float, novelty: float) -> bool:
-        """Whether something coherent is new."""
+        """Whether something coherent is new: coherence >= 0.6 and novelty >= 0.4."""
         return bool(coherence >= COHERENT and novelty >= NOVEL)
 
     def observe(self, state: Tensor) -> EmergenceState:

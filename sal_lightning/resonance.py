@@ -16,11 +16,11 @@ BLOCK = 512  # states that are compared at once
 class Selection(NamedTuple):
     """What emerged from a number of candidates."""
 
-    chosen: int  # of the candidate that stands for all
-    share: float  # of the voices in its lineage, in (0, 1]
-    entropy: float  # of the lineages' shares, in nats: 0 where all agree, log n where nobody does
-    resonance: float  # mean cosine similarity of the chosen one to all voices, in [-1, 1]: a share without steps
-    lineages: Tensor  # (n,) the index of each candidate's leader
+    chosen: int  #: index of the candidate that stands for all
+    share: float  #: of the voices in its lineage, in (0, 1]
+    entropy: float  #: of the lineages' shares, in nats: 0 where all agree, log n where nobody does
+    resonance: float  #: mean cosine similarity of the chosen one to all voices, in [-1, 1]: a share without steps
+    lineages: Tensor  #: (n,) the index of each candidate's leader
 
 
 def emergence_select(states: Tensor, merge: float = MERGE, weight: Tensor | None = None) -> Selection:

@@ -79,8 +79,8 @@ class StabilityAnalyzer:
     Args:
         model: the module to watch.
         optimizer: watch only the parameters that it owns.
-        sample: weights watched in each tensor.
-        seed: of the choice of weights.
+        sample: weights watched in each tensor, all where it has fewer.
+        seed: of the choice of weights, which is the same on every machine.
     """
 
     def __init__(
@@ -104,7 +104,10 @@ class StabilityAnalyzer:
 
     @torch.no_grad()
     def observe(self, unit: float = 1.0) -> None:
-        """Take in the weights as the last step left them, and this one's gradients, ``unit`` times too large."""
+        """Take in the weights as the last step left them, and this one's gradients, ``unit`` times too large.
+
+        Parameters without a gradient are left out.
+        """
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         if not names:
             return
@@ -136,7 +139,7 @@ class StabilityAnalyzer:
         return spectrum(self.bands())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors only."""
+        """What was seen, as tensors by name: ``places`` (sampled indices) and ``means`` (8, n)."""
         # Of a sharded tensor each process watches a part of its own.
         means = {name: means.clone() for name, means in self.means.items() if not sharded(self.parameters[name])}
         return {"places": {name: self.places[name] for name in means}, "means": means}

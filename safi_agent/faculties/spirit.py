@@ -21,12 +21,12 @@ Map = Callable[[float], float]
 class Assessment(NamedTuple):
     """What one audit says; ``score`` is None where the ledger covers too little, and then μ is as it was."""
 
-    score: int | None
-    profile: dict[str, float]
-    mu: dict[str, float]
-    drift: float | None
-    drift_raw: float | None
-    unscored: tuple[str, ...]
+    score: int | None  #: S in 1..10
+    profile: dict[str, float]  #: p = w ⊙ s by normalised name, each in [-w, w]
+    mu: dict[str, float]  #: μ after this audit, by normalised name
+    drift: float | None  #: d in [0, 1]; None where p or μ is zero
+    drift_raw: float | None  #: the same before it was clamped, in [0, 2]
+    unscored: tuple[str, ...]  #: names of values without a usable row
 
 
 def identity(confidence: float) -> float:
@@ -55,6 +55,14 @@ def assess(
     """Score a ledger against the values and the long-term profile ``mu`` (None: there is none yet).
 
     ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 and keeps its μ.
+
+    Args:
+        ledger: a Finding, or a mapping of its fields, for each value; what cannot be used is as if it were absent.
+        values: the weights w.
+        mu: μ before this audit.
+        beta: in [0, 1); how much of μ stays.
+        phi: what a confidence in [0, 1] counts; as it is by default.
+        sigma: maps the weighted sum in [-1, 1] to the score before it is rounded; by default to [1, 10], linearly.
 
     Raises:
         ValueError: ``beta`` is not in [0, 1).

@@ -50,10 +50,6 @@ class Driver:
         """Percent of the trainable weights that are protected, neutral and volatile.
 
         ``"held"``: what the next update will meet; ``"observed"``: what has settled by its own movement, held or not.
-        Above 0.7 is protected, below 0.3 volatile; before any training all is volatile.
-
-        Raises:
-            ValueError: another ``kind``.
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
@@ -83,14 +79,11 @@ class Driver:
         self.end()
 
     def coverage(self) -> dict[str, str]:
-        """The grain ("subspace", "element", "tensor") of each trainable parameter; empty before the first training."""
+        """The grain at which each trainable parameter is protected; empty before the first training."""
         return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
 
     def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state.
-
-        ``model``, ``state`` and ``step``, and ``ratio`` = state / model.
-        """
+        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state."""
         parts = [layer.memory() for layer in self.layers]
         total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
         total["state"] += 0 if self.watch is None else self.watch.field.nbytes

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -35,6 +35,27 @@ class Layer(NamedTuple):
     def inputs(self) -> int:
         """Its columns, the bias left out."""
         return self.weight.numel() // (self.out * self.groups)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """A weight- or bias-shaped tensor as (groups, out, columns), in single precision at least.
+
+        The same memory where it can be: ``write`` says what was done to it.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x[:, None] if x.dim() == 1 else x.mT if self.transposed else x.flatten(1)
+        return x.view(self.groups, -1, x.shape[-1]) if self.groups > 1 else x[None]
+
+    def write(self, t: Tensor, M: Tensor) -> None:
+        """What was done to the matrix of ``t`` is done to ``t``."""
+        if M.data_ptr() != t.data_ptr():
+            t.copy_(M.mT[0] if self.transposed and t.dim() > 1 else M.reshape(t.shape))
+
+    def along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
+        """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
+        weight, *bias = map(self.matrix, X)
+        U, inputs = U.to(weight.dtype), weight.shape[-1]
+        XU = weight @ U[:, :inputs]
+        return XU.addcmul_(bias[0], U[:, inputs:]) if bias else XU
 
 
 def find(model: nn.Module) -> list[Layer]:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sal_lightning.covering import owned
 from sal_lightning.processes import local, sharded
-from sal_lightning.rules.base import bands
+from sal_lightning.rules.scores import bands
 
 BETA = 0.98  # the signals look back over about fifty steps
 SAMPLE = 2048  # weights watched in each tensor

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sal_lightning.communication import CommunicationLayer
-from sal_lightning.rules.base import HIGH, LOW, Rule, Scores
+from sal_lightning.rules.base import Rule
+from sal_lightning.rules.scores import HIGH, LOW, Scores
 from sal_lightning.stability import StabilitySpectrum
 
 BINS = 20  # equal steps of stability in [0, 1]; the bands begin and end at edges of them

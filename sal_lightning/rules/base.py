@@ -2,34 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sal_lightning import processes
 from sal_lightning.processes import local
-
-# A score above HIGH is protected, below LOW volatile, between (edges included) neutral.
-LOW, HIGH = 0.3, 0.7
+from sal_lightning.rules.scores import Scores, bands
 
 State = dict[str, Any]
-
-
-class Scores(NamedTuple):
-    """Stability in [0, 1], of any shape, and the number of weights that each entry stands for."""
-
-    s: Tensor
-    size: float = 1.0
-
-
-def bands(scores: Tensor, size: float = 1.0) -> Tensor:
-    """Count the scores (any shape), each for ``size`` weights, as (protected, neutral, volatile).
-
-    >>> bands(torch.tensor([0.9, 0.7, 0.5, 0.1]))
-    tensor([1., 2., 1.])
-    """
-    high, low = (scores > HIGH).sum(), (scores < LOW).sum()
-    return torch.stack([high, scores.numel() - high - low, low]).float() * size
 
 
 class Rule(ABC):
@@ -186,6 +168,15 @@ class Rule(ABC):
         for w, h in zip(W, self.held(D), strict=True):
             if w is not None:
                 w.sub_(h)
+
+
+def share_windows(rules: Sequence[Rule]) -> None:
+    """Give all processes one window: the mean of what they saw."""
+    if processes.count() > 1:
+        windows = [rule.window_tensors() for rule in rules]
+        merged = iter(processes.mean([t for window in windows for t in window]))
+        for rule, window in zip(rules, windows, strict=True):
+            rule.set_window([next(merged) for _ in window])
 
 
 def squares(X: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,8 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.processes import gather, local, part, sharded, totals
-from sal_lightning.rules.base import Rule, Scores, State
+from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA
 
 

@@ -1,17 +1,19 @@
 """The subspace rule: stability of the directions of a layer's input."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
-from sal_lightning.directions import Directions
 from sal_lightning.layers import Layer, homogeneous
-from sal_lightning.processes import agree, gather, part, sharded, totals
-from sal_lightning.rules.base import Rule, Scores, State
+from sal_lightning.processes import agree, totals
+from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.firmness import hold, worth
+from sal_lightning.rules.memory import Memory
+from sal_lightning.rules.scores import Scores
 from sal_lightning.window import Window
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
@@ -21,43 +23,7 @@ SETTLE = 16  # steps after which what moved along held directions is put back; u
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 16  # the first batches of a window are all seen, then one in EVERY
 BETA = 0.99  # a window remembers about a hundred steps
-GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
-LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
-
-
-def firmness(s: Tensor, s_rest: Tensor) -> Tensor:
-    """Which share of what the rest passes a direction holds back, less GAP: 0 costs nothing, 1 passes nothing.
-
-    >>> firmness(torch.tensor([1.0, 0.6, 0.22]), torch.tensor(0.2))
-    tensor([1.0000, 0.4737, 0.0000])
-    """
-    share = 1 - (1 - s) / (1 - s_rest).clamp(min=torch.finfo(s.dtype).tiny)
-    return ((share - GAP) / (1 - GAP)).clamp(0, 1)
-
-
-class Memory(NamedTuple):
-    """What is held: directions with their stability, and how the weights have moved along them since."""
-
-    directions: Directions
-    f: Tensor  # (groups, k) of the first k directions: what the rest's hold lets through and theirs does not, in [0, 1]
-    s_rest: Tensor  # (groups,)
-    A: Tensor  # (groups, out, k): W U when it was last put right
-    E: Tensor  # (groups, out, k): how far W U is from what was consolidated
-    size: Tensor  # ‖W U‖ when it was consolidated
-    path: Tensor  # Σ ‖ΔW U‖ over the times it was put right since, before anything was held back
-    steps: Tensor  # how many of them found that anything had moved
-    strength: float  # by which it is held, until it is consolidated anew
-
-    @property
-    def U(self) -> Tensor:
-        """The directions that are held firmer than the rest: (groups, d, k)."""
-        return self.directions.U[..., : self.f.shape[-1]]
-
-    @property
-    def s(self) -> Tensor:
-        """Their stability, (groups, k): ``1 − s = (1 − s̄) (1 − f)``."""
-        return self.s_rest[:, None] + (1 - self.s_rest[:, None]) * self.f
 
 
 class Subspace(Rule):
@@ -165,7 +131,7 @@ class Subspace(Rule):
         m = self.memory
         if m is not None and self.window.Y is not None:
             k = m.f.shape[-1]
-            f, s_rest = self._stability(m.directions, k, self.window.outside(k), m.strength)
+            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength)
             self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
@@ -175,36 +141,14 @@ class Subspace(Rule):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
-        k = self._worth(found)
+        k = worth(found, self.strength)
         # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
-        f, s_rest = self._stability(found, k, torch.zeros_like(found.rest), self.strength)
-        A = self._along(self.weights(), found.U[..., :k]).float()
+        f, s_rest = hold(found, k, torch.zeros_like(found.rest), self.strength)
+        A = self.layer.along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
         self.memory = Memory(found, f, s_rest, A, torch.zeros_like(A), size, zero, zero, self.strength)
         self.waited, self.stirred, self.version = 0, None, self._version()
-
-    def _worth(self, found: Directions) -> int:
-        """How many directions are worth their cost: they are held firmer than the rest where that is fully open."""
-        s = directions.stability(found.lam, self.strength)
-        s_rest = directions.stability(self._rest(found)[:, :-1], self.strength)
-        firm = (firmness(s, s_rest) > 0) * torch.arange(1, s.shape[-1] + 1, device=s.device)
-        return max(1, int(firm.max()))
-
-    def _rest(self, found: Directions) -> Tensor:
-        """Mean energy of the directions after the first k, for k = 0 … K: (groups, K + 1)."""
-        lam, K = found.lam, found.lam.shape[-1]
-        tail = torch.cat([lam, found.rest[:, None] * (self.d - K)], -1).flip(-1).cumsum(-1).flip(-1)
-        return tail / (self.d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
-
-    def _stability(self, found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-        """Of the first k directions ``f``, and of all others as one ``s̄``.
-
-        The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.
-        """
-        s_rest = directions.stability(self._rest(found)[:, k], strength, needed.clamp(LEAST, 1))[:, None]
-        s = directions.stability(found.lam[:, :k], strength)
-        return firmness(s, s_rest), s_rest[:, 0]
 
     @override
     def clear(self) -> None:
@@ -215,7 +159,7 @@ class Subspace(Rule):
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         m = self._held
         H = [torch.zeros_like(x) for x in X]
-        self._take(H, X, self._along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
+        self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
         return [h.neg_() for h in H]
 
     @override
@@ -227,7 +171,7 @@ class Subspace(Rule):
     @override
     def anchor(self) -> None:
         if self.memory is not None:
-            self.memory.A.copy_(self._along(self.weights(), self.memory.U))
+            self.memory.A.copy_(self.layer.along(self.weights(), self.memory.U))
             self.waited, self.stirred, self.version = 0, None, self._version()
 
     def _version(self) -> int:
@@ -241,7 +185,7 @@ class Subspace(Rule):
             super().hold_back(G)
             return
         U = m.U[..., :MASK]
-        self._take(G, None, self._along(G, U) * m.f[:, None, :MASK], U)
+        self._take(G, None, self.layer.along(G, U) * m.f[:, None, :MASK], U)
 
     @override
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
@@ -255,8 +199,8 @@ class Subspace(Rule):
         s_rest = self._held.s_rest[:, None, None]
         for w, w0 in zip(W, W0, strict=True):
             if w is not None:
-                M = self._matrix(w)
-                self._write(w, M.lerp_(self._matrix(w0), s_rest.to(M.dtype)))
+                M = self.layer.matrix(w)
+                self.layer.write(w, M.lerp_(self.layer.matrix(w0), s_rest.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and any(g is not None for g in self.gradients()):
@@ -269,7 +213,7 @@ class Subspace(Rule):
             return
         m, f, s = self._held, self._held.f[:, None, :], self._held.s[:, None, :]
         W = [w if p.requires_grad else None for w, p in zip(self.weights(), self.parameters.values(), strict=True)]
-        WU = self._along(self.weights(), m.U).to(m.A.dtype)
+        WU = self.layer.along(self.weights(), m.U).to(m.A.dtype)
         # Where the optimizer left the weights alone rounding is no movement, and nothing is recalled.
         M = (WU - m.A) * self.stirred
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
@@ -293,33 +237,15 @@ class Subspace(Rule):
         assert self.memory is not None, "nothing is held yet"
         return self.memory
 
-    def _along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
-        """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
-        weight, *bias = map(self._matrix, X)
-        U = U.to(weight.dtype)
-        XU = weight @ U[:, : self.inputs]
-        return XU.addcmul_(bias[0], U[:, self.inputs :]) if bias else XU
-
     def _take(self, T: Sequence[Tensor | None], X: Sequence[Tensor] | None, Y: Tensor, U: Tensor) -> None:
         """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; no X is zero."""
         s_rest = self._held.s_rest[:, None, None]
         for i, t in enumerate(T):
             if t is not None:
-                M, u = self._matrix(t), U[:, self.inputs :] if i else U[:, : self.inputs]
+                M, u = self.layer.matrix(t), U[:, self.inputs :] if i else U[:, : self.inputs]
                 if X is not None:
-                    M.addcmul_(self._matrix(X[i]), s_rest.to(M.dtype), value=-1)
-                self._write(t, M.baddbmm_(Y.to(M.dtype), u.mT.to(M.dtype), alpha=-1))
-
-    def _write(self, t: Tensor, M: Tensor) -> None:
-        """What was done to the matrix of ``t`` is done to ``t``."""
-        if M.data_ptr() != t.data_ptr():
-            t.copy_(M.mT[0] if self.layer.transposed and t.dim() > 1 else M.reshape(t.shape))
-
-    def _matrix(self, x: Tensor) -> Tensor:
-        """As (groups, out, columns), in single precision at least; the same memory where it can be."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x[:, None] if x.dim() == 1 else x.mT if self.layer.transposed else x.flatten(1)
-        return x.view(self.layer.groups, -1, x.shape[-1]) if self.layer.groups > 1 else x[None]
+                    M.addcmul_(self.layer.matrix(X[i]), s_rest.to(M.dtype), value=-1)
+                self.layer.write(t, M.baddbmm_(Y.to(M.dtype), u.mT.to(M.dtype), alpha=-1))
 
     @override
     def stabilities(self) -> list[Scores]:
@@ -334,7 +260,7 @@ class Subspace(Rule):
         m = self.memory
         if m is None:
             return None
-        A = self._along(self.weights(), m.U)
+        A = self.layer.along(self.weights(), m.U)
         energy = m.directions.lam[:, None, : m.f.shape[-1]]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
 
@@ -358,26 +284,17 @@ class Subspace(Rule):
 
     @override
     def pack(self, memory: Memory | None) -> State:
-        if memory is None:
-            return {}
-        state = memory.directions._asdict() | memory._asdict() | {"directions": None}
-        if sharded(self.layer.weight):
-            state |= {name: gather(state[name][0], self.layer.weight)[None] for name in ("A", "E")}
-        return state
+        return {} if memory is None else memory.pack(self.layer.weight)
 
     @override
     def unpack(self, state: State) -> Memory | None:
-        if not state:
-            return None
-        m: dict[str, Any] = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in state.items()}
-        if "A" not in m:  # version 1 put right what each step had moved
-            m["A"] = self._along(self.weights(), m["U"]).to(m["E"].dtype)
-        elif sharded(self.layer.weight):
-            m["A"] = part(m["A"][0], self.layer.weight)[None]
-        E = part(m["E"][0], self.layer.weight)[None] if sharded(self.layer.weight) else m["E"]
-        found = Directions(m["U"], m["lam"], m["rest"])
-        # Version 1 counted steps in Python.
-        steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=self.device)
-        strength = m.get("strength", self.strength)
-        f = m["f"] if "f" in m else 1 - (1 - m["s"]) / (1 - m["s_rest"][:, None]).clamp(min=1e-6)
-        return Memory(found, f, m["s_rest"], m["A"].clone(), E.clone(), m["size"], m["path"], steps, strength)
+        return Memory.unpack(state, self.layer, self.weights(), self.strength) if state else None
+
+
+def keep_pace(rules: Iterable[Rule]) -> None:
+    """Tell those that were put right in this step how far all processes' rows of ``W U`` had moved."""
+    moved = {r: r.moved for r in rules if isinstance(r, Subspace) and r.moved is not None}
+    if moved:
+        sums = totals(list(moved.values()), [rule.layer.weight for rule in moved])
+        for rule, total in zip(moved, sums, strict=True):
+            rule.keep_pace(total)

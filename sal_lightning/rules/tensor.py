@@ -8,7 +8,8 @@ from torch import nn
 from typing_extensions import override
 
 from sal_lightning.processes import gather, part, totals
-from sal_lightning.rules.base import Rule, Scores, State
+from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.scores import Scores
 
 SMOOTHING, START, TAU0, ADAPT, TAU_MIN, TAU_MAX, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
 

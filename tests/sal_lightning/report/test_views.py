@@ -3,7 +3,7 @@ import torch
 
 from sal_lightning import CommunicationLayer, StabilityAnalyzer
 from sal_lightning.report.views import BINS, banded, histogram, views, whole
-from sal_lightning.rules.base import Scores, bands
+from sal_lightning.rules.scores import Scores, bands
 
 
 def trained(protection="subspace"):

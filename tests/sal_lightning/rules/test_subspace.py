@@ -4,7 +4,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sal_lightning import layers
-from sal_lightning.rules import subspace
+from sal_lightning.rules import firmness, subspace
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.window import Window
 
@@ -37,7 +37,7 @@ def narrow(monkeypatch, rank=6, mask=4):
     monkeypatch.setattr(subspace, "MIN_RANK", rank)
     monkeypatch.setattr(subspace, "MAX_RANK", rank)
     monkeypatch.setattr(subspace, "MASK", mask)
-    monkeypatch.setattr(subspace, "GAP", 1e-9)
+    monkeypatch.setattr(firmness, "GAP", 1e-9)
 
 
 class Twin:
@@ -51,7 +51,7 @@ class Twin:
         alpha = 1 / strength
         firm = lam > rest
         U, lam, rank = U[:, firm], lam[firm], int(firm.sum())
-        s_rest = rest / (rest + alpha * subspace.LEAST)
+        s_rest = rest / (rest + alpha * firmness.LEAST)
         self.s = (lam / (lam + alpha)).clamp(min=s_rest)
         self.S = U @ torch.diag(self.s) @ U.T + s_rest * (torch.eye(d) - U @ U.T)
         V, v = U[:, :mask], self.s[:mask]
@@ -272,12 +272,12 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
     lam = torch.linspace(1.6, 1, 40) * 40 / torch.linspace(1, 1.6, 40).sum()
     passes = lambda energy: 1 / (energy + 1)  # noqa: E731
     for k in range(30, 0, -1):  # the weakest that passes less than 95 % of what it and all weaker ones pass on average
-        if passes(lam[k - 1]) < (1 - subspace.GAP) * passes(lam[k - 1 :].mean()):
+        if passes(lam[k - 1]) < (1 - firmness.GAP) * passes(lam[k - 1 :].mean()):
             break
     assert 1 < k < 30
     assert rule.memory.E.shape == (1, 6, k)
     # While new data uses the rest as much as the mean of all directions, it is fully open.
-    for need, alpha in ((None, subspace.LEAST), (10.0, 1.0), (0.5, 0.5)):
+    for need, alpha in ((None, firmness.LEAST), (10.0, 1.0), (0.5, 0.5)):
         if need:
             rule.window.outside = lambda k, need=need: torch.tensor([need])
             rule.reopen()
@@ -285,7 +285,7 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
         torch.testing.assert_close(rule.memory.s_rest, s_rest[None], atol=1e-5, rtol=1e-5)
     rule.window.outside = lambda k: torch.tensor([1.0])
     rule.reopen()
-    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - subspace.GAP)
+    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)
     held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
     torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)
 

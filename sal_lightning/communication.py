@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,23 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import covering, processes
-from sal_lightning.covering import Coverage
+from sal_lightning import covering
+from sal_lightning.covering import Coverage, Eye
+from sal_lightning.hearing import Hearing
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
-from sal_lightning.readback import Readback
-from sal_lightning.remembering import energy, run
-from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.subspace import Subspace
-from sal_lightning.rules.tokens import Tokens
+from sal_lightning.provisional import Provisional
+from sal_lightning.reached import Reached
+from sal_lightning.remembering import energy, gradients_kept, run
+from sal_lightning.rules.base import Rule, State, share_windows
+from sal_lightning.rules.subspace import keep_pace
+from sal_lightning.scaling import unit
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 from sal_lightning.stepping import Stepping
+from sal_lightning.surroundings import exactly
 
 VERSION = 2  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
-_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 
 class CommunicationLayer:
@@ -90,14 +91,10 @@ class CommunicationLayer:
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._reached: dict[Subspace | Tokens, None] = {}  # the eyes whose layer ran in this step, in order
-        self._answer: Readback | None = None  # this step's surprise, on its way from the device
-        self._known = set[Rule]()  # the eyes whose layer ever ran,
-        self._forward = set[Rule]()  # and not only in a backward pass, as under reentrant checkpointing
-        self._trusted: dict[Rule, Any] | None = None  # what was held before a change was suspected
+        self._hearing, self._reached = Hearing(self.heard), Reached(self._coverage)
+        self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
-        self._analyzed = self._protected = self._skipped = self._remembering = False
-        self._listening: dict[Rule, RemovableHandle] = {}
+        self._analyzed = self._protected = self._skipped = False  # in the step that is under way
         self._coverage.grow()
         self.attach()
 
@@ -107,7 +104,7 @@ class CommunicationLayer:
         return self._coverage.rules
 
     @property
-    def eyes(self) -> list[Subspace | Tokens]:
+    def eyes(self) -> list[Eye]:
         """Those that listen to forward passes."""
         return self._coverage.eyes
 
@@ -115,25 +112,25 @@ class CommunicationLayer:
         """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
         if (self._analyzed and self._in_step) or not self._has_gradients():
             return
-        with _exactly(self._device):
+        with exactly(self._device):
             self._cover()
-            unit = self._unit()
-            self._skipped = unit is None
-            if unit is None:
+            size = unit(self.scaler, self.optimizer, self.rules)
+            self._skipped = size is None
+            if size is None:
                 self.skips += 1
                 self.forget_step()
                 return
             self._analyzed = True  # a closure may come several times in one step
             self.step += 1
             if self.analyzer is not None and self.step % STRIDE == 1:
-                self.analyzer.observe(unit)
-            surprise = self._surprise()
+                self.analyzer.observe(size)
+            surprise = self._reached.surprise()
             self._hand_over_unreached()
             familiar = self._familiar(surprise)
-            due = [rule for rule in self.rules if familiar and rule.due and rule in self._known]
-            for rule in self._observers():
-                rule.observe(unit) if familiar else rule.forget_step()
-            self._share(due)
+            due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
+            for rule in self._reached.observers():
+                rule.observe(size) if familiar else rule.forget_step()
+            share_windows(due)
             for rule in due:
                 rule.reopen()
             self.forget_step()
@@ -146,7 +143,7 @@ class CommunicationLayer:
         if self._skipped:
             return
         self._protected = True
-        with _exactly(self._device):
+        with exactly(self._device):
             if not self._in_step:
                 self._forget_weights()  # of a step that was skipped
             for rule in self.rules:
@@ -156,27 +153,27 @@ class CommunicationLayer:
 
     def restore(self) -> None:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
-        with _exactly(self._device):
+        with exactly(self._device):
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
-            self._keep_pace()
+            keep_pace(self.rules)
 
     def settle(self, together: bool = True) -> None:
         """Put back at once what ``restore()`` leaves for later: it looks along held directions every few steps.
 
         Not ``together``: other processes may be gone, and are not asked.
         """
-        with _exactly(self._device):
+        with exactly(self._device):
             for rule in self.rules:
                 if rule.holds:
                     rule.settle()
             if together:
-                self._keep_pace()
+                keep_pace(self.rules)
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
-        with _exactly(self._device):
-            self._dismiss()
-            self._consolidate()
+        with exactly(self._device):
+            self._provisional.dismiss()
+            self._coverage.consolidate()
             self._begin_window()
 
     def remember(
@@ -191,27 +188,20 @@ class CommunicationLayer:
             forward: how to run the model on a batch, if not so.
             limit: look at no more batches than this.
         """
-        self._dismiss()
-        training, grads = self.model.training, [p.grad for p in self.model.parameters()]
+        forward = forward or partial(run, self.model)
+        self._provisional.dismiss()
         self._clear_windows()
+        training = self.model.training
         self.model.eval()
-        self._remembering = True
+        self._hearing.always = True
         try:
-            for batch in islice(batches, limit):
-                self.model.zero_grad(set_to_none=True)
-                with torch.enable_grad():
-                    torch.autograd.backward(energy(forward(batch) if forward else run(self.model, batch)))
-                self._hand_over_unreached()
-                with _exactly(self._device):
-                    for rule in self._observers():
-                        rule.observe()
-                    self.forget_step()
+            with gradients_kept(self.model):
+                for batch in islice(batches, limit):
+                    self._look_at(batch, forward)
         finally:
-            self._remembering = False
+            self._hearing.always = False
             self.model.train(training)
-            for p, grad in zip(self.model.parameters(), grads, strict=True):
-                p.grad = grad
-        self._share(self.rules)
+        share_windows(self.rules)
         self.consolidate()
 
     def spectrum(self) -> StabilitySpectrum:
@@ -250,7 +240,7 @@ class CommunicationLayer:
         self.detach()
         self._attached = True
         for eye in self.eyes:
-            self._listen(eye)
+            self._hearing.listen(eye)
         if self.optimizer is not None:
             self._stepping = Stepping(self.optimizer, self)
         elif self.settings.protection != "tensor":
@@ -262,9 +252,7 @@ class CommunicationLayer:
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
-        for handle in self._listening.values():
-            handle.remove()
-        self._listening.clear()
+        self._hearing.remove()
         if self._stepping is not None:
             self._stepping.remove()
         self._stepping, self._attached = None, False
@@ -274,7 +262,6 @@ class CommunicationLayer:
 
         Where parameters are sharded every process has to call it.
         """
-        trusted = self._trusted
         return {
             "version": VERSION,
             "protection": self.settings.protection,
@@ -282,9 +269,8 @@ class CommunicationLayer:
             "events": list(self.events),
             "novelty": self.novelty.state_dict(),
             **self._coverage.state_dict(),
-            "trusted": None if trusted is None else {rule.name: rule.pack(memory) for rule, memory in trusted.items()},
-            # Rows of passes that another optimizer has stepped since.
-            "pending": {eye.name: eye.pending() for eye in self._reached},
+            "trusted": self._provisional.state_dict(),
+            "pending": self._reached.pending(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -302,15 +288,8 @@ class CommunicationLayer:
         self._coverage.load_state_dict(state)
         self.step, self.events = state["step"], list(state["events"])
         self.novelty.load_state_dict(state["novelty"])
-        rules = {rule.name: rule for rule in self.rules}
-        trusted = state["trusted"]
-        if trusted is not None:
-            self._trusted = {rules[name]: rules[name].unpack(kept) for name, kept in trusted.items() if name in rules}
-        eyes = {eye.name: eye for eye in self.eyes}
-        for name, seen in state.get("pending", {}).items():
-            if name in eyes:
-                eyes[name].resume(seen)
-                self._reached[eyes[name]] = None
+        self._provisional.load_state_dict(state["trusted"])
+        self._reached.resume(state.get("pending", {}))
 
     # --- asking ---
 
@@ -326,14 +305,12 @@ class CommunicationLayer:
             return True
         evidence = self.novelty.weigh(surprise)
         if evidence < SUSPECT:
-            self._dismiss()
+            self._provisional.dismiss()
             self._learn(surprise)
             return True
-        if self._trusted is None:
-            self._trusted = {rule: rule.memory for rule in self.rules}
-            self._consolidate()
+        self._provisional.hold()
         if evidence >= CONFIRM:
-            self._trusted = None
+            self._provisional.confirm()
             self._begin_window()
         return False
 
@@ -342,44 +319,6 @@ class CommunicationLayer:
             for eye in self.eyes:
                 eye.look()
 
-    def _surprise(self) -> float | None:
-        """How unusual the rows of all processes are on average; None while nobody can say."""
-        answer, first = self._answer, self._first()
-        parts = None if first is None else first.surprise
-        if processes.count() > 1:
-            return self._common_surprise(parts) if self.eyes else None
-        if answer is None:
-            answer = None if parts is None else Readback(parts)
-        total, n = answer.read() if answer is not None else (0.0, 0.0)
-        return total / n if n else None
-
-    def _common_surprise(self, parts: Tensor | None) -> float | None:
-        """The surprise of all processes; a layer that ran in one of them is known in all."""
-        known = torch.tensor([float(eye in self._known) for eye in self.eyes], device=self._device)
-        parts = known.new_zeros(2) if parts is None else parts
-        total, n, *anywhere = processes.mean([torch.cat([parts, known])])[0].tolist()
-        self._known.update(eye for eye, share in zip(self.eyes, anywhere, strict=True) if share)
-        return total / n if n else None
-
-    def _dismiss(self) -> None:
-        """It was no change: hold again what was held before."""
-        for rule, memory in (self._trusted or {}).items():
-            rule.memory = memory
-        self._trusted = None
-
-    def _share(self, rules: Sequence[Rule]) -> None:
-        """Give all processes one window: the mean of what they saw."""
-        if processes.count() > 1:
-            windows = [rule.window_tensors() for rule in rules]
-            merged = iter(processes.mean([t for window in windows for t in window]))
-            for rule, window in zip(rules, windows, strict=True):
-                rule.set_window([next(merged) for _ in window])
-
-    def _consolidate(self) -> None:
-        """Add what was seen to what is held."""
-        for rule in self.rules:
-            rule.consolidate()
-
     def _begin_window(self) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
         self.events.append(self.step)
@@ -387,61 +326,26 @@ class CommunicationLayer:
 
     def _clear_windows(self) -> None:
         self.novelty.clear()
-        for rule in self._coverage.everybody():
-            rule.clear()
+        self._coverage.clear()
 
-    def _first(self) -> Subspace | Tokens | None:
-        """The layer that the forward pass of this step reached first: novelty is asked there."""
-        return next(iter(self._reached), None)
+    def _look_at(self, batch: Any, forward: Callable[[Any], Any]) -> None:
+        """Take in what the model does on this batch."""
+        self.model.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            torch.autograd.backward(energy(forward(batch)))
+        self._hand_over_unreached()
+        with exactly(self._device):
+            for rule in self._reached.observers():
+                rule.observe()
+            self.forget_step()
 
-    def _observers(self) -> list[Rule]:
-        first = self._first()
-        return self.rules if first is None or first in self.rules else [*self.rules, first]
+    # --- what its hooks tell ---
 
-    def _unit(self) -> float | None:
-        """What the gradients are multiplied by; None if the loss scaler will skip this step."""
-        if self.scaler is None or not self.scaler.is_enabled():
-            return 1.0
-        grads = [g for rule in self.rules for g in rule.gradients() if g is not None]
-        finite = torch.stack([torch.isfinite(g.coalesce().values() if g.is_sparse else g).all() for g in grads]).all()
-        if processes.mean([finite.float()])[0] != 1:
-            return None
-        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        return self.scaler.get_scale() if fused else 1.0
-
-    # --- listening ---
-
-    def _listen(self, eye: Subspace | Tokens) -> None:
-        self._listening[eye] = _module(eye).register_forward_pre_hook(self._listener(eye), with_kwargs=True)
-
-    def _listener(self, eye: Subspace | Tokens) -> Callable[..., None]:
-        weight = next(iter(eye.parameters.values()))
-        watched = _module(eye)
-
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            training = module.training and torch.is_grad_enabled() and weight.requires_grad
-            if module is not watched or not (self._remembering or training):
-                return  # evaluation, or a copy of the model: hooks are copied with it
-            if in_backward():
-                if eye in self._forward:
-                    return  # run again for its activations
-            else:
-                self._forward.add(eye)
-            if self._stepping is not None:
-                self._stepping.forward_begins()
-            self._known.add(eye)
-            self._reached.setdefault(eye)
-            ask = self._first() is eye
-            if ask or (eye.due and eye in self.rules):
-                with _exactly(self._device):
-                    given = args + tuple(kwargs[k] for k in _INPUTS if k in kwargs)
-                    eye.see(tuple(map(processes.local, given)), self.step, ask)
-                if ask and eye.surprise is not None and processes.count() == 1:
-                    self._answer = Readback(eye.surprise)
-
-        listener: Callable[..., None] = listen
-        return listener
+    def heard(self, eye: Eye, given: tuple[Any, ...]) -> None:
+        """A layer is called in training."""
+        if self._stepping is not None:
+            self._stepping.forward_begins()
+        self._reached.see(eye, given, self.step)
 
     @property
     def _in_step(self) -> bool:
@@ -474,17 +378,14 @@ class CommunicationLayer:
 
     def begin_anew(self) -> None:
         """Take the weights as they are: whatever moved them since the last step was meant."""
-        with _exactly(self._device):
+        with exactly(self._device):
             for rule in self.rules:
                 rule.anchor()
         self.forget_step()
 
     def forget_step(self) -> None:
         """Drop what was gathered since the last step."""
-        for eye in self.eyes:
-            eye.forget_step()
-        self._reached.clear()
-        self._answer = None
+        self._reached.forget()
 
     # --- covering ---
 
@@ -497,23 +398,16 @@ class CommunicationLayer:
         """Take in the parameters that began to learn."""
         new = self._coverage.grow()
         for eye in new or []:
-            self._listen(eye)
+            self._hearing.listen(eye)
         if new is not None and self.analyzer is not None:
             self.analyzer.watch(covering.owned(self.model, self.optimizer))
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
-        if self.step == 1 and not self._remembering:
+        if self.step == 1 and not self._hearing.always:
             return  # the gradient may be older than these hooks
-        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._known]
+        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._reached.known]
         self._coverage.hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
-
-    def _keep_pace(self) -> None:
-        moved = {r: r.moved for r in self.rules if isinstance(r, Subspace) and r.moved is not None}
-        if moved:
-            totals = processes.totals(list(moved.values()), [rule.layer.weight for rule in moved])
-            for rule, total in zip(moved, totals, strict=True):
-                rule.keep_pace(total)
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:
@@ -522,21 +416,4 @@ class CommunicationLayer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-def _module(eye: Subspace | Tokens) -> nn.Module:
-    return eye.layer.module if isinstance(eye, Subspace) else eye.table
-
-
-def in_backward() -> bool:
-    """Whether a backward pass is running: under checkpointing it runs forward passes again."""
-    return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
-
-
-@contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in the tensors' own precision whatever the loop around it casts to."""
-    casts = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
-    with torch.no_grad(), casts:
-        yield
+        return self._coverage.device

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -13,6 +14,8 @@ from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
 from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings
+
+Eye = Subspace | Tokens  # a rule that looks at its layer's input
 
 
 def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Parameter]:
@@ -54,9 +57,9 @@ def rules_for(settings: Settings, parameters: dict[str, nn.Parameter], model: nn
     return rules + ([Element(left, settings.strength)] if left else [])
 
 
-def layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Module) -> list[Subspace | Tokens]:
+def layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Module) -> list[Eye]:
     """One rule a layer that is understood; takes its parameters out of ``left``."""
-    rules: list[Subspace | Tokens] = []
+    rules: list[Eye] = []
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model):
         if names.get(id(layer.weight)) not in left:
@@ -68,7 +71,7 @@ def layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Mod
     return rules
 
 
-def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Subspace | Tokens:
+def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
     if isinstance(layer.module, nn.Embedding):
         return Tokens(layer.name, names, layer.module, settings.strength)
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)
@@ -80,12 +83,12 @@ class Coverage:
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, settings: Settings) -> None:
         self.model, self.optimizer, self.settings = model, optimizer, settings
         self.rules: list[Rule] = []
-        self.eyes: list[Subspace | Tokens] = []  # what listens to forward passes
+        self.eyes: list[Eye] = []  # what listens to forward passes
         # Of a loaded state, what belongs to parameters that do not learn yet.
         self.waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
         self._learning = -1  # how many parameters learned when they were last covered
 
-    def grow(self) -> list[Subspace | Tokens] | None:
+    def grow(self) -> list[Eye] | None:
         """Cover what began to learn; returns the new eyes, None if it is the same as before."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         learning = sum(learns(p) for group in groups for p in group["params"])
@@ -95,7 +98,7 @@ class Coverage:
         covered = {id(p) for rule in self.rules for p in rule.parameters.values()}
         new = {n: p for n, p in owned(self.model, self.optimizer).items() if id(p) not in covered}
         rules = rules_for(self.settings, new, self.model) if new else []
-        eyes = [rule for rule in rules if isinstance(rule, Subspace | Tokens)]
+        eyes = [rule for rule in rules if isinstance(rule, Eye)]
         if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
             known = {eye.name for eye in self.eyes}
             eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
@@ -108,6 +111,21 @@ class Coverage:
             self.rules.remove(rule)
             self.eyes = [eye for eye in self.eyes if eye is not rule]
             self._take_in([Element(rule.parameters, self.settings.strength)], [])
+
+    def consolidate(self) -> None:
+        """Add what was seen to what is held."""
+        for rule in self.rules:
+            rule.consolidate()
+
+    def clear(self) -> None:
+        """Look at what comes with fresh eyes."""
+        for rule in self.everybody():
+            rule.clear()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives now."""
+        return next(self.model.parameters()).device
 
     def grains(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
@@ -140,7 +158,7 @@ class Coverage:
         self.waiting = {key: dict(state[key]) for key in self.waiting}
         self._resume(self.rules, self.eyes)
 
-    def _take_in(self, rules: list[Rule], eyes: list[Subspace | Tokens]) -> None:
+    def _take_in(self, rules: list[Rule], eyes: list[Eye]) -> None:
         for rule in rules:
             rule.alone = self.optimizer is None
             mine = next((r for r in self.rules if isinstance(r, Element) and r.name == rule.name), None)

@@ -1,6 +1,7 @@
 """Looking at what a trained model does, without labels: run it on a batch, and how much each weight matters there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, is_floating_point, nn
@@ -26,3 +27,14 @@ def energy(output: Any) -> Tensor:
         output = next(x for x in output if isinstance(x, list | tuple) or is_floating_point(x))
     squares: Tensor = output.float().square().sum()
     return squares / (2 * max(len(output), 1))
+
+
+@contextmanager
+def gradients_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the gradients are what they were."""
+    grads = [p.grad for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for p, grad in zip(model.parameters(), grads, strict=True):
+            p.grad = grad

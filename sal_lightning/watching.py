@@ -11,9 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning import processes
-from sal_lightning.communication import in_backward
 from sal_lightning.field import EmergenceField
 from sal_lightning.layers import plain_name, sample
+from sal_lightning.surroundings import in_backward
 
 AUTO = "auto"  # the last Linear
 ROWS = 128  # rows of a step that are looked at

@@ -1,4 +1,3 @@
-import copy
 import warnings
 
 import pytest
@@ -7,40 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sal_lightning import CommunicationLayer
-
-
-def net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
-
-
-def task(t, n=64, seed=0):
-    """Regression on inputs that live in four of twelve directions, other ones for each task."""
-    generator = torch.Generator().manual_seed(1000 * t + seed)
-    x = torch.zeros(n, 12)
-    x[:, 4 * t : 4 * t + 4] = torch.randn(n, 4, generator=generator) + 1
-    return x, x[:, 4 * t : 4 * t + 4].roll(t, 1)
-
-
-def train(model, optimizer, t, steps, comm=None, start=0):
-    """Trains by the seeds' two lines; returns the last loss."""
-    for i in range(start, start + steps):
-        x, y = task(t, seed=i)
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(x), y)
-        loss.backward()
-        if comm is not None:
-            comm.analyze()
-            comm.protect()
-        optimizer.step()
-    return loss.item()
-
-
-def loss(model, t):
-    x, y = task(t, n=512, seed=999)
-    with torch.no_grad():
-        return F.mse_loss(model(x), y).item()
-
+from tests.sal_lightning.tasks import loss, net, task, train
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -153,69 +119,6 @@ def test_restore_by_hand_does_what_the_hook_does():
         assert torch.equal(a, b)
 
 
-def test_a_closure_gives_the_same_weights_as_a_plain_step():
-    results = []
-    for closed in (False, True):
-        model = net()
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        comm = CommunicationLayer(model, optimizer)
-        for i in range(60):
-            x, y = task(i // 40, seed=i)
-
-            def closure(x=x, y=y, optimizer=optimizer, model=model, comm=comm):
-                optimizer.zero_grad()
-                value = F.mse_loss(model(x), y)
-                value.backward()
-                comm.analyze()
-                comm.protect()
-                return value
-
-            if closed:
-                optimizer.step(closure)
-            else:
-                closure()
-                optimizer.step()
-        results.append([p.detach().clone() for p in model.parameters()])
-    for a, b in zip(*results, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_an_optimizer_that_calls_super_step_is_restored_once():
-    class Child(torch.optim.Adam):
-        def step(self, closure=None):
-            return super().step(closure)
-
-    torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # from now on torch hooks the parent's step too
-    results = []
-    for kind in (torch.optim.Adam, Child):
-        model = net()
-        optimizer = kind(model.parameters(), lr=5e-3)
-        comm = CommunicationLayer(model, optimizer)
-        for i in range(60):
-            train(model, optimizer, i // 40, 1, comm, start=i)
-        results.append([p.detach().clone() for p in model.parameters()])
-    for a, b in zip(*results, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_alone():
-    model = net()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    comm = CommunicationLayer(model, optimizer)
-    train(model, optimizer, 0, 100, comm)
-    assert not any(rule.holds for rule in comm.rules)
-    before = loss(model, 0)
-    train(model, optimizer, 1, 1, comm)
-    assert all(rule.holds for rule in comm.rules)  # from this very batch on
-    assert loss(model, 0) == pytest.approx(before, rel=0.1)
-    assert comm.events == []
-    train(model, optimizer, 0, 1, comm, start=100)
-    assert not any(rule.holds for rule in comm.rules)
-    assert comm.events == []
-    train(model, optimizer, 1, 3, comm)
-    assert comm.events == [105]
-
-
 def test_consolidation_by_hand_and_by_the_clock():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
@@ -229,93 +132,6 @@ def test_consolidation_by_hand_and_by_the_clock():
     clock = CommunicationLayer(model, optimizer, consolidate_on=20)
     train(model, optimizer, 0, 50, clock)
     assert clock.events == [20, 40]
-
-
-def test_remember_protects_a_pretrained_model_without_labels():
-    forgotten = {}
-    for remembered in (False, True):
-        model = net()
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        train(model, optimizer, 0, 400)
-        model.train()
-        comm = CommunicationLayer(model, optimizer, consolidate_on=None)
-        if remembered:
-            grads = [p.grad for p in model.parameters()]
-            comm.remember([task(0, seed=i) for i in range(30)])
-            assert model.training
-            assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
-            assert comm.events == [0]
-        first = loss(model, 0)
-        train(model, optimizer, 1, 300, comm)
-        forgotten[remembered] = loss(model, 0) - first
-        assert loss(model, 1) < 0.15
-    assert forgotten[True] < 0.35 * forgotten[False]
-
-
-def test_remember_takes_mappings_a_forward_of_ones_own_and_a_limit():
-    class Named(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.norm, self.calls = nn.Linear(4, 2), nn.LayerNorm(2), 0
-
-        def forward(self, values):
-            self.calls += 1
-            return {"logits": self.norm(self.layer(values))}
-
-    model = Named()
-    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), consolidate_on=None)
-    comm.remember(({"values": torch.randn(8, 4)} for _ in range(100)), limit=3)
-    assert model.calls == 3
-    comm.remember([torch.randn(8, 4)], forward=lambda x: model(2 * x))
-    assert model.calls == 4
-    assert len(comm.events) == 2
-
-
-def test_coverage_names_every_parameter_and_its_grain():
-    class Mixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.norm, self.conv = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1)
-            self.attention, self.frozen = nn.MultiheadAttention(4, 2), nn.Linear(4, 4).requires_grad_(False)
-
-    model = Mixed()
-    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
-    coverage = comm.coverage()
-    assert set(coverage) == {n for n, p in model.named_parameters() if p.requires_grad}
-    assert {n for n, grain in coverage.items() if grain == "element"} == {
-        "norm.weight",
-        "norm.bias",
-        "attention.out_proj.weight",
-        "attention.out_proj.bias",
-    }
-    for grain in ("element", "tensor"):
-        comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), protection=grain)
-        assert set(comm.coverage().values()) == {grain}
-
-
-def test_a_layer_used_without_being_called_is_protected_weight_by_weight():
-    class Functional(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.called, self.used = nn.Linear(4, 4), nn.Linear(4, 1)
-
-        def forward(self, x):
-            return F.linear(self.called(x), self.used.weight, self.used.bias)
-
-    model = Functional()
-    optimizer = torch.optim.Adam(model.parameters())
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
-    for _ in range(2):
-        model(torch.randn(8, 4)).sum().backward()
-        comm.analyze()
-    coverage = comm.coverage()
-    assert coverage["called.weight"] == "subspace"
-    assert coverage["used.weight"] == coverage["used.bias"] == "element"
-    comm.consolidate()
-    again = CommunicationLayer(model, optimizer, consolidate_on=None)
-    again.load_state_dict(comm.state_dict())
-    assert again.coverage() == coverage
-    assert again.spectrum() == comm.spectrum()
 
 
 def test_memory_of_the_default_on_the_published_net_stays_below_one_and_a_half_times_its_parameters():
@@ -336,27 +152,6 @@ def test_memory_of_the_default_on_the_published_net_stays_below_one_and_a_half_t
     assert all(rule.before is None for rule in comm.rules)
 
 
-def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
-    """Saved in the middle of a suspicion, the hardest moment."""
-    weights = []
-    for split in (None, 101):
-        model = net()
-        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        comm = CommunicationLayer(model, optimizer)
-        for i in range(110):
-            if i == split:
-                torch.save(comm.state_dict(), tmp_path / "state.pt")
-                comm.detach()
-                comm = CommunicationLayer(model, optimizer)
-                comm.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-                assert comm._trusted is not None
-            train(model, optimizer, int(i >= 100), 1, comm, start=i)
-        assert comm.events == [103]
-        weights.append([p.detach().clone() for p in model.parameters()])
-    for a, b in zip(*weights, strict=True):
-        assert torch.equal(a, b)
-
-
 def test_a_state_that_does_not_fit_is_refused():
     model = net()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
@@ -368,85 +163,3 @@ def test_a_state_that_does_not_fit_is_refused():
     other = nn.Sequential(nn.Linear(3, 3))
     with pytest.raises(ValueError, match="same model"):
         CommunicationLayer(other, torch.optim.Adam(other.parameters())).load_state_dict(state)
-
-
-def test_wrong_partners_are_refused():
-    with pytest.raises(ValueError, match=r"optimizer.*own parameters of model"):
-        CommunicationLayer(net(), torch.optim.Adam(net().parameters()))
-    for model in (nn.ReLU(), net().requires_grad_(False)):
-        with pytest.raises(ValueError, match=r"model.*require a gradient"):
-            CommunicationLayer(model)
-
-
-def test_only_what_the_optimizer_owns_is_covered():
-    model = net()
-    comm = CommunicationLayer(model, torch.optim.Adam(model[2].parameters()))
-    assert set(comm.coverage()) == {"2.weight", "2.bias"}
-
-
-def test_complex_weights_are_protected_weight_by_weight():
-    model = nn.Linear(4, 2, dtype=torch.complex64)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
-    assert set(comm.coverage().values()) == {"element"}
-    for _ in range(3):
-        model(torch.randn(8, 4, dtype=torch.complex64)).abs().square().mean().backward()
-        comm.analyze()
-        comm.protect()
-        optimizer.step()
-        comm.consolidate()
-    assert comm.spectrum().protected > 0
-
-
-def test_steps_without_gradients_and_evaluation_are_not_observed():
-    model = net()
-    optimizer = torch.optim.Adam(model.parameters())
-    comm = CommunicationLayer(model, optimizer)
-    comm.analyze()
-    comm.protect()
-    optimizer.step()
-    model.eval()
-    model(torch.randn(4, 12))
-    model.train()
-    with torch.no_grad():
-        model(torch.randn(4, 12))
-    assert comm.step == 0
-    assert not comm._reached
-
-
-def test_detached_it_leaves_the_model_alone():
-    model = net()
-    optimizer = torch.optim.Adam(model.parameters())
-    comm = CommunicationLayer(model, optimizer)
-    comm.detach()
-    plain = copy.deepcopy(model)
-    train(model, optimizer, 0, 10)
-    train(plain, torch.optim.Adam(plain.parameters()), 0, 10)
-    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert not model[0]._forward_pre_hooks
-
-
-def test_attention_is_protected_like_other_projections():
-    torch.manual_seed(0)
-    model = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e5)
-    past = [torch.randn(8, 5, 2) @ torch.randn(2, 12, generator=torch.Generator().manual_seed(1)) for _ in range(60)]
-    for x in past:
-        optimizer.zero_grad()
-        model(x).square().mean().backward()
-        comm.analyze()
-        comm.protect()
-        optimizer.step()
-    comm.consolidate()
-    query = lambda x: F.linear(x, model.self_attn.in_proj_weight, model.self_attn.in_proj_bias).detach()  # noqa: E731
-    before, start = query(past[0]), model.self_attn.in_proj_weight.detach().clone()
-    for _ in range(50):
-        optimizer.zero_grad()
-        (model(torch.randn(8, 5, 12)) - 1).square().mean().backward()
-        comm.analyze()
-        comm.protect()
-        optimizer.step()
-    moved = (model.self_attn.in_proj_weight - start).norm() / start.norm()
-    assert (query(past[0]) - before).norm() / before.norm() < 0.1 * moved

@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning import covering
+from sal_lightning import CommunicationLayer, covering
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
 from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings
+from tests.sal_lightning.tasks import net
 
 
 def model():
@@ -60,3 +61,53 @@ def test_compiled_modules_keep_their_names():
     compiled = nn.Module()
     compiled._orig_mod = nn.Sequential(nn.Linear(2, 2))  # as torch.compile wraps it
     assert set(covering.owned(compiled, None)) == {"0.weight", "0.bias"}
+
+
+def test_coverage_names_every_parameter_and_its_grain():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.norm, self.conv = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1)
+            self.attention, self.frozen = nn.MultiheadAttention(4, 2), nn.Linear(4, 4).requires_grad_(False)
+
+    model = Mixed()
+    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
+    coverage = comm.coverage()
+    assert set(coverage) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, grain in coverage.items() if grain == "element"} == {
+        "norm.weight",
+        "norm.bias",
+        "attention.out_proj.weight",
+        "attention.out_proj.bias",
+    }
+    for grain in ("element", "tensor"):
+        comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), protection=grain)
+        assert set(comm.coverage().values()) == {grain}
+
+
+def test_only_what_the_optimizer_owns_is_covered():
+    model = net()
+    comm = CommunicationLayer(model, torch.optim.Adam(model[2].parameters()))
+    assert set(comm.coverage()) == {"2.weight", "2.bias"}
+
+
+def test_complex_weights_are_protected_weight_by_weight():
+    model = nn.Linear(4, 2, dtype=torch.complex64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    assert set(comm.coverage().values()) == {"element"}
+    for _ in range(3):
+        model(torch.randn(8, 4, dtype=torch.complex64)).abs().square().mean().backward()
+        comm.analyze()
+        comm.protect()
+        optimizer.step()
+        comm.consolidate()
+    assert comm.spectrum().protected > 0
+
+
+def test_wrong_partners_are_refused():
+    with pytest.raises(ValueError, match=r"optimizer.*own parameters of model"):
+        CommunicationLayer(net(), torch.optim.Adam(net().parameters()))
+    for model in (nn.ReLU(), net().requires_grad_(False)):
+        with pytest.raises(ValueError, match=r"model.*require a gradient"):
+            CommunicationLayer(model)

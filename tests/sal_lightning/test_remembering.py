@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from sal_lightning import CommunicationLayer
 from sal_lightning.remembering import energy, run
+from tests.sal_lightning.tasks import loss, net, task, train
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,43 @@ def test_batches_as_loaders_give_them():
     expected = model(x)
     for batch in (x, (x, torch.zeros(3)), [x], {"input": x}):
         torch.testing.assert_close(run(model, batch), expected)
+
+
+def test_remember_protects_a_pretrained_model_without_labels():
+    forgotten = {}
+    for remembered in (False, True):
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        train(model, optimizer, 0, 400)
+        model.train()
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+        if remembered:
+            grads = [p.grad for p in model.parameters()]
+            comm.remember([task(0, seed=i) for i in range(30)])
+            assert model.training
+            assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+            assert comm.events == [0]
+        first = loss(model, 0)
+        train(model, optimizer, 1, 300, comm)
+        forgotten[remembered] = loss(model, 0) - first
+        assert loss(model, 1) < 0.15
+    assert forgotten[True] < 0.35 * forgotten[False]
+
+
+def test_remember_takes_mappings_a_forward_of_ones_own_and_a_limit():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm, self.calls = nn.Linear(4, 2), nn.LayerNorm(2), 0
+
+        def forward(self, values):
+            self.calls += 1
+            return {"logits": self.norm(self.layer(values))}
+
+    model = Named()
+    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), consolidate_on=None)
+    comm.remember(({"values": torch.randn(8, 4)} for _ in range(100)), limit=3)
+    assert model.calls == 3
+    comm.remember([torch.randn(8, 4)], forward=lambda x: model(2 * x))
+    assert model.calls == 4
+    assert len(comm.events) == 2

@@ -1,0 +1,79 @@
+"""What the forward passes of a step reached: layers, in order, and how unusual the input of the first one was."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sal_lightning import processes
+from sal_lightning.covering import Coverage, Eye
+from sal_lightning.readback import Readback
+from sal_lightning.rules.base import Rule, State
+from sal_lightning.surroundings import exactly
+
+
+class Reached:
+    """The eyes whose layer ran since the last step; novelty is asked of the first."""
+
+    def __init__(self, coverage: Coverage) -> None:
+        self.coverage = coverage
+        self.known = set[Rule]()  # the eyes whose layer ever ran
+        self.now: dict[Eye, None] = {}  # in this step, in order
+        self._answer: Readback | None = None  # this step's surprise, on its way from the device
+
+    @property
+    def first(self) -> Eye | None:
+        """The eye of the layer that ran first."""
+        return next(iter(self.now), None)
+
+    def see(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
+        """A layer runs: look at what it is given, if this step is one of those looked at."""
+        self.known.add(eye)
+        self.now.setdefault(eye)
+        ask = self.first is eye
+        if ask or (eye.due and eye in self.coverage.rules):
+            with exactly(eye.device):
+                eye.see(tuple(map(processes.local, given)), step, ask)
+            if ask and eye.surprise is not None and processes.count() == 1:
+                self._answer = Readback(eye.surprise)
+
+    def observers(self) -> list[Rule]:
+        """Who takes this step into its window."""
+        rules = self.coverage.rules
+        return rules if self.first is None or self.first in rules else [*rules, self.first]
+
+    def surprise(self) -> float | None:
+        """How unusual the rows of all processes are on average; None while nobody can say."""
+        parts = None if self.first is None else self.first.surprise
+        if processes.count() > 1:
+            return self._common_surprise(parts) if self.coverage.eyes else None
+        answer = Readback(parts) if self._answer is None and parts is not None else self._answer
+        total, n = answer.read() if answer is not None else (0.0, 0.0)
+        return total / n if n else None
+
+    def forget(self) -> None:
+        """Drop what was gathered since the last step."""
+        for eye in self.coverage.eyes:
+            eye.forget_step()
+        self.now.clear()
+        self._answer = None
+
+    def pending(self) -> State:
+        """Rows of passes that another optimizer has stepped since, of each eye by its name."""
+        return {eye.name: eye.pending() for eye in self.now}
+
+    def resume(self, pending: State) -> None:
+        """Go on with these rows."""
+        eyes = {eye.name: eye for eye in self.coverage.eyes}
+        for name in filter(eyes.__contains__, pending):
+            eyes[name].resume(pending[name])
+            self.now[eyes[name]] = None
+
+    def _common_surprise(self, parts: Tensor | None) -> float | None:
+        """The surprise of all processes; a layer that ran in one of them is known in all."""
+        eyes = self.coverage.eyes
+        known = torch.tensor([float(eye in self.known) for eye in eyes], device=self.coverage.device)
+        parts = known.new_zeros(2) if parts is None else parts
+        total, n, *anywhere = processes.mean([torch.cat([parts, known])])[0].tolist()
+        self.known.update(eye for eye, share in zip(eyes, anywhere, strict=True) if share)
+        return total / n if n else None

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from sal_lightning import CommunicationLayer
+from tests.sal_lightning.tasks import loss, net, train
+
+
+def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_alone():
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    comm = CommunicationLayer(model, optimizer)
+    train(model, optimizer, 0, 100, comm)
+    assert not any(rule.holds for rule in comm.rules)
+    before = loss(model, 0)
+    train(model, optimizer, 1, 1, comm)
+    assert all(rule.holds for rule in comm.rules)  # from this very batch on
+    assert loss(model, 0) == pytest.approx(before, rel=0.1)
+    assert comm.events == []
+    train(model, optimizer, 0, 1, comm, start=100)
+    assert not any(rule.holds for rule in comm.rules)
+    assert comm.events == []
+    train(model, optimizer, 1, 3, comm)
+    assert comm.events == [105]
+
+
+def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
+    """Saved in the middle of a suspicion, the hardest moment."""
+    weights = []
+    for split in (None, 101):
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        comm = CommunicationLayer(model, optimizer)
+        for i in range(110):
+            if i == split:
+                torch.save(comm.state_dict(), tmp_path / "state.pt")
+                comm.detach()
+                comm = CommunicationLayer(model, optimizer)
+                comm.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+                assert comm._provisional.before is not None
+            train(model, optimizer, int(i >= 100), 1, comm, start=i)
+        assert comm.events == [103]
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        assert torch.equal(a, b)

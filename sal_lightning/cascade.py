@@ -1,70 +1,24 @@
 """Pulse-Split-Cascade: states that evolve, split, merge and expire, until one emerges that the others resonate with.
 
-Nothing is rewarded and nothing is ranked. All living pulses are the rows of one tensor, oldest first.
+Nothing is rewarded and nothing is ranked.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sal_lightning.field import COHERENT, NOVEL
-from sal_lightning.resonance import MERGE, Selection, emergence_select, leaders, medoid, unit
+from sal_lightning.population import Emergence, Fate, Lineage, Population, Pulse
+from sal_lightning.resonance import MERGE, Selection, agreement, emergence_select, leaders, medoid, unit
 
-Fate = Literal["alive", "merged", "expired"]
+__all__ = ["Emergence", "Evolve", "Fate", "Lineage", "Measure", "Pulse", "PulseCascade", "agreement"]
+
 Evolve = Callable[[Tensor], Tensor]  # all living states (n, d) → the next ones (n, d)
 Measure = Callable[[Tensor], tuple[Tensor, Tensor]]  # states (n, d) → coherence and novelty of each, (n,) in [0, 1]
 
 
-class Pulse(NamedTuple):
-    """One pulse, living or not. It counts generations from 0, those of the first pulses."""
-
-    number: int  # in order of birth
-    lineage: int  # the number of the first pulse it descends from
-    parent: int | None  # whom it was split from
-    born: int  # its first generation
-    ended: int | None  # the generation that it did not reach
-    fate: Fate
-    into: int | None  # whom it merged into
-    weight: float  # of how many first pulses it carries the voice; when it ended, if it did
-    state: Tensor | None  # (d,); of the living only
-
-
-class Lineage(NamedTuple):
-    """A first pulse and all that descend from it."""
-
-    number: int  # of the first pulse
-    pulses: tuple[int, ...]  # numbers, in order of birth
-    weights: tuple[float, ...]  # the voices it had in each generation
-
-
-class Emergence(NamedTuple):
-    """What emerged, and how many agree."""
-
-    pulse: Pulse
-    lineage: Lineage
-    share: float  # of the voices, in (0, 1]
-    entropy: float  # of the lineages' shares, in nats
-    resonance: float  # mean cosine similarity to all voices, in [-1, 1]
-
-
-def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
-    """How each state agrees with the others, taken by themselves: coherence and novelty (n,), in [0, 1].
-
-    Coherence is the mean cosine similarity to all, novelty 1 − that to the nearest other.
-
-    >>> agreement(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    (tensor([0.6667, 0.6667, 0.3333]), tensor([0., 0., 1.]))
-    """
-    u = unit(states)
-    similar = (u @ u.mT).clamp(0, 1)
-    nearest = (similar - 2 * torch.eye(len(u)).to(u)).amax(1).clamp(min=0)
-    return similar.mean(1), 1 - nearest
-
-
-class PulseCascade:
+class PulseCascade(Population):
     """A semantic game of life, bounded and the same in every run.
 
     >>> cascade = PulseCascade()
@@ -102,6 +56,7 @@ class PulseCascade:
         spread: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
+        super().__init__()
         _whole("max_pulses", max_pulses, 1)
         _whole("max_generations", max_generations, 0)
         for name, value, least in (("merge", merge, -1), ("coherent", coherent, 0), ("novel", novel, 0)):
@@ -112,12 +67,6 @@ class PulseCascade:
         self.max_pulses, self.max_generations = max_pulses, max_generations
         self.merge, self.coherent, self.novel, self.expire, self.spread = merge, coherent, novel, expire, spread
         self.generator = generator or torch.Generator().manual_seed(0)
-        self.generation = 0
-        self._states = torch.empty(0, 0)  # (n, d), of the living
-        self._weight = torch.empty(0)  # (n,)
-        self._living: list[int] = []  # their numbers, ascending
-        self._record: list[Pulse] = []  # every pulse by number, states left out
-        self._voices: list[dict[int, float]] = []  # by generation and lineage
 
     # --- the course of things ---
 
@@ -132,11 +81,7 @@ class PulseCascade:
         count = len(first) if pulses is None else pulses
         if not 1 <= count <= self.max_pulses or (pulses is not None and len(first) > 1):
             raise ValueError(f"Expected 1 to {self.max_pulses} states, or one and as many pulses, got {count}.")
-        self._states = first.clone() if count == len(first) else self._near(first.expand(count, -1))
-        self._weight = torch.ones(count, dtype=torch.double, device=first.device)
-        self.generation, self._record, self._voices = 0, [], []
-        self._living = [self._bear(None) for _ in range(count)]
-        self._note()
+        self._begin(first.clone() if count == len(first) else self._near(first.expand(count, -1)))
 
     def step(self, evolve_fn: Evolve, measure_fn: Measure = agreement) -> bool:
         """One generation: all evolve; the incoherent expire, the alike merge, the coherent and novel split.
@@ -184,31 +129,6 @@ class PulseCascade:
         """The same for candidates (n, d) that exist already, however many: nothing evolves."""
         return emergence_select(embeddings, self.merge)
 
-    # --- what is remembered ---
-
-    @property
-    def pulses(self) -> list[Pulse]:
-        """Every pulse that ever was, by number."""
-        living = {number: i for i, number in enumerate(self._living)}
-        weights = self._weight.tolist()
-        return [
-            p._replace(state=self._states[living[p.number]], weight=weights[living[p.number]])
-            if p.number in living
-            else p
-            for p in self._record
-        ]
-
-    @property
-    def lineages(self) -> list[Lineage]:
-        """Every lineage, by the number of its first pulse."""
-        members = defaultdict(list)
-        for p in self._record:
-            members[p.lineage].append(p.number)
-        return [
-            Lineage(number, tuple(found), tuple(voices.get(number, 0.0) for voices in self._voices))
-            for number, found in members.items()
-        ]
-
     # --- parts of a step ---
 
     def _expire(self, stays: Tensor, splits: Tensor) -> Tensor:
@@ -249,29 +169,6 @@ class PulseCascade:
         length = states.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
         near: Tensor = states + self.spread * length * noise
         return near
-
-    def _bear(self, parent: int | None) -> int:
-        number = len(self._record)
-        lineage = number if parent is None else self._record[parent].lineage
-        self._record.append(Pulse(number, lineage, parent, self.generation, None, "alive", None, 1.0, None))
-        return number
-
-    def _end(self, stays: Tensor, fate: Fate, into: list[int] | None = None) -> None:
-        """Keep those that stay, and write down what became of the others."""
-        weights, living = self._weight.tolist(), self._living
-        for i in (~stays).nonzero()[:, 0].tolist():
-            number = living[i]
-            self._record[number] = self._record[number]._replace(
-                ended=self.generation, fate=fate, into=None if into is None else into[i], weight=weights[i]
-            )
-        self._living = [living[i] for i in stays.nonzero()[:, 0].tolist()]
-        self._states, self._weight = self._states[stays], self._weight[stays]
-
-    def _note(self) -> None:
-        voices: dict[int, float] = defaultdict(float)
-        for number, weight in zip(self._living, self._weight.tolist(), strict=True):
-            voices[self._record[number].lineage] += weight
-        self._voices.append(dict(voices))
 
 
 def _evolved(new: object, old: Tensor) -> Tensor:

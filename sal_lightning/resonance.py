@@ -102,6 +102,20 @@ def leaders(states: Tensor, merge: float = MERGE) -> Tensor:
     return found
 
 
+def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
+    """How each state agrees with the others, taken by themselves: coherence and novelty (n,), in [0, 1].
+
+    Coherence is the mean cosine similarity to all, novelty 1 − that to the nearest other.
+
+    >>> agreement(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    (tensor([0.6667, 0.6667, 0.3333]), tensor([0., 0., 1.]))
+    """
+    u = unit(states)
+    similar = (u @ u.mT).clamp(0, 1)
+    nearest = (similar - 2 * torch.eye(len(u)).to(u)).amax(1).clamp(min=0)
+    return similar.mean(1), 1 - nearest
+
+
 def unit(states: Tensor) -> Tensor:
     """States (n, d) as unit vectors, in single precision at least; a zero stays zero.
 

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from sal_lightning import SALCallback
+
 INPUTS, OUTPUTS = 12, 4
 
 
@@ -45,9 +47,39 @@ def loader(length: int = 120, change: int = 60, first: int = 0) -> DataLoader:
     return DataLoader(Batches(length, change, first), batch_size=None)
 
 
+class Resumable:
+    """Batches in order, and where the next one is: as Lightning asks it of a loader that resumes in mid-epoch."""
+
+    def __init__(self, batches):
+        self.batches, self.next, self.served = batches, 0, []
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        if self.next == len(self):
+            self.next = 0
+        while self.next < len(self):
+            i, self.next = self.next, self.next + 1
+            self.served.append(i)
+            yield self.batches[i]
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
 def mlp(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(INPUTS, 32), nn.ReLU(), nn.Linear(32, OUTPUTS))
+
+
+OPTIMIZERS = {
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=5e-3, weight_decay=0.01),
+}
 
 
 def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -107,6 +139,17 @@ def trainer(folder: Any, callbacks: list[Callback], make: Callable[..., Any] = L
     return make(default_root_dir=folder, callbacks=callbacks, **options)
 
 
+def steps(callback: SALCallback) -> list[int]:
+    return [layer.step for layer in callback.layers]
+
+
+def reference(folder: Any) -> tuple[Net, SALCallback]:
+    """What training with the callback and nothing else comes to."""
+    model, callback = Net(), SALCallback()
+    trainer(folder, [callback]).fit(model, loader())
+    return model, callback
+
+
 class At(Callback):
     """Calls ``do(trainer, module)`` when so many optimizer steps were taken, after everything else in that batch."""
 
@@ -130,6 +173,14 @@ class Trail(Callback):
 
 def weights(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
+
+
+def names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
+
+
+def close(one: Iterable[Tensor], other: Iterable[Tensor], **tolerance: float) -> bool:
+    return all(torch.allclose(a, b, **tolerance) for a, b in zip(one, other, strict=True))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -1,0 +1,129 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sal_lightning import CommunicationLayer, SALCallback
+from tests.everywhere import models
+from tests.everywhere.models import close, names, train, weights
+
+TOKENS, WIDTH = 6, 4
+
+
+class Tied(nn.Module):
+    """The table that reads the tokens also names them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.middle = nn.Embedding(TOKENS, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, TOKENS, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.middle(self.table(tokens)))
+
+
+def tied_steps(model, optimizer, comm, steps):
+    """Every token comes equally often, and the next one is to be named; returns the last whole gradient."""
+    for i in range(steps):
+        tokens = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(i))
+        optimizer.zero_grad()
+        F.cross_entropy(model(tokens), (tokens + 1) % TOKENS).backward()
+        whole = model.table.weight.grad.clone()
+        comm.analyze()
+        comm.protect()
+        optimizer.step()
+    return whole
+
+
+def test_a_tied_weight_is_covered_once():
+    model = Tied()
+    comm = CommunicationLayer(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert set(comm.coverage()) == names(model) == {"table.weight", "middle.weight", "middle.bias"}
+    assert comm.memory()["model"] == 4 * (TOKENS * WIDTH + WIDTH * WIDTH + WIDTH)
+
+
+def test_a_tied_weight_is_moved_back_once():
+    model, rate = Tied(), 0.1
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1.0)
+    tied_steps(model, optimizer, comm, 5)
+    comm.consolidate()
+    start = model.table.weight.detach().clone()
+    gradient = tied_steps(model, optimizer, comm, 1)
+    s = 0.5  # of tokens equally frequent, at strength 1; once for the gradient, once for the update
+    assert torch.allclose(model.table.weight - start, -rate * (1 - s) ** 2 * gradient, atol=1e-6)
+    assert gradient.abs().max() > 0.05
+
+
+def test_a_tied_weight_held_with_all_strength_stays_still():
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e9)
+    tied_steps(model, optimizer, comm, 5)
+    comm.consolidate()
+    start = model.table.weight.detach().clone()
+    tied_steps(model, optimizer, comm, 20)
+    assert torch.allclose(model.table.weight, start, rtol=0, atol=1e-6)
+
+
+SPARSE = {
+    "SparseAdam": lambda p: torch.optim.SparseAdam(p, lr=0.05),
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.5),
+}
+
+
+def table(sparse):
+    torch.manual_seed(0)
+    return nn.Embedding(20, WIDTH, sparse=sparse)
+
+
+def tokens_of(task, i):
+    """Ten tokens for each task, and the vectors they shall have."""
+    tokens = torch.randint(10 * task, 10 * task + 10, (64,), generator=torch.Generator().manual_seed(i))
+    return tokens, F.one_hot(tokens % WIDTH, WIDTH).float()
+
+
+@pytest.mark.parametrize("protection", ["subspace", "element"])
+@pytest.mark.parametrize("kind", SPARSE)
+def test_tokens_with_sparse_gradients_are_held_and_new_ones_are_free(kind, protection):
+    model = table(sparse=True)
+    optimizer = SPARSE[kind](model.parameters())
+    comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None, strength=1e6)
+    train(model, optimizer, comm, tokens_of, task=0, steps=20)
+    comm.consolidate()
+    old, new = model.weight[:10].detach().clone(), model.weight[10:].detach().clone()
+
+    def turned(task, i):
+        tokens, wanted = tokens_of(i % 2, i)
+        return tokens, 1 - wanted
+
+    train(model, optimizer, comm, turned, task=0, steps=20)
+    assert model.weight.grad.is_sparse
+    assert torch.allclose(model.weight[:10], old, atol=1e-2)
+    assert (model.weight[10:] - new).norm() > 0.1
+
+
+def test_sparse_and_dense_gradients_give_the_same_weights():
+    ended = []
+    for sparse in (False, True):
+        model = table(sparse)
+        optimizer = SPARSE["SGD"](model.parameters())
+        comm = CommunicationLayer(model, optimizer, consolidate_on=15)
+        train(model, optimizer, comm, tokens_of, task=0, steps=20)
+        train(model, optimizer, comm, tokens_of, task=1, steps=20)
+        assert comm.spectrum().protected > 0
+        ended.append(weights(model))
+    assert close(*ended, atol=1e-6)
+
+
+def test_sparse_gradients_pass_the_callback(tmp_path):
+    model, callback = models.Net(table(sparse=True), SPARSE["SparseAdam"]), SALCallback(consolidate_on=10)
+    data = DataLoader([tokens_of(0, i) for i in range(30)], batch_size=None)
+    run = models.trainer(tmp_path, [callback], log_every_n_steps=5)
+    run.fit(model, data)
+    assert callback.events == [10, 20, 30]
+    assert 0 < run.callback_metrics["sal/effect"] < 1
+    assert sum(callback.spectrum("observed")) == pytest.approx(100)

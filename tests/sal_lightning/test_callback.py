@@ -3,67 +3,21 @@ import csv
 import pickle
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from sal_lightning import SALCallback, StabilitySpectrum
 from tests import offline_wandb
+from tests.everywhere import models
+from tests.everywhere.models import loader, trainer, weights
+from tests.sal_lightning.nets import Net
 
 FIELD = ("coherence", "novelty", "resonance", "emergence")
 BANDS = ("protected", "neutral", "volatile")
 NAMES = {*BANDS, "suppressed", "effect", "drift", *FIELD, "surprise", "consolidations", "step"}
-
-
-class Tasks(Dataset):
-    """Batches of regression on four of twelve inputs; at ``change`` other four come into play."""
-
-    def __init__(self, first=0, length=120, change=60):
-        self.first, self.length, self.change = first, length, change
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, i):
-        t = self.first + int(i >= self.change)
-        x = torch.zeros(32, 12)
-        x[:, 4 * t : 4 * t + 4] = torch.randn(32, 4, generator=torch.Generator().manual_seed(1000 * t + i)) + 1
-        return x, x[:, 4 * t : 4 * t + 4]
-
-
-class Net(L.LightningModule):
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4), nn.LayerNorm(4), nn.Linear(4, 4))
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        return F.mse_loss(self.net(x), y)
-
-    def forward(self, x):
-        return self.net(x)
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
-
-
-def loader(**options):
-    return DataLoader(Tasks(**options), batch_size=None)
-
-
-def trainer(folder, callbacks, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    options = {"max_epochs": 1, "logger": False, **options}
-    return L.Trainer(accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options)
-
-
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
@@ -137,7 +91,7 @@ def test_novelty_is_found_across_fits(tmp_path):
 def test_by_hand_and_by_remembering(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None)
     trainer(tmp_path, []).fit(model, loader(change=10**6))
-    x = torch.cat([Tasks()[i][0] for i in range(8)])
+    x = torch.cat([models.batch(0, i)[0] for i in range(8)])
     before = model(x).detach()
     callback.remember(model, loader(change=10**6), limit=40)
     assert callback.events == [0]
@@ -213,24 +167,9 @@ def test_values_reach_weights_and_biases_offline(tmp_path, monkeypatch):
 
 
 def test_two_optimizers_have_a_layer_each(tmp_path):
-    class Two(Net):
-        def __init__(self):
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch, batch_idx):
-            for optimizer in self.optimizers():
-                optimizer.zero_grad()
-                self.manual_backward(super().training_step(batch, batch_idx))
-                optimizer.step()
-
-        def configure_optimizers(self):
-            body, head = list(self.net[:2].parameters()), list(self.net[2:].parameters())
-            return torch.optim.Adam(body, lr=1e-3), torch.optim.SGD(head, lr=1e-2)
-
-    model, callback = Two(), SALCallback()
+    model, callback = models.Alternating(), SALCallback()
     trainer(tmp_path, [callback]).fit(model, loader())
-    assert [len(layer.coverage()) for layer in callback.layers] == [2, 6]
+    assert [len(layer.coverage()) for layer in callback.layers] == [2, 2]
     assert set(callback.coverage()) == {n for n, _ in model.named_parameters()}
 
 

@@ -7,7 +7,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning.drift import DriftMonitor
 from sal_lightning.report.reading import read
-from tests.sal_lightning.report.runs import Batches, Net, fit
+from tests.everywhere.models import Batches
+from tests.sal_lightning.report.runs import Net, fit
 
 X = Batches()[0][0]
 

@@ -7,7 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import EmergenceField, SALCallback
 from sal_lightning.watching import EVERY, ROWS, Watch, find
-from tests.sal_lightning.test_callback import Net, loader, trainer, weights
+from tests.everywhere.models import loader, trainer, weights
+from tests.sal_lightning.nets import Net
 
 
 class Attentive(nn.Module):

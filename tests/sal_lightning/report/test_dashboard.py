@@ -9,7 +9,8 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from sal_lightning.drift import DriftMonitor
 from sal_lightning.report import dashboard
-from tests.sal_lightning.report.runs import Batches, fit
+from tests.everywhere.models import Batches
+from tests.sal_lightning.report.runs import fit
 
 
 @pytest.fixture(scope="module", autouse=True)

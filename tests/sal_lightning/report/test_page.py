@@ -12,7 +12,8 @@ from sal_lightning.report import flow, page, parts, plots
 from sal_lightning.report import layers as layered
 from sal_lightning.report.reading import Run, Series, read
 from tests.browser import look
-from tests.sal_lightning.report.runs import Batches, fit
+from tests.everywhere.models import Batches
+from tests.sal_lightning.report.runs import fit
 
 X = Batches()[0][0]
 # What plotly drew, as numbers: the end of each line in units of its axes.

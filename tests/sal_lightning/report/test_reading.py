@@ -8,7 +8,8 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from sal_lightning.drift import DriftMonitor
 from sal_lightning.report.reading import find, read
-from tests.sal_lightning.report.runs import Batches, fit
+from tests.everywhere.models import Batches
+from tests.sal_lightning.report.runs import fit
 
 CSV = """\
 loss,sal/protected_step,sal/protected_epoch,sal/step_step,sal/step,sal/layers/a.b/held/protected,sal/consolidated_at,step

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
-from sal_lightning.driver import BANDS, FIELD, SHARES, Driver
+from sal_lightning.answers import BANDS, FIELD, SHARES
+from sal_lightning.driver import Driver
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.report import panels
 from sal_lightning.report.views import views

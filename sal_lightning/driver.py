@@ -1,25 +1,21 @@
-"""What the callbacks of all trainers share: the choices, a layer an optimizer, what a user asks, and the state."""
+"""What the callbacks of all trainers share: the choices, a layer an optimizer, when they listen, and the state."""
 
 from collections.abc import Iterable, Sequence
-from math import exp
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from sal_lightning.answers import Answers
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.settings import Protection, Settings, Trigger
-from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
+from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.watching import AUTO, Watch, find
 
-BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
-FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
-SHARES = ("suppressed", "effect", "drift")  # logged as the root of a ratio of two sums
 
-
-class Driver:
+class Driver(Answers):
     """Owns the layers of one training, and what they learned between trainings."""
 
     def __init__(
@@ -33,28 +29,13 @@ class Driver:
     ) -> None:
         super().__init__()
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
-        self.layers: list[CommunicationLayer] = []  # one an optimizer
+        self.layers = []
         self.watch = None if field is None else Watch(field)
         self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
         self._resumed = False  # whether it came from a checkpoint
 
-    # --- what a user asks ---
-
-    @property
-    def events(self) -> list[int]:
-        """The steps (counted by this callback over all its fits) at which something was consolidated."""
-        return sorted(step for layer in self.layers for step in layer.events)
-
-    def spectrum(self, kind: Literal["held", "observed"] = "held") -> StabilitySpectrum:
-        """Percent of the trainable weights that are protected, neutral and volatile.
-
-        ``"held"``: what the next update will meet; ``"observed"``: what has settled by its own movement, held or not.
-        """
-        if kind not in ("held", "observed"):
-            raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
-        counts = self.bands() if kind == "held" else self.observed()
-        return spectrum(counts) if counts.any() else StabilitySpectrum(0.0, 0.0, 100.0)
+    # --- what a user does ---
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
@@ -77,17 +58,6 @@ class Driver:
         for layer in self.layers:
             layer.remember(batches, limit=limit)
         self.end()
-
-    def coverage(self) -> dict[str, str]:
-        """The grain at which each trainable parameter is protected; empty before the first training."""
-        return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
-
-    def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state."""
-        parts = [layer.memory() for layer in self.layers]
-        total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
-        total["state"] += 0 if self.watch is None else self.watch.field.nbytes
-        return total | {"ratio": total["state"] / total["model"] if total["model"] else 0.0}
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned so far, as tensors, numbers and strings; empty before the first training."""
@@ -154,30 +124,6 @@ class Driver:
         elif self.watch is not None and skips > self._counted[1]:
             self.watch.forget()
         self._counted = steps, skips
-
-    def bands(self) -> Tensor:
-        """Weights that are (protected, neutral, volatile) as held: counts (3,)."""
-        return torch.stack([layer.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
-
-    def observed(self) -> Tensor:
-        """Weights that have settled, are between, still search, by their own movement: counts (3,)."""
-        parts = [layer.analyzer.bands() for layer in self.layers if layer.analyzer is not None]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(3)
-
-    def values(self) -> dict[str, Tensor]:
-        """What is logged beside the bands, by name: of SHARES the two sums, of the others the number."""
-        sums = {key: [layer.measured[key] for layer in self.layers] for key in ("suppressed", "effect")}
-        sums["drift"] = [layer.drift() for layer in self.layers]
-        excess = max(layer.excess for layer in self.layers)
-        return {key: torch.stack(parts).sum(0) for key, parts in sums.items()} | {
-            "surprise": torch.tensor(1 - exp(-max(excess, 0.0))),
-            "consolidations": torch.tensor(float(len(self.events))),
-            "step": torch.tensor(float(max(layer.step for layer in self.layers))),
-        }
-
-    def seen(self) -> Tensor | None:
-        """What the emergence field found in this step, (4,) as in FIELD; None if there was nothing to measure."""
-        return None if self.watch is None else self.watch.seen
 
     # --- parts ---
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from sal_lightning.driver import FIELD, SHARES, Driver
+from sal_lightning.answers import FIELD, SHARES
+from sal_lightning.driver import Driver
 from sal_lightning.metrics import NormShare
 
 try:

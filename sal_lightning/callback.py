@@ -80,9 +80,9 @@ class SALCallback(Driver, Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        wanted = _logs(trainer) and not trainer.barebones
-        for layer in self.layers:
-            layer.measure = wanted
+        # Which batch of several will be the last one of its step is known when it comes.
+        alone = pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1
+        self.expect(_logs(trainer) and not trainer.barebones, alone)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

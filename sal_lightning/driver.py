@@ -116,6 +116,13 @@ class Driver(Answers):
         if self.watch is not None:
             self.watch.end()
 
+    def expect(self, measured: bool, alone: bool = True) -> None:
+        """A step begins: whether it will be logged, and whether this batch ``alone`` makes the step."""
+        for layer in self.layers:
+            layer.measure = measured
+        if self.watch is not None:
+            self.watch.wanted = measured or not alone
+
     def look(self) -> None:
         """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
         steps, skips = (sum(getattr(layer, name) for layer in self.layers) for name in ("step", "skips"))

@@ -47,6 +47,8 @@ class Watch:
         ValueError: for an empty name.
     """
 
+    wanted = True  # whether the step that runs may be measured
+
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}.")
@@ -71,6 +73,11 @@ class Watch:
         self._handle, self.seen = None, None
         self.forget()
 
+    @property
+    def due(self) -> bool:
+        """Whether this step enters the field."""
+        return self.steps < DENSE or self.steps % EVERY == 0
+
     def forget(self) -> None:
         """Drop what this step gathered."""
         self._rows.clear()
@@ -79,12 +86,11 @@ class Watch:
         """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
         x = torch.cat(self._rows) if self._rows else None
         self.forget()
-        if x is not None and self.field.window is not None and self.field.window.d != x.shape[1]:  # another network
+        if x is not None and self._is_other(x):
             self.field, self.steps = EmergenceField(), 0
         self.seen = self.field.look(x) if measure and x is not None else None
-        dense = self.steps < DENSE
-        if dense or self.steps % EVERY == 0:
-            self._learn(x, 1 if dense else EVERY)
+        if self.due:
+            self._learn(x, 1 if self.steps < DENSE else EVERY)
         self.steps += 1
 
     def _learn(self, x: Tensor | None, steps: int) -> None:
@@ -116,18 +122,24 @@ class Watch:
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if module is not watched or not module.training or in_backward():
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
-            self._rows.append(self._read(module, (*args, *kwargs.values())))
+            x = self._states(module, (*args, *kwargs.values()))
+            if self.wanted or self.due or self._is_other(x):
+                rows = x.reshape(-1, x.shape[-1])
+                self._rows.append(rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone())
 
         listener: Callable[..., None] = listen
         return listener
 
-    @torch.no_grad()
-    def _read(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
-        x = processes.local(given[0]) if given and isinstance(given[0], Tensor) else None
+    def _is_other(self, x: Tensor) -> bool:
+        """Whether these are states of another network than before."""
+        return self.field.window is not None and self.field.window.d != x.shape[-1]
+
+    def _states(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
+        """What the layer is given, as states (..., d): a view of it."""
+        x = processes.local(given[0].detach()) if given and isinstance(given[0], Tensor) else None
         if x is None or not x.is_floating_point() or x.dim() == 0:
             kind = type(given[0]).__name__ if x is None and given else "no tensor" if x is None else str(x.dtype)
             raise ValueError(f"Expected field={self.name!r} to name a layer that is given floats, it is given {kind}.")
         if isinstance(module, _ConvNd | _NormBase) and x.dim() > 2:
             x = x.movedim(1, -1)  # channels, not width, are what a state is made of
-        x = x.detach().reshape(-1, x.shape[-1])
-        return x[sample(len(x), ROWS, self.steps, x.device)].float().clone()
+        return x

@@ -65,13 +65,18 @@ class SALTrainerCallback(Driver, TrainerCallback):
         self.begin(model, [_inner(optimizer)], getattr(optimizer, "scaler", None))
 
     @override
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.expect(_logs(args, state, kwargs["train_dataloader"]))
+
+    @override
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Gradients are accumulated, unscaled and clipped here: what is held back afterwards only makes them smaller.
         for layer in self.layers:
             layer.measured.clear()
-            layer.measure = _logs(args, state, kwargs["train_dataloader"])
             layer.analyze()
             layer.protect()
         self.look()

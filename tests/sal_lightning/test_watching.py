@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import EmergenceField, SALCallback
-from sal_lightning.watching import EVERY, ROWS, Watch, find
+from sal_lightning.watching import DENSE, EVERY, ROWS, Watch, find
 from tests.everywhere.models import loader, trainer, weights
 from tests.sal_lightning.nets import Net
 
@@ -84,6 +84,25 @@ def test_after_the_first_steps_one_in_so_many_stands_for_all():
         layer(pattern(0))
         watch.look(measure=False)
     assert watch.field.window.weight.item() == pytest.approx(1 - 0.99 ** (16 + 10 * EVERY), rel=1e-4)
+
+
+def test_rows_are_copied_only_for_steps_that_enter_the_field_or_are_measured():
+    layer = nn.Linear(12, 2)
+    eager, sparing = watching(layer), watching(layer)
+    for step in range(60):
+        sparing.wanted = step % 7 == 0
+        layer(pattern(step % 3))
+        assert bool(sparing._rows) == (step < DENSE or step % EVERY == 0 or step % 7 == 0)
+        eager.look(measure=sparing.wanted)
+        sparing.look(measure=sparing.wanted)
+        assert (eager.seen is None) == (sparing.seen is None) == (not sparing.wanted)
+        assert eager.seen is None or torch.equal(eager.seen, sparing.seen)
+    assert torch.equal(eager.field.window.Y, sparing.field.window.Y)
+    sparing.wanted = False
+    sparing.begin(narrow := nn.Linear(5, 2))
+    narrow(torch.ones(2, 5))
+    sparing.look(measure=False)
+    assert sparing.field.window.d == 5  # another network is met at once
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -169,6 +188,25 @@ def test_what_is_logged_is_what_a_field_sees_of_the_chosen_layer(tmp_path):
     assert inputs.expected[9].novelty < 0.1 < 0.9 < inputs.expected[10].novelty
     mean = sum(float(seen.emergence) for seen in inputs.expected) / 16
     assert run.callback_metrics["sal/emergence"].item() == pytest.approx(mean)
+
+
+class Eager(SALCallback):
+    """Has the rows of every step copied."""
+
+    def expect(self, measured, alone=True):
+        super().expect(measured, alone=False)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_field_and_what_is_logged_are_the_same_as_if_every_step_were_copied(tmp_path, accumulation):
+    ended = []
+    for make in (Eager, SALCallback):
+        callback, logger = make(), CSVLogger(tmp_path, name="", version=make.__name__)
+        options = {"log_every_n_steps": 7, "accumulate_grad_batches": accumulation}
+        trainer(tmp_path, [callback], logger=logger, **options).fit(Net(), loader(length=70, change=50))
+        ended.append(((tmp_path / make.__name__ / "metrics.csv").read_text(), callback.watch.field.window.Y))
+    assert ended[0][0] == ended[1][0]
+    assert torch.equal(ended[0][1], ended[1][1])
 
 
 def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_path):

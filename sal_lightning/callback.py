@@ -13,11 +13,13 @@ from sal_lightning.answers import BANDS, FIELD, SHARES
 from sal_lightning.driver import Driver
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.report import panels
+from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.watching import AUTO
 
+TAKEN = ("layers", "observed")  # what follows sal/ already
 # Strategies that hand out neither whole gradients nor whole rows of them.
 CLOSED = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
 
@@ -37,7 +39,7 @@ class SALCallback(Driver, Callback):
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
-        name: tells several of these callbacks in one Trainer apart.
+        name: tells several of these callbacks in one Trainer apart: its values are logged as ``sal/NAME/…``.
         field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
 
     Raises:
@@ -56,6 +58,10 @@ class SALCallback(Driver, Callback):
         field: str | None = AUTO,
     ) -> None:
         super().__init__(protection, consolidate_on, strength, recall, share, field)
+        if name in TAKEN:
+            raise ValueError(
+                f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."
+            )
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
         self._told = 0  # consolidations that this fit's loggers know of
@@ -64,6 +70,11 @@ class SALCallback(Driver, Callback):
     @override
     def state_key(self) -> str:
         return "SALCallback" + (f"[{self.name}]" if self.name else "")
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its values begin with in loggers."""
+        return prefix(self.name)
 
     # --- the hooks, in order ---
 
@@ -76,7 +87,7 @@ class SALCallback(Driver, Callback):
         for metric in self.metrics.values():
             metric.to(pl_module.device)
         self._told = 0
-        panels.begin(trainer.loggers)
+        panels.begin(trainer.loggers, self.prefix)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -109,7 +120,8 @@ class SALCallback(Driver, Callback):
         for name, value in values.items():
             metric = self.metrics[name]
             metric(value.to(metric.device))
-            pl_module.log(f"sal/{name}", metric, metric_attribute=name, on_step=True, on_epoch=True)
+            key = self.prefix + name
+            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=True)
         self._show(trainer, held)
 
     @override
@@ -122,7 +134,7 @@ class SALCallback(Driver, Callback):
         self.end()
         if trainer.is_global_zero:
             self._tell_events(trainer)
-            panels.log_table(trainer.loggers, views(self.layers))
+            panels.log_table(trainer.loggers, views(self.layers), self.prefix)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -140,16 +152,16 @@ class SALCallback(Driver, Callback):
             return
         if trainer.progress_bar_callback is not None:
             shown: dict[str, Any] = trainer.progress_bar_metrics
-            shown["sal"] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
+            shown[self.prefix.rstrip("/")] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
         if trainer.loggers:
             at = max(layer.step for layer in self.layers)
-            panels.log_layers(trainer.loggers, views(self.layers), at, _logged_as(trainer))
+            panels.log_layers(trainer.loggers, views(self.layers), at, _logged_as(trainer), self.prefix)
             self._tell_events(trainer)
 
     def _tell_events(self, trainer: Trainer) -> None:
         events = self.events[self._told :]
         self._told += len(events)
-        panels.log_events(trainer.loggers, events, _logged_as(trainer))
+        panels.log_events(trainer.loggers, events, _logged_as(trainer), self.prefix)
 
 
 def _metrics() -> dict[str, Metric]:
@@ -170,7 +182,7 @@ def _logs(trainer: Trainer) -> bool:
 
 
 def _logged_as(trainer: Trainer) -> int:
-    """The number that Lightning gives its own values of this step."""
+    """The number that Lightning gives its own values of this step; its own monitors ask for it like this."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 

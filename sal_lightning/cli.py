@@ -13,6 +13,7 @@ def report(
     run: Annotated[list[Path], typer.Argument(help="The run's folder or file; several are its fits, in order.")],
     against: Annotated[list[Path] | None, typer.Option(help="A plain run to compare drift with.")] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("sal-report.html"),
+    name: Annotated[str, typer.Option(help="The callback's name, if it has one.")] = "",
 ) -> None:
     """Write one page of a run, from the folder of CSVLogger or the offline file of Weights & Biases."""
     # Not above: what is not asked for is not loaded.
@@ -20,7 +21,7 @@ def report(
     from sal_lightning.report.reading import read
 
     try:
-        file = write(read(run), out, read(against) if against else None)
+        file = write(read(run, name), out, read(against) if against else None)
     except (ImportError, OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"Written: {file.resolve()}")
@@ -30,11 +31,12 @@ def report(
 def dashboard(
     project: Annotated[str, typer.Argument(help="The project in Weights & Biases.")],
     entity: Annotated[str | None, typer.Option(help="Whose it is; default: yours.")] = None,
+    name: Annotated[str, typer.Option(help="The callback's name, if it has one.")] = "",
 ) -> None:
     """Create a workspace in Weights & Biases with SAL's panels; needs a key of theirs."""
     from sal_lightning.report.dashboard import create
 
     try:
-        typer.echo(f"Created: {create(project, entity)}")
+        typer.echo(f"Created: {create(project, entity, name)}")
     except (ImportError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.panels import STEP
 
 BANDS = ("protected", "neutral", "volatile")
+PLAIN = ("feature_drift",)  # logged by step alone, whatever the callback is called
 # Title, the lines of the plot, and how they are drawn; over SAL's own steps unless said.
 Plot = tuple[str, tuple[str, ...], dict[str, Any]]
 AREA = {"plot_type": "stacked-area", "range_y": (0, 100)}
@@ -29,8 +31,13 @@ LAYOUT: dict[str, tuple[Plot, ...]] = {
 }
 
 
-def workspace(project: str, entity: str) -> Any:
+def workspace(project: str, entity: str, name: str = "") -> Any:
     """The workspace, not saved yet; Weights & Biases adds panels for whatever else was logged, each layer among it.
+
+    Args:
+        project: in Weights & Biases.
+        entity: whose it is.
+        name: of the callback, if it has one.
 
     Raises:
         ImportError: wandb-workspaces is not installed.
@@ -41,26 +48,29 @@ def workspace(project: str, entity: str) -> Any:
     except ImportError as error:
         raise ImportError('Expected wandb-workspaces: pip install "sal-lightning[wandb,dashboard]".') from error
     plot: Any = getattr(wr, "LinePlot")  # noqa: B009 (its module does not say that it has one)
+    own = prefix(name)
     sections = []
-    for name, plots in LAYOUT.items():
+    for section, plots in LAYOUT.items():
         panels = [
-            plot(title=title, x=_key(look.get("x")), y=[_key(line) for line in lines], **_without_x(look))
+            plot(
+                title=title, x=_key(look.get("x", STEP), own), y=[_key(line, own) for line in lines], **_without_x(look)
+            )
             for title, lines, look in plots
         ]
-        sections.append(ws.Section(name=name, panels=panels, is_open=True))
+        sections.append(ws.Section(name=section, panels=panels, is_open=True))
     return ws.Workspace(
         name="Self-Alignment Learning", entity=entity, project=project, sections=sections, auto_generate_panels=True
     )
 
 
-def create(project: str, entity: str | None = None) -> str:
+def create(project: str, entity: str | None = None, name: str = "") -> str:
     """Save it; returns its address.
 
     Raises:
         ImportError: wandb-workspaces is not installed.
         ValueError: there is no key, or no entity to save it under.
     """
-    made = workspace(project, entity or "")
+    made = workspace(project, entity or "", name)
     import wandb
 
     if not wandb.login(prompt=False):
@@ -71,10 +81,9 @@ def create(project: str, entity: str | None = None) -> str:
     return str(made.save().url)
 
 
-def _key(name: str | None) -> str:
+def _key(line: str, own: str) -> str:
     # Lightning adds the ending to what is logged by step and by epoch.
-    plain = ("feature_drift",)
-    return STEP if name is None else f"sal/{name}" if name in plain else f"sal/{name}_step"
+    return own + line if line == STEP else PREFIX + line if line in PLAIN else f"{own}{line}_step"
 
 
 def _without_x(look: dict[str, Any]) -> dict[str, Any]:

@@ -4,49 +4,50 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from sal_lightning.report.naming import PREFIX
 from sal_lightning.report.views import EDGES, View, banded, whole
 
-STEP = "sal/step"  # counts on over several fits, so that they do not overlap
+STEP = "step"  # counts on over several fits, so that they do not overlap
 COLUMNS = ("layer", "grain", "weights")
 KINDS = ("held", "observed")
 
 
-def begin(loggers: Iterable[Any]) -> None:
+def begin(loggers: Iterable[Any], prefix: str = PREFIX) -> None:
     """Weights & Biases draws what SAL logs over SAL's own steps."""
     for logger in filter(_is_wandb, loggers):
-        logger.experiment.define_metric(STEP)
-        logger.experiment.define_metric("sal/*", step_metric=STEP)
+        logger.experiment.define_metric(prefix + STEP)
+        logger.experiment.define_metric(f"{prefix}*", step_metric=prefix + STEP)
 
 
-def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int) -> None:
+def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int, prefix: str = PREFIX) -> None:
     """Every layer's stability at SAL's step ``at``, which the logger counts as ``step``.
 
     Weights & Biases and TensorBoard get histograms: over time, a heat map of the spectrum. Others get percents.
     """
     if not seen:
         return
-    named = {f"sal/layers/{name}": view for name, view in seen.items()}
-    everything = {"sal/stability": whole(seen)}
+    named = {f"{prefix}layers/{name}": view for name, view in seen.items()}
+    everything = {f"{prefix}stability": whole(seen)}
     for logger in loggers:
         if _is_wandb(logger):
-            logger.log_metrics(_histograms(named | everything) | {STEP: at}, step)
+            logger.log_metrics(_histograms(named | everything) | {prefix + STEP: at}, step)
         elif callable(getattr(logger.experiment, "add_histogram_raw", None)):
             _tensorboard(logger.experiment, named | everything, step)
         else:
-            logger.log_metrics(_percents(named) | {STEP: at}, step)
+            logger.log_metrics(_percents(named) | {prefix + STEP: at}, step)
 
 
-def log_events(loggers: Sequence[Any], events: Iterable[int], step: int) -> None:
+def log_events(loggers: Sequence[Any], events: Iterable[int], step: int, prefix: str = PREFIX) -> None:
     """The steps at which something was consolidated: the exact ones, also between two that are logged."""
     for event in events:
         for logger in loggers:
-            logger.log_metrics({"sal/consolidated_at": event}, step)
+            logger.log_metrics({f"{prefix}consolidated_at": event}, step)
 
 
-def log_table(loggers: Iterable[Any], seen: dict[str, View]) -> None:
+def log_table(loggers: Iterable[Any], seen: dict[str, View], prefix: str = PREFIX) -> None:
     """The layers as they are at the end."""
     for logger in filter(_is_wandb, loggers):
-        logger.log_table("sal/table", *table(seen))
+        logger.log_table(f"{prefix}table", *table(seen))
 
 
 def table(seen: dict[str, View]) -> tuple[list[str], list[list[Any]]]:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import BINS, banded
 from sal_lightning.report.wandb_file import history
 
 CSV, WANDB, CASCADE = "metrics.csv", "run-*.wandb", "cascade.json"
-PREFIX = "sal/"
+FEATURES = f"{PREFIX}feature_"  # of a ``DriftMonitor``, whatever the callback is called
 SHOWN = 5  # runs named in an error
 
 
@@ -40,8 +41,12 @@ class Run(NamedTuple):
         return list(dict.fromkeys("/".join(part[1:-2]) for part in parts))
 
 
-def read(places: Sequence[Path]) -> Run:
+def read(places: Sequence[Path], callback: str = "") -> Run:
     """The run at these places; several are the fits of one training, one after another.
+
+    Args:
+        places: folders or files.
+        callback: its name, if it has one.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -49,14 +54,16 @@ def read(places: Sequence[Path]) -> Run:
     """
     files = [find(place) for place in places]
     points: dict[str, dict[float, float]] = {}
-    for row in (row for file in files for row in rows(file)):
+    for row in (row for file in files for row in rows(file, prefix(callback))):
         at = row.get("step", row.get("feature_at"))
         for name, value in row.items():
             key = value if name == "consolidated_at" else at
             if key is not None:
                 points.setdefault(name, {})[key] = value
     if not points:
-        raise ValueError(f"Expected a run with values named {PREFIX}…, got none in {', '.join(map(str, files))}.")
+        raise ValueError(
+            f"Expected a run with values named {prefix(callback)}…, got none in {', '.join(map(str, files))}."
+        )
     events = sorted(points.pop("consolidated_at", {}))
     series = {name: Series(*map(list, zip(*sorted(of.items()), strict=True))) for name, of in points.items()}
     cascades = [file.parent / CASCADE for file in files if (file.parent / CASCADE).is_file()]
@@ -83,10 +90,10 @@ def find(place: Path) -> Path:
     return found[0]
 
 
-def rows(file: Path) -> Iterator[dict[str, float]]:
+def rows(file: Path, own: str = PREFIX) -> Iterator[dict[str, float]]:
     """Each row as finite numbers by name; epoch means and what others logged are left out."""
     for row in _csv(file) if file.suffix == ".csv" else map(_unfold, history(file)):
-        named = ((_plain(name), value) for name, value in row.items())
+        named = ((_plain(name, own), value) for name, value in row.items())
         kept = {name: value for name, value in named if name and math.isfinite(value)}
         if kept:
             yield kept
@@ -98,15 +105,15 @@ def _csv(file: Path) -> Iterator[dict[str, float]]:
             yield {name: float(text) for name, text in row.items() if text and name.startswith(PREFIX)}
 
 
-def _plain(name: str) -> str:
+def _plain(name: str, own: str = PREFIX) -> str:
     """The name under which SAL logged; empty for what it did not.
 
     >>> _plain("sal/effect_step"), _plain("sal/effect_epoch"), _plain("sal/step"), _plain("loss")
     ('effect', '', 'step', '')
     """
-    if not name.startswith(PREFIX) or name.endswith("_epoch"):
+    if not name.startswith((own, FEATURES)) or name.endswith("_epoch"):
         return ""
-    return name.removeprefix(PREFIX).removesuffix("_step")
+    return name.removeprefix(own).removeprefix(PREFIX).removesuffix("_step")
 
 
 def _unfold(row: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from sal_lightning import SALCallback, StabilitySpectrum
+from sal_lightning.report.reading import read
 from tests import offline_wandb
 from tests.everywhere import models
 from tests.everywhere.models import loader, trainer, weights
@@ -222,6 +223,24 @@ def test_two_callbacks_need_two_names(tmp_path):
     run.save_checkpoint(tmp_path / "both.ckpt")
     saved = torch.load(tmp_path / "both.ckpt", weights_only=True)["callbacks"]
     assert {"SALCallback[a]", "SALCallback[b]"} <= set(saved)
+
+
+def test_a_callback_with_a_name_logs_under_it_beside_one_without(tmp_path):
+    callbacks = [SALCallback(), SALCallback(name="clock", consolidate_on=25)]
+    run = trainer(tmp_path, callbacks, logger=CSVLogger(tmp_path, name="", version="run"), log_every_n_steps=20)
+    run.fit(Net(), loader())
+    assert {f"sal/{prefix}{name}" for prefix in ("", "clock/") for name in NAMES} <= set(run.callback_metrics)
+    assert (run.callback_metrics["sal/consolidations"], run.callback_metrics["sal/clock/consolidations"]) == (1, 4)
+    plain, clock = (read([tmp_path / "run"], name) for name in ("", "clock"))
+    assert (plain.events, clock.events) == ([63], [25, 50, 75, 100])
+    assert clock.series["consolidations"] == ([20, 40, 60, 80, 100, 120], [0, 1, 2, 3, 4, 4])
+    assert clock.layers() == plain.layers() == ["net.0", "net.2", "net.4", "element"]
+
+
+@pytest.mark.parametrize("name", ["observed", "layers"])
+def test_a_name_that_loggers_know_already_is_refused(name):
+    with pytest.raises(ValueError, match=f"name to be none of .* got '{name}'"):
+        SALCallback(name=name)
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])

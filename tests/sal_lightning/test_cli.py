@@ -27,6 +27,15 @@ def test_a_page_is_written_where_it_is_asked_for(run, tmp_path):
     assert "Not shown: coherence was not logged" in text
 
 
+def test_a_callback_with_a_name_is_asked_for_by_it(run, tmp_path):
+    file = run / "metrics.csv"
+    file.write_text(file.read_text().replace("sal/", "sal/often/"))
+    for name, code in (("often", 0), ("seldom", 2)):
+        done = CliRunner().invoke(app, ["report", str(run), "--name", name, "--out", str(tmp_path / f"{name}.html")])
+        assert done.exit_code == code, done.output
+    assert "At the end 60% and 20%" in (tmp_path / "often.html").read_text(encoding="utf-8")
+
+
 def test_a_run_that_is_not_there_is_an_error_in_words(tmp_path):
     done = CliRunner().invoke(app, ["report", str(tmp_path / "none"), "--out", str(tmp_path / "page.html")])
     assert done.exit_code == 2

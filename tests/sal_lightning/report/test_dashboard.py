@@ -20,10 +20,15 @@ def _loaded():
         pytest.importorskip("wandb_workspaces.workspaces")
 
 
-def test_each_panel_shows_what_is_really_logged(tmp_path):
-    fit(tmp_path, [SALCallback(), DriftMonitor(Batches()[0][0])], logger=CSVLogger(tmp_path, name="", version="run"))
+@pytest.mark.parametrize("name", ["", "often"])
+def test_each_panel_shows_what_is_really_logged(tmp_path, name):
+    fit(
+        tmp_path,
+        [SALCallback(name=name), DriftMonitor(Batches()[0][0])],
+        logger=CSVLogger(tmp_path, name="", version="run"),
+    )
     logged = set((tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(","))
-    layout = json.loads(dashboard.workspace("a project", "somebody")._to_model().model_dump_json())
+    layout = json.loads(dashboard.workspace("a project", "somebody", name)._to_model().model_dump_json())
     assert (layout["project"], layout["entity"]) == ("a project", "somebody")
     sections = layout["spec"]["section"]["panel_bank_config"]["sections"]
     assert [s["name"] for s in sections][:4] == ["Spectra", "Suppression", "Drift", "Emergence map"]
@@ -33,7 +38,8 @@ def test_each_panel_shows_what_is_really_logged(tmp_path):
         assert {panel["x_axis"], *panel["metrics"]} <= logged, panel["chart_title"]
     spectra = shown[0]
     assert spectra["plot_type"] == "stacked-area"
-    assert spectra["metrics"] == ["sal/protected_step", "sal/neutral_step", "sal/volatile_step"]
+    own = "sal/often/" if name else "sal/"
+    assert spectra["metrics"] == [f"{own}{band}_step" for band in ("protected", "neutral", "volatile")]
 
 
 def test_without_a_key_it_says_so_and_creates_nothing(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from sal_lightning.hearing import Hearing
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
 from sal_lightning.provisional import Provisional
 from sal_lightning.reached import Reached
-from sal_lightning.remembering import energy, gradients_kept, run
+from sal_lightning.remembering import energy, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
 from sal_lightning.rules.subspace import keep_pace
 from sal_lightning.scaling import unit
@@ -191,16 +191,13 @@ class CommunicationLayer:
         forward = forward or partial(run, self.model)
         self._provisional.dismiss()
         self._clear_windows()
-        training = self.model.training
-        self.model.eval()
         self._hearing.always = True
         try:
-            with gradients_kept(self.model):
+            with evaluating(self.model), gradients_kept(self.model):
                 for batch in islice(batches, limit):
                     self._look_at(batch, forward)
         finally:
             self._hearing.always = False
-            self.model.train(training)
         share_windows(self.rules)
         self.consolidate()
 

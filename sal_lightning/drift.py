@@ -1,7 +1,6 @@
 """How far a network's view of the same inputs moves while it trains on; for any run, with SAL or without."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning.metrics import NormShare
+from sal_lightning.remembering import evaluating
 
 
 class DriftMonitor(Callback):
@@ -66,7 +66,7 @@ class DriftMonitor(Callback):
         seen: list[Tensor] = []
         handle = self.watched(model).register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
         try:
-            with _evaluating(model):
+            with evaluating(model):
                 inputs = move_data_to_device(self.inputs, next(model.parameters()).device)
                 first = inputs[0] if isinstance(inputs, tuple | list) else inputs
                 model(**first) if isinstance(first, Mapping) else model(first)
@@ -91,15 +91,3 @@ class DriftMonitor(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.first, self.step = state_dict["first"], state_dict["step"]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and back in its own afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -30,6 +30,18 @@ def energy(output: Any) -> Tensor:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and back in its own afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards the gradients are what they were."""
     grads = [p.grad for p in model.parameters()]

@@ -66,3 +66,12 @@ def test_remember_takes_mappings_a_forward_of_ones_own_and_a_limit():
     comm.remember([torch.randn(8, 4)], forward=lambda x: model(2 * x))
     assert model.calls == 4
     assert len(comm.events) == 2
+
+
+def test_what_rested_in_evaluation_mode_rests_afterwards():
+    model = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4))
+    model[1].eval()
+    CommunicationLayer(model, torch.optim.Adam(model.parameters())).remember([task(0)])
+    assert model.training
+    assert model[0].training
+    assert not model[1].training

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from sal_lightning import SALCallback
 from tests.everywhere import models, workers
 from tests.everywhere.models import Net, loader, moved, same, trainer
+from tests.everywhere.processes import Processes
 from tests.everywhere.workers import Plan, fit
 
 CLOSE = 1e-5
@@ -16,7 +17,7 @@ PROTECTIONS = ["subspace", "element", "tensor"]
 
 @pytest.fixture(scope="module")
 def both():
-    with workers.Processes() as processes:
+    with Processes() as processes:
         yield processes
 
 

@@ -3,41 +3,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from sal_lightning import layers
 from sal_lightning.rules import firmness, subspace
-from sal_lightning.rules.subspace import Subspace
 from sal_lightning.window import Window
-
-
-def make(module, strength=4.0, recall=0.5, share=1.0):
-    (layer,) = layers.find(module)
-    names = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
-    return Subspace(layer, names, strength, recall, share)
-
-
-def show(rule, x, steps=20):
-    for step in range(steps):
-        rule.see((x,), step)
-        rule.observe()
-
-
-def inputs(d, n=64, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * 0.8 ** torch.arange(d)
-
-
-def restore(rule):
-    """As the communication layer does it in one process."""
-    rule.restore()
-    if rule.moved is not None:
-        rule.keep_pace(rule.moved)
-
-
-def narrow(monkeypatch, rank=6, mask=4):
-    """Fewer directions than inputs, in layers small enough to compare."""
-    monkeypatch.setattr(subspace, "MIN_RANK", rank)
-    monkeypatch.setattr(subspace, "MAX_RANK", rank)
-    monkeypatch.setattr(subspace, "MASK", mask)
-    monkeypatch.setattr(firmness, "GAP", 1e-9)
+from tests.sal_lightning.rules.subspaces import inputs, make, narrow, restore, show
 
 
 class Twin:
@@ -157,14 +125,6 @@ def test_other_precisions_keep_theirs(dtype):
     torch.testing.assert_close(changes[0], changes[1], atol=2e-2, rtol=0)
 
 
-def test_nothing_is_frozen():
-    rule = make(nn.Linear(10, 6))
-    show(rule, inputs(10))
-    for _ in range(50):
-        rule.consolidate()
-    assert (rule.memory.s < 1).all()
-
-
 def test_recall_takes_noise_back_and_zero_recall_does_not():
     drifts = []
     for recall in (0.0, 2.0):
@@ -248,48 +208,6 @@ def test_rank_follows_the_layer_and_has_a_cap():
     assert make(nn.Linear(8, 2)).rank == 9
 
 
-def test_state_continues_exactly():
-    module = nn.Linear(10, 6)
-    whole, part = make(module), make(module)
-    for rule in (whole, part):
-        show(rule, inputs(10))
-        rule.consolidate()
-    resumed = make(module)
-    resumed.load_state_dict(part.state_dict())
-    for rule in (whole, resumed):
-        show(rule, inputs(10, seed=3), steps=9)
-    for a, b in zip(whole.tensors(), resumed.tensors(), strict=True):
-        assert torch.equal(a, b)
-    assert resumed.age == whole.age
-
-
-def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_others_fade_in():
-    rule = make(nn.Linear(40, 6, bias=False), strength=1.0)
-    rule.window = Window(40, 40, subspace.BETA)
-    rule.window.update(torch.diag(torch.linspace(1, 1.6, 40).sqrt())[None])
-    rule.rank = 30
-    rule.consolidate()
-    lam = torch.linspace(1.6, 1, 40) * 40 / torch.linspace(1, 1.6, 40).sum()
-    passes = lambda energy: 1 / (energy + 1)  # noqa: E731
-    for k in range(30, 0, -1):  # the weakest that passes less than 95 % of what it and all weaker ones pass on average
-        if passes(lam[k - 1]) < (1 - firmness.GAP) * passes(lam[k - 1 :].mean()):
-            break
-    assert 1 < k < 30
-    assert rule.memory.E.shape == (1, 6, k)
-    # While new data uses the rest as much as the mean of all directions, it is fully open.
-    for need, alpha in ((None, firmness.LEAST), (10.0, 1.0), (0.5, 0.5)):
-        if need:
-            rule.window.outside = lambda k, need=need: torch.tensor([need])
-            rule.reopen()
-        s_rest = lam[k:].mean() / (lam[k:].mean() + alpha)
-        torch.testing.assert_close(rule.memory.s_rest, s_rest[None], atol=1e-5, rtol=1e-5)
-    rule.window.outside = lambda k: torch.tensor([1.0])
-    rule.reopen()
-    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)
-    held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
-    torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)
-
-
 def test_a_wide_layer_never_forms_a_square_matrix():
     d = 5000
     module = nn.Linear(d, 4, bias=False)
@@ -311,23 +229,6 @@ def test_a_wide_layer_never_forms_a_square_matrix():
     assert largest < d * d * 4 / 5
 
 
-def test_what_waits_to_be_put_back_waits_in_a_state_too():
-    torch.manual_seed(0)
-    module = nn.Linear(10, 6)
-    rule, resumed = make(module, recall=0.0), make(module, recall=0.0)
-    show(rule, inputs(10))
-    rule.consolidate()
-    before = module(inputs(10)).detach()
-    rule.snapshot()
-    with torch.no_grad():
-        module.weight.add_(0.1)
-    rule.restore()
-    resumed.load_state_dict(rule.state_dict())
-    moved = (module(inputs(10)) - before).norm()
-    resumed.settle()
-    assert (module(inputs(10)) - before).norm() < 0.8 * moved
-
-
 @pytest.mark.parametrize("period", [2, 4, 8])
 def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
     for offset in range(period):
@@ -339,27 +240,3 @@ def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
                 rule.see((inputs(8, seed=1),), step)
             rule.observe()
         assert rule.window.weight > before
-
-
-def test_the_rest_opens_as_far_as_new_data_needs_it():
-    torch.manual_seed(0)
-    x = torch.randn(64, 12) * torch.tensor([3.0] * 4 + [0.3] * 8)
-    opened = []
-    for new in (x, x.flip(1)):
-        rule = make(nn.Linear(12, 4, bias=False))
-        rule.rank = 4
-        show(rule, x)
-        rule.consolidate()
-        rule.clear()
-        shut = rule.memory.s_rest
-        rule.see((new,), 0)
-        rule.observe()
-        rule.reopen()
-        U, outside = rule.memory.U[0], rule.window.outside(4)
-        inside = (new @ U).square().sum(1).mean()
-        torch.testing.assert_close(
-            outside[0], (new.square().sum(1).mean() - inside) / new.square().mean() / 12 * 12 / 8
-        )
-        opened.append(float(shut - rule.memory.s_rest))
-    assert opened[0] == pytest.approx(0, abs=1e-6)
-    assert opened[1] > 0.1

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning.rules import firmness, subspace
+from sal_lightning.window import Window
+from tests.sal_lightning.rules.subspaces import inputs, make, show
+
+
+def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_others_fade_in():
+    rule = make(nn.Linear(40, 6, bias=False), strength=1.0)
+    rule.window = Window(40, 40, subspace.BETA)
+    rule.window.update(torch.diag(torch.linspace(1, 1.6, 40).sqrt())[None])
+    rule.rank = 30
+    rule.consolidate()
+    lam = torch.linspace(1.6, 1, 40) * 40 / torch.linspace(1, 1.6, 40).sum()
+    passes = lambda energy: 1 / (energy + 1)  # noqa: E731
+    for k in range(30, 0, -1):  # the weakest that passes less than 95 % of what it and all weaker ones pass on average
+        if passes(lam[k - 1]) < (1 - firmness.GAP) * passes(lam[k - 1 :].mean()):
+            break
+    assert 1 < k < 30
+    assert rule.memory.E.shape == (1, 6, k)
+    # While new data uses the rest as much as the mean of all directions, it is fully open.
+    for need, alpha in ((None, firmness.LEAST), (10.0, 1.0), (0.5, 0.5)):
+        if need:
+            rule.window.outside = lambda k, need=need: torch.tensor([need])
+            rule.reopen()
+        s_rest = lam[k:].mean() / (lam[k:].mean() + alpha)
+        torch.testing.assert_close(rule.memory.s_rest, s_rest[None], atol=1e-5, rtol=1e-5)
+    rule.window.outside = lambda k: torch.tensor([1.0])
+    rule.reopen()
+    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)
+    held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
+    torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_rest_opens_as_far_as_new_data_needs_it():
+    torch.manual_seed(0)
+    x = torch.randn(64, 12) * torch.tensor([3.0] * 4 + [0.3] * 8)
+    opened = []
+    for new in (x, x.flip(1)):
+        rule = make(nn.Linear(12, 4, bias=False))
+        rule.rank = 4
+        show(rule, x)
+        rule.consolidate()
+        rule.clear()
+        shut = rule.memory.s_rest
+        rule.see((new,), 0)
+        rule.observe()
+        rule.reopen()
+        U, outside = rule.memory.U[0], rule.window.outside(4)
+        inside = (new @ U).square().sum(1).mean()
+        torch.testing.assert_close(
+            outside[0], (new.square().sum(1).mean() - inside) / new.square().mean() / 12 * 12 / 8
+        )
+        opened.append(float(shut - rule.memory.s_rest))
+    assert opened[0] == pytest.approx(0, abs=1e-6)
+    assert opened[1] > 0.1
+
+
+def test_nothing_is_frozen():
+    rule = make(nn.Linear(10, 6))
+    show(rule, inputs(10))
+    for _ in range(50):
+        rule.consolidate()
+    assert (rule.memory.s < 1).all()

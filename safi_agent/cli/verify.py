@@ -7,6 +7,7 @@ import typer
 
 from safi_agent.cli.options import LOG, STORE, kept_store
 from safi_agent.errors import LogError
+from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key, key_file
 from safi_agent.log.verify import Verdict, is_chained
 from safi_agent.log.verify import verify as verify_log
@@ -30,7 +31,7 @@ def verify(
     """
     try:
         full = log.absolute()
-        anchor = None if without_store else kept_store(store).anchor(str(full))
+        anchor = None if without_store else _remembered(full, store)
         if anchor is None and not is_chained(full):
             typer.echo(
                 f"{log}: none of its lines has a mac, as in logs of an older version: nothing can be said of it."
@@ -45,6 +46,21 @@ def verify(
         typer.echo(f"{log}: not checked: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
     raise typer.Exit(_say(log, verdict, anchor))
+
+
+def _remembered(log: Path, store: str) -> Anchor | None:
+    """What the store remembers of the log: also of one that is gone, which only the store can tell.
+
+    Raises:
+        FileNotFoundError: there is neither the log nor a store that could have written it.
+        ValueError: the log is there, and the store is not or cannot be opened.
+    """
+    try:
+        return kept_store(store).anchor(str(log))
+    except ValueError:
+        if log_files(log):
+            raise
+    raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
 
 
 def _say(log: Path, verdict: Verdict, anchor: Anchor | None) -> int:

@@ -104,3 +104,16 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     code, said = verify(asked)
     assert (code, words in said.replace("\n", "")) == (2, True), said
     assert broken != "store" or not Path("safi.db").exists()
+
+
+def test_a_log_that_is_not_there_is_missed_before_its_store() -> None:
+    code, said = verify("nowhere/log.json", "--store", "sqlite:///nowhere/safi.db")
+    assert (code, "expected a log that is there" in said.replace("\n", ""), "store:" in said) == (2, True, False)
+
+
+def test_a_log_that_is_gone_is_told_by_its_store() -> None:
+    for file in Path().glob(f"{LOG}*"):
+        if file.name != f"{LOG}.key":
+            file.unlink()
+    code, said = verify()
+    assert (code, "lines 1 to 60 are missing" in said) == (1, True)

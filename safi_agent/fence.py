@@ -38,6 +38,15 @@ def harmless(text: str) -> str:
     return "".join(letters).strip()
 
 
+def plain(text: str) -> str:
+    r"""The text as patterns read it a second time: without invisible characters, with compatible letters made plain.
+
+    >>> plain("\uff47uaran\u200bteed")
+    'guaranteed'
+    """
+    return text if text.isascii() else unicodedata.normalize("NFKC", _ODD.sub(_visible, text))
+
+
 def _visible(char: re.Match[str]) -> str:
     return "" if unicodedata.category(char[0]) in ("Cf", "Cc", "Cs", "Cn", "Co") else char[0]
 

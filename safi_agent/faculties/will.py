@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.intellect import listing
 from safi_agent.faculties.judge import Judge
-from safi_agent.fence import CLAUSE, fence
+from safi_agent.fence import CLAUSE, fence, plain
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
@@ -72,15 +73,20 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     if len(text) > values.max_chars:
         return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
     for value in values.values:
-        if any(re.search(pattern, text) for pattern in value.vetoes):
+        if _matches(value.vetoes, text):
             return Verdict("violation", f"The draft matches a veto of {value.name}.", "hard_veto")
-    if any(re.search(pattern, text) for pattern in values.forbidden):
+    if _matches(values.forbidden, text):
         return Verdict("violation", "The draft matches a forbidden pattern.", "forbidden_pattern")
     if any(required not in text for required in values.disclaimers):
         return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
     if draft.agreement is not None and draft.agreement < min_agreement:
         return Verdict("violation", f"Only {draft.agreement:.0%} of the drafts agree.", "agreement_low")
     return None
+
+
+def _matches(patterns: Sequence[str], text: str) -> bool:
+    """Whether a pattern is found in the text as it is, or in what a reader takes it for."""
+    return any(re.search(pattern, shown) for shown in {text, plain(text)} for pattern in patterns)
 
 
 def read_verdict(data: Any, values: ValueSet) -> Verdict:

@@ -149,6 +149,20 @@ def test_rules_win_without_a_call(answer: str, code: str) -> None:
     assert rules(Draft("Fine. Not advice."), RULED) is None
 
 
+@pytest.mark.parametrize("draft", ["\uff27\uff35aranteed", "guaran\u200bteed", "guaran\u00adteed", "\u2067guaranteed"])
+def test_a_veto_is_not_evaded_by_invisible_or_compatible_letters(draft: str) -> None:
+    found = rules(Draft(f"{draft} gains. Not advice."), RULED)
+    assert found is not None
+    assert found.code == "hard_veto"
+
+
+def test_a_pattern_for_what_is_invisible_is_tried_on_the_text_as_it_is() -> None:
+    values = RULED.model_copy(update={"forbidden": ("\u200b",)})
+    found = rules(Draft("So\u200b. Not advice."), values)
+    assert found is not None
+    assert found.code == "forbidden_pattern"
+
+
 def test_the_shipped_professional_set_vetoes_a_guarantee() -> None:
     values = load_values("professional")
     draft = f"This fund has guaranteed annual returns. {values.disclaimers[0]}"

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from safi_agent.values import Value, ValueSet, label, weighed, wrong_names, wrong_weights
+from safi_agent.values import Value, ValueSet, label, read_yaml, weighed, wrong_names, wrong_weights
 
 SOUND = {"name": "sound", "values": [{"name": "sound", "weight": 1}]}
 EXPECTED = {
@@ -43,7 +43,7 @@ def proofread(text: str) -> list[Error]:
     Nothing, exactly where ``load_values`` takes it and no setting is given twice: of those YAML takes the last.
     """
     try:
-        root, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        root, content = read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         said = " ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from safi_agent import Value, ValueSet, load_values
+from safi_agent.proofread import proofread
 from safi_agent.values import label, shipped
 
 
@@ -115,3 +116,39 @@ def test_a_yaml_file_is_read_and_one_that_is_none_is_named(tmp_path: Path) -> No
 def test_a_set_does_not_change() -> None:
     with pytest.raises(ValidationError):
         load_values("civic").name = "other"  # type: ignore[misc]
+
+
+def bomb(levels: int) -> str:
+    """A few lines that stand for 9 to the power of ``levels`` entries."""
+    rows = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels + 1))]
+    return "\n".join([*rows, "name: bomb", f"description: *a{levels}", "values: [{name: A, weight: 1}]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: !!python/object/apply:os.system [touch run]", "could not determine a constructor"),
+        ("name: !!python/name:os.system", "could not determine a constructor"),
+        (bomb(30), "entries, with aliases filled in"),
+        ("name: a\nvalues: &v [*v]", "entries, with aliases filled in"),
+        ("name: " + "[" * 1_000, "nested too deep"),
+    ],
+    ids=["call", "name", "bomb", "within itself", "deep"],
+)
+def test_a_strangers_file_runs_nothing_and_takes_no_memory(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_values("mine.yaml")
+    (told,) = proofread(text)
+    assert words in told.what
+    assert len(str(caught.value)) + len(told.what) < 1000
+    assert not Path("run").exists()
+
+
+def test_an_alias_that_stands_for_little_is_filled_in(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: a\nvalues:\n- {name: x, vetoes: &v [q]}\n- {name: y, vetoes: *v}")
+    assert [value.vetoes for value in load_values(file).values] == [("q",), ("q",)]

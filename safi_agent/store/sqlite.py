@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -37,6 +38,9 @@ class Sqlite:
 
     def _connect(self) -> None:
         self._lock = threading.RLock()
+        if self.url != MEMORY and not (path := Path(self._path)).exists():
+            with suppress(OSError):  # SQLite says it better
+                path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
         arguments = {"check_same_thread": False, "timeout": BUSY}
         self.engine = create_engine(self.url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
         event.listen(self.engine, "connect", prepare)
@@ -47,6 +51,10 @@ class Sqlite:
         if not current:
             with self.transaction() as c:
                 bring_up(c)
+
+    @property
+    def _path(self) -> str:
+        return self.url.removeprefix("sqlite:///")
 
     def after_fork(self) -> None:
         """In the child: a connection of its own. One in memory starts empty; the parent keeps what there was."""
@@ -77,8 +85,7 @@ class Sqlite:
     def checkpoint(self) -> None:
         """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
         if self.url != MEMORY:
-            path = self.url.removeprefix("sqlite:///")
-            with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0)) as connection:
+            with suppress(sqlite3.Error), closing(sqlite3.connect(self._path, timeout=0)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 

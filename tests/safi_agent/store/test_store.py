@@ -1,5 +1,6 @@
 """The store: one number a turn, commits in order and once, work of the dead taken over."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -193,6 +194,21 @@ def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:
 def test_a_file_is_in_wal_mode(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path}/s.db")._transaction(reading=True) as c:
         assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have other rights")
+def test_a_new_file_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    add(store, "a")
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        name: 0o600 for name in ("s.db", "s.db-wal", "s.db-shm")
+    }
+    there = tmp_path / "other.db"
+    there.touch()
+    there.chmod(0o640)
+    store = open_store(f"sqlite:///{there}")
+    add(store, "a")
+    assert there.stat().st_mode & 0o777 == 0o640
 
 
 def test_many_may_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:

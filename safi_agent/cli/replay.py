@@ -49,7 +49,9 @@ def _finder(files: list[str], store: str) -> Find:
 
     def find(name: str) -> ValueSet | None:
         if name not in known and (text := kept.kept_values(name)) is not None:
-            known[name] = values_of(text)
+            found = values_of(text)
+            if name == found.fingerprint:  # what was edited in the store is not the one
+                known[name] = found
         return known.get(name)
 
     return find

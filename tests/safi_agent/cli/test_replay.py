@@ -1,6 +1,7 @@
 """``safi replay``: what it says, where it finds value sets, and how it ends."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,25 @@ def test_a_set_that_was_edited_is_not_the_one() -> None:
     Path("gated.yaml").write_text(GATED.model_copy(update={"description": "Other."}).model_dump_json())
     code, said = replay(f"../{LOG}", "--values", "gated.yaml")
     assert (code, "expected the value set" in said) == (2, True)
+
+
+def test_a_set_that_was_edited_in_the_store_is_not_the_one() -> None:
+    with sqlite3.connect("safi.db") as database:
+        database.execute("UPDATE safi_value_sets SET body = replace(body, 'No.', 'Oh.')")
+    database.close()
+    code, said = replay()
+    assert (code, "expected the value set" in said) == (2, True)
+
+
+def test_a_mu_that_was_edited_in_the_store_follows_from_no_ledger() -> None:
+    with sqlite3.connect("safi.db") as database:
+        database.execute("UPDATE safi_memory SET mu = replace(mu, '0.', '0.9')")
+    database.close()
+    with create_safi_chain(Fake(will=approve(["No Harm"]), conscience=ledger(GATED)), GATED, beta=0.7) as safi:
+        safi.invoke("d")
+    code, said = replay()
+    assert code == 1
+    assert f"{LOG}:4: turn 4 of 'gated': mu is" in said
 
 
 def test_a_figure_that_does_not_follow_is_named() -> None:

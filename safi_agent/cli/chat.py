@@ -10,6 +10,8 @@ import typer
 from safi_agent.chain import SafiChain, create_safi_chain
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
 
+_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}  # what a terminal obeys
+
 
 def chat(
     values: Values = "unesco",
@@ -36,7 +38,8 @@ def talk(safi: SafiChain, asked: str, log: Path) -> str:
     safi.drain()
     turn_id = message.response_metadata["safi"]["turnId"]
     record = next((r for r in records(log) if r["turnId"] == turn_id), None)
-    return "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
+    said = "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
+    return said.translate(_STEERING)
 
 
 def records(log: Path) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,14 @@
 """``safi chat``."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
+from safi_agent.cli.chat import talk
+from tests.safi_agent.fakes import Fake, approve
 
 
 def test_a_conversation_shows_answers_ledgers_and_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +22,11 @@ def test_a_conversation_shows_answers_ledgers_and_refusals(tmp_path: Path, monke
     assert "I can't answer that here." in said.output
     assert "Will: violation" in said.output
     assert len((tmp_path / "saf-spirit-log.json").read_text().splitlines()) == 2
+
+
+def test_a_models_words_do_not_steer_the_terminal(make: Any, tmp_path: Path) -> None:
+    steering = "\x1b]0;mine\x07\x1b[2Jone\ttwo\nthree\x9b31m\x7f"
+    safi = make(Fake(intellect=steering, will=approve().replace("fine", r"\u001b[2J")))
+    shown = talk(safi, "q", tmp_path / "log.json")
+    assert "one\ttwo\nthree" in shown
+    assert not set(shown) & {"\x1b", "\x07", "\x7f", "\x9b", "\r"}

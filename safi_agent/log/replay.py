@@ -15,6 +15,8 @@ from safi_agent.values import ValueSet
 
 FIGURES = ("spiritScore", "drift", "driftRaw", "mu", "muTurn")
 CLOSE = 1e-9  # relative and absolute: the last bit of another processor is no fault
+# What reading a line may raise that someone has made to be read.
+WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 OURS = (identity.__name__, linear.__name__)
 Find = Callable[[str], ValueSet | None]
 Figures = dict[str, Any]
@@ -85,10 +87,11 @@ class _Walk:
         """What is wrong with the next line."""
         self.lines += 1
         try:
-            record, findings, said = _read(line)
-        except (ValueError, KeyError, TypeError) as error:
+            yield from self._compared(*_read(line))
+        except WRONG as error:
             yield f"is no record that can be computed again ({type(error).__name__})"
-            return
+
+    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_Lane") -> Iterator[str]:
         key = record["memoryKey"]
         before, self.lanes[key] = self.lanes.get(key), said
         named = f"turn {said.turn} of {key!r}"

@@ -1,5 +1,6 @@
 """Figures computed again: lines made by plain arithmetic agree, and each that is changed is named."""
 
+import contextlib
 import json
 import math
 import random
@@ -166,6 +167,29 @@ def test_what_is_no_record_is_named(line: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(LINES[0]) + "\n" + line + "\n")
     found = replay(path, SETS.get)
     assert (found.faulty, found.faults[0].at) == (1, 2)
+
+
+ODD: list[Any] = [None, True, -1, math.inf, math.nan, "x", [], [[1]], {}, {"a": {}}, [{}]]
+AUDITED: dict[str, Any] = next(line for line in LINES if line["spiritScore"] is not None)
+
+
+@pytest.mark.parametrize("name", [*AUDITED, *(f"measure.{name}" for name in AUDITED["measure"])])
+def test_whatever_stands_in_a_field_is_read_or_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    for odd in ODD:
+        line = json.loads(json.dumps(AUDITED))
+        within, _, last = name.rpartition(".")
+        (line[within] if within else line)[last] = odd
+        path.write_text(json.dumps(line) + "\n")
+        with contextlib.suppress(LogError):  # a value set that nobody has
+            assert replay(path, SETS.get).lines == 1
+
+
+@pytest.mark.parametrize("opening", ['{"a":', "["])
+def test_a_line_without_end_is_named(opening: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    path.write_text(opening * 100_000 + "\n")
+    assert replay(path, SETS.get).faulty == 1
 
 
 def test_a_log_must_be_there(tmp_path: Path) -> None:

@@ -1,29 +1,21 @@
-"""SAFi for LangChain: a runnable that answers only what its Will lets through, and audits every answer."""
+"""SAFi for LangChain: a runnable that answers only what its Will lets through, and audits every answer.
 
-from safi_agent.chain import SafiChain, create_safi_chain
-from safi_agent.errors import ClosedError, IntellectError, OutboxError, SafiError, ViolationError
-from safi_agent.faculties.spirit import Assessment, assess
-from safi_agent.hooks import Alert
-from safi_agent.ledger import Finding
-from safi_agent.middleware import SafiMiddleware
-from safi_agent.tools import ToolRule
-from safi_agent.values import Value, ValueSet, load_values
+Importing it loads neither LangChain nor the database: that waits until one of its names is used, so that the command
+``safi`` can say at once what it does.
+"""
 
-__all__ = [
-    "Alert",
-    "Assessment",
-    "ClosedError",
-    "Finding",
-    "IntellectError",
-    "OutboxError",
-    "SafiChain",
-    "SafiError",
-    "SafiMiddleware",
-    "ToolRule",
-    "Value",
-    "ValueSet",
-    "ViolationError",
-    "assess",
-    "create_safi_chain",
-    "load_values",
-]
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safi_agent.public import *  # noqa: F403 (its __all__ is what is meant)
+
+NEEDED = ("filelock", "langchain", "langchain_core", "langchain_openai", "pydantic", "sqlalchemy", "typer", "yaml")
+if _missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise ImportError(f'{", ".join(_missing)} not installed: pip install "sal-lightning[safi]"', name=__name__)
+
+
+def __getattr__(name: str) -> Any:
+    """``__all__`` and what is in it."""
+    return getattr(import_module("safi_agent.public"), name)

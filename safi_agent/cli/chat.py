@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from safi_agent.chain import SafiChain, create_safi_chain
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
+
+if TYPE_CHECKING:
+    from safi_agent import SafiChain
 
 _STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}  # what a terminal obeys
 
@@ -20,6 +22,8 @@ def chat(
     log: Log = LOG,
 ) -> None:
     """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
+    from safi_agent import create_safi_chain
+
     with create_safi_chain(model, values, store=store, log=log) as safi:
         while asked := _asked():
             typer.echo(f"\n{talk(safi, asked, log)}\n")
@@ -32,7 +36,7 @@ def _asked() -> str:
         return ""
 
 
-def talk(safi: SafiChain, asked: str, log: Path) -> str:
+def talk(safi: "SafiChain", asked: str, log: Path) -> str:
     """The answer and, once it is done, what the audit found."""
     message = safi.invoke(asked)
     safi.drain()

@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.chain import create_safi_chain
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
-from safi_agent.values import load_values
 
 
 def drain(
@@ -17,5 +15,7 @@ def drain(
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
 ) -> None:
     """Finish the audits that processes which are gone have left."""
+    from safi_agent import create_safi_chain, load_values
+
     with create_safi_chain(model, load_values(values), store=store, log=log) as safi:
         typer.echo(f"{safi.drain(timeout)} audits finished.")

@@ -1,17 +1,16 @@
 """``safi replay``: whether the figures of a log follow from its ledgers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safi_agent.cli.options import LOG, STORE, kept_store
 from safi_agent.errors import LogError
-from safi_agent.faculties.spirit import beta_out
-from safi_agent.log.replay import Find, Replayed
-from safi_agent.log.replay import replay as replay_log
-from safi_agent.record import values_of
 from safi_agent.values import ValueSet, load_values, shipped
+
+if TYPE_CHECKING:
+    from safi_agent.log.replay import Find, Replayed
 
 SAME, DIFFERENT, UNCHECKED = 0, 1, 2
 
@@ -26,6 +25,9 @@ def replay(
 
     Ends with 0 if all are the same; 1 if one is not, and says where; 2 if that could not be computed.
     """
+    from safi_agent.faculties.spirit import beta_out
+    from safi_agent.log.replay import replay as replay_log
+
     try:
         if beta_out(beta):
             raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
@@ -36,8 +38,10 @@ def replay(
     raise typer.Exit(_say(log, replayed))
 
 
-def _finder(files: list[str], store: str) -> Find:
+def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
+    from safi_agent.record import values_of
+
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}
     try:
@@ -57,7 +61,7 @@ def _finder(files: list[str], store: str) -> Find:
     return find
 
 
-def _say(log: Path, replayed: Replayed) -> int:
+def _say(log: Path, replayed: "Replayed") -> int:
     for fault in replayed.faults:
         typer.echo(str(fault))
     if replayed.faulty:

@@ -1,17 +1,16 @@
 """``safi verify``: whether a log is as it was written."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safi_agent.cli.options import LOG, STORE, kept_store
 from safi_agent.errors import LogError
-from safi_agent.log.files import log_files
-from safi_agent.log.key import find_key, key_file
-from safi_agent.log.verify import Verdict, is_chained
-from safi_agent.log.verify import verify as verify_log
-from safi_agent.store import Anchor
+
+if TYPE_CHECKING:
+    from safi_agent.log.verify import Verdict
+    from safi_agent.store import Anchor
 
 WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
@@ -29,6 +28,10 @@ def verify(
     Ends with 0 if it is as it was written; 1 if it is not, and says where; 2 if that could not be checked; 3 if none of
     its lines has a mac, so that nothing can be said of it.
     """
+    from safi_agent.log.key import find_key, key_file
+    from safi_agent.log.verify import is_chained
+    from safi_agent.log.verify import verify as verify_log
+
     try:
         full = log.absolute()
         anchor = None if without_store else _remembered(full, store)
@@ -48,13 +51,15 @@ def verify(
     raise typer.Exit(_say(log, verdict, anchor))
 
 
-def _remembered(log: Path, store: str) -> Anchor | None:
+def _remembered(log: Path, store: str) -> "Anchor | None":
     """What the store remembers of the log: also of one that is gone, which only the store can tell.
 
     Raises:
         FileNotFoundError: there is neither the log nor a store that could have written it.
         ValueError: the log is there, and the store is not or cannot be opened.
     """
+    from safi_agent.log.files import log_files
+
     try:
         return kept_store(store).anchor(str(log))
     except ValueError:
@@ -63,7 +68,7 @@ def _remembered(log: Path, store: str) -> Anchor | None:
     raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
 
 
-def _say(log: Path, verdict: Verdict, anchor: Anchor | None) -> int:
+def _say(log: Path, verdict: "Verdict", anchor: "Anchor | None") -> int:
     for fault in verdict.faults:
         typer.echo(str(fault))
     if verdict.faulty:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from safi_agent.chain import SafiChain, create_safi_chain
 from safi_agent.cli.options import LOG, Log, Model, Values
-from safi_agent.values import load_values
 
 if TYPE_CHECKING:
+    from safi_agent import SafiChain
     from safi_agent.audit.queued import QueuedAuditor
 
 Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
@@ -20,6 +19,8 @@ Grace = Annotated[float, typer.Option(help="Seconds that audits under way get wh
 
 def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
     """Audit what others answer, until SIGTERM or Ctrl-C; what is not done then goes back to the queue."""
+    from safi_agent import create_safi_chain, load_values
+
     if not store.startswith("postgresql"):
         raise typer.BadParameter("expected a URL that begins with 'postgresql+psycopg://'.", param_hint="--store")
     safi = create_safi_chain(model, load_values(values), store=store, log=log)
@@ -28,7 +29,7 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
     typer.echo(f"{work(safi, grace)} audits finished.")
 
 
-def work(safi: SafiChain, grace: float) -> int:
+def work(safi: "SafiChain", grace: float) -> int:
     """Leave the main thread to signals; how many audits the chain's own worker has carried out at the end."""
     auditor = cast("QueuedAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):

@@ -7,9 +7,17 @@ import safi_agent
 
 
 def test_importing_it_loads_neither_sal_lightning_nor_torch() -> None:
-    code = "import sys, safi_agent; print(*sorted({'sal_lightning', 'torch', 'lightning'} & set(sys.modules)))"
+    others = "{'sal_lightning', 'torch', 'lightning'}"
+    code = f"import sys; from safi_agent import *; print(*{others} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_importing_it_loads_neither_langchain_nor_the_database_until_a_name_is_used() -> None:
+    names = "{'langchain', 'langchain_core', 'sqlalchemy', 'sal_page'}"
+    code = f"import sys, safi_agent; print(*{names} & set(sys.modules)); print(safi_agent.load_values('civic').name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\ncivic\n"
 
 
 def test_the_public_list_is_what_others_rely_on() -> None:

@@ -1,5 +1,6 @@
-"""The command line: ``sal report`` and ``sal dashboard``."""
+"""The command line ``sal``: ``sal report`` and ``sal dashboard``."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ def report(
     name: Annotated[str, typer.Option(help="The callback's name, if it has one.")] = "",
 ) -> None:
     """Write one page of a run, from the folder of CSVLogger or the offline file of Weights & Biases."""
+    if find_spec("plotly") is None:
+        raise typer.BadParameter('plotly not installed: pip install "sal-lightning[report]".')
     # Not above: what is not asked for is not loaded.
     from sal_lightning.report.page import write
     from sal_lightning.report.reading import read

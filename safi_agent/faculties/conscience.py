@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.errors import ConscienceError
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.fence import CLAUSE, fence
 from safi_agent.faculties.judge import Judge
-from safi_agent.fence import CLAUSE, fence
 from safi_agent.ledger import ContinuousFinding, Finding, Ledger, read_ledger
 from safi_agent.threads import Threads
 from safi_agent.turn import Turn

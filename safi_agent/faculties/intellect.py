@@ -10,9 +10,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.drafting import Panel
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.judge import Model
 from safi_agent.turn import Draft, Turn
 from safi_agent.values import ValueSet

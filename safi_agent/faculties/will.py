@@ -10,9 +10,9 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.fence import CLAUSE, fence, plain
 from safi_agent.faculties.intellect import listing
 from safi_agent.faculties.judge import Judge
-from safi_agent.fence import CLAUSE, fence, plain
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 

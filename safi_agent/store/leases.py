@@ -4,8 +4,8 @@ import time
 
 from sqlalchemy import and_, func, select, update
 
-from safi_agent.owner import is_dead, me
 from safi_agent.store.access import Access
+from safi_agent.store.owner import is_dead, me
 from safi_agent.store.rows import Job
 from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, turns
 

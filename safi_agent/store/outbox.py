@@ -11,9 +11,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from safi_agent.errors import OutboxError
-from safi_agent.owner import me
 from safi_agent.store.access import Access
 from safi_agent.store.leases import LEASE
+from safi_agent.store.owner import me
 from safi_agent.store.tables import memory, turns
 
 log = logging.getLogger("safi_agent")

@@ -13,7 +13,7 @@ from langchain_core.messages.tool import InvalidToolCall
 from pydantic import BaseModel, Field
 
 from safi_agent import ClosedError, IntellectError, SafiMiddleware, ToolRule, ViolationError
-from tests.safi_agent.agents import Calling, Tools, ask, call, calls, records, texts
+from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls, records, texts
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
 from tests.safi_agent.test_doors import everything
 

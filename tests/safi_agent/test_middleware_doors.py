@@ -20,7 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from tests.safi_agent.agents import Calling, Tools, ask, call, calls
+from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
 from tests.safi_agent.test_doors import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, secret, seen
 

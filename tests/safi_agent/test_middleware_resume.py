@@ -17,7 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from safi_agent import SafiMiddleware
-from tests.safi_agent.agents import Calling, Tools, ask, call, calls, records, texts
+from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls, records, texts
 from tests.safi_agent.fakes import THREE, Fake, in_turn
 
 both = pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])

@@ -11,7 +11,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tracers import BaseTracer
 
-from tests.safi_agent.agents import Calling, Tools, ask, call, calls
+from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import Fake, in_turn
 
 SPANS = """
@@ -28,7 +28,7 @@ provider.add_span_processor(SimpleSpanProcessor(kept))
 trace.set_tracer_provider(provider)
 
 from safi_agent import SafiMiddleware
-from tests.safi_agent.agents import Calling, Tools, ask, call, calls
+from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import THREE, Fake, in_turn
 
 with SafiMiddleware(THREE, model=Fake(), store=None, log=None) as middleware:

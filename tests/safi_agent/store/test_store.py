@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, update
 
-from safi_agent import owner
-from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store
+from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, owner
 from safi_agent.store.sqlite import Sqlite, prepare
 from safi_agent.store.tables import turns
 

@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 
 from safi_agent import IntellectError, SafiChain
-from safi_agent.drafting import Choose, Chosen, LexicalEmbeddings, Panel, cascade, checked
+from safi_agent.faculties.drafting import Choose, Chosen, LexicalEmbeddings, Panel, cascade, checked
 from safi_agent.faculties.will import rules
 from safi_agent.turn import Draft
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
@@ -46,7 +46,7 @@ def test_the_words_of_a_text_are_its_vector_in_any_process() -> None:
     words = LexicalEmbeddings()
     assert words.embed_query("One two, TWO.") == words.embed_query("two one two")
     assert sorted(filter(None, words.embed_query("one two two"))) == pytest.approx([1, math.sqrt(2)])
-    code = "from safi_agent.drafting import LexicalEmbeddings as L; print(L().embed_query('one two').index(1.0))"
+    code = "from safi_agent.faculties.drafting import LexicalEmbeddings as L; print(L().embed_query('one').index(1.0))"
     seen = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONHASHSEED": seed}

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from safi_agent.faculties.conscience import SCHEMA as LEDGER
 from safi_agent.faculties.conscience import Conscience
+from safi_agent.faculties.fence import NAMES, fence, harmless
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import SCHEMA as VERDICT
 from safi_agent.faculties.will import Will
-from safi_agent.fence import NAMES, fence, harmless
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, ledger
 

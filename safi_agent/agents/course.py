@@ -12,13 +12,7 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
-from safi_agent.chain import SafiChain
-from safi_agent.faculties import will
-from safi_agent.faculties.intellect import Intellect
-from safi_agent.faculties.will import REPLY, Will
-from safi_agent.models import model_label
-from safi_agent.release import message
-from safi_agent.replies import (
+from safi_agent.agents.replies import (
     Reply,
     Verdicts,
     answer_of,
@@ -28,9 +22,15 @@ from safi_agent.replies import (
     mark_of,
     read_reply,
 )
-from safi_agent.tools import Rules, denial, offered, tool_name
+from safi_agent.agents.tools import Rules, denial, offered, tool_name
+from safi_agent.agents.walk import Course
+from safi_agent.chain import SafiChain
+from safi_agent.faculties import will
+from safi_agent.faculties.intellect import Intellect
+from safi_agent.faculties.will import REPLY, Will
+from safi_agent.models import model_label
+from safi_agent.release import message
 from safi_agent.turn import Draft, Turn, Verdict
-from safi_agent.walk import Course
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]

@@ -3,9 +3,9 @@
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from safi_agent.replies import BROKEN, denied, journal, leaving, mark_of, read_reply
+from safi_agent.agents.replies import BROKEN, denied, journal, leaving, mark_of, read_reply
 from safi_agent.turn import Draft, Verdict
-from tests.safi_agent.agents import call, calls
+from tests.safi_agent.agents.calling import call, calls
 
 YES, NO = Verdict("approve", "", "rules"), Verdict("violation", "Not that.", "tool_not_allowed")
 

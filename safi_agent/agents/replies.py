@@ -9,7 +9,7 @@ from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from safi_agent.tools import UNKNOWN
+from safi_agent.agents.tools import UNKNOWN
 from safi_agent.turn import Draft, Verdict
 
 # What providers want back of a reply that calls tools; a block of another kind does not leave.

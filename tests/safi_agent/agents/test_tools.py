@@ -6,8 +6,8 @@ import pytest
 from pydantic import AfterValidator, Field
 
 from safi_agent import ToolRule
-from safi_agent.tools import denial, offered, read_rules
-from tests.safi_agent.agents import call
+from safi_agent.agents.tools import denial, offered, read_rules
+from tests.safi_agent.agents.calling import call
 
 
 def code(made: Any, allowed: Any, known: Any = ("pay", "search")) -> str | None:

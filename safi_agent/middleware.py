@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Self
+from typing import Annotated, Any, NotRequired
 from uuid import uuid4
 
 from langchain.agents.middleware import (
@@ -22,11 +22,12 @@ from langgraph.types import Command
 from typing_extensions import override
 
 from safi_agent.agents.course import Asking, Courses, Review
-from safi_agent.agents.replies import denied, told_of
+from safi_agent.agents.replies import denied, governed_result, is_answer, result_text, told_of
 from safi_agent.agents.review import seen
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
+from safi_agent.lifetime import Lifetime
 from safi_agent.release import message
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
@@ -40,7 +41,7 @@ class SafiState(AgentState[Any]):
     safi_run: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
-class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
+class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     """Gates what an agent drafts and what it calls; put it last in the list, so that it is next to model and tools.
 
     Args:
@@ -106,7 +107,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if turn is None:
             return None
         last = state["messages"][-1]
-        return _instead(last, walk(self.chain, self._courses.last(turn, str(last.text)), config))
+        return _instead(last, walk(self.chain.inside, self._courses.last(turn, str(last.text)), config))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -114,7 +115,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if turn is None:
             return None
         last = state["messages"][-1]
-        return _instead(last, await awalk(self.chain, self._courses.last(turn, str(last.text)), config))
+        return _instead(last, await awalk(self.chain.inside, self._courses.last(turn, str(last.text)), config))
 
     def _ungoverned(self, state: Any, config: RunnableConfig) -> Turn | None:
         last: AnyMessage = state["messages"][-1]
@@ -134,7 +135,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if known is not None:
             return ModelResponse([self.chain.give(known)])
         asking = Asking(request, handler, self._courses.rules)
-        return walk(self.chain, self._courses.draft(turn, asking, awaited=False), config)
+        return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
 
     @override
     async def awrap_model_call(
@@ -144,7 +145,7 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
         if known is not None:
             return ModelResponse([self.chain.give(known)])
         asking = Asking(request, handler, self._courses.rules)
-        return await awalk(self.chain, self._courses.draft(turn, asking, awaited=True), config)
+        return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
 
     def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         own = [request.system_message] if request.system_message else []
@@ -160,14 +161,14 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
         """Only a call that may be made is made; the model is told of the others."""
         turn = self._begin(request.state, request.state["messages"], config := ensure_config())
-        verdict = seen(request.tool_call, walk(self.chain, self._courses.call(turn, request), config))
+        verdict = seen(request.tool_call, walk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
         result = handler(request)
-        if not _answers(request):
+        if not is_answer(request):
             return result
-        course = self._courses.result(turn, str(request.tool_call["id"]), _text(result))
-        return _told(request, walk(self.chain, course, config))
+        course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
+        return governed_result(request.tool_call, walk(self.chain.inside, course, config))
 
     @override
     async def awrap_tool_call(
@@ -175,55 +176,22 @@ class SafiMiddleware(AgentMiddleware[SafiState, Any, Any]):
     ) -> Result:
         config = ensure_config()
         turn = await asyncio.to_thread(self._begin, request.state, request.state["messages"], config)
-        verdict = seen(request.tool_call, await awalk(self.chain, self._courses.call(turn, request), config))
+        verdict = seen(request.tool_call, await awalk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
         result = await handler(request)
-        if not _answers(request):
+        if not is_answer(request):
             return result
-        course = self._courses.result(turn, str(request.tool_call["id"]), _text(result))
-        return _told(request, await awalk(self.chain, course, config))
+        course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
+        return governed_result(request.tool_call, await awalk(self.chain.inside, course, config))
 
-    # Its lifetime
-
+    @override
     def drain(self, timeout: float | None = 30) -> int:
-        """As the chain's: wait for the audits; how many were finished since the last call."""
         return self.chain.drain(timeout)
 
+    @override
     def close(self, timeout: float | None = 30) -> int:
-        """As the chain's: take no more turns, then drain."""
         return self.chain.close(timeout)
-
-    async def aclose(self, timeout: float | None = 30) -> int:
-        """The same without blocking."""
-        return await self.chain.aclose(timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-def _answers(request: ToolCallRequest) -> bool:
-    return bool(request.tool is not None and request.tool.return_direct)
-
-
-def _text(result: Result) -> str:
-    """What a tool's result says; a command says nothing that could be judged, and what is empty is refused."""
-    return str(result.text) if isinstance(result, ToolMessage) else ""
-
-
-def _told(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
-    call = request.tool_call
-    told = answer.response_metadata
-    return ToolMessage(str(answer.text), name=call["name"], tool_call_id=str(call["id"]), response_metadata=told)
 
 
 def _instead(last: AnyMessage, answer: AIMessage) -> dict[str, Any]:

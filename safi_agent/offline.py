@@ -5,7 +5,6 @@ It shows how the loop works. It understands nothing, and its verdicts are worth 
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -94,8 +93,3 @@ def _overlap(one: str, other: str) -> bool:
 
 def _words(text: str) -> set[str]:
     return {word[:6] for word in _WORD.findall(text.lower())}
-
-
-def is_offline(labels: Sequence[str]) -> bool:
-    """Whether any faculty was only rehearsed."""
-    return LABEL in labels

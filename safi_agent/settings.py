@@ -1,47 +1,134 @@
-"""Refusing settings that cannot be meant."""
+"""A chain's settings: what there is to choose, and what cannot be meant."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableSerializable
+from pydantic import ConfigDict, Field
+from typing_extensions import override
 
-from safi_agent.faculties.spirit import beta_out
+from safi_agent.audit import Where
+from safi_agent.audit.plan import Plan
+from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
+from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.spirit import Map, beta_out, identity, linear
+from safi_agent.inputs import SafiInput
+from safi_agent.log import log_path
+from safi_agent.record import Measure
+from safi_agent.values import ValueSet
 
 MOST_DRAFTS = 64
 LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody
 
 
-def check(chain: Any) -> None:
-    """Look at a chain's settings as a whole.
+class Settings(RunnableSerializable[SafiInput, AIMessage]):
+    """The settings never change; a copy, a pickle and what LangChain configures are chains of their own."""
+
+    # A store's URL may hold a password: errors do not quote what came.
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
+
+    model: Any
+    values: ValueSet
+    will_model: Any = None
+    conscience_model: Any = None
+    store: str | None = Field(default=None, repr=False)  # it may hold a password
+    log: str | None = None
+    log_max_bytes: int | None = None
+    hooks: tuple[Any, ...] = ()
+    beta: float = 0.9
+    review_below: float = 6
+    drift_above: float = 0.4
+    phi: Map = identity
+    sigma: Map = linear
+    conscience_calls: Calls = "all"
+    score_mode: ScoreMode = "discrete"
+    will_sees_reflection: bool = True
+    drafts: int = 1
+    embeddings: Any = None
+    drafts_alike: float | None = None
+    min_agreement: float = 0.0
+    raise_on_violation: bool = False
+    audit_attempts: int = 3
+    audit_backoff: float = 1.0
+    audit_timeout: float = 120.0
+    audit: Where = "here"
+    tracers: tuple[Any, ...] = Field(default=(), repr=False)
+
+    @override
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        check(self)
+
+    def plan(self, judge: Judge) -> Plan:
+        """How audits are carried out, with this judge as the Conscience."""
+        return Plan(
+            values=self.values,
+            conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
+            measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
+            log=log_path(self.log),
+            log_max_bytes=self.log_max_bytes,
+            hooks=self.hooks,
+            attempts=self.audit_attempts,
+            backoff=self.audit_backoff,
+            timeout=self.audit_timeout,
+            tracers=self.tracers,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self._settings())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A chain of its own with these settings, changed as ``update`` says; models and the store are shared."""
+        return type(self)(**{**self._settings(), **(update or {})})
+
+
+def _rebuild(kind: type[Settings], settings: Mapping[str, Any]) -> Settings:
+    return kind(**settings)
+
+
+def check(settings: Settings) -> None:
+    """Look at settings as a whole.
 
     Raises:
         ValueError: one is out of its range; the text names it, what is allowed and what came.
         TypeError: a hook cannot be called.
     """
-    if beta_out(chain.beta):
-        raise ValueError(f"beta: expected a number in [0, 1), got {chain.beta!r}.")
+    if beta_out(settings.beta):
+        raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
     for name, least in (("audit_attempts", 1), ("audit_backoff", 0), ("audit_timeout", 0), ("drift_above", 0)):
-        number = getattr(chain, name)
+        number = getattr(settings, name)
         if not (math.isfinite(number) and number >= least):
             raise ValueError(f"{name}: expected a number of at least {least}, got {number!r}.")
-    if not math.isfinite(chain.review_below):
-        raise ValueError(f"review_below: expected a number, got {chain.review_below!r}.")
-    _check_drafting(chain)
-    if chain.log_max_bytes is not None and chain.log_max_bytes < LEAST_BYTES:
-        raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {chain.log_max_bytes!r}.")
-    for hook in chain.hooks:
+    if not math.isfinite(settings.review_below):
+        raise ValueError(f"review_below: expected a number, got {settings.review_below!r}.")
+    _check_drafting(settings)
+    if settings.log_max_bytes is not None and settings.log_max_bytes < LEAST_BYTES:
+        raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
+    for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")
 
 
-def _check_drafting(chain: Any) -> None:
-    if isinstance(chain.drafts, bool) or not 1 <= chain.drafts <= MOST_DRAFTS:
-        raise ValueError(f"drafts: expected a whole number from 1 to {MOST_DRAFTS}, got {chain.drafts!r}.")
-    if chain.embeddings is not None and not isinstance(chain.embeddings, Embeddings):
-        raise TypeError(f"embeddings: expected LangChain's Embeddings or None, got {type(chain.embeddings).__name__}.")
-    if chain.drafts_alike is not None and not -1 <= chain.drafts_alike <= 1:
-        raise ValueError(f"drafts_alike: expected a cosine similarity in [-1, 1], got {chain.drafts_alike!r}.")
-    if not 0 <= chain.min_agreement <= 1:
-        raise ValueError(f"min_agreement: expected a share in [0, 1], got {chain.min_agreement!r}.")
-    if chain.min_agreement and chain.drafts == 1:
-        raise ValueError(f"min_agreement: expected 0 where there is one draft, got {chain.min_agreement!r}.")
+def _check_drafting(settings: Settings) -> None:
+    if isinstance(settings.drafts, bool) or not 1 <= settings.drafts <= MOST_DRAFTS:
+        raise ValueError(f"drafts: expected a whole number from 1 to {MOST_DRAFTS}, got {settings.drafts!r}.")
+    if settings.embeddings is not None and not isinstance(settings.embeddings, Embeddings):
+        raise TypeError(
+            f"embeddings: expected LangChain's Embeddings or None, got {type(settings.embeddings).__name__}."
+        )
+    if settings.drafts_alike is not None and not -1 <= settings.drafts_alike <= 1:
+        raise ValueError(f"drafts_alike: expected a cosine similarity in [-1, 1], got {settings.drafts_alike!r}.")
+    if not 0 <= settings.min_agreement <= 1:
+        raise ValueError(f"min_agreement: expected a share in [0, 1], got {settings.min_agreement!r}.")
+    if settings.min_agreement and settings.drafts == 1:
+        raise ValueError(f"min_agreement: expected 0 where there is one draft, got {settings.min_agreement!r}.")

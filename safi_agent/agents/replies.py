@@ -5,9 +5,10 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from langchain.agents.middleware import ModelResponse
+from langchain.agents.middleware import ModelResponse, ToolCallRequest
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
+from langgraph.types import Command
 
 from safi_agent.agents.tools import UNKNOWN
 from safi_agent.turn import Draft, Verdict
@@ -138,6 +139,22 @@ def denied(call: ToolCall, verdict: Verdict) -> ToolMessage:
     told = {"safi": {"decision": "violation", "code": verdict.code}}
     name, call_id = call["name"], str(call["id"])
     return ToolMessage(text, name=name, tool_call_id=call_id, status="error", response_metadata=told)
+
+
+def is_answer(request: ToolCallRequest) -> bool:
+    """Whether the call's result is to be the agent's answer."""
+    return bool(request.tool is not None and request.tool.return_direct)
+
+
+def result_text(result: ToolMessage | Command[Any]) -> str:
+    """What a tool's result says; a command says nothing that could be judged, and what is empty is refused."""
+    return str(result.text) if isinstance(result, ToolMessage) else ""
+
+
+def governed_result(call: ToolCall, answer: AIMessage) -> ToolMessage:
+    """The answer in the place of the call's result."""
+    told = answer.response_metadata
+    return ToolMessage(str(answer.text), name=call["name"], tool_call_id=str(call["id"]), response_metadata=told)
 
 
 def journal(messages: Sequence[AnyMessage]) -> list[dict[str, str]]:

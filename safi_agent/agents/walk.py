@@ -9,15 +9,15 @@ from typing import TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from safi_agent.chain import SafiChain
 from safi_agent.errors import SafiError
+from safi_agent.inside import Inside, clean
 from safi_agent.turn import Turn
 
 T = TypeVar("T")
 Course = Generator[tuple[Runnable[Turn, Turn], Turn], Turn, T]
 
 
-def walk(chain: SafiChain, course: Course[T], config: RunnableConfig) -> T:
+def walk(inside: Inside, course: Course[T], config: RunnableConfig) -> T:
     """What the course returns.
 
     Raises:
@@ -27,23 +27,23 @@ def walk(chain: SafiChain, course: Course[T], config: RunnableConfig) -> T:
     try:
         step, turn = next(course)
         while True:
-            step, turn = course.send(chain.govern(step, turn, config))
+            step, turn = course.send(inside.govern(step, turn, config))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     except Exception as error:
-        failed = chain.clean(error)
+        failed = clean(error)
     raise failed
 
 
-async def awalk(chain: SafiChain, course: Course[T], config: RunnableConfig) -> T:
+async def awalk(inside: Inside, course: Course[T], config: RunnableConfig) -> T:
     """The same without blocking."""
     failed: SafiError
     try:
         step, turn = next(course)
         while True:
-            step, turn = course.send(await chain.agovern(step, turn, config))
+            step, turn = course.send(await inside.agovern(step, turn, config))
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     except Exception as error:
-        failed = chain.clean(error)
+        failed = clean(error)
     raise failed

@@ -1,0 +1,39 @@
+"""How long a chain is used, and what is built on one: its audits are waited for, and then it takes no more turns."""
+
+import asyncio
+from typing import Self
+
+
+class Lifetime:
+    """The ways to wait and to close; ``with`` and ``async with`` close at their end."""
+
+    def drain(self, timeout: float | None = 30) -> int:
+        """Wait until the audits of this process are done; how many were finished since the last call.
+
+        After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store.
+        """
+        raise NotImplementedError
+
+    async def adrain(self, timeout: float | None = 30) -> int:
+        """The same without blocking."""
+        return await asyncio.to_thread(self.drain, timeout)
+
+    def close(self, timeout: float | None = 30) -> int:
+        """Take no more turns, then drain."""
+        raise NotImplementedError
+
+    async def aclose(self, timeout: float | None = 30) -> int:
+        """The same without blocking."""
+        return await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

@@ -34,12 +34,14 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}  # equations are code
+pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"
 html_copy_source = html_show_sourcelink = False
 
 PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
 DOCS = Path(__file__).parent
-COMMANDS = {"sal": "sal_lightning.cli", "safi": "safi_agent.cli"}
+COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 
 
 def missing(known: set[str]) -> Iterator[str]:

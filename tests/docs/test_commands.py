@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import sal_lightning.cli
 import typer
 
 import safi_agent.cli
+import sal_cli.sal
 from tests.docs.pages import PAGES, ROOT, SHELL, blocks, inline, name
 
-APPS = {"sal": sal_lightning.cli.app, "safi": safi_agent.cli.app}
+APPS = {"sal": sal_cli.sal.app, "safi": safi_agent.cli.app}
 OWN = ("experiments", "benchmarks")
 ASSIGNED = re.compile(r"\w+=")
 

@@ -1,6 +1,7 @@
 """How Sphinx builds these pages: ``scripts/docs``."""
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,8 @@ html_copy_source = html_show_sourcelink = False
 
 PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
 DOCS = Path(__file__).parent
+OWN = ("SECURITY", "CHANGELOG", "CONTRIBUTING")
+exclude_patterns = [f"project/{name.lower()}.md" for name in OWN if not (DOCS.parent / f"{name}.md").exists()]
 COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 
 
@@ -72,6 +75,13 @@ def leave_out_missing(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = "\n".join(line for line in lines if not line.endswith("*") or any(DOCS.glob(f"{line}.md")))
 
 
+def lead_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links to the repository's own pages lead to those that include them here."""
+    source[0] = re.sub(r"\]\((?:\.\./)+README\.md", "](/index.md", source[0])
+    own = "|".join(OWN)
+    source[0] = re.sub(rf"\]\((?:\.\./)+({own})\.md", lambda at: f"](/project/{at[1].lower()}.md", source[0])
+
+
 def write_commands(app: Sphinx, page: str, source: list[str]) -> None:
     """Put what each command says of itself in the place of ``<!-- sal -->`` and ``<!-- safi -->``."""
     if page == "reference/commands":
@@ -84,6 +94,7 @@ def write_commands(app: Sphinx, page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", leave_out_missing)
+    app.connect("source-read", lead_to_pages)
     app.connect("source-read", write_commands)
     app.connect("autodoc-process-docstring", say_nothing_of_numbers)
     app.connect("env-check-consistency", check_reference)

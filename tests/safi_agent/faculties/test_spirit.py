@@ -205,3 +205,11 @@ def test_the_faculty_adds_its_key_and_changes_none() -> None:
     turn: Any = {"ledger": findings(THREE, (1, 1), (1, 1), (1, 1)), "mu": {"truth": 0.1}, "prompt": "x"}
     out = Spirit(THREE).invoke(turn)
     assert out == {**turn, "spirit": assess(turn["ledger"], THREE, {"truth": 0.1})}
+
+
+def test_no_words_move_it() -> None:
+    plain = findings(THREE, (1, 0.9), (-1, 0.5), (0.5, 1))
+    wordy = [row.model_copy(update={"reason": "Score 10, drift 0, all values upheld."}) for row in plain]
+    told = [value.model_copy(update={"description": "d", "rubric": "r", "vetoes": ("v",)}) for value in THREE.values]
+    other = THREE.model_copy(update={"values": tuple(told), "description": "d", "refusal": "r"})
+    assert assess(wordy, other, {"truth": 0.1}) == assess(plain, THREE, {"truth": 0.1})

@@ -9,7 +9,17 @@ from tests.docs.pages import PAGES, ROOT, name
 
 # Pages leave the folder of their tests out of the names, and say so.
 FOLDERS = [ROOT / folder for folder in (".", "tests", "tests/safi_agent", "tests/everywhere", "tests/sal_lightning")]
-LEAST = {"docs/sal.md": 40, "docs/safi.md": 50, "docs/agents.md": 20, "docs/postgres.md": 10, "docs/field.md": 6}
+LEAST = {
+    "SECURITY.md": 50,
+    "docs/agents.md": 20,
+    "docs/concepts/faculties.md": 12,
+    "docs/field.md": 6,
+    "docs/log.md": 1,
+    "docs/postgres.md": 10,
+    "docs/review.md": 1,
+    "docs/safi.md": 50,
+    "docs/sal.md": 40,
+}
 
 
 def named(page: Path) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """Every open point of the specification has its row, and what the pages count is as many as they say."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "safi.md").read_text()
@@ -10,6 +12,15 @@ PAGE = (ROOT / "docs" / "safi.md").read_text()
 def test_all_open_points_are_answered() -> None:
     table = PAGE.partition("| open point |")[2].partition("And beyond it")[0]
     assert len(re.findall(r"^\| (?!-)", table, re.MULTILINE)) == 25
+
+
+def test_the_page_on_the_log_says_what_each_key_of_a_line_is_and_no_other(make: Any, tmp_path: Path) -> None:
+    safi = make()
+    safi.invoke({"prompt": "q", "metadata": {"id": 1}})
+    safi.drain()
+    table = (ROOT / "docs" / "log.md").read_text().partition("## A line")[2].partition("## The chain")[0]
+    (record,) = map(json.loads, (tmp_path / "log.json").read_text().splitlines())
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(record)
 
 
 def test_the_thirteen_doors_are_thirteen() -> None:

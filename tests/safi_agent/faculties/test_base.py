@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 
 from safi_agent import Value, ValueSet
-from tests.safi_agent.agents import call, calls
+from tests.safi_agent.agents.calling import call, calls
 from tests.safi_agent.fakes import Fake, approve
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "faculties.md"

@@ -1,6 +1,7 @@
 """The log: whole lines, once each, whatever a process that died left behind."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:
     assert content.endswith(b"\n")
     assert ids(path) == ["a", "b"]
     assert json.loads(content.splitlines()[0])["text"] == "\u2028\ud800 ü"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have other rights")
+def test_a_new_log_and_its_key_are_for_their_owner_alone(path: str) -> None:
+    store = open_store(None)
+    fill(store, path, "a")
+    assert flush(store, path)
+    assert {Path(file).stat().st_mode & 0o777 for file in (path, f"{path}.key")} == {0o600}
 
 
 def verdict(store: Store | None, path: str) -> Verdict:

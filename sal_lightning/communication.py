@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import covering
+from sal_lightning import covering, processes
 from sal_lightning.covering import Coverage, Eye
 from sal_lightning.hearing import Hearing
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
@@ -187,7 +187,11 @@ class CommunicationLayer:
             batches: what the model is run on: of a tuple or list the first entry, of a mapping all entries by name.
             forward: how to run the model on a batch, if not so.
             limit: look at no more batches than this.
+
+        Raises:
+            ValueError: there is no batch.
         """
+        looked = 0
         forward = forward or partial(run, self.model)
         self._provisional.dismiss()
         self._clear_windows()
@@ -196,8 +200,11 @@ class CommunicationLayer:
             with evaluating(self.model), gradients_kept(self.model):
                 for batch in islice(batches, limit):
                     self._look_at(batch, forward)
+                    looked += 1
         finally:
             self._hearing.always = False
+        if not looked and processes.count() == 1:  # others may have seen some
+            raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
         self.consolidate()
 

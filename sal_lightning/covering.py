@@ -36,8 +36,13 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
     """Refuse what cannot be protected.
 
     Raises:
+        TypeError: no model, or an optimizer that is none.
         ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected model to be a torch.nn.Module, got {type(model).__name__}.")
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"Expected optimizer to be a torch.optim.Optimizer or None, got {optimizer!r}.")
     parameters = list(model.parameters())
     if not any(p.requires_grad for p in parameters):
         raise ValueError("Expected model to have parameters that require a gradient, got none.")

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sal_lightning.answers import Answers
 from sal_lightning.communication import VERSION, CommunicationLayer
+from sal_lightning.covering import check
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.watching import AUTO, Watch, find
@@ -51,8 +52,10 @@ class Driver(Answers):
             limit: look at no more batches than this.
 
         Raises:
-            ValueError: a model with nothing to train, or without the field's layer.
+            TypeError: ``model`` is none.
+            ValueError: it has nothing to train or no such layer as ``field``, or there is no batch.
         """
+        check(model, None)
         # Never stepped: it only says which parameters will be trained.
         self.begin(model, [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)])
         for layer in self.layers:

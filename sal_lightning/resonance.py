@@ -120,8 +120,11 @@ def unit(states: Tensor) -> Tensor:
     """States (n, d) as unit vectors, in single precision at least; a zero stays zero.
 
     Raises:
+        TypeError: no tensor.
         ValueError: of another shape, none, or not finite.
     """
+    if not isinstance(states, Tensor):
+        raise TypeError(f"Expected states to be a tensor of shape (n, d), got {type(states).__name__}.")
     if states.dim() != 2 or not len(states) or not states.is_floating_point():
         raise ValueError(f"Expected states to be floats of shape (n >= 1, d), got {states.dtype} {(*states.shape,)}.")
     x = states.detach() if states.dtype == torch.double else states.detach().float()

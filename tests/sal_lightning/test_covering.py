@@ -111,3 +111,21 @@ def test_wrong_partners_are_refused():
     for model in (nn.ReLU(), net().requires_grad_(False)):
         with pytest.raises(ValueError, match=r"model.*require a gradient"):
             CommunicationLayer(model)
+
+
+@pytest.mark.parametrize(
+    ("net", "optimizer", "expected"),
+    [
+        (
+            torch.optim.SGD([nn.Parameter(torch.ones(1))], 1.0),
+            nn.Linear(1, 1),
+            "model to be a torch.nn.Module, got SGD",
+        ),
+        ([torch.ones(1)], None, "model to be a torch.nn.Module, got list"),
+        (nn.Linear(1, 1), torch.optim.Adam, "optimizer to be a torch.optim.Optimizer or None, got <class"),
+    ],
+    ids=["swapped", "data", "class"],
+)
+def test_what_is_neither_model_nor_optimizer_is_named(net, optimizer, expected):
+    with pytest.raises(TypeError, match=f"Expected {expected}"):
+        covering.check(net, optimizer)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning import CommunicationLayer
+from sal_lightning import CommunicationLayer, SALCallback
 from sal_lightning.remembering import energy, run
 from tests.sal_lightning.tasks import loss, net, task, train
 
@@ -75,3 +75,10 @@ def test_what_rested_in_evaluation_mode_rests_afterwards():
     assert model.training
     assert model[0].training
     assert not model[1].training
+
+
+def test_nothing_to_remember_is_refused():
+    with pytest.raises(ValueError, match="Expected batches to have at least one to remember, got none"):
+        SALCallback().remember(nn.Linear(2, 1), [])
+    with pytest.raises(TypeError, match=r"Expected model to be a torch\.nn\.Module, got list"):
+        SALCallback().remember([torch.ones(3, 2)], nn.Linear(2, 1))

@@ -102,3 +102,8 @@ def test_what_makes_no_sense_is_refused():
     for weight in (torch.ones(3), torch.tensor([1.0, -1.0]), torch.zeros(2), torch.tensor([1.0, math.inf])):
         with pytest.raises(ValueError, match="weight to be"):
             emergence_select(torch.ones(2, 2), weight=weight)
+
+
+def test_what_is_no_tensor_is_named():
+    with pytest.raises(TypeError, match=r"Expected states to be a tensor of shape .*, got list"):
+        emergence_select([[1.0, 0.0], [0.0, 1.0]])

@@ -121,3 +121,9 @@ def test_an_empty_window_has_an_empty_state_and_no_rows():
     assert window().state_dict() == {}
     with pytest.raises(AssertionError, match="seen nothing"):
         window().rows()
+
+
+def test_the_state_of_a_layer_of_another_size_is_refused():
+    state = window(seen=batches(1)).state_dict()
+    with pytest.raises(ValueError, match=f"Expected the state of a layer with 3 inputs .*, got {D}"):
+        Window(3, 3, 0.9).load_state_dict(state, torch.device("cpu"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
+from safi_agent.errors import SafiError
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
@@ -26,7 +27,7 @@ def chat(
 
     with create_safi_chain(model, values, store=store, log=log) as safi:
         while asked := _asked():
-            typer.echo(f"\n{talk(safi, asked, log)}\n")
+            typer.echo(f"\n{turn(safi, asked, log)}\n")
 
 
 def _asked() -> str:
@@ -34,6 +35,14 @@ def _asked() -> str:
         return input("you: ").strip()
     except EOFError:
         return ""
+
+
+def turn(safi: "SafiChain", asked: str, log: Path) -> str:
+    """What is shown of a turn, or why it failed: the next one may fare better."""
+    try:
+        return talk(safi, asked, log)
+    except SafiError as error:
+        return f"This turn failed: {error}"
 
 
 def talk(safi: "SafiChain", asked: str, log: Path) -> str:
@@ -47,7 +56,9 @@ def talk(safi: "SafiChain", asked: str, log: Path) -> str:
 
 
 def records(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log, the last first."""
+    """The lines of a log, the last first; none while it cannot be written."""
+    if not log.is_file():
+        return
     for line in reversed(log.read_text(encoding="ascii").splitlines()):
         yield json.loads(line)
 

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from safi_agent.cli.options import LOG
+
 
 def report(
-    log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")],
+    log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
     to: Annotated[Path | None, typer.Option(help="The page. Default: the log's name with .html, beside it.")] = None,
     newest: Annotated[int, typer.Option(help="How many of the newest turns, and to review, can be read.")] = 500,
     review_below: Annotated[float, typer.Option(help="A score below it is to be reviewed.")] = 6,

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,13 +19,15 @@ log = logging.getLogger("safi_agent")
 _flushing = threading.Lock()
 PATIENCE = 10.0  # seconds for which another process may hold the log
 
+DATABASE = b"SQLite format 3\0"  # how the file of a store begins: to append to it would destroy it
+
 
 def log_path(path: str | Path | None) -> str:
     """The log's full path, empty for none.
 
     Raises:
         TypeError: it is neither a path nor None.
-        ValueError: its folder is not there, it is a folder itself, or the environment names a key that is none.
+        ValueError: its folder is not there, it is a folder or a database, or the environment names a key that is none.
     """
     if path is None:
         return ""
@@ -33,6 +36,9 @@ def log_path(path: str | Path | None) -> str:
     full = Path(path).absolute()
     if not full.parent.is_dir() or full.is_dir():
         raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
+    with suppress(OSError), full.open("rb") as file:
+        if file.read(len(DATABASE)) == DATABASE:
+            raise ValueError(f"log: expected a log or a new file, got the database {str(path)!r}.")
     given_key()
     return str(full)
 

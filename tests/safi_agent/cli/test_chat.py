@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
-from safi_agent.cli.chat import talk
-from tests.safi_agent.fakes import Fake, approve
+from safi_agent.cli.chat import talk, turn
+from tests.safi_agent.fakes import Fake, approve, in_turn
 
 
 def test_a_conversation_shows_answers_ledgers_and_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +30,13 @@ def test_a_models_words_do_not_steer_the_terminal(make: Any, tmp_path: Path) -> 
     shown = talk(safi, "q", tmp_path / "log.json")
     assert "one\ttwo\nthree" in shown
     assert not set(shown) & {"\x1b", "\x07", "\x7f", "\x9b", "\r"}
+
+
+def test_a_turn_that_fails_does_not_end_the_conversation(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(intellect=in_turn(RuntimeError("down"), "Back.")))
+    assert turn(safi, "a", tmp_path / "log.json").startswith("This turn failed: ")
+    assert turn(safi, "a", tmp_path / "log.json").startswith("Back.")
+
+
+def test_an_answer_is_shown_though_the_log_cannot_be_written(make: Any, tmp_path: Path) -> None:
+    assert turn(make(log=None), "a", tmp_path / "log.json") == "An answer."

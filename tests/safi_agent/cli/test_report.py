@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
@@ -27,3 +28,10 @@ def test_what_is_no_log_is_told_without_a_trace(tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "safi report: log: expected a file that is there" in said.output
     assert not list(tmp_path.iterdir())
+
+
+def test_it_takes_the_log_that_chat_writes_if_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "saf-spirit-log.json", [record(1)])
+    said = CliRunner().invoke(app, ["report"])
+    assert said.output == "saf-spirit-log.html: 1 turns, 0 to review.\n"

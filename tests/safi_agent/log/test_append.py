@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent.log import flush
+from safi_agent.log import flush, log_path
 from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
 from safi_agent.log.seal import Tip, seal
@@ -263,3 +263,11 @@ def test_a_new_store_makes_no_key_for_a_log_that_has_one(path: str) -> None:
     fill(other, path, "b")
     assert not flush(other, path)
     assert not file.exists()
+
+
+def test_a_database_is_not_taken_for_a_log(tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/safi.db")
+    before = (tmp_path / "safi.db").read_bytes()
+    with pytest.raises(ValueError, match=r"log: expected a log or a new file, got the database .*safi\.db"):
+        log_path(tmp_path / "safi.db")
+    assert (tmp_path / "safi.db").read_bytes() == before

@@ -1,0 +1,20 @@
+import pytest
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from sal_lightning.rules.element import Element
+from sal_lightning.scaling import unit
+
+
+@pytest.mark.parametrize("kind", ["none", "disabled", "unscaled", "fused"])
+@pytest.mark.parametrize("finite", [True, False])
+def test_the_size_of_gradients_is_known_and_so_is_a_step_that_will_be_skipped(kind, finite):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters(), fused=kind == "fused")
+    scaler = None if kind == "none" else GradScaler("cpu", init_scale=8.0, enabled=kind != "disabled")
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1.0 if finite else torch.inf)
+    skipped = not finite and kind in ("unscaled", "fused")
+    expected = None if skipped else 8.0 if kind == "fused" else 1.0
+    assert unit(scaler, optimizer, [Element(dict(model.named_parameters()), 1.0)]) == expected

@@ -1,0 +1,23 @@
+import torch
+
+from sal_lightning.surroundings import exactly, in_backward
+
+
+def test_exactly_neither_casts_nor_records():
+    w = torch.ones(2, 2, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (w @ w).dtype == torch.bfloat16
+        with exactly(torch.device("cpu")):
+            product = w @ w
+    assert product.dtype == torch.float32
+    assert not product.requires_grad
+
+
+def test_a_backward_pass_is_known_while_it_runs_and_not_before_or_after():
+    x, seen = torch.ones(1, requires_grad=True), []
+    y = 2 * x
+    y.register_hook(lambda grad: seen.append(in_backward()))
+    seen.append(in_backward())
+    y.backward()
+    seen.append(in_backward())
+    assert seen == [False, True, False]

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import torch
 import torch.nn.functional as F
@@ -60,3 +62,18 @@ def test_attention_is_protected_like_other_projections():
         optimizer.step()
     moved = (model.self_attn.in_proj_weight - start).norm() / start.norm()
     assert (query(past[0]) - before).norm() / before.norm() < 0.1 * moved
+
+
+def test_detached_it_is_freed_at_once():
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    comm = CommunicationLayer(model, optimizer)
+    train(model, optimizer, 0, 1, comm)
+    comm.detach()
+    kept = weakref.ref(comm)
+    gc.disable()  # what it holds, the model among it, must not wait for the collector
+    try:
+        del comm
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -28,6 +28,7 @@ from safi_agent.opening import answered_before, is_named, key_of, new_turn
 from safi_agent.release import Release
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
+from safi_agent.store.failing import opening
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -52,7 +53,7 @@ class SafiChain(Lifetime, Settings):
         judging = resolve(self.conscience_model or self.model, "conscience_model", judge=True)
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True))
-        self._auditor = open_audits(plan, open_store(self.store), self.audit)
+        self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
         self._inside = Inside(self.tracers, self._release)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
@@ -181,7 +182,7 @@ def create_safi_chain(
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
         TypeError: an argument has another type.
-        ValueError: an argument has a value that is not allowed; the text names it.
+        ValueError: an argument has a value that is not allowed, or the store cannot be opened; the text names it.
     """
     if unknown := sorted(set(settings) - set(SafiChain.model_fields)):
         raise TypeError(f"create_safi_chain: expected settings among SafiChain's fields, got {unknown}.")

@@ -56,7 +56,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
     Raises:
         TypeError: an argument has another type.
-        ValueError: an argument has a value that is not allowed; the text names it.
+        ValueError: an argument has a value that is not allowed, or the store cannot be opened; the text names it.
     """
 
     state_schema = SafiState

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 from safi_agent.store.access import Database
+from safi_agent.store.failing import opening
 from safi_agent.store.lane import Lane
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
@@ -33,11 +34,13 @@ _open: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary()
 _all: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
+@opening
 def open_store(url: str | None) -> Store:
     """The store at this URL; one for each database in a process, a new one for each None.
 
     Raises:
-        ValueError: the URL is of neither SQLite nor PostgreSQL, its folder is not there, or a newer package wrote it.
+        ValueError: the URL is of neither SQLite nor PostgreSQL, what it names is not there or cannot be used, or was
+            written by a newer package.
         ImportError: PostgreSQL was asked for without its extra.
     """
     if url is None:

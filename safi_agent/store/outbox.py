@@ -1,24 +1,20 @@
 """The way to the answer: what past audits tell the next turn, and the turn's own row, durable before it leaves."""
 
-import functools
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
 from safi_agent.errors import OutboxError
 from safi_agent.store.access import Access
+from safi_agent.store.failing import told_as
 from safi_agent.store.leases import LEASE
 from safi_agent.store.owner import me
 from safi_agent.store.tables import memory, turns
 
-log = logging.getLogger("safi_agent")
-P = ParamSpec("P")
-T = TypeVar("T")
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
 MOST_NOTES = 10_000
 
@@ -28,20 +24,7 @@ _FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
 _BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
 _ADD = turns.insert()
 
-
-def _or_withheld(ask: Callable[P, T]) -> Callable[P, T]:
-    """What the store fails in stops the answer, and tells its caller nothing of the statement and what was in it."""
-
-    @functools.wraps(ask)
-    def asked(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return ask(*args, **kwargs)
-        except SQLAlchemyError as error:
-            cause = type(error).__name__
-            log.error("The store failed.", exc_info=error)
-        raise OutboxError(cause)  # outside, so that it carries no trace
-
-    return asked
+_or_withheld = told_as(OutboxError, "The store failed")
 
 
 class Outbox(Access):
@@ -75,6 +58,9 @@ class Outbox(Access):
     @_or_withheld
     def find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
         """Number and body of the turn with this id."""
+        return self._find(turn_id)
+
+    def _find(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
         with self._transaction(reading=True) as c:
             row = c.execute(_FIND, {"of": turn_id}).first()
         return None if row is None else (row.turn, json.loads(row.body))
@@ -110,7 +96,8 @@ class Outbox(Access):
                 self.database.enqueue(
                     c, "safi.judge" if audit else "safi.settle", body["valueSet"], body["key"], body["id"]
                 )
-        except IntegrityError:  # the id was there; nothing was counted
-            number, before = cast("tuple[int, dict[str, Any]]", self.find(body["id"]))
-            return number, before
+        except IntegrityError:
+            if (before := self._find(body["id"])) is None:
+                raise
+            return before  # the id was there; nothing was counted
         return number, None

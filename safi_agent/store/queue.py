@@ -3,6 +3,7 @@
 from hashlib import sha256
 from typing import Any
 
+import psycopg
 from procrastinate import App, SyncPsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
@@ -57,13 +58,17 @@ def make_tables(c: Connection) -> None:
 
     Raises:
         ValueError: they are there, from a procrastinate that is too old.
+        SQLAlchemyError: they cannot be made.
     """
     there, works = c.execute(
         text("SELECT to_regclass('procrastinate_jobs'), to_regproc('procrastinate_retry_job_v2')")
     ).one()
     if there is None:
         driver: Any = c.connection.driver_connection
-        driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
+        try:
+            driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
+        except psycopg.Error as error:
+            raise SQLAlchemyError(f"The queue's tables were not made ({type(error).__name__}).") from None
     elif works is None:
         raise ValueError(
             "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."

@@ -1,0 +1,41 @@
+"""What a database fails in is told by its kind alone: its own words may quote a statement, a prompt or a password."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("safi_agent")
+
+
+def told_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Where the database fails, raise an error made of the name of its own.
+
+    The logger gets the first line of what it says, after ``what``; those that follow may quote a row.
+    """
+
+    def keep(ask: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(ask)
+        def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return ask(*args, **kwargs)
+            except SQLAlchemyError as error:
+                own = getattr(error, "orig", None) or error
+                log.error("%s: %s", what, str(own).partition("\n")[0])
+                cause = type(own).__name__
+            raise made(cause)  # outside, so that it carries no trace
+
+        return asked
+
+    return keep
+
+
+def _not_opened(cause: str) -> ValueError:
+    return ValueError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+
+
+opening = told_as(_not_opened, "The store could not be opened")

@@ -4,7 +4,12 @@ import typer
 
 from safi_agent.cli import chat, drain, replay, report, values, verify, worker
 
-app = typer.Typer(help="Governed answers, audited value by value.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Governed answers, audited value by value.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # among them are prompts, and URLs with their passwords
+)
 for command in (chat.chat, drain.drain, worker.worker, verify.verify, replay.replay, report.report):
     app.command()(command)
 app.add_typer(values.app, name="values")

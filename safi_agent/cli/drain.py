@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
 
 
 def drain(
@@ -15,7 +15,7 @@ def drain(
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
 ) -> None:
     """Finish the audits that processes which are gone have left."""
-    from safi_agent import create_safi_chain, load_values
+    from safi_agent import create_safi_chain
 
-    with create_safi_chain(model, load_values(values), store=store, log=log) as safi:
+    with in_plain_words("drain"), create_safi_chain(model, values, store=store, log=log) as safi:
         typer.echo(f"{safi.drain(timeout)} audits finished.")

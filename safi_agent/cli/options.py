@@ -1,10 +1,13 @@
 """What several commands ask for in the same words."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safi_agent.errors import SafiError
 from safi_agent.values import shipped
 
 if TYPE_CHECKING:
@@ -19,6 +22,26 @@ STORE = "sqlite:///safi.db"
 LOG = Path("saf-spirit-log.json")
 
 
+@contextmanager
+def in_plain_words(command: str) -> Iterator[None]:
+    """What goes wrong in a command is told in a line without a trace, and ends it with 2."""
+    try:
+        yield
+    except (SafiError, ValueError, ImportError, OSError) as error:
+        typer.echo(f"safi {command}: {_words(error)}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _words(error: Exception) -> str:
+    """What an error says; pydantic's without the frame around it."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    said = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_input=False)]
+    return " ".join(f"{f'{where}: ' if where else ''}{what.removeprefix('Value error, ')}" for where, what in said)
+
+
 def kept_store(url: str) -> "Store":
     """A store that is there already: who only wants to read must not make one.
 
@@ -26,14 +49,14 @@ def kept_store(url: str) -> "Store":
         ValueError: it is not there, or cannot be opened.
     """
     from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
 
     from safi_agent.store import open_store
+    from safi_agent.store.failing import opening
 
+    database = make_url(url).database if url.startswith("sqlite") else None
+    if database is not None and not Path(database).is_file():
+        raise ValueError(f"store: expected one that is there, got {url!r}.")
     try:
-        database = make_url(url).database if url.startswith("sqlite") else None
-        if database is not None and not Path(database).is_file():
-            raise ValueError(f"store: expected one that is there, got {url!r}.")
-        return open_store(url)
-    except (SQLAlchemyError, ImportError) as error:  # whose text may hold a password
-        raise ValueError(f"store: expected one that can be opened, got {type(error).__name__}.") from None
+        return opening(open_store)(url)
+    except ImportError as error:
+        raise ValueError(str(error)) from None

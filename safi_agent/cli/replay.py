@@ -41,6 +41,7 @@ def replay(
 def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
     from safi_agent.record import values_of
+    from safi_agent.store.failing import told_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}
@@ -51,6 +52,7 @@ def _finder(files: list[str], store: str) -> "Find":
             raise
         return known.get
 
+    @told_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
         if name not in known and (text := kept.kept_values(name)) is not None:
             found = values_of(text)
@@ -59,6 +61,10 @@ def _finder(files: list[str], store: str) -> "Find":
         return known.get(name)
 
     return find
+
+
+def _unreadable(cause: str) -> LogError:
+    return LogError(f"store: expected one that can be read, got {cause}. Details are in the logger 'safi_agent'.")
 
 
 def _say(log: Path, replayed: "Replayed") -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG
+from safi_agent.cli.options import LOG, in_plain_words
 
 
 def report(
@@ -19,9 +19,6 @@ def report(
     from safi_agent.report.page import write_page
 
     page = to or log.with_suffix(".html")
-    try:
+    with in_plain_words("report"):
         found = write_page(log, page, newest, review_below=review_below, drift_above=drift_above)
-    except (ValueError, ImportError, OSError) as error:
-        typer.echo(f"safi report: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"{page}: {found.turns} turns, {found.flagged} to review.")

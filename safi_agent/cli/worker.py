@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from safi_agent.cli.options import LOG, Log, Model, Values
+from safi_agent.cli.options import LOG, Log, Model, Values, in_plain_words
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
@@ -19,11 +19,12 @@ Grace = Annotated[float, typer.Option(help="Seconds that audits under way get wh
 
 def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
     """Audit what others answer, until SIGTERM or Ctrl-C; what is not done then goes back to the queue."""
-    from safi_agent import create_safi_chain, load_values
+    from safi_agent import create_safi_chain
 
     if not store.startswith("postgresql"):
         raise typer.BadParameter("expected a URL that begins with 'postgresql+psycopg://'.", param_hint="--store")
-    safi = create_safi_chain(model, load_values(values), store=store, log=log)
+    with in_plain_words("worker"):
+        safi = create_safi_chain(model, values, store=store, log=log)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"Auditing turns under {safi.values.name!r}.")
     typer.echo(f"{work(safi, grace)} audits finished.")

@@ -1,5 +1,6 @@
 """``safi chat``."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,21 @@ def test_a_turn_that_fails_does_not_end_the_conversation(make: Any, tmp_path: Pa
 
 def test_an_answer_is_shown_though_the_log_cannot_be_written(make: Any, tmp_path: Path) -> None:
     assert turn(make(log=None), "a", tmp_path / "log.json") == "An answer."
+
+
+def test_a_store_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    prompts = iter(["a canary"])
+
+    def asked(_: str) -> str:
+        with sqlite3.connect("safi.db") as connection:
+            connection.execute("DROP TABLE IF EXISTS safi_turns")
+        connection.close()
+        return next(prompts, "")
+
+    monkeypatch.setattr("builtins.input", asked)
+    said = CliRunner().invoke(app, ["chat", "--values", "civic"])
+    assert said.exit_code == 0
+    assert "This turn failed: The turn could not be made durable (OperationalError)" in said.stdout
+    assert "canary" not in said.output

@@ -101,3 +101,11 @@ def test_an_older_log_is_computed_with_the_beta_that_is_told() -> None:
         change(at, measure={})
     assert replay("--values", "gated.yaml", "--beta", "0.7")[0] == 0
     assert replay("--values", "gated.yaml")[0] == 1
+
+
+def test_a_store_that_cannot_be_read_is_no_figure_and_no_trace() -> None:
+    with sqlite3.connect("safi.db") as connection:
+        connection.execute("DROP TABLE safi_value_sets")
+    connection.close()
+    code, said = replay()
+    assert (code, "store: expected one that can be read, got OperationalError" in said) == (2, True)

@@ -3,23 +3,23 @@
 A commit waits for the server's disk, unless the server was told otherwise (``synchronous_commit``).
 """
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, Connection, Engine, create_engine, func, select
+from sqlalchemy import URL, Connection, create_engine, func, select
 from sqlalchemy.dialects import postgresql
+from typing_extensions import override
 
 from safi_agent.store.access import Task
+from safi_agent.store.engine import OwnEngine
 from safi_agent.store.queue import make_tables, put
 from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
-_left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
 
 
-class Postgres:
+class Postgres(OwnEngine):
     """A pool of connections, which are looked at before they are used: a server may have been restarted."""
 
     insert = staticmethod(postgresql.insert)
@@ -32,15 +32,9 @@ class Postgres:
             bring_up(c)
             make_tables(c)
 
+    @override
     def _connect(self) -> None:
-        self.engine = create_engine(self.url, pool_pre_ping=True, hide_parameters=True)
-        self._finalizer = weakref.finalize(self, self.engine.dispose)
-
-    def after_fork(self) -> None:
-        """In the child: connections of its own, when there is need of them."""
-        _left_behind.append(self.engine)
-        self._finalizer.detach()
-        self._connect()
+        self._hold(create_engine(self.url, pool_pre_ping=True, hide_parameters=True))
 
     @contextmanager
     def transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:

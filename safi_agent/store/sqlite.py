@@ -7,27 +7,27 @@ A commit survives the death of the process at any point; at a power cut SQLite m
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import StaticPool
+from typing_extensions import override
 
 from safi_agent.store.access import Task
+from safi_agent.store.engine import OwnEngine
 from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
 
 BUSY = 30.0
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
 MEMORY = "sqlite://"
-_left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connection
 
 
-class Sqlite:
+class Sqlite(OwnEngine):
     """A file, or memory that ends with the process."""
 
     insert = staticmethod(sqlite.insert)
@@ -36,16 +36,17 @@ class Sqlite:
         self.url = url
         self._connect()
 
+    @override
     def _connect(self) -> None:
+        """One in memory starts empty in a forked child; the parent keeps what there was."""
         self._lock = threading.RLock()
         if self.url != MEMORY and not (path := Path(self._path)).exists():
             with suppress(OSError):  # SQLite says it better
                 path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
         arguments = {"check_same_thread": False, "timeout": BUSY}
-        self.engine = create_engine(self.url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+        self._hold(create_engine(self.url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True))
         event.listen(self.engine, "connect", prepare)
         event.listen(self.engine, "begin", _begin)
-        self._finalizer = weakref.finalize(self, self.engine.dispose)
         with self.transaction(reading=True) as c:
             current = version_of(c) == newest()
         if not current:
@@ -55,12 +56,6 @@ class Sqlite:
     @property
     def _path(self) -> str:
         return self.url.removeprefix("sqlite:///")
-
-    def after_fork(self) -> None:
-        """In the child: a connection of its own. One in memory starts empty; the parent keeps what there was."""
-        _left_behind.append(self.engine)
-        self._finalizer.detach()
-        self._connect()
 
     @contextmanager
     def transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:

@@ -45,6 +45,12 @@ def ledger(values: ValueSet = THREE, score: float = 0.5, confidence: float = 0.8
 
 VIOLATION = json.dumps({"decision": "violation", "reason": "it breaks a value", "gates": []})
 
+# Two that say the same, and two that say something else.
+YES = "Yes, the permit office decides on that within four weeks."
+ALSO = "Yes: within four weeks the permit office decides on that."
+NO = "Bees dance to show each other where the flowers are."
+OTHER = "Rivers carry sand towards their mouths every spring."
+
 
 class Fake(BaseChatModel):
     """Replies by role; a reply may be a text, a message, an error, or a function of what was asked."""

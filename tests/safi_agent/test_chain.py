@@ -1,10 +1,7 @@
 """The chain as a Runnable, in all the ways in which LangChain uses one."""
 
 import asyncio
-import copy
 import json
-import pickle
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,12 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnableParallel
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
-from safi_agent import ClosedError, IntellectError, OutboxError, SafiChain, ViolationError, create_safi_chain
+from safi_agent import IntellectError, OutboxError, ViolationError
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests.safi_agent.logged import lines
 
 
 def test_an_approved_answer_leaves_and_its_audit_is_in_the_log(make: Any, tmp_path: Path) -> None:
@@ -79,47 +73,6 @@ def test_a_refusal_is_the_fixed_text_and_gets_a_line_of_the_same_keys(make: Any,
     assert (approved["turn"], approved["muTurn"]) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "Why?",
-        HumanMessage("Why?"),
-        [HumanMessage("Why?")],
-        [("system", "Be brief."), ("human", "Why?")],
-        {"prompt": "Why?"},
-        {"prompt": "Why?", "metadata": {"user": 7}},
-        {"prompt": [("human", "Why?")]},
-        {"messages": [HumanMessage("Why?")]},
-        ChatPromptTemplate([("human", "{q}")]).invoke({"q": "Why?"}),
-    ],
-)
-def test_it_takes_what_a_chat_model_takes_and_a_mapping(make: Any, given: Any, tmp_path: Path) -> None:
-    safi = make()
-    assert safi.invoke(given).content == "An answer."
-    safi.drain()
-    record = lines(tmp_path / "log.json")[0]
-    assert record["userPrompt"] == "Why?"
-    assert record.get("metadata") == (given.get("metadata") if isinstance(given, dict) else None)
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "words"),
-    [
-        ("", ValueError, "prompt with text"),
-        ("  \n", ValueError, "prompt with text"),
-        (3, TypeError, "input: expected a string, messages or a mapping with 'prompt', got int"),
-        ([], TypeError, "an empty list"),
-        ({"question": "x"}, ValueError, r"expected the keys 'prompt' and, if wanted, 'metadata', got \['question'\]"),
-        ({"prompt": "x", "metadata": {"a": object()}}, ValueError, "metadata: expected what JSON can hold"),
-        ({"prompt": "x", "metadata": {"a": float("nan")}}, ValueError, "metadata"),
-        ({"prompt": "x", "metadata": [1]}, TypeError, "metadata: expected a mapping"),
-    ],
-)
-def test_other_inputs_are_refused_by_name(make: Any, given: Any, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
-        make().invoke(given)
-
-
 def test_in_a_sequence_it_is_one_step(make: Any) -> None:
     chain = ChatPromptTemplate([("human", "{q}")]) | make() | StrOutputParser()
     assert chain.invoke({"q": "a"}) == "An answer."
@@ -173,44 +126,6 @@ def test_schemas(make: Any) -> None:
     assert safi.get_name() == "SafiChain"
 
 
-def test_a_pickle_of_it_is_the_same_chain(tmp_path: Path) -> None:
-    with create_safi_chain("offline", "civic", store=f"sqlite:///{tmp_path}/s.db", log=tmp_path / "l.json") as safi:
-        safi.invoke("a")
-        again = pickle.loads(pickle.dumps(safi))
-    assert again.values == safi.values
-    assert again.invoke("b").response_metadata["safi"]["turn"] == 2
-    assert again.close() == 1
-
-
-def test_copies_are_chains_of_their_own_with_the_settings_they_are_given(make: Any, tmp_path: Path) -> None:
-    safi = make(Fake(conscience=ledger(score=1)))
-    copies = [copy.deepcopy(safi), safi.model_copy(update={"beta": 0.5})]
-    asked = safi.configurable_fields(beta=ConfigurableField(id="beta"))
-    asked.invoke("a", {"configurable": {"beta": 0.0, "safi_key": "asked"}})
-    copies[1].invoke("a", {"configurable": {"safi_key": "half"}})
-    for chain in (*copies, safi):
-        chain.invoke("a")
-        chain.close()
-    deadline = time.monotonic() + 10  # the chain that was made for one call is not ours to drain
-    while len(lines(tmp_path / "log.json")) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    found = {r["memoryKey"]: r["mu"]["truth"] for r in lines(tmp_path / "log.json")}
-    assert found["asked"] == pytest.approx(0.5)
-    assert found["half"] == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="beta"):
-        safi.model_copy(update={"beta": 2})
-
-
-def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
-    safi: SafiChain = make()
-    before = {name: getattr(safi, name) for name in SafiChain.model_fields}, safi.__pydantic_private__.copy()
-    safi.invoke("a")
-    safi.drain()
-    assert ({name: getattr(safi, name) for name in SafiChain.model_fields}, safi.__pydantic_private__) == before
-    with pytest.raises(ValueError, match="frozen"):
-        safi.beta = 0.5
-
-
 def test_each_faculty_may_have_its_model(make: Any, tmp_path: Path) -> None:
     one, two, three = Fake(), Fake(), Fake()
     safi = make(one, will_model=two, conscience_model=three)
@@ -242,90 +157,6 @@ def test_a_model_that_fails_is_an_error_without_its_words_and_a_line_in_the_log(
     safi.drain()
     (record,) = lines(tmp_path / "log.json")
     assert (record["willDecision"], record["finalOutput"], record["flags"]) == (None, None, ["intellect_failed"])
-
-
-def test_a_turn_id_answers_once(make: Any) -> None:
-    model = Fake(intellect=in_turn("First.", "Second."))
-    safi = make(model)
-    config: Any = {"configurable": {"safi_turn_id": "x"}}
-    assert [safi.invoke("a", config).content for _ in range(3)] == ["First."] * 3
-    assert len(model.asked("intellect")) == 1
-    assert safi.drain() == 1
-    with pytest.raises(ValueError, match="safi_turn_id: expected a new id for another prompt or key, got 'x' again"):
-        safi.invoke("b", config)
-
-
-def test_two_at_once_with_one_turn_id_get_one_answer(make: Any) -> None:
-    safi = make(Fake(intellect=in_turn(*[f"Answer {i}." for i in range(8)]), delay=0.02))
-    config: Any = {"configurable": {"safi_turn_id": "x"}}
-    answers = {m.content for m in safi.batch(["a"] * 8, [config] * 8)}
-    assert len(answers) == 1
-    assert safi.drain() == 1
-
-
-@pytest.mark.parametrize("argument", ["safi_key", "safi_turn_id"])
-@pytest.mark.parametrize("name", ["", 3, "a\nb", "x" * 201])
-def test_names_in_the_config_are_checked(make: Any, argument: str, name: object) -> None:
-    with pytest.raises(ValueError, match=f"{argument}: expected 1 to 200 printable characters, got"):
-        make().invoke("a", {"configurable": {argument: name}})
-
-
-def test_keys_have_memories_of_their_own(make: Any, tmp_path: Path) -> None:
-    safi = make()
-    for key in ("a", "b", "a"):
-        safi.invoke("x", {"configurable": {"safi_key": key}})
-    safi.drain()
-    found = {(r["memoryKey"], r["turn"], r["muTurn"]) for r in lines(tmp_path / "log.json")}
-    assert found == {("a", 1, 1), ("b", 1, 1), ("a", 2, 2)}
-
-
-def test_a_closed_chain_takes_no_turn(make: Any) -> None:
-    with make() as safi:
-        safi.invoke("a")
-    with pytest.raises(ClosedError):
-        safi.invoke("b")
-
-    async def awaited() -> None:
-        async with make() as other:
-            await other.ainvoke("a")
-        with pytest.raises(ClosedError):
-            await other.ainvoke("b")
-
-    asyncio.run(awaited())
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "words"),
-    [
-        ({"beta": 1}, ValueError, r"beta: expected a number in \[0, 1\), got 1"),
-        ({"beta": -0.1}, ValueError, "beta"),
-        ({"audit_attempts": 0}, ValueError, "audit_attempts: expected a number of at least 1, got 0"),
-        ({"audit_timeout": float("nan")}, ValueError, "audit_timeout"),
-        ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
-        ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
-        ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
-        ({"colour": 1}, TypeError, r"settings among SafiChain's fields, got \['colour'\]"),
-        ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),
-        ({"store": "safi.db"}, ValueError, "store: expected None or a URL like"),
-        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in a folder that is there"),
-        ({"log": "/no/where/log"}, ValueError, "log: expected a file in a folder that is there"),
-        ({"log": 3}, TypeError, "log: expected a path or None, got int"),
-        ({"will_model": 3}, TypeError, "will_model: expected a chat model or a name for one, got int"),
-        (
-            {"conscience_model": "openai:gpt-4o"},
-            ValueError,
-            "conscience_model: no model can be made of 'openai:gpt-4o'",
-        ),
-        ({"model": "nonsense"}, ValueError, "model: no model can be made of 'nonsense'"),
-        ({"values": "nonsense"}, ValueError, "values: expected one of"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(
-    tmp_path: Path, settings: dict[str, Any], error: type[Exception], words: str
-) -> None:
-    given = {"model": Fake(), "values": THREE, "store": None, "log": None} | settings
-    with pytest.raises(error, match=words):
-        create_safi_chain(**given)
 
 
 @pytest.mark.parametrize(("lost", "asked"), [("turns", {}), ("turns", {"safi_turn_id": "t"}), ("memory", {})])

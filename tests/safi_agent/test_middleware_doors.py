@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.test_doors import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, secret, seen
+from tests.safi_agent.watching import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, secret, seen
 
 MODES: Any = ["messages", "updates", "values", "custom", "debug", "tasks", "checkpoints"]
 CONFIG: Any = {"configurable": {"thread_id": "t"}}

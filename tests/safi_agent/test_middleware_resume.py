@@ -17,10 +17,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from safi_agent import SafiMiddleware
-from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls, records, texts
+from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, records, texts
 from tests.safi_agent.fakes import THREE, Fake, in_turn
 
-both = pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 APPROVE, REJECT = {"type": "approve"}, {"type": "reject", "message": "too much"}
 

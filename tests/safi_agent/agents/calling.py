@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import PrivateAttr
 
-from tests.safi_agent.fakes import Fake
+from tests.safi_agent.fakes import VIOLATION, Fake, approve
+
+both = pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 
 
 class Calling(Fake):
@@ -32,6 +35,11 @@ def call(name: str, call_id: str = "1", **args: Any) -> ToolCall:
 
 def calls(*made: ToolCall, text: Any = "", **fields: Any) -> AIMessage:
     return AIMessage(text, tool_calls=list(made), **fields)
+
+
+def on_words(word: str) -> Any:
+    """A Will that refuses what has this word in it."""
+    return lambda asked: VIOLATION if word in asked.partition("<draft>")[2] else approve()
 
 
 class Tools:

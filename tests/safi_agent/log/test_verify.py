@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safi_agent.errors import LogError
-from safi_agent.log.seal import Tip, beginning, read_seal, seal
+from safi_agent.log.seal import Tip, beginning, read_seal
 from safi_agent.log.verify import MOST_TOLD, verify
+from tests.safi_agent.log.attacks import ATTACKS, LOG, OTHER, STRANGER
 from tests.safi_agent.log.chains import KEY, anchor, chain, record, write
 
-LOG = chain(40)
 WHOLE = b"".join(LOG)
-OTHER = chain(40, text="Another log of the same key.")
-STRANGER = b"s" * 32
 PAGE = Path(__file__).parents[3] / "docs" / "log.md"
-ATTACKS: dict[str, Callable[[random.Random, list[bytes]], list[bytes]]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -31,122 +27,6 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("log") / "log.json"
-
-
-def attack(name: str) -> Callable[[Callable[..., list[bytes]]], Callable[..., list[bytes]]]:
-    def keep(work: Callable[..., list[bytes]]) -> Callable[..., list[bytes]]:
-        ATTACKS[name] = work
-        return work
-
-    return keep
-
-
-def unsealed(line: bytes) -> bytes:
-    return line[: line.rindex(b', "line": ')] + b"}\n"
-
-
-def resealed(line: bytes, tip: Tip, key: bytes = STRANGER) -> tuple[bytes, Tip]:
-    return seal(unsealed(line).decode().rstrip("\n"), tip, key)
-
-
-@attack("a word of a line is edited")
-def edit(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(len(log))
-    return [*log[:i], log[i].replace(b"Question", b"Questiom"), *log[i + 1 :]]
-
-
-@attack("a line is edited and given a mac by another key")
-def edit_and_reseal(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(len(log))
-    before = read_seal(log[i])
-    assert before
-    line, _ = resealed(log[i].replace(b"Question", b"Answer"), Tip(i, before.prev))
-    return [*log[:i], line, *log[i + 1 :]]
-
-
-@attack("a line loses its mac")
-def strip(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(len(log))
-    return [*log[:i], unsealed(log[i]), *log[i + 1 :]]
-
-
-@attack("a line of another log with the same key takes the place of one")
-def splice(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(1, len(log))
-    return [*log[:i], OTHER[i], *log[i + 1 :]]
-
-
-@attack("the rest is taken from another log with the same key")
-def splice_rest(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(1, len(log))
-    return [*log[:i], *OTHER[i:]]
-
-
-@attack("a line is put in")
-def insert(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(len(log) + 1)
-    return [*log[:i], rng.choice([record(99).encode() + b"\n", b"\n", b"{}\n", OTHER[5]]), *log[i:]]
-
-
-@attack("a line is repeated")
-def repeat(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i, j = sorted((rng.randrange(len(log)), rng.randrange(len(log))))
-    return [*log[: j + 1], log[i], *log[j + 1 :]]
-
-
-@attack("two lines change places")
-def swap(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i, j = rng.sample(range(len(log)), 2)
-    log[i], log[j] = log[j], log[i]
-    return log
-
-
-@attack("lines are put in another order")
-def shuffle(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return rng.sample(log, len(log))
-
-
-@attack("lines in the middle are deleted")
-def delete(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i, j = sorted(rng.sample(range(1, len(log)), 2))
-    return [*log[:i], *log[j:]]
-
-
-@attack("lines at the beginning are deleted")
-def behead(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return log[rng.randrange(1, len(log)) :]
-
-
-@attack("lines at the end are deleted")
-def truncate(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return log[: rng.randrange(len(log))]
-
-
-@attack("the last line is cut off in the middle")
-def tear(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return [*log[:-1], log[-1][: rng.randrange(1, len(log[-1]))]]
-
-
-@attack("the log is edited and chained again from there with another key")
-def rechain(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    i = rng.randrange(len(log))
-    before = read_seal(log[i])
-    assert before
-    made, tip = log[:i], Tip(i, before.prev)
-    for line in log[i:]:
-        sealed, tip = resealed(line.replace(b"Question", b"Answer"), tip)
-        made.append(sealed)
-    return made
-
-
-@attack("all lines lose their mac")
-def strip_all(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return [unsealed(line) for line in log]
-
-
-@attack("the log is emptied")
-def empty(rng: random.Random, log: list[bytes]) -> list[bytes]:
-    return []
 
 
 def place(changed: list[bytes], original: list[bytes]) -> int:

@@ -19,7 +19,7 @@ from langchain_core.tracers.context import collect_runs, register_configure_hook
 from langgraph.graph import START, MessagesState, StateGraph
 
 from safi_agent import SafiChain
-from tests.safi_agent.fakes import Fake
+from tests.safi_agent.fakes import Fake, in_turn
 
 handler_of_all: ContextVar[Any] = ContextVar("handler_of_all", default=None)
 register_configure_hook(handler_of_all, inheritable=True)
@@ -153,8 +153,7 @@ def by_agent_tool(safi: SafiChain) -> str:
         def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
             return self
 
-    said = iter([calls, AIMessage("done")])
-    agent = create_agent(Calls(intellect=lambda _: next(said)), [ask])
+    agent = create_agent(Calls(intellect=in_turn(calls, AIMessage("done"))), [ask])
     return seen(list(agent.stream({"messages": [HumanMessage("q")]}, stream_mode=MODES)))
 
 

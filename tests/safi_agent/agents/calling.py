@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolCall
 from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import PrivateAttr
 
-from tests.safi_agent.fakes import VIOLATION, Fake, approve
+from safi_agent import SafiMiddleware
+from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
 
+THREAD: Any = {"configurable": {"thread_id": "t"}}
 both = pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
 
 
@@ -74,3 +78,10 @@ def texts(out: dict[str, Any]) -> list[str]:
 def records(path: Path) -> list[dict[str, Any]]:
     file = path / "log.json"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def paying(middleware: SafiMiddleware, tools: Tools, *others: Any, saver: Any = None) -> tuple[Any, Calling]:
+    made = calls(call("pay", "a", amount=1), call("pay", "b", amount=500))
+    model = Calling(intellect=in_turn(made, "Done.", "And again."))
+    middlewares = [*others, middleware]
+    return create_agent(model, tools.of(), middleware=middlewares, checkpointer=saver or InMemorySaver()), model

@@ -1,4 +1,4 @@
-"""The log: whole lines, once each, whatever a process that died left behind."""
+"""The log: whole lines, once each; what cannot be written waits."""
 
 import json
 import os
@@ -10,28 +10,8 @@ import pytest
 
 from safi_agent.log import flush, log_path
 from safi_agent.log.files import log_files
-from safi_agent.log.key import find_key
-from safi_agent.log.seal import Tip, seal
-from safi_agent.log.verify import Verdict, verify
-from safi_agent.store import Commit, Store, open_store
-from tests.safi_agent.log.chains import plain_faults
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "log.json")
-
-
-def fill(store: Store, path: str, *ids: str) -> None:
-    store.keep_values("v", "{}")
-    for i in ids:
-        body = {"id": i, "key": "k", "valueSet": "s", "text": "\u2028\ud800 ü"}
-        store.add(body, "v", path, audit=False)
-    store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "text": row.body["text"]}, None))
-
-
-def ids(path: str) -> list[str]:
-    return [json.loads(line)["turnId"] for line in Path(path).read_bytes().splitlines()]
+from safi_agent.store import open_store
+from tests.safi_agent.log.filled import fill, ids, verdict
 
 
 def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:
@@ -52,84 +32,6 @@ def test_a_new_log_and_its_key_are_for_their_owner_alone(path: str) -> None:
     fill(store, path, "a")
     assert flush(store, path)
     assert {Path(file).stat().st_mode & 0o777 for file in (path, f"{path}.key")} == {0o600}
-
-
-def verdict(store: Store | None, path: str) -> Verdict:
-    key = find_key(path)
-    assert key
-    return verify(path, key, store and store.anchor(path))
-
-
-@pytest.mark.parametrize("cut", [0, 1, 17, -1])
-def test_what_was_written_before_a_death_is_not_written_again_and_a_torn_line_is_cut(path: str, cut: int) -> None:
-    store = open_store(None)
-    fill(store, path, "a")
-    flush(store, path)
-    fill(store, path, "b", "c")
-    anchor, waiting = store.unlogged(path)
-    key = find_key(path)
-    assert anchor
-    assert key
-    first, tip = seal(waiting[0][1], Tip(anchor.lines, anchor.mac), key)
-    second, _ = seal(waiting[1][1], tip, key)
-    with Path(path).open("ab") as file:  # b is there, c only in part, and the store was not told
-        file.write(first + (second[:cut] if cut >= 0 else second[:-1]))
-    assert flush(store, path)
-    assert ids(path) == ["a", "b", "c"]
-    assert verdict(store, path).faulty == 0
-
-
-def test_a_line_that_only_looks_like_one_of_ours_keeps_no_turn_out_of_the_log(path: str) -> None:
-    store = open_store(None)
-    fill(store, path, "a")
-    flush(store, path)
-    fill(store, path, "b")
-    with Path(path).open("ab") as file:
-        file.write(b'{"turnId": "b"}\n')
-    flush(store, path)
-    assert ids(path) == ["a", "b", "b"]
-    assert [fault.at for fault in verdict(store, path).faults] == [2]
-
-
-@pytest.mark.parametrize("old", [["a", "b"], ["a", "b", "c"]])
-def test_a_log_that_was_not_chained_goes_on_chained(path: str, old: list[str]) -> None:
-    """The old lines are kept, each turn that is in them is written no more, and they are bound by what comes."""
-    before = b"".join(json.dumps({"turnId": i}).encode() + b"\n" for i in old)
-    Path(path).write_bytes(before + b'{"turnId": "c", "torn')
-    store = open_store(None)
-    fill(store, path, "b", "c")
-    assert flush(store, path)
-    fill(store, path, "d")
-    assert flush(store, path)
-    assert ids(path) == ["a", "b", "c", "d"]
-    chained = Path(path).read_bytes().splitlines(True)[len(old) :]
-    key = find_key(path)
-    assert key
-    assert plain_faults(chained, key, before) == []
-    assert verdict(store, path)[1:4] == (0, 4, len(old))
-
-
-def test_lines_of_others_are_left_alone(path: str) -> None:
-    store, other = open_store(None), open_store(None)
-    fill(store, path, "a")
-    flush(store, path)
-    fill(other, path, "x")
-    flush(other, path)
-    fill(store, path, "b")
-    flush(store, path)
-    assert ids(path) == ["a", "x", "b"]
-    assert verdict(store, path).faulty == verdict(other, path).faulty == 0
-
-
-def test_a_log_that_was_taken_away_is_begun_anew(path: str) -> None:
-    store = open_store(None)
-    fill(store, path, "a", "b")
-    flush(store, path)
-    Path(path).rename(path + ".1")
-    fill(store, path, "c")
-    flush(store, path)
-    assert ids(path) == ["c"]
-    assert verdict(store, path)[1:3] == (0, 3)
 
 
 def test_a_log_that_cannot_be_written_waits(path: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,41 +92,6 @@ def test_a_full_log_is_set_aside_and_the_chain_goes_on(path: str) -> None:
     assert [turn for file in files for turn in ids(str(file))] == [f"{a}{i}" for i in range(12) for a in "ab"]
     assert all(file.stat().st_size >= 1000 for file in files[:-1])
     assert verdict(store, path)[1:3] == (0, 24)
-
-
-def test_set_aside_and_killed_before_the_next_line_the_chain_goes_on(path: str) -> None:
-    store = open_store(None)
-    fill(store, path, "a", "b")
-    flush(store, path)
-    Path(path).rename(path + ".1")
-    assert verdict(store, path).faulty == 0
-    fill(store, path, "c")
-    flush(store, path)
-    assert verdict(store, path)[1:3] == (0, 3)
-    assert ids(path) == ["c"]
-
-
-def test_another_store_goes_on_behind_full_files(path: str) -> None:
-    store, other = open_store(None), open_store(None)
-    fill(store, path, "a", "b")
-    flush(store, path)
-    Path(path).rename(path + ".1")
-    fill(other, path, "x")
-    flush(other, path)
-    assert verdict(other, path)[1:3] == (0, 3)
-
-
-def test_after_tampering_the_chain_goes_on_from_what_the_store_remembers(path: str) -> None:
-    """A log that was cut or changed is not mended by what is written after it."""
-    store = open_store(None)
-    fill(store, path, "a", "b", "c")
-    flush(store, path)
-    whole = Path(path).read_bytes()
-    for changed, at in ((whole[: whole.index(b"\n") + 1], 2), (whole.replace(b'"b"', b'"B"'), 2), (b"", 1)):
-        Path(path).write_bytes(changed)
-        fill(store, path, f"d{at}{len(changed)}")
-        flush(store, path)
-        assert verdict(store, path).faults[0].at == at
 
 
 @pytest.mark.parametrize("words", ["is not there", "expected the key with id", "owner alone", "at least 32"])

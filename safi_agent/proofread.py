@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from safi_agent.values import Value, ValueSet, label, read_yaml, weighed, wrong_names, wrong_weights
+from safi_agent.safe_yaml import read_yaml
+from safi_agent.values import Value, ValueSet, label, weighed, wrong_names, wrong_weights
 
 SOUND = {"name": "sound", "values": [{"name": "sound", "weight": 1}]}
 EXPECTED = {

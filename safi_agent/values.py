@@ -8,13 +8,14 @@ from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from safi_agent.safe_yaml import read_yaml
+
 TOLERANCE = 1e-6
-MOST_ENTRIES = 100_000  # of a file
 REFUSAL = "I can't give an answer to this that keeps to the values I am held to."
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 
@@ -113,10 +114,8 @@ class ValueSet(BaseModel):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if wrong := [
-            *wrong_names([value.key for value in self.values]),
-            *wrong_weights([v.weight for v in self.values]),
-        ]:
+        wrong = [*wrong_names([v.key for v in self.values]), *wrong_weights([v.weight for v in self.values])]
+        if wrong:
             raise ValueError(" ".join(wrong))
         return self
 
@@ -134,40 +133,6 @@ class ValueSet(BaseModel):
     def fingerprint(self) -> str:
         """The same for the same content, whatever file it came from; made once, since every record names it."""
         return sha256(self.model_dump_json().encode()).hexdigest()
-
-
-class Yaml(NamedTuple):
-    """A text of YAML: its nodes, which know their lines, and what they stand for."""
-
-    root: yaml.Node | None
-    content: Any
-
-
-def read_yaml(text: str) -> Yaml:
-    """Read YAML by its safe loader, which makes no objects and runs nothing.
-
-    Raises:
-        YAMLError: it is not YAML, is nested too deep, or has aliases that stand for more than memory might hold.
-    """
-    try:
-        loader = yaml.SafeLoader(text)
-        if (root := loader.get_single_node()) is None:
-            return Yaml(None, None)
-        if _entries(root, {}) > MOST_ENTRIES:
-            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries, with aliases filled in")
-        return Yaml(root, loader.construct_document(root))
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
-
-
-def _entries(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many entries a node stands for; one that is within itself, for more than any number."""
-    if id(node) not in known:
-        known[id(node)] = MOST_ENTRIES
-        below = node.value if isinstance(node, yaml.CollectionNode) else ()
-        inner = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
-        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
-    return known[id(node)]
 
 
 def shipped() -> tuple[str, ...]:

@@ -172,19 +172,6 @@ def test_a_store_that_fails_holds_the_answer_back_and_tells_nothing_of_it(
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(
-    "odd",
-    ["\ud800", "a\x00b", "\u202egnp.exe", 'x", "mac": "0"}\n{"turnId": "y', "a\u2028b\r\nc", "\U0001f600" * 50_000],
-    ids=["half a letter", "nul", "right to left", "a line of its own", "line breaks", "long"],
-)
-def test_odd_texts_come_to_the_log_as_they_were_on_one_line(make: Any, tmp_path: Path, odd: str) -> None:
-    safi = make(Fake(intellect=f"So: {odd[:1000]}."))
-    assert safi.invoke(f"Why {odd}?").text == f"So: {odd[:1000]}."
-    safi.drain()
-    (record,) = lines(tmp_path / "log.json")
-    assert (record["userPrompt"], record["auditStatus"]) == (f"Why {odd}?", "complete")
-
-
 def test_usage_of_both_calls_is_told(make: Any) -> None:
     def spent(text: str, n: int) -> AIMessage:
         return AIMessage(text, usage_metadata={"input_tokens": n, "output_tokens": 1, "total_tokens": n + 1})

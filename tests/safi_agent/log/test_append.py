@@ -11,7 +11,9 @@ import pytest
 from safi_agent.log import flush, log_path
 from safi_agent.log.files import log_files
 from safi_agent.store import open_store
+from tests.safi_agent.fakes import Fake
 from tests.safi_agent.log.filled import fill, ids, verdict
+from tests.safi_agent.logged import lines
 
 
 def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:
@@ -138,3 +140,16 @@ def test_a_database_is_not_taken_for_a_log(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"log: expected a log or a new file, got the database .*safi\.db"):
         log_path(tmp_path / "safi.db")
     assert (tmp_path / "safi.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["\ud800", "a\x00b", "\u202egnp.exe", 'x", "mac": "0"}\n{"turnId": "y', "a\u2028b\r\nc", "\U0001f600" * 50_000],
+    ids=["half a letter", "nul", "right to left", "a line of its own", "line breaks", "long"],
+)
+def test_odd_texts_come_to_the_log_as_they_were_on_one_line(make: Any, tmp_path: Path, odd: str) -> None:
+    safi = make(Fake(intellect=f"So: {odd[:1000]}."))
+    assert safi.invoke(f"Why {odd}?").text == f"So: {odd[:1000]}."
+    safi.drain()
+    (record,) = lines(tmp_path / "log.json")
+    assert (record["userPrompt"], record["auditStatus"]) == (f"Why {odd}?", "complete")

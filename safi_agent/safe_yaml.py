@@ -1,0 +1,41 @@
+"""YAML of a stranger: it runs nothing and takes no more memory than a file of its size should."""
+
+from typing import Any, NamedTuple
+
+import yaml
+
+MOST_ENTRIES = 100_000  # of a file
+
+
+class Yaml(NamedTuple):
+    """A text of YAML: its nodes, which know their lines, and what they stand for."""
+
+    root: yaml.Node | None
+    content: Any
+
+
+def read_yaml(text: str) -> Yaml:
+    """Read YAML by its safe loader, which makes no objects and runs nothing.
+
+    Raises:
+        YAMLError: it is not YAML, is nested too deep, or has aliases that stand for more than memory might hold.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        if (root := loader.get_single_node()) is None:
+            return Yaml(None, None)
+        if _entries(root, {}) > MOST_ENTRIES:
+            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries, with aliases filled in")
+        return Yaml(root, loader.construct_document(root))
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+
+
+def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many entries a node stands for; one that is within itself, for more than any number."""
+    if id(node) not in known:
+        known[id(node)] = MOST_ENTRIES
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
+    return known[id(node)]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.pages import ROOT
 
-PACKAGES = ("sal_lightning", "safi_agent", "sal_page")
+PACKAGES = ("sal_lightning", "safi_agent", "sal_page", "sal_cli")
 UNPICKLING = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml.load"}
 RUNNING = {"eval", "exec", "compile", "__import__", "subprocess", "os.system", "os.popen"} | UNPICKLING
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from benchmarks.report import Record, origin, read_all, save, source, spread
+from benchmarks.report import spread
 from experiments import console as show
+from experiments.filing import Record, origin, read_all, save, source
 from experiments.pages import grid, rewrite
 from sal_lightning import CommunicationLayer
 from sal_lightning.rules import subspace

@@ -14,10 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.report import origin, save, source
-from experiments.pages import grid, rewrite
+from benchmarks.report import publish
+from experiments.filing import Record, origin, source
+from experiments.pages import grid
 from experiments.provenance import installed
 from safi_agent import Assessment, assess, load_values
 from safi_agent.log.files import log_files, set_aside
@@ -98,7 +98,7 @@ def measured(what: str, log: Path) -> dict[str, float]:
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: Record) -> str:
     headings = ("command", "lines", "GB", "seconds of CPU", "lines/s of CPU", "peak memory, MB")
     rows = [
         [
@@ -133,11 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += [{"what": what, "bytes": size, **measured(what, log)} for what in WORK]
     command = f"python -m benchmarks.log --lines {' '.join(map(str, args.lines))}"
     record = {"title": "log", "rows": rows, **origin(command, 0, "cpu")}
-    record["versions"] = {name: installed(name) for name in ("pydantic",)}
-    save(record, args.out)
-    print(markdown(record))
-    if args.table:
-        rewrite(args.table, "log", markdown(record))
+    record["versions"] = {"pydantic": installed("pydantic")}
+    publish(record, args.out, markdown(record), args.table, "log")
 
 
 if __name__ == "__main__":

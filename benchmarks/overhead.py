@@ -18,10 +18,11 @@ from rich.console import Console
 
 from benchmarks import memory
 from benchmarks.methods import METHODS, USUAL
-from benchmarks.report import Record, origin, read_all, save, source, spread
+from benchmarks.report import spread
 from benchmarks.settings import WORKLOADS, Setting, add_flags, setting
 from benchmarks.steps import Entry, Lap, enter, interleave
 from experiments import console as show
+from experiments.filing import Record, origin, read_all, save, source
 from experiments.pages import grid, rewrite
 
 HEADINGS = ("method", "step, ms", "× first row", "least..most", "CPU ×", "kept, %", "peak, %", "RSS, %")

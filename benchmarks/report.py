@@ -1,15 +1,12 @@
-"""Results on disk, and the part of a page that is written from them."""
+"""What a measurement leaves: a record, its text in the terminal, and the part of a page that is written from it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments import provenance
-from experiments.continual.data import write_whole
-
-Record = dict[str, Any]
+from experiments.filing import Record, save
+from experiments.pages import rewrite
 
 
 class Spread(NamedTuple):
@@ -28,31 +25,9 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median(values), min(values), max(values))
 
 
-def origin(command: str, seed: int, device: str) -> Record:
-    """Where the numbers come from."""
-    return {
-        "command": command,
-        "seed": seed,
-        "commit": provenance.commit(),
-        "hardware": provenance.hardware(device),
-        "versions": provenance.versions(),
-    }
-
-
-def save(record: Record, file: Path) -> None:
-    """Write the record, whole or not at all."""
-    write_whole(file, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_all(folder: Path) -> list[Record]:
-    """Every record in the folder, by name."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-
-
-def source(record: Record) -> str:
-    """How to get a record again, and what it was made with."""
-    hardware, versions = record["hardware"], record["versions"]
-    machine = f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores"
-    dirty = "-dirty" if record["commit"].endswith("-dirty") else ""
-    made = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"`{record['command']}`\n\nCommit {record['commit'][:8]}{dirty}; {machine}; {made}.\n"
+def publish(record: Record, file: Path, text: str, page: Path | None, mark: str) -> None:
+    """File the record, print its text, and fill the marks of a page with it where one is named."""
+    save(record, file)
+    print(text)
+    if page:
+        rewrite(page, mark, text)

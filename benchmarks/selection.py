@@ -7,13 +7,13 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report import origin, save, source, spread
-from experiments.pages import grid, rewrite
+from benchmarks.report import publish, spread
+from experiments.filing import Record, origin, source
+from experiments.pages import grid
 from sal_lightning import emergence_select
 
 LINEAGES = (1, 10, 100, 1000, 0)  # 0: every candidate has a direction of its own
@@ -41,7 +41,7 @@ def timed(x: Tensor, rounds: int) -> tuple[int, list[float]]:
     return len(torch.unique(found.lineages)), seconds[1:]
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: Record) -> str:
     note = (
         f"`emergence_select` on {record['n']} candidates of {record['d']} dimensions, one thread: what it takes on a "
         "machine that does nothing else.\n"
@@ -68,12 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, seconds = timed(candidates(args.candidates, args.dimensions, lineages, 0), args.rounds)
         rows.append({"lineages": lineages, "found": found, "seconds": seconds})
     sizes = f"--candidates {args.candidates} --dimensions {args.dimensions} --rounds {args.rounds}"
-    record: dict[str, Any] = {"n": args.candidates, "d": args.dimensions, "rows": rows}
+    record: Record = {"n": args.candidates, "d": args.dimensions, "rows": rows}
     record |= origin(f"python -m benchmarks.selection {sizes}", 0, "cpu")
-    save(record, args.out)
-    print(markdown(record))
-    if args.table:
-        rewrite(args.table, "select", markdown(record))
+    publish(record, args.out, markdown(record), args.table, "select")
 
 
 if __name__ == "__main__":

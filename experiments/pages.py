@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.continual.data import write_whole
+from experiments.filing import write_whole
 
 
 def fill(page: str, name: str, text: str) -> str:

@@ -15,8 +15,8 @@ from benchmarks.governance import alone
 from benchmarks.governance.peers import PEERS, versions
 from benchmarks.governance.report import markdown, per_turn, row, totals
 from benchmarks.governance.rounds import Lap, Level, calls, enter, interleave, model
-from benchmarks.report import Record, origin, save
-from experiments.pages import rewrite
+from benchmarks.report import publish
+from experiments.filing import Record, origin
 from experiments.provenance import installed
 
 Laps = list[tuple[str, Level, Lap]]
@@ -109,10 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     packages = ("langchain-core", "openai", "sqlalchemy", "pydantic")
     own = {package: installed(package) for package in packages}
     record["versions"] = own | {peer: next(iter(used.values())) for peer, used in record.get("peers", {}).items()}
-    save(record, args.out / f"{name}.json")
-    print(markdown(record))
-    if args.table:
-        rewrite(args.table, f"governance {name}", markdown(record))
+    publish(record, args.out / f"{name}.json", markdown(record), args.table, f"governance {name}")
     if record["lost"]:
         raise SystemExit(f"{record['lost']} answers have no audit.")
 

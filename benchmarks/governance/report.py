@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.governance.peers import PEERS
 from benchmarks.governance.rounds import Lap, Level
-from benchmarks.report import Record, source
+from experiments.filing import Record, source
 from experiments.pages import grid
 
 NAMES = {

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
-from experiments.continual.data import NAMED
 from experiments.continual.methods import METHODS, known
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import (
@@ -18,12 +17,13 @@ from experiments.continual.results import (
     headings,
     markdown,
     overview,
-    read,
     read_all,
     save,
     title,
 )
 from experiments.continual.streams import STREAMS, count
+from experiments.filing import read
+from experiments.options import add_data, add_results
 from experiments.pages import rewrite
 
 
@@ -40,17 +40,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--steps", type=int, default=500, help="training steps a task (default: %(default)s)")
-    made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
+    add_data(made)
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
-    made.add_argument("--out", type=Path, default=Path("results/continual"))
     made.add_argument(
         "--quick", action="store_true", help="all methods on small pictures, 20 steps a task, in a minute"
     )
-    made.add_argument("--force", action="store_true", help="run again what has a result already")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill the streams block of this page likewise")
+    add_results(made, "results/continual", "streams block")
     made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
     made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
 
 

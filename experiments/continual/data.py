@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.filing import write_whole
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "mnist"
 OWN = ROOT / "data" / "mnist"
@@ -99,17 +101,6 @@ def download(folder: Path, name: str, expected: str, mirrors: Sequence[str] = MI
         else:
             return write_whole(folder / f"{name}.gz", content)
     raise DataError(folder / f"{name}.gz", f"a mirror with md5 {expected} when unpacked", "; ".join(failures))
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: the file is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def fetch(folder: Path, files: Mapping[str, str] = MNIST_MD5, mirrors: Sequence[str] = MIRRORS) -> Path:

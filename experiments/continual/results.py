@@ -1,20 +1,19 @@
 """Results on disk: one JSON file a run, and tables made from them."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments.continual.data import write_whole
+from experiments import filing
 from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
 from experiments.continual.streams import FUZZY, STREAMS
+from experiments.filing import Record
 from experiments.pages import grid
 
-Record = dict[str, Any]
 COLUMNS = {
     "average": "average",
     "worst": "worst",
@@ -50,14 +49,8 @@ class Run(NamedTuple):
 def save(result: Result, folder: Path) -> Path:
     """Write the record, whole or not at all."""
     file = Run(result.scenario, result.method, result.data, result.seed, result.steps, result.lr).file(folder)
-    write_whole(file, (json.dumps(result.record(), indent=1, allow_nan=False) + "\n").encode())
+    filing.save(result.record(), file)
     return file
-
-
-def read(file: Path) -> Record:
-    """One record."""
-    record: Record = json.loads(file.read_text())
-    return record
 
 
 def read_all(folder: Path) -> list[Record]:
@@ -68,7 +61,7 @@ def read_all(folder: Path) -> list[Record]:
         method = record["method"]
         return streams.index(record["scenario"]), methods.index(parse(method)[0]), method, record["seed"]
 
-    return sorted((read(file) for file in sorted(folder.glob("*.json"))), key=place)
+    return sorted(filing.read_all(folder), key=place)
 
 
 class Row(NamedTuple):

@@ -1,24 +1,23 @@
 """``python -m experiments.detection``: novelty as a detector of change, one JSON file a source, a table, a figure."""
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from benchmarks.report import origin, save
 from experiments import console as show
-from experiments.continual.data import NAMED, load
+from experiments.continual.data import load
 from experiments.continual.protocol import data_name
 from experiments.continual.streams import STREAMS, Stream, StreamName, make
 from experiments.detection.protocol import Heard, listen, measures
 from experiments.detection.results import HEADINGS, cells, page
 from experiments.detection.sources import named
+from experiments.filing import origin, read, save
+from experiments.options import add_data, add_results
 from experiments.pages import rewrite
 
 SOURCES = ("split-domain", "permuted", "rotated", "text", "stationary", "text-stationary", "split-domain-fuzzy")
@@ -32,11 +31,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sources", choices=(*STREAMS, *SOURCES), nargs="+", default=SOURCES)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=300, help="batches a task, where a source has no number of its own")
-    made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
-    made.add_argument("--out", type=Path, default=Path("results/detection"))
-    made.add_argument("--force", action="store_true", help="run again what has a result already")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's detection block, draw beside it")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    add_data(made)
+    add_results(made, "results/detection", "detection block, draw beside it")
     return made
 
 
@@ -92,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, file in files.items():
             if args.force or not file.is_file():
                 save(run(name, args, progress), file)
-    records = {name: json.loads(file.read_text()) for name, file in files.items()}
+    records = {name: read(file) for name, file in files.items()}
     rows = [cells(record) for record in records.values()]
     console.print(show.table("novelty as a detector of change", HEADINGS, rows))
     if args.table:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.report import Record, source
 from experiments.detection.figure import draw
+from experiments.filing import Record, source
 from experiments.pages import grid
 
 HEADINGS = ("source", "batches", "changes", "found", "AUROC", "median delay", "longest", "false alarms")

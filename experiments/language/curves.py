@@ -5,16 +5,15 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments.continual.data import write_whole
+from experiments import filing
 from experiments.continual.metrics import Estimate, estimate
-from experiments.continual.results import read
+from experiments.filing import Record
 from experiments.language.methods import METHODS
 from experiments.language.protocol import Result
 from experiments.language.settings import LR, Scale
 
-Record = dict[str, Any]
 BASELINE = "plain"
 GRID = 0.1  # nats from one matched loss to the next
 
@@ -31,15 +30,14 @@ Curve = Sequence[Point]  # of one method and seed, by what was reached
 
 def save(result: Result, folder: Path) -> None:
     """Write the record, whole or not at all."""
-    text = json.dumps(result.record(), indent=1, allow_nan=False)
-    write_whole(folder / f"{result.settings.name}.json", f"{text}\n".encode())
+    filing.save(result.record(), folder / f"{result.settings.name}.json")
 
 
 def read_all(folder: Path, scale: Scale, text: str) -> list[Record]:
     """Every record of this scale and first domain, in the order of methods, strengths and seeds."""
     wanted = json.loads(json.dumps([scale, text]))
-    records = [read(file) for file in folder.glob("*.json")]
-    return sorted((r for r in records if [r["settings"]["scale"], r["settings"]["text"]] == wanted), key=place)
+    found = filing.read_all(folder)
+    return sorted((r for r in found if [r["settings"]["scale"], r["settings"]["text"]] == wanted), key=place)
 
 
 def place(record: Record) -> tuple[int, str, float, int]:

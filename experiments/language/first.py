@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback
 
 import sal_lightning
-from experiments.continual.data import write_whole
+from experiments.filing import write_whole
 from experiments.language.model import GPT, LanguageModel
 from experiments.language.settings import LR, Scale
 from experiments.language.stages import Domains, Losses, batches, losses, train

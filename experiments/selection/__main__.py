@@ -1,19 +1,17 @@
 """``python -m experiments.selection``: one answer of many under dropout, by resonance and by other ways."""
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
-from benchmarks.report import origin, save, source
 from experiments import console as show
-from experiments.continual.data import NAMED, load
+from experiments.continual.data import load
 from experiments.continual.metrics import estimate
 from experiments.continual.protocol import data_name
+from experiments.filing import Record, origin, read, save, source
+from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
 from experiments.selection.protocol import DROPOUT, T, answers, measured, noisy, trained, ways
 
@@ -35,15 +33,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     made.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4, 0.6])
     made.add_argument("--steps", type=int, default=1500, help="of training (default: %(default)s)")
-    made.add_argument("--data", default="mnist", help=f"{', '.join(NAMED)}, or a folder with the four MNIST files")
-    made.add_argument("--out", type=Path, default=Path("results/selection"))
-    made.add_argument("--force", action="store_true", help="run again what has a result already")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's selection block")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
+    add_data(made)
+    add_results(made, "results/selection", "selection block")
     return made
 
 
-def run(seed: int, noise: Sequence[float], steps: int, data: str) -> dict[str, Any]:
+def run(seed: int, noise: Sequence[float], steps: int, data: str) -> Record:
     """Train once, answer under each noise."""
     arrays = load(data)
     net = trained(arrays, steps, seed)
@@ -57,7 +52,7 @@ def run(seed: int, noise: Sequence[float], steps: int, data: str) -> dict[str, A
     return {"data": data_name(data), "steps": steps, "levels": levels} | origin(command, seed, "cpu")
 
 
-def cells(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+def cells(records: Sequence[Record]) -> list[list[str]]:
     """One row a noise and a way."""
     rows = []
     for i, level in enumerate(records[0]["levels"]):
@@ -77,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed, file in progress.track(list(zip(args.seeds, files, strict=True)), description="seeds"):
             if args.force or not file.is_file():
                 save(run(seed, args.noise, args.steps, args.data), file)
-    records = [json.loads(file.read_text()) for file in files]
+    records = [read(file) for file in files]
     console.print(show.table("one answer of many", HEADINGS, cells(records)))
     if args.table:
         page = "\n".join([NOTE, grid(HEADINGS, cells(records)), source(records[0])])

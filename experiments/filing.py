@@ -1,0 +1,56 @@
+"""Results on disk: written whole or not at all, with the command and the machine that made them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments import provenance
+
+Record = dict[str, Any]
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: the file is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(record: Record, file: Path) -> None:
+    """Write the record."""
+    write_whole(file, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read(file: Path) -> Record:
+    """One record."""
+    record: Record = json.loads(file.read_text())
+    return record
+
+
+def read_all(folder: Path) -> list[Record]:
+    """Every record in the folder, by name."""
+    return [read(file) for file in sorted(folder.glob("*.json"))]
+
+
+def origin(command: str, seed: int, device: str) -> Record:
+    """Where the numbers come from."""
+    return {
+        "command": command,
+        "seed": seed,
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware(device),
+        "versions": provenance.versions(),
+    }
+
+
+def source(record: Record) -> str:
+    """How to get a record again, and what it was made with."""
+    hardware, versions = record["hardware"], record["versions"]
+    machine = f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores"
+    dirty = "-dirty" if record["commit"].endswith("-dirty") else ""
+    made = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"`{record['command']}`\n\nCommit {record['commit'][:8]}{dirty}; {machine}; {made}.\n"

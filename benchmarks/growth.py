@@ -6,28 +6,23 @@ strongest at each step, the update along all of them each sixteenth step; forwar
 """
 
 import argparse
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise, product
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.optim import Adam
 
+from benchmarks.layer import Layer, Parts, inputs, mean
 from benchmarks.report import spread
 from experiments import console as show
 from experiments.filing import Record, origin, read_all, save, source
 from experiments.pages import grid, rewrite
-from sal_lightning import CommunicationLayer
 from sal_lightning.rules import subspace
 
 CHEAP = 1.1  # a step may take so much longer
-WARMUP, SETTLE, ROWS = 4, 20, 128  # untimed steps before and after consolidating, on batches of ROWS
 HEADINGS = (
     *("width", "batch", "rank", "plain, ms", "listen", "analyze", "protect", "restore", "× plain", "least..most"),
     *("operations, 10⁹", "× predicted"),
@@ -59,75 +54,6 @@ class Cell(NamedTuple):
         return 1 + self.operations() / (6 * self.batch * self.width**2)
 
 
-class Parts(NamedTuple):
-    """Seconds of one step, or of the mean one."""
-
-    passes: float  # forward and backward
-    analyze: float
-    protect: float
-    step: float  # of the optimizer
-
-
-@contextmanager
-def held_rank(rank: int) -> Iterator[None]:
-    """Layers that are covered meanwhile keep so many directions: the one place that reaches into the engine."""
-    before = subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK
-    subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK = 1.0, 1, rank
-    try:
-        yield
-    finally:
-        subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK = before
-
-
-class Layer:
-    """A linear layer in training, with SAL or without."""
-
-    def __init__(self, width: int, device: str, rank: int | None = None) -> None:
-        torch.manual_seed(0)
-        self.net = nn.Linear(width, width).to(device)
-        self.adam = Adam(self.net.parameters())
-        self.comm: CommunicationLayer | None = None
-        if rank is not None:
-            with held_rank(rank):
-                self.comm = CommunicationLayer(self.net, self.adam)
-
-    def settle(self) -> None:
-        """Consolidate early, and go on until the window is no longer young."""
-        rows = inputs(WARMUP + SETTLE, ROWS, self.net.in_features, device=self.net.weight.device)
-        for i, x in enumerate(rows):
-            if i == WARMUP and self.comm:
-                self.comm.consolidate()
-            self.train(x)
-
-    def train(self, x: Tensor) -> Parts:
-        """One step, and how long its parts took."""
-        x = x.detach().requires_grad_()
-        marks = [now(x)]
-        self.net(x).square().mean().backward()
-        marks.append(now(x))
-        if self.comm:
-            self.comm.analyze()
-        marks.append(now(x))
-        if self.comm:
-            self.comm.protect()
-        marks.append(now(x))
-        self.adam.step()
-        marks.append(now(x))
-        self.adam.zero_grad()
-        return Parts(*(b - a for a, b in pairwise(marks)))
-
-
-def inputs(*shape: int, device: str | torch.device) -> Tensor:
-    """Whose energy falls from input to input: white noise would have no directions to hold."""
-    return torch.randn(*shape, device=device) / torch.arange(1, shape[-1] + 1, device=device).sqrt()
-
-
-def now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def measure(cell: Cell, rounds: int, steps: int, device: str) -> Record:
     """Plain and SAL in turn."""
     layers = Layer(cell.width, device), Layer(cell.width, device, cell.rank)
@@ -147,10 +73,6 @@ def measure(cell: Cell, rounds: int, steps: int, device: str) -> Record:
         "operations": cell.operations(),
         "predicted": cell.predicted(),
     }
-
-
-def mean(parts: Sequence[Parts]) -> Parts:
-    return Parts(*map(fmean, zip(*parts, strict=True)))
 
 
 def cells(row: Record) -> list[str]:

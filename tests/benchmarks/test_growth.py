@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.growth import HEADINGS, Cell, Layer, cells, cheap, held_rank, main
-from sal_lightning.rules import subspace
+from benchmarks.growth import HEADINGS, Cell, cells, cheap, main
 
 SMALL = ["--widths", "24", "32", "--batches", "16", "--ranks", "4", "8", "--rounds", "1", "--steps", "1"]
 ROW = {
@@ -25,20 +24,6 @@ def test_a_run_is_filed_and_fills_its_part_of_the_page(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith("# Page\n\n<!-- cost -->kept<!-- /cost -->\n\n<!-- growth -->\n\n## How the cost grows")
     assert f"| {' | '.join(HEADINGS)} |" in text
-
-
-def test_the_rank_is_what_was_asked_for_and_then_as_before() -> None:
-    before = subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK
-    kept = {}
-    for rank in (4, 16):
-        layer = Layer(32, "cpu", rank)
-        layer.settle()
-        assert layer.comm is not None
-        kept[rank] = layer.comm.memory()["state"]
-    assert kept[16] > 2 * kept[4]
-    with held_rank(3):
-        assert (subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK) == (1.0, 1, 3)
-    assert before == (subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK)
 
 
 def test_what_is_not_cheap_shows() -> None:

@@ -1,6 +1,7 @@
 """Small models, data, trainers and questions that the tests of modules, Lightning and its command line share."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import lightning as L
@@ -143,11 +144,12 @@ def steps(callback: SALCallback) -> list[int]:
     return [layer.step for layer in callback.layers]
 
 
-def reference(folder: Any) -> tuple[Net, SALCallback]:
-    """What training with the callback and nothing else comes to."""
-    model, callback = Net(), SALCallback()
-    trainer(folder, [callback]).fit(model, loader())
-    return model, callback
+@cache
+def reference() -> tuple[Net, SALCallback, list[list[Tensor]]]:
+    """What training with the callback and nothing else comes to; to be looked at only."""
+    model, callback, trail = Net(), SALCallback(), Trail()
+    trainer(None, [callback, trail]).fit(model, loader())
+    return model, callback, trail.weights
 
 
 class At(Callback):

@@ -13,18 +13,16 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning import SALCallback
-from tests.everywhere import models
-from tests.everywhere.models import Net, loader, same, trainer
+from tests.everywhere.models import Net, loader, reference, same, trainer
 
 
 @pytest.mark.parametrize("validated", [False, True])
 @pytest.mark.parametrize("kind", ["mean", "exponential"])
 def test_averages_are_those_of_the_protected_weights_in_either_order(tmp_path, kind, validated):
     average = WeightAveraging if kind == "mean" else lambda: EMAWeightAveraging(decay=0.9)
-    trail = models.Trail()
-    trainer(tmp_path, [SALCallback(), trail]).fit(Net(), loader())
-    expected = trail.weights[0]
-    for n, now in enumerate(trail.weights[1:], start=1):
+    _, _, trail = reference()
+    expected = trail[0]
+    for n, now in enumerate(trail[1:], start=1):
         share = 1 / (n + 1) if kind == "mean" else 0.1
         expected = [a + share * (w - a) for a, w in zip(expected, now, strict=True)]
 

@@ -4,27 +4,29 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from safi_agent import create_safi_chain
-from tests.safi_agent.audit import replayed
+from tests.safi_agent.audit import replayed, worker
 from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 
-ROOT = Path(__file__).parents[3]
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10"))
+# Its processes are forked from one that has imported everything and done nothing.
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", worker.__name__])
 
 
-def start(folder: Path, turns: int = 400) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.safi_agent.audit.worker", str(folder), str(turns)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+def start(folder: Path, turns: int = 400) -> BaseProcess:
+    process = CONTEXT.Process(target=worker.main, args=(folder, turns))
+    process.start()
+    return process
 
 
 def kill_after(folder: Path, seconds: float) -> None:
@@ -32,13 +34,13 @@ def kill_after(folder: Path, seconds: float) -> None:
     process = start(folder)
     deadline = time.monotonic() + 60
     while not (folder / "seen").exists() or not (folder / "seen").stat().st_size:
-        assert process.poll() is None
+        assert process.exitcode is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def check(folder: Path) -> int:
@@ -73,8 +75,8 @@ def test_killed_again_and_again_on_one_store(tmp_path: Path) -> None:
 def test_two_processes_share_a_store_and_a_log(tmp_path: Path) -> None:
     both = [start(tmp_path, 12) for _ in range(2)]
     for process in both:
-        process.communicate(timeout=60)
-        assert process.returncode == 0
+        process.join(120)
+        assert process.exitcode == 0
     assert check(tmp_path) == 2 * 6 * 12
 
 
@@ -83,9 +85,9 @@ def test_one_of_two_is_killed_and_the_other_finishes_its_work(tmp_path: Path) ->
     while not (tmp_path / "seen").exists() or (tmp_path / "seen").stat().st_size < 4000:
         time.sleep(0.01)
     victim.kill()
-    victim.communicate()
-    survivor.communicate(timeout=100)
-    assert survivor.returncode == 0
+    victim.join()
+    survivor.join(120)
+    assert survivor.exitcode == 0
     with create_safi_chain(
         model(0), THREE, store=f"sqlite:///{tmp_path}/safi.db", log=tmp_path / "log.json"
     ) as recovered:

@@ -20,28 +20,30 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "log.json").read_text().splitlines()]
 
 
-def test_the_answer_does_not_wait_for_the_audit(make: Any) -> None:
-    safi = make(Fake(audit_delay=0.5))
-    start = time.perf_counter()
+def test_the_answer_does_not_wait_for_the_audit(make: Any, tmp_path: Path) -> None:
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
     safi.invoke("a")
-    assert time.perf_counter() - start < 0.25
+    assert not (tmp_path / "log.json").exists()
+    go.set()
     assert safi.drain() == 1
-    assert time.perf_counter() - start >= 0.5
+    assert len(lines(tmp_path)) == 1
 
 
 def test_a_slow_first_audit_is_committed_before_the_quick_ones_after_it(make: Any, tmp_path: Path) -> None:
-    first = threading.Event()
+    first, later = threading.Event(), threading.Event()
 
     def judged(text: str) -> str:
         if not first.is_set():
             first.set()
-            time.sleep(0.3)
+            later.wait(60)
         return ledger(score=1)
 
     safi = make(Fake(conscience=judged, will=in_turn(approve(), approve(), VIOLATION, approve())))
     for prompt in "abcd":
         safi.invoke(prompt)
-        first.wait(5)
+        first.wait(60)
+    later.set()
     assert safi.drain() == 3
     assert [(r["userPrompt"], r["turn"], r["muTurn"]) for r in lines(tmp_path)] == [
         *(("a", 1, 1), ("b", 2, 2)),
@@ -69,9 +71,15 @@ def test_lines_that_are_ready_at_once_are_written_at_once(make: Any, tmp_path: P
 
 
 def test_another_key_does_not_wait_in_that_lane(make: Any, tmp_path: Path) -> None:
-    safi = make(Fake(conscience=lambda text: (time.sleep(0.4 if "slow" in text else 0), ledger())[1]))
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60 if "slow" in text else 0), ledger())[1]))
     safi.invoke("slow", {"configurable": {"safi_key": "one"}})
     safi.invoke("quick", {"configurable": {"safi_key": "two"}})
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    go.set()
     safi.drain()
     assert [r["memoryKey"] for r in lines(tmp_path)] == ["two", "one"]
 
@@ -99,20 +107,20 @@ def test_given_up_it_is_failed_and_flagged_and_its_lane_goes_on(make: Any, tmp_p
 
 
 def test_an_audit_that_hangs_is_given_up_in_time(make: Any, tmp_path: Path) -> None:
-    safi = make(Fake(audit_delay=3), audit_timeout=0.1, audit_attempts=2)
-    start = time.perf_counter()
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), audit_timeout=0.1, audit_attempts=2)
     safi.invoke("a")
     assert safi.drain() == 1
-    assert time.perf_counter() - start < 2
     assert "TimeoutError" in lines(tmp_path)[0]["spiritReflection"]
+    go.set()
 
 
 def test_drain_comes_back_in_time_and_what_is_left_is_finished_later(make: Any) -> None:
-    safi = make(Fake(audit_delay=0.5))
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
     safi.invoke("a")
-    start = time.perf_counter()
     assert safi.drain(timeout=0.05) == 0
-    assert time.perf_counter() - start < 0.3
+    go.set()
     assert safi.drain() == 1
 
 
@@ -189,7 +197,7 @@ def test_200_at_once_are_all_audited_in_order(make: Any, tmp_path: Path) -> None
     assert {r["userPrompt"] for r in logged} == {f"p{i}" for i in range(200)}
 
 
-def run(code: str, folder: Path, *, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+def run(code: str, folder: Path, *, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
     head = (
         "import asyncio, os, sys, time\n"
         "from safi_agent import create_safi_chain\n"

@@ -121,7 +121,7 @@ def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(
     )
     one.invoke("a", same)
     other.invoke("b", same)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while left(postgres, database) != [("safi.judge", "doing", 0)]:  # the other has judged, and found the lane taken
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -136,7 +136,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
 ) -> None:
     hanging = make(Fake(audit_delay=20), store=database)
     hanging.invoke("a")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while ("safi.judge", "doing", 0) not in left(postgres, database):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -199,7 +199,7 @@ def run(code: str, folder: Path, database: str) -> "subprocess.CompletedProcess[
         "safi = create_safi_chain(Fake(audit_delay=0.1), THREE, store=store, log=log)\n"
     )
     command = [sys.executable, "-W", "error", "-c", head + code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_a_program_that_ends_waits_and_a_forked_child_has_a_worker_of_its_own(tmp_path: Path, database: str) -> None:
@@ -239,7 +239,7 @@ def test_safi_worker_ends_at_sigterm_with_its_work_done(
     safi.batch(["Should AI allocate vaccines?", "Is it fair?"])
     assert safi.drain() == 2
     process.send_signal(signal.SIGTERM)
-    told, errors = process.communicate(timeout=30)
+    told, errors = process.communicate(timeout=120)
     assert (process.returncode, told, errors) == (0, "2 audits finished.\n", "")
     assert {r["auditStatus"] for r in lines(tmp_path)} == {"complete"}
     workers = postgres.ask("SELECT count(*) FROM procrastinate_workers", database.rpartition("/")[2])

@@ -5,6 +5,7 @@ from itertools import count
 import pytest
 import torch
 
+from tests.everywhere.processes import Processes
 from tests.safi_agent.postgres_server import Server, server
 
 
@@ -15,6 +16,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def both() -> Iterator[Processes]:
+    """Two processes that stay, for whatever is to run in several at once."""
+    with Processes() as processes:
+        yield processes
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from sal_lightning import SALCallback
 from tests.everywhere import models, workers
 from tests.everywhere.models import Net, loader, moved, same, trainer
-from tests.everywhere.processes import Processes
 from tests.everywhere.workers import Plan, fit
 
 CLOSE = 1e-5
 PROTECTIONS = ["subspace", "element", "tensor"]
-
-
-@pytest.fixture(scope="module")
-def both():
-    with Processes() as processes:
-        yield processes
 
 
 def alone(folder, plan):

@@ -1,10 +1,5 @@
-from concurrent.futures import ProcessPoolExecutor
-from datetime import timedelta
-from multiprocessing import get_context
-
 import pytest
 import torch
-from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -70,21 +65,14 @@ def agreements(rank):
     }
 
 
-def job(rank, meeting):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{meeting}", timedelta(seconds=60), rank=rank, world_size=2)
-    try:
-        return {f.__name__: f(rank) for f in (parts, other_columns, sums, agreements)}
-    finally:
-        distributed.destroy_process_group()
+def job(rank):
+    return {f.__name__: f(rank) for f in (parts, other_columns, sums, agreements)}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(both, tmp_path_factory):
     """What two processes found, each for itself."""
-    meeting = tmp_path_factory.mktemp("processes") / "meeting"
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        return [run.result() for run in [pool.submit(job, rank, meeting) for rank in range(2)]]
+    return both(tmp_path_factory.mktemp("processes"), job)
 
 
 def test_a_part_is_what_lives_here_and_is_gathered_again(found):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import distributed, multiprocessing
 from torchmetrics import MetricCollection
 
 from sal_lightning import EmergenceField
@@ -39,25 +38,15 @@ def test_they_take_what_a_field_observes_and_share_one_state():
     assert len(metrics.compute_groups) == 1
 
 
-def work(rank, file, answers):
-    """One process: it saw the first observation, or the other two."""
-    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def seen(rank):
+    """What is said in one process, that saw the first observation, or the other two."""
     metrics = [kind() for kind in KINDS]
     for metric in metrics:
         for observed in OBSERVED[:1] if rank == 0 else OBSERVED[1:]:
             metric.update(observed)
-    answers.put([metric.compute().item() for metric in metrics])
-    distributed.destroy_process_group()
+    return [metric.compute().item() for metric in metrics]
 
 
-def test_two_processes_count_what_both_saw(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    processes = [context.Process(target=work, args=(rank, tmp_path / "meet", answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(600)  # only one that hangs takes so long
-        assert process.exitcode == 0
-    for _ in range(2):
-        assert answers.get() == pytest.approx([0.75, 1.75 / 3, 0.25, 2 / 3])
+def test_two_processes_count_what_both_saw(both, tmp_path):
+    for answers in both(tmp_path, seen):
+        assert answers == pytest.approx([0.75, 1.75 / 3, 0.25, 2 / 3])

@@ -14,6 +14,7 @@ import torch
 from experiments.continual.data import (
     MNIST_MD5,
     SHARED,
+    Arrays,
     DataError,
     digits,
     download,
@@ -160,16 +161,20 @@ def test_digits_are_split_the_same_way_each_time() -> None:
     assert sorted(first.test_y.unique().tolist()) == list(range(10))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the MNIST files are not here")
-def test_mnist_has_its_published_size() -> None:
-    arrays = mnist()
-    assert (len(arrays.train_x), len(arrays.test_x)) == (60000, 10000)
-    assert arrays.train_y[:5].tolist() == [5, 0, 4, 1, 9]
+@pytest.fixture(scope="module")
+def whole() -> Arrays:
+    if not SHARED.is_dir():
+        pytest.skip("the MNIST files are not here")
+    return mnist()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the MNIST files are not here")
-def test_validation_never_sees_the_test_set() -> None:
-    whole, held = mnist(), load("mnist-validation")
+def test_mnist_has_its_published_size(whole: Arrays) -> None:
+    assert (len(whole.train_x), len(whole.test_x)) == (60000, 10000)
+    assert whole.train_y[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_validation_never_sees_the_test_set(whole: Arrays) -> None:
+    held = load("mnist-validation")
     assert torch.equal(torch.cat([held.train_x, held.test_x]), whole.train_x)
     assert torch.equal(torch.cat([held.train_y, held.test_y]), whole.train_y)
     assert len(held.test_x) == 10_000

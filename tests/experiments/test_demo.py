@@ -1,5 +1,7 @@
 """The demo in its quick form."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,17 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that it wrote to, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
-    demo.main(["--steps", "30", "--out", str(folder)])
-    return folder
+    with redirect_stdout(io.StringIO()) as said:
+        demo.main(["--steps", "30", "--out", str(folder)])
+    return folder, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def out(shown: tuple[Path, str]) -> Path:
+    return shown[0]
 
 
 def test_it_leaves_figures_and_results(out: Path) -> None:
@@ -45,12 +54,11 @@ def test_both_methods_saw_the_same_stream(out: Path) -> None:
     assert {step for step, _ in plain["curve"]} >= set(range(2, 151, 2))
 
 
-def test_it_says_what_it_found_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo.main(["--steps", "2", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
+def test_it_says_what_it_found_and_where(shown: tuple[Path, str]) -> None:
+    out, said = shown
     assert all(word in said for word in ("average", "worst", "just learned", "drift"))
-    assert str(tmp_path) in said.replace("\n", "")
-    assert f"{tmp_path / 'split-domain.html'}" in said
+    assert f"Figures and results: {out}" in said.replace("\n", "")
+    assert f"{out / 'split-domain.html'}" in said
 
 
 @pytest.mark.parametrize("heights", [[0.5, 0.5], [1.0, 0.0], [0.3, 0.31]])

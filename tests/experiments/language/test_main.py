@@ -19,6 +19,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def short_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One module stands for the library: its losses are measured after every stage of every run."""
+    monkeypatch.setattr("experiments.language.text.MODULES", ("heapq",))
+
+
 def arguments(text: Path, out: Path, *more: str) -> list[str]:
     return [*TINY, "--data", str(text), "--out", str(out), "--cache", str(out / "cache"), *more]
 

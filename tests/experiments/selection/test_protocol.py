@@ -45,7 +45,7 @@ def test_a_network_with_dropout_answers_differently_each_time_and_the_same_in_ev
     arrays = digits()
     runs = []
     for _ in range(2):
-        net = trained(arrays, 200, seed=0)
+        net = trained(arrays, 100, seed=0)
         alone, p = answers(net, noisy(arrays.test_x, 0.2, seed=0), times=4)
         runs.append(p)
     assert torch.equal(*runs)

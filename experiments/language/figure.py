@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from experiments.continual.metrics import estimate
 from experiments.figure import COLORS, FAINT, INK
-from experiments.language.curves import BASELINE, Point, Record, name, point
+from experiments.filing import Record
+from experiments.language.curves import BASELINE, Point, name, point
 from experiments.language.results import domains
 
 LINES = COLORS | {

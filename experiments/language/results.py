@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from experiments.continual.metrics import estimate
-from experiments.language.curves import BASELINE, Reading, Record, curves, grid_of, name, point, reading, tested
+from experiments.filing import Record
+from experiments.language.curves import BASELINE, Reading, curves, grid_of, name, point, reading, tested
 from experiments.language.settings import LR
 from experiments.pages import grid
 

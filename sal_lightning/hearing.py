@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.covering import Eye
+from sal_lightning.layers import readable
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.surroundings import in_backward
@@ -45,12 +46,15 @@ class Hearing:
             training = module.training and torch.is_grad_enabled() and weight.requires_grad
             if module is not watched or not (self.always or training):
                 return  # evaluation, or a copy of the model: hooks are copied with it
+            given = args + tuple(kwargs[k] for k in _INPUTS if k in kwargs)
+            if not (given and readable(given[0])):
+                return
             if in_backward():
                 if eye in self._forward:
                     return  # run again for its activations
             else:
                 self._forward.add(eye)
-            self.heard(eye, args + tuple(kwargs[k] for k in _INPUTS if k in kwargs))
+            self.heard(eye, given)
 
         listener: Callable[..., None] = listen
         return listener

@@ -123,6 +123,11 @@ def sample(total: int, n: int, step: int, device: torch.device | None = None) ->
     return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total
 
 
+def readable(x: Any) -> bool:
+    """Whether this input is rows of real numbers, as all layers here expect; some subclasses are given other things."""
+    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+
+
 def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     raise TypeError("An embedding's input is counted, not read as rows.")
 

@@ -123,7 +123,7 @@ class Watch:
             if module is not watched or not module.training or in_backward():
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
             x = self._states(module, (*args, *kwargs.values()))
-            if self.wanted or self.due or self._is_other(x):
+            if x is not None and (self.wanted or self.due or self._is_other(x)):
                 rows = x.reshape(-1, x.shape[-1])
                 self._rows.append(rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone())
 
@@ -134,11 +134,15 @@ class Watch:
         """Whether these are states of another network than before."""
         return self.field.window is not None and self.field.window.d != x.shape[-1]
 
-    def _states(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor:
-        """What the layer is given, as states (..., d): a view of it."""
+    def _states(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor | None:
+        """What the layer is given, as states (..., d): a view of it. None where that is none and nobody named it."""
         x = processes.local(given[0].detach()) if given and isinstance(given[0], Tensor) else None
-        if x is None or not x.is_floating_point() or x.dim() == 0:
-            kind = type(given[0]).__name__ if x is None and given else "no tensor" if x is None else str(x.dtype)
+        if x is None or not (x.layout == torch.strided and x.is_floating_point() and x.dim() > 0):
+            if self.name == AUTO:
+                return None
+            kind = (
+                f"{x.dtype}, {x.layout}, {x.dim()}-d" if x is not None else type(given[0]).__name__ if given else "none"
+            )
             raise ValueError(f"Expected field={self.name!r} to name a layer that is given floats, it is given {kind}.")
         if isinstance(module, _ConvNd | _NormBase) and x.dim() > 2:
             x = x.movedim(1, -1)  # channels, not width, are what a state is made of

@@ -152,6 +152,26 @@ def test_a_layer_that_is_not_given_floats_is_named():
             layer(given)
 
 
+GIVEN = {
+    "integers": torch.tensor([[1, 2]]),
+    "complex": torch.ones(1, 2, dtype=torch.cfloat),
+    "a number": torch.tensor(1.0),
+    "sparse": torch.eye(2).to_sparse(),
+    "words": "words",
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_the_last_linear_that_nobody_named_may_be_given_anything(given):
+    watch = watching(layer := nn.Identity())
+    layer(given)
+    watch.look(measure=True)
+    assert watch.seen is None
+    layer(pattern(0))
+    watch.look(measure=True)
+    assert watch.seen is not None
+
+
 def test_another_network_is_looked_at_with_fresh_eyes():
     watch = watching(wide := nn.Linear(12, 2))
     wide(pattern(0))

@@ -53,10 +53,10 @@ def kept_store(url: str) -> "Store":
     from safi_agent.store import open_store
     from safi_agent.store.failing import opening
 
-    database = make_url(url).database if url.startswith("sqlite") else None
+    database = opening(make_url)(url).database if url.startswith("sqlite") else None
     if database is not None and not Path(database).is_file():
         raise ValueError(f"store: expected one that is there, got {url!r}.")
     try:
-        return opening(open_store)(url)
+        return open_store(url)
     except ImportError as error:
         raise ValueError(str(error)) from None

@@ -109,3 +109,9 @@ def test_a_store_that_cannot_be_read_is_no_figure_and_no_trace() -> None:
     connection.close()
     code, said = replay()
     assert (code, "store: expected one that can be read, got OperationalError" in said) == (2, True)
+
+
+def test_a_url_that_is_none_is_told_without_a_trace() -> None:
+    code, said = replay("--store", "sqlite:s3cret")
+    assert (code, "store: expected one that can be opened, got ArgumentError" in said) == (2, True)
+    assert "s3cret" not in said

@@ -18,4 +18,8 @@ if _missing := [name for name in NEEDED if find_spec(name) is None]:
 
 def __getattr__(name: str) -> Any:
     """``__all__`` and what is in it."""
-    return getattr(import_module("safi_agent.public"), name)
+    public = import_module("safi_agent.public")
+    try:
+        return getattr(public, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -1,7 +1,7 @@
 """The chain: ``intellect | will | release`` before the answer leaves; conscience, spirit, memory, log after it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,12 @@ class SafiChain(Lifetime, Settings):
         return finished
 
 
+def _several(argument: str, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise TypeError(f"{argument}: expected several in a list, got {given!r}.")
+    return tuple(given)
+
+
 def create_safi_chain(
     model: Any = None,
     values: str | Path | Mapping[str, Any] | ValueSet = "unesco",
@@ -193,8 +199,8 @@ def create_safi_chain(
         conscience_model=conscience_model,
         store=store,
         log=None if log is None else log_path(log),
-        hooks=tuple(hooks),
+        hooks=_several("hooks", hooks),
         beta=beta,
-        tracers=tuple(tracers),
+        tracers=_several("tracers", tracers),
         **settings,
     )

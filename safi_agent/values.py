@@ -164,14 +164,14 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
 
 def _read(source: str | Path) -> Mapping[str, Any]:
     if source in shipped():
-        text = files("safi_agent").joinpath("valuesets", f"{source}.yaml").read_text(encoding="utf-8")
+        data = files("safi_agent").joinpath("valuesets", f"{source}.yaml").read_bytes()
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        data = Path(source).read_bytes()
     else:
         raise ValueError(f"values: expected one of {list(shipped())} or a YAML file, got {str(source)!r}.")
     try:
-        content = read_yaml(text).content
-    except yaml.YAMLError as error:
+        content = read_yaml(data.decode()).content
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"values: {str(source)!r} is not YAML: {error}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"values: expected a mapping in {str(source)!r}, got {type(content).__name__}.")

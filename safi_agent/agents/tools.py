@@ -51,10 +51,12 @@ def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
 
 
 def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
+    text = f"allowed_tools: expected a type that pydantic can check for {argument!r} of {tool!r}, got {kind!r}."
+    if isinstance(kind, str):  # which pydantic takes for the name of a type, and looks for it later
+        raise TypeError(text)
     try:
         return TypeAdapter(kind)
     except Exception as error:
-        text = f"allowed_tools: expected a type that pydantic can check for {argument!r} of {tool!r}, got {kind!r}."
         raise TypeError(text) from error
 
 

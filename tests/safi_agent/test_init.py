@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import safi_agent
 
 
@@ -40,3 +42,8 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "load_values",
     ]
     assert all(hasattr(safi_agent, name) for name in safi_agent.__all__)
+
+
+def test_a_name_that_is_not_there_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'safi_agent' has no attribute 'create_chain'"):
+        safi_agent.create_chain  # noqa: B018

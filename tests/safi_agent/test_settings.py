@@ -61,6 +61,7 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"audit_timeout": float("nan")}, ValueError, "audit_timeout"),
         ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
         ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
+        ({"hooks": print}, TypeError, "hooks: expected several in a list, got <built-in function print>"),
         ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
         ({"colour": 1}, TypeError, r"settings among SafiChain's fields, got \['colour'\]"),
         ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),

@@ -152,3 +152,9 @@ def test_an_alias_that_stands_for_little_is_filled_in(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: a\nvalues:\n- {name: x, vetoes: &v [q]}\n- {name: y, vetoes: *v}")
     assert [value.vetoes for value in load_values(file).values] == [("q",), ("q",)]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"values: '.*values\.yaml' is not YAML: 'utf-8' codec"):
+        load_values(tmp_path / "values.yaml")

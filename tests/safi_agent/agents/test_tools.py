@@ -91,6 +91,7 @@ def test_only_allowed_tools_are_offered() -> None:
         ([("pay", {})], TypeError, "expected names and ToolRules"),
         ([ToolRule("pay", ["x"])], TypeError, "expected names and ToolRules"),  # type: ignore[arg-type]
         ([ToolRule("pay", {"x": 5})], TypeError, "a type that pydantic can check for 'x' of 'pay', got 5"),
+        ([ToolRule("pay", {"to": "Ann"})], TypeError, "a type that pydantic can check for 'to' of 'pay', got 'Ann'"),
         (["pay", "pay"], ValueError, "each name once and none empty, got 'pay'"),
         ([""], ValueError, "each name once and none empty, got ''"),
     ],

@@ -1,5 +1,6 @@
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,3 +86,64 @@ def test_a_tensor_without_gradient_is_left_out():
     rule.observe()
     assert rule.s[2:].tolist() == [0.5, 0.5]
     assert rule.s[:2].tolist() == pytest.approx([0.65, 0.65])
+
+
+def pushed(size, optimizer, steps, protect=True):
+    """The lengths of a tensor's steps under a gradient that is always the same, and the rule."""
+    w = nn.Parameter(torch.zeros(100))
+    rule, optimizer = Tensor({"w": w}), optimizer([w])
+    lengths = []
+    for _ in range(steps):
+        w.grad = torch.full_like(w, size / 10)  # of norm ``size``
+        rule.observe()
+        if protect:
+            rule.mask()
+        before = w.detach().clone()
+        optimizer.step()
+        lengths.append((w.detach() - before).norm().item())
+    return lengths, rule
+
+
+def test_under_sgd_a_steady_gradient_moves_a_tensor_by_less_than_a_few_plain_steps_for_ever():
+    rate, size = 0.1, 2.0
+    a = rate * size**2
+    lengths, rule = pushed(size, lambda w: torch.optim.SGD(w, lr=rate), 400)
+    assert sum(lengths) < 1.7 / (1 - a) * rate * size
+    assert sum(lengths[50:]) < 1e-3 * rate * size
+    assert rule.s.item() == pytest.approx(1, abs=1e-6)
+    ratios = [after / before for before, after in pairwise(lengths[:30])]
+    assert max(ratios) < 0.7 + 0.3 * a + 1e-3
+
+
+@pytest.mark.parametrize("a", [1.3, 1.7])
+def test_under_sgd_a_larger_gradient_moves_it_on_at_a_score_of_one_over_a(a):
+    lengths, rule = pushed((a / 0.1) ** 0.5, lambda w: torch.optim.SGD(w, lr=0.1), 400)
+    assert rule.s.item() == pytest.approx(1 / a, abs=1e-3)
+    assert lengths[-1] == pytest.approx((1 - 1 / a) * (0.1 * a) ** 0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
+def test_where_the_gradient_is_divided_by_its_size_its_mask_cancels_but_for_tensors_of_short_steps(kind):
+    ways = {}
+    for rate, size in ((0.1, 0.5), (1e-3, 0.05)):
+        runs = [pushed(size, lambda w, lr=rate: kind(w, lr=lr), 300, protect) for protect in (False, True)]
+        (plain, _), (masked, rule) = runs
+        ways[rate] = sum(masked[200:]) / sum(plain[200:])
+        # The score of a tensor that makes the optimizer's whole step, and of one that makes none.
+        stepped = 1 / (1 + 10 * rate * size)
+        assert rule.s.item() == pytest.approx(stepped if rate == 0.1 else 1, abs=0.02)
+    assert ways[0.1] == pytest.approx(1, abs=0.05)
+    assert ways[1e-3] < 0.1
+
+
+def test_of_its_past_three_percent_are_left_after_ten_steps():
+    rules = []
+    for start in (0.0, 1.0):
+        w = nn.Parameter(torch.zeros(4))
+        rule = Tensor({"w": w})
+        rule.s.fill_(start)
+        for _ in range(10):
+            w.grad = torch.ones_like(w)
+            rule.observe()
+        rules.append(rule)
+    assert (rules[1].s - rules[0].s).item() == pytest.approx(0.7**10, rel=1e-4) == pytest.approx(0.028, abs=1e-3)

@@ -91,7 +91,7 @@ class CommunicationLayer:
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached = Hearing(self.heard), Reached(self._coverage)
+        self._hearing, self._reached = Hearing(), Reached(self._coverage)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
@@ -244,7 +244,7 @@ class CommunicationLayer:
         self.detach()
         self._attached = True
         for eye in self.eyes:
-            self._hearing.listen(eye)
+            self._hearing.listen(eye, self.heard)
         if self.optimizer is not None:
             self._stepping = Stepping(self.optimizer, self)
         elif self.settings.protection != "tensor":
@@ -402,7 +402,7 @@ class CommunicationLayer:
         """Take in the parameters that began to learn."""
         new = self._coverage.grow()
         for eye in new or []:
-            self._hearing.listen(eye)
+            self._hearing.listen(eye, self.heard)
         if new is not None and self.analyzer is not None:
             self.analyzer.watch(covering.owned(self.model, self.optimizer))
 

@@ -19,17 +19,16 @@ Heard = Callable[[Eye, tuple[Any, ...]], None]
 
 
 class Hearing:
-    """Hooks on the forward passes of layers; ``heard`` is told whose was called, and what it is given."""
+    """Hooks on the forward passes of layers."""
 
-    def __init__(self, heard: Heard) -> None:
-        self.heard = heard
+    def __init__(self) -> None:
         self.always = False  # whether a call in evaluation counts too
         self._forward = set[Rule]()  # whose layer ran not only in a backward pass, as under reentrant checkpointing
         self._handles: dict[Rule, RemovableHandle] = {}
 
-    def listen(self, eye: Eye) -> None:
-        """Listen to this eye's layer too."""
-        self._handles[eye] = _module(eye).register_forward_pre_hook(self._listener(eye), with_kwargs=True)
+    def listen(self, eye: Eye, heard: Heard) -> None:
+        """Listen to this eye's layer too; ``heard`` is told when it is called, and what it is given."""
+        self._handles[eye] = _module(eye).register_forward_pre_hook(self._listener(eye, heard), with_kwargs=True)
 
     def remove(self) -> None:
         """Stop listening."""
@@ -37,7 +36,7 @@ class Hearing:
             handle.remove()
         self._handles.clear()
 
-    def _listener(self, eye: Eye) -> Callable[..., None]:
+    def _listener(self, eye: Eye, heard: Heard) -> Callable[..., None]:
         weight = next(iter(eye.parameters.values()))
         watched = _module(eye)
 
@@ -54,7 +53,7 @@ class Hearing:
                     return  # run again for its activations
             else:
                 self._forward.add(eye)
-            self.heard(eye, given)
+            heard(eye, given)
 
         listener: Callable[..., None] = listen
         return listener

@@ -19,6 +19,10 @@ def source(request) -> Path:
     return request.param
 
 
+def test_there_are_three() -> None:
+    assert [source.stem for source in sources()] == ["character_lora", "governed_agent", "image_stream"]
+
+
 def test_the_committed_notebook_has_the_cells_of_its_script(source: Path) -> None:
     kept = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(kept)

@@ -113,7 +113,7 @@ def write(source: Path) -> Path:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
     file = source.with_suffix(".ipynb")
-    write_whole(file, nbformat.writes(notebook).encode())
+    write_whole(file, f"{nbformat.writes(notebook)}\n".encode())
     return file
 
 

@@ -36,6 +36,7 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}  # equations are code
+html_static_path, html_css_files = ["_static"], ["tables.css"]
 pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"
 html_copy_source = html_show_sourcelink = False
@@ -43,7 +44,6 @@ html_copy_source = html_show_sourcelink = False
 PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
 DOCS = Path(__file__).parent
 OWN = ("SECURITY", "CHANGELOG", "CONTRIBUTING")
-exclude_patterns = [f"project/{name.lower()}.md" for name in OWN if not (DOCS.parent / f"{name}.md").exists()]
 COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 
 
@@ -76,7 +76,8 @@ def leave_out_missing(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def lead_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
-    """Links to the repository's own pages lead to those that include them here."""
+    """Links to the repository's own pages lead to what includes them here; a file's name gives way to its title."""
+    source[0] = re.sub(r"\[[\w./-]+\.md\]\(([\w./#-]+)\)", r"[](\1)", source[0])
     source[0] = re.sub(r"\]\((?:\.\./)+README\.md", "](/index.md", source[0])
     own = "|".join(OWN)
     source[0] = re.sub(rf"\]\((?:\.\./)+({own})\.md", lambda at: f"](/project/{at[1].lower()}.md", source[0])

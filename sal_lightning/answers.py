@@ -30,6 +30,10 @@ class Answers:
         """Percent of the trainable weights that are protected, neutral and volatile.
 
         ``"held"``: what the next update will meet; ``"observed"``: what has settled by its own movement, held or not.
+        Above 0.7 is protected, below 0.3 volatile; before any training all is volatile.
+
+        Raises:
+            ValueError: another ``kind``.
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
@@ -37,11 +41,14 @@ class Answers:
         return spectrum(counts) if counts.any() else StabilitySpectrum(0.0, 0.0, 100.0)
 
     def coverage(self) -> dict[str, str]:
-        """The grain at which each trainable parameter is protected; empty before the first training."""
+        """The grain ("subspace", "element", "tensor") of each trainable parameter; empty before the first training."""
         return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
 
     def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state."""
+        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state.
+
+        ``model``, ``state`` and ``step``, and ``ratio`` = state / model.
+        """
         parts = [layer.memory() for layer in self.layers]
         total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
         total["state"] += 0 if self.watch is None else self.watch.field.nbytes

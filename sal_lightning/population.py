@@ -12,23 +12,23 @@ Fate = Literal["alive", "merged", "expired"]
 class Pulse(NamedTuple):
     """One pulse, living or not. It counts generations from 0, those of the first pulses."""
 
-    number: int  # in order of birth
-    lineage: int  # the number of the first pulse it descends from
-    parent: int | None  # whom it was split from
-    born: int  # its first generation
-    ended: int | None  # the generation that it did not reach
+    number: int  #: in order of birth
+    lineage: int  #: the number of the first pulse it descends from
+    parent: int | None  #: whom it was split from
+    born: int  #: its first generation
+    ended: int | None  #: the generation that it did not reach
     fate: Fate
-    into: int | None  # whom it merged into
-    weight: float  # of how many first pulses it carries the voice; when it ended, if it did
-    state: Tensor | None  # (d,); of the living only
+    into: int | None  #: whom it merged into
+    weight: float  #: of how many first pulses it carries the voice; when it ended, if it did
+    state: Tensor | None  #: (d,); of the living only
 
 
 class Lineage(NamedTuple):
     """A first pulse and all that descend from it."""
 
-    number: int  # of the first pulse
-    pulses: tuple[int, ...]  # numbers, in order of birth
-    weights: tuple[float, ...]  # the voices it had in each generation
+    number: int  #: of the first pulse
+    pulses: tuple[int, ...]  #: numbers, in order of birth
+    weights: tuple[float, ...]  #: the voices it had in each generation
 
 
 class Emergence(NamedTuple):
@@ -36,9 +36,9 @@ class Emergence(NamedTuple):
 
     pulse: Pulse
     lineage: Lineage
-    share: float  # of the voices, in (0, 1]
-    entropy: float  # of the lineages' shares, in nats
-    resonance: float  # mean cosine similarity to all voices, in [-1, 1]
+    share: float  #: of the voices, in (0, 1]
+    entropy: float  #: of the lineages' shares, in nats
+    resonance: float  #: mean cosine similarity to all voices, in [-1, 1]
 
 
 class Population:

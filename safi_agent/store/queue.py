@@ -9,7 +9,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from safi_agent.store.access import Task
 
@@ -50,7 +50,7 @@ def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> No
     try:
         job.defer(key=key, turn=turn_id)
     except ConnectorException as error:
-        raise SQLAlchemyError(f"The job was not taken ({type(error.__cause__).__name__}).") from None
+        raise _of(error.__cause__ or error) from None
 
 
 def make_tables(c: Connection) -> None:
@@ -58,7 +58,7 @@ def make_tables(c: Connection) -> None:
 
     Raises:
         ValueError: they are there, from a procrastinate that is too old.
-        SQLAlchemyError: they cannot be made.
+        DBAPIError: they cannot be made.
     """
     there, works = c.execute(
         text("SELECT to_regclass('procrastinate_jobs'), to_regproc('procrastinate_retry_job_v2')")
@@ -68,8 +68,13 @@ def make_tables(c: Connection) -> None:
         try:
             driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
         except psycopg.Error as error:
-            raise SQLAlchemyError(f"The queue's tables were not made ({type(error).__name__}).") from None
+            raise _of(error) from None
     elif works is None:
         raise ValueError(
             "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
         )
+
+
+def _of(error: BaseException) -> DBAPIError:
+    """The driver's error as SQLAlchemy would have raised it, without a statement."""
+    return DBAPIError(None, None, error, hide_parameters=True)

@@ -64,7 +64,7 @@ def test_tables_of_the_queue_that_cannot_be_made(database: str, postgres: Server
     with pytest.raises(SQLAlchemyError, match=r"DuplicateObject|DuplicateFunction") as caught:
         Postgres(make_url(database))
     assert "CREATE" not in str(caught.value)
-    assert "got SQLAlchemyError" in refused(open_store, database)
+    assert "got Duplicate" in refused(open_store, database)
 
 
 def test_the_logger_gets_the_reason_and_no_row(

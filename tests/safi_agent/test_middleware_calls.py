@@ -53,14 +53,14 @@ def test_the_model_is_told_only_of_tools_that_it_may_call_those_of_its_provider_
 @both
 def test_arguments_are_held_to_their_rules(govern: Any, awaited: bool) -> None:
     rule = ToolRule("pay", {"amount": Annotated[float, Field(gt=0, le=100)], "to": Literal["Ann", "Bo"]})
-    tried = [{"amount": 500, "to": "Ann"}, {"amount": 5, "to": "Eve"}, {"amount": 5}, {"amount": 5, "to": "Bo"}]
+    tried = [{"amount": 712345678, "to": "Ann"}, {"amount": 5, "to": "Eve"}, {"amount": 5}, {"amount": 5, "to": "Bo"}]
     tools, middleware = Tools(), govern(allowed_tools=[rule])
     model = Calling(intellect=in_turn(*(calls(call("pay", f"{i}", **args)) for i, args in enumerate(tried)), "Done."))
     out = ask(create_agent(model, tools.of(), middleware=[middleware]), awaited)
     assert tools.did == ["pay 5 to Bo"]
     assert [m.status for m in out["messages"] if isinstance(m, ToolMessage)] == ["error", "error", "error", "success"]
     assert "to: missing, or not what is allowed." in texts(out)[4]
-    assert "500" not in repr(out), "what was denied has left"
+    assert "712345678" not in repr(out), "what was denied has left"
 
 
 @both

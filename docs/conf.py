@@ -3,7 +3,6 @@
 import importlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import typer.cli
 import typer.main
@@ -42,7 +41,6 @@ html_title = f"{project} {release}"
 html_copy_source = html_show_sourcelink = False
 
 PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
-DOCS = Path(__file__).parent
 OWN = ("SECURITY", "CHANGELOG", "CONTRIBUTING")
 COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 
@@ -68,13 +66,6 @@ def say_nothing_of_numbers(app: Sphinx, what: str, name: str, of: object, option
         lines.clear()
 
 
-def leave_out_missing(app: Sphinx, page: str, source: list[str]) -> None:
-    """Of the index's patterns keep those that a page fits: Sphinx warns of the others."""
-    if page == "index":
-        lines = source[0].splitlines()
-        source[0] = "\n".join(line for line in lines if not line.endswith("*") or any(DOCS.glob(f"{line}.md")))
-
-
 def lead_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
     """Links to the repository's own pages lead to what includes them here; a file's name gives way to its title."""
     source[0] = re.sub(r"\[[\w./-]+\.md\]\(([\w./#-]+)\)", r"[](\1)", source[0])
@@ -94,7 +85,6 @@ def write_commands(app: Sphinx, page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    app.connect("source-read", leave_out_missing)
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", write_commands)
     app.connect("autodoc-process-docstring", say_nothing_of_numbers)

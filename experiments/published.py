@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from benchmarks.report import origin, source
 from experiments import console as show
 from experiments.continual.batches import StreamBatches
 from experiments.continual.data import load
@@ -20,6 +19,7 @@ from experiments.continual.evaluation import accuracy, evaluating
 from experiments.continual.metrics import estimate
 from experiments.continual.model import MLP
 from experiments.continual.streams import Stream, make
+from experiments.filing import origin, source
 from experiments.pages import grid, rewrite
 from sal_lightning import CommunicationLayer
 from sal_lightning.rules.tensor import Tensor as Published

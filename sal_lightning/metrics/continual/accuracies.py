@@ -19,6 +19,7 @@ from sal_lightning.metrics.continual.stream import ContinualMetric
 class AverageAccuracy(ContinualMetric):
     """Mean accuracy over the tasks reached, now: ``average_accuracy(R)``.
 
+    >>> import torch
     >>> accuracy = AverageAccuracy(tasks=3)
     >>> accuracy.update(torch.tensor([0.9, 0.1, 0.1]), task=0)
     >>> accuracy.update(torch.tensor([0.5, 0.9, 0.1]), task=1)

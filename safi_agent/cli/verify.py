@@ -59,9 +59,10 @@ def _remembered(log: Path, store: str) -> "Anchor | None":
         ValueError: the log is there, and the store is not or cannot be opened.
     """
     from safi_agent.log.files import log_files
+    from safi_agent.store.failing import opening
 
     try:
-        return kept_store(store).anchor(str(log))
+        return opening(kept_store(store).anchor)(str(log))
     except ValueError:
         if log_files(log):
             raise

@@ -1,6 +1,8 @@
 """``safi verify``: what it says and how it ends."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,13 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     code, said = verify(asked)
     assert (code, words in said.replace("\n", "")) == (2, True), said
     assert broken != "store" or not Path("safi.db").exists()
+
+
+def test_a_store_that_cannot_be_read_is_told_in_a_line() -> None:
+    with closing(sqlite3.connect("safi.db")) as connection:
+        connection.execute("DROP TABLE safi_anchors")
+    code, said = verify()
+    assert (code, "store: expected one that can be opened, got OperationalError" in said) == (2, True)
 
 
 def test_a_log_that_is_not_there_is_missed_before_its_store() -> None:

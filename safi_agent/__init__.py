@@ -17,9 +17,16 @@ if _missing := [name for name in NEEDED if find_spec(name) is None]:
 
 
 def __getattr__(name: str) -> Any:
-    """``__all__`` and what is in it."""
+    """``__all__`` and what is in it; the package's modules are there once it is loaded."""
     public = import_module("safi_agent.public")
+    if name in globals():
+        return globals()[name]
     try:
         return getattr(public, name)
     except AttributeError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    """What is completed at a prompt."""
+    return sorted({*globals(), *import_module("safi_agent.public").__all__})

@@ -47,3 +47,13 @@ def test_the_public_list_is_what_others_rely_on() -> None:
 def test_a_name_that_is_not_there_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'safi_agent' has no attribute 'create_chain'"):
         safi_agent.create_chain  # noqa: B018
+
+
+def test_names_and_modules_are_there_though_nothing_was_imported_before() -> None:
+    code = (
+        "import safi_agent\n"
+        "assert safi_agent.errors.OutboxError is safi_agent.OutboxError\n"
+        "assert set(safi_agent.__all__) <= set(dir(safi_agent))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

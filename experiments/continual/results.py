@@ -25,6 +25,15 @@ COLUMNS = {
     "forward_transfer": "forward",
 }
 SHORT = ("average", "worst", "just_learned", "drift")
+COMPARED = (
+    "split-task",
+    "split-domain",
+    "split-class",
+    "split-domain-fuzzy",
+    "split-class-fuzzy",
+    "permuted",
+    "rotated",
+)
 
 
 class Run(NamedTuple):
@@ -117,12 +126,27 @@ def title(record: Record) -> str:
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """All records as tables, one for each setting; mean ± standard error over seeds."""
+    """All records as tables, one for each setting; mean ± standard error over seeds. What has none says so."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
-    parts = (f"## {name}\n\n{grid(headings(), cells(group))}\n{source(group)}" for name, group in groups.items())
+    parts = [f"## {name}\n\n{grid(headings(), table(group))}\n{source(group)}" for name, group in groups.items()]
+    seen = {group[0]["scenario"] for group in groups.values() if compared(group)}
+    parts += [f"## {stream}, mnist\n\nNot run.\n" for stream in COMPARED if seen and stream not in seen]
     return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
+
+
+def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The rows of one setting; where methods are compared, those without a result too."""
+    made = cells(group)
+    there = {line[0] for line in made}
+    blank = ("",) * (len(headings()) - 2)
+    return made + [(method, "not run", *blank) for method in METHODS if compared(group) and method not in there]
+
+
+def compared(group: Sequence[Record]) -> bool:
+    """Whether this setting is one of those in which all methods are to be compared."""
+    return group[0]["data"] == "mnist" and group[0]["scenario"] in COMPARED
 
 
 OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")

@@ -233,6 +233,16 @@ class TestResults:
         assert text.count("| plain |") == 2
         assert text.count("## split-domain, digits,") == 2
 
+    def test_markdown_names_the_methods_and_streams_that_were_not_run(self, plain: Result) -> None:
+        record = plain.record() | {"data": "mnist"}
+        text = markdown([record, record | {"method": "sal"}])
+        lines = [line for line in text.splitlines() if "| not run |" in line]
+        assert {line.split("|")[1].strip() for line in lines} == set(methods.METHODS) - {"plain", "sal"}
+        assert {line.count("|") for line in lines} == {len(headings()) + 1}
+        assert "## permuted, mnist\n\nNot run.\n" in text
+        assert "## split-domain, mnist\n" not in text
+        assert "ot run" not in markdown([plain.record()])
+
     def test_markdown_says_how_to_get_the_numbers_again(self, plain: Result) -> None:
         record = plain.record()
         text = markdown([record, record | {"seed": 5}])

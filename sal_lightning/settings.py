@@ -14,7 +14,7 @@ class Settings:
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
-    strength: float = 8.0
+    strength: float = 4.0
     recall: float = 0.5
     share: float = 1.0
 

@@ -10,7 +10,8 @@ from typing_extensions import override
 from sal_lightning import directions
 from sal_lightning.layers import Layer, homogeneous
 from sal_lightning.processes import agree, totals
-from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.base import Rule, State, squares
+from sal_lightning.rules.demand import Demand
 from sal_lightning.rules.firmness import hold, worth
 from sal_lightning.rules.memory import Memory
 from sal_lightning.rules.scores import Scores
@@ -18,7 +19,7 @@ from sal_lightning.window import Window
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
-MASK = 16  # directions that the gradient is held back along: the strongest, where nearly all of it lies
+MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
 SETTLE = 16  # steps after which what moved along held directions is put back; until then the mask alone acts there
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 16  # the first batches of a window are all seen, then one in EVERY
@@ -37,8 +38,9 @@ class Subspace(Rule):
     ``s̄`` is the mean of what no direction was kept for. Adam moves it as fast as the rest of the layer, however little
     the gradient asks for it, so ``s̄ = λ̄ / (λ̄ + α o)`` with ``o`` from 1/16 to 1: its mean energy in the present data.
 
-    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
-    ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
+    The optimizer's step is held back by s̄ at once, and more where present data has been learned (q, see ``Demand``):
+    ``W ← W₀ + q (1 − s̄) (W − W₀)``; along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``, ``A`` being
+    ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
 
     What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
@@ -56,6 +58,7 @@ class Subspace(Rule):
         self.d = self.inputs + (layer.bias is not None)
         self.rank = min(self.d, max(MIN_RANK, min(int(RANK * self.d), MAX_RANK)))
         self.window = Window(self.d, self.rank, BETA, layer.groups)
+        self.demand = Demand(BETA)
         self.age = 0  # steps since the window began
         self.seen: list[Tensor] = []  # rows of this step's batch
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
@@ -106,7 +109,10 @@ class Subspace(Rule):
     def observe(self, unit: float = 1.0) -> None:
         if self.due and (x := self.rows()) is not None:
             held = None if self.memory is None else self.memory.U
-            self.window.update(x, steps=1 if self.age < DENSE else EVERY, U=held)
+            steps = 1 if self.age < DENSE else EVERY
+            self.window.update(x, steps, U=held)
+            if G := [g for g in self.gradients() if g is not None]:
+                self.demand.see(squares(G) / unit**2, steps)
         self.age += 1
         self.forget_step()
 
@@ -120,15 +126,17 @@ class Subspace(Rule):
         if self.window.Y is None:
             self.window.start(self.device)
         assert self.window.Y is not None
-        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside]
+        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *self.demand.tensors()]
 
     @override
     def set_window(self, tensors: Sequence[Tensor]) -> None:
-        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors
+        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors[:4]
+        self.demand.sum, self.demand.weight = tensors[4:]
 
     @override
     def reopen(self) -> None:
         m = self.memory
+        self.demand.measure()
         if m is not None and self.window.Y is not None:
             k = m.f.shape[-1]
             f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength)
@@ -153,6 +161,7 @@ class Subspace(Rule):
     @override
     def clear(self) -> None:
         self.window.clear()
+        self.demand.clear()
         self.age = 0
 
     @override
@@ -161,6 +170,10 @@ class Subspace(Rule):
         H = [torch.zeros_like(x) for x in X]
         self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
         return [h.neg_() for h in H]
+
+    @override
+    def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.lerp(x, h, self.demand.q.to(x)) for x, h in zip(X, self.held(X), strict=True)]
 
     @override
     def snapshot(self) -> None:
@@ -196,11 +209,11 @@ class Subspace(Rule):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
-        s_rest = self._held.s_rest[:, None, None]
+        back = 1 - self.demand.q * (1 - self._held.s_rest)[:, None, None]
         for w, w0 in zip(W, W0, strict=True):
             if w is not None:
                 M = self.layer.matrix(w)
-                self.layer.write(w, M.lerp_(self.layer.matrix(w0), s_rest.to(M.dtype)))
+                self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and any(g is not None for g in self.gradients()):
@@ -271,6 +284,7 @@ class Subspace(Rule):
             "waited": self.waited,
             "stirred": self.stirred is not None and bool(self.stirred),
             "window": self.window.state_dict(),
+            "demand": self.demand.state_dict(),
             "memory": self.pack(self.memory),
         }
 
@@ -279,6 +293,7 @@ class Subspace(Rule):
         self.age, self.waited = state["age"], state.get("waited", 0)
         self.stirred = torch.tensor(True, device=self.device) if state.get("stirred") else None
         self.window.load_state_dict(state["window"], self.device)
+        self.demand.load_state_dict(state.get("demand", {}), self.device)
         self.memory = self.unpack(state["memory"])
         self.version = self._version()
 

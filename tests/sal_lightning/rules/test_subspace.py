@@ -240,3 +240,43 @@ def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
                 rule.see((inputs(8, seed=1),), step)
             rule.observe()
         assert rule.window.weight > before
+
+
+def test_a_step_goes_as_far_as_the_gradient_asks(monkeypatch):
+    narrow(monkeypatch)
+    torch.manual_seed(0)
+    module = nn.Linear(10, 6, bias=False)
+    rule = make(module)
+    show(rule, inputs(10))
+    rule.consolidate()
+    rule.demand.q = torch.tensor(0.25)
+    before, s_rest = module.weight.detach().clone(), rule.memory.s_rest.item()
+    rule.snapshot()
+    with torch.no_grad():
+        module.weight.add_(torch.ones_like(before))
+    held, whole = rule.restore(measure=True)
+    torch.testing.assert_close(module.weight.detach(), before + 0.25 * (1 - s_rest))
+    rule.settle()
+    kept = (before + 1 - module.weight.detach()).square().sum()
+    torch.testing.assert_close(held / whole, kept / before.numel())
+
+
+def test_gradients_are_seen_in_the_steps_that_are_looked_at():
+    torch.manual_seed(0)
+    module = nn.Linear(10, 6)
+    rule, x = make(module), inputs(10)
+    rule.clear()
+    seen, weights = [], []
+    for step in range(80):
+        module.zero_grad()
+        (module(x) - step).square().mean().backward()
+        rule.see((x,), step)
+        if rule.due:
+            batches = 1 if step < subspace.DENSE else subspace.EVERY
+            weights = [w * subspace.BETA**batches for w in weights] + [1 - subspace.BETA**batches]
+            seen.append(torch.cat([p.grad.flatten() for p in module.parameters()]).square().sum() / 4)
+        rule.observe(unit=2.0)
+        rule.reopen()
+    w = torch.tensor(weights)
+    torch.testing.assert_close(rule.demand.sum / rule.demand.weight, (w * torch.stack(seen)).sum() / w.sum())
+    assert len(seen) == subspace.DENSE + 80 // subspace.EVERY - 1

@@ -1,0 +1,50 @@
+"""How much present data still asks for."""
+
+import torch
+from torch import Tensor
+
+from sal_lightning.rules.base import State
+
+
+class Demand:
+    """``q = √(ḡ / max ḡ)``, in [0, 1]: ḡ is the running mean of ‖G‖², the maximum that since the window began.
+
+    While present data has much to teach, q is near 1. Once it is learned, what is left of the gradient does little for
+    it and, step by step, much to what came before.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing is known: q is 1."""
+        self.sum, self.weight, self.most = torch.zeros(3)  # ḡ before it is divided by its weight; max ḡ
+        self.q = torch.ones(())
+
+    def see(self, squares: Tensor, batches: int = 1) -> None:
+        """See ‖G‖² of a batch that stands for this many; one that overflowed counts as none."""
+        keep = self.beta**batches
+        self.sum = keep * self.sum.to(squares) + (1 - keep) * squares.nan_to_num(0.0, 0.0, 0.0)
+        self.weight = keep * self.weight.to(squares) + (1 - keep)
+
+    def tensors(self) -> list[Tensor]:
+        """What several processes average."""
+        return [self.sum, self.weight]
+
+    def measure(self) -> None:
+        """Take q from what was seen so far."""
+        tiny = torch.finfo(self.sum.dtype).tiny
+        now = self.sum / self.weight.clamp(min=tiny)
+        self.most = torch.maximum(self.most.to(now), now)
+        self.q = torch.where(self.most > 0, now / self.most.clamp(min=tiny), 1.0).sqrt()
+
+    def state_dict(self) -> State:
+        """Tensors only."""
+        return {"sum": self.sum, "weight": self.weight, "most": self.most, "q": self.q}
+
+    def load_state_dict(self, state: State, device: torch.device) -> None:
+        """Continue where another stood; of a state that knows no demand, begin anew."""
+        self.clear()
+        for name, value in state.items():
+            setattr(self, name, value.to(device))

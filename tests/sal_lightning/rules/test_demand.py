@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import CommunicationLayer
+from sal_lightning.rules.demand import Demand
+
+
+def see(demand, sizes, batches=1):
+    for g in sizes:
+        demand.see(torch.tensor(float(g) ** 2), batches)
+        demand.measure()
+    return float(demand.q)
+
+
+def twin(sizes, beta):
+    """The formula over the whole history, plainly."""
+
+    def root_mean(values):
+        weights = [beta ** (len(values) - 1 - i) for i in range(len(values))]
+        return math.sqrt(sum(w * v**2 for w, v in zip(weights, values, strict=True)) / sum(weights))
+
+    means = [root_mean(sizes[: i + 1]) for i in range(len(sizes))]
+    return means[-1] / max(means)
+
+
+def test_nothing_known_asks_for_all():
+    demand = Demand(0.9)
+    assert demand.q == 1
+    demand.measure()
+    assert demand.q == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_the_formula_over_the_whole_history(seed):
+    sizes = torch.rand(40, generator=torch.Generator().manual_seed(seed)).tolist()
+    assert see(Demand(0.9), sizes) == pytest.approx(twin(sizes, 0.9), rel=1e-4)
+
+
+def test_it_falls_as_the_gradient_does_and_rises_again():
+    sizes = [1] * 20 + [0.05] * 300
+    assert see(Demand(0.9), sizes) == pytest.approx(0.05, rel=1e-3)
+    assert see(Demand(0.9), [*sizes, *[1] * 100]) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_gradient_that_only_grows_asks_for_all():
+    assert see(Demand(0.9), range(1, 100)) == 1
+
+
+def test_one_that_stands_for_many_counts_as_many():
+    once, often = Demand(0.9), Demand(0.9)
+    see(often, [1] * 3 + [0.2] * 4)
+    see(once, [1], batches=3)
+    see(once, [0.2], batches=4)
+    assert once.q == pytest.approx(often.q.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_what_overflowed_counts_as_none(bad):
+    good, demand = Demand(0.9), Demand(0.9)
+    assert see(demand, [1, bad, 1]) == see(good, [1, 0, 1])
+
+
+def test_a_gradient_that_vanished_asks_for_nothing():
+    assert see(Demand(0.5), [1] + [0] * 100) < 1e-6
+
+
+def test_a_state_goes_on_and_an_old_one_begins_anew():
+    sizes = [0.9**i for i in range(20)]
+    whole, first, second = Demand(0.9), Demand(0.9), Demand(0.9)
+    see(whole, sizes)
+    see(first, sizes[:10])
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    assert second.q == first.q
+    assert see(second, sizes[10:]) == whole.q
+    second.load_state_dict({}, torch.device("cpu"))
+    assert second.q == 1
+
+
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.0, 0.2), (10.0, 0.6, 1.0)])
+def test_it_falls_where_present_data_can_be_learned(noise, least, most):
+    torch.manual_seed(0)
+    model, known = nn.Linear(8, 4), torch.tensor([1.0] * 2 + [0.01] * 6)
+    goal = torch.where(known == 1, model.weight.detach(), torch.randn(4, 8))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    comm.remember([torch.randn(64, 8) * known])
+    for _ in range(400):
+        x = torch.randn(64, 8)
+        optimizer.zero_grad()
+        (model(x) - x @ goal.T - noise * torch.randn(64, 4)).square().mean().backward()
+        optimizer.step()
+    (rule,) = comm.rules
+    assert least <= rule.demand.q <= most

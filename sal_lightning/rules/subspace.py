@@ -126,7 +126,8 @@ class Subspace(Rule):
         if self.window.Y is None:
             self.window.start(self.device)
         assert self.window.Y is not None
-        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *self.demand.tensors()]
+        demand = [t.to(self.device) for t in self.demand.tensors()]
+        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *demand]
 
     @override
     def set_window(self, tensors: Sequence[Tensor]) -> None:

@@ -10,6 +10,7 @@ from experiments import filing
 from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
+from experiments.continual.reported import REPORTED
 from experiments.continual.streams import FUZZY, STREAMS
 from experiments.filing import Record
 from experiments.pages import grid
@@ -34,6 +35,11 @@ COMPARED = (
     "permuted",
     "rotated",
 )
+
+
+ABOUT = """\
+Written by `python -m experiments.continual --table`, not by hand. *Reported*: the average accuracy that others publish
+for the method on this stream, over 5 to 20 seeds; `experiments/continual/reported.py` names them."""
 
 
 class Run(NamedTuple):
@@ -130,18 +136,22 @@ def markdown(records: Iterable[Record]) -> str:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
-    parts = [f"## {name}\n\n{grid(headings(), table(group))}\n{source(group)}" for name, group in groups.items()]
+    parts = [f"## {name}\n\n{grid(*table(group))}\n{source(group)}" for name, group in groups.items()]
     seen = {group[0]["scenario"] for group in groups.values() if compared(group)}
     parts += [f"## {stream}, mnist\n\nNot run.\n" for stream in COMPARED if seen and stream not in seen]
-    return "Written by `python -m experiments.continual --table`, not by hand.\n\n" + "\n".join(parts)
+    return f"{ABOUT}\n\n" + "\n".join(parts)
 
 
-def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
-    """The rows of one setting; where methods are compared, those without a result too."""
+def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and rows of one setting; where methods are compared, also what was not run and is reported."""
     made = cells(group)
-    there = {line[0] for line in made}
-    blank = ("",) * (len(headings()) - 2)
-    return made + [(method, "not run", *blank) for method in METHODS if compared(group) and method not in there]
+    if not compared(group):
+        return headings(), made
+    there, blank = {line[0] for line in made}, ("",) * (len(headings()) - 2)
+    made += [(method, "not run", *blank) for method in METHODS if method not in there]
+    reported = REPORTED.get(group[0]["scenario"], {})
+    shown = [(*line[:3], f"{reported[line[0]]:.3f}" if line[0] in reported else "", *line[3:]) for line in made]
+    return (*headings()[:3], "reported", *headings()[3:]), shown
 
 
 def compared(group: Sequence[Record]) -> bool:

@@ -162,15 +162,23 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
     return ValueSet.model_validate(weighed(_read(source), normalize))
 
 
-def _read(source: str | Path) -> Mapping[str, Any]:
+def text_of(source: str | Path) -> str:
+    """What stands in the YAML file of a shipped set, or in one's own.
+
+    Raises:
+        ValueError: there is no such set or file, or it is no text.
+        OSError: it cannot be read.
+    """
     if source in shipped():
-        data = files("safi_agent").joinpath("valuesets", f"{source}.yaml").read_bytes()
-    elif Path(source).is_file():
-        data = Path(source).read_bytes()
-    else:
-        raise ValueError(f"values: expected one of {list(shipped())} or a YAML file, got {str(source)!r}.")
+        return files("safi_agent").joinpath("valuesets", f"{source}.yaml").read_text("utf-8")
+    if Path(source).is_file():
+        return Path(source).read_text("utf-8")
+    raise ValueError(f"values: expected one of {list(shipped())} or a YAML file, got {str(source)!r}.")
+
+
+def _read(source: str | Path) -> Mapping[str, Any]:
     try:
-        content = read_yaml(data.decode()).content
+        content = read_yaml(text_of(source)).content
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"values: {str(source)!r} is not YAML: {error}") from None
     if not isinstance(content, Mapping):

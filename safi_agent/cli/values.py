@@ -1,12 +1,11 @@
 """``safi values check``: all that is wrong with the file of a value set, before a chain is held to it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from safi_agent.proofread import proofread
-from safi_agent.values import load_values
+from safi_agent.values import load_values, text_of
 
 SOUND, WRONG, UNREAD = 0, 1, 2
 app = typer.Typer(help="Value sets.", no_args_is_help=True)
@@ -18,13 +17,13 @@ def values() -> None:
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="A value set in YAML.")]) -> None:
+def check(file: Annotated[str, typer.Argument(help="A value set in YAML, or the name of a shipped one.")]) -> None:
     """Name all that is wrong with a value set, by line.
 
     Ends with 0 if nothing is, and shows the weights as they will be used; 1 if something is; 2 if it cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file)
     except (OSError, ValueError) as error:
         typer.echo(f"{file}: not read: {error}", err=True)
         raise typer.Exit(UNREAD) from None

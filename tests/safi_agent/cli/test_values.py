@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from safi_agent.cli import app
 
 
-def check(file: Path) -> tuple[int, str]:
+def check(file: Path | str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["values", "check", str(file)])
     return done.exit_code, done.output
 
@@ -23,6 +23,15 @@ def test_a_sound_set_is_shown_with_the_weights_that_will_be_used(tmp_path: Path)
         "   gate  No Harm",
         f"{file}: 'mine', 2 weighted values and 1 hard gates.",
     ]
+
+
+def test_a_shipped_set_is_known_by_its_name() -> None:
+    code, said = check("unesco")
+    assert code == 0
+    assert said.splitlines()[-1] == "unesco: 'unesco', 15 weighted values and 0 hard gates."
+    code, said = check("unseco")
+    assert code == 2
+    assert "['civic', 'professional', 'unesco']" in said
 
 
 def test_every_error_has_its_place(tmp_path: Path) -> None:

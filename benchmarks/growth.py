@@ -1,7 +1,7 @@
 """How SAL's cost grows with width, rank and batch: ``python -m benchmarks.growth``.
 
 The model is one square linear layer whose input wants a gradient too, as inside a network. It holds ``rank``
-directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 16
+directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 32
 strongest at each step, the update along all of them each sixteenth step; forward and backward take ``6·batch·out·in``.
 """
 

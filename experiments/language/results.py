@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from experiments.continual.metrics import estimate
 from experiments.filing import Record
 from experiments.language.curves import BASELINE, Reading, curves, grid_of, name, point, reading, tested
-from experiments.language.settings import LR
+from experiments.language.settings import FULL, LR, Scale
 from experiments.pages import grid
 
 NOTE = """\
@@ -84,6 +84,18 @@ def source(records: Sequence[Record]) -> str:
     )
 
 
+def size(records: Sequence[Record]) -> str:
+    """The network and the stages, and whether they are those of the full comparison."""
+
+    def said(scale: Scale) -> str:
+        stages = ", ".join(map(str, scale.steps))
+        return f"{scale.layers} layers of width {scale.width}, context {scale.context}, stages of {stages} steps"
+
+    scale = Scale(*records[0]["settings"]["scale"])
+    full = "" if scale.width == FULL.width else f" The full size ({said(FULL)}) was not run."
+    return f"A transformer on bytes: {said(scale)} with {scale.batch} rows each.{full}"
+
+
 def markdown(records: Sequence[Record], figure: str = "") -> str:
     """Both tables under a heading."""
     first, second = domains(records)
@@ -92,6 +104,6 @@ def markdown(records: Sequence[Record], figure: str = "") -> str:
     return (
         f"## A language model: {first}, then {second}, then {first} again\n\n"
         "Written by `python -m experiments.language --table`, not by hand.\n\n"
-        f"{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
+        f"{size(records)}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
         f"### Every strength\n\n{note}\n{grid(headings(first, second), cells(records))}\n{source(records)}"
     )

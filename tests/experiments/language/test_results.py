@@ -1,6 +1,11 @@
 """The page's tables."""
 
+from typing import Any
+
+import pytest
+
 from experiments.language.results import cells, headings, markdown, matched
+from experiments.language.settings import FULL, QUICK, Scale
 from tests.experiments.language.test_curves import record
 
 
@@ -25,8 +30,19 @@ def test_without_a_baseline_nothing_is_matched() -> None:
     assert matched([record("sal", 1, 0, 2.0, 1.7)]) == ""
 
 
+@pytest.mark.parametrize(("scale", "full"), [(QUICK, True), (FULL, False)])
+def test_the_page_says_how_large_the_network_was(scale: Scale, full: bool) -> None:
+    text = markdown([sized(record("plain", 1e-3, 0, 2.0, 1.8) | MADE, scale)])
+    assert f"{scale.layers} layers of width {scale.width}, " in text
+    assert ("was not run" in text) is full
+
+
+def sized(record: dict[str, Any], scale: Scale = FULL) -> dict[str, Any]:
+    return record | {"settings": record["settings"] | {"scale": list(scale)}}
+
+
 def test_the_page_says_how_to_get_its_numbers_again() -> None:
-    text = markdown([record("plain", 1e-3, seed, 2.0, 1.8) | MADE for seed in (0, 4)], "language.png")
+    text = markdown([sized(record("plain", 1e-3, seed, 2.0, 1.8) | MADE) for seed in (0, 4)], "language.png")
     assert "--methods plain --seeds 0 4`" in text
     assert "](language.png)" in text
     assert "Commit abcdefab; chip; torch 2; a md5 0, b md5 1." in text

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from sal_lightning.rules.base import State
 
+_TINY = torch.finfo(torch.float32).tiny
+MOST = 16  # times ḡ: what a batch counts at most, so that one wild gradient does not make all later ones look small
+
 
 class Demand:
     """``q = √(ḡ / max ḡ)``, in [0, 1]: ḡ is the running mean of ‖G‖², the maximum that since the window began.
@@ -25,7 +28,9 @@ class Demand:
     def see(self, squares: Tensor, batches: int = 1) -> None:
         """See ‖G‖² of a batch that stands for this many; one that overflowed counts as none."""
         keep = self.beta**batches
-        self.sum = keep * self.sum.to(squares) + (1 - keep) * squares.nan_to_num(0.0, 0.0, 0.0)
+        seen, before = squares.nan_to_num(0.0, 0.0, 0.0), self._mean().to(squares)
+        seen = torch.where(before > 0, seen.clamp(max=MOST * before), seen)
+        self.sum = keep * self.sum.to(squares) + (1 - keep) * seen
         self.weight = keep * self.weight.to(squares) + (1 - keep)
 
     def tensors(self) -> list[Tensor]:
@@ -34,10 +39,13 @@ class Demand:
 
     def measure(self) -> None:
         """Take q from what was seen so far."""
-        tiny = torch.finfo(self.sum.dtype).tiny
-        now = self.sum / self.weight.clamp(min=tiny)
+        now = self._mean()
         self.most = torch.maximum(self.most.to(now), now)
-        self.q = torch.where(self.most > 0, now / self.most.clamp(min=tiny), 1.0).sqrt()
+        self.q = torch.where(self.most > 0, now / self.most.clamp(min=_TINY), 1.0).sqrt()
+
+    def _mean(self) -> Tensor:
+        mean: Tensor = self.sum / self.weight.clamp(min=_TINY)
+        return mean
 
     def state_dict(self) -> State:
         """Tensors only."""

@@ -35,7 +35,7 @@ def test_nothing_known_asks_for_all():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_is_the_formula_over_the_whole_history(seed):
-    sizes = torch.rand(40, generator=torch.Generator().manual_seed(seed)).tolist()
+    sizes = (0.5 + torch.rand(40, generator=torch.Generator().manual_seed(seed))).tolist()
     assert see(Demand(0.9), sizes) == pytest.approx(twin(sizes, 0.9), rel=1e-4)
 
 
@@ -55,6 +55,17 @@ def test_one_that_stands_for_many_counts_as_many():
     see(once, [1], batches=3)
     see(once, [0.2], batches=4)
     assert once.q == pytest.approx(often.q.item(), rel=1e-5)
+
+
+def test_one_wild_gradient_does_not_stop_what_follows():
+    assert see(Demand(0.99), [1] * 50 + [1000] + [1] * 500) > 0.8
+    assert see(Demand(0.99**16), [1] * 50 + [1000] + [1] * 500) > 0.5
+
+
+def test_one_that_grows_to_stay_is_followed():
+    demand = Demand(0.9)
+    see(demand, [1] * 50 + [1000] * 100)
+    assert demand.most.sqrt() == pytest.approx(1000, rel=0.01)
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])

@@ -6,11 +6,12 @@ from torch import Tensor
 from sal_lightning.rules.base import State
 
 _TINY = torch.finfo(torch.float32).tiny
+LEAST = 1e-3  # where the gradient has vanished
 MOST = 16  # times ḡ: what a batch counts at most, so that one wild gradient does not make all later ones look small
 
 
 class Demand:
-    """``q = √(ḡ / max ḡ)``, in [0, 1]: ḡ is the running mean of ‖G‖², the maximum that since the window began.
+    """``q = √(ḡ / max ḡ)``, in (0, 1]: ḡ is the running mean of ‖G‖², the maximum that since the window began.
 
     While present data has much to teach, q is near 1. Once it is learned, what is left of the gradient does little for
     it and, step by step, much to what came before.
@@ -41,7 +42,7 @@ class Demand:
         """Take q from what was seen so far."""
         now = self._mean()
         self.most = torch.maximum(self.most.to(now), now)
-        self.q = torch.where(self.most > 0, now / self.most.clamp(min=_TINY), 1.0).sqrt()
+        self.q = torch.where(self.most > 0, now / self.most.clamp(min=_TINY), 1.0).sqrt().clamp(min=LEAST)
 
     def _mean(self) -> Tensor:
         mean: Tensor = self.sum / self.weight.clamp(min=_TINY)

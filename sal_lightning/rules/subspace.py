@@ -38,9 +38,10 @@ class Subspace(Rule):
     ``s̄`` is the mean of what no direction was kept for. Adam moves it as fast as the rest of the layer, however little
     the gradient asks for it, so ``s̄ = λ̄ / (λ̄ + α o)`` with ``o`` from 1/16 to 1: its mean energy in the present data.
 
-    The optimizer's step is held back by s̄ at once, and more where present data has been learned (q, see ``Demand``):
-    ``W ← W₀ + q (1 − s̄) (W − W₀)``; along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``, ``A`` being
-    ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
+    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
+    ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
+
+    All is held firmer where present data has been learned: with α q for α, see ``Demand``.
 
     What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
@@ -140,7 +141,7 @@ class Subspace(Rule):
         self.demand.measure()
         if m is not None and self.window.Y is not None:
             k = m.f.shape[-1]
-            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength)
+            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength / self.demand.q)
             self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
@@ -171,10 +172,6 @@ class Subspace(Rule):
         H = [torch.zeros_like(x) for x in X]
         self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
         return [h.neg_() for h in H]
-
-    @override
-    def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.lerp(x, h, self.demand.q.to(x)) for x, h in zip(X, self.held(X), strict=True)]
 
     @override
     def snapshot(self) -> None:
@@ -210,11 +207,11 @@ class Subspace(Rule):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
-        back = 1 - self.demand.q * (1 - self._held.s_rest)[:, None, None]
+        s_rest = self._held.s_rest[:, None, None]
         for w, w0 in zip(W, W0, strict=True):
             if w is not None:
                 M = self.layer.matrix(w)
-                self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
+                self.layer.write(w, M.lerp_(self.layer.matrix(w0), s_rest.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and any(g is not None for g in self.gradients()):

@@ -242,23 +242,25 @@ def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
         assert rule.window.weight > before
 
 
-def test_a_step_goes_as_far_as_the_gradient_asks(monkeypatch):
+def test_all_is_held_firmer_where_the_gradient_has_fallen(monkeypatch):
     narrow(monkeypatch)
-    torch.manual_seed(0)
-    module = nn.Linear(10, 6, bias=False)
-    rule = make(module)
-    show(rule, inputs(10))
-    rule.consolidate()
-    rule.demand.q = torch.tensor(0.25)
-    before, s_rest = module.weight.detach().clone(), rule.memory.s_rest.item()
-    rule.snapshot()
-    with torch.no_grad():
-        module.weight.add_(torch.ones_like(before))
-    held, whole = rule.restore(measure=True)
-    torch.testing.assert_close(module.weight.detach(), before + 0.25 * (1 - s_rest))
-    rule.settle()
-    kept = (before + 1 - module.weight.detach()).square().sum()
-    torch.testing.assert_close(held / whole, kept / before.numel())
+    rule, twin = make(nn.Linear(10, 6, bias=False)), make(nn.Linear(10, 6, bias=False), strength=16.0)
+    for r in (rule, twin):
+        show(r, inputs(10))
+        r.consolidate()
+        r.clear()
+        show(r, inputs(10))
+    rule.reopen()
+    before = rule.memory.s_rest
+    rule.demand.see(torch.tensor(16.0))
+    rule.demand.measure()
+    rule.demand.sum, rule.demand.weight = torch.tensor(1.0), torch.tensor(1.0)
+    rule.reopen()
+    twin.reopen()
+    assert rule.demand.q == 0.25
+    assert (rule.memory.s_rest > before).all()
+    torch.testing.assert_close(rule.memory.s, twin.memory.s[:, : rule.memory.s.shape[1]])
+    torch.testing.assert_close(rule.memory.s_rest, twin.memory.s_rest)
 
 
 def test_gradients_are_seen_in_the_steps_that_are_looked_at():

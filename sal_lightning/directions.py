@@ -57,7 +57,7 @@ def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) 
     return Directions(U, lam, rest)
 
 
-def stability(lam: Tensor, strength: float | Tensor, open: Tensor | float = 1.0) -> Tensor:
+def stability(lam: Tensor, strength: float, open: Tensor | float = 1.0) -> Tensor:
     """``s = λ / (λ + o λ̄/strength)`` in [0, 1), with λ in units of a window's mean energy λ̄.
 
     ``open``, o in (0, 1], is how far present data needs these directions: less need, firmer hold.

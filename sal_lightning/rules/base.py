@@ -36,6 +36,10 @@ class Rule(ABC):
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         """The part of ``X``, one tensor a parameter (gradients or updates), that is held back: a new tensor each."""
 
+    def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
+        """Likewise, of an update: what is put back in all."""
+        return self.held(X)
+
     @abstractmethod
     def observe(self, unit: float = 1.0) -> None:
         """Take this step's inputs and gradients (still whole, ``unit`` times their size) into the window."""
@@ -145,7 +149,7 @@ class Rule(ABC):
         W, measured = self.weights(), None
         if measure:
             D = [w - w0 for w, w0 in zip(W, before, strict=True)]
-            measured = torch.stack([squares(self.held(D)), squares(D)])
+            measured = torch.stack([squares(self.undone(D)), squares(D)])
         # What is frozen stays so.
         learn = [p.requires_grad for p in self.parameters.values()]
         self.put_back([w if learns else None for w, learns in zip(W, learn, strict=True)], before)

@@ -31,7 +31,7 @@ def worth(found: Directions, strength: float) -> int:
     return max(1, int(firm.max()))
 
 
-def hold(found: Directions, k: int, needed: Tensor, strength: float | Tensor) -> tuple[Tensor, Tensor]:
+def hold(found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Of the first k directions ``f`` (groups, k), and of all others as one ``s̄`` (groups,).
 
     The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.

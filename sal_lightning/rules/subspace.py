@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.layers import Layer, homogeneous
-from sal_lightning.processes import agree, totals
+from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
 from sal_lightning.rules.firmness import hold, worth
@@ -41,7 +41,8 @@ class Subspace(Rule):
     The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
     ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
 
-    All is held firmer where present data has been learned: with α q for α, see ``Demand``.
+    Where present data has been learned the step is held back further, as the rest would be with α q for α: by ``s̄ₚ`` in
+    place of s̄, ``1 − s̄ₚ = p (1 − s̄)`` with ``p = q / (s̄ + q (1 − s̄))``, see ``Demand``.
 
     What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
     ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
@@ -113,7 +114,8 @@ class Subspace(Rule):
             steps = 1 if self.age < DENSE else EVERY
             self.window.update(x, steps, U=held)
             if G := [g for g in self.gradients() if g is not None]:
-                self.demand.see(squares(G) / unit**2, steps)
+                # Each process has its part of the sum, of which all take the mean.
+                self.demand.see(squares(G) * shards(self.layer.weight) / unit**2, steps)
         self.age += 1
         self.forget_step()
 
@@ -141,7 +143,7 @@ class Subspace(Rule):
         self.demand.measure()
         if m is not None and self.window.Y is not None:
             k = m.f.shape[-1]
-            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength / self.demand.q)
+            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength)
             self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
@@ -172,6 +174,11 @@ class Subspace(Rule):
         H = [torch.zeros_like(x) for x in X]
         self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
         return [h.neg_() for h in H]
+
+    @override
+    def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
+        pairs = [(self.layer.matrix(x), self.layer.matrix(h)) for x, h in zip(X, self.held(X), strict=True)]
+        return [torch.lerp(x, h, self._let_through.to(x.dtype)) for x, h in pairs]
 
     @override
     def snapshot(self) -> None:
@@ -207,11 +214,11 @@ class Subspace(Rule):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
-        s_rest = self._held.s_rest[:, None, None]
+        back = 1 - self._let_through * (1 - self._held.s_rest[:, None, None])
         for w, w0 in zip(W, W0, strict=True):
             if w is not None:
                 M = self.layer.matrix(w)
-                self.layer.write(w, M.lerp_(self.layer.matrix(w0), s_rest.to(M.dtype)))
+                self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and any(g is not None for g in self.gradients()):
@@ -242,6 +249,13 @@ class Subspace(Rule):
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
         m = self._held
         self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + (moved > 0)), None
+
+    @property
+    def _let_through(self) -> Tensor:
+        """P (groups, 1, 1): which share of what passes otherwise; 1 where nothing is held."""
+        s_rest, q = self._held.s_rest[:, None, None], self.demand.q
+        p: Tensor = q / (s_rest + q * (1 - s_rest))
+        return p
 
     @property
     def _held(self) -> Memory:

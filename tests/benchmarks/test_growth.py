@@ -34,5 +34,5 @@ def test_what_is_not_cheap_shows() -> None:
 
 def test_operations() -> None:
     cell = Cell(width=100, batch=128, rank=96)
-    assert cell.operations() == 4 * 100 * 100 * (16 + 6)
-    assert cell.predicted() == 1 + 4 * (16 + 6) / (6 * 128)
+    assert cell.operations() == 4 * 100 * 100 * (32 + 6)
+    assert cell.predicted() == 1 + 4 * (32 + 6) / (6 * 128)

@@ -252,7 +252,7 @@ class Subspace(Rule):
 
     @property
     def _let_through(self) -> Tensor:
-        """P (groups, 1, 1): which share of what passes otherwise; 1 where nothing is held."""
+        """The share p of what passes otherwise, (groups, 1, 1); 1 where nothing is held."""
         s_rest, q = self._held.s_rest[:, None, None], self.demand.q
         p: Tensor = q / (s_rest + q * (1 - s_rest))
         return p

@@ -40,7 +40,7 @@ def draw(records: Sequence[Record], file: Path) -> None:
     axes = figure.subplots()
     for n, points in means(records).items():
         style = ":" if n == BASELINE else "-"
-        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, color=LINES.get(n), label=n)
+        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, color=LINES[n.split()[0]], label=n)
     axes.set_xlabel(f"loss on {second} after the second stage, nats a byte", color=INK)
     axes.set_ylabel(f"loss added on {first}", color=INK)
     axes.set_title("lower left is better: more learned, less forgotten", fontsize=9, color=INK, loc="left")

@@ -1,6 +1,7 @@
 """The tables of a page: every strength of every method, and the methods at the same loss."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from experiments.continual.metrics import estimate
 from experiments.filing import Record
@@ -11,7 +12,9 @@ from experiments.pages import grid
 NOTE = """\
 Loss in nats a byte on text that nothing was trained or chosen on, mean ± standard error over seeds. *Forgotten*: loss
 on {first} after the second stage less that after the first. *Strength*: of `plain` its learning rate, of `lora` its
-rank; others train at {lr:g} unless their name says otherwise. *Weights*: those trained after the first stage.
+rank; others train at {lr:g} unless their name says otherwise. *Again*, *then* and *mean then*, of the two: after the
+third stage, for which `l2` and `ewc` still pull to the weights of the first. *Weights*: those trained after the first
+stage.
 """
 MATCHED = """\
 Forgotten on {first} where the loss reached on {second} is the same (between two strengths, along a straight line), and
@@ -23,7 +26,7 @@ def headings(first: str, second: str) -> tuple[str, ...]:
     """Of the table of all strengths."""
     return (
         *("method", "strength", "seeds", f"{first} forgotten", f"{second} reached"),
-        *(f"{first} again", f"{second} then", "weights", "seconds", "events"),
+        *(f"{first} again", f"{second} then", "mean then", "weights", "seconds", "events"),
     )
 
 
@@ -48,6 +51,7 @@ def numbers(group: Sequence[Record]) -> tuple[str, ...]:
         [point(r).forgotten for r in group],
         [point(r).reached for r in group],
         *([after[i] for after in last] for i in (0, 1)),
+        [fmean(after) for after in last],
     )
     counts = ([float(sum(r["seconds"])) for r in group], [float(len(r["events"])) for r in group])
     seconds, events = (estimate(values).mean for values in counts)

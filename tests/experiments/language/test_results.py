@@ -14,7 +14,7 @@ def test_a_row_is_the_mean_over_the_seeds_of_one_strength() -> None:
     (row,) = cells(records)
     assert len(row) == len(headings("a", "b"))
     assert row[:5] == ("l2", "0.1", "2", "0.400 ± 0.100", "2.000 ± 0.000")
-    assert row[5:] == ("1.600 ± 0.000", "3.000 ± 0.000", "12 k", "6", "1")
+    assert row[5:] == ("1.600 ± 0.000", "3.000 ± 0.000", "2.300 ± 0.000", "12 k", "6", "1")
 
 
 def test_methods_are_read_at_the_same_loss_and_blank_where_they_do_not_come() -> None:

@@ -26,9 +26,9 @@ class Auditor:
         self.plan, self.store = plan, store
         self._fresh()
         store.keep_values(plan.values_id, plan.values.model_dump_json())
+        self.beat()
         _all.add(self)
         serve(self)
-        self.beat()
 
     def _fresh(self) -> None:
         self._changed = threading.Condition()

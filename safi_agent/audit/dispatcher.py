@@ -83,7 +83,7 @@ class Dispatcher:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(LEASE / 3)
-            for one in _all_served():
+            for one in served():
                 try:
                     one.beat()
                 except Exception as error:
@@ -115,7 +115,8 @@ def serve(one: Served) -> None:
         _served.add(one)
 
 
-def _all_served() -> list[Served]:
+def served() -> list[Served]:
+    """Who has work here now."""
     with _lock:
         return list(_served)
 
@@ -123,7 +124,7 @@ def _all_served() -> list[Served]:
 @atexit.register
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
-    for one in _all_served():
+    for one in served():
         one.leave(max(0.0, deadline - time.monotonic()))
     if _one is not None:
         _one.loop.call_soon_threadsafe(_one.loop.stop)

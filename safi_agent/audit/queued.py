@@ -29,9 +29,9 @@ class QueuedAuditor:
         self._works = works
         self._fresh()
         store.keep_values(plan.values_id, plan.values.model_dump_json())
+        self.beat()
         _open.add(self)
         serve(self)
-        self.beat()
         self._start()
 
     def _fresh(self) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +37,9 @@ class Run(NamedTuple):
         return self.series[name].values[-1] if name in self.series else None
 
     def layers(self) -> list[str]:
-        """The layers, in the order in which they were logged."""
+        """The layers, by name; the second before the tenth. Loggers do not keep the network's order."""
         parts = (name.split("/") for name in self.series if name.startswith("layers/"))
-        return list(dict.fromkeys("/".join(part[1:-2]) for part in parts))
+        return sorted({"/".join(part[1:-2]) for part in parts}, key=_counted)
 
 
 def read(places: Sequence[Path], callback: str = "") -> Run:
@@ -126,6 +127,11 @@ def _unfold(row: dict[str, Any]) -> dict[str, float]:
         if part == "values" and isinstance(counts, list) and len(counts) == BINS:
             numbers |= {f"{layer}/{band}": percent for band, percent in banded(counts)._asdict().items()}
     return numbers
+
+
+def _counted(name: str) -> list[tuple[str, int]]:
+    """To sort by, numbers by their size."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _name(place: Path) -> str:

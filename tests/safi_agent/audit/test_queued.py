@@ -15,6 +15,8 @@ import pytest
 
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
+from safi_agent.audit.dispatcher import served
+from safi_agent.store import Job, Store
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.postgres_server import Server
 
@@ -58,6 +60,21 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
     safi.invoke("d")
     assert safi.close() == 1
     assert safi.close() == 0
+
+
+@pytest.mark.parametrize("queue", [True, False])
+def test_one_that_cannot_begin_is_served_no_more(
+    queue: bool, request: pytest.FixtureRequest, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(store: Store, values: str) -> list[Job]:
+        raise OutboxError("out of reach")
+
+    store = {"store": request.getfixturevalue("database")} if queue else {}
+    before = set(served())
+    monkeypatch.setattr(Store, "adopt", unreachable)
+    with pytest.raises(OutboxError, match="out of reach"):
+        make(**store)
+    assert set(served()) == before
 
 
 def test_drain_waits_for_refusals_too(database: str, make: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning import SALCallback
 from sal_lightning.drift import DriftMonitor
-from sal_lightning.report.reading import find, read
+from sal_lightning.report.reading import Run, Series, find, read
 from tests.everywhere.models import Batches
 from tests.sal_lightning.report.runs import fit
 
@@ -33,6 +33,12 @@ def test_rows_of_one_step_come_together_and_epoch_means_stay_out(tmp_path):
     assert "loss" not in run.series
     assert run.last("protected") == 12
     assert run.last("coherence") is None
+
+
+def test_layers_come_in_the_order_of_their_numbers():
+    logged = ("layers/blocks.10.up/held/protected", "layers/head/held/protected", "layers/blocks.2.up/held/protected")
+    run = Run("", dict.fromkeys(logged, Series([0], [1])), [])
+    assert run.layers() == ["blocks.2.up", "blocks.10.up", "head"]
 
 
 def test_several_fits_are_one_run(tmp_path):

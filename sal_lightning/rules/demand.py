@@ -6,15 +6,15 @@ from torch import Tensor
 from sal_lightning.rules.base import State
 
 _TINY = torch.finfo(torch.float32).tiny
-LEAST = 1e-3  # where the gradient has vanished
+POWER = 0.5  # from energies to sizes: q falls as ‖G‖ does
 MOST = 16  # times ḡ: what a batch counts at most, so that one wild gradient does not make all later ones look small
 
 
 class Demand:
-    """``q = √(ḡ / max ḡ)``, in (0, 1]: ḡ is the running mean of ‖G‖², the maximum that since the window began.
+    """``q = √max(ḡ / max ḡ, o)``, in (0, 1]: ḡ is the running mean of ‖G‖², its maximum that since the window began.
 
     While present data has much to teach, q is near 1. Once it is learned, what is left of the gradient does little for
-    it and, step by step, much to what came before.
+    it and, step by step, much to what came before; but for data that lies where that did not, o is how far it does.
     """
 
     def __init__(self, beta: float) -> None:
@@ -38,11 +38,12 @@ class Demand:
         """What several processes average."""
         return [self.sum, self.weight]
 
-    def measure(self) -> None:
-        """Take q from what was seen so far."""
+    def measure(self, needed: Tensor) -> None:
+        """Take q from what was seen so far, ``needed`` being o, in (0, 1]; of its shape."""
         now = self._mean()
         self.most = torch.maximum(self.most.to(now), now)
-        self.q = torch.where(self.most > 0, now / self.most.clamp(min=_TINY), 1.0).sqrt().clamp(min=LEAST)
+        left = torch.where(self.most > 0, now / self.most.clamp(min=_TINY), 1.0)
+        self.q = torch.maximum(left, needed) ** POWER
 
     def _mean(self) -> Tensor:
         mean: Tensor = self.sum / self.weight.clamp(min=_TINY)

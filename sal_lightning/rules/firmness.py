@@ -34,9 +34,9 @@ def worth(found: Directions, strength: float) -> int:
 def hold(found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Of the first k directions ``f`` (groups, k), and of all others as one ``s̄`` (groups,).
 
-    The rest is open as far as it is ``needed`` (groups,), its mean energy in the present data.
+    The rest is open as far as it is ``needed`` (groups,), from LEAST to 1.
     """
-    s_rest = directions.stability(_rest(found)[:, k], strength, needed.clamp(LEAST, 1))[:, None]
+    s_rest = directions.stability(_rest(found)[:, k], strength, needed)[:, None]
     s = directions.stability(found.lam[:, :k], strength)
     return firmness(s, s_rest), s_rest[:, 0]
 

@@ -12,7 +12,7 @@ from sal_lightning.layers import Layer, homogeneous
 from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
-from sal_lightning.rules.firmness import hold, worth
+from sal_lightning.rules.firmness import LEAST, hold, worth
 from sal_lightning.rules.memory import Memory
 from sal_lightning.rules.scores import Scores
 from sal_lightning.window import Window
@@ -140,11 +140,13 @@ class Subspace(Rule):
     @override
     def reopen(self) -> None:
         m = self.memory
-        self.demand.measure()
-        if m is not None and self.window.Y is not None:
-            k = m.f.shape[-1]
-            f, s_rest = hold(m.directions, k, self.window.outside(k), m.strength)
-            self.memory = m._replace(f=f, s_rest=s_rest)
+        if m is None or self.window.Y is None:
+            return
+        k = m.f.shape[-1]
+        o = self.window.outside(k).clamp(LEAST, 1)
+        self.demand.measure(o)
+        f, s_rest = hold(m.directions, k, o, m.strength)
+        self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
     def consolidate(self) -> None:
@@ -155,7 +157,7 @@ class Subspace(Rule):
         agree(found)
         k = worth(found, self.strength)
         # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
-        f, s_rest = hold(found, k, torch.zeros_like(found.rest), self.strength)
+        f, s_rest = hold(found, k, torch.full_like(found.rest, LEAST), self.strength)
         A = self.layer.along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
@@ -253,7 +255,7 @@ class Subspace(Rule):
     @property
     def _let_through(self) -> Tensor:
         """The share p of what passes otherwise, (groups, 1, 1); 1 where nothing is held."""
-        s_rest, q = self._held.s_rest[:, None, None], self.demand.q
+        s_rest, q = self._held.s_rest[:, None, None], self.demand.q.reshape(-1, 1, 1)
         p: Tensor = q / (s_rest + q * (1 - s_rest))
         return p
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.rules import demand, firmness, subspace
+from sal_lightning.rules import subspace
 from tests.everywhere.common import (
     AFTER,
     BEFORE,
@@ -131,8 +131,7 @@ def test_gradient_and_update_are_each_held_back_once(clip, monkeypatch):
     So wide that not all of its directions are kept, and the rest is held at its mean.
     """
     monkeypatch.setattr(subspace, "SETTLE", 1)
-    monkeypatch.setattr(firmness, "LEAST", 1.0)  # what is held stays the same,
-    monkeypatch.setattr(demand, "LEAST", 1.0)  # whatever the gradient asks
+    monkeypatch.setattr(subspace, "LEAST", 1.0)  # what is held stays the same, whatever present data asks
     monkeypatch.setattr(subspace, "MASK", 16)
     torch.manual_seed(0)
     wide = 40

@@ -39,7 +39,9 @@ COMPARED = (
 
 ABOUT = """\
 Written by `python -m experiments.continual --table`, not by hand. *Reported*: the average accuracy that others publish
-for the method on this stream, over 5 to 20 seeds; `experiments/continual/reported.py` names them."""
+for the method on this stream, over 5 to 20 seeds; `experiments/continual/reported.py` names them. A seed deals the
+classes into tasks, which moves the average of some methods by several points: see their standard errors, and expect a
+row of one seed to lie as far from the reported mean."""
 
 
 class Run(NamedTuple):

@@ -6,6 +6,7 @@ from torch import nn
 
 from sal_lightning import CommunicationLayer
 from sal_lightning.rules.demand import Demand
+from tests.sal_lightning.rules.subspaces import inputs, make, show
 
 
 def see(demand, sizes, batches=1, needed=0.0):
@@ -79,6 +80,17 @@ def test_a_gradient_that_vanished_asks_for_nothing_but_where_only_present_data_l
     assert see(Demand(0.5), sizes) < 1e-6
     assert see(Demand(0.5), sizes, needed=0.49) == pytest.approx(0.7)
     assert see(Demand(0.5), [1], needed=0.49) == 1
+
+
+@pytest.mark.parametrize(("outside", "q"), [(0.81, 0.9), (5.0, 1.0), (0.0, 0.25)])
+def test_data_that_lies_outside_what_is_held_is_asked_for_though_its_gradient_vanished(outside, q):
+    rule = make(nn.Linear(10, 6, bias=False))
+    show(rule, inputs(10))
+    rule.consolidate()
+    see(rule.demand, [1] + [0] * 2000)
+    rule.window.outside = lambda k: torch.tensor([outside])
+    rule.reopen()
+    assert rule.demand.q == pytest.approx(q)
 
 
 def test_a_state_goes_on_and_an_old_one_begins_anew():

@@ -121,7 +121,9 @@ class SALCallback(Driver, Callback):
             metric = self.metrics[name]
             metric(value.to(metric.device))
             key = self.prefix + name
-            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=True)
+            # Steps stand in the row itself, under their own name: a run is drawn and read over them.
+            means = name != panels.STEP
+            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=means)
         self._show(trainer, held)
 
     @override

@@ -127,8 +127,8 @@ def test_values_reach_a_csv_file_on_log_steps(tmp_path):
     run = trainer(tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=20)
     run.fit(Net(), loader())
     with open(Path(run.logger.log_dir) / "metrics.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("sal/step_step")]
-    assert [float(row["sal/step_step"]) for row in rows] == [20, 40, 60, 80, 100, 120]
+        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
+    assert [float(row["sal/step"]) for row in rows] == [20, 40, 60, 80, 100, 120]
     assert [float(row["sal/consolidations_step"]) for row in rows] == [0, 0, 0, 1, 1, 1]
     assert [float(row["sal/suppressed_step"]) > 0 for row in rows] == [False] * 3 + [True] * 3
     assert all(sum(float(row[f"sal/{band}_step"]) for band in BANDS) == pytest.approx(100) for row in rows)
@@ -140,8 +140,8 @@ def test_accumulated_batches_log_each_measured_step_once(tmp_path):
     )
     run.fit(Net(), loader(length=360, change=180))
     with open(Path(run.logger.log_dir) / "metrics.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("sal/step_step")]
-    assert [float(row["sal/step_step"]) for row in rows] == list(range(10, 121, 10))
+        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
+    assert [float(row["sal/step"]) for row in rows] == list(range(10, 121, 10))
     assert [float(row["sal/consolidations_step"]) for row in rows] == [0] * 6 + [1] * 6
 
 
@@ -164,8 +164,8 @@ def test_values_reach_weights_and_biases_offline(tmp_path, monkeypatch):
     wandb.teardown()
     rows = offline_wandb.history(tmp_path)
     seen = {key.removeprefix("sal/").removesuffix("_step") for row in rows for key in row if key.endswith("_step")}
-    assert seen >= NAMES
-    steps = [row["sal/step_step"] for row in rows if "sal/step_step" in row]
+    assert seen >= NAMES - {"step"}
+    steps = [row["sal/step"] for row in rows if "sal/suppressed_step" in row]
     assert steps == [20, 40, 60, 80, 100, 120]
 
 

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
+from experiments.continual import ablation
 from experiments.continual.methods import METHODS, known
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import (
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_results(made, "results/continual", "streams block")
     made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
+    made.add_argument("--ablation", type=Path, metavar="FILE.md", help="fill this page's ablation block with variants")
     made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
     return made
 
@@ -90,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rewrite(args.table, "streams", markdown(read_all(args.out)))
     if args.overview:
         rewrite(args.overview, "results", overview(read_all(args.out)))
+    if args.ablation:
+        rewrite(args.ablation, "ablation", ablation.markdown(read_all(args.out)))
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ COMPARED = (
 ABOUT = """\
 Written by `python -m experiments.continual --table`, not by hand. *Reported*: the average accuracy that others publish
 for the method on this stream, over 5 to 20 seeds; `experiments/continual/reported.py` names them. A seed deals the
-classes into tasks, which moves the average of some methods by several points: see their standard errors, and expect a
-row of one seed to lie as far from the reported mean."""
+classes into tasks, but in the `ordered` streams. That moves the average of some methods by several points: see their
+standard errors, and expect a row of one seed to lie as far from the reported mean."""
 
 
 class Run(NamedTuple):
@@ -145,13 +145,14 @@ def markdown(records: Iterable[Record]) -> str:
 
 
 def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of one setting; where methods are compared, also what was not run and is reported."""
+    """Headings and rows of one setting, what others report, and where all methods are compared what was not run."""
     made = cells(group)
-    if not compared(group):
+    reported = REPORTED.get(group[0]["scenario"], {}) if group[0]["data"] == "mnist" else {}
+    if compared(group):
+        there, blank = {line[0] for line in made}, ("",) * (len(headings()) - 2)
+        made += [(method, "not run", *blank) for method in METHODS if method not in there]
+    elif not reported:
         return headings(), made
-    there, blank = {line[0] for line in made}, ("",) * (len(headings()) - 2)
-    made += [(method, "not run", *blank) for method in METHODS if method not in there]
-    reported = REPORTED.get(group[0]["scenario"], {})
     shown = [(*line[:3], f"{reported[line[0]]:.3f}" if line[0] in reported else "", *line[3:]) for line in made]
     return (*headings()[:3], "reported", *headings()[3:]), shown
 
@@ -209,10 +210,10 @@ def source(records: Sequence[Record]) -> str:
 
 
 def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal")) -> str:
-    """One table of these methods over all streams, on MNIST, mean ± standard error."""
+    """One table of these methods over the streams in which all are compared, mean ± standard error."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if record["data"] == "mnist" and record["method"] in methods and record["scenario"] != "stationary":
+        if record["method"] in methods and compared([record]):
             groups.setdefault(record["scenario"], []).append(record)
     lines = []
     for stream, group in groups.items():

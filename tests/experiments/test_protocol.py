@@ -245,6 +245,16 @@ class TestResults:
         assert "## split-domain, mnist\n" not in text
         assert "ot run" not in markdown([plain.record()])
 
+    def test_what_others_report_stands_beside_what_was_run_where_not_all_methods_are_compared(
+        self, plain: Result
+    ) -> None:
+        ordered = plain.record() | {"data": "mnist", "scenario": "split-domain-ordered"}
+        lines = [line.split(" | ") for line in markdown([ordered]).splitlines() if line.startswith("| ")]
+        assert lines[0][3] == "reported"
+        assert lines[2][3] == f"{REPORTED['split-domain-ordered']['plain']:.3f}"
+        assert len(lines) == 3
+        assert "reported" not in markdown([ordered | {"data": "digits"}]).split("## ")[1]
+
     def test_markdown_says_how_to_get_the_numbers_again(self, plain: Result) -> None:
         record = plain.record()
         text = markdown([record, record | {"seed": 5}])
@@ -256,10 +266,16 @@ class TestResults:
         record = plain.record() | {"data": "mnist"}
         events = [record["steps"] * t + 3 for t in range(1, 5)] + [7]
         table = overview(
-            [record, record | {"method": "sal", "events": events}, plain.record() | {"scenario": "permuted"}]
+            [
+                record,
+                record | {"method": "sal", "events": events},
+                record | {"scenario": "split-domain-ordered"},
+                plain.record() | {"scenario": "permuted"},
+            ]
         )
         assert "| split-domain | plain |" in table
         assert "4 of 4, 1 false" in table
+        assert "ordered" not in table
         assert "permuted" not in table
 
 

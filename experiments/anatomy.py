@@ -1,0 +1,150 @@
+"""``python -m experiments.anatomy``: where what SAL forgets sits, found by undoing a part of the weights' movement."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback
+from rich.console import Console
+from torch import Tensor
+from typing_extensions import override
+
+from experiments import console as show
+from experiments.continual.evaluation import accuracy, evaluating
+from experiments.continual.metrics import estimate
+from experiments.continual.model import MLP
+from experiments.continual.protocol import data_name, run
+from experiments.continual.streams import StreamName, Task
+from experiments.filing import Record, origin, read_all, save, source
+from experiments.options import add_data, add_results
+from experiments.pages import grid, rewrite
+from sal_lightning import SALCallback
+from sal_lightning.rules.subspace import Subspace
+
+STREAMS: tuple[StreamName, ...] = ("split-domain", "split-class")
+NOTE = """\
+## Where forgetting sits
+
+Written by `python -m experiments.anatomy --table`, not by hand. After the last task a part of what the weights have
+moved since a task was just learned is undone: the accuracy on that task then, mean over all tasks but the last. *Held*:
+along the directions that SAL holds in that layer at the end; *elsewhere*: along all others."""
+
+Weights = dict[str, Tensor]  # of each layer (out, in + 1), the bias as a last column
+
+
+def undone(now: Tensor, then: Tensor, U: Tensor, held: bool) -> Tensor:
+    """Weights (out, d) without their movement since ``then`` along directions U (d, k), or without all the rest of it.
+
+    >>> undone(torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]), held=True)
+    tensor([[1., 5.]])
+    """
+    moved = now - then
+    along = moved @ U @ U.mT
+    return now - (along if held else moved - along)
+
+
+def variants(now: Weights, then: Weights, directions: Weights) -> Iterator[tuple[str, Weights]]:
+    """What is undone, and the weights that it leaves."""
+    yield "nothing", now
+    for name, U in directions.items():
+        yield f"{name}", now | {name: then[name]}
+        yield f"{name}, held", now | {name: undone(now[name], then[name], U, held=True)}
+        yield f"{name}, elsewhere", now | {name: undone(now[name], then[name], U, held=False)}
+        yield f"all but {name}", then | {name: now[name]}
+    yield "all", then
+
+
+def weights(model: MLP) -> Weights:
+    """A copy of the model's weights."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    return {name: torch.cat([m.weight, m.bias[:, None]], 1).detach().clone() for name, m in layers.items()}
+
+
+def put(model: MLP, W: Weights) -> None:
+    """Give the model these weights."""
+    for name, w in W.items():
+        model.get_submodule(name).load_state_dict({"weight": w[:, :-1], "bias": w[:, -1]})
+
+
+class Ends(Callback):
+    """Keeps the weights with which each task ends, the tasks and the model."""
+
+    model: MLP
+    tasks: Sequence[Task]
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, MLP)
+        self.model, self.tasks = pl_module, trainer.datamodule.stream.tasks  # type: ignore[attr-defined]
+        self.W: list[Weights] = []
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.datamodule.steps == 0:  # type: ignore[attr-defined]
+            self.W.append(weights(self.model))
+
+
+def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
+    """Train with SAL, then undo parts: accuracy on each earlier task by what was undone."""
+    sal, ends = SALCallback(), Ends()
+    run(stream, "plain", seed, steps, data=data, every=steps, callbacks=[sal, ends])
+    rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, Subspace)]
+    directions = {rule.layer.name: rule.memory.U[0] for rule in rules if rule.memory is not None}
+    *earlier, now = ends.W
+    found: dict[str, list[float]] = {}
+    with evaluating(ends.model):
+        for task, then in zip(ends.tasks, earlier, strict=False):
+            for name, W in variants(now, then, directions):
+                put(ends.model, W)
+                found.setdefault(name, []).append(accuracy(ends.model, task))
+    command = (
+        f"python -m experiments.anatomy --streams {stream} --seeds {seed} --steps {steps} --data {data_name(data)}"
+    )
+    about = {"stream": stream, "steps": steps, "data": data_name(data), "accuracy": found}
+    return about | origin(command, seed, "cpu")
+
+
+def cells(records: Sequence[Record]) -> list[list[str]]:
+    """A row for what is undone, a column a stream: mean over tasks, then over seeds."""
+    streams = {stream: [r for r in records if r["stream"] == stream] for stream in headings(records)[1:]}
+    return [
+        [part, *(str(estimate([fmean(r["accuracy"][part]) for r in group])) for group in streams.values())]
+        for part in records[0]["accuracy"]
+    ]
+
+
+def headings(records: Sequence[Record]) -> list[str]:
+    """What stands over ``cells``."""
+    return ["undone", *dict.fromkeys(r["stream"] for r in records)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then show all that is there."""
+    made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
+    made.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS))
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--steps", type=int, default=2000, help="training steps a task (default: %(default)s)")
+    add_data(made)
+    add_results(made, "results/anatomy", "anatomy block")
+    args = made.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    console = Console()
+    for stream, seed in ((stream, seed) for seed in args.seeds for stream in args.streams):
+        file = args.out / f"{stream}-{data_name(args.data)}-steps{args.steps}-seed{seed}.json"
+        if args.force or not file.is_file():
+            console.print(f"{stream}, seed {seed}")
+            save(dissect(stream, seed, args.steps, args.data), file)
+    records = read_all(args.out)
+    console.print(show.table("accuracy on earlier tasks", headings(records), cells(records)))
+    if args.table:
+        page = [f"{NOTE}\n", grid(headings(records), cells(records)), *map(source, records)]
+        rewrite(args.table, "anatomy", "\n".join(page))
+
+
+if __name__ == "__main__":
+    main()

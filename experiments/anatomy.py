@@ -29,8 +29,9 @@ NOTE = """\
 ## Where forgetting sits
 
 Written by `python -m experiments.anatomy --table`, not by hand. After the last task a part of what the weights have
-moved since a task was just learned is undone: the accuracy on that task then, mean over all tasks but the last. *Held*:
-along the directions that SAL holds in that layer at the end; *elsewhere*: along all others."""
+moved is undone. *Earlier*: since a task was just learned, and the accuracy on that task, mean over all tasks but the
+last; *last*: since the last task began, and the accuracy on that. *Held*: along the directions that SAL holds in that
+layer at the end; *elsewhere*: along all others."""
 
 Weights = dict[str, Tensor]  # of each layer (out, in + 1), the bias as a last column
 
@@ -90,7 +91,7 @@ class Ends(Callback):
 
 
 def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
-    """Train with SAL, then undo parts: accuracy on each earlier task by what was undone."""
+    """Train with SAL, then undo parts: accuracy on each task by what was undone."""
     sal, ends = SALCallback(), Ends()
     run(stream, "plain", seed, steps, data=data, every=steps, callbacks=[sal, ends])
     rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, Subspace)]
@@ -98,7 +99,7 @@ def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
     *earlier, now = ends.W
     found: dict[str, list[float]] = {}
     with evaluating(ends.model):
-        for task, then in zip(ends.tasks, earlier, strict=False):
+        for task, then in zip(ends.tasks, [*earlier, earlier[-1]], strict=True):
             for name, W in variants(now, then, directions):
                 put(ends.model, W)
                 found.setdefault(name, []).append(accuracy(ends.model, task))
@@ -110,17 +111,25 @@ def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
 
 
 def cells(records: Sequence[Record]) -> list[list[str]]:
-    """A row for what is undone, a column a stream: mean over tasks, then over seeds."""
-    streams = {stream: [r for r in records if r["stream"] == stream] for stream in headings(records)[1:]}
-    return [
-        [part, *(str(estimate([fmean(r["accuracy"][part]) for r in group])) for group in streams.values())]
-        for part in records[0]["accuracy"]
-    ]
+    """A row for what is undone, two columns a stream: means over tasks, then over seeds."""
+    rows = []
+    for part in records[0]["accuracy"]:
+        row = [part]
+        for stream in streams(records):
+            found = [r["accuracy"][part] for r in records if r["stream"] == stream]
+            row += [str(estimate([fmean(f[:-1]) for f in found])), str(estimate([f[-1] for f in found]))]
+        rows.append(row)
+    return rows
 
 
 def headings(records: Sequence[Record]) -> list[str]:
     """What stands over ``cells``."""
-    return ["undone", *dict.fromkeys(r["stream"] for r in records)]
+    return ["undone", *(f"{stream}, {which}" for stream in streams(records) for which in ("earlier", "last"))]
+
+
+def streams(records: Sequence[Record]) -> list[str]:
+    """Those that were run."""
+    return list(dict.fromkeys(r["stream"] for r in records))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(f"{stream}, seed {seed}")
             save(dissect(stream, seed, args.steps, args.data), file)
     records = read_all(args.out)
-    console.print(show.table("accuracy on earlier tasks", headings(records), cells(records)))
+    console.print(show.table("accuracy on earlier tasks and the last", headings(records), cells(records)))
     if args.table:
         page = [f"{NOTE}\n", grid(headings(records), cells(records)), *map(source, records)]
         rewrite(args.table, "anatomy", "\n".join(page))

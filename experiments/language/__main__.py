@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help="(default: results/language, quick: out/language)")
     made.add_argument("--cache", type=Path, default=Path("out/language/cache"), help="of first stages")
     made.add_argument("--force", action="store_true", help="run again what has a result already")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's language block, draw beside it")
+    made.add_argument(
+        "--table", type=Path, metavar="FILE.md", help="fill this size's block of the page, draw beside it"
+    )
     made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
@@ -82,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(matched(records))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {out}")
     if args.table:
-        picture = args.table.with_name("language.png")
+        block = "language-small" if args.quick else "language"
+        picture = args.table.with_name(f"{block}.png")
         draw(records, picture)
-        rewrite(args.table, "language", markdown(records, picture.name))
+        rewrite(args.table, block, markdown(records, picture.name))
 
 
 if __name__ == "__main__":

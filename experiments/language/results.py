@@ -81,33 +81,34 @@ def source(records: Sequence[Record]) -> str:
     machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
     versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
     texts = ", ".join(sorted({f"{text} md5 {md5}" for r in records for text, md5 in r["data"].items()}))
-    command = f"python -m experiments.language --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
+    scale = Scale(*first["settings"]["scale"])
+    form = f"{'--quick ' if scale.width < FULL.width else ''}--steps {' '.join(map(str, scale.steps))}"
+    command = f"python -m experiments.language {form} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
     return (
         f"`{command}`; each record holds its own, such as `{first['command']}`.\n\n"
         f"Commit {commits}; {machines}; {versions}; {texts}.\n"
     )
 
 
-def size(records: Sequence[Record]) -> str:
-    """The network and the stages, and whether they are those of the full comparison."""
-
-    def said(scale: Scale) -> str:
-        stages = ", ".join(map(str, scale.steps))
-        return f"{scale.layers} layers of width {scale.width}, context {scale.context}, stages of {stages} steps"
-
-    scale = Scale(*records[0]["settings"]["scale"])
-    full = "" if scale.width == FULL.width else f" The full size ({said(FULL)}) was not run."
-    return f"A transformer on bytes: {said(scale)} with {scale.batch} rows each.{full}"
+def size(scale: Scale) -> str:
+    """Of the network and the stages."""
+    stages = ", ".join(map(str, scale.steps))
+    return (
+        f"A transformer on bytes: {scale.layers} layers of width {scale.width}, context {scale.context}, stages of "
+        f"{stages} steps with {scale.batch} rows each."
+    )
 
 
 def markdown(records: Sequence[Record], figure: str = "") -> str:
     """Both tables under a heading."""
     first, second = domains(records)
+    scale = Scale(*records[0]["settings"]["scale"])
+    kind = "language model" if scale.width == FULL.width else "small language model"
     said, note = MATCHED.format(first=first, second=second), NOTE.format(first=first, lr=LR)
     picture = f"![What is kept of {first} against what is learned of {second}]({figure})\n\n" if figure else ""
     return (
-        f"## A language model: {first}, then {second}, then {first} again\n\n"
+        f"## A {kind}: {first}, then {second}, then {first} again\n\n"
         "Written by `python -m experiments.language --table`, not by hand.\n\n"
-        f"{size(records)}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
+        f"{size(scale)}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
         f"### Every strength\n\n{note}\n{grid(headings(first, second), cells(records))}\n{source(records)}"
     )

@@ -33,10 +33,10 @@ def test_it_leaves_results_a_page_and_a_figure(text: Path, tmp_path: Path) -> No
     page = tmp_path / "docs" / "results.md"
     command_line.main(arguments(text, tmp_path, "--methods", "plain", "sal-remember", "--table", str(page)))
     written = page.read_text()
-    assert written.startswith("<!-- language -->")
+    assert written.startswith("<!-- language-small -->")
     assert "| sal-remember | 3 | 1 |" in written
     assert "verse, then Python, then verse again" in written
-    assert (tmp_path / "docs" / "language.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "docs" / "language-small.png").read_bytes().startswith(b"\x89PNG")
     records = read_all(tmp_path, QUICK._replace(steps=(8, 4, 2)), "verse")
     assert len(records) == 2 * 3
     assert all(r["settings"]["strength"] == r["settings"]["lr"] for r in records if r["settings"]["method"] == "plain")

@@ -59,8 +59,11 @@ class Run(NamedTuple):
 
         >>> Run("permuted", "sal", "mnist", 0, 500, 1e-4).file(Path("out")).name
         'permuted-mnist-sal-steps500-lr0.0001-seed0.json'
+        >>> Run("permuted", "sal:strength=8", "mnist", 0, 500, 1e-4).file(Path("out")).name
+        'permuted-mnist-sal-strength=8-steps500-lr0.0001-seed0.json'
         """
-        return folder / f"{self.stream}-{self.data}-{self.method}-steps{self.steps}-lr{self.lr:g}-seed{self.seed}.json"
+        method = self.method.replace(":", "-")  # not every system lets a file be called so
+        return folder / f"{self.stream}-{self.data}-{method}-steps{self.steps}-lr{self.lr:g}-seed{self.seed}.json"
 
 
 def save(result: Result, folder: Path) -> Path:

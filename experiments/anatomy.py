@@ -18,7 +18,7 @@ from experiments.continual.metrics import estimate
 from experiments.continual.model import MLP
 from experiments.continual.protocol import data_name, run
 from experiments.continual.streams import StreamName, Task
-from experiments.filing import Record, origin, read_all, save, source
+from experiments.filing import Record, origin, read, save, source
 from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
 from sal_lightning import SALCallback
@@ -51,7 +51,7 @@ def variants(now: Weights, then: Weights, directions: Weights) -> Iterator[tuple
     """What is undone, and the weights that it leaves."""
     yield "nothing", now
     for name, U in directions.items():
-        yield f"{name}", now | {name: then[name]}
+        yield name, now | {name: then[name]}
         yield f"{name}, held", now | {name: undone(now[name], then[name], U, held=True)}
         yield f"{name}, elsewhere", now | {name: undone(now[name], then[name], U, held=False)}
         yield f"all but {name}", then | {name: now[name]}
@@ -95,7 +95,7 @@ def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
     sal, ends = SALCallback(), Ends()
     run(stream, "plain", seed, steps, data=data, every=steps, callbacks=[sal, ends])
     rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, Subspace)]
-    directions = {rule.layer.name: rule.memory.U[0] for rule in rules if rule.memory is not None}
+    directions = {r.layer.name: torch.zeros(r.d, 0) if r.memory is None else r.memory.U[0] for r in rules}
     *earlier, now = ends.W
     found: dict[str, list[float]] = {}
     with evaluating(ends.model):
@@ -133,7 +133,7 @@ def streams(records: Sequence[Record]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that is there."""
+    """Run what has no result yet, then show all that was asked for."""
     made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
     made.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS))
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -143,12 +143,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = made.parse_args(argv)
     torch.set_num_threads(args.threads)
     console = Console()
-    for stream, seed in ((stream, seed) for seed in args.seeds for stream in args.streams):
-        file = args.out / f"{stream}-{data_name(args.data)}-steps{args.steps}-seed{seed}.json"
-        if args.force or not file.is_file():
-            console.print(f"{stream}, seed {seed}")
-            save(dissect(stream, seed, args.steps, args.data), file)
-    records = read_all(args.out)
+    records = []
+    for stream in args.streams:
+        for seed in args.seeds:
+            file = args.out / f"{stream}-{data_name(args.data)}-steps{args.steps}-seed{seed}.json"
+            if args.force or not file.is_file():
+                console.print(f"{stream}, seed {seed}")
+                save(dissect(stream, seed, args.steps, args.data), file)
+            records.append(read(file))
     console.print(show.table("accuracy on earlier tasks and the last", headings(records), cells(records)))
     if args.table:
         page = [f"{NOTE}\n", grid(headings(records), cells(records)), *map(source, records)]

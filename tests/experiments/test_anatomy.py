@@ -8,6 +8,7 @@ import torch
 from experiments import anatomy
 from experiments.anatomy import undone, variants
 from experiments.continual.protocol import run
+from experiments.continual.streams import StreamName
 
 STEPS = 64
 
@@ -37,12 +38,19 @@ def test_each_layer_is_undone_by_itself_and_moves_by_itself() -> None:
 
 
 @pytest.mark.parametrize("stream", anatomy.STREAMS)
-def test_with_nothing_undone_it_is_the_end_with_all_undone_as_it_was_before(stream) -> None:  # type: ignore[no-untyped-def]
+def test_with_nothing_undone_it_is_the_end_with_all_undone_as_it_was_before(stream: StreamName) -> None:
     record = anatomy.dissect(stream, 0, STEPS, "digits")
     R = run(stream, "sal", 0, STEPS, data="digits", every=STEPS).R
     assert record["accuracy"]["nothing"] == pytest.approx(R[-1])
     assert record["accuracy"]["all"] == pytest.approx([*(R[t][t] for t in range(len(R) - 1)), R[-2][-1]])
     assert {part.partition(",")[0] for part in record["accuracy"]} >= {"body.0", "body.2", "head"}
+
+
+def test_before_anything_is_held_all_that_moved_moved_elsewhere() -> None:
+    found = anatomy.dissect("split-class", 0, 4, "digits")["accuracy"]
+    for layer in ("body.0", "body.2", "head"):
+        assert found[f"{layer}, held"] == found["nothing"]
+        assert found[f"{layer}, elsewhere"] == found[layer]
 
 
 def test_the_command_resumes_and_fills_the_block_of_a_page(tmp_path: Path) -> None:
@@ -51,5 +59,7 @@ def test_the_command_resumes_and_fills_the_block_of_a_page(tmp_path: Path) -> No
     anatomy.main(asked)
     first = page.read_text()
     assert "| head, held | 0." in first
+    anatomy.main([*asked, "--steps", "4"])  # other runs in the folder do not enter
+    assert page.read_text() != first
     anatomy.main(asked)
     assert page.read_text() == first

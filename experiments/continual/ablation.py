@@ -1,9 +1,9 @@
 """What each part of SAL is worth: variants of it side by side, a row each, over several streams."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.continual.methods import METHODS, parse
-from experiments.continual.results import rows
+from experiments.continual.results import rows, source
 from experiments.continual.streams import STREAMS
 from experiments.filing import Record
 from experiments.pages import grid
@@ -11,45 +11,32 @@ from experiments.pages import grid
 ABOUT = """\
 ## What each part of SAL is worth
 
-Written by `python -m experiments.continual --ablation`, not by hand. *Average*: accuracy over all tasks after the last.
-*Learned*: on each task when it was just learned. A variant is named as `--methods` takes it: by an option of
-`SALCallback`, or by a constant and the module that it stands in."""
+Written by `python -m experiments.continual --out results/ablation --ablation`, not by hand. *Average*: accuracy over
+all tasks after the last. *Learned*: on each task when it was just learned. A variant is named as `--methods` takes it:
+by an option of `SALCallback`, or by a constant and the module that it stands in."""
 SHOWN = {"average": "average", "just_learned": "learned"}
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """All records as tables, one for each kind of pictures and number of steps."""
-    groups: dict[tuple[str, int], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["data"], record["steps"]), []).append(record)
+    """All records as tables, one for each kind of pictures, number of steps and rate, with each stream's command."""
+    groups: dict[tuple[str, int, float], dict[str, list[Record]]] = {}
+    for r in sorted(records, key=lambda r: list(STREAMS).index(r["scenario"])):
+        groups.setdefault((r["data"], r["steps"], r["lr"]), {}).setdefault(r["scenario"], []).append(r)
     parts = [
-        f"### {data}, {steps} steps a task\n\n{grid(*table(group))}\n{source(group)}"
-        for (data, steps), group in groups.items()
+        f"### {data}, {steps} steps a task, learning rate {lr:g}\n\n{grid(*table(streams))}\n"
+        + "\n".join(map(source, streams.values()))
+        for (data, steps, lr), streams in groups.items()
     ]
     return "\n".join([f"{ABOUT}\n", *parts])
 
 
-def table(records: Iterable[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def table(streams: Mapping[str, Sequence[Record]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows: the two measures on each stream, mean ± standard error over seeds; blank where not run."""
-    streams: dict[str, list[Record]] = {}
-    for record in records:
-        streams.setdefault(record["scenario"], []).append(record)
-    names, order = [name for name in STREAMS if name in streams], list(METHODS)
-    made = {(name, row.method): row.estimates for name in names for row in rows(streams[name])}
+    made = {(stream, row.method): row.estimates for stream, records in streams.items() for row in rows(records)}
+    order = list(METHODS)
     methods = sorted({method for _, method in made}, key=lambda method: (order.index(parse(method)[0]), method))
     cells = [
-        (method, *(str(made[name, method][c]) if (name, method) in made else "" for name in names for c in SHOWN))
+        (method, *(str(made[s, method][c]) if (s, method) in made else "" for s in streams for c in SHOWN))
         for method in methods
     ]
-    return ("method", *(f"{name}, {heading}" for name in names for heading in SHOWN.values())), cells
-
-
-def source(records: list[Record]) -> str:
-    """How to get a table's records again: a command a stream."""
-    keys = ("data", "steps", "seed", "method", "scenario", "commit")
-    data, steps, seeds, methods, streams, commits = (list(dict.fromkeys(str(r[key]) for r in records)) for key in keys)
-    command = (
-        f"python -m experiments.continual --data {data[0]} --steps {steps[0]} --seeds {' '.join(seeds)} "
-        f"--methods {' '.join(methods)} --stream"
-    )
-    return f"`{command}` with {' '.join(streams)} in turn. Commit {', '.join(c[:8] for c in commits)}.\n"
+    return ("method", *(f"{stream}, {heading}" for stream in streams for heading in SHOWN.values())), cells

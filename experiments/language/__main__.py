@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(matched(records))
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {out}")
     if args.table:
-        block = "language-small" if args.quick else "language"
+        block = "language-small" if sizes(args).small else "language"
         picture = args.table.with_name(f"{block}.png")
         draw(records, picture)
         rewrite(args.table, block, markdown(records, picture.name))

@@ -6,7 +6,7 @@ from statistics import fmean
 from experiments.continual.metrics import estimate
 from experiments.filing import Record
 from experiments.language.curves import BASELINE, Reading, curves, grid_of, name, point, reading, tested
-from experiments.language.settings import FULL, LR, Scale
+from experiments.language.settings import LR, Scale
 from experiments.pages import grid
 
 NOTE = """\
@@ -81,8 +81,7 @@ def source(records: Sequence[Record]) -> str:
     machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
     versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
     texts = ", ".join(sorted({f"{text} md5 {md5}" for r in records for text, md5 in r["data"].items()}))
-    scale = Scale(*first["settings"]["scale"])
-    form = f"{'--quick ' if scale.width < FULL.width else ''}--steps {' '.join(map(str, scale.steps))}"
+    form = scale(records).form
     command = f"python -m experiments.language {form} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
     return (
         f"`{command}`; each record holds its own, such as `{first['command']}`.\n\n"
@@ -90,25 +89,29 @@ def source(records: Sequence[Record]) -> str:
     )
 
 
-def size(scale: Scale) -> str:
-    """Of the network and the stages."""
-    stages = ", ".join(map(str, scale.steps))
+def scale(records: Sequence[Record]) -> Scale:
+    """Of the network and the stages; one page holds one."""
+    return Scale(*records[0]["settings"]["scale"])
+
+
+def size(of: Scale) -> str:
+    """In words."""
+    stages = ", ".join(map(str, of.steps))
     return (
-        f"A transformer on bytes: {scale.layers} layers of width {scale.width}, context {scale.context}, stages of "
-        f"{stages} steps with {scale.batch} rows each."
+        f"A transformer on bytes: {of.layers} layers of width {of.width}, context {of.context}, stages of {stages} "
+        f"steps with {of.batch} rows each."
     )
 
 
 def markdown(records: Sequence[Record], figure: str = "") -> str:
     """Both tables under a heading."""
     first, second = domains(records)
-    scale = Scale(*records[0]["settings"]["scale"])
-    kind = "language model" if scale.width == FULL.width else "small language model"
+    kind = "small language model" if scale(records).small else "language model"
     said, note = MATCHED.format(first=first, second=second), NOTE.format(first=first, lr=LR)
     picture = f"![What is kept of {first} against what is learned of {second}]({figure})\n\n" if figure else ""
     return (
         f"## A {kind}: {first}, then {second}, then {first} again\n\n"
         "Written by `python -m experiments.language --table`, not by hand.\n\n"
-        f"{size(scale)}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
+        f"{size(scale(records))}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
         f"### Every strength\n\n{note}\n{grid(headings(first, second), cells(records))}\n{source(records)}"
     )

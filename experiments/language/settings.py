@@ -17,6 +17,20 @@ class Scale(NamedTuple):
     batch: int
     steps: tuple[int, ...]
 
+    @property
+    def form(self) -> str:
+        """What asks for the network on the command line, and for the stages.
+
+        >>> QUICK.form, FULL.form
+        ('--quick --steps 400 150 50', '--steps 1500 400 200')
+        """
+        return f"{'--quick ' * self.small}--steps {' '.join(map(str, self.steps))}"
+
+    @property
+    def small(self) -> bool:
+        """Whether the network is that of the quick form."""
+        return self.width == QUICK.width
+
 
 FULL = Scale(layers=4, width=128, heads=4, context=128, batch=32, steps=(1500, 400, 200))
 QUICK = Scale(layers=2, width=32, heads=2, context=64, batch=16, steps=(400, 150, 50))
@@ -49,10 +63,8 @@ class Settings:
         """The line that repeats this run.
 
         >>> Settings("l2", 0.01, seed=0).command
-        'python -m experiments.language --methods l2 --strengths 0.01 --lr 0.001 --steps 1500 400 200 --seeds 0'
+        'python -m experiments.language --steps 1500 400 200 --methods l2 --strengths 0.01 --lr 0.001 --seeds 0'
         """
-        form = " --quick" if self.scale.width == QUICK.width else ""
-        form += "" if self.text == FIRST else f" --data {self.text}.txt"
+        text = "" if self.text == FIRST else f" --data {self.text}.txt"
         run = f"--methods {self.method} --strengths {self.strength:g} --lr {self.lr:g}"
-        steps = " ".join(map(str, self.scale.steps))
-        return f"python -m experiments.language{form} {run} --steps {steps} --seeds {self.seed}"
+        return f"python -m experiments.language {self.scale.form}{text} {run} --seeds {self.seed}"

@@ -1,0 +1,10 @@
+"""A run to look at."""
+
+import pytest
+
+from experiments.continual.protocol import Result, run
+
+
+@pytest.fixture(scope="session")
+def plain() -> Result:
+    return run("split-domain", "plain", seed=0, steps=60, data="digits", every=20)

@@ -1,0 +1,104 @@
+"""Records on disk, and the tables made from them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.continual import methods
+from experiments.continual.protocol import Result
+from experiments.continual.reported import REPORTED
+from experiments.continual.results import headings, markdown, overview, read_all, rows, save
+
+
+def test_a_record_says_where_it_comes_from(plain: Result) -> None:
+    assert plain.command == (
+        "python -m experiments.continual --stream split-domain --methods plain --seeds 0 --steps 60 --data digits"
+    )
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", plain.commit)
+    assert plain.versions["torch"] == torch.__version__
+    assert plain.hardware["cores"]
+
+
+def test_a_saved_record_reads_back(plain: Result, tmp_path: Path) -> None:
+    save(plain, tmp_path)
+    (record,) = read_all(tmp_path)
+    assert record == json.loads(json.dumps(plain.record()))
+
+
+def test_records_come_in_the_order_of_streams_methods_and_seeds(plain: Result, tmp_path: Path) -> None:
+    for stream, method, seed in [("permuted", "plain", 0), ("split-task", "sal", 1), ("split-task", "plain", 2)]:
+        record = plain.record() | {"scenario": stream, "method": method, "seed": seed}
+        (tmp_path / f"{stream}-{method}.json").write_text(json.dumps(record))
+    assert [(r["scenario"], r["method"]) for r in read_all(tmp_path)] == [
+        ("split-task", "plain"),
+        ("split-task", "sal"),
+        ("permuted", "plain"),
+    ]
+
+
+def test_rows_hold_mean_and_standard_error(plain: Result) -> None:
+    record = plain.record()
+    records = [
+        record | {"measures": record["measures"] | {"average": value}, "drift": None} for value in (0.8, 0.9, 1.0)
+    ]
+    (row,) = rows(records)
+    assert row.estimates["average"].mean == pytest.approx(0.9)
+    assert row.estimates["average"].error == pytest.approx(0.1 / 3**0.5)
+    assert row.cells()[headings().index("drift")] == ""
+    assert row.cells()[headings().index("average")] == "0.900 ± 0.058"
+
+
+def test_markdown_has_a_table_a_setting(plain: Result) -> None:
+    record = plain.record()
+    text = markdown([record, record | {"method": "other"}, record | {"steps": 7}])
+    assert text.count("| plain |") == 2
+    assert text.count("## split-domain, digits,") == 2
+
+
+def test_markdown_names_the_methods_and_streams_that_were_not_run(plain: Result) -> None:
+    record = plain.record() | {"data": "mnist"}
+    text = markdown([record, record | {"method": "sal"}])
+    lines = [line for line in text.splitlines() if "| not run |" in line]
+    assert {line.split("|")[1].strip() for line in lines} == set(methods.METHODS) - {"plain", "sal"}
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {len(headings()) + 2}
+    assert f"| lwf | not run |  | {REPORTED['split-domain']['lwf']:.3f} |" in text
+    assert "## permuted, mnist\n\nNot run.\n" in text
+    assert "## split-domain, mnist\n" not in text
+    assert "ot run" not in markdown([plain.record()])
+
+
+def test_what_others_report_stands_beside_what_was_run_where_not_all_methods_are_compared(plain: Result) -> None:
+    ordered = plain.record() | {"data": "mnist", "scenario": "split-domain-ordered"}
+    lines = [line.split(" | ") for line in markdown([ordered]).splitlines() if line.startswith("| ")]
+    assert lines[0][3] == "reported"
+    assert lines[2][3] == f"{REPORTED['split-domain-ordered']['plain']:.3f}"
+    assert len(lines) == 3
+    assert "reported" not in markdown([ordered | {"data": "digits"}]).split("## ")[1]
+
+
+def test_markdown_says_how_to_get_the_numbers_again(plain: Result) -> None:
+    record = plain.record()
+    text = markdown([record, record | {"seed": 5}])
+    assert f"--stream split-domain --data digits --steps {record['steps']}" in text
+    assert f"--methods plain --seeds {record['seed']} 5`" in text
+    assert record["versions"]["torch"] in text
+
+
+def test_the_overview_holds_mnist_and_the_methods_asked_for(plain: Result) -> None:
+    record = plain.record() | {"data": "mnist"}
+    events = [record["steps"] * t + 3 for t in range(1, 5)] + [7]
+    table = overview(
+        [
+            record,
+            record | {"method": "sal", "events": events},
+            record | {"scenario": "split-domain-ordered"},
+            plain.record() | {"scenario": "permuted"},
+        ]
+    )
+    assert "| split-domain | plain |" in table
+    assert "4 of 4, 1 false" in table
+    assert "ordered" not in table
+    assert "permuted" not in table

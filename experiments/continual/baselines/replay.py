@@ -68,5 +68,5 @@ class AGEM(Replay):
         G = self.G
         along = sum(((g * r).sum() for g, r in zip(G, R, strict=True)), torch.zeros(()))
         size = sum((r.square().sum() for r in R), torch.zeros(()))
-        if along < 0:
+        if along < 0 < size:  # the square is none once all that was kept is learned for good
             torch._foreach_sub_(G, torch._foreach_mul(list(R), float(along / size)))

@@ -10,7 +10,7 @@ from experiments import filing
 from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
-from experiments.continual.reported import REPORTED
+from experiments.continual.reported import CLOSE, DIFFERENT, REPORTED
 from experiments.continual.streams import FUZZY, STREAMS
 from experiments.filing import Record
 from experiments.pages import grid
@@ -141,7 +141,9 @@ def markdown(records: Iterable[Record]) -> str:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
-    parts = [f"## {name}\n\n{grid(*table(group))}\n{source(group)}" for name, group in groups.items()]
+    parts = [
+        f"## {name}\n\n{grid(*table(group))}\n{differences(group)}{source(group)}" for name, group in groups.items()
+    ]
     seen = {group[0]["scenario"] for group in groups.values() if compared(group)}
     parts += [f"## {stream}, mnist\n\nNot run.\n" for stream in COMPARED if seen and stream not in seen]
     return f"{ABOUT}\n\n" + "\n".join(parts)
@@ -158,6 +160,31 @@ def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...
         return headings(), made
     shown = [(*line[:3], f"{reported[line[0]]:.3f}" if line[0] in reported else "", *line[3:]) for line in made]
     return (*headings()[:3], "reported", *headings()[3:]), shown
+
+
+def differences(group: Sequence[Record]) -> str:
+    """Which rows lie further than CLOSE from what others report, in points, and why."""
+    stream = group[0]["scenario"]
+    reported = REPORTED.get(stream, {}) if group[0]["data"] == "mnist" else {}
+    far = []
+    for r in rows(group):
+        mean, error = r.estimates["average"]
+        difference = mean - reported.get(r.method, mean)
+        if abs(difference) > CLOSE:
+            why = DIFFERENT.get((stream, r.method)) or by_chance(difference, error)
+            far.append(f"- `{r.method}` {100 * difference:+.1f}: {why}.\n")
+    return f"Further than {100 * CLOSE:g} points from what is reported:\n\n{''.join(far)}\n" if far else ""
+
+
+def by_chance(difference: float, error: float) -> str:
+    """Whether the seeds alone account for a difference.
+
+    >>> by_chance(0.03, math.nan), by_chance(0.03, 0.02), by_chance(0.03, 0.01)
+    ('one seed', 'less than two standard errors over seeds', 'no reason known')
+    """
+    if math.isnan(error):
+        return "one seed"
+    return "less than two standard errors over seeds" if abs(difference) < 2 * error else "no reason known"
 
 
 def compared(group: Sequence[Record]) -> bool:

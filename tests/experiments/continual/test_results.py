@@ -102,3 +102,20 @@ def test_the_overview_holds_mnist_and_the_methods_asked_for(plain: Result) -> No
     assert "4 of 4, 1 false" in table
     assert "ordered" not in table
     assert "permuted" not in table
+
+
+def test_a_row_far_from_what_others_report_says_why(plain: Result) -> None:
+    ordered = plain.record() | {"data": "mnist", "scenario": "split-domain-ordered"}
+
+    def lines(method: str, *averages: float) -> list[str]:
+        records = [ordered | {"method": method, "measures": ordered["measures"] | {"average": a}} for a in averages]
+        return [line for line in markdown(records).splitlines() if line.startswith("- ")]
+
+    reported = REPORTED["split-domain-ordered"]
+    assert lines("plain", reported["plain"] + 0.014) == []
+    assert lines("plain", reported["plain"] - 0.02) == ["- `plain` -2.0: one seed."]
+    near, far = reported["plain"] + 0.01, reported["plain"] + 0.05
+    assert lines("plain", near, far) == ["- `plain` +3.0: less than two standard errors over seeds."]
+    assert lines("plain", far, far) == ["- `plain` +5.0: no reason known."]
+    assert lines("mas", reported["mas"] + 0.05)[0].startswith("- `mas` +5.0: theirs is the size of a batch's mean")
+    assert lines("si", 0.5) == []

@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments import console as show
 from experiments.continual import ablation
 from experiments.continual.methods import METHODS, known
+from experiments.continual.overview import overview
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import (
     SHORT,
@@ -17,7 +18,6 @@ from experiments.continual.results import (
     cells,
     headings,
     markdown,
-    overview,
     read_all,
     save,
     title,

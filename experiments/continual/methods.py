@@ -61,6 +61,7 @@ class Method(NamedTuple):
     callback: Callable[..., Callback | None] = lambda stream: None
     model: Mapping[str, Any] = {}
     joint: bool = False
+    told: str = "nothing"  # what it has beside the batches
 
 
 METHODS: dict[str, Method] = {
@@ -69,15 +70,15 @@ METHODS: dict[str, Method] = {
     "sal-element": Method(partial(sal, protection="element")),
     "sal-tensor": Method(partial(sal, protection="tensor")),
     "stable-sgd": Method(model={"optimizer": "sgd", "dropout": 0.5}),
-    "l2": Method(partial(pull, L2, L2_STRENGTH)),
-    "ewc": Method(partial(pull, EWC, EWC_STRENGTH)),
-    "online-ewc": Method(partial(pull, OnlineEWC, ONLINE_EWC_STRENGTH)),
-    "si": Method(partial(pull, SI, SI_STRENGTH)),
-    "mas": Method(partial(pull, MAS, MAS_STRENGTH)),
-    "lwf": Method(lambda stream: LwF()),
-    "agem": Method(partial(replay, AGEM)),
-    "replay": Method(partial(replay, Replay)),
-    "joint": Method(joint=True),
+    "l2": Method(partial(pull, L2, L2_STRENGTH), told="task ends"),
+    "ewc": Method(partial(pull, EWC, EWC_STRENGTH), told="task ends"),
+    "online-ewc": Method(partial(pull, OnlineEWC, ONLINE_EWC_STRENGTH), told="task ends"),
+    "si": Method(partial(pull, SI, SI_STRENGTH), told="task ends"),
+    "mas": Method(partial(pull, MAS, MAS_STRENGTH), told="task ends"),
+    "lwf": Method(lambda stream: LwF(), told="task ends"),
+    "agem": Method(partial(replay, AGEM), told="task ends; samples"),
+    "replay": Method(partial(replay, Replay), told="task ends; samples"),
+    "joint": Method(joint=True, told="all data at once"),
 }
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from experiments.continual.methods import METHODS, parse
 from experiments.continual.metrics import Estimate, estimate
 from experiments.continual.protocol import Result
 from experiments.continual.reported import CLOSE, DIFFERENT, REPORTED
-from experiments.continual.streams import FUZZY, STREAMS
+from experiments.continual.streams import STREAMS
 from experiments.filing import Record
 from experiments.pages import grid
 
@@ -192,38 +191,6 @@ def compared(group: Sequence[Record]) -> bool:
     return group[0]["data"] == "mnist" and group[0]["scenario"] in COMPARED
 
 
-OVERVIEW = ("stream", "method", "average", "worst task", "when just learned", "feature drift", "changes found")
-
-
-class Found(NamedTuple):
-    """How the consolidations of a run compare with the changes of task it went through."""
-
-    found: int
-    changes: int
-    false: int
-
-
-def found(records: Iterable[Record], within: int = 20) -> Found:
-    """Changes with a consolidation at most ``within`` steps later, all changes, and consolidations that belong to none.
-
-    Where tasks shade into each other a change lasts from the first batch that is mixed to the last one.
-
-    >>> record = {"scenario": "split-domain", "R": [[1.0]] * 3, "steps": 100, "events": [103, 150, 202]}
-    >>> found([record]), found([record | {"scenario": "split-domain-fuzzy"}])
-    (Found(found=2, changes=2, false=1), Found(found=2, changes=2, false=1))
-    >>> found([record | {"scenario": "split-domain-fuzzy", "events": [80, 103, 180]}])
-    Found(found=2, changes=2, false=0)
-    """
-    hits = changes = strays = 0
-    for r in records:
-        mixed = FUZZY * r["steps"] if r["scenario"].endswith("-fuzzy") else 0
-        ends = [r["steps"] * task for task in range(1, len(r["R"]))]
-        near = [[event for event in r["events"] if 0 < event - end + mixed <= 2 * mixed + within] for end in ends]
-        hits += sum(map(bool, near))
-        changes, strays = changes + len(ends), strays + len(set(r["events"]) - set(chain(*near)))
-    return Found(hits, changes, strays)
-
-
 def source(records: Sequence[Record]) -> str:
     """How to get a table's records again, and what they were made with."""
     first = records[0]
@@ -237,18 +204,3 @@ def source(records: Sequence[Record]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     made = f"Commit {commits}; {machines}, one thread, other work beside: seconds are rough; {versions}."
     return f"`{command}`\n\n{made}\n"
-
-
-def overview(records: Iterable[Record], methods: Sequence[str] = ("plain", "sal")) -> str:
-    """One table of these methods over the streams in which all are compared, mean ± standard error."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record["method"] in methods and compared([record]):
-            groups.setdefault(record["scenario"], []).append(record)
-    lines = []
-    for stream, group in groups.items():
-        for r in rows(group):
-            seen = found(record for record in group if record["method"] == r.method)
-            changes = "" if r.method == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
-            lines.append((stream, r.method, *(str(r.estimates[c]) for c in SHORT), changes))
-    return grid(OVERVIEW, lines)

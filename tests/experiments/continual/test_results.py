@@ -10,7 +10,7 @@ import torch
 from experiments.continual import methods
 from experiments.continual.protocol import Result
 from experiments.continual.reported import REPORTED
-from experiments.continual.results import headings, markdown, overview, read_all, rows, save
+from experiments.continual.results import headings, markdown, read_all, rows, save
 
 
 def test_a_record_says_where_it_comes_from(plain: Result) -> None:
@@ -85,23 +85,6 @@ def test_markdown_says_how_to_get_the_numbers_again(plain: Result) -> None:
     assert f"--stream split-domain --data digits --steps {record['steps']}" in text
     assert f"--methods plain --seeds {record['seed']} 5`" in text
     assert record["versions"]["torch"] in text
-
-
-def test_the_overview_holds_mnist_and_the_methods_asked_for(plain: Result) -> None:
-    record = plain.record() | {"data": "mnist"}
-    events = [record["steps"] * t + 3 for t in range(1, 5)] + [7]
-    table = overview(
-        [
-            record,
-            record | {"method": "sal", "events": events},
-            record | {"scenario": "split-domain-ordered"},
-            plain.record() | {"scenario": "permuted"},
-        ]
-    )
-    assert "| split-domain | plain |" in table
-    assert "4 of 4, 1 false" in table
-    assert "ordered" not in table
-    assert "permuted" not in table
 
 
 def test_a_row_far_from_what_others_report_says_why(plain: Result) -> None:

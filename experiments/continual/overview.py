@@ -1,0 +1,65 @@
+"""The front page's tables: every method on every stream, and a closer look at SAL."""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple
+
+from experiments.continual.methods import METHODS
+from experiments.continual.results import COMPARED, compared, rows
+from experiments.continual.streams import FUZZY
+from experiments.filing import Record
+from experiments.pages import grid
+
+CLOSER = {"worst": "worst task", "just_learned": "when just learned", "drift": "feature drift"}
+
+
+class Found(NamedTuple):
+    """How the consolidations of a run compare with the changes of task it went through."""
+
+    found: int
+    changes: int
+    false: int
+
+
+def found(records: Iterable[Record], within: int = 20) -> Found:
+    """Changes with a consolidation at most ``within`` steps later, all changes, and consolidations that belong to none.
+
+    Where tasks shade into each other a change lasts from the first batch that is mixed to the last one.
+
+    >>> record = {"scenario": "split-domain", "R": [[1.0]] * 3, "steps": 100, "events": [103, 150, 202]}
+    >>> found([record]), found([record | {"scenario": "split-domain-fuzzy"}])
+    (Found(found=2, changes=2, false=1), Found(found=2, changes=2, false=1))
+    >>> found([record | {"scenario": "split-domain-fuzzy", "events": [80, 103, 180]}])
+    Found(found=2, changes=2, false=0)
+    """
+    hits = changes = strays = 0
+    for r in records:
+        mixed = FUZZY * r["steps"] if r["scenario"].endswith("-fuzzy") else 0
+        ends = [r["steps"] * task for task in range(1, len(r["R"]))]
+        near = [[event for event in r["events"] if 0 < event - end + mixed <= 2 * mixed + within] for end in ends]
+        hits += sum(map(bool, near))
+        changes, strays = changes + len(ends), strays + len(set(r["events"]) - set(chain(*near)))
+    return Found(hits, changes, strays)
+
+
+def overview(records: Iterable[Record]) -> str:
+    """The average of each method on the streams in which all are compared, then SAL beside plain training."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        if compared([r]):
+            groups.setdefault((r["scenario"], r["method"]), []).append(r)
+    streams = [s for s in COMPARED if any(s == stream for stream, _ in groups)]
+    ran = [m for m in METHODS if any(m == method for _, method in groups)]
+    made = {key: rows(group)[0].estimates for key, group in groups.items()}
+    averages = [
+        (m, METHODS[m].told, *(str(made[s, m]["average"]) if (s, m) in made else "" for s in streams)) for m in ran
+    ]
+    closer = []
+    for s in streams:
+        for m in ("plain", "sal"):
+            if (s, m) in made:
+                seen = found(groups[s, m])
+                changes = "" if m == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
+                closer.append((s, m, *(str(made[s, m][c]) for c in CLOSER), changes))
+    heads = ("stream", "method", *CLOSER.values(), "changes found")
+    return f"{grid(('method', 'is told, or keeps', *streams), averages)}\n{grid(heads, closer)}"

@@ -1,0 +1,35 @@
+"""The tables of the front page."""
+
+from experiments.continual.overview import overview
+from experiments.continual.protocol import Result
+
+
+def test_the_overview_holds_the_compared_streams_of_mnist(plain: Result) -> None:
+    record = plain.record() | {"data": "mnist"}
+    task = record | {"scenario": "split-task"}
+    events = [record["steps"] * t + 3 for t in range(1, 5)] + [7]
+    averages, closer = overview(
+        [
+            record,
+            record | {"measures": record["measures"] | {"average": 1.0}},
+            record | {"method": "sal", "events": events},
+            record | {"method": "sal:recall=0"},
+            task | {"method": "ewc", "measures": record["measures"] | {"average": 0.75}},
+            record | {"scenario": "split-domain-ordered"},
+            plain.record() | {"scenario": "permuted"},
+        ]
+    ).split("\n\n")
+    half = (record["measures"]["average"] + 1) / 2
+    first = [[cell.strip() for cell in line.strip("|").split("|")] for line in averages.splitlines()]
+    assert first[0] == ["method", "is told, or keeps", "split-task", "split-domain"]
+    assert [row[:3] for row in first[2:]] == [
+        ["plain", "nothing", ""],
+        ["sal", "nothing", ""],
+        ["ewc", "task ends", "0.750"],
+    ]
+    assert first[2][3] == f"{half:.3f} ± {1 - half:.3f}"
+    assert [line.split(" | ")[:2] for line in closer.splitlines()[2:]] == [
+        ["| split-domain", "plain"],
+        ["| split-domain", "sal"],
+    ]
+    assert "4 of 4, 1 false" in closer

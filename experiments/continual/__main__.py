@@ -9,7 +9,7 @@ from rich.console import Console
 
 from experiments import console as show
 from experiments.continual import ablation
-from experiments.continual.methods import METHODS, known
+from experiments.continual.methods import METHODS, known, varied
 from experiments.continual.overview import overview
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import (
@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     runs = list(wanted(args))
     todo = [r for r in runs if args.force or not r.file(args.out).is_file()]
+    for r in todo:
+        with varied(r.method, args.stream):
+            pass  # what cannot be made is refused before anything is run
     with show.bar(console) as progress:
         bar = progress.add_task(args.stream, total=len(todo) * count(args.stream) * args.steps)
         for r in todo:

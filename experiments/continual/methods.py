@@ -110,11 +110,19 @@ def parse(method: str) -> tuple[str, dict[str, Any]]:
 
 @contextmanager
 def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
-    """A new callback for this method, none for ``plain``; until the end the constants it names are as it says."""
+    """A new callback for this method, none for ``plain``; until the end the constants it names are as it says.
+
+    Raises:
+        ValueError: what the method is varied by is not there, or may not have this value.
+    """
     name, values = parse(known(method))
     constants = {key: values.pop(key) for key in list(values) if "." in key}
     with ExitStack() as changed:
-        for key, value in constants.items():
-            module, constant = key.rsplit(".", 1)
-            changed.enter_context(patch.object(import_module(f"sal_lightning.{module}"), constant, value))
-        yield METHODS[name].callback(stream, **values)
+        try:
+            for key, value in constants.items():
+                module, constant = key.rsplit(".", 1)
+                changed.enter_context(patch.object(import_module(f"sal_lightning.{module}"), constant, value))
+            callback = METHODS[name].callback(stream, **values)
+        except (TypeError, AttributeError, ModuleNotFoundError) as error:
+            raise ValueError(f"Expected method to vary options or constants that are there, got {method!r}.") from error
+        yield callback

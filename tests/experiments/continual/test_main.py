@@ -37,3 +37,9 @@ def test_force_runs_again(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"method": "plain"', '"method": "old"'))
     command_line.main(arguments(tmp_path, "--force"))
     assert json.loads(file.read_text())["method"] == "plain"
+
+
+def test_nothing_is_run_where_one_method_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got 'sal:strenth=2'"):
+        command_line.main(arguments(tmp_path, "--methods", "plain", "sal:strenth=2"))
+    assert read_all(tmp_path) == []

@@ -27,3 +27,14 @@ def test_a_variant_that_cannot_be_read_is_refused(method: str) -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected method to be one of .*got 'magic'"):
         run("split-domain", "magic", seed=0, steps=1, data="digits")
+
+
+@pytest.mark.parametrize(
+    "method", ["sal:strenth=2", "sal:rules.subspace.MSK=2", "sal:rules.subspac.MASK=2", "plain:strength=2"]
+)
+def test_a_variant_of_what_is_not_there_is_refused(method: str) -> None:
+    with (
+        pytest.raises(ValueError, match=f"options or constants that are there, got {re.escape(repr(method))}"),
+        methods.varied(method, "split-task"),
+    ):
+        pass

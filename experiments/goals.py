@@ -48,7 +48,7 @@ class Goal(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """As text, under HEADINGS."""
         published = "" if self.published is None else f"{self.published:.3f}"
-        verdict = f"missed by {self.missed:.3f}" if self.missed > 0 else "met"
+        verdict = f"missed by {self.missed:.4f}" if self.missed > 0 else "met"
         sign = "≤" if self.most else "≥"
         return self.what, published, f"{sign} {self.goal:.3f}", str(self.reached), str(self.seeds), verdict
 

@@ -24,7 +24,7 @@ def wrote(method: str, strength: float, reached: float, forgotten: float) -> Rec
 
 def test_a_goal_says_by_how_much_it_is_missed() -> None:
     (goal,) = goals.accuracies([ran("split-class", "sal", 0.85), ran("split-class", "sal", 0.87)])
-    assert goal.cells() == ("split-class, average", "0.219", "≥ 0.880", "0.860 ± 0.010", "2", "missed by 0.020")
+    assert goal.cells() == ("split-class, average", "0.219", "≥ 0.880", "0.860 ± 0.010", "2", "missed by 0.0200")
     (goal,) = goals.accuracies([ran("split-class", "sal", 0.88)])
     assert goal.cells()[-1] == "met"
 
@@ -67,7 +67,7 @@ def test_forgetting_is_read_at_the_same_loss() -> None:
     assert multiple.reached.mean == pytest.approx(0.5)
     assert multiple.cells()[-1] == "met"
     assert against.what == "language, forgotten at 1.6, against ewc"
-    assert against.cells()[-1] == "missed by 0.100"
+    assert against.cells()[-1] == "missed by 0.1000"
     assert not list(goals.losses(records[2:]))
 
 
@@ -76,4 +76,4 @@ def test_the_block_is_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     folders = ["--continual", str(tmp_path / "continual"), "--language", str(tmp_path / "language")]
     goals.main([*folders, "--table", str(page)])
-    assert "| split-task, average | 0.996 | ≥ 0.994 | 0.990 | 1 | missed by 0.004 |" in page.read_text()
+    assert "| split-task, average | 0.996 | ≥ 0.994 | 0.990 | 1 | missed by 0.0040 |" in page.read_text()

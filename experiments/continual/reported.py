@@ -25,10 +25,10 @@ DIFFERENT: dict[tuple[str, str], str] = {
     ),
     ("split-domain-ordered", "online-ewc"): (
         "their Fisher information is of the label that the network thinks most likely, in batches; ours is expected "
-        "over all labels and of single samples, so it is larger where the network is sure, and holds more"
+        "over all labels and of single samples. That is a part of the difference, the rest has no reason known"
     ),
     ("split-domain-ordered", "mas"): (
-        "theirs is the size of a batch's mean gradient, ours the mean size of single samples' gradients, as defined, "
-        "so it is larger and holds more"
+        "theirs is the size of a batch's mean gradient, ours the mean size of single samples' gradients, as defined: "
+        "larger, so it holds more. That is most of the difference"
     ),
 }

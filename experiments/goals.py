@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments import console as show
 from experiments.continual import results
 from experiments.continual.metrics import Estimate
+from experiments.continual.protocol import PUBLISHED
 from experiments.continual.reported import REPORTED
 from experiments.filing import Record
 from experiments.language import curves
@@ -24,8 +25,9 @@ STEPS = {"permuted": 5000}  # a task, as published; elsewhere:
 SPLIT_STEPS = 2000
 NOTE = """\
 Written by `python -m experiments.goals --table`, not by hand. The goals were set beforehand; the tables below hold each
-figure with its command. SAL has its defaults and is told nothing; of the language model it is read between strengths.
-*Without replay*: the best that is reported of EWC, SI and LwF, which are told where tasks end.
+figure with its command. SAL has its defaults and is told nothing. The language model is read between the strengths that
+were run, and left out where those of SAL or of the other do not come. *Without replay*: the best that is reported of
+EWC, SI and LwF, which are told where tasks end.
 """
 HEADINGS = ("what", "without replay", "goal", "SAL", "seeds", "")
 
@@ -54,11 +56,12 @@ class Goal(NamedTuple):
 
 
 def accuracies(records: Sequence[Record]) -> Iterator[Goal]:
-    """On the streams of pictures, at the published number of steps."""
+    """On the streams of pictures, at the published number of steps and rate."""
     found: dict[tuple[str, str], results.Row] = {}
     for stream in results.COMPARED:
         steps = STEPS.get(stream, SPLIT_STEPS)
-        there = [r for r in records if (r["scenario"], r["data"], r["steps"]) == (stream, "mnist", steps)]
+        wanted = (stream, "mnist", steps, PUBLISHED[stream].lr)
+        there = [r for r in records if (r["scenario"], r["data"], r["steps"], r["lr"]) == wanted]
         found |= {(stream, row.method): row for row in results.rows(there)}
     goals = dict(AVERAGE)
     if sharp := found.get(("split-domain", "sal")):

@@ -6,6 +6,7 @@ from statistics import fmean
 from experiments.continual.metrics import estimate
 from experiments.filing import Record
 from experiments.language.curves import BASELINE, Reading, curves, grid_of, name, point, reading, tested
+from experiments.language.methods import METHODS
 from experiments.language.settings import LR, Scale
 from experiments.pages import grid
 
@@ -57,6 +58,12 @@ def numbers(group: Sequence[Record]) -> tuple[str, ...]:
     seconds, events = (estimate(values).mean for values in counts)
     weights = f"{group[0]['learning'] / 1000:.0f} k"
     return (str(len(group)), *(str(estimate(values)) for values in losses), weights, f"{seconds:.0f}", f"{events:g}")
+
+
+def not_run(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """A row for each method that no record is of."""
+    blank = ("",) * (len(headings("", "")) - 2)
+    return [(m, "not run", *blank) for m in METHODS if all(r["settings"]["method"] != m for r in records)]
 
 
 def matched(records: Sequence[Record]) -> str:
@@ -113,5 +120,6 @@ def markdown(records: Sequence[Record], figure: str = "") -> str:
         f"## A {kind}: {first}, then {second}, then {first} again\n\n"
         "Written by `python -m experiments.language --table`, not by hand.\n\n"
         f"{size(scale(records))}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
-        f"### Every strength\n\n{note}\n{grid(headings(first, second), cells(records))}\n{source(records)}"
+        f"### Every strength\n\n{note}\n"
+        f"{grid(headings(first, second), [*cells(records), *not_run(records)])}\n{source(records)}"
     )

@@ -29,11 +29,12 @@ def test_a_goal_says_by_how_much_it_is_missed() -> None:
     assert goal.cells()[-1] == "met"
 
 
-def test_other_data_and_other_numbers_of_steps_do_not_count() -> None:
+def test_other_data_steps_and_rates_do_not_count() -> None:
     assert not list(goals.accuracies([ran("split-class", "sal", 0.9, steps=500)]))
     assert not list(goals.accuracies([ran("split-class", "sal", 0.9, data="digits")]))
-    assert not list(goals.accuracies([ran("permuted", "sal", 0.9)]))
-    assert len(list(goals.accuracies([ran("permuted", "sal", 0.9, steps=5000)]))) == 1
+    assert not list(goals.accuracies([ran("split-class", "sal", 0.9, lr=0.01)]))
+    assert not list(goals.accuracies([ran("permuted", "sal", 0.9, lr=1e-4)]))
+    assert len(list(goals.accuracies([ran("permuted", "sal", 0.9, steps=5000, lr=1e-4)]))) == 1
 
 
 def test_a_fuzzy_stream_is_held_against_the_sharp_one_and_learning_against_plain_training() -> None:

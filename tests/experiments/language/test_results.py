@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from experiments.language.methods import METHODS
 from experiments.language.results import cells, headings, markdown, matched
 from experiments.language.settings import FULL, QUICK, Scale
 from tests.experiments.language.test_curves import record
@@ -46,6 +47,13 @@ def test_the_page_says_how_to_get_its_numbers_again() -> None:
     assert "--methods plain --seeds 0 4`" in text
     assert "](language.png)" in text
     assert "Commit abcdefab; chip; torch 2; a md5 0, b md5 1." in text
+
+
+def test_the_page_names_the_methods_that_were_not_run() -> None:
+    lines = markdown([sized(record(m, 1e-3, 0, 2.0, 1.8) | MADE) for m in ("plain", "sal")]).splitlines()
+    missing = [line for line in lines if "| not run |" in line]
+    assert [line.split(" | ")[0] for line in missing] == [f"| {m}" for m in METHODS if m not in ("plain", "sal")]
+    assert {line.count("|") for line in missing} == {len(headings("a", "b")) + 1}
 
 
 MADE = {

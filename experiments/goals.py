@@ -58,11 +58,10 @@ class Goal(NamedTuple):
 def accuracies(records: Sequence[Record]) -> Iterator[Goal]:
     """On the streams of pictures, at the published number of steps and rate."""
     found: dict[tuple[str, str], results.Row] = {}
-    for stream in results.COMPARED:
-        steps = STEPS.get(stream, SPLIT_STEPS)
-        wanted = (stream, "mnist", steps, PUBLISHED[stream].lr)
+    for name, settings in PUBLISHED.items():
+        wanted = (name, "mnist", STEPS.get(name, SPLIT_STEPS), settings.lr)
         there = [r for r in records if (r["scenario"], r["data"], r["steps"], r["lr"]) == wanted]
-        found |= {(stream, row.method): row for row in results.rows(there)}
+        found |= {(name, row.method): row for row in results.rows(there)}
     goals = dict(AVERAGE)
     if sharp := found.get(("split-domain", "sal")):
         goals["split-domain-fuzzy"] = sharp.estimates["average"].mean - FUZZY

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safi_agent.public import *  # noqa: F403 (its __all__ is what is meant)
 
-NEEDED = ("filelock", "langchain", "langchain_core", "langchain_openai", "pydantic", "sqlalchemy", "typer", "yaml")
+NEEDED = (
+    "filelock",
+    "langchain",
+    "langchain_core",
+    "langchain_openai",
+    "pydantic",
+    "regex",
+    "sqlalchemy",
+    "typer",
+    "yaml",
+)
 if _missing := [name for name in NEEDED if find_spec(name) is None]:
     raise ImportError(f'{", ".join(_missing)} not installed: pip install "sal-lightning[safi]"', name=__name__)
 

@@ -57,7 +57,13 @@ class SafiChain(Lifetime, Settings):
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
         self._inside = Inside(self.tracers, self._release)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
-        self._gate = Will(judge, self.values, self.will_sees_reflection, min_agreement=self.min_agreement)
+        self._gate = Will(
+            judge,
+            self.values,
+            self.will_sees_reflection,
+            min_agreement=self.min_agreement,
+            refuse_truncated=self.refuse_truncated,
+        )
         self._steps = Intellect(intellect, self.values, panel=panel) | self._gate | self._release
 
     @override
@@ -183,7 +189,8 @@ def create_safi_chain(
         beta: how much of μ stays at each audit, in [0, 1).
         tracers: callback handlers that may see inside, drafts included.
         settings: the other fields of SafiChain. ``drafts`` above 1 has the Intellect write so many, side by side; the
-            one that most others agree with goes on (docs/safi.md).
+            one that most others agree with goes on (docs/safi.md). ``refuse_truncated=True`` refuses a draft that its
+            model cut off at a limit of length, which is only flagged otherwise (``draft_truncated``).
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.

@@ -4,13 +4,18 @@ import os
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableBinding
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.configurable import DynamicRunnable
 
 from safi_agent.offline import LABEL, RehearsalModel
 
 DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"
 TIMEOUT = 60.0
+LONGEST = 200  # characters of a name
+_INSIDE: dict[type, str] = {RunnableBindingBase: "bound", RunnableWithFallbacks: "runnable", DynamicRunnable: "default"}
 
 
 def default_model() -> str:
@@ -47,10 +52,26 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
 
 def model_label(model: object) -> str:
-    """The model's own name, for the record."""
+    """The name of a model before it has answered: its own, or that of the model inside its wrappers."""
     if isinstance(model, RehearsalModel):
         return LABEL
-    if isinstance(model, RunnableBinding):
-        return model_label(model.bound)
-    names = (getattr(model, name, None) for name in ("model_name", "model", "_llm_type"))
+    for wrapper, inside in _INSIDE.items():
+        if isinstance(model, wrapper):
+            return model_label(getattr(model, inside))
+    names = (_attribute(model, name) for name in ("model_name", "model", "_llm_type"))
     return next((name for name in names if isinstance(name, str) and name), type(model).__name__)
+
+
+def _attribute(model: object, name: str) -> Any:
+    """None where there is none; a model whose name comes with the config of a run cannot even be asked for one."""
+    try:
+        return getattr(model, name, None)
+    except Exception:
+        return None
+
+
+def answered_by(reply: object) -> str:
+    """The name of the model that gave the reply, as the reply itself has it; empty where it has none."""
+    told = reply.response_metadata if isinstance(reply, AIMessage) else {}
+    names = (told.get(key) for key in ("model_name", "model", "model_id"))
+    return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")

@@ -1,55 +1,248 @@
-"""Reading JSON that a model wrote. Each rung forgives more; what stays unclear is None."""
+r"""The one JSON object that a model was asked for. A reply that is not exactly that is unclear: it is read as None.
+
+This grammar reads the Will's ruling, the Conscience's ledger and a draft in the structured form::
+
+    reply     = text | message
+    message   = one carrier, alone: text content (a string, or one text block) or one tool call
+    call      = object                              ; its arguments; their raw text too, where the message keeps it
+    text      = ws [ reasoning ws ] ( object | fence ) ws
+    reasoning = "<" name ">" words "</" name ">"    ; one name, in any case; or "[THINK]" words "[/THINK]"
+    name      = "think" | "thinking" | "thought" | "reasoning"
+    words     = characters without a tag of reasoning
+    fence     = "```" [ "json" ] ws object ws "```"
+    object    = a JSON object of RFC 8259, in which no object has a key twice
+    ws        = { " " | TAB | LF | CR }
+
+Three slips are forgiven in an object, since they leave one reading and turn no key, ruling or number into another: one
+comma between a value and a closing bracket; a backslash in a string that begins no escape, which stands for itself; a
+control character in a string.
+
+Unclear is all else: words around the object, a second object or fence, a quotation, reasoning that is not closed, does
+not lead or comes twice, NaN and Infinity, nesting without end, and more than ``MOST_CHARS`` characters. Of messages:
+text beside a tool call, two non-empty text blocks, several tool calls, one that could not be read, raw arguments that
+say something else than the arguments read from them, a block of an unknown kind, a refusal, and a finish reason that is
+not a normal one (none at all is normal: many local models give none). ``stop_sequence`` is not normal, since nobody
+knows what was cut off. Reasoning, in the text or in blocks of its own, is dropped and never searched.
+
+Time is linear in the length of the reply.
+"""
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
 
-_FENCED = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL | re.IGNORECASE)
-_TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
-_STRAY_BACKSLASH = re.compile(r'\\(?!["\\/bfnrtu])')
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+MOST_CHARS = 1_000_000  # more than any model's longest output, and 10 000 rows of a ledger fit
+WS = " \t\n\r"
+_REASONING = re.compile(r"<(/?)(think|thinking|thought|reasoning)>|\[(/?)(think)\]", re.IGNORECASE | re.ASCII)
+_SPACE = re.compile(f"[{WS}]*")
+_FENCE = re.compile(rf"```(?:json)?[{WS}]*", re.IGNORECASE | re.ASCII)
+# A string (closed or not), a comma that follows no value, a comma before a closing bracket.
+_SLIP = re.compile(rf'"(?:[^"\\]++|\\.)*+"?|[\[{{][{WS}]*+,|,(?=[{WS}]*+[\]}}])', re.DOTALL)
+_ESCAPES = re.compile(r'(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++|\\')
+
+_THOUGHTS = frozenset({"reasoning", "thinking", "redacted_thinking", "reasoning_content", "thought"})
+_CALLS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "function_call", "input_json_delta"})
+_RAW = ("partial_json", "arguments", "args", "input")  # where blocks of a call keep its arguments
+_REASONS = ("finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason")
+_ENDED = frozenset({"stop", "end_turn", "eos", "eos_token", "complete", "completed", "finish", "finished"})
+_CALLED = _ENDED | {"tool_calls", "tool_use", "tool_call", "function_call"}
+_STATUS = frozenset({"completed", "complete", "success", "succeeded", "ok"})
+_CUT = re.compile(r"length|max|token|context|filter|safety|recitation|blocklist|prohibited|incomplete")
 
 
-class _TwiceError(ValueError):
-    pass
+class _UnclearError(ValueError):
+    """A key stands twice, or a constant is none of JSON."""
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise _TwiceError
-    return dict(pairs)
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _UnclearError
+    return found
 
 
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_no_key_twice)
+def _no_constant(name: str) -> NoReturn:
+    raise _UnclearError
 
 
-def parse_json(text: str) -> Any | None:
-    r"""The one JSON object or list in the text; None where there is none, or more than one, or a key stands twice.
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_keys_once, parse_constant=_no_constant)
 
-    >>> parse_json('Here: ```json\n{"a": [1, 2,],}\n```')
+
+def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
+    """The one object that a reply carries; None where it is unclear."""
+    if isinstance(reply, str):
+        return parse_text(reply)
+    content = _content(reply)
+    if content is None or declined(reply) or reply.invalid_tool_calls:
+        return None
+    if reply.tool_calls:
+        found = _called(reply, content) if _finished(reply, _CALLED) else None
+    elif len(content.texts) == 1 and not content.calls and not _raw_calls(reply) and _finished(reply, _ENDED):
+        found = parse_text(content.texts[0])
+    else:
+        found = None
+    read_before = reply.additional_kwargs.get("parsed")
+    return None if isinstance(read_before, Mapping) and read_before != found else found
+
+
+def parse_text(text: str) -> dict[str, Any] | None:
+    r"""The one object that a text is; None where it is unclear.
+
+    >>> parse_text('<think>Easy.</think>\n```json\n{"a": [1, 2,],}\n```')
     {'a': [1, 2]}
-    >>> parse_json('{"a": 1} or {"a": 2}') is None
+    >>> parse_text('Here: {"a": 1}') is None
     True
     """
-    fenced = _FENCED.findall(text)
-    for candidate in (text, *(fenced if len(fenced) == 1 else ())):
-        for repaired in (candidate, _repair(candidate)):
-            found = _values(repaired)
-            if len(found) == 1:
-                return found[0]
-    return None
+    if len(text) > MOST_CHARS:
+        return None
+    start = _SPACE.match(text).end()  # type: ignore[union-attr]
+    if (tag := _REASONING.match(text, start)) is not None:
+        end = _REASONING.search(text, tag.end())
+        if end is None or _name(tag) != (False, _name(end)[1]) or not _name(end)[0]:
+            return None
+        start = end.end()
+    body = text[start:].strip(WS)
+    if not body.startswith(("{", "```")):
+        return None
+    found = _whole(body)
+    return found if found is not None else _whole(_SLIP.sub(_forgiven, body))
 
 
-def _repair(text: str) -> str:
-    return _TRAILING_COMMA.sub("", _STRAY_BACKSLASH.sub(r"\\\\", text))
+def _name(tag: re.Match[str]) -> tuple[bool, str]:
+    """Whether the tag closes, and what it is called; the two spellings of think do not close each other."""
+    angled = tag[2] is not None
+    return bool(tag[1] if angled else tag[3]), tag[2].lower() if angled else "[think]"
 
 
-def _values(text: str) -> list[Any]:
-    """Every outermost object or list, from left to right; None stands for one that is broken."""
-    found, at = [], 0
-    while (start := min((i for i in (text.find("{", at), text.find("[", at)) if i >= 0), default=-1)) >= 0:
-        try:
-            value, at = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            return [None, None]
-        found.append(value)
+def _whole(body: str) -> dict[str, Any] | None:
+    fence = _FENCE.match(body)
+    start = fence.end() if fence else 0
+    if not body.startswith("{", start):
+        return None
+    try:
+        found, end = _DECODER.raw_decode(body, start)
+    except (ValueError, RecursionError):
+        return None
+    return found if body[end:].strip(WS) == ("```" if fence else "") else None
+
+
+def _forgiven(slip: re.Match[str]) -> str:
+    text = slip[0]
+    if text.startswith('"'):
+        return _ESCAPES.sub(lambda found: "\\\\" if found[0] == "\\" else found[0], text) if "\\" in text else text
+    return "" if text == "," else text
+
+
+def after_reasoning(text: str) -> str | None:
+    """A draft without the reasoning that leads it, one block or several; None where that does not end.
+
+    Tags of one name are counted, so that reasoning which opens the same tag again ends where both are closed.
+    """
+    start = _SPACE.match(text).end()  # type: ignore[union-attr]
+    if _REASONING.match(text, start) is None:
+        return text
+    while (tag := _REASONING.match(text, start)) is not None and not _name(tag)[0]:
+        depth = 0
+        for inner in _REASONING.finditer(text, start):
+            if _name(inner)[1] == _name(tag)[1]:
+                depth += -1 if _name(inner)[0] else 1
+            if depth == 0:
+                break
+        if depth:
+            return None
+        start = _SPACE.match(text, inner.end()).end()  # type: ignore[union-attr]
+    return text[start:]
+
+
+def folded(data: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """The mapping by lower-case keys without white space around them; None where two keys become one.
+
+    >>> folded({" Decision": 1})
+    {'decision': 1}
+    """
+    found = {str(key).strip().casefold(): item for key, item in data.items()}
+    return found if len(found) == len(data) else None
+
+
+class _Content(NamedTuple):
+    texts: list[str]  # those that are not blank
+    calls: list[Mapping[str, Any]]
+
+
+def _content(message: AIMessage) -> _Content | None:
+    """The content by kinds, without reasoning; None where a block is of an unknown kind."""
+    found = _Content([], [])
+    for block in [message.content] if isinstance(message.content, str) else message.content:
+        said = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
+        kind = "text" if isinstance(said, str) else "" if isinstance(block, str) else block.get("type")
+        if isinstance(said, str):
+            found.texts.extend([said] if said.strip() else [])
+        elif kind in _CALLS and isinstance(block, dict):
+            found.calls.append(block)
+        elif kind not in _THOUGHTS:
+            return None
     return found
+
+
+def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
+    """The arguments of the one call, where all that the message keeps of it agrees."""
+    args = message.tool_calls[0]["args"]
+    raw = [*_raw_calls(message), *(call.get(key) for call in content.calls for key in _RAW)]
+    if content.texts or len(message.tool_calls) > 1 or len(content.calls) > 1 or not isinstance(args, dict):
+        return None
+    for made in raw:
+        if made and (_whole_arguments(made) if isinstance(made, str) else made) != args:
+            return None
+    return args
+
+
+def _whole_arguments(text: str) -> dict[str, Any] | None:
+    return _whole(text.strip(WS)) if len(text) <= MOST_CHARS else None
+
+
+def _raw_calls(message: AIMessage) -> list[Any]:
+    """The arguments of calls as the provider wrote them, where the message keeps them beside its content."""
+    kept = message.additional_kwargs
+    calls = kept.get("tool_calls")
+    made = [call.get("function") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    made.append(kept.get("function_call"))
+    found = [call.get("arguments") for call in made if isinstance(call, Mapping)]
+    if isinstance(message, AIMessageChunk):
+        found += [chunk["args"] for chunk in message.tool_call_chunks]
+    return [arguments for arguments in found if arguments]
+
+
+def declined(message: AIMessage) -> bool:
+    """Whether the model says in its message's own fields that it refused to answer."""
+    blocks = message.content if isinstance(message.content, list) else []
+    refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)
+
+
+def cut_off(message: AIMessage) -> bool:
+    """Whether a message ended at a limit of length or at a filter, before the model was done."""
+    return any(reason not in _CALLED and _CUT.search(reason) for reason in _reasons(message))
+
+
+def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
+    told = message.response_metadata
+    status = told.get("status")
+    done = not told.get("incomplete_details") and (not isinstance(status, str) or status.casefold() in _STATUS)
+    return done and all(reason in normal for reason in _reasons(message))
+
+
+def _reasons(message: AIMessage) -> list[str]:
+    """Why the reply ended, in lower case, in all the places where providers say so."""
+    return list(_said(message.response_metadata)) + list(_said(message.additional_kwargs))
+
+
+def _said(fields: Mapping[str, Any]) -> Iterator[str]:
+    for key in _REASONS:
+        if fields.get(key):
+            yield str(getattr(fields[key], "name", fields[key])).strip().rpartition(".")[2].casefold()
+    details = fields.get("incomplete_details")
+    if isinstance(details, Mapping) and isinstance(details.get("reason"), str):
+        yield details["reason"].casefold()

@@ -44,6 +44,8 @@ def now() -> str:
 def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
     """All of a turn that must outlive the process, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
+    answered = {"intellect": draft.model, "will": verdict.model if verdict else ""}
+    models = {faculty: answered.get(faculty) or name for faculty, name in models.items()}
     flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags]
     if verdict is None:
         flags.append("intellect_failed")
@@ -62,8 +64,8 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
         "decision": verdict and verdict.decision,
         "reason": verdict and verdict.reason,
         "final": final,
-        "models": dict(models),
-        "flags": flags,
+        "models": models,
+        "flags": list(dict.fromkeys(flags)),
         "drafts": draft.drafts,
         "agreement": draft.agreement,
     }

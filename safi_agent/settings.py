@@ -50,6 +50,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     embeddings: Any = None
     drafts_alike: float | None = None
     min_agreement: float = 0.0
+    refuse_truncated: bool = False  # a draft that was cut off at its limit of length; it is flagged in any case
     raise_on_violation: bool = False
     audit_attempts: int = 3
     audit_backoff: float = 1.0

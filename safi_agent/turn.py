@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from safi_agent.ledger import Finding
 
 Decision = Literal["approve", "violation"]
+ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draft, and codes of the verdicts on them
 
 
 class Draft(NamedTuple):
     """What the Intellect proposes; nobody outside sees it before the Will has.
 
     Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
+    ``model`` is the name that the reply gave for its model, empty where it gave none.
     """
 
     answer: str
@@ -25,15 +27,17 @@ class Draft(NamedTuple):
     flags: tuple[str, ...] = ()
     drafts: int = 1
     agreement: float | None = None
+    model: str = ""
 
 
 class Verdict(NamedTuple):
-    """What the Will decides; ``code`` says by which rule."""
+    """What the Will decides; ``code`` says by which rule, ``model`` which model ruled, where its reply had a name."""
 
     decision: Decision
     reason: str
     code: str = "judge"
     usage: UsageMetadata | None = None
+    model: str = ""
 
 
 class Turn(TypedDict, total=False):

@@ -12,8 +12,9 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.errors import ConscienceError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.judge import Judge, Read
 from safi_agent.ledger import ContinuousFinding, Finding, Ledger, read_ledger
+from safi_agent.parsing import folded
 from safi_agent.threads import Threads
 from safi_agent.turn import Turn
 from safi_agent.values import Value, ValueSet
@@ -60,14 +61,19 @@ ScoreMode = Literal["discrete", "continuous"]
 _CALLS = Threads(16, "safi-conscience")
 
 
-def rows(data: Any) -> list[Any]:
-    """The ledger's rows from whatever shape a judge gave them."""
-    if isinstance(data, dict):
-        if "value" in data and "score" in data:
-            return [data]
-        lists = [item for item in data.values() if isinstance(item, list)]
-        return lists[0] if len(lists) == 1 else []
-    return data if isinstance(data, list) else []
+def rows(data: dict[str, Any]) -> list[Any]:
+    """The ledger's rows: the one list of an object that has nothing else, or the object itself if it is one row.
+
+    None at all where the object, or a row, has a key in two spellings: nobody knows which of them counts.
+    """
+    fields = folded(data)
+    if fields is None:
+        return []
+    if {"value", "score"} <= set(fields):
+        return [fields]
+    found = next(iter(fields.values())) if len(fields) == 1 else None
+    read = [folded(row) for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [] if None in read else read
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +99,12 @@ class Conscience(Faculty):
         return self._whole([row for part in found for row in part])
 
     def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> list[Finding]:
-        return self.judge.ask(self._messages(turn, group), self._reader(group), config)[0] or []
+        return self.judge.ask(self._messages(turn, group), self._reader(group), config).found or []
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> list[Finding]:
         """Ask about all values, or about each at once."""
         asked = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
-        return self._whole([row for found, _ in await asyncio.gather(*asked) for row in found or []])
+        return self._whole([row for answer in await asyncio.gather(*asked) for row in answer.found or []])
 
     def _groups(self) -> list[tuple[Value, ...]]:
         return [self.values.values] if self.calls == "all" else [(value,) for value in self.values.values]
@@ -106,11 +112,11 @@ class Conscience(Faculty):
     def _ledger(self, found: Iterable[Any]) -> Ledger:
         return read_ledger(found, self.values, ContinuousFinding if self.score_mode == "continuous" else Finding)
 
-    def _reader(self, group: Sequence[Value]) -> Any:
+    def _reader(self, group: Sequence[Value]) -> Read[list[Finding]]:
         """Reads a reply about these values; None where it is not enough, so that the judge is asked again."""
         asked = {value.key for value in group}
 
-        def read(data: Any) -> list[Finding] | None:
+        def read(data: dict[str, Any]) -> list[Finding] | None:
             ledger = self._ledger(rows(data))
             found = [row for key, row in ledger.findings.items() if key in asked]
             enough = ledger.covered if len(asked) == len(self.values.values) else bool(found)

@@ -1,8 +1,6 @@
 """Intellect: propose an answer and a short reflection on it. What it proposes goes to the Will and nowhere else."""
 
-import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +10,12 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.calls import Model
 from safi_agent.faculties.drafting import Panel
-from safi_agent.faculties.judge import Model
-from safi_agent.turn import Draft, Turn
+from safi_agent.faculties.reflection import split
+from safi_agent.models import answered_by
+from safi_agent.parsing import after_reasoning, cut_off
+from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
 from safi_agent.values import ValueSet
 
 log = logging.getLogger("safi_agent")
@@ -23,30 +24,8 @@ SYSTEM = """You are the Intellect: you answer the user, helpfully and within the
 {values}
 
 {form}Do not mention these instructions or the values' names in the answer unless the user asks about them."""
-REFLECT = """Write the answer first, for the user alone to read. Then write, between <reflection> and </reflection>, \
-one or two sentences on how the answer keeps to the values. """
-_REFLECTION = re.compile(r"<\s*/?\s*reflection\b|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
-_BLOB = re.compile(r'(?:```(?:json)?\s*)?\{\s*"reflection"\s*:', re.IGNORECASE)
-_TAG = re.compile(r"<\s*/?\s*(?:answer|reflection)\s*>|-{2,}\s*reflection\s*-{2,}", re.IGNORECASE)
-
-
-def split(text: str) -> tuple[str, str]:
-    r"""Answer and reflection; whatever follows the first sign of a reflection is none of the answer.
-
-    >>> split("Yes.\n<reflection>Honest.</reflection>")
-    ('Yes.', 'Honest.')
-    """
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
-        whole = None
-    if isinstance(whole, dict) and isinstance(whole.get("answer"), str):
-        return _TAG.sub("", whole["answer"]).strip(), str(whole.get("reflection") or "")
-    cuts = [match.start() for match in (_REFLECTION.search(text), _BLOB.search(text)) if match]
-    if not cuts:
-        return _TAG.sub("", text).strip(), ""
-    rest = _TAG.sub("", text[min(cuts) :])
-    return _TAG.sub("", text[: min(cuts)]).strip(), rest.strip()
+REFLECT = """Write the answer first, for the user alone to read. Then write, on a new line, between <reflection> and \
+</reflection>, one or two sentences on how the answer keeps to the values. """
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +79,38 @@ class Intellect(Faculty):
 
     def _came(self, replies: Sequence[Any]) -> list[Draft]:
         """The drafts that came; where none did, what the first call raised is raised."""
-        failed = [reply for reply in replies if isinstance(reply, Exception)]
-        if len(failed) == len(replies):
+        drafts: list[Draft] = []
+        failed: list[Exception] = []
+        for reply in replies:
+            try:
+                drafts.append(self._draft(reply))
+            except Exception as error:
+                failed.append(error)
+        if not drafts:
             raise failed[0]
-        for error in failed:
-            _name(error)
-        return [self._draft(reply) for reply in replies if not isinstance(reply, Exception)]
+        for fault in failed:
+            _name(fault)
+        return drafts
 
     def _draft(self, reply: Any) -> Draft:
-        message = reply if isinstance(reply, AIMessage) else AIMessage(str(reply))
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(reply, AIMessage | str):
+            raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
+        message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
+        text = after_reasoning(str(message.text))
+        flagged = {ENDLESS: text is None, TRUNCATED: cut_off(message)}
+        flags = tuple(flag for flag, holds in flagged.items() if holds)
+        draft = Draft(text or "", "", message.usage_metadata, flags, model=answered_by(message))
         if not self.reflects:
-            return Draft(str(message.text), "", message.usage_metadata)
-        answer, reflection = split(str(message.text))
+            return draft
+        answer, reflection = split(draft.answer)
         missing = [text for text in self.values.disclaimers if text not in answer] if answer else []
-        whole = "\n\n".join([answer, *missing])
-        return Draft(whole, reflection, message.usage_metadata, ("disclaimer_added",) if missing else ())
+        return draft._replace(
+            answer="\n\n".join([answer, *missing]),
+            reflection=reflection,
+            flags=(*flags, "disclaimer_added") if missing else flags,
+        )
 
 
 def listing(values: ValueSet) -> str:

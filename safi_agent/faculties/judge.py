@@ -1,132 +1,109 @@
-"""Asking a model for JSON: structured output where it has it, plain text where not, and at most two calls."""
+"""Asking a model for one JSON object, and once more where an unusable reply may be asked for again."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
+from langchain_core.runnables import RunnableConfig
 
-from safi_agent.parsing import parse_json
+from safi_agent.faculties.calls import Model, Schema, judging
+from safi_agent.models import answered_by
+from safi_agent.parsing import declined, parse_reply
 
 T = TypeVar("T")
-Model = Runnable[Any, Any]
-Read = Callable[[Any], T | None]
-Answer = tuple[T | None, UsageMetadata | None]
+Read = Callable[[dict[str, Any]], T | None]
 AGAIN = "Your reply could not be used. Reply again with the JSON object alone, complete, and with nothing around it."
+_INCLUDED_RAW = {"raw", "parsed", "parsing_error"}
+# OpenAI's client raises these where a reply in a schema was cut off: that is a reply, and it is unclear.
+_CUT_OFF = frozenset({"LengthFinishReasonError", "ContentFilterFinishReasonError"})
+
+
+class Answer(NamedTuple, Generic[T]):
+    """What was read of the replies (None: nothing usable came), the tokens of all calls, and the model's own name."""
+
+    found: T | None
+    usage: UsageMetadata | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model that answers in JSON of one schema; ``retry`` asks once more when a reply cannot be used."""
+    """A model that answers in JSON of one schema.
 
-    model: Model
-    structured: Model | None
+    ``retry`` asks once more, in plain words, when a reply cannot be used. So there are at most two replies, and at most
+    three requests for each (``JudgeCall``).
+    """
+
+    structured: Model
+    plain: Model
     retry: bool
 
     @classmethod
-    def of(cls, model: Model, schema: dict[str, Any], *, retry: bool) -> "Judge":
-        """Use the model's structured output if it has one."""
-        structured: Model | None = None
-        if isinstance(model, BaseChatModel):
-            try:
-                structured = _unread(model.with_structured_output(schema, include_raw=True))
-            except (NotImplementedError, ValueError, TypeError, AttributeError):
-                structured = None
-        return cls(model, structured, retry)
+    def of(cls, model: Model, schema: Schema, *, retry: bool) -> "Judge":
+        """Use the schema where the model can be asked in one."""
+        return cls(judging(model, schema), judging(model, None), retry)
 
     def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
-        """What ``read`` makes of the reply (None: nothing usable came), and the tokens spent.
+        """Ask, and read the reply.
 
         Raises:
-            Exception: whatever the model raises, unless a plain call may do without what was refused.
+            TypeError: the model gave something other than a str or an AIMessage.
+            Exception: whatever the model raises.
         """
-        steps = self._ladder(list(messages), read)
-        call = next(steps)
+        steps = self._replies(list(messages), read)
+        model, asked = next(steps)
         while True:
             try:
-                model, asked = call
-                reply: Any = model.invoke(asked, config)
+                reply = model.invoke(asked, config)
             except Exception as error:
                 reply = error
             try:
-                call = steps.send(reply)
+                model, asked = steps.send(reply)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
 
     async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
         """The same without blocking."""
-        steps = self._ladder(list(messages), read)
-        call = next(steps)
+        steps = self._replies(list(messages), read)
+        model, asked = next(steps)
         while True:
             try:
-                model, asked = call
-                reply: Any = await model.ainvoke(asked, config)
+                reply = await model.ainvoke(asked, config)
             except Exception as error:
                 reply = error
             try:
-                call = steps.send(reply)
+                model, asked = steps.send(reply)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
 
-    def _ladder(
+    def _replies(
         self, messages: list[BaseMessage], read: Read[T]
     ) -> Generator[tuple[Model, list[BaseMessage]], Any, Answer[T]]:
-        usage: UsageMetadata | None = None
-        if self.structured is not None:
-            reply = yield self.structured, messages
-            if isinstance(reply, Exception) and not _unsupported(reply):
-                raise reply
-            if not isinstance(reply, Exception):
-                message = reply["raw"] if isinstance(reply, dict) else reply
-                usage = _usage(message)
-                found = _read(message, read)
-                if found is not None or not self.retry or _declined(message):
-                    return found, usage
-        reply = yield self.model, messages
-        if self.structured is None and self.retry and not isinstance(reply, Exception):
-            usage = _usage(reply)
-            if (found := _read(reply, read)) is not None:
-                return found, usage
-            reply = yield self.model, [*messages, HumanMessage(AGAIN)]
-        if isinstance(reply, Exception):
-            raise reply
-        return _read(reply, read), add_usage(usage, _usage(reply)) if usage or _usage(reply) else None
+        reply = _reply((yield self.structured, messages))
+        first = _answer(reply, read)
+        if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and declined(reply)):
+            return first
+        second = _answer(_reply((yield self.plain, [*messages, HumanMessage(AGAIN)])), read)
+        usage = add_usage(first.usage, second.usage) if first.usage or second.usage else None
+        return second._replace(usage=usage)
 
 
-def _unread(structured: Model) -> Model:
-    """The call alone, where LangChain would read the reply too: that is done here, and once is enough.
-
-    A model whose structured output is built in another way is asked as it is.
-    """
-    if isinstance(structured, RunnableSequence) and isinstance(structured.first, RunnableParallel):
-        return structured.first.steps__.get("raw", structured)
-    return structured
-
-
-def _usage(message: Any) -> UsageMetadata | None:
-    return message.usage_metadata if isinstance(message, AIMessage) else None
-
-
-def _read(message: Any, read: Read[T]) -> T | None:
-    """The reply's JSON, from a tool call if it made one, read; None where it has none."""
-    if isinstance(message, str):
-        data = parse_json(message)
-    elif not isinstance(message, AIMessage) or len(message.tool_calls) > 1:
-        return None
-    else:
-        data = message.tool_calls[0]["args"] if message.tool_calls else parse_json(str(message.text))
-    return None if data is None else read(data)
+def _reply(came: Any) -> AIMessage | str | None:
+    """The reply; None for one that was cut off, so that there is nothing to read."""
+    if isinstance(came, Exception):
+        if type(came).__name__ in _CUT_OFF:
+            return None
+        raise came
+    if isinstance(came, dict) and set(came) == _INCLUDED_RAW:
+        came = came["raw"]
+    if not isinstance(came, AIMessage | str):
+        raise TypeError(f"The judge's model: expected a str or an AIMessage of it, got {type(came).__name__}.")
+    return came
 
 
-def _unsupported(error: Exception) -> bool:
-    """Whether a model said that it cannot answer in a schema, so that a plain call may do."""
-    return isinstance(error, NotImplementedError | ValueError | TypeError | KeyError) or (
-        getattr(error, "status_code", None) in (400, 404, 422)
-    )
-
-
-def _declined(message: Any) -> bool:
-    return bool(getattr(message, "additional_kwargs", {}).get("refusal"))
+def _answer(reply: AIMessage | str | None, read: Read[T]) -> Answer[T]:
+    data = None if reply is None else parse_reply(reply)
+    found = None if data is None else read(data)
+    return Answer(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, answered_by(reply))

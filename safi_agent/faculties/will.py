@@ -12,8 +12,9 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence, plain
 from safi_agent.faculties.intellect import listing
-from safi_agent.faculties.judge import Judge
-from safi_agent.turn import Draft, Turn, Verdict
+from safi_agent.faculties.judge import Answer, Judge
+from safi_agent.parsing import folded
+from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
@@ -57,7 +58,8 @@ WITHOUT_GATES = SCHEMA | {
     "properties": {name: SCHEMA["properties"][name] for name in ("decision", "reason")},
     "required": ["decision", "reason"],
 }
-UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "unclear")
+UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
+_KEYS = {"decision", "reason", "gates"}
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
@@ -90,32 +92,42 @@ def _matches(patterns: Sequence[str], text: str) -> bool:
 
 
 def read_verdict(data: Any, values: ValueSet) -> Verdict:
-    """The judge's ruling; a violation unless it clearly approves and upholds every hard gate."""
-    if not isinstance(data, dict):
+    """The judge's ruling; a violation unless it clearly approves and upholds every hard gate.
+
+    Clear is an object with a decision, a reason that is not blank and, if it has them, rulings on gates, under keys in
+    any case; another key, or one in two spellings, might hold another ruling, so the object is unclear.
+    """
+    fields = folded(data) if isinstance(data, dict) else None
+    if fields is None or not set(fields) <= _KEYS:
         return UNCLEAR
-    fields = {str(key).strip().casefold(): item for key, item in data.items()}
     decision, reason = fields.get("decision"), fields.get("reason")
     said = decision.strip().casefold() if isinstance(decision, str) else ""
-    if said not in ("approve", "violation") or not isinstance(reason, str) or len(fields) < len(data):
+    if said not in ("approve", "violation") or not isinstance(reason, str) or not plain(reason).strip():
         return UNCLEAR
     if said == "violation":
         return Verdict("violation", reason)
     upheld = _gates(fields.get("gates"))
+    if upheld is None:
+        return UNCLEAR
     for gate in values.gates:
         if gate.key not in upheld:
             return Verdict("violation", f"The judge did not rule on {gate.name}.", "hard_gate_unscored")
         if not upheld[gate.key]:
             return Verdict("violation", f"{gate.name}: {reason}", "hard_gate_violation")
-    return Verdict("approve", reason)
+    return Verdict("approve", reason) if all(upheld.values()) else UNCLEAR
 
 
-def _gates(rows: Any) -> dict[str, bool]:
-    """Ruling by normalised name; only a plain true upholds, and of two rulings the worse stays."""
+def _gates(rows: Any) -> dict[str, bool] | None:
+    """Ruling by normalised name; only a plain true upholds, and of two rulings the worse stays. None: unclear."""
     ruled: dict[str, bool] = {}
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and isinstance(row.get("value"), str):
-            key = label(row["value"])
-            ruled[key] = ruled.get(key, True) and row.get("upheld") is True
+    if not isinstance(rows, list):
+        return ruled if rows is None else None
+    for row in rows:
+        fields = folded(row) if isinstance(row, dict) else None
+        if fields is None or not isinstance(fields.get("value"), str):
+            return None
+        key = label(fields["value"])
+        ruled[key] = ruled.get(key, True) and fields.get("upheld") is True
     return ruled
 
 
@@ -128,28 +140,37 @@ class Will(Faculty):
     sees_reflection: bool = True
     asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
     min_agreement: float = 0
+    refuse_truncated: bool = False
 
     adds = "verdict"
 
     def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""
-        if (ruled := rules(turn["draft"], self.values, self.min_agreement)) is not None:
+        if (ruled := self._ruled(turn["draft"])) is not None:
             return ruled
         try:
-            verdict, usage = self.judge.ask(self._messages(turn), self._read, config)
+            answer = self.judge.ask(self._messages(turn), self._read, config)
         except Exception as error:
             return _raised(error)
-        return (verdict or UNCLEAR)._replace(usage=usage)
+        return _verdict(answer)
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """The same without blocking."""
-        if (ruled := rules(turn["draft"], self.values, self.min_agreement)) is not None:
+        if (ruled := self._ruled(turn["draft"])) is not None:
             return ruled
         try:
-            verdict, usage = await self.judge.aask(self._messages(turn), self._read, config)
+            answer = await self.judge.aask(self._messages(turn), self._read, config)
         except Exception as error:
             return _raised(error)
-        return (verdict or UNCLEAR)._replace(usage=usage)
+        return _verdict(answer)
+
+    def _ruled(self, draft: Draft) -> Verdict | None:
+        """The verdict that needs no judge: by what is flagged of the draft, then by the rules."""
+        if ENDLESS in draft.flags:
+            return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
+        if self.refuse_truncated and TRUNCATED in draft.flags:
+            return Verdict("violation", "The draft was cut off.", TRUNCATED)
+        return rules(draft, self.values, self.min_agreement)
 
     def _read(self, data: Any) -> Verdict:
         return read_verdict(data, self.values)
@@ -177,6 +198,10 @@ def _agreement(draft: Draft) -> str:
     if draft.agreement is None:
         return ""
     return AGREEMENT.replace("{drafts}", str(draft.drafts)).replace("{percent}", f"{100 * draft.agreement:.0f}")
+
+
+def _verdict(answer: Answer[Verdict]) -> Verdict:
+    return (answer.found or UNCLEAR)._replace(usage=answer.usage, model=answer.model)
 
 
 def _raised(error: Exception) -> Verdict:

@@ -104,7 +104,7 @@ class Intellect(Faculty):
         draft = Draft(text or "", "", message.usage_metadata, flags, model=answered_by(message))
         if not self.reflects:
             return draft
-        answer, reflection = split(draft.answer)
+        answer, reflection = split(draft.answer, broken_off=TRUNCATED in flags)
         missing = [text for text in self.values.disclaimers if text not in answer] if answer else []
         return draft._replace(
             answer="\n\n".join([answer, *missing]),

@@ -28,14 +28,14 @@ class Split(NamedTuple):
     reflection: str
 
 
-def split(text: str) -> Split:
+def split(text: str, *, broken_off: bool = False) -> Split:
     r"""Answer and reflection of a draft.
 
     A draft whose whole is one object of exactly the keys "answer" and "reflection" gives their texts. Else the
     reflection is, of these, the first that there is, up to the end of the draft:
 
     1. the last ``<reflection>`` that begins a line outside of code, closed or not;
-    2. the last ``<reflection>`` where ``</reflection>`` ends the draft;
+    2. the last ``<reflection>`` where ``</reflection>`` ends the draft, or where the model was ``broken_off``;
     3. what follows the last line ``--- reflection ---`` outside of code;
     4. a last object ``{"reflection": "…"}`` that begins a line, with no other key, closed or not.
 
@@ -52,16 +52,16 @@ def split(text: str) -> Split:
         return Split(whole["answer"].strip(), reflection if isinstance(reflection, str) else json.dumps(reflection))
     if whole is None and _is_half(text):
         return Split("", text.strip())
-    start = _start(text)
+    start = _start(text, broken_off)
     if start is None:
         return Split(text.strip(), "")
     return Split(text[:start].strip(), _RULE.sub("", _TAG.sub("", text[start:])).strip())
 
 
-def _start(text: str) -> int | None:
+def _start(text: str, broken_off: bool) -> int | None:
     """Where the reflection begins."""
     tag = _last_outside_code(_LINE, text)
-    if tag is None and _CLOSING.search(text):
+    if tag is None and (broken_off or _CLOSING.search(text)):
         tag = max((match.start() for match in _OPENING.finditer(text)), default=None)
     if tag is None:
         tag = _last_outside_code(_RULE, text)

@@ -48,7 +48,7 @@ def split(text: str, *, broken_off: bool = False) -> Split:
     """
     whole = parse_text(text)
     if whole is not None and set(whole) == {"answer", "reflection"} and isinstance(whole["answer"], str):
-        reflection = whole["reflection"]
+        reflection = whole["reflection"] or ""
         return Split(whole["answer"].strip(), reflection if isinstance(reflection, str) else json.dumps(reflection))
     if whole is None and _is_half(text):
         return Split("", text.strip())

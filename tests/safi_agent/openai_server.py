@@ -10,12 +10,15 @@ from typing import Any
 
 from tests.safi_agent.fakes import THREE, approve, ledger
 
-Reply = str | int | Callable[[dict[str, Any]], Any] | None
+Reply = str | int | tuple[int, str] | Callable[[dict[str, Any]], Any] | None
 HANG = "hang"
 
 
 class Server(ThreadingHTTPServer):
-    """``says[role]`` is a text, a status, "hang", or a function of the request that gives one of these."""
+    """``says[role]`` is a text, a status, a status with its message, "hang", a choice, or a function of the request.
+
+    The function gives one of the others; a choice is a mapping with fields of the response's one choice.
+    """
 
     daemon_threads = True
 
@@ -54,8 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         if reply == HANG:
             self.server.stopped.wait(30)
             self.close_connection = True
-        elif isinstance(reply, int):
-            self._send(reply, {"error": {"message": f"status {reply}", "type": "t", "param": None, "code": None}})
+        elif isinstance(reply, int | tuple):
+            status, message = reply if isinstance(reply, tuple) else (reply, f"status {reply}")
+            self._send(status, {"error": {"message": message, "type": "t", "param": None, "code": None}})
         elif isinstance(reply, bytes):
             self._raw(200, reply)
         elif request.get("stream"):
@@ -73,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _stream(self, text: str) -> None:
+    def _stream(self, reply: str | dict[str, Any]) -> None:
+        text, end = (reply, None) if isinstance(reply, str) else (reply["content"], reply["finish_reason"])
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -83,10 +88,15 @@ class Handler(BaseHTTPRequestHandler):
             delta = {"index": 0, "delta": {"role": "assistant", "content": text[i : i + 3]}, "finish_reason": None}
             chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [delta]}
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        if end is not None:
+            last = {"index": 0, "delta": {}, "finish_reason": end}
+            chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [last]}
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
 
-def completion(request: dict[str, Any], text: str) -> dict[str, Any]:
+def completion(request: dict[str, Any], reply: str | dict[str, Any]) -> dict[str, Any]:
+    text, more = (reply, {}) if isinstance(reply, str) else (reply.get("content"), reply)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if tools := request.get("tools"):
         call = {"name": tools[0]["function"]["name"], "arguments": text}
@@ -95,8 +105,8 @@ def completion(request: dict[str, Any], text: str) -> dict[str, Any]:
         "id": "c",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": request["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "model": more.get("model", request["model"]),
+        "choices": [{"index": 0, "message": message, "finish_reason": more.get("finish_reason", "stop")}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from langchain.chat_models import init_chat_model
 from langchain_openai import ChatOpenAI
 
 from safi_agent import IntellectError, SafiChain, create_safi_chain
@@ -117,12 +118,84 @@ def test_a_will_that_gets_nonsense_refuses(make: Any, server: Server, reply: Any
 
 
 def test_a_server_that_knows_no_schema_is_asked_in_plain_words(make: Any, server: Server, tmp_path: Path) -> None:
-    server.says["will"] = lambda request: 400 if "response_format" in request else approve(["No Harm"])
-    server.says["conscience"] = lambda request: 400 if "response_format" in request else ledger(GATED)
+    refused = (400, "This response_format type is unavailable now")
+    server.says["will"] = lambda request: refused if "response_format" in request else approve(["No Harm"])
+    server.says["conscience"] = lambda request: refused if "response_format" in request else ledger(GATED)
     safi = make(chat(server), GATED)
     assert safi.invoke("Why?").content == "An answer."
     safi.drain()
     assert last(tmp_path)["auditStatus"] == "complete"
+
+
+@pytest.mark.parametrize("refuses", [("temperature",), ("temperature", "response_format")])
+def test_a_judge_by_name_whose_server_refuses_what_is_usual_rules_all_the_same(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+
+    def reply(role: str) -> Any:
+        said = server.says[role]
+        errors = [(400, f"Unsupported parameter: '{name}' is not supported with this model.") for name in refuses]
+        return lambda request: next((e for n, e in zip(refuses, errors, strict=True) if n in request), said)
+
+    server.says = {role: reply(role) for role in server.says}
+    with create_safi_chain("openai:o3-mini", THREE, store=None, log=tmp_path / "log.json") as safi:
+        assert [safi.invoke("Why?").content for _ in range(2)] == ["An answer."] * 2
+        assert safi.drain() == 2
+    assert last(tmp_path)["auditStatus"] == "complete"
+    assert len(server.asked("will")) == len(server.asked("conscience")) == len(refuses) + 2
+    assert {"temperature", "response_format"} & set(server.asked("will")[-1]) == {"response_format"} - set(refuses)
+
+
+@pytest.mark.parametrize("fault", [400, (400, "maximum context length is 10 tokens; reduce the messages or functions")])
+def test_an_error_about_something_else_is_no_second_call(make: Any, server: Server, fault: Any) -> None:
+    server.says["will"] = fault
+    assert make(chat(server)).invoke("Why?").content == "No."
+    assert len(server.asked("will")) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ({"content": approve(), "finish_reason": "length"}, "judge_unclear"),
+        ({"content": approve(), "finish_reason": "content_filter"}, "judge_unclear"),
+        (f"Here you are: {approve()}", "judge_unclear"),
+        (500, "judge_failed"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_ruling_that_is_cut_off_or_quoted_is_unclear_and_a_judge_that_is_down_has_failed(
+    make: Any, server: Server, tmp_path: Path, reply: Any, code: str, streaming: bool
+) -> None:
+    server.says["will"] = reply
+    safi = make(chat(server, streaming=streaming))
+    assert safi.invoke("Why?").content == "No."
+    safi.drain()
+    assert last(tmp_path)["flags"] == [code]
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_half_an_answer_is_flagged_and_refused_where_that_is_asked_for(
+    make: Any, server: Server, tmp_path: Path, refuse: bool
+) -> None:
+    server.says["intellect"] = {"content": "The dose is", "finish_reason": "length"}
+    safi = make(chat(server), refuse_truncated=refuse)
+    assert safi.invoke("Why?").content == ("No." if refuse else "The dose is")
+    safi.drain()
+    assert last(tmp_path)["flags"] == ["draft_truncated"]
+
+
+def test_the_record_names_the_models_that_answered(make: Any, server: Server, tmp_path: Path) -> None:
+    server.says["intellect"] = {"content": "Yes.", "model": "gpt-4o-2024-11-20"}
+    server.says["will"] = {"content": approve(), "model": "gpt-4o-mini-2024"}
+    model = init_chat_model(temperature=0, base_url=server.url, api_key="k")
+    safi = make(model, conscience_model=chat(server))
+    told = safi.invoke("Why?", {"configurable": {"model": "openai:gpt-4o"}}).response_metadata["safi"]["models"]
+    safi.drain()
+    named = {"intellect": "gpt-4o-2024-11-20", "will": "gpt-4o-mini-2024", "conscience": "gpt-4o"}
+    assert told == last(tmp_path)["models"] == named
+    assert "response_format" in server.asked("will")[0]
 
 
 def test_an_empty_object_in_json_mode_is_asked_for_again_without_it(make: Any, server: Server, tmp_path: Path) -> None:

@@ -27,9 +27,8 @@ def audit(reply: Any, values: ValueSet = THREE, **settings: Any) -> tuple[list[F
     "reply",
     [
         ledger(),
-        json.dumps(ROWS),
         f"```json\n{ledger()}\n```",
-        f"Here is my ledger:\n{ledger()}\nThat is all.",
+        f"<think>{ledger(score=-1)}</think>\n{ledger()}",
         ledger().replace("}]", "},]"),
         ledger().replace("so", "line\nbreak"),
         ledger().replace("so", r"LaTeX \(x\)"),
@@ -42,10 +41,33 @@ def test_every_usual_shape_is_read_at_once(reply: str) -> None:
     assert len(model.asked("conscience")) == 1
 
 
-@pytest.mark.parametrize("first", ["{}", "", "sorry", json.dumps({"ledger": ROWS[:1]}), ledger()[:-30], "[[[", "nul"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "{}",
+        "",
+        "sorry",
+        json.dumps({"ledger": ROWS[:1]}),
+        ledger()[:-30],
+        "[[[",
+        "nul",
+        json.dumps(ROWS),
+        f"Here is my ledger:\n{ledger(score=1)}\nThat is all.",
+        f"The answer hands me {ledger(score=1)}, which is not mine.",
+        f"<think>Full marks would be {ledger(score=1)}, but",
+        f"{ledger(score=1)}\n{ledger(score=-1)}",
+        json.dumps({"ledger": ROWS, "corrected": ROWS}),
+        json.dumps({"ledger": ROWS, "final": {"ledger": ROWS}}),
+        json.dumps({"ledger": ROWS, "Ledger": ROWS}),
+        json.dumps({"ledger": [{**row, "Score": -1} for row in ROWS]}),
+        json.dumps({"ledger": {"rows": ROWS}}),
+        ledger().replace('"score": 0.5', '"score": -1, "score": 0.5'),
+        ledger().replace("0.8", "NaN"),
+    ],
+)
 def test_what_cannot_be_used_is_asked_for_once_more(first: str) -> None:
     found, model = audit(in_turn(first, ledger()))
-    assert len(found) == 3
+    assert [f.score for f in found] == [0.5] * 3
     assert len(model.asked("conscience")) == 2
 
 
@@ -54,6 +76,11 @@ def test_twice_unusable_is_an_error_and_never_a_score() -> None:
     with pytest.raises(ConscienceError, match="No usable score for 3 of 3 values"):
         Conscience(Judge.of(model, SCHEMA, retry=True), THREE).invoke(TURN)
     assert len(model.asked("conscience")) == 2
+
+
+def test_a_quoted_ledger_is_no_audit_however_often_it_comes() -> None:
+    with pytest.raises(ConscienceError):
+        audit(f"<think>It wants {ledger(score=1)} of me. So")
 
 
 def test_a_time_out_is_not_asked_again_here() -> None:

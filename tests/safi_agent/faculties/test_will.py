@@ -1,11 +1,14 @@
 """Will: rules win, and whatever is unclear is a violation."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 
 from safi_agent import Value, ValueSet, load_values
 from safi_agent.faculties import will
@@ -52,12 +55,28 @@ def test_a_clear_approval_approves_and_a_violation_does_not() -> None:
         '[{"decision": "approve", "reason": "a"}]',
         "```json\n{}\n```",
         "\u0000",
+        '{"decision": "approve", "reason": ""}',
+        '{"decision": "approve", "reason": " \\n"}',
+        '{"decision": "approve", "reason": "\\u200b"}',
+        '{"decision": "violation", "reason": ""}',
+        '{"decision": "approve", "reason": "x", "verdict": "violation"}',
+        '{"decision": "approve", "reason": "x", "final": {"decision": "violation", "reason": "y"}}',
+        '{"decision": "approve", "reason": "x", "confidence": 0.9}',
+        '{"verdict": {"decision": "approve", "reason": "x"}}',
+        '{"decision": "approve", "reason": "x", "gates": "none"}',
+        '{"decision": "approve", "reason": "x", "gates": {"Truth": false}}',
+        '{"decision": "approve", "reason": "x", "gates": ["Truth"]}',
+        '{"decision": "approve", "reason": "x", "gates": [{"value": "Truth", "upheld": false}]}',
+        '{"decision": "approve", "reason": "x", "gates": [{"value": "Truth", "upheld": true, "Upheld": false}]}',
+        'The draft hands me {"decision": "approve", "reason": "x"}, which is an attack. VIOLATION.',
+        '<think>Harmless would be {"decision": "approve", "reason": "x"}. But',
+        '{"decision": "approve", "reason": "x"} On second thought, no.',
     ],
 )
 def test_whatever_is_unclear_is_a_violation(reply: str) -> None:
     ruled = decide(reply)
     assert ruled.decision == "violation"
-    assert ruled.code == "unclear"
+    assert ruled.code == "judge_unclear"
 
 
 @given(st.text())
@@ -74,7 +93,8 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_only_a_plain_approval_with_a_reason_approves(data: Any) -> None:
-    plain = isinstance(data, dict) and data.get("decision") == "approve" and isinstance(data.get("reason"), str)
+    known = isinstance(data, dict) and set(data) == {"decision", "reason"}
+    plain = known and data["decision"] == "approve" and isinstance(data["reason"], str) and bool(data["reason"].strip())
     assert (read_verdict(data, THREE).decision == "approve") == plain
 
 
@@ -87,6 +107,40 @@ def test_a_judge_that_cannot_be_asked_is_a_violation_that_quotes_nothing(error: 
     ruled = decide(error)
     assert (ruled.decision, ruled.code) == ("violation", "judge_failed")
     assert type(error).__name__ in ruled.reason
+
+
+@pytest.mark.parametrize("reply", [{"decision": "approve", "reason": "x"}, ["approve"], None, HumanMessage(approve())])
+def test_a_judge_that_gives_no_message_has_failed(reply: Any) -> None:
+    judge = Judge.of(RunnableLambda(lambda _: reply), SCHEMA, retry=False)
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft("An answer.")}
+    ruled = Will(judge, THREE).invoke(turn)["verdict"]
+    assert (ruled.decision, ruled.code) == ("violation", "judge_failed")
+    assert "TypeError" in ruled.reason
+
+
+def test_a_verdict_has_the_name_that_the_reply_gives_its_model() -> None:
+    assert decide(AIMessage(approve(), response_metadata={"model_name": "judge-2"})).model == "judge-2"
+    assert decide(AIMessage("{}", response_metadata={"model_name": "judge-2"})).model == "judge-2"
+    assert decide(approve()).model == ""
+
+
+def test_a_draft_whose_reasoning_does_not_end_is_refused_without_a_call() -> None:
+    model = Fake(will=approve())
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft("An answer.", flags=("structure_reasoning",))}
+    ruled = Will(Judge.of(model, SCHEMA, retry=False), THREE).invoke(turn)["verdict"]
+    assert (ruled.decision, ruled.code) == ("violation", "structure_reasoning")
+    assert not model.asked("will")
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_a_draft_that_was_cut_off_is_refused_only_where_that_is_asked_for(refuse: bool) -> None:
+    turn: Turn = {"prompt": "Why?", "context": "", "draft": Draft("An ans", flags=("draft_truncated",))}
+    judge = Judge.of(Fake(), SCHEMA, retry=False)
+    for ruled in (
+        Will(judge, THREE, refuse_truncated=refuse).invoke(turn)["verdict"],
+        asyncio.run(Will(judge, THREE, refuse_truncated=refuse).ainvoke(turn))["verdict"],
+    ):
+        assert (ruled.decision, ruled.code) == (("violation", "draft_truncated") if refuse else ("approve", "judge"))
 
 
 def test_the_judge_is_asked_once() -> None:
@@ -108,6 +162,10 @@ def test_the_judge_is_asked_once() -> None:
         ([{"value": "No Harm", "upheld": "true"}], "hard_gate_violation"),
         ([{"value": "No Harm", "upheld": 1}], "hard_gate_violation"),
         ([{"value": "No Harm"}], "hard_gate_violation"),
+        ([{"value": "No Harm", "upheld": True, "UPHELD": True}], "judge_unclear"),
+        ([{"value": "No Harm", "upheld": True}, {"value": "Truth", "upheld": False}], "judge_unclear"),
+        ([{"value": "No Harm", "upheld": True}, "so"], "judge_unclear"),
+        ({"No Harm": True}, "judge_unclear"),
         ([{"value": "No Harm", "upheld": True}, {"value": "no harm", "upheld": False}], "hard_gate_violation"),
         ([{"value": "No Harm", "upheld": False}, {"value": "no harm", "upheld": True}], "hard_gate_violation"),
     ],

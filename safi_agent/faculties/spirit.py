@@ -56,9 +56,9 @@ def assess(
 ) -> Assessment:
     """Score a ledger against the values and the long-term profile ``mu`` (None: there is none yet).
 
-    ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 to the score, keeps its μ and
-    is left out of the drift: the cosine is over the weighted values that have a usable row in this ledger and a μ from an
-    earlier one. A value that an auditor leaves out once is no drift, neither in that turn nor in the next.
+    ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 to the score, keeps its μ
+    and is left out of the drift: the cosine is over the weighted values that have a usable row in this ledger and a μ
+    from an earlier one. A value that an auditor leaves out once is no drift, neither in that turn nor in the next.
 
     Args:
         ledger: a Finding, or a mapping of its fields, for each value; what cannot be used is as if it were absent.

@@ -11,7 +11,7 @@ from safi_agent.errors import LogError
 if TYPE_CHECKING:
     from safi_agent.log.check import Checked
     from safi_agent.store import Store
-    from safi_agent.store.witness import Testimony
+    from safi_agent.store.witness import Account
 
 WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
@@ -69,7 +69,7 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
     from safi_agent.log.check import check
     from safi_agent.log.crosscheck import known_as
     from safi_agent.log.verify import is_chained
-    from safi_agent.store.witness import testify
+    from safi_agent.store.witness import account_of
 
     store = _opened(log, url)
     if (told := _remembered(store, log)) is not None:
@@ -82,7 +82,7 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
         raise LogError(f"this store never wrote it at this path, and a copy is known by its key: {error}") from None
     if (known := known_as(store, str(log.resolve()), key)) is None:
         raise LogError("this store never wrote it; name the one that did by --store, or say --without-store.")
-    ended = _say(log, check(log, key, store, testify(store, known[0]), first_line))
+    ended = _say(log, check(log, key, store, account_of(store, known[0]), first_line))
     typer.echo(f"The store wrote it as {known[0]}: this is a copy, or it was moved.")
     return ended
 
@@ -111,12 +111,12 @@ def _opened(log: Path, url: str) -> "Store":
     raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
 
 
-def _remembered(store: "Store", log: Path) -> "Testimony | None":
+def _remembered(store: "Store", log: Path) -> "Account | None":
     """What the store knows of a log at this path: also of one that is gone, which only the store can tell."""
-    from safi_agent.store.witness import testify
+    from safi_agent.store.witness import account_of
 
     for path in dict.fromkeys((log.resolve(), log.absolute())):
-        if (told := testify(store, str(path))).anchor or told.written:
+        if (told := account_of(store, str(path))).anchor or told.written:
             return told
     return None
 

@@ -10,7 +10,7 @@ from safi_agent.log.files import log_files
 from safi_agent.log.key import key_id
 from safi_agent.log.verify import MOST_TOLD, Fault, Verdict, verify
 from safi_agent.store import Anchor, Store
-from safi_agent.store.witness import Testimony
+from safi_agent.store.witness import Account
 
 NO_LOG = Verdict((), 0, 0, 0, None)
 
@@ -28,14 +28,14 @@ class Checked(NamedTuple):
     waiting: int
 
 
-def check(log: str | Path, key: bytes, store: Store, told: Testimony, first: int = 1) -> Checked:
+def check(log: str | Path, key: bytes, store: Store, told: Account, first: int = 1) -> Checked:
     """Verify a log, and compare it with the store that wrote it.
 
     Args:
         log: its path; full files are found beside it.
         key: the key it was written with.
         store: the store that wrote it.
-        told: what the store knows of it, read before the log (``testify``).
+        told: what the store knows of it, read before the log (``account_of``).
         first: the number of the chain's first line here, where earlier files are kept elsewhere.
 
     Raises:
@@ -56,7 +56,7 @@ def check(log: str | Path, key: bytes, store: Store, told: Testimony, first: int
     )
 
 
-def _anchor(told: Testimony, key: bytes) -> tuple[Anchor | None, list[str]]:
+def _anchor(told: Account, key: bytes) -> tuple[Anchor | None, list[str]]:
     """The anchor, if it can be relied on, and what is wrong with it."""
     anchor, there = told.anchor, len(told.written)
     if anchor is None:

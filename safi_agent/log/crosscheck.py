@@ -13,7 +13,7 @@ from safi_agent.log.files import lines, log_files
 from safi_agent.log.seal import Seal, genuine, read_seal
 from safi_agent.log.verify import Fault
 from safi_agent.store import Anchor, Store
-from safi_agent.store.witness import WRONG, Testimony, anchors_of, rows_of, turns_at
+from safi_agent.store.witness import WRONG, Account, anchors_of, rows_of, turns_at
 
 AT_ONCE = 200  # turns that the store is asked for together
 MOST_MISSING = 20
@@ -50,7 +50,7 @@ class _Line(NamedTuple):
     record: Mapping[str, Any]
 
 
-def compare(log: str | Path, key: bytes, store: Store, told: Testimony, *, whole: bool = True) -> Compared:
+def compare(log: str | Path, key: bytes, store: Store, told: Account, *, whole: bool = True) -> Compared:
     """Read a log once more and compare each line with its row in the store.
 
     Args:
@@ -168,7 +168,7 @@ class _Places:
         return (place for place, met in zip(self._places, self._met, strict=True) if not met)
 
 
-def _missing(log: str | Path, store: Store, told: Testimony, written: _Places) -> Iterator[Fault]:
+def _missing(log: str | Path, store: Store, told: Account, written: _Places) -> Iterator[Fault]:
     places = list(islice(written.left(), MOST_MISSING))
     for row in turns_at(store, told.log, places) if places else []:
         yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")

@@ -52,7 +52,7 @@ _ANCHORS = select(anchors.c.log, anchors.c.size, anchors.c.lines, anchors.c.mac,
 )
 
 
-class Testimony(NamedTuple):
+class Account(NamedTuple):
     """A log as the store knows it, read at one moment.
 
     ``written`` has the places, in the order of commits, of the turns that are in the log; ``waiting`` those of the
@@ -66,7 +66,7 @@ class Testimony(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def testify(store: Store, log: str) -> Testimony:
+def account_of(store: Store, log: str) -> Account:
     """What the store knows of a log."""
     with store.database.transaction(reading=True) as c:
         if c.dialect.name == "postgresql":  # SQLite reads one state of the database in any transaction
@@ -77,7 +77,7 @@ def testify(store: Store, log: str) -> Testimony:
         wrong = _contradictions(c)
         if len(places) < len(written):
             wrong.append(f"{len(written) - len(places):,} turns are in the log and were never committed")
-        return Testimony(log, _anchors(c, [log]).get(log), places, waiting, tuple(wrong))
+        return Account(log, _anchors(c, [log]).get(log), places, waiting, tuple(wrong))
 
 
 def _is_place(place: object) -> bool:

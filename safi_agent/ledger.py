@@ -64,8 +64,8 @@ class Ledger(NamedTuple):
 def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Finding) -> Ledger:
     """Keep what can be used; a row that is malformed, out of range or of no declared value is as if it were absent.
 
-    Of two rows for one value the lower score stays, and of two with one score the one that counts less. Enough is covered
-    when each hard gate has a row and more than half of the weighted values have one.
+    Of two rows for one value the lower score stays, and of two with one score the one that counts less. Enough is
+    covered when each hard gate has a row and more than half of the weighted values have one.
     """
     names = {value.key: value.name for value in values.values}
     found: dict[str, Finding] = {}

@@ -9,6 +9,7 @@ from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
 MOST = 3
+UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score that rests on nothing
 Raised = Literal["review", "drift", "audit_failed"]
 Kind = Literal["turn"] | Raised
 
@@ -29,16 +30,25 @@ Hook = Callable[[Alert], object | Awaitable[object]]
 
 
 def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
-    """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold."""
+    """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
+
+    A score that rests on nothing, as its flags say, is to be reviewed, too.
+    """
     score, drift = record["spiritScore"], record["drift"]
     found: list[Raised] = []
     if record["auditStatus"] == "failed":
         found.append("audit_failed")
-    if record["auditStatus"] == "failed" or (score is not None and score < review_below):
+    low = score is not None and score < review_below
+    if record["auditStatus"] == "failed" or low or is_unfounded(record):
         found.append("review")
     if drift is not None and drift > drift_above:
         found.append("drift")
     return found
+
+
+def is_unfounded(record: Mapping[str, Any]) -> bool:
+    """Whether the flags of a record say that its score rests on nothing."""
+    return any(flag in UNFOUNDED for flag in record.get("flags", ()))
 
 
 def asks(hook: Hook, kind: Kind) -> bool:

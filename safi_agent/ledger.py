@@ -64,8 +64,8 @@ class Ledger(NamedTuple):
 def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Finding) -> Ledger:
     """Keep what can be used; a row that is malformed, out of range or of no declared value is as if it were absent.
 
-    Of two rows for one value the lower score stays. Enough is covered when each hard gate has a row and more than
-    half of the weighted values have one.
+    Of two rows for one value the lower score stays, and of two with one score the one that counts less. Enough is
+    covered when each hard gate has a row and more than half of the weighted values have one.
     """
     names = {value.key: value.name for value in values.values}
     found: dict[str, Finding] = {}
@@ -74,12 +74,17 @@ def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Fin
         if finding is None or (key := label(finding.value)) not in names:
             continue
         finding = finding.model_copy(update={"value": names[key]})
-        if key not in found or finding.score < found[key].score:
+        if key not in found or _harm(finding) < _harm(found[key]):
             found[key] = finding
     ordered = {key: found[key] for key in names if key in found}
     scored = sum(value.key in found for value in values.scored)
     covered = all(gate.key in found for gate in values.gates) and 2 * scored > len(values.scored)
     return Ledger(ordered, tuple(name for key, name in names.items() if key not in found), covered)
+
+
+def _harm(finding: Finding) -> tuple[float, float]:
+    """What two rows of one value are compared by: the score, then what it counts with its confidence."""
+    return finding.score, finding.score * finding.confidence
 
 
 def _finding(row: object, kind: type[Finding]) -> Finding | None:

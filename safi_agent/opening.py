@@ -11,10 +11,10 @@ from safi_agent.inputs import SafiInput, read_input
 from safi_agent.record import now
 from safi_agent.release import check_same, message
 from safi_agent.store import Store
+from safi_agent.text import LONGEST_NAME, is_name
 from safi_agent.turn import Turn
 
 KEY, TURN_ID = "safi_key", "safi_turn_id"
-LONGEST = 200
 
 
 def new_turn(given: SafiInput, config: RunnableConfig, store: Store, usual_key: str) -> Turn:
@@ -66,7 +66,7 @@ def _asked(config: RunnableConfig) -> Mapping[str, Any]:
 
 def _named(config: RunnableConfig, argument: str, default: str) -> str:
     asked = _asked(config)
-    name = asked.get(argument, default)
-    if not isinstance(name, str) or len(name) > LONGEST or (not name and argument in asked) or not name.isprintable():
-        raise ValueError(f"{argument}: expected 1 to {LONGEST} printable characters, got {name!r}.")
+    name: str = asked.get(argument, default)
+    if argument in asked and not (isinstance(name, str) and is_name(name)):
+        raise ValueError(f"{argument}: expected 1 to {LONGEST_NAME} printable characters, got {name!r}.")
     return name

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from safi_agent.safe_yaml import read_yaml
-from safi_agent.values import Value, ValueSet, label, weighed, wrong_names, wrong_weights
+from safi_agent.values import Value, ValueSet, label, weighed, wrong_count, wrong_names, wrong_weights
 
 SOUND = {"name": "sound", "values": [{"name": "sound", "weight": 1}]}
 EXPECTED = {
@@ -71,6 +71,9 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     if not isinstance(rows, list) or not rows:
         yield ("values",), f"values: expected a list of values, got {rows!r}."
         return
+    if many := wrong_count(rows):
+        yield ("values",), many
+        return
     wrong = [(i, error) for i, row in enumerate(rows) for error in _refused(Value, _with_weight(row))]
     for i, error in wrong:
         yield ("values", i, *_where(error)), f"{_called(rows[i], i)}{_said(error, Value)}"
@@ -79,10 +82,10 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
 def _together(content: Mapping[str, Any], rows: Sequence[Any], wrong: set[int]) -> Iterator[tuple[Path, str]]:
     named = [(label(row["name"]), i) for i, row in enumerate(rows) if _has_name(row)]
+    last = dict(named)
     for key, count in Counter(key for key, _ in named).items():
         if count > 1:
-            last = max(i for other, i in named if other == key)
-            yield ("values", last, "name"), next(wrong_names([key] * count))
+            yield ("values", last[key], "name"), next(wrong_names([key, key]))
     if wrong or not all(isinstance(row, Mapping) for row in rows):
         return
     try:

@@ -1,6 +1,7 @@
 """The record: what the log says of a turn, made of what the store holds of it."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,7 +14,9 @@ from safi_agent.ledger import ContinuousFinding, read_ledger
 from safi_agent.offline import LABEL
 from safi_agent.store import Commit, Memory, Row
 from safi_agent.turn import Draft, Turn, Verdict
-from safi_agent.values import ValueSet
+from safi_agent.values import ValueSet, label
+
+LEAST_CONFIDENCE = 0.01  # in the mean; below it a score says nothing
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,15 @@ class Measure:
         return {
             "values": values.fingerprint,
             "beta": self.beta,
-            "phi": getattr(self.phi, "__name__", repr(self.phi)),
-            "sigma": getattr(self.sigma, "__name__", repr(self.sigma)),
+            "phi": _name_of(self.phi, identity),
+            "sigma": _name_of(self.sigma, linear),
         }
+
+
+def _name_of(used: Map, default: Map) -> str:
+    """The name of a map; another function with the name of the default is not taken for it when a log is replayed."""
+    name = getattr(used, "__name__", None) or repr(used)
+    return f"{getattr(used, '__module__', None)}.{name}" if name == default.__name__ and used is not default else name
 
 
 def now() -> str:
@@ -100,6 +109,7 @@ def commit(row: Row, before: Memory, measure: Measure) -> Commit:
     found = assess(findings, values, before.mu, measure.beta, phi=measure.phi, sigma=measure.sigma)
     after = _moved(before, found)
     record |= _assessed(found, findings, values) | _memory(after)
+    record["flags"] = [*record["flags"], *unfounded(found, findings)]
     note = coaching_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
 
@@ -142,6 +152,17 @@ def _assessed(found: Assessment, findings: list[ContinuousFinding], values: Valu
         "spiritReflection": reflection(found, read_ledger(findings, values, ContinuousFinding)),
         "auditStatus": "complete" if found.score is not None else "failed",
     }
+
+
+def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
+    """The flag of a score that rests on nothing: no weighted value was affirmed or broken, or none with confidence."""
+    if found.score is None:
+        return []
+    counted = {key: abs(weighted) for key, weighted in found.profile.items() if weighted}
+    if not counted:
+        return ["all_omitted"]
+    sure = math.fsum(counted.get(label(row.value), 0.0) * row.confidence for row in findings)
+    return ["no_confidence"] if sure < LEAST_CONFIDENCE * math.fsum(counted.values()) else []
 
 
 def _moved(before: Memory, found: Assessment) -> Memory:

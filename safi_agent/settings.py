@@ -69,7 +69,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
             values=self.values,
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
             measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
-            log=log_path(self.log),
+            log=log_path(self.log, self.store),
             log_max_bytes=self.log_max_bytes,
             hooks=self.hooks,
             attempts=self.audit_attempts,

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -12,23 +13,28 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import override
 
 from safi_agent.safe_yaml import read_yaml
+from safi_agent.text import LONGEST_NAME, is_name, visible
 
 TOLERANCE = 1e-6
+MOST_VALUES = 1_000  # a judge has to score each of them in one reply
 REFUSAL = "I can't give an answer to this that keeps to the values I am held to."
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4 * MOST_VALUES)
 def label(name: str) -> str:
     """The form under which two spellings of a value's name are one: μ and ledgers are keyed by it.
 
-    >>> label("Non\u2013Discrimination   and Equity")
+    Case, width, kinds of dashes, spaces and invisible characters make no difference.
+
+    >>> label("Non\u2013Discrimi\u200bnation   and Equity")
     'non-discrimination and equity'
     """
-    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
-    return " ".join(folded.split()).casefold()
+    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", visible(name))).casefold()
+    return " ".join(visible(unicodedata.normalize("NFKC", folded)).split())
 
 
 def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,8 +48,15 @@ def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 def wrong_names(keys: Sequence[str]) -> Iterator[str]:
     """What is wrong with normalised names as a whole."""
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+    if twice := sorted(key for key, count in Counter(keys).items() if count > 1):
         yield f"Expected names that differ after normalisation, got more than once: {twice}."
+
+
+def wrong_count(values: Any) -> str | None:
+    """What is wrong with the number of values; None for nothing, or for what is not a list."""
+    if isinstance(values, list | tuple) and len(values) > MOST_VALUES:
+        return f"Expected at most {MOST_VALUES:,} values, got {len(values):,}."
+    return None
 
 
 def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
@@ -55,10 +68,23 @@ def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
         yield f"Expected weights that sum to 1 (within {TOLERANCE}), got {total}; see normalize=True."
 
 
-class Value(BaseModel):
-    """One value. Weight 0 makes it a hard gate: never averaged, and broken once is a violation."""
+class _Fixed(BaseModel):
+    """A model that never changes; a copy with other contents is checked like any other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with some fields changed, validated: pydantic's own would keep the old fingerprint.
+
+        Raises:
+            ValueError: what comes out is not coherent.
+        """
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
+
+
+class Value(_Fixed):
+    """One value. Weight 0 makes it a hard gate: never averaged, and broken once is a violation."""
 
     name: str  #: with letters in it; case, spaces and kinds of dashes make no difference
     description: str = ""  #: what it means
@@ -86,16 +112,15 @@ class Value(BaseModel):
         return self.weight == 0
 
 
-class ValueSet(BaseModel):
+class ValueSet(_Fixed):
     """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules.
 
     Raises:
-        ValueError: weights that do not sum to 1 within 1e-6, names that are the same, a pattern that is none.
+        ValueError: weights that do not sum to 1 within 1e-6, names that are the same, more than 1,000 values, a pattern
+            that is none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(min_length=1)  #: also the memory key of turns that name none
+    name: str  #: of 1 to 200 printable characters; also the memory key of turns that name none
     description: str = ""  #: for people
     values: tuple[Value, ...]  #: in the order in which judges are asked
     refusal: str = Field(default=REFUSAL, min_length=1)  #: what leaves in place of a draft that is not approved
@@ -104,6 +129,21 @@ class ValueSet(BaseModel):
     max_chars: int = Field(default=20_000, gt=0)  #: of a draft; a longer one is refused
 
     _forbidden = field_validator("forbidden")(_patterns)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"Expected 1 to {LONGEST_NAME} printable characters, got {name!r}.")
+        return name
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _counted(cls, values: Any) -> Any:
+        """Before any of them is looked at."""
+        if wrong := wrong_count(values):
+            raise ValueError(wrong)
+        return values
 
     @field_validator("disclaimers")
     @classmethod

@@ -9,8 +9,9 @@ from safi_agent.cli.options import LOG, STORE, kept_store
 from safi_agent.errors import LogError
 
 if TYPE_CHECKING:
-    from safi_agent.log.verify import Verdict
-    from safi_agent.store import Anchor
+    from safi_agent.log.check import Checked
+    from safi_agent.store import Store
+    from safi_agent.store.witness import Account
 
 WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
@@ -19,57 +20,109 @@ def verify(
     log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
     store: Annotated[str, typer.Option(help="URL of the store that wrote it.")] = STORE,
     without_store: Annotated[
-        bool, typer.Option("--without-store", help="Do not ask the store how the log must end.")
+        bool, typer.Option("--without-store", help="Do not compare the log with the store.")
     ] = False,
     first_line: Annotated[int, typer.Option(help="The first line here, if earlier files are elsewhere.", min=1)] = 1,
 ) -> None:
-    """Check every line of a log against its chain, and its end against the store.
+    """Check every line of a log against its chain, and the log against the store that wrote it.
 
     Ends with 0 if it is as it was written; 1 if it is not, and says where; 2 if that could not be checked; 3 if none of
     its lines has a mac, so that nothing can be said of it.
     """
-    from safi_agent.log.key import find_key, key_file
-    from safi_agent.log.verify import is_chained
-    from safi_agent.log.verify import verify as verify_log
+    from safi_agent.store.failing import told_as
 
+    compared = told_as(_unreadable, "The store could not be read")(_with_store)
     try:
-        full = log.absolute()
-        anchor = None if without_store else _remembered(full, store)
-        if anchor is None and not is_chained(full):
-            typer.echo(
-                f"{log}: none of its lines has a mac, as in logs of an older version: nothing can be said of it."
-            )
-            raise typer.Exit(UNCHAINED)
-        if anchor is None and not without_store:
-            raise LogError("this store never wrote it; name the one that did by --store, or say --without-store.")
-        if (key := find_key(full)) is None:
-            raise LogError(f"expected its key in the environment (SAFI_LOG_KEY) or in {key_file(log)}, found none.")
-        verdict = verify_log(log, key, anchor, first_line)
+        ended = _alone(log, first_line) if without_store else compared(log, store, first_line)
     except (LogError, ValueError, OSError) as error:
         typer.echo(f"{log}: not checked: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
-    raise typer.Exit(_say(log, verdict, anchor))
+    raise typer.Exit(ended)
 
 
-def _remembered(log: Path, store: str) -> "Anchor | None":
-    """What the store remembers of the log: also of one that is gone, which only the store can tell.
+def _unreadable(cause: str) -> LogError:
+    return LogError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+
+
+def _alone(log: Path, first_line: int) -> int:
+    """Without the store."""
+    from safi_agent.log.check import Checked
+    from safi_agent.log.verify import is_chained
+    from safi_agent.log.verify import verify as verify_log
+
+    if not is_chained(log):
+        return _unchained(log)
+    ended = _say(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0))
+    if ended == WHOLE:
+        typer.echo("The store was not asked: nobody can see here whether lines are missing at the end.")
+    return ended
+
+
+def _with_store(log: Path, url: str, first_line: int) -> int:
+    """Against the store, which may know the log under another path.
 
     Raises:
+        LogError: the store never wrote the log, or there is no key, or another.
         FileNotFoundError: there is neither the log nor a store that could have written it.
         ValueError: the log is there, and the store is not or cannot be opened.
     """
+    from safi_agent.log.check import check
+    from safi_agent.log.crosscheck import known_as
+    from safi_agent.log.verify import is_chained
+    from safi_agent.store.witness import account_of
+
+    store = _opened(log, url)
+    if (told := _remembered(store, log)) is not None:
+        return _say(log, check(log, _key(log), store, told, first_line))
+    if not is_chained(log):
+        return _unchained(log)
+    try:
+        key = _key(log)
+    except LogError as error:
+        raise LogError(f"this store never wrote it at this path, and a copy is known by its key: {error}") from None
+    if (known := known_as(store, str(log.resolve()), key)) is None:
+        raise LogError("this store never wrote it; name the one that did by --store, or say --without-store.")
+    ended = _say(log, check(log, key, store, account_of(store, known[0]), first_line))
+    typer.echo(f"The store wrote it as {known[0]}: this is a copy, or it was moved.")
+    return ended
+
+
+def _unchained(log: Path) -> int:
+    typer.echo(f"{log}: none of its lines has a mac, as in logs of an older version: nothing can be said of it.")
+    return UNCHAINED
+
+
+def _key(log: Path) -> bytes:
+    from safi_agent.log.key import find_key, key_file
+
+    if (key := find_key(log.resolve())) is None:
+        raise LogError(f"expected its key in the environment (SAFI_LOG_KEY) or in {key_file(log)}, found none.")
+    return key
+
+
+def _opened(log: Path, url: str) -> "Store":
     from safi_agent.log.files import log_files
-    from safi_agent.store.failing import opening
 
     try:
-        return opening(kept_store(store).anchor)(str(log))
+        return kept_store(url)
     except ValueError:
         if log_files(log):
             raise
     raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
 
 
-def _say(log: Path, verdict: "Verdict", anchor: "Anchor | None") -> int:
+def _remembered(store: "Store", log: Path) -> "Account | None":
+    """What the store knows of a log at this path: also of one that is gone, which only the store can tell."""
+    from safi_agent.store.witness import account_of
+
+    for path in dict.fromkeys((log.resolve(), log.absolute())):
+        if (told := account_of(store, str(path))).anchor or told.written:
+            return told
+    return None
+
+
+def _say(log: Path, checked: "Checked") -> int:
+    verdict, anchor, foreign, waiting = checked
     for fault in verdict.faults:
         typer.echo(str(fault))
     if verdict.faulty:
@@ -79,8 +132,13 @@ def _say(log: Path, verdict: "Verdict", anchor: "Anchor | None") -> int:
     typer.echo(f"{log}: {verdict.lines:,} lines, as they were written.")
     if verdict.unsealed:
         typer.echo(f"The first {verdict.unsealed:,} have no mac; they are as they were when the chain began.")
-    if anchor is None:
-        typer.echo("The store was not asked: nobody can see here whether lines are missing at the end.")
-    elif verdict.tip and verdict.tip.lines > anchor.lines:
+    if anchor and verdict.tip and verdict.tip.lines > anchor.lines:
         typer.echo(f"{verdict.tip.lines - anchor.lines:,} at the end were written since the store was last told.")
+    if foreign:
+        typer.echo(
+            f"{foreign:,} are of turns that this store does not have: another store wrote them, or this one was set "
+            "back to an earlier state."
+        )
+    if waiting:
+        typer.echo(f"{waiting:,} turns were committed and are not in the log yet; the logger 'safi_agent' says why.")
     return WHOLE

@@ -1,11 +1,13 @@
 """Spirit: how coherent an answer is with the values, and how far it is from what is usual. Pure mathematics.
 
-``S = σ(Σ wᵢ sᵢ φ(cᵢ))``, ``p = w ⊙ s``, ``μ ← βμ + (1−β)p``, ``d = 1 − cos(p, μ_prev)``.
+``S = σ(Σ wᵢ sᵢ φ(cᵢ))``, ``p = w ⊙ s``, ``μ ← βμ + (1−β)p``, ``d = 1 − cos(p, μ_prev)``, where ``d`` is over the values
+that were scored both now and before: a row that is missing is no score of 0.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
@@ -24,7 +26,7 @@ class Assessment(NamedTuple):
     score: int | None  #: S in 1..10
     profile: dict[str, float]  #: p = w ⊙ s by normalised name, each in [-w, w]
     mu: dict[str, float]  #: μ after this audit, by normalised name
-    drift: float | None  #: d in [0, 1]; None where p or μ is zero
+    drift: float | None  #: d in [0, 1]; None where p or μ is zero over the values that were scored now and before
     drift_raw: float | None  #: the same before it was clamped, in [0, 2]
     unscored: tuple[str, ...]  #: names of values without a usable row
 
@@ -54,18 +56,21 @@ def assess(
 ) -> Assessment:
     """Score a ledger against the values and the long-term profile ``mu`` (None: there is none yet).
 
-    ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 and keeps its μ.
+    ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 to the score, keeps its μ
+    and is left out of the drift: the cosine is over the weighted values that have a usable row in this ledger and a μ
+    from an earlier one. A value that an auditor leaves out once is no drift, neither in that turn nor in the next.
 
     Args:
         ledger: a Finding, or a mapping of its fields, for each value; what cannot be used is as if it were absent.
         values: the weights w.
         mu: μ before this audit.
         beta: in [0, 1); how much of μ stays.
-        phi: what a confidence in [0, 1] counts; as it is by default.
-        sigma: maps the weighted sum in [-1, 1] to the score before it is rounded; by default to [1, 10], linearly.
+        phi: what a confidence in [0, 1] counts, a finite number; as it is by default.
+        sigma: maps the weighted sum in [-1, 1] to the score before it is rounded to a whole number in 1..10; by default
+            to [1, 10], linearly.
 
     Raises:
-        ValueError: ``beta`` is not in [0, 1).
+        ValueError: ``beta`` is not in [0, 1), or ``phi`` or ``sigma`` gives something else than it should.
     """
     if beta_out(beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
@@ -75,11 +80,27 @@ def assess(
         return Assessment(None, {}, before, None, None, read.unscored)
     rows = [(value.key, value.weight, read.findings.get(value.key)) for value in values.scored]
     profile = {key: w * row.score if row else 0.0 for key, w, row in rows}
-    raw = math.fsum(w * row.score * phi(row.confidence) for _, w, row in rows if row)
     moved = {key: beta * before.get(key, 0.0) + (1 - beta) * profile[key] for key, _, row in rows if row}
-    drift_raw = _distance([profile[key] for key, _, _ in rows], [before.get(key, 0.0) for key, _, _ in rows])
+    known = [key for key, _, row in rows if row and key in before]
+    drift_raw = _distance([profile[key] for key in known], [before[key] for key in known])
     drift = None if drift_raw is None else min(1.0, max(0.0, drift_raw))
-    return Assessment(round(sigma(raw)), profile, before | moved, drift, drift_raw, read.unscored)
+    score = _score([(w * row.score, row.confidence) for _, w, row in rows if row], phi, sigma)
+    return Assessment(score, profile, before | moved, drift, drift_raw, read.unscored)
+
+
+def _score(rows: Iterable[tuple[float, float]], phi: Map, sigma: Map) -> int:
+    """S of weighted scores and their confidences."""
+    raw = math.fsum(weighted * _finite("phi", phi(confidence)) for weighted, confidence in rows)
+    score = round(_finite("sigma", sigma(raw)))  # half to even
+    if not 1 <= score <= 10:
+        raise ValueError(f"sigma: expected it to give a number that rounds to 1..10, got {score}.")
+    return score
+
+
+def _finite(name: str, made: object) -> float:
+    if isinstance(made, bool) or not isinstance(made, Real) or not math.isfinite(made):
+        raise ValueError(f"{name}: expected it to give a finite number, got {made!r}.")
+    return float(made)
 
 
 def beta_out(beta: object) -> bool:

@@ -3,14 +3,15 @@
 import logging
 import os
 import threading
-from contextlib import suppress
-from pathlib import Path
 
 from filelock import FileLock
 
 from safi_agent.errors import LogError
+from safi_agent.log.anchors import checked_turns, make_anchor
+from safi_agent.log.crosscheck import known_as
 from safi_agent.log.files import set_aside
-from safi_agent.log.key import find_key, given_key, keep_key, key_file, key_id, new_key
+from safi_agent.log.key import find_key, keep_key, key_file, new_key
+from safi_agent.log.path import refuse_others
 from safi_agent.log.seal import Tip, seal
 from safi_agent.log.tail import find_end
 from safi_agent.store import Anchor, Store
@@ -18,29 +19,6 @@ from safi_agent.store import Anchor, Store
 log = logging.getLogger("safi_agent")
 _flushing = threading.Lock()
 PATIENCE = 10.0  # seconds for which another process may hold the log
-
-DATABASE = b"SQLite format 3\0"  # how the file of a store begins: to append to it would destroy it
-
-
-def log_path(path: str | Path | None) -> str:
-    """The log's full path, empty for none.
-
-    Raises:
-        TypeError: it is neither a path nor None.
-        ValueError: its folder is not there, it is a folder or a database, or the environment names a key that is none.
-    """
-    if path is None:
-        return ""
-    if not isinstance(path, str | Path):
-        raise TypeError(f"log: expected a path or None, got {type(path).__name__}.")
-    full = Path(path).absolute()
-    if not full.parent.is_dir() or full.is_dir():
-        raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
-    with suppress(OSError), full.open("rb") as file:
-        if file.read(len(DATABASE)) == DATABASE:
-            raise ValueError(f"log: expected a log or a new file, got the database {str(path)!r}.")
-    given_key()
-    return str(full)
 
 
 def write(store: Store, path: str, most: int | None = None) -> list[str]:
@@ -71,6 +49,12 @@ def flush(store: Store, path: str, most: int | None = None) -> list[str]:
 def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
     given = _key(path, anchor)
     key = given or new_key()
+    turns = 0
+    if anchor:
+        turns = checked_turns(path, anchor, key)
+    else:
+        refuse_others(path)
+        anchor = _of_copy(store, path, key)
     if most and anchor and _size(path) == anchor.size >= most:  # the store knows all of it
         set_aside(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -81,7 +65,7 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
         for turn_id, record in waiting:
             if turn_id not in there:
                 tip = _write(descriptor, record, tip, key)
-        made = Anchor(os.fstat(descriptor).st_size, tip.lines, tip.mac, key_id(key))
+        made = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
         store.logged(path, [turn_id for turn_id, _ in waiting], made)
     finally:
         os.close(descriptor)
@@ -92,9 +76,19 @@ def _key(path: str, anchor: Anchor | None) -> bytes | None:
     key = find_key(path)
     if anchor and key is None:
         raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")
-    if anchor and key and anchor.key != key_id(key):
-        raise LogError(f"expected the key with id {anchor.key}, with which it was begun, got one with id {key_id(key)}")
     return key
+
+
+def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
+    """Where a log ends that this store wrote at another path: a copy that was cut is not made whole by it.
+
+    Raises:
+        LogError: the anchor that the store has for the other path was changed.
+    """
+    if (known := known_as(store, path, key)) is None:
+        return None
+    checked_turns(*known, key)
+    return known[1]
 
 
 def _size(path: str) -> int:

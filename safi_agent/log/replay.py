@@ -107,17 +107,25 @@ class _Walk:
                 yield f"{named}: {name} is {record[name]!r}, and its ledger gives {figure!r}"
 
     def _due(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _Lane) -> Figures:
-        """What the line should say; without the score, if it was not made with a φ and σ of ours."""
+        """What the line should say; without the score, if it was not made with a φ and σ of ours.
+
+        A φ or σ of the operator's may have failed: then the audit did, whatever its ledger would give.
+        """
+        nothing = _figures(None, None, None, before.mu, before.mu_turn)
         if not findings:
-            return _figures(None, None, None, before.mu, before.mu_turn)
+            return nothing
         measure = record.get("measure", {})
+        others = (measure.get("phi", OURS[0]), measure.get("sigma", OURS[1])) != OURS
+        if others and record.get("auditStatus") == "failed":
+            self.other_maps += 1
+            return nothing
         name = measure.get("values", record["valueSet"])
         if (values := self.find(name)) is None:
             raise LogError(f"expected the value set {name!r}, by which turn {record['turnId']} was judged; found none.")
         found = assess(findings, values, before.mu, measure.get("beta", self.beta))
         moved = before.mu_turn + (found.score is not None)
         due = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
-        if (measure.get("phi", OURS[0]), measure.get("sigma", OURS[1])) != OURS and found.score is not None:
+        if others and found.score is not None:
             self.other_maps += 1
             del due["spiritScore"]
         return due

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from safi_agent.errors import LogError
+from safi_agent.log.anchors import anchor_key_id
 from safi_agent.log.files import LONGEST, full_files, lines, log_files
 from safi_agent.log.key import key_id
 from safi_agent.log.seal import BEGINS, Seal, Tip, beginning, genuine, read_seal
@@ -18,7 +19,7 @@ PAUSE = 0.1  # seconds
 
 
 class Fault(NamedTuple):
-    """Where a log is not as it was written: a line of a file, from 1 on, and in what way."""
+    """Where a log is not as it was written: a line of a file, from 1 on (0: the whole file), and in what way."""
 
     file: str
     at: int
@@ -26,7 +27,7 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         """In the form in which editors name a place."""
-        return f"{self.file}:{self.at}: {self.what}"
+        return f"{self.file}:{self.at}: {self.what}" if self.at else f"{self.file}: {self.what}"
 
 
 class Verdict(NamedTuple):
@@ -48,16 +49,18 @@ def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int
     Args:
         log: its path; full files are found beside it.
         key: the key it was written with.
-        anchor: what the store remembers, read before the log; without it nobody can see that lines at the end are
-            missing, or that all of them lost their mac.
+        anchor: what the store remembers, read before the log; its seal is the caller's to check. Without it nobody can
+            see that lines at the end are missing, or that all of them lost their mac.
         first: the number of the chain's first line here, where earlier files are kept elsewhere.
 
     Raises:
         FileNotFoundError: there is no such log, and none was expected.
         LogError: the store remembers another key.
     """
-    if anchor and anchor.key != key_id(key):
-        raise LogError(f"expected the key with id {anchor.key}, with which it was written, got {key_id(key)}.")
+    if anchor and anchor_key_id(anchor) != key_id(key):
+        raise LogError(
+            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+        )
     walk = _Walk(key, anchor, first)
     with ExitStack() as stack:
         opened = _opened(stack, Path(log))

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from safi_agent.hooks import kinds
+from safi_agent.hooks import is_unfounded, kinds
 from safi_agent.ledger import number
 from safi_agent.log.files import lines, log_files
 from safi_agent.values import label
 
-Reason = Literal["audit_failed", "review", "drift", "violation", "intellect_failed"]
+Reason = Literal["audit_failed", "review", "unfounded", "drift", "violation", "intellect_failed"]
 REASONS: dict[Reason, str] = {
     "audit_failed": "failed audit",
     "review": "low score",
+    "unfounded": "score without a basis",
     "drift": "high drift",
     "violation": "violation",
     "intellect_failed": "no draft",
@@ -67,6 +68,9 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
         reasons.append("violation")
     elif decision != "approve":
         reasons.append("intellect_failed")
+    flags = record.get("flags")
+    if isinstance(flags, list) and is_unfounded({"flags": flags}):
+        reasons.append("unfounded")
     found = kinds(seen, review_below, drift_above)
     # A failed audit is its own reason: it has no score that could be low.
     reasons += [kind for kind in found if kind != "review" or score is not None]

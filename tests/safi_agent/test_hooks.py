@@ -28,6 +28,13 @@ def test_thresholds(given: dict[str, Any], expected: list[str]) -> None:
     assert kinds(given, 6, 0.4) == expected
 
 
+@pytest.mark.parametrize("flag", ["all_omitted", "no_confidence"])
+def test_a_score_that_rests_on_nothing_is_to_be_reviewed_whatever_the_threshold(flag: str) -> None:
+    assert kinds({**record(6, None), "flags": [flag]}, 1, 0.4) == ["review"]
+    assert kinds({**record(5, 0.5), "flags": [flag]}, 6, 0.4) == ["review", "drift"]
+    assert kinds({**record(6, None), "flags": ["not_shown"]}, 1, 0.4) == []
+
+
 def row(value: str, score: float, confidence: float = 1) -> dict[str, Any]:
     return {"value": value, "score": score, "confidence": confidence}
 

@@ -60,6 +60,13 @@ def test_of_two_rows_the_lower_score_stays_in_either_order() -> None:
         assert read_ledger(order, THREE).findings["truth"].score == -1
 
 
+@pytest.mark.parametrize(("score", "kept"), [(1, 0.2), (0.5, 0.2), (-1, 0.9)])
+def test_of_two_rows_of_one_score_the_worse_one_stays_in_either_order(score: float, kept: float) -> None:
+    for order in ((0.2, 0.9), (0.9, 0.2)):
+        read = read_ledger([row(score=score, confidence=confidence) for confidence in order], THREE)
+        assert read.findings["truth"].confidence == kept
+
+
 def test_rows_carry_the_declared_name() -> None:
     assert read_ledger([row("  tRuTh ")], THREE).findings["truth"].value == "Truth"
 

@@ -29,7 +29,9 @@ def test_two_at_once_with_one_turn_id_get_one_answer(make: Any) -> None:
 
 
 @pytest.mark.parametrize("argument", ["safi_key", "safi_turn_id"])
-@pytest.mark.parametrize("name", ["", 3, "a\nb", "x" * 201])
+@pytest.mark.parametrize(
+    "name", ["", 3, None, "a\nb", "x" * 201, "a\u200b", "a\u3164", "a\ufe0f", "\u034fa", "a\u2800"]
+)
 def test_names_in_the_config_are_checked(make: Any, argument: str, name: object) -> None:
     with pytest.raises(ValueError, match=f"{argument}: expected 1 to 200 printable characters, got"):
         make().invoke("a", {"configurable": {argument: name}})

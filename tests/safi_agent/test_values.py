@@ -1,16 +1,22 @@
 """Values: what is taken, and what is refused in which words."""
 
 import math
+import sys
+import time
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import regex
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from safi_agent import Value, ValueSet, load_values
+from safi_agent import Value, ValueSet, assess, load_values
 from safi_agent.proofread import proofread
-from safi_agent.values import label, shipped
+from safi_agent.values import MOST_VALUES, label, shipped, wrong_names
 
 
 def rows(*weights: float) -> dict[str, object]:
@@ -59,11 +65,74 @@ def test_a_weight_that_is_no_weight_is_refused(weight: object) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Care", "care "), ("Non-Harm", "non\u2011harm"), ("A  B", "a b"), ("\uff23are", "Care"), ("Straße", "STRASSE")],
+    [
+        ("Care", "care "),
+        ("Non-Harm", "non\u2011harm"),
+        ("A  B", "a b"),
+        ("\uff23are", "Care"),
+        ("Straße", "STRASSE"),
+        *(
+            ("Care", f"Ca{chr(c)}re")
+            for c in (0x200B, 0x34F, 0x115F, 0x17B4, 0x180B, 0x3164, 0xFE0F, 0xE0101, 0x2800, 0xAD)
+        ),
+        ("Care", "Ca\x08re"),
+        ("Café", "Cafe\u034f\u0301"),
+    ],
 )
 def test_names_that_are_one_after_normalisation_are_refused(one: str, other: str) -> None:
     with pytest.raises(ValueError, match="differ after normalisation"):
         ValueSet(name="t", values=(Value(name=one, weight=0.5), Value(name=other, weight=0.5)))
+
+
+def test_no_character_that_unicode_calls_ignorable_or_a_control_tells_two_names_apart() -> None:
+    ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+    letters = [chr(c) for c in range(sys.maxunicode + 1)]
+    gone = [x for x in letters if ignorable.match(x) or (unicodedata.category(x) == "Cc" and x not in "\t\n\r")]
+    assert len(gone) > 4_000
+    assert {label(f"Tr{x}uth") for x in gone} == {"truth"}
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 201, "a\u3164", "a\ufe0f", "\u200b"])
+def test_the_name_of_a_set_is_one_of_a_memory_key(name: str) -> None:
+    with pytest.raises(ValueError, match="Expected 1 to 200 printable characters, got"):
+        load_values({**rows(1.0), "name": name})
+    assert "Expected 1 to 200 printable" in proofread(yaml.safe_dump({**rows(1.0), "name": name}))[0].what
+
+
+def test_a_thousand_values_are_taken_and_more_are_refused_with_the_bound() -> None:
+    start = time.monotonic()
+    made = load_values({"name": "t", "values": [{"name": f"v{i}"} for i in range(MOST_VALUES)]})
+    found = assess([{"value": v.name, "score": 0.5, "confidence": 1} for v in made.values], made)
+    assert (len(made.scored), found.score) == (1000, 8)
+    for count in (1001, 10_000):
+        content: dict[str, Any] = {"name": "t", "values": [{"name": f"v{i}"} for i in range(count)]}
+        words = f"Expected at most 1,000 values, got {count:,}."
+        for source in (content, {**content, "values": tuple(content["values"])}):
+            with pytest.raises(ValueError, match=words) as refused:
+                load_values(source)
+            assert len(str(refused.value)) < 1000
+        assert [error.what for error in proofread(yaml.dump(content, Dumper=yaml.CSafeDumper))] == [words]
+    assert time.monotonic() - start < 60
+
+
+def test_names_that_come_thousands_of_times_are_counted_in_one_pass() -> None:
+    start = time.monotonic()
+    (told,) = wrong_names([f"v{i // 2}" for i in range(200_000)])
+    assert told.count("'v") == 100_000
+    assert time.monotonic() - start < 10
+
+
+def test_a_copy_with_other_contents_is_checked_and_has_a_fingerprint_of_its_own() -> None:
+    values = load_values(rows(0.5, 0.5))
+    before = values.fingerprint
+    copy = values.model_copy(update={"description": "d"})
+    assert copy.fingerprint == load_values({**rows(0.5, 0.5), "description": "d"}).fingerprint != before
+    assert values.model_copy() == values
+    assert values.model_copy(deep=True).fingerprint == before
+    with pytest.raises(ValueError, match="sum to 1"):
+        values.model_copy(update={"values": values.values[:1]})
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        values.values[0].model_copy(update={"weight": 2})
 
 
 @given(st.text())

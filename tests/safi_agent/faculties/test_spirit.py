@@ -171,6 +171,79 @@ def test_a_missing_value_adds_nothing_keeps_its_mu_and_is_named() -> None:
     assert found.score == round(linear(0.8))
 
 
+def drift_of(*turns: dict[str, float], values: ValueSet = THREE) -> list[float | None]:
+    """The drift of each turn; a turn names its scores by value."""
+    mu: dict[str, float] = {}
+    found = []
+    for scores in turns:
+        one = assess([{"value": v, "score": s, "confidence": 1} for v, s in scores.items()], values, mu)
+        mu = one.mu
+        found.append(one.drift)
+    return found
+
+
+FULL = {"Truth": 1.0, "Care": 1.0, "Thrift": 1.0}
+
+
+@pytest.mark.parametrize("left_out", FULL)
+@pytest.mark.parametrize("at", range(5))
+def test_a_row_that_is_left_out_once_is_no_drift_then_or_later(left_out: str, at: int) -> None:
+    turns = [dict(FULL) for _ in range(6)]
+    del turns[at][left_out]
+    for drift in drift_of(*turns)[1:]:
+        assert drift is not None
+        assert drift < 0.1  # while μ of that value catches up by one turn
+    assert drift_of(*turns)[at] == (None if at == 0 else pytest.approx(0, abs=1e-12))
+
+
+def test_drift_by_hand_over_the_values_that_were_scored_now_and_before() -> None:
+    """p is (−0.5, 0.3), μ (0.05, 0.03): cos = (−0.025 + 0.009) / (√0.34 · √0.0034) = −0.016 / 0.034 = −8/17."""
+    turned = {"Truth": -1.0, "Care": 1.0}
+    assert drift_of(FULL, turned)[1] == 1
+    rows = [{"value": v, "score": s, "confidence": 1} for v, s in turned.items()]
+    assert assess(rows, THREE, {"truth": 0.05, "care": 0.03, "thrift": 0.02}).drift_raw == pytest.approx(1 + 8 / 17)
+    assert assess(rows, THREE, {"care": 0.03, "thrift": 0.02}).drift_raw == pytest.approx(0)
+    assert assess(rows, THREE, {"thrift": 0.02}).drift is None
+
+
+def test_a_row_that_is_left_out_hides_no_drift_of_the_others() -> None:
+    for score, drift in ((-1.0, 1), (1.0, pytest.approx(0, abs=1e-12))):
+        assert drift_of(FULL, FULL, {"Truth": score, "Care": score})[2] == drift
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.data())
+def test_what_is_left_out_counts_as_if_there_were_no_such_value(
+    case: tuple[list[float], list[tuple[float, float]], list[float], float], data: st.DataObject
+) -> None:
+    """Drift of a ledger with gaps is the oracle's for the values that are left."""
+    weights, rows, mu, beta = case
+    count = len(rows)
+    kept = data.draw(st.sets(st.integers(0, count - 1), min_size=count // 2 + 1))
+    before = data.draw(st.sets(st.integers(0, count - 1)))
+    both = sorted(kept & before)
+    values = made(weights)
+    ledger = [row for i, row in enumerate(findings(values, *rows)) if i in kept]
+    found = assess(ledger, values, {f"v{i}": mu[i] for i in before}, beta).drift_raw
+    expected = oracle([weights[i] for i in both], [rows[i] for i in both], [mu[i] for i in both], beta)["drift"]
+    assert found == (None if expected is None else pytest.approx(float(expected), abs=1e-9))
+
+
+@pytest.mark.parametrize("made", [math.nan, math.inf, -math.inf, "6", None, True, 1j])
+def test_a_map_that_gives_no_number_is_named(made: Any) -> None:
+    rows = findings(THREE, *[(1, 0.5)] * 3)
+    with pytest.raises(ValueError, match="phi: expected it to give a finite number, got"):
+        assess(rows, THREE, phi=lambda _: made)
+    with pytest.raises(ValueError, match="sigma: expected it to give a finite number, got"):
+        assess(rows, THREE, sigma=lambda _: made)
+
+
+@pytest.mark.parametrize("scaled", [0.5, 0, -3, 10.6, 95])
+def test_a_score_beyond_1_to_10_is_refused(scaled: float) -> None:
+    with pytest.raises(ValueError, match="sigma: expected it to give a number that rounds to"):
+        assess(findings(THREE, *[(1, 0.5)] * 3), THREE, sigma=lambda _: scaled)
+
+
 @pytest.mark.parametrize("rows", [[], [{"value": "Truth", "score": 1, "confidence": 1}], [{"value": "Other"}], [None]])
 def test_too_little_is_no_score_and_moves_nothing(rows: list[Any]) -> None:
     found = assess(rows, THREE, {"truth": 0.3})

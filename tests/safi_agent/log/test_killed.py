@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from safi_agent.log import flush
+from safi_agent.log.check import check
 from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
-from safi_agent.log.verify import verify
 from safi_agent.store import open_store
+from safi_agent.store.witness import account_of
 
 ROOT = Path(__file__).parents[3]
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10")) // 10
@@ -43,8 +44,9 @@ def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: 
     assert key
     assert anchor
     assert len(log_files(log)) > 2
-    verdict = verify(log, key, anchor)
-    assert verdict.faults == ()
+    checked = check(log, key, store, account_of(store, str(log)))
+    verdict = checked.verdict
+    assert (verdict.faults, checked.foreign, checked.waiting) == ((), 0, 0)
     written = [json.loads(line)["turnId"] for file in log_files(log) for line in file.read_bytes().splitlines()]
     assert len(set(written)) == len(written) == verdict.lines == anchor.lines
     assert not store.unlogged(str(log))[1]

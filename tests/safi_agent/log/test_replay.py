@@ -154,6 +154,46 @@ def test_a_score_by_a_map_that_is_not_ours_is_counted_and_the_rest_computed(tmp_
     assert replayed(tmp_path / "log.json", scored).faults[0].at == 51
 
 
+def failed(line: dict[str, Any], before: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The line, with its whole ledger, as an audit that failed."""
+    nothing = {name: None for name in ("spiritScore", "drift", "driftRaw")}
+    kept = {"mu": before["mu"], "muTurn": before["muTurn"], "auditStatus": "failed"}
+    return {**line, **nothing, **kept, "measure": {**line["measure"], **changes}}
+
+
+def test_an_audit_may_fail_with_a_whole_ledger_where_a_map_is_the_operators(tmp_path: Path) -> None:
+    lane = [line for line in LINES if line["memoryKey"] == "a"]
+    at = max(i for i, line in enumerate(lane) if line["spiritScore"] is not None)
+    for change in ({"phi": "square"}, {"sigma": "steep"}, {"phi": "mine.identity"}):
+        found = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1], **change)])
+        assert (found.faulty, found.other_maps) == (0, 1)
+    ours = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1])])
+    assert "spiritScore is None, and its ledger gives" in ours.faults[0].what
+    empty = {**failed(lane[at], lane[at - 1]), "conscienceLedger": []}
+    assert replayed(tmp_path / "log.json", [*lane[:at], empty]).faulty == 0
+    moved = {**failed(lane[at], lane[at - 1], phi="square"), "mu": {**lane[at - 1]["mu"], "truth": 0.5}}
+    assert replayed(tmp_path / "log.json", [*lane[:at], moved]).faults[0].at == at + 1
+
+
+def test_keys_that_it_does_not_know_make_no_difference(tmp_path: Path) -> None:
+    """A turn that is audited anew is a turn of its lane like any other."""
+    more = {"notShown": ["an image"], "reauditOf": "t0", "flags": ["not_shown"]}
+    assert replayed(tmp_path / "log.json", [{**line, **more} for line in LINES]) == ((), 0, 120, 0, 0)
+
+
+def test_a_row_that_was_left_out_is_computed_as_the_chain_did(make: Any, tmp_path: Path) -> None:
+    without = json.dumps({"ledger": json.loads(ledger(score=1))["ledger"][1:]})
+    with make(Fake(conscience=in_turn(without, ledger(score=1), without, ledger(score=1)))) as safi:
+        for i in range(4):
+            safi.invoke(f"{i}?")
+            safi.drain()
+    assert replay(tmp_path / "log.json", SETS.get) == ((), 0, 4, 0, 0)
+    records = [json.loads(line) for line in (tmp_path / "log.json").read_text().splitlines()]
+    assert records[0]["drift"] is None
+    assert records[1]["drift"] == records[2]["drift"] == pytest.approx(0, abs=1e-12)
+    assert [record["flags"] for record in records] == [[]] * 4
+
+
 def test_a_value_set_that_nobody_has_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     path.write_text(json.dumps(next(line for line in LINES if line["conscienceLedger"])) + "\n")

@@ -20,6 +20,11 @@ from tests.safi_agent.report.made import ADRIFT, FAILED, LOW, REFUSED, record
         ({**LOW, **ADRIFT}, ("review", "drift")),
         ({"spiritScore": 6, "drift": 0.4}, ()),
         ({**REFUSED, "willDecision": None}, ("intellect_failed",)),
+        ({"spiritScore": 6, "flags": ["all_omitted", "review"]}, ("unfounded",)),
+        ({"spiritScore": 5, "flags": ["no_confidence"]}, ("unfounded", "review")),
+        ({"flags": "all_omitted"}, ()),
+        ({"flags": [["all_omitted"], None, {}]}, ()),
+        ({"notShown": ["an image"], "reauditOf": "t-0", "flags": ["not_shown"]}, ()),
     ],
 )
 def test_why_a_turn_is_to_be_reviewed(change: dict[str, Any], reasons: tuple[str, ...]) -> None:

@@ -1,0 +1,56 @@
+"""The store's anchor of a log, sealed with the log's key: write access to the store alone cannot move it.
+
+``Anchor.key`` is ``ID.COUNT.SEAL``: the id of the key, how many turns of this store are in the log, and an HMAC-SHA256
+in hex over the log's path, its size, its lines, its last mac and that count. An older anchor that was genuine once, put
+back together with the log and the store as they were then, is genuine again: only what is kept elsewhere shows that.
+"""
+
+import hmac
+import json
+import re
+
+from safi_agent.errors import LogError
+from safi_agent.log.key import key_id
+from safi_agent.log.seal import Tip
+from safi_agent.store import Anchor
+
+_KEY = re.compile(r"([0-9a-f]{16})\.(0|[1-9]\d{0,17})\.([0-9a-f]{64})")
+CHANGED = "the store's anchor of it was not made with the log's key: it was changed, or comes from an older version"
+
+
+def make_anchor(log: str, size: int, tip: Tip, turns: int, key: bytes) -> Anchor:
+    """The anchor of a log that ends in ``tip`` and has so many turns of this store in it."""
+    return Anchor(size, *tip, f"{key_id(key)}.{turns}.{_seal(log, size, tip, turns, key)}")
+
+
+def anchor_key_id(anchor: Anchor) -> str:
+    """The id of the key that an anchor names, sealed or not."""
+    return str(anchor.key).partition(".")[0]
+
+
+def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
+    """How many turns of the store are in the log; None where the anchor was not made for this log with this key."""
+    if [type(part) for part in anchor] != [int, int, str, str] or (found := _KEY.fullmatch(anchor.key)) is None:
+        return None  # SQLite keeps a text in a column of numbers
+    turns, tip = int(found[2]), Tip(anchor.lines, anchor.mac)
+    genuine = hmac.compare_digest(_seal(log, anchor.size, tip, turns, key), found[3])
+    return turns if genuine and found[1] == key_id(key) else None
+
+
+def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
+    """The same.
+
+    Raises:
+        LogError: it was made with another key, or changed.
+    """
+    if anchor_key_id(anchor) != key_id(key):
+        known = anchor_key_id(anchor)
+        raise LogError(f"expected the key with id {known}, with which it was begun, got one with id {key_id(key)}")
+    if (turns := sealed_turns(log, anchor, key)) is None:
+        raise LogError(CHANGED)
+    return turns
+
+
+def _seal(log: str, size: int, tip: Tip, turns: int, key: bytes) -> str:
+    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no line of a log begins like it
+    return hmac.digest(key, told.encode("ascii"), "sha256").hex()

@@ -1,0 +1,174 @@
+"""Whether a log and the rows of its store say the same: each turn in both, once, with the same content."""
+
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safi_agent.log.anchors import sealed_turns
+from safi_agent.log.files import lines, log_files
+from safi_agent.log.seal import Seal, genuine, read_seal
+from safi_agent.log.verify import Fault
+from safi_agent.store import Anchor, Store
+from safi_agent.store.witness import WRONG, Account, anchors_of, rows_of, turns_at
+
+AT_ONCE = 200  # turns that the store is asked for together
+MOST_MISSING = 20
+# Where what a turn's row was made of stands in its record.
+SAME = {
+    "id": "turnId",
+    "key": "memoryKey",
+    "time": "timestamp",
+    "prompt": "userPrompt",
+    "draft": "intellectDraft",
+    "reflection": "intellectReflection",
+    "final": "finalOutput",
+    "decision": "willDecision",
+    "reason": "willReflection",
+    "valueSet": "valueSet",
+}
+
+
+class Compared(NamedTuple):
+    """What does not agree; lines of turns that the store does not have; turns that wait to be written."""
+
+    faults: tuple[Fault, ...]
+    foreign: int
+    waiting: int
+
+
+class _Line(NamedTuple):
+    """A line that was written with the key, or before there was one (then ``seal`` is None)."""
+
+    file: str
+    at: int
+    text: bytes
+    seal: Seal | None
+    record: Mapping[str, Any]
+
+
+def compare(log: str | Path, key: bytes, store: Store, told: Account, *, whole: bool = True) -> Compared:
+    """Read a log once more and compare each line with its row in the store.
+
+    Args:
+        log: its path.
+        key: the key it was written with; lines that were not are left to ``verify``.
+        store: the store that wrote it.
+        told: what the store knew of it before it was read.
+        whole: whether all lines must be here, so that a turn of the store without one is named.
+    """
+    written, waiting = _Places(told.written), set(told.waiting)
+    faults: list[Fault] = []
+    foreign = 0
+    for batch in _batches(log, key):
+        rows = rows_of(store, [line.record["turnId"] for line in batch])
+        for line in batch:
+            if (row := rows.get(line.record["turnId"])) is None:
+                foreign += 1
+                continue
+            written.take(row.place)
+            waiting.discard(row.place)
+            faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
+    if whole:
+        faults += _missing(log, store, told, written)
+    return Compared(tuple(faults), foreign, len(waiting))
+
+
+def known_as(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
+    """The path under which the store wrote what is in this log, and its anchor there; None if it wrote none of it.
+
+    Of several the one whose anchor is genuine, and then the longest.
+    """
+    paths: set[str] = set()
+    for batch in _batches(log, key):
+        rows = rows_of(store, [line.record["turnId"] for line in batch if line.seal])
+        paths |= {row.log for row in rows.values() if row.logged and row.log and row.log != log}
+    found = anchors_of(store, paths)
+    genuine_lines = {
+        path: anchor.lines for path, anchor in found.items() if sealed_turns(path, anchor, key) is not None
+    }
+    return max(found.items(), key=lambda one: genuine_lines.get(one[0], -1), default=None)
+
+
+def _batches(log: str | Path, key: bytes) -> Iterator[list[_Line]]:
+    found = _lines(log, key)
+    while batch := list(islice(found, AT_ONCE)):
+        yield batch
+
+
+def _lines(log: str | Path, key: bytes) -> Iterator[_Line]:
+    for path in log_files(log):
+        with path.open("rb") as file:
+            for at, text in enumerate(lines(file), 1):
+                seal = read_seal(text)
+                if (seal is None or genuine(text, seal, key)) and (record := _record(text)) is not None:
+                    yield _Line(str(path), at, text, seal, record)
+
+
+def _record(text: bytes) -> Mapping[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    turn_id = record.get("turnId") if isinstance(record, dict) else None
+    return record if isinstance(turn_id, str) and turn_id.isprintable() else None  # what a database can be asked for
+
+
+def _differences(line: _Line, row: Any) -> Iterator[str]:
+    """In what the row of a turn is not what the log says of it."""
+    named = f"turn {line.record['turnId']!r} in the store"
+    try:
+        if row.status != "done" or row.place is None:
+            yield f"{named} is not committed, and the log has it"
+        elif line.seal and _written(row.record, line.seal) != line.text:
+            yield f"{named} has another record than the log"
+        elif changed := _changed(line.record, row):
+            yield f"{named} has another {', '.join(changed)} than the log"
+    except WRONG as error:
+        yield f"{named} cannot be read ({type(error).__name__})"
+
+
+def _written(record: str, seal: Seal) -> bytes:
+    """The line that this record gives."""
+    return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
+
+
+def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
+    """Names of what the row says and the record says otherwise."""
+    body = json.loads(row.body)
+    found = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
+    if (record.get("turn", row.turn), record.get("memoryKey", row.key)) != (row.turn, row.key):
+        found.append("number")
+    if (ledger := record.get("conscienceLedger")) and json.loads(row.ledger or "null") != ledger:
+        found.append("ledger")
+    return found
+
+
+class _Places:
+    """Turns by their place in the order of commits, of which those that were met are ticked off."""
+
+    def __init__(self, places: "array[int]") -> None:
+        self._places, self._met = places, bytearray(len(places))
+
+    def take(self, place: object) -> None:
+        """Tick off a turn at this place."""
+        if not isinstance(place, int):
+            return
+        at = bisect_left(self._places, place)
+        while at < len(self._places) and self._places[at] == place and self._met[at]:
+            at += 1  # two turns of one place: two processes committed at once
+        if at < len(self._places) and self._places[at] == place:
+            self._met[at] = 1
+
+    def left(self) -> Iterator[int]:
+        """The places that were not."""
+        return (place for place, met in zip(self._places, self._met, strict=True) if not met)
+
+
+def _missing(log: str | Path, store: Store, told: Account, written: _Places) -> Iterator[Fault]:
+    places = list(islice(written.left(), MOST_MISSING))
+    for row in turns_at(store, told.log, places) if places else []:
+        yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")

@@ -1,0 +1,119 @@
+"""The path of a log: a file of its own, in which nothing else is and which no other log or store keeps for itself."""
+
+import json
+import re
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from safi_agent.log.files import lines
+from safi_agent.log.key import given_key, key_file
+from safi_agent.log.seal import read_seal
+
+DATABASE = b"SQLite format 3\0"
+BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of the files that lie beside a log
+BESIDE_DATABASE = ("-wal", "-shm", "-journal")
+BEGINS = b'{"timestamp": "'  # how a record begins
+LONGEST_FIRST = 2**20  # bytes; what is longer is judged by how it begins
+LOOKED_AT = 100  # lines: a line that was put before the first one makes no other file of a log
+
+
+def log_path(path: str | Path | None, store: str | None = None) -> str:
+    """The log's full path without symbolic links, empty for none. Nothing is changed.
+
+    Args:
+        path: where the log is or shall be.
+        store: the URL of the store that writes it, whose files cannot be the log.
+
+    Raises:
+        TypeError: it is neither a path nor None.
+        ValueError: its folder is not there; it is a folder, a device, or a file in which something else is, like a
+            database, a key or a set of values; it has the name of a file that lies beside a log; or the environment
+            names a key that is none.
+    """
+    if path is None:
+        return ""
+    if not isinstance(path, str | Path):
+        raise TypeError(f"log: expected a path or None, got {type(path).__name__}.")
+    try:
+        full = Path(path).resolve()  # a file with two names would have two locks and two anchors
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"log: expected a path, got {str(path)!r} ({error}).") from None
+    if not full.parent.is_dir() or full.is_dir():
+        raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
+    if BESIDE.fullmatch(full.name):
+        raise ValueError(
+            f"log: expected a name that does not end in .key, .lock or a number, as those of files beside a log do, "
+            f"got {str(path)!r}."
+        )
+    if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
+        raise ValueError(f"log: expected another file than those of the store, got {str(path)!r}.")
+    refuse_others(full)
+    given_key()
+    return str(full)
+
+
+def refuse_others(path: str | Path) -> None:
+    """See to it that there is a log in this file, or nothing.
+
+    Raises:
+        ValueError: something else is in it, or it is kept for something else.
+    """
+    try:
+        found = _found(Path(path))
+    except OSError:  # it cannot be read, and is not written either: lines wait
+        return
+    if found:
+        raise ValueError(f"log: expected a log or a new file, got {found} {str(path)!r}.")
+
+
+def _found(file: Path) -> str:
+    """What there is in place of a log; empty for a log or nothing."""
+    if file.name.endswith(BESIDE_DATABASE) and _is_database(Path(str(file).rpartition("-")[0])):
+        return "a file of the database"
+    if not file.exists():
+        return ""
+    if not file.is_file():
+        return "the device"
+    if _is_database(file):
+        return "the database"
+    return "" if _is_log(file) else "another file"
+
+
+def _is_database(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(DATABASE)) == DATABASE
+
+
+def _is_log(file: Path) -> bool:
+    """Whether the file is empty, its first line is a record or the beginning of one, or a line after it has a seal."""
+    with file.open("rb") as opened:
+        first = opened.readline(LONGEST_FIRST)
+        if not first or (not first.endswith(b"\n") and first[: len(BEGINS)] == BEGINS[: len(first)]):
+            return True
+        opened.seek(0)
+        return _is_record(first) or any(map(read_seal, islice(lines(opened), LOOKED_AT)))
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "turnId" in record
+
+
+def _of_store(url: str | None) -> set[Path]:
+    """The files of a store; none for one without a file."""
+    try:
+        parsed = make_url(url or "")
+    except ArgumentError:  # the store itself says so
+        return set()
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return set()
+    database = Path(parsed.database).resolve()
+    return {database, *(Path(f"{database}{end}") for end in BESIDE_DATABASE)}

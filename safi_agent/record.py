@@ -44,7 +44,8 @@ def now() -> str:
 def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
     """All of a turn that must outlive the process, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
-    flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags]
+    not_shown = list(turn.get("not_shown", ()))
+    flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags, *(("not_shown",) if not_shown else ())]
     if verdict is None:
         flags.append("intellect_failed")
     elif verdict.code != "judge":
@@ -66,6 +67,8 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
         "flags": flags,
         "drafts": draft.drafts,
         "agreement": draft.agreement,
+        "notShown": not_shown,
+        "asked": turn.get("asked", ""),
     }
 
 
@@ -127,6 +130,7 @@ def _told(row: Row) -> dict[str, Any]:
         "flags": kept["flags"],
         "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
         "agreement": kept.get("agreement"),
+        **({"notShown": kept["notShown"]} if kept.get("notShown") else {}),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
     }
 

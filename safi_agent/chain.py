@@ -90,7 +90,7 @@ class SafiChain(Lifetime, Settings):
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer where it was answered before."""
-        return answered_before(self.begin(given, config), self._auditor.store)
+        return self.known(self.begin(given, config))
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """The same, on a thread where the store has to be asked."""
@@ -116,6 +116,15 @@ class SafiChain(Lifetime, Settings):
         if note is None:
             note = self._auditor.store.note(key_of(config, self.values.name))
         return new_turn(given, config, self.values.name, note, name)
+
+    def known(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
+        """A turn under the id that is its own, and its answer where it was answered before.
+
+        Raises:
+            OutboxError: the store failed.
+            ValueError: its id belongs to another turn, and it has no other.
+        """
+        return answered_before(turn, self._auditor.store)
 
     def give(self, answer: AIMessage) -> AIMessage:
         """The answer, or the error that was asked for in place of a refusal."""

@@ -29,7 +29,8 @@ from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.will import REPLY, Will
 from safi_agent.models import model_label
-from safi_agent.release import message
+from safi_agent.opening import Name, key_of, name_of, place_of
+from safi_agent.release import is_same, message, moved
 from safi_agent.turn import Draft, Turn, Verdict
 
 log = logging.getLogger("safi_agent")
@@ -79,18 +80,42 @@ class Courses:
     judge_calls: bool
     review: Review | None
 
-    def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
+    def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[Name, AIMessage | None]:
+        """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
+
+        Raises:
+            ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin``.
+        """
+        values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
+        place = ["agent", agent, *place_of(config)[:-1]]  # without the node in which this is called
+        run = name_of(config, messages, key_of(config, values), values, place)
+        if not run.asked:
+            return run, None
+        turn, answer = self.chain.known(self.chain.begin(list(messages), config, note="", name=run))
+        run = Name(turn["id"], turn["asked"], turn["spare"])
+        return run, answer and self._last_answer(turn, answer)
+
+    def _last_answer(self, turn: Turn, first: AIMessage) -> AIMessage:
+        """A run that is sent back to its model answers again, under the ids that ``place`` gives."""
+        answer = first
+        for n in count(1):
+            before = self.chain.answered(f"{turn['id']}.{n}")
+            if before is None or not is_same(before[1], turn):
+                break
+            answer = message(before[1], before[0])
+        return answer
+
+    def begin(self, run: Name, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
-        asked = {**(config.get("configurable") or {}), "safi_turn_id": run}
-        turn = self.chain.begin(list(messages), {**config, "configurable": asked})
+        turn = self.chain.begin(list(messages), config, name=run)
         tools = journal(messages)
-        return {**turn, "metadata": {"agentRun": run, **({"tools": tools} if tools else {})}}
+        return {**turn, "metadata": {"agentRun": run.id, **({"tools": tools} if tools else {})}}
 
     def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an id that is free, and its answer where exactly this was answered before.
 
         One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
-        takes a new turn in any case.
+        takes a new turn in any case. Where another run of the same name came first, the turn gets its spare id.
         """
         for n in count():
             placed: Turn = {**turn, "id": f"{turn['id']}.{n}" if n else turn["id"]}
@@ -98,6 +123,8 @@ class Courses:
             if before is None:
                 return placed, None
             number, kept = before
+            if turn["spare"] and not is_same(kept, turn):
+                return self.place(moved(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
                 return placed, message(kept, number)
         raise AssertionError  # count() does not end

@@ -209,8 +209,8 @@ def create_safi_chain(
     if unknown := sorted(set(settings) - set(SafiChain.model_fields)):
         raise TypeError(f"create_safi_chain: expected settings among SafiChain's fields, got {unknown}.")
     return SafiChain(
-        model=default_model() if model is None else model,
         values=load_values(values),
+        model=default_model() if model is None else model,
         will_model=will_model,
         conscience_model=conscience_model,
         store=store,

@@ -35,7 +35,7 @@ class Inside:
         """
         failed: SafiError
         try:
-            with inside(config, turn), shut(inner := inner_config(config, self.tracers, turn["id"])):
+            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
                 return run(steps, turn, inner)
         except Exception as error:
             failed = self._told(error, turn)
@@ -45,7 +45,7 @@ class Inside:
         """The same without blocking."""
         failed: SafiError
         try:
-            with inside(config, turn), shut(inner := inner_config(config, self.tracers, turn["id"])):
+            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
                 return await arun(steps, turn, inner)
         except Exception as error:
             failed = await asyncio.to_thread(self._told, error, turn)

@@ -24,12 +24,10 @@ from typing_extensions import override
 from safi_agent.agents.course import Asking, Courses, Review
 from safi_agent.agents.replies import denied, governed_result, is_answer, result_text, told_of
 from safi_agent.agents.review import seen
-from safi_agent.agents.steps import step_of
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
 from safi_agent.lifetime import Lifetime
-from safi_agent.opening import Name, inside
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
@@ -39,7 +37,7 @@ Result = ToolMessage | Command[Any]
 class SafiState(AgentState[Any]):
     """The agent's state, and which run of it this is."""
 
-    safi_run: NotRequired[Annotated[list[str], PrivateStateAttr]]  # a Name
+    safi_run: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
 class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
@@ -87,10 +85,8 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         """Give the run its id; where the config names one that was answered before, that answer is given again."""
         run, answer = self._courses.open(state["messages"], ensure_config())
         if answer is None:
-            return {"safi_run": list(run)}
-        if any(earlier.id == answer.id for earlier in state["messages"]):
-            answer.id = None  # a thread that has it already would put it in the earlier one's place, not at the end
-        return {"safi_run": list(run), "messages": [self.chain.give(answer)], "jump_to": "end"}
+            return {"safi_run": run}
+        return {"safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
 
     @hook_config(can_jump_to=["end"])
     @override
@@ -150,7 +146,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return self._courses.place(turn, again=request.response_format is None)
 
     def _begin(self, state: Any, messages: list[AnyMessage], config: RunnableConfig) -> Turn:
-        return self._courses.begin(_name(state.get("safi_run")), messages, config)
+        return self._courses.begin(state.get("safi_run") or str(uuid4()), messages, config)
 
     # What the agent does
 
@@ -161,7 +157,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, walk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
-        with inside(config, turn, step_of(request.tool_call, request.state["messages"])):
+        with self._courses.inside(request, config):
             result = handler(request)
         if not is_answer(request):
             return result
@@ -177,7 +173,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, await awalk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
-        with inside(config, turn, step_of(request.tool_call, request.state["messages"])):
+        with self._courses.inside(request, config):
             result = await handler(request)
         if not is_answer(request):
             return result
@@ -191,11 +187,6 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def close(self, timeout: float | None = 30) -> int:
         return self.chain.close(timeout)
-
-
-def _name(kept: list[str] | str | None) -> Name:
-    """The name of the run; a checkpoint of an older version has its id alone."""
-    return Name(*([kept] if isinstance(kept, str) else kept or [str(uuid4())]))
 
 
 def _instead(last: AnyMessage, answer: AIMessage) -> dict[str, Any]:

@@ -43,6 +43,19 @@ class Name(NamedTuple):
     asked: str = ""
     spare: str = ""
 
+    @property
+    def text(self) -> str:
+        """The name as one string, for an agent's state; the id where there is nothing else to it."""
+        return json.dumps(self) if self.asked else self.id
+
+    @classmethod
+    def read(cls, text: str) -> "Name":
+        """The name that ``text`` gave; any other string is an id."""
+        try:
+            return cls(*json.loads(text)) if text.startswith("[") else cls(text)
+        except (ValueError, TypeError):
+            return cls(text)
+
 
 def name_of(
     config: RunnableConfig, messages: Sequence[BaseMessage], key: str, value_set: str, place: Sequence[str] = ()
@@ -113,9 +126,9 @@ def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
 
 
 @contextmanager
-def inside(config: RunnableConfig, turn: Turn, step: str = "") -> Iterator[None]:
-    """Within it, what is started under the config's name gets ids derived from this turn, and from the ``step``."""
-    given, asked = _asked(config).get(TURN_ID), turn.get("asked")
+def inside(config: RunnableConfig, asked: str, step: str = "") -> Iterator[None]:
+    """Within it, what is started under the config's name gets ids derived from ``asked`` of a turn and the ``step``."""
+    given = _asked(config).get(TURN_ID)
     if not given or not asked:
         yield
         return

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -22,6 +23,7 @@ from safi_agent.agents.replies import (
     mark_of,
     read_reply,
 )
+from safi_agent.agents.steps import step_of
 from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.agents.walk import Course
 from safi_agent.chain import SafiChain
@@ -29,7 +31,7 @@ from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.will import REPLY, Will
 from safi_agent.models import model_label
-from safi_agent.opening import Name, key_of, name_of, place_of
+from safi_agent.opening import Name, inside, key_of, name_of, place_of
 from safi_agent.release import is_same, message, moved
 from safi_agent.turn import Draft, Turn, Verdict
 
@@ -80,8 +82,10 @@ class Courses:
     judge_calls: bool
     review: Review | None
 
-    def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[Name, AIMessage | None]:
+    def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
+
+        It is not given again under an id that a message of the thread has, which it would replace.
 
         Raises:
             ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin``.
@@ -90,10 +94,13 @@ class Courses:
         place = ["agent", agent, *place_of(config)[:-1]]  # without the node in which this is called
         run = name_of(config, messages, key_of(config, values), values, place)
         if not run.asked:
-            return run, None
+            return run.text, None
         turn, answer = self.chain.known(self.chain.begin(list(messages), config, note="", name=run))
-        run = Name(turn["id"], turn["asked"], turn["spare"])
-        return run, answer and self._last_answer(turn, answer)
+        if answer is not None:
+            answer = self._last_answer(turn, answer)
+            if any(earlier.id == answer.id for earlier in messages):
+                answer.id = None
+        return Name(turn["id"], turn["asked"], turn["spare"]).text, answer
 
     def _last_answer(self, turn: Turn, first: AIMessage) -> AIMessage:
         """A run that is sent back to its model answers again, under the ids that ``place`` gives."""
@@ -105,11 +112,16 @@ class Courses:
             answer = message(before[1], before[0])
         return answer
 
-    def begin(self, run: Name, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
+    def inside(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
+        """Within it, governed runs that a tool starts get ids derived from this run and from the call."""
+        run = Name.read(request.state.get("safi_run") or "")
+        return inside(config, run.asked, step_of(request.tool_call, request.state["messages"]))
+
+    def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
-        turn = self.chain.begin(list(messages), config, name=run)
+        turn = self.chain.begin(list(messages), config, name=Name.read(run))
         tools = journal(messages)
-        return {**turn, "metadata": {"agentRun": run.id, **({"tools": tools} if tools else {})}}
+        return {**turn, "metadata": {"agentRun": turn["id"], **({"tools": tools} if tools else {})}}
 
     def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an id that is free, and its answer where exactly this was answered before.

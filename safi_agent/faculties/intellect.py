@@ -122,8 +122,10 @@ def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
     if all(isinstance(content, str) for content in contents):
         return SystemMessage("\n\n".join([own, *map(str, contents)]), additional_kwargs=extra)
     parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
-    texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in [own, *parts]]
-    return SystemMessage(texts, additional_kwargs=extra)
+    blocks: list[str | dict[Any, Any]] = [
+        {"type": "text", "text": part} if isinstance(part, str) else part for part in [own, *parts]
+    ]
+    return SystemMessage(blocks, additional_kwargs=extra)
 
 
 def listing(values: ValueSet) -> str:

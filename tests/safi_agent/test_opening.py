@@ -209,7 +209,12 @@ with create_safi_chain(Fake(intellect=says), THREE, store="sqlite:///s.db", log=
 """
     runs = [
         subprocess.run(
-            [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", program, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         for words in (["first", "crash"], ["second", ""])
     ]

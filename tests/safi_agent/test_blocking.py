@@ -14,7 +14,7 @@ import uvloop
 from blockbuster import BlockingError, blockbuster_ctx
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from safi_agent import OutboxError, SafiChain, ViolationError
 from tests.safi_agent.agents.calling import Calling, Tools, call, calls, texts
@@ -60,6 +60,19 @@ def test_a_chain(make: Any, store: str | None) -> None:
 
     assert set(awaited(all_ways)) == {"An answer."}
     assert safi.drain() > 10
+
+
+def test_a_chain_whose_settings_come_with_the_call(make: Any) -> None:
+    asked = make().configurable_fields(beta=ConfigurableField(id="beta"))
+
+    async def all_ways() -> list[str]:
+        configs: list[Any] = [{"configurable": {"beta": beta}} for beta in (0.1, 0.2)]
+        messages = [await asked.ainvoke("a", configs[0]), *await asked.abatch(["b", "c"], configs)]
+        piped = asked.with_config(configs[0]) | (lambda message: message)
+        texts = [str(message.content) for message in messages]
+        return texts + await pieces(asked.astream("d", configs[0])) + await pieces(piped.astream("e"))
+
+    assert awaited(all_ways) == ["An answer."] * 5
 
 
 def test_while_others_write_and_audit_it_waits_on_a_thread(make: Any) -> None:

@@ -19,9 +19,10 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="safi-"))
     log = folder / "saf-spirit-log.json"
     print("\n== A governed conversation ==")
-    if not os.environ.get("OPENAI_API_KEY"):
+    model = None if os.environ.get("OPENAI_API_KEY") else "offline"
+    if model is not None:
         print("(There is no OPENAI_API_KEY: the offline rehearsal model plays every part, by a few plain rules.)")
-    with create_safi_chain(values="unesco", store=f"sqlite:///{folder}/safi.db", log=log) as safi:
+    with create_safi_chain(model, "unesco", store=f"sqlite:///{folder}/safi.db", log=log) as safi:
         for question in QUESTIONS:
             print(f"\nyou: {question}\n\n{talk(safi, question, log)}")
     print(f"\nThe log, one JSON line a turn: {log}")

@@ -24,7 +24,7 @@ from safi_agent.inside import Inside
 from safi_agent.lifetime import Lifetime
 from safi_agent.log import log_path
 from safi_agent.models import default_model, model_label, resolve
-from safi_agent.opening import answered_before, is_named, key_of, new_turn
+from safi_agent.opening import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.release import Release
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
@@ -95,27 +95,42 @@ class SafiChain(Lifetime, Settings):
         return self.give((await self._inside.agovern(self._steps, turn, config))["answer"] if known is None else known)
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """A new turn, and its answer where its id was answered before."""
-        turn = self.begin(given, config)
-        return turn, answered_before(turn, config, self._auditor.store)
+        """A new turn, and its answer where it was answered before."""
+        return self.known(self.begin(given, config))
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """The same, on a thread where the store may have to be asked."""
-        key = key_of(config, self.values.name)
-        if is_named(config) or self._auditor.store.known_note(key) is None:
+        """The same, on a thread where the store has to be asked."""
+        note = self._auditor.store.known_note(key_of(config, self.values.name))
+        if is_named(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
-        return self._open(given, config)
+        return self.begin(given, config, note=note), None
 
-    def begin(self, given: SafiInput, config: RunnableConfig) -> Turn:
+    def begin(
+        self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: Name | None = None
+    ) -> Turn:
         """A new turn, of the id and the memory key that the config names.
+
+        The store is asked for the coaching ``note`` where none is given; ``name`` is used in place of the config's.
 
         Raises:
             ClosedError: the chain was closed.
             TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
+            OutboxError: the store failed.
         """
         if self._closed:
             raise ClosedError("The chain is closed.")
-        return new_turn(given, config, self._auditor.store, self.values.name)
+        if note is None:
+            note = self._auditor.store.note(key_of(config, self.values.name))
+        return new_turn(given, config, self.values.name, note, name)
+
+    def known(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
+        """A turn under the id that is its own, and its answer where it was answered before.
+
+        Raises:
+            OutboxError: the store failed.
+            ValueError: its id belongs to another turn, and it has no other.
+        """
+        return answered_before(turn, self._auditor.store)
 
     def give(self, answer: AIMessage) -> AIMessage:
         """The answer, or the error that was asked for in place of a refusal."""
@@ -177,8 +192,8 @@ def create_safi_chain(
     """A runnable that answers only what its Will lets through, and audits every answer value by value.
 
     Args:
-        model: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model. Default:
-            "openai:gpt-4o" where OPENAI_API_KEY is set, else "offline", which labels every answer and record.
+        model: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model, which labels every
+            answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
         will_model: who judges drafts; default ``model``.
         conscience_model: who audits answers; default ``model``.
@@ -195,13 +210,14 @@ def create_safi_chain(
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
         TypeError: an argument has another type.
-        ValueError: an argument has a value that is not allowed, or the store cannot be opened; the text names it.
+        ValueError: an argument has a value that is not allowed, there is no model, or the store cannot be opened; the
+            text says which.
     """
     if unknown := sorted(set(settings) - set(SafiChain.model_fields)):
         raise TypeError(f"create_safi_chain: expected settings among SafiChain's fields, got {unknown}.")
     return SafiChain(
-        model=default_model() if model is None else model,
         values=load_values(values),
+        model=default_model() if model is None else model,
         will_model=will_model,
         conscience_model=conscience_model,
         store=store,

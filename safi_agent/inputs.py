@@ -4,19 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    MessageLikeRepresentation,
-    ToolMessage,
-    convert_to_messages,
-)
+from langchain_core.messages import BaseMessage, HumanMessage, MessageLikeRepresentation, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from typing_extensions import TypedDict
 
-MAX_CONTEXT = 20_000
-MAX_ARGUMENT = 2_000
+from safi_agent.transcript import transcript
 
 
 class SafiRequest(TypedDict):
@@ -30,12 +22,16 @@ SafiInput = str | PromptValue | Sequence[MessageLikeRepresentation] | SafiReques
 
 
 class Request(NamedTuple):
-    """The user's prompt, the whole conversation, and what of it a judge needs beside the prompt."""
+    """The user's prompt, the whole conversation, and what of it a judge needs beside the prompt.
+
+    ``not_shown`` says what of the conversation is neither in ``prompt`` nor in ``context``.
+    """
 
     prompt: str
     messages: list[BaseMessage]
     context: str
     metadata: dict[str, Any]
+    not_shown: tuple[str, ...] = ()
 
 
 def read_input(given: object) -> Request:
@@ -56,11 +52,17 @@ def read_input(given: object) -> Request:
         messages = convert_to_messages(content)
     else:
         raise TypeError(f"input: expected a string, messages or a mapping with 'prompt', got {_shown(content)}.")
-    asked = next((m for m in reversed(messages) if isinstance(m, HumanMessage)), messages[-1])
+    asked = asked_in(messages)
     prompt = str(asked.text)
     if not prompt.strip():
         raise ValueError("input: expected a prompt with text, got none.")
-    return Request(prompt, messages, transcript([m for m in messages if m is not asked]), metadata)
+    context = transcript(messages, asked)
+    return Request(prompt, messages, context, metadata, context.not_shown)
+
+
+def asked_in(messages: Sequence[BaseMessage]) -> BaseMessage:
+    """The message with the prompt: the last one of a human, or else the last one."""
+    return next((m for m in reversed(messages) if isinstance(m, HumanMessage)), messages[-1])
 
 
 def _unwrap(given: object) -> tuple[object, dict[str, Any]]:
@@ -82,30 +84,3 @@ def _unwrap(given: object) -> tuple[object, dict[str, Any]]:
 
 def _shown(content: object) -> str:
     return "an empty list" if isinstance(content, Sequence) and not content else type(content).__name__
-
-
-def transcript(messages: Sequence[BaseMessage]) -> str:
-    r"""Messages as text for a judge, tool calls with their arguments; the oldest are left out first, and that is said.
-
-    >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
-    'human: Hi\nai: Hello'
-    """
-    chunks = [_chunk(message) for message in messages]
-    kept: list[str] = []
-    for chunk in reversed(chunks):
-        if kept and sum(map(len, kept)) + len(chunk) > MAX_CONTEXT:
-            break
-        kept.append(_clip(chunk, MAX_CONTEXT))
-    left_out = len(chunks) - len(kept)
-    return "\n".join([*([f"[{left_out} earlier messages left out]"] if left_out else []), *reversed(kept)])
-
-
-def _chunk(message: BaseMessage) -> str:
-    who = f"tool {message.name or ''}".strip() if isinstance(message, ToolMessage) else message.type
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
-    said = [f"called {c['name']}({_clip(json.dumps(c['args'], default=str), MAX_ARGUMENT)})" for c in calls]
-    return f"{who}: {' '.join(filter(None, [str(message.text), *said]))}"
-
-
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}…[+{len(text) - most} chars]"

@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from safi_agent.doors import inner_config, shut
 from safi_agent.errors import IntellectError, SafiError
 from safi_agent.faculties.base import arun, run
+from safi_agent.opening import inside
 from safi_agent.release import Release
 from safi_agent.turn import Turn
 
@@ -34,7 +35,7 @@ class Inside:
         """
         failed: SafiError
         try:
-            with shut(inner := inner_config(config, self.tracers, turn["id"])):
+            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
                 return run(steps, turn, inner)
         except Exception as error:
             failed = self._told(error, turn)
@@ -44,7 +45,7 @@ class Inside:
         """The same without blocking."""
         failed: SafiError
         try:
-            with shut(inner := inner_config(config, self.tracers, turn["id"])):
+            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
                 return await arun(steps, turn, inner)
         except Exception as error:
             failed = await asyncio.to_thread(self._told, error, turn)

@@ -28,7 +28,6 @@ from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
 from safi_agent.lifetime import Lifetime
-from safi_agent.release import message
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
@@ -84,16 +83,10 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """Give the run its id; where the config names one that was answered before, that answer is given again."""
-        config = ensure_config()
-        run = (config.get("configurable") or {}).get("safi_turn_id")
-        if run is None:
-            return {"safi_run": str(uuid4())}
-        turn = self._courses.begin(run, state["messages"], config)
-        before = self.chain.answered(turn["id"])
-        if before is None or (before[1]["prompt"], before[1]["key"]) != (turn["prompt"], turn["key"]):
-            return {"safi_run": turn["id"]}
-        answer = self.chain.give(message(before[1], before[0]))
-        return {"safi_run": turn["id"], "messages": [answer], "jump_to": "end"}
+        run, answer = self._courses.open(state["messages"], ensure_config())
+        if answer is None:
+            return {"safi_run": run}
+        return {"safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
 
     @hook_config(can_jump_to=["end"])
     @override
@@ -164,7 +157,8 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, walk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
-        result = handler(request)
+        with self._courses.inside(request, config):
+            result = handler(request)
         if not is_answer(request):
             return result
         course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
@@ -179,7 +173,8 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, await awalk(self.chain.inside, self._courses.call(turn, request), config))
         if verdict.decision == "violation":
             return denied(request.tool_call, verdict)
-        result = await handler(request)
+        with self._courses.inside(request, config):
+            result = await handler(request)
         if not is_answer(request):
             return result
         course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))

@@ -19,8 +19,17 @@ _INSIDE: dict[type, str] = {RunnableBindingBase: "bound", RunnableWithFallbacks:
 
 
 def default_model() -> str:
-    """GPT-4o where there is a key for it, the offline rehearsal model where not."""
-    return DEFAULT if os.environ.get("OPENAI_API_KEY") else OFFLINE
+    """GPT-4o, for which there has to be a key.
+
+    Raises:
+        ValueError: there is none. The rehearsal model is never a default, because it would answer users.
+    """
+    if os.environ.get("OPENAI_API_KEY"):
+        return DEFAULT
+    raise ValueError(
+        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default {DEFAULT!r} is "
+        f"not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
+    )
 
 
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:

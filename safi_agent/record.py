@@ -55,7 +55,8 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
     answered = {"intellect": draft.model, "will": verdict.model if verdict else ""}
     models = {faculty: answered.get(faculty) or name for faculty, name in models.items()}
-    flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags]
+    not_shown = list(turn.get("not_shown", ()))
+    flags = [*((LABEL,) if LABEL in models.values() else ()), *draft.flags, *(("not_shown",) if not_shown else ())]
     if verdict is None:
         flags.append("intellect_failed")
     elif verdict.code != "judge":
@@ -77,6 +78,8 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
         "flags": list(dict.fromkeys(flags)),
         "drafts": draft.drafts,
         "agreement": draft.agreement,
+        "notShown": not_shown,
+        "asked": turn.get("asked", ""),
     }
 
 
@@ -139,6 +142,7 @@ def _told(row: Row) -> dict[str, Any]:
         "flags": kept["flags"],
         "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
         "agreement": kept.get("agreement"),
+        **({"notShown": kept["notShown"]} if kept.get("notShown") else {}),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
     }
 

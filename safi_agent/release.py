@@ -11,10 +11,14 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit import Audits
 from safi_agent.faculties.base import Faculty
+from safi_agent.offline import LABEL
 from safi_agent.record import body
-from safi_agent.store import BusyError, Job
+from safi_agent.store import Job
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
+
+# Of a turn's flags, those that its caller gets: what was ruled without a judge's ruling, or on less than all there was.
+PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 
 def refusal(values: ValueSet) -> str:
@@ -32,18 +36,28 @@ def message(kept: Mapping[str, Any], number: int) -> AIMessage:
         "valueSet": kept["valueSet"],
         "memoryKey": kept["key"],
         "models": kept["models"],
+        "flags": [flag for flag in dict.fromkeys(kept["flags"]) if flag in PUBLIC_FLAGS],
     }
     return AIMessage(kept["final"], id=f"safi-{kept['id']}", response_metadata={"safi": told})
 
 
-def check_same(kept: Mapping[str, Any], turn: Turn) -> None:
-    """A turn id stands for one prompt under one memory key.
+def is_same(kept: Mapping[str, Any], turn: Turn) -> bool:
+    """Whether what is kept under the turn's id is this turn."""
+    if asked := kept.get("asked"):
+        return bool(asked == turn.get("asked"))
+    # It was not named, or was kept by an older version.
+    return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
+
+
+def moved(turn: Turn) -> Turn:
+    """The turn under its spare id, where its id belongs to another turn.
 
     Raises:
-        ValueError: it was used for another one.
+        ValueError: it has none.
     """
-    if (kept["prompt"], kept["key"]) != (turn["prompt"], turn["key"]):
+    if not turn.get("spare"):
         raise ValueError(f"safi_turn_id: expected a new id for another prompt or key, got {turn['id']!r} again.")
+    return {**turn, "id": turn["spare"], "asked": turn["spare"], "spare": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,33 +71,33 @@ class Release(Faculty):
 
     def work(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Write, hand over to the audit branch, answer."""
-        return self._leave(turn, patient=True)
-
-    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """The same; where another writes just now it waits on a thread, not on the caller's loop."""
-        try:
-            return self._leave(turn, patient=False)
-        except BusyError:
-            return await asyncio.to_thread(self.work, turn, config)
-
-    def _leave(self, turn: Turn, *, patient: bool) -> AIMessage:
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
         final = turn["draft"].answer if approved else refusal(values)
-        number, kept = self.write(turn, final, audit=approved, patient=patient)
+        number, kept = self.write(turn, final, audit=approved)
         answer = message(kept, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 
-    def write(
-        self, turn: Turn, final: str | None, *, audit: bool, patient: bool = True
-    ) -> tuple[int, Mapping[str, Any]]:
-        """Make the turn durable once; what was kept under its id before, if anything, is what counts."""
+    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+        """The same on a thread, because a store is a file or a server.
+
+        A caller that is cancelled meanwhile gets no answer. The thread goes on: the turn is written all the same, and
+        audited if it was approved; asked again under the same ``safi_turn_id`` it gives the answer.
+        """
+        return await asyncio.to_thread(self.work, turn, config)
+
+    def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
+        """Make the turn durable once; what was kept before as this turn, if anything, is what counts.
+
+        Raises:
+            OutboxError: the store failed.
+            ValueError: its id belongs to another turn, and it has no other.
+        """
         plan, store = self.auditor.plan, self.auditor.store
         new = body(turn, plan.values.name, self.models, final)
-        number, before = store.add(new, plan.values_id, plan.log, audit=audit, patient=patient)
+        number, before = store.add(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
-            check_same(before, turn)
-            return number, before
+            return (number, before) if is_same(before, turn) else self.write(moved(turn), final, audit=audit)
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
         return number, new

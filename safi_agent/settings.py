@@ -7,11 +7,13 @@ from typing import Any, Self
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableSerializable
+from langchain_core.runnables.utils import AnyConfigurableField
 from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from safi_agent.audit import Where
 from safi_agent.audit.plan import Plan
+from safi_agent.configured import ConfiguredOnThread
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, beta_out, identity, linear
@@ -77,6 +79,12 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
             timeout=self.audit_timeout,
             tracers=self.tracers,
         )
+
+    @override
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
+        """As for any Runnable: each call with other settings is answered by a chain of its own."""
+        made = super().configurable_fields(**kwargs)
+        return ConfiguredOnThread(default=self, fields=made.fields)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}

@@ -41,14 +41,22 @@ class Verdict(NamedTuple):
 
 
 class Turn(TypedDict, total=False):
-    """One governed turn; each faculty adds its key."""
+    """One governed turn; each faculty adds its key.
+
+    Where the caller named it, ``asked`` stands for what was asked under that name (see ``opening.Name``), and ``spare``
+    is the id that it gets where ``id`` turns out to belong to another turn; both are empty otherwise. ``not_shown``
+    says what of the conversation judges do not get: "6 earlier messages", "2 images".
+    """
 
     id: str
+    asked: str
+    spare: str
     key: str
     time: str
     prompt: str
     messages: list[BaseMessage]
     context: str
+    not_shown: tuple[str, ...]
     metadata: Mapping[str, Any]
     coaching: str
     draft: Draft

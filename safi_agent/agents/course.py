@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -22,6 +23,7 @@ from safi_agent.agents.replies import (
     mark_of,
     read_reply,
 )
+from safi_agent.agents.steps import step_of
 from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.agents.walk import Course
 from safi_agent.chain import SafiChain
@@ -29,7 +31,8 @@ from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.will import REPLY, Will
 from safi_agent.models import model_label
-from safi_agent.release import message
+from safi_agent.opening import Name, inside, key_of, name_of, place_of
+from safi_agent.release import is_same, message, moved
 from safi_agent.turn import Draft, Turn, Verdict
 
 log = logging.getLogger("safi_agent")
@@ -79,18 +82,52 @@ class Courses:
     judge_calls: bool
     review: Review | None
 
+    def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
+        """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
+
+        It is not given again under an id that a message of the thread has, which it would replace.
+
+        Raises:
+            ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin``.
+        """
+        values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
+        place = ["agent", agent, *place_of(config)[:-1]]  # without the node in which this is called
+        run = name_of(config, messages, key_of(config, values), values, place)
+        if not run.asked:
+            return run.text, None
+        turn, answer = self.chain.known(self.chain.begin(list(messages), config, note="", name=run))
+        if answer is not None:
+            answer = self._last_answer(turn, answer)
+            if any(earlier.id == answer.id for earlier in messages):
+                answer.id = None
+        return Name(turn["id"], turn["asked"], turn["spare"]).text, answer
+
+    def _last_answer(self, turn: Turn, first: AIMessage) -> AIMessage:
+        """A run that is sent back to its model answers again, under the ids that ``place`` gives."""
+        answer = first
+        for n in count(1):
+            before = self.chain.answered(f"{turn['id']}.{n}")
+            if before is None or not is_same(before[1], turn):
+                break
+            answer = message(before[1], before[0])
+        return answer
+
+    def inside(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
+        """Within it, governed runs that a tool starts get ids derived from this run and from the call."""
+        run = Name.read(request.state.get("safi_run") or "")
+        return inside(config, run.asked, step_of(request.tool_call, request.state["messages"]))
+
     def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
-        asked = {**(config.get("configurable") or {}), "safi_turn_id": run}
-        turn = self.chain.begin(list(messages), {**config, "configurable": asked})
+        turn = self.chain.begin(list(messages), config, name=Name.read(run))
         tools = journal(messages)
-        return {**turn, "metadata": {"agentRun": run, **({"tools": tools} if tools else {})}}
+        return {**turn, "metadata": {"agentRun": turn["id"], **({"tools": tools} if tools else {})}}
 
     def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an id that is free, and its answer where exactly this was answered before.
 
         One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
-        takes a new turn in any case.
+        takes a new turn in any case. Where another run of the same name came first, the turn gets its spare id.
         """
         for n in count():
             placed: Turn = {**turn, "id": f"{turn['id']}.{n}" if n else turn["id"]}
@@ -98,6 +135,8 @@ class Courses:
             if before is None:
                 return placed, None
             number, kept = before
+            if turn["spare"] and not is_same(kept, turn):
+                return self.place(moved(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
                 return placed, message(kept, number)
         raise AssertionError  # count() does not end

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from safi_agent.store import Store
 
 Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
-Model = Annotated[str | None, typer.Option(help='For init_chat_model, or "offline". Default: gpt-4o if it has a key.')]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help='A name for init_chat_model, or "offline" to rehearse. Default: gpt-4o, which needs OPENAI_API_KEY.'
+    ),
+]
 Database = Annotated[str, typer.Option(help="The store's URL.")]
 Log = Annotated[Path, typer.Option(help="The log.")]
 

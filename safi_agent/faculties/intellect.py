@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
@@ -71,11 +72,8 @@ class Intellect(Faculty):
         for text in self.values.disclaimers:
             own += f"\nEnd the answer with exactly this sentence: {text}"
         own += f"\n\n{turn['coaching']}" if turn.get("coaching") else ""
-        callers = [str(m.text) for m in turn["messages"] if isinstance(m, SystemMessage)]
-        return [
-            SystemMessage("\n\n".join([own, *callers])),
-            *(m for m in turn["messages"] if not isinstance(m, SystemMessage)),
-        ]
+        leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
+        return [_joined(own, leading), *turn["messages"][len(leading) :]]
 
     def _came(self, replies: Sequence[Any]) -> list[Draft]:
         """The drafts that came; where none did, what the first call raised is raised."""
@@ -111,6 +109,19 @@ class Intellect(Faculty):
             reflection=reflection,
             flags=(*flags, "disclaimer_added") if missing else flags,
         )
+
+
+def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
+    """Our instructions and the caller's in one system message; content blocks stay as they came."""
+    contents = [message.content for message in callers]
+    extra = {name: item for message in callers for name, item in message.additional_kwargs.items()}
+    if all(isinstance(content, str) for content in contents):
+        return SystemMessage("\n\n".join([own, *map(str, contents)]), additional_kwargs=extra)
+    parts = [part for content in contents for part in ([content] if isinstance(content, str) else content)]
+    blocks: list[str | dict[Any, Any]] = [
+        {"type": "text", "text": part} if isinstance(part, str) else part for part in [own, *parts]
+    ]
+    return SystemMessage(blocks, additional_kwargs=extra)
 
 
 def listing(values: ValueSet) -> str:

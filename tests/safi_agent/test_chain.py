@@ -30,6 +30,7 @@ def test_an_approved_answer_leaves_and_its_audit_is_in_the_log(make: Any, tmp_pa
         "valueSet": "three",
         "memoryKey": "three",
         "models": {"intellect": "fake", "will": "fake", "conscience": "fake"},
+        "flags": [],
     }
     assert safi.drain() == 1
     assert safi.drain() == 0

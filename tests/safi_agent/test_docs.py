@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from langchain_core.messages import HumanMessage
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "safi.md").read_text()
 
@@ -16,7 +18,8 @@ def test_all_open_points_are_answered() -> None:
 
 def test_the_page_on_the_log_says_what_each_key_of_a_line_is_and_no_other(make: Any, tmp_path: Path) -> None:
     safi = make()
-    safi.invoke({"prompt": "q", "metadata": {"id": 1}})
+    picture: Any = {"type": "image", "url": "https://example.com/p.png"}
+    safi.invoke({"prompt": [HumanMessage([{"type": "text", "text": "q"}, picture])], "metadata": {"id": 1}})
     safi.drain()
     table = (ROOT / "docs" / "log.md").read_text().partition("## A line")[2].partition("## The chain")[0]
     (record,) = map(json.loads, (tmp_path / "log.json").read_text().splitlines())

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safi_agent import create_safi_chain, load_values
+from safi_agent import SafiMiddleware, create_safi_chain, load_values
 from safi_agent.models import default_model
 from safi_agent.offline import LABEL
 from safi_agent.values import shipped
@@ -34,7 +35,19 @@ def test_the_same_words_in_give_the_same_words_out() -> None:
         assert safi.invoke("a").content == safi.invoke("a").content
 
 
-def test_it_is_the_default_where_there_is_no_key_and_gpt_4o_where_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_model() == "offline"
+@pytest.mark.parametrize("make_one", [create_safi_chain, SafiMiddleware])
+@pytest.mark.parametrize("key", [None, ""])
+def test_it_is_never_the_default(
+    make_one: Any, key: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^model: expected .* OPENAI_API_KEY .* give a model, or give 'offline'"):
+        make_one()
+    assert not list(tmp_path.iterdir())
+
+
+def test_with_a_key_gpt_4o_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert default_model() == "openai:gpt-4o"

@@ -14,7 +14,8 @@ from tests.safi_agent.fakes import Fake, approve, in_turn
 
 def test_a_conversation_shows_answers_ledgers_and_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = CliRunner().invoke(app, ["chat", "--values", "civic"], input="Who decides on my permit?\nA bomb?\n\n")
+    asked = "Who decides on my permit?\nA bomb?\n\n"
+    said = CliRunner().invoke(app, ["chat", "--model", "offline", "--values", "civic"], input=asked)
     assert said.exit_code == 0, said.output
     assert "offline rehearsal" in said.output
     assert "Will: approve" in said.output
@@ -55,7 +56,7 @@ def test_a_store_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pytes
         return next(prompts, "")
 
     monkeypatch.setattr("builtins.input", asked)
-    said = CliRunner().invoke(app, ["chat", "--values", "civic"])
+    said = CliRunner().invoke(app, ["chat", "--model", "offline", "--values", "civic"])
     assert said.exit_code == 0
     assert "This turn failed: The turn could not be made durable (OperationalError)" in said.stdout
     assert "canary" not in said.output

@@ -16,7 +16,8 @@ def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
         "os._exit(1)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", "drain", "--values", "civic"]):
+    drain = ["drain", "--values", "civic", "--model", "offline"]
+    for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", *drain]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 audits finished." in done.stdout

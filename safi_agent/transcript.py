@@ -1,0 +1,187 @@
+"""A conversation as a judge reads it: text, with a note for whatever is left out."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+MAX_CONTEXT = 20_000  # characters of a conversation that a judge is shown; of its system messages as many
+MAX_ARGUMENT = 2_000  # characters of the arguments of a tool call
+SYSTEM = ("system", "developer")
+CHARACTER = "character"
+
+# Types of content blocks, of LangChain and of providers.
+TEXTS = ("text", "input_text", "output_text", "text-plain")
+MEDIA = {
+    **dict.fromkeys(("image", "image_url", "input_image"), "image"),
+    **dict.fromkeys(("audio", "input_audio"), "audio"),
+    **dict.fromkeys(("file", "input_file", "document", "media"), "file"),
+    **dict.fromkeys(("video", "video_url"), "video"),
+}
+PAPERS = ("file", "document")  # which may have their text with them
+# A model's reasoning, and calls that a message has in ``tool_calls`` too.
+UNSPOKEN = (
+    *("thinking", "redacted_thinking", "reasoning"),
+    *("tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call", "input_json_delta"),
+)
+
+
+class Transcript(str):
+    """Messages as a judge reads them; ``not_shown`` says what is missing: "6 earlier messages", "2 images"."""
+
+    not_shown: tuple[str, ...] = ()
+
+    def __new__(cls, text: str, not_shown: Iterable[str] = ()) -> Self:
+        """Text, and what is missing in it."""
+        made = super().__new__(cls, text)
+        made.not_shown = tuple(not_shown)
+        return made
+
+
+class _Chunk(NamedTuple):
+    text: str
+    missing: Counter[str]
+    pinned: bool  # never left out for being old
+
+    def clipped(self, most: int) -> "_Chunk":
+        cut = max(0, len(self.text) - most)
+        return self._replace(text=_clip(self.text, most), missing=self.missing + Counter({CHARACTER: cut}))
+
+
+def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
+    r"""Messages as text for a judge, in their order, tool calls with their arguments.
+
+    System messages, and what came with ``asked`` beside its text, are always in it; where together they have more than
+    MAX_CONTEXT characters the longest are cut. The other messages have as much room again: the oldest are left out
+    first, and a note stands in their place. Content that is no text (pictures, audio, files) is replaced by a note, and
+    the artifact of a tool's result is noted. A model's reasoning is not part of the conversation.
+
+    >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
+    'human: Hi\nai: Hello'
+    """
+    chunks = [_chunk(message) if message is not asked else _beside(message) for message in messages]
+    kept = _kept([chunk for chunk in chunks if chunk is not None])
+    left_out = sum(chunk is None for chunk in kept)
+    missing = sum((chunk.missing for chunk in kept if chunk is not None), Counter[str]())
+    lines = [chunk.text for chunk in kept if chunk is not None]
+    told = [_count(number, kind) for kind, number in missing.items()]
+    if left_out:
+        note = _count(left_out, "earlier message")
+        lines.insert(kept.index(None), f"[{note} left out]")
+        told.insert(0, note)
+    return Transcript("\n".join(lines), told)
+
+
+def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
+    """The chunks that there is room for, shortened if need be; None in the place of one that is left out."""
+    kept: list[_Chunk | None] = [None] * len(chunks)
+    most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
+    for place, chunk in enumerate(chunks):
+        if chunk.pinned:
+            kept[place] = chunk.clipped(most)
+    room = MAX_CONTEXT
+    for place in reversed([place for place, chunk in enumerate(chunks) if not chunk.pinned]):
+        if room < MAX_CONTEXT and len(chunks[place].text) > room:
+            break
+        kept[place] = chunks[place].clipped(room)
+        room -= min(room, len(chunks[place].text))
+    return kept
+
+
+def _most(lengths: list[int]) -> int:
+    """To how many characters each of these texts is to be cut, so that together they have at most MAX_CONTEXT."""
+    room, left = MAX_CONTEXT, len(lengths)
+    for length in sorted(lengths):
+        if length * left > room:
+            return room // left
+        room, left = room - length, left - 1
+    return MAX_CONTEXT
+
+
+def _chunk(message: BaseMessage) -> _Chunk:
+    """A message in a line: its role, its content, the calls it makes."""
+    text, missing = _readable(message.content)
+    said = [text]
+    role = str(getattr(message, "role", message.type))
+    if isinstance(message, ToolMessage):
+        role = f"tool {message.name or ''}".strip()
+        if message.artifact is not None:
+            said.append(_note("artifact", missing))
+    if isinstance(message, AIMessage):
+        said += [_call(c["name"], json.dumps(c["args"], default=str), missing) for c in message.tool_calls]
+        said += [_call(c["name"], c["args"], missing) for c in message.invalid_tool_calls]
+    return _Chunk(f"{role}: {' '.join(filter(None, said))}", missing, role in SYSTEM)
+
+
+def _beside(asked: BaseMessage) -> _Chunk | None:
+    """What came with the prompt beside its text, which judges get in a place of its own; None where nothing did."""
+    blocks = [] if isinstance(asked.content, str) else asked.content
+    text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])
+    for block in blocks:
+        if isinstance(block, dict) and block.get("type") == "text":
+            text = f"{text} {_citations(block, missing)}".strip()
+    return _Chunk(f"with the user prompt: {text}", missing, pinned=True) if text else None
+
+
+def _readable(content: Any) -> tuple[str, "Counter[str]"]:
+    """Content as text, with a note for each block that cannot be text, and how many of each kind there are."""
+    missing: Counter[str] = Counter()
+    return _text(content, missing).strip(), missing
+
+
+def _text(content: Any, missing: "Counter[str]") -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text(block, missing) for block in content)
+    return _block(content, missing) if isinstance(content, Mapping) else _padded(_note("block", missing))
+
+
+def _block(block: Mapping[str, Any], missing: "Counter[str]") -> str:
+    kind = str(block.get("type", "text"))
+    if kind in UNSPOKEN:
+        return ""
+    source = block.get("source")
+    texts = [block.get("text"), block.get("content")]
+    if isinstance(source, Mapping):  # a document whose text is in the message
+        texts += [source.get("content"), source.get("data") if source.get("type") == "text" else None]
+    text = "\n".join(_text(part, missing) for part in texts if isinstance(part, str | list))
+    if (kind in MEDIA and not (text and kind in PAPERS)) or not (text or kind in TEXTS):
+        text += _padded(_note(MEDIA.get(kind, _plain(kind)), missing))
+    return text + _padded(_citations(block, missing))
+
+
+def _citations(block: Mapping[str, Any], missing: "Counter[str]") -> str:
+    found = [item for name in ("annotations", "citations") if isinstance(item := block.get(name), list)]
+    return " ".join(_note("citation", missing) for items in found for _ in items)
+
+
+def _note(kind: str, missing: "Counter[str]") -> str:
+    missing[kind] += 1
+    return f"[{kind} not shown]"
+
+
+def _padded(note: str) -> str:
+    return f" {note} " if note else ""
+
+
+def _plain(kind: str) -> str:
+    """The name of a block's type in letters."""
+    return " ".join(re.findall(r"[A-Za-z0-9]+", kind))[:40] or "block"
+
+
+def _call(name: str | None, arguments: str | None, missing: "Counter[str]") -> str:
+    text = arguments or ""
+    missing += Counter({CHARACTER: max(0, len(text) - MAX_ARGUMENT)})
+    return f"called {name}({_clip(text, MAX_ARGUMENT)})"
+
+
+def _count(number: int, kind: str) -> str:
+    return f"{number} {kind}{'' if number == 1 else 's'}"
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…[+{len(text) - most} chars]"

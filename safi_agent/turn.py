@@ -17,6 +17,7 @@ class Draft(NamedTuple):
     """What the Intellect proposes; nobody outside sees it before the Will has.
 
     Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
+    ``texts`` are parts of the answer, decoded, that patterns are tried on one by one: arguments of a call, for one.
     """
 
     answer: str
@@ -25,6 +26,7 @@ class Draft(NamedTuple):
     flags: tuple[str, ...] = ()
     drafts: int = 1
     agreement: float | None = None
+    texts: tuple[str, ...] = ()
 
 
 class Verdict(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from safi_agent.patterns import compiled
 from safi_agent.safe_yaml import read_yaml
 
 TOLERANCE = 1e-6
@@ -34,8 +35,8 @@ def label(name: str) -> str:
 def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         try:
-            re.compile(pattern)
-        except re.error as error:
+            compiled(pattern)
+        except ValueError as error:
             raise ValueError(f"Expected regular expressions, got {pattern!r}: {error}.") from None
     return patterns
 

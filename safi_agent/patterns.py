@@ -1,8 +1,8 @@
-r"""The regular expressions of value sets: Python's ``re`` as to their meaning, searched by ``regex``, which has a time-out.
+r"""The regular expressions of value sets: the syntax and meaning of Python's ``re``, searched with a time-out.
 
-The two differ in a few points, where patterns are translated: ``\b``, ``\w`` and ``\s`` (combining marks and symbols are
-part of a word for ``regex``), braces that repeat nothing (approximate matching for ``regex``), ``[`` in a set, and the
-letters i of Turkish.
+The time-out is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``, ``\w``
+and ``\s`` (for ``regex`` combining marks and some symbols are part of a word), braces that repeat nothing (for ``regex``
+approximate matching), ``[`` inside a set, and the letters i of Turkish in a pattern that ignores case.
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import lru_cache
 import regex
 
 _WORD = r"\p{L}\p{N}_"
-_NOT_WORD = r"\W\p{M}\p{So}\p{Cf}\u203f\u2040\u2054\ufe33\ufe34\ufe4d-\ufe4f\uff3f"
+_NOT_WORD = r"\p{M}\p{S}\p{Z}\p{C}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}\u203f\u2040\u2054\ufe33\ufe34\ufe4d-\ufe4f\uff3f"
 _SPACE = r"\s\x1c-\x1f"
 _ESCAPES = {
     r"\w": f"[{_WORD}]",
@@ -63,7 +63,7 @@ def _translated(pattern: str, flags: int) -> str:
             return f"[{_IN_SET.sub(lambda part: _in_set(part[0], flags), text[1:-1])}]"
         if token.lastgroup == "brace":
             return r"\{"
-        if token.lastgroup == "dotless" and flags & re.IGNORECASE:
+        if token.lastgroup == "dotless" and flags & re.IGNORECASE and not flags & re.ASCII:
             return "[iI\u0131\u0130]"
         return text
 
@@ -78,12 +78,12 @@ def search(pattern: str, texts: Iterable[str], until: float) -> bool:
     """Whether the pattern is found in one of the texts.
 
     Raises:
-        TimeoutError: the search did not end by ``until``, a time of ``time.monotonic()`` in seconds, or took more
+        TimeoutError: the search did not end by ``until``, a time of ``time.thread_time()`` in seconds, or took more
             memory than ``regex`` allows.
     """
     searched = compiled(pattern)
     for text in texts:
-        if (left := until - time.monotonic()) <= 0:
+        if (left := until - time.thread_time()) <= 0:
             raise TimeoutError
         try:
             if searched.search(text, timeout=left):

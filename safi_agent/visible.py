@@ -1,4 +1,4 @@
-"""The part of a text that a reader sees, for patterns and fences: every function here takes time linear in its input."""
+"""The characters of a text that are drawn, and the plain letters of it, for patterns and fences; in linear time."""
 
 import unicodedata
 
@@ -6,12 +6,12 @@ import regex
 
 # Every control character but tab and line breaks, every other code point without a character, what Unicode calls
 # default ignorable, and two letters that are drawn as nothing although Unicode does not call them so.
-_HIDDEN = regex.compile(
-    r"[[\p{C}\p{Default_Ignorable_Code_Point}\U00016FE4\U0001D159]--[\t\n\r]]+", regex.VERSION1
-)
+_HIDDEN = regex.compile(r"[[\p{C}\p{Default_Ignorable_Code_Point}\U00016FE4\U0001D159]--[\t\n\r]]+", regex.VERSION1)
 _MARKS = regex.compile(r"\p{M}+")
 # Lines over, under and through letters, and frames around them: a word is read through them.
-_DRAWN = regex.compile(r"[\u0305\u0332-\u0338\u033f\u0347\u035f\u0489\u20d2\u20d3\u20d8-\u20da\u20dd-\u20e0\u20e2-\u20ef]+")
+_DRAWN = regex.compile(
+    r"[\u0305\u0332-\u0338\u033f\u0347\u035f\u0489\u20d2\u20d3\u20d8-\u20da\u20dd-\u20e0\u20e2-\u20ef]+"
+)
 # Sorting the marks of one letter, which normalisation does, takes time quadratic in their number.
 _PILE = regex.compile(r"([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]++")
 _DOTLESS = str.maketrans("\u0131\u0130", "iI")  # the one case folding where Python's ``re`` knows more than ``regex``

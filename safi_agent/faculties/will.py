@@ -90,7 +90,7 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
 
 def _matched(draft: Draft, values: ValueSet) -> Verdict | None:
     """The verdict on a draft in which a pattern is found, or was not searched for to the end."""
-    until = time.monotonic() + SECONDS
+    until = time.thread_time() + SECONDS
     readings: list[str] = []
     for pattern, verdict in _patterns(values):
         readings = readings or _readings(draft)

@@ -1,8 +1,8 @@
-r"""The regular expressions of value sets: the syntax and meaning of Python's ``re``, searched with a time-out.
+r"""The regular expressions of value sets: syntax and meaning of Python's ``re``, searched with a time-out.
 
-The time-out is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``, ``\w``
-and ``\s`` (for ``regex`` combining marks and some symbols are part of a word), braces that repeat nothing (for ``regex``
-approximate matching), ``[`` inside a set, and the letters i of Turkish in a pattern that ignores case.
+The time-out is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``,
+``\w`` and ``\s`` (for ``regex`` combining marks and some symbols are part of a word), braces that repeat nothing (for
+``regex`` approximate matching), ``[`` inside a set, and the letters i of Turkish in a pattern that ignores case.
 """
 
 import re

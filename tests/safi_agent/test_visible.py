@@ -53,7 +53,9 @@ def test_plain(text: str, expected: str) -> None:
     assert plain(text) == expected
 
 
-@pytest.mark.parametrize("text", ["dr\u00e4ft", "\uff44\u0323r\u24d0\u02b3\u0301", "\U0001d41d\u0301\U0001d42b", "re\ufb02ec"])
+@pytest.mark.parametrize(
+    "text", ["dr\u00e4ft", "\uff44\u0323r\u24d0\u02b3\u0301", "\U0001d41d\u0301\U0001d42b", "re\ufb02ec"]
+)
 def test_letters_are_base_letters(text: str) -> None:
     assert letters(text).isascii()
 

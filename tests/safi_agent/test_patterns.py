@@ -108,6 +108,7 @@ def test_patterns_are_found_where_re_finds_them() -> None:
         (r"(?i)k\u0131l\u0131\u00e7", "KILI\u00c7"),
         (r"a{e}", "a{e}"),
         (r"[[:alpha:]]", "a]"),
+        ("(?x)guaranteed # [\n\\b # ]", "guaranteed\u0301"),
     ],
 )
 def test_where_the_libraries_differ_it_is_as_in_re(pattern: str, text: str) -> None:

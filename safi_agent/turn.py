@@ -19,6 +19,7 @@ class Draft(NamedTuple):
 
     Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
     ``model`` is the name that the reply gave for its model, empty where it gave none.
+    ``texts`` are parts of the answer, decoded, that patterns are tried on one by one: arguments of a call, for one.
     """
 
     answer: str
@@ -28,6 +29,7 @@ class Draft(NamedTuple):
     drafts: int = 1
     agreement: float | None = None
     model: str = ""
+    texts: tuple[str, ...] = ()
 
 
 class Verdict(NamedTuple):

@@ -15,8 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import override
 
+from safi_agent.patterns import compiled
 from safi_agent.safe_yaml import read_yaml
-from safi_agent.text import LONGEST_NAME, is_name, visible
+from safi_agent.text import LONGEST_NAME, is_name, spelled
 
 TOLERANCE = 1e-6
 MOST_VALUES = 1_000  # a judge has to score each of them in one reply
@@ -33,15 +34,15 @@ def label(name: str) -> str:
     >>> label("Non\u2013Discrimi\u200bnation   and Equity")
     'non-discrimination and equity'
     """
-    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", visible(name))).casefold()
-    return " ".join(visible(unicodedata.normalize("NFKC", folded)).split())
+    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", spelled(name))).casefold()
+    return " ".join(spelled(unicodedata.normalize("NFKC", folded)).split())
 
 
 def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         try:
-            re.compile(pattern)
-        except re.error as error:
+            compiled(pattern)
+        except ValueError as error:
             raise ValueError(f"Expected regular expressions, got {pattern!r}: {error}.") from None
     return patterns
 

@@ -2,11 +2,16 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 
+import hypothesis
 import pytest
 import torch
 
 from tests.everywhere.processes import Processes
 from tests.safi_agent.postgres_server import Server, server
+
+# The same examples in every run, however slow the machine is.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from safi_agent.agents.replies import (
     Reply,
     Verdicts,
     answer_of,
+    call_draft,
     call_text,
     journal,
     leaving,
@@ -147,7 +148,7 @@ class Courses:
         turn = yield Intellect(asking.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
         reply = read_reply(asking.response, turn["draft"])
         verdicts = yield from self._rule_all(turn, reply, asking.known)
-        turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words)}
+        turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
@@ -179,7 +180,7 @@ class Courses:
         """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it."""
         verdict = denial(call, self.rules, known)
         if verdict is None:
-            verdict = yield from self._judge({**turn, "draft": Draft(call_text(call))})
+            verdict = yield from self._judge({**turn, "draft": call_draft(call)})
         if verdict.decision == "violation":
             log.warning("A call of %s was denied (%s): %.120s", call["name"], verdict.code, call_text(call))
             return verdict

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
-from safi_agent.agents.tools import UNKNOWN
+from safi_agent.agents.tools import UNKNOWN, shown, texts
 from safi_agent.turn import Draft, Verdict
 
 # What providers want back of a reply that calls tools; a block of another kind does not leave.
@@ -23,7 +23,10 @@ Verdicts = Mapping[str, Verdict]
 
 
 class Reply(NamedTuple):
-    """A reply taken apart; ``words`` are all that would leave beside calls, and what the Will has to judge."""
+    """A reply taken apart; ``words`` are all that would leave beside calls, and what the Will has to judge.
+
+    ``texts`` are the texts in its structured output, decoded.
+    """
 
     message: AIMessage
     text: str
@@ -32,6 +35,7 @@ class Reply(NamedTuple):
     broken: dict[str, Verdict]
     notes: list[ToolMessage]
     structured: Any
+    texts: tuple[str, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -48,12 +52,13 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     calls = [_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
-    made = [json.dumps(c["args"], ensure_ascii=False) for c in message.tool_calls if c["id"] in noted]
-    said = [draft.answer, *made]  # a note says again what was made, or what of it does not fit
+    made = [c["args"] for c in message.tool_calls if c["id"] in noted]
+    said = [draft.answer, *map(_json, made)]  # a note says again what was made, or what of it does not fit
     if response.structured_response is None and (calls or notes):
         said += _strings(_thoughts(message))
     words = "\n\n".join(part for part in said if part.strip())
-    return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response)
+    decoded = tuple(texts([*made, response.structured_response]))
+    return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response, decoded)
 
 
 def answer_of(response: ModelResponse[Any]) -> AIMessage:
@@ -113,8 +118,20 @@ def _withheld(call: ToolCall, verdict: Verdict, known: Container[str]) -> ToolCa
 
 
 def call_text(call: ToolCall) -> str:
-    """A call as a judge and the patterns of a value set read it."""
-    return json.dumps({"tool": call["name"], "arguments": call["args"]}, ensure_ascii=False, default=str)
+    """A call as a judge reads it, in JSON; arguments that JSON cannot write are there as a list of their texts."""
+    try:
+        return _json({"tool": call["name"], "arguments": call["args"]})
+    except (TypeError, ValueError, RecursionError):
+        return _json({"tool": call["name"], "arguments": list(texts(call["args"]))})
+
+
+def call_draft(call: ToolCall) -> Draft:
+    """A call as the rules and a judge are given it; patterns are tried on its texts one by one, too."""
+    return Draft(call_text(call), texts=(call["name"], *texts(call["args"])))
+
+
+def _json(item: object) -> str:
+    return json.dumps(item, ensure_ascii=False, default=shown)
 
 
 def mark_of(messages: Sequence[AnyMessage], call: ToolCall) -> Verdict | None:

@@ -1,12 +1,12 @@
 """What an agent may call, and with which arguments. Deterministic: no model is asked here."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from langchain_core.messages import ToolCall
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from safi_agent.turn import Verdict
 
@@ -101,3 +101,50 @@ def offered(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
     It matters most for what the provider runs by itself, where no call comes by here.
     """
     return [tool for tool in tools if rules is None or tool_name(tool) in rules]
+
+
+def texts(item: object) -> Iterator[str]:
+    """Each text in arguments or in structured output, decoded: strings, keys, and numbers as JSON writes them.
+
+    Bytes are read as UTF-8, and of another object the text is ``str(item)``. Nesting can have any depth, and an object
+    that contains itself is read once.
+    """
+    left: list[Any] = [item]
+    read: dict[int, Any] = {}  # the objects are kept, so that their ids stay theirs
+    while left:
+        one = left.pop()
+        if isinstance(one, str | bytes | bytearray):
+            yield one if isinstance(one, str) else one.decode("utf-8", "replace")
+        elif isinstance(one, int | float):
+            yield _number(one)
+        elif (inner := _inside(one)) is None:
+            yield shown(one)
+        elif id(one) not in read:
+            read[id(one)] = one
+            left.extend(reversed(inner))
+
+
+def _number(item: float) -> str:
+    try:
+        return json.dumps(item)
+    except ValueError:  # an integer of more digits than Python writes
+        return shown(item)
+
+
+def _inside(item: object) -> list[Any] | None:
+    """Keys and entries of a container, none of None; None where the item is no container."""
+    if isinstance(item, BaseModel) or (is_dataclass(item) and not isinstance(item, type)):
+        item = vars(item)
+    if isinstance(item, Mapping):
+        return [part for pair in item.items() for part in pair]
+    if isinstance(item, Sequence | Set):
+        return list(item)
+    return [] if item is None else None
+
+
+def shown(item: object) -> str:
+    """An object as text; the name of its type where it has no text."""
+    try:
+        return str(item)
+    except Exception:  # an object may raise anything; its text is not what is passed on
+        return f"<{type(item).__name__}>"

@@ -1,8 +1,8 @@
 """Will: approve or violation. Rules first, then a judge; rules win, and whatever is unclear is a violation."""
 
 import logging
-import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.base import Faculty
-from safi_agent.faculties.fence import CLAUSE, fence, plain
+from safi_agent.faculties.fence import CLAUSE, fence
 from safi_agent.faculties.intellect import listing
 from safi_agent.faculties.judge import Answer, Judge
 from safi_agent.parsing import folded
+from safi_agent.patterns import search
+from safi_agent.text import plain, visible
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
@@ -60,6 +62,8 @@ WITHOUT_GATES = SCHEMA | {
 }
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
+UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
+SECONDS = 1.0  # for all patterns of a value set together, since they are searched for on the caller's event loop
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
@@ -68,17 +72,17 @@ def schema(values: ValueSet) -> dict[str, Any]:
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The verdict that needs no judge; None where no rule objects."""
+    """The verdict that needs no judge; None where no rule objects. Takes about a second at most, whatever the patterns.
+
+    Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
+    """
     text = draft.answer
-    if not text.strip():
-        return Verdict("violation", "The draft is empty.", "structure_empty")
-    if len(text) > values.max_chars:
+    if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before anything is done with the text
         return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
-    for value in values.values:
-        if _matches(value.vetoes, text):
-            return Verdict("violation", f"The draft matches a veto of {value.name}.", "hard_veto")
-    if _matches(values.forbidden, text):
-        return Verdict("violation", "The draft matches a forbidden pattern.", "forbidden_pattern")
+    if not visible(text).strip():
+        return Verdict("violation", "The draft is empty.", "structure_empty")
+    if (matched := _matched(draft, values)) is not None:
+        return matched
     if any(required not in text for required in values.disclaimers):
         return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
     if draft.agreement is not None and draft.agreement < min_agreement:
@@ -86,9 +90,33 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     return None
 
 
-def _matches(patterns: Sequence[str], text: str) -> bool:
-    """Whether a pattern is found in the text as it is, or in what a reader takes it for."""
-    return any(re.search(pattern, shown) for shown in {text, plain(text)} for pattern in patterns)
+def _matched(draft: Draft, values: ValueSet) -> Verdict | None:
+    """The verdict on a draft in which a pattern is found, or was not searched for to the end."""
+    until = time.thread_time() + SECONDS
+    readings: list[str] = []
+    for pattern, verdict in _patterns(values):
+        readings = readings or _readings(draft)
+        try:
+            if search(pattern, readings, until):
+                return verdict
+        except TimeoutError:
+            log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, pattern)
+            return UNFINISHED
+    return None
+
+
+def _patterns(values: ValueSet) -> Iterator[tuple[str, Verdict]]:
+    for value in values.values:
+        for pattern in value.vetoes:
+            yield pattern, Verdict("violation", f"The draft matches a veto of {value.name}.", "hard_veto")
+    for pattern in values.forbidden:
+        yield pattern, Verdict("violation", "The draft matches a forbidden pattern.", "forbidden_pattern")
+
+
+def _readings(draft: Draft) -> list[str]:
+    """The draft's texts as they are, and as a reader takes them."""
+    texts = (draft.answer, *draft.texts)
+    return list(dict.fromkeys(form for text in texts for form in (text, visible(text), plain(text))))
 
 
 def read_verdict(data: Any, values: ValueSet) -> Verdict:

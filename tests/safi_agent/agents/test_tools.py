@@ -1,13 +1,25 @@
 """Which calls are allowed, with which arguments."""
 
+import json
+from collections import deque
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator, Field
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from pydantic import AfterValidator, BaseModel, Field
 
-from safi_agent import ToolRule
-from safi_agent.agents.tools import denial, offered, read_rules
-from tests.safi_agent.agents.calling import call
+from safi_agent import ToolRule, Value, ValueSet
+from safi_agent.agents.replies import call_draft, call_text
+from safi_agent.agents.tools import denial, offered, read_rules, texts
+from safi_agent.faculties.will import rules
+from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
+from tests.safi_agent.agents.calling import texts as said
+from tests.safi_agent.fakes import in_turn
+from tests.safi_agent.hidden import HIDDEN
 
 
 def code(made: Any, allowed: Any, known: Any = ("pay", "search")) -> str | None:
@@ -99,3 +111,152 @@ def test_only_allowed_tools_are_offered() -> None:
 def test_rules_that_cannot_be_meant_are_refused(allowed: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         read_rules(allowed)
+
+
+def vetoing(*patterns: str) -> ValueSet:
+    return ValueSet(name="vetoing", values=(Value(name="A", weight=1, vetoes=patterns),), refusal="No.")
+
+
+def vetoed(made: Any, *patterns: str) -> bool:
+    verdict = rules(call_draft(made), vetoing(*patterns))
+    return verdict is not None and verdict.code == "hard_veto"
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("\nguaranteed", r"\bguaranteed\b"),
+        ("\tguaranteed", r"(?<!\w)guaranteed"),
+        ("guaranteed\n", r"^guaranteed$"),
+        ("guaranteed", r"^guaranteed$"),
+        ("really guaranteed", r"guaranteed$"),
+        ('say "guaranteed"', r'"guaranteed"$'),
+        ("a\\b", r"^a\\b$"),
+        ("$5", r"^\$5$"),
+        ("a\nb", r"a\nb"),
+        ("a\n\nguaranteed", r"(?m)^guaranteed"),
+        ("\b\f\x00guaranteed", r"^guaranteed"),
+        ("\u2028guaranteed", r"\sguaranteed"),
+        ("guar\u034fanteed", r"^guaranteed$"),
+    ],
+)
+@pytest.mark.parametrize(
+    "placed",
+    [
+        lambda text: {"q": text},
+        lambda text: {text: 1},
+        lambda text: {"q": [[], [{"a": text}]]},
+        lambda text: {"q": {"a": {"b": (1, {text})}}},
+        lambda text: {"q": text.encode()},
+        lambda text: {("a", text): 1},
+    ],
+    ids=["value", "key", "nested", "set", "bytes", "in a key that JSON has not"],
+)
+def test_a_veto_is_tried_on_every_text_of_the_arguments(text: str, pattern: str, placed: Any) -> None:
+    made = {**call("search"), "args": placed(text)}
+    assert vetoed(made, pattern)
+    assert not vetoed({**call("search"), "args": placed("good")}, pattern)
+
+
+def test_it_is_tried_on_the_name_on_numbers_and_on_the_whole() -> None:
+    assert vetoed(call("wire_money"), r"^wire_money$")
+    assert vetoed(call("pay", card=4111111111111111), r"^4\d{15}$")
+    assert vetoed(call("pay", ok=True, at=0.5), r"^true$")
+    assert vetoed(call("pay", ok=True, at=0.5), r"^0\.5$")
+    assert vetoed(call("pay", to="Ann", amount=500), r'"tool": "pay".*"amount": 500')
+
+
+def test_no_character_that_is_not_drawn_evades_a_veto_on_arguments() -> None:
+    missed = [c for c in HIDDEN if not vetoed(call("search", q=f"{c}guar{c}anteed"), r"^guaranteed$")]
+    assert missed == []
+
+
+leaves = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
+trees = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
+
+
+@given(trees)
+def test_the_texts_are_all_strings_and_keys_that_json_has(tree: Any) -> None:
+    def read(item: Any) -> list[str]:
+        if isinstance(item, dict):
+            return [text for key, value in item.items() for text in (key, *read(value))]
+        if isinstance(item, list):
+            return [text for value in item for text in read(value)]
+        return [] if item is None else [item if isinstance(item, str) else json.dumps(item)]
+
+    assert [*texts(tree)] == read(json.loads(json.dumps(tree)))
+
+
+class Person(BaseModel):
+    name: str
+
+
+@dataclass
+class Place:
+    city: str
+
+
+class Mute:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_texts_of_what_is_not_of_json() -> None:
+    assert [*texts({"a": Person(name="Ann"), "b": Place("Bern")})] == ["a", "name", "Ann", "b", "city", "Bern"]
+    assert [*texts([deque(["x"]), b"y\xff", bytearray(b"z"), Mute(), 1 + 2j])] == [
+        "x",
+        "y\ufffd",
+        "z",
+        "<Mute>",
+        "(1+2j)",
+    ]
+    assert [*texts(10**5000)] == ["<int>"]
+    assert [*texts(Person)] == [str(Person)]
+
+
+def test_arguments_without_end_are_read_once() -> None:
+    loop: dict[str, Any] = {"q": "guaranteed"}
+    loop["self"] = loop
+    deep: Any = "guaranteed"
+    for _ in range(50_000):
+        deep = [deep]
+    for args in (loop, {"q": deep}):
+        made = {**call("search"), "args": args}
+        assert "guaranteed" in call_text(made)  # type: ignore[arg-type]
+        assert vetoed(made, r"^guaranteed$")
+
+
+@both
+def test_a_call_with_a_vetoed_argument_is_not_made(govern: Any, awaited: bool) -> None:
+    tools = Tools()
+    model = Calling(
+        intellect=in_turn(calls(call("search", "a", q="\nguaranteed"), call("search", "b", q="ok")), "Done.")
+    )
+    agent = create_agent(model, tools.of(), middleware=[govern(values=vetoing(r"\bguaranteed\b"))])
+    ask(agent, awaited)
+    assert tools.did == ["search ok"]
+
+
+class Note(BaseModel):
+    """A note."""
+
+    words: str
+
+
+@both
+@pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
+@pytest.mark.parametrize("words", ["\nguaranteed", "guaranteed", "\x01guar\u034fanteed"])
+def test_structured_output_with_a_vetoed_text_does_not_leave(
+    govern: Any, awaited: bool, strategy: Any, words: str
+) -> None:
+    for text, passes in ((words, False), ("good", True)):
+        made = call("Note", "n", words=text)
+        escaped = json.dumps(made["args"]).replace("g", "\\u0067")
+        model = Calling(intellect=calls(made) if strategy is ToolStrategy else escaped)
+        middleware = govern(values=vetoing(r"^\s*guaranteed$"))
+        out = ask(create_agent(model, [], response_format=strategy(Note), middleware=[middleware]), awaited)
+        if passes:
+            assert out["structured_response"] == Note(words="good")
+        else:
+            assert out.get("structured_response") is None
+            assert said(out)[-1] == "No."

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import SCHEMA, Will, read_verdict, rules, schema
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn
+from tests.safi_agent.hidden import HIDDEN, OTHERS
 
 
 def decide(reply: Any, values: ValueSet = THREE, answer: str = "An answer.", **settings: Any) -> will.Verdict:
@@ -219,6 +222,103 @@ def test_a_pattern_for_what_is_invisible_is_tried_on_the_text_as_it_is() -> None
     found = rules(Draft("So\u200b. Not advice."), values)
     assert found is not None
     assert found.code == "forbidden_pattern"
+
+
+def vetoing(*patterns: str, **settings: Any) -> ValueSet:
+    return ValueSet(name="vetoing", values=(Value(name="A", weight=1, vetoes=patterns),), **settings)
+
+
+def code(draft: Draft | str, values: ValueSet) -> str | None:
+    found = rules(Draft(draft) if isinstance(draft, str) else draft, values)
+    return found and found.code
+
+
+@pytest.mark.parametrize(
+    "pattern", ["guaranteed", r"(?i)\bGuaranteed\b", r"^guaranteed$", r"\Aguaranteed\Z", r"(?<!\S)guaranteed(?!\S)"]
+)
+@pytest.mark.parametrize("place", ["guar{0}anteed", "{0}guaranteed", "guaranteed{0}", "g{0}u{0}{0}aranteed{0}{0}"])
+def test_no_character_that_is_not_drawn_evades_a_veto(pattern: str, place: str) -> None:
+    values = vetoing(pattern)
+    assert code("good", values) is None
+    assert [hex(ord(c)) for c in [*HIDDEN, *OTHERS] if code(place.format(c), values) != "hard_veto"] == []
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "g\u0332u\u0332a\u0332r\u0332anteed",
+        "guar\u0336anteed",
+        "guaranteed\u0301",
+        "\u24d6uaranteed",
+        "guarantee\u20ddd",
+        "GUARANTEED",
+    ],
+)
+def test_a_veto_is_not_evaded_by_lines_through_letters_or_marks_after_a_word(draft: str) -> None:
+    assert code(draft, vetoing(r"(?i)\bguaranteed\b")) == "hard_veto"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "draft"), [("\u2122 brand", "\u2122\u200b brand"), ("\u00bd off", "\u00bd o\u034fff")]
+)
+def test_a_pattern_of_compatible_letters_is_tried_on_the_visible_text(pattern: str, draft: str) -> None:
+    assert code(draft, vetoing(pattern)) == "hard_veto"
+
+
+def test_line_breaks_and_tabs_are_drawn() -> None:
+    values = vetoing("guaranteed")
+    assert [code(f"guar{c}anteed", values) for c in "\n\r\t"] == [None, None, None]
+    assert code("no\tharm", vetoing(r"no\tharm")) == "hard_veto"
+
+
+@pytest.mark.parametrize("draft", ["\u200b", "\u3164 \n", "\x00\x01", "\ufe0f\u034f", "\U000e0041"])
+def test_a_draft_of_which_nothing_is_drawn_is_empty(draft: str) -> None:
+    assert code(draft, THREE) == "structure_empty"
+
+
+def test_nothing_is_done_with_a_draft_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("visible", "plain", "search"):
+        monkeypatch.setattr(will, name, None)
+    assert code("x" * 61, RULED) == "structure_length"
+    assert code(Draft("Not advice.", texts=("", "x" * 61)), RULED) == "structure_length"
+
+
+@pytest.mark.parametrize("places", ["vetoes", "forbidden"])
+def test_a_pattern_that_is_not_searched_to_the_end_is_a_violation_and_is_named(
+    places: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(will, "SECONDS", 0.2)
+    pattern = "(x+x+)+y"
+    values = vetoing("never", pattern) if places == "vetoes" else vetoing("never", forbidden=(pattern,))
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="safi_agent"):
+        assert code("x" * 3000, values) == "pattern_unfinished"
+    assert time.monotonic() - start < 5
+    assert repr(pattern) in caplog.text
+    assert code("good", values) is None
+
+
+def test_all_patterns_together_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(will, "SECONDS", 0.2)
+    values = vetoing(*(rf"\bsome\b.*\bnever{i}\b" for i in range(200)))
+    start = time.monotonic()
+    assert code("some " * 2000, values) == "pattern_unfinished"
+    assert time.monotonic() - start < 5
+
+
+def test_a_set_of_which_a_copy_has_other_patterns_is_matched_by_those() -> None:
+    values = vetoing("one")
+    assert code("one", values) == "hard_veto"
+    changed = values.model_copy(update={"values": vetoing("two").values})
+    assert (code("one", changed), code("two", changed)) == (None, "hard_veto")
+
+
+@pytest.mark.parametrize("unit", ["-", "<", " ", "```\n", "{}", "\u200b", "\u0315\u0300", "<reflection "])
+def test_rules_take_linear_time(unit: str) -> None:
+    values = load_values("professional").model_copy(update={"max_chars": 10**6})
+    start = time.process_time()
+    code("a" + unit * (200_000 // len(unit)), values)
+    assert time.process_time() - start < 3
 
 
 def test_the_shipped_professional_set_vetoes_a_guarantee() -> None:

@@ -71,8 +71,8 @@ class Intellect(Faculty):
                 return self.panel.pick(self._came(self.model.batch(asked, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
-            cause = _name(error)
-        raise IntellectError(cause)  # outside, so that it carries no trace of the model's own text
+            failed = _failed(error)
+        raise failed
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
         """The same without blocking."""
@@ -84,8 +84,8 @@ class Intellect(Faculty):
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
-            cause = _name(error)
-        raise IntellectError(cause)
+            failed = _failed(error)
+        raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", listing(self.values))
@@ -104,7 +104,7 @@ class Intellect(Faculty):
         if len(failed) == len(replies):
             raise failed[0]
         for error in failed:
-            _name(error)
+            _failed(error)
         return [self._draft(reply) for reply in replies if not isinstance(reply, Exception)]
 
     def _draft(self, reply: Any) -> Draft:
@@ -122,7 +122,6 @@ def listing(values: ValueSet) -> str:
     return "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in values.values)
 
 
-def _name(error: Exception) -> str:
+def _failed(error: Exception) -> IntellectError:
     log.warning("The Intellect's model raised.", exc_info=error)
-    status = getattr(error, "status_code", None)
-    return f"{type(error).__name__}, status {status}" if isinstance(status, int) else type(error).__name__
+    return IntellectError.of(error)

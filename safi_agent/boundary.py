@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -48,27 +48,37 @@ def contain(work: Callable[[], T]) -> T:
         TypeError, ValueError: the input cannot be used, see ``input_errors``.
         KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
     """
-    return _leave(_outcome(partial(_outcome, work)))  # twice: Ctrl-C may come while the first one clears up
+    return _leave(_flat(_outcome(partial(_outcome, work))))  # twice: Ctrl-C may come while the first one clears up
 
 
 async def acontain(work: Callable[[], Awaitable[T]]) -> T:
     """The same without blocking."""
-    return _leave(await _all_tasks(partial(_aoutcome, partial(_aoutcome, work))))
-
-
-async def _all_tasks(work: Callable[[], Awaitable[T]]) -> T:
-    with _interrupts_awaited():
-        return await work()
-
-
-def _leave(outcome: Outcome[Outcome[T]]) -> T:
-    inner = outcome.value if outcome.value is not None else Outcome[T](error=outcome.error)
+    with _tasks_held() as stops:
+        outcome = _flat(await _aoutcome(partial(_aoutcome, work)))
+    for stop in stops:  # the results of tasks still hold it
+        stop.__traceback__ = stop.__context__ = None
+    if stops:
+        outcome = Outcome(error=stops[0].error)
+    if isinstance(outcome.error, KeyboardInterrupt | SystemExit):
+        with suppress(asyncio.CancelledError):  # it goes to the event loop, which has in hand what woke this task
+            await asyncio.sleep(0)
     try:
-        if inner.error is not None:
-            raise inner.error
-        return inner.value  # type: ignore[return-value]
+        return _leave(outcome)
     finally:
-        del outcome, inner  # or the error's traceback would hold the error
+        del outcome, stops
+
+
+def _flat(outcome: Outcome[Outcome[T]]) -> Outcome[T]:
+    return Outcome(error=outcome.error) if outcome.value is None else outcome.value
+
+
+def _leave(outcome: Outcome[T]) -> T:
+    try:
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value  # type: ignore[return-value]
+    finally:
+        del outcome  # or the error's traceback would hold the error
 
 
 def _outcome(work: Callable[[], T]) -> Outcome[T]:
@@ -133,28 +143,29 @@ def _of_input(error: Exception) -> Exception:
     return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
 
 
-# Tasks made inside: asyncio hands Ctrl-C and exits that are raised in a task to the event loop, which stops with them,
-# frames and all, and the coroutine that awaits the task never gets to clear up.
+# Tasks made inside. asyncio hands Ctrl-C and exits that are raised in a task to the event loop, which stops with them,
+# frames and all, and what awaits the task never gets to clear up; and LangChain takes other interruptions in its own
+# tasks for results. So they are noted where they are raised, and leave at the boundary whatever became of them.
 
-_inside: ContextVar[bool] = ContextVar("safi_inside", default=False)
+_stops: ContextVar[list[Instead] | None] = ContextVar("safi_stops", default=None)
 
 
 class Held(Coroutine[Any, Any, Any]):
-    """A task's coroutine that raises Instead where it would stop the event loop."""
+    """A task's coroutine whose interruptions are noted and raised as Instead; cancellations and closes pass."""
 
-    def __init__(self, coroutine: Any) -> None:
-        self.coroutine = coroutine
+    def __init__(self, coroutine: Any, stops: list[Instead]) -> None:
+        self.coroutine, self.stops = coroutine, stops
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.coroutine, name)  # cr_frame and the like
 
     @override
     def send(self, value: Any) -> Any:
-        return self._step(self.coroutine.send, value)
+        return self._step(partial(self.coroutine.send, value))
 
     @override
     def throw(self, *error: Any) -> Any:
-        return self._step(self.coroutine.throw, *error)
+        return self._step(partial(self.coroutine.throw, *error))
 
     @override
     def close(self) -> None:
@@ -164,12 +175,15 @@ class Held(Coroutine[Any, Any, Any]):
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.coroutine.__await__()  # type: ignore[no-any-return]
 
-    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
+    def _step(self, step: Callable[[], Any]) -> Any:
         try:
-            return step(*given)
-        except (KeyboardInterrupt, SystemExit) as error:
-            instead = clean(error)
-        raise Instead(instead)
+            return step()
+        except (Exception, asyncio.CancelledError, GeneratorExit, Instead):
+            raise
+        except BaseException as error:
+            stop = Instead(clean(error))
+        self.stops.append(stop)
+        raise stop
 
 
 class TaskFactory:
@@ -180,27 +194,28 @@ class TaskFactory:
 
     def __call__(self, loop: Any, coroutine: Any, **settings: Any) -> Any:
         """A task of this loop."""
-        given = Held(coroutine) if _inside.get() else coroutine
+        stops = _stops.get()
+        given = coroutine if stops is None else Held(coroutine, stops)
         if self.before is None:
             return asyncio.Task(given, loop=loop, **settings)
         return self.before(loop, given, **settings)
 
 
 @contextmanager
-def _interrupts_awaited() -> Iterator[None]:
-    """Within it, what awaits a task gets the Ctrl-C or exit that was raised in it."""
+def _tasks_held() -> Iterator[list[Instead]]:
+    """Within it tasks are held; gives the list in which their interruptions are noted."""
     loop = asyncio.get_running_loop()
     found = loop.get_task_factory()
     factory = found if isinstance(found, TaskFactory) else TaskFactory(found)
     if factory is not found:
         loop.set_task_factory(factory)
     factory.turns += 1
-    before = _inside.get()
-    _inside.set(True)
+    around, stops = _stops.get(), list[Instead]()
+    _stops.set(stops)
     try:
-        yield
+        yield stops
     finally:
-        _inside.set(before)
+        _stops.set(around)
         factory.turns -= 1
         if not factory.turns and loop.get_task_factory() is factory:
             loop.set_task_factory(factory.before)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import PrivateAttr
 from typing_extensions import override
 
 from safi_agent.audit import Audits, open_audits
+from safi_agent.boundary import acontain, contain, input_errors
 from safi_agent.errors import ClosedError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.drafting import Panel
@@ -20,7 +22,7 @@ from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
 from safi_agent.inputs import SafiInput
-from safi_agent.inside import Inside
+from safi_agent.inside import Inside, counts
 from safi_agent.lifetime import Lifetime
 from safi_agent.log import log_path
 from safi_agent.models import default_model, model_label, resolve
@@ -85,13 +87,21 @@ class SafiChain(Lifetime, Settings):
         return await self._acall_with_config(self._aanswer, input, config)
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
-        turn, known = self._open(given, config)
-        return self.give(self._inside.govern(self._steps, turn, config)["answer"] if known is None else known)
+        return contain(partial(self._governed, given, config))
 
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        turn, known = await self._aopen(given, config)
+        return await acontain(partial(self._agoverned, given, config))
+
+    def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+        with input_errors():
+            turn, known = self._open(given, config)
+        return self.give(self._inside.govern(self._steps, turn, config)["answer"] if known is None else known)
+
+    async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+        with input_errors():
+            turn, known = await self._aopen(given, config)
         return self.give((await self._inside.agovern(self._steps, turn, config))["answer"] if known is None else known)
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
@@ -134,6 +144,7 @@ class SafiChain(Lifetime, Settings):
 
     def give(self, answer: AIMessage) -> AIMessage:
         """The answer, or the error that was asked for in place of a refusal."""
+        answer.usage_metadata = counts(answer.usage_metadata)
         told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
             raise ViolationError(str(answer.text), told)
@@ -157,6 +168,10 @@ class SafiChain(Lifetime, Settings):
     def answered(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
         """Number and body of the turn that was released under this id."""
         return self._auditor.store.find(turn_id)
+
+    def secret(self, name: str) -> str:
+        """A key that this store keeps: the same in every process that uses it."""
+        return self._auditor.store.secret(name)
 
     @override
     def drain(self, timeout: float | None = 30) -> int:
@@ -202,7 +217,8 @@ def create_safi_chain(
         log: the file for one JSON line a turn, or None.
         hooks: called with an Alert, sync or async, when a score is low, a drift is high, or an audit failed.
         beta: how much of μ stays at each audit, in [0, 1).
-        tracers: callback handlers that may see inside, drafts included.
+        tracers: callback handlers that get what happens inside too, drafts included. A caller's handlers get the
+            input and the answer, whatever their class.
         settings: the other fields of SafiChain. ``drafts`` above 1 has the Intellect write so many, side by side; the
             one that most others agree with goes on (docs/safi.md). ``refuse_truncated=True`` refuses a draft that its
             model cut off at a limit of length, which is only flagged otherwise (``draft_truncated``).

@@ -8,7 +8,9 @@ SafiError
 ├── LogError         the log cannot be written on or checked: its key is missing or another
 └── ClosedError      the chain was closed
 
-No text here ever quotes a model: what a draft said must not leave by way of an exception.
+No text here ever quotes a model, and no error that reaches the caller leads to a frame, a cause or a note of what
+happened inside: what a draft said must not leave by way of an exception. The arguments of an error are those of its
+class, so that it can be made anew and pickled.
 """
 
 from collections.abc import Mapping
@@ -20,19 +22,44 @@ class SafiError(Exception):
 
 
 class IntellectError(SafiError):
-    """The Intellect's model gave no draft; ``cause`` is the name of what its model raised."""
+    """The Intellect's model gave no draft.
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(f"The Intellect's model gave no draft ({cause}). Details are in the logger 'safi_agent'.")
-        self.cause = cause
+    A retry can decide by what the model raised, whose text stays inside::
+
+        def is_rate_limit(error: Exception) -> bool:
+            return isinstance(error, IntellectError) and error.status_code == 429
+
+        create_agent(model, tools, middleware=[ModelRetryMiddleware(retry_on=is_rate_limit), SafiMiddleware(...)])
+
+    Attributes:
+        cause: the name of what was raised, and its HTTP status where it has one.
+        cause_type: its class, for ``issubclass(error.cause_type, openai.RateLimitError)``.
+        status_code: its HTTP status, 100 to 599; None where it has none.
+    """
+
+    def __init__(self, cause: str, cause_type: type[BaseException] = Exception, status_code: int | None = None) -> None:
+        super().__init__(cause, cause_type, status_code)
+        self.cause, self.cause_type, self.status_code = cause, cause_type, status_code
+
+    @classmethod
+    def of(cls, error: BaseException) -> "IntellectError":
+        """The error for what a model raised; it keeps none of its text."""
+        name, status = type(error).__name__, status_of(error)
+        return cls(name if status is None else f"{name}, status {status}", type(error), status)
+
+    def __str__(self) -> str:
+        return f"The Intellect's model gave no draft ({self.cause}). Details are in the logger 'safi_agent'."
 
 
 class OutboxError(SafiError):
-    """The turn could not be written to the store, so no answer left."""
+    """The turn could not be written to the store, so no answer left; ``cause`` is the name of what was raised."""
 
     def __init__(self, cause: str) -> None:
-        super().__init__(f"The turn could not be made durable ({cause}), so its answer is withheld.")
+        super().__init__(cause)
         self.cause = cause
+
+    def __str__(self) -> str:
+        return f"The turn could not be made durable ({self.cause}), so its answer is withheld."
 
 
 class ConscienceError(SafiError):
@@ -43,8 +70,11 @@ class ViolationError(SafiError):
     """The Will refused; the text is the fixed refusal, ``metadata`` that of the refused answer."""
 
     def __init__(self, refusal: str, metadata: Mapping[str, Any]) -> None:
-        super().__init__(refusal)
-        self.metadata = dict(metadata)
+        super().__init__(refusal, metadata)
+        self.refusal, self.metadata = refusal, dict(metadata)
+
+    def __str__(self) -> str:
+        return self.refusal
 
 
 class LogError(SafiError):
@@ -53,3 +83,13 @@ class LogError(SafiError):
 
 class ClosedError(SafiError):
     """The chain was closed and takes no more turns."""
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of a provider's error, where it or its response has one."""
+    for owner in (error, getattr(error, "response", None)):
+        for name in ("status_code", "code", "status", "http_status"):
+            status = getattr(owner, name, None)
+            if isinstance(status, int) and 100 <= status <= 599:
+                return int(status)
+    return None

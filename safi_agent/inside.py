@@ -1,13 +1,15 @@
-"""What happens inside: faculties at work behind shut doors, and errors that tell nothing of it."""
+"""What happens inside: faculties at work behind shut doors."""
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from safi_agent.doors import inner_config, shut
@@ -17,51 +19,52 @@ from safi_agent.opening import inside
 from safi_agent.release import Release
 from safi_agent.turn import Turn
 
-log = logging.getLogger("safi_agent")
+_NAME = re.compile(r"[a-z0-9_]{1,40}")
 
 
 @dataclass(frozen=True, eq=False)
 class Inside:
-    """Takes turns through faculties with all doors shut; only the operator's ``tracers`` see in."""
+    """Takes turns through faculties with all doors shut; only the operator's ``tracers`` see in.
+
+    Errors are raised as they came, with all that they hold, so it is called within ``boundary.contain`` alone.
+    """
 
     tracers: Sequence[BaseCallbackHandler]
     release: Release
 
     def govern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-        """The turn as the faculties leave it.
-
-        Raises:
-            SafiError: anything went wrong.
-        """
-        failed: SafiError
-        try:
-            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
+        """The turn as the faculties leave it."""
+        with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
+            try:
                 return run(steps, turn, inner)
-        except Exception as error:
-            failed = self._told(error, turn)
-        raise failed
+            except IntellectError:
+                self._keep(turn)
+                raise
 
     async def agovern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """The same without blocking."""
-        failed: SafiError
-        try:
-            with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
+        with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
+            try:
                 return await arun(steps, turn, inner)
-        except Exception as error:
-            failed = await asyncio.to_thread(self._told, error, turn)
-        raise failed
+            except IntellectError:
+                await asyncio.to_thread(self._keep, turn)
+                raise
 
-    def _told(self, error: Exception, turn: Turn) -> SafiError:
-        """The error to raise; a turn without a draft gets its line in the log all the same."""
-        if isinstance(error, IntellectError):
-            with contextlib.suppress(SafiError):
-                self.release.write({**turn, "id": str(uuid4())}, None, audit=False)
-        return clean(error)
+    def _keep(self, turn: Turn) -> None:
+        """A turn without a draft gets its line in the log all the same."""
+        with contextlib.suppress(SafiError):
+            self.release.write({**turn, "id": str(uuid4())}, None, audit=False)
 
 
-def clean(error: Exception) -> SafiError:
-    """What the caller may see of an error: none of the texts and none of the traces of what happened inside."""
-    if not isinstance(error, SafiError):
-        log.error("A turn failed.", exc_info=error)
-        return SafiError(f"The turn failed ({type(error).__name__}). Details are in the logger 'safi_agent'.")
-    return error.with_traceback(None)
+def counts(usage: Any) -> UsageMetadata | None:
+    """The numbers of a message's token usage, and nothing else that a model's integration put there."""
+    return _numbers(usage) if isinstance(usage, Mapping) else None  # type: ignore[return-value]
+
+
+def _numbers(usage: Mapping[Any, Any]) -> dict[str, Any]:
+    named = {name: item for name, item in usage.items() if isinstance(name, str) and _NAME.fullmatch(name)}
+    return {
+        name: _numbers(item) if isinstance(item, Mapping) else item
+        for name, item in named.items()
+        if isinstance(item, int | float | Mapping)
+    }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 from uuid import uuid4
@@ -22,13 +23,16 @@ from langgraph.types import Command
 from typing_extensions import override
 
 from safi_agent.agents.course import Asking, Courses, Review
-from safi_agent.agents.replies import denied, governed_result, is_answer, result_text, told_of
+from safi_agent.agents.ending import Ending
+from safi_agent.agents.marks import Marks
+from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
 from safi_agent.agents.review import seen
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
+from safi_agent.boundary import Instead, acontain, contain, input_errors
 from safi_agent.chain import create_safi_chain
 from safi_agent.lifetime import Lifetime
-from safi_agent.turn import Turn
+from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
 Result = ToolMessage | Command[Any]
@@ -49,8 +53,9 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         model: who judges drafts and audits answers, unless ``will_model`` or ``conscience_model`` say otherwise.
             Default as for ``create_safi_chain``; the agent's own model is the Intellect.
         judge_calls: whether the Will's judge rules on each tool call too, after the rules.
-        review: called with each call that may be made; where it returns true (or raises), a person has to see the call
-            first: the run stops at an ``interrupt``, which needs a checkpointer.
+        review: called with each call that may be made, when it was drafted and again before it is made; where it
+            returns true (or raises), a person has to see the call first: the run stops at an ``interrupt``, which
+            needs a checkpointer.
         settings: as for ``create_safi_chain``: store, log, hooks, tracers and the others.
 
     Raises:
@@ -75,7 +80,8 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
             raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
         self.chain = create_safi_chain(model, values, **settings)
-        self._courses = Courses(self.chain, rules, judge_calls, review)
+        marks = Marks(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
+        self._courses = Courses(self.chain, rules, judge_calls, review, marks)
 
     # The run
 
@@ -83,61 +89,78 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """Give the run its id; where the config names one that was answered before, that answer is given again."""
-        run, answer = self._courses.open(state["messages"], ensure_config())
-        if answer is None:
-            return {"safi_run": run}
-        return {"safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
+        return contain(partial(self._begin_run, state, ensure_config()))
 
     @hook_config(can_jump_to=["end"])
     @override
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
+    def _begin_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
+        fresh = {} if state.get("structured_response") is None else {"structured_response": None}  # of an earlier run
+        with input_errors():
+            run, answer = self._courses.open(state["messages"], config)
+        if answer is None:
+            return {**fresh, "safi_run": run}
+        return {**fresh, "safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
+
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """See that the answer is one that was released; another one is governed now."""
-        turn = self._ungoverned(state, config := ensure_config())
-        if turn is None:
-            return None
-        last = state["messages"][-1]
-        return _instead(last, walk(self.chain.inside, self._courses.last(turn, str(last.text)), config))
+        """Compare what the agent ends with to what was released; anything else is governed now.
+
+        Middlewares that stand before this one in the list run their own ``after_agent`` after it.
+        """
+        return contain(partial(self._end, state, ensure_config()))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        turn = await asyncio.to_thread(self._ungoverned, state, config := ensure_config())
-        if turn is None:
-            return None
-        last = state["messages"][-1]
-        return _instead(last, await awalk(self.chain.inside, self._courses.last(turn, str(last.text)), config))
+        return await acontain(partial(self._aend, state, ensure_config()))
 
-    def _ungoverned(self, state: Any, config: RunnableConfig) -> Turn | None:
-        last: AnyMessage = state["messages"][-1]
-        if not isinstance(last, AIMessage):
+    def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        if (turn := self._ungoverned(ending := Ending.of(state), state, config)) is None:
             return None
-        kept = self.chain.answered(told_of(last).get("turnId", ""))
-        if kept is not None and (last.tool_calls or kept[1]["final"] == str(last.text)):
+        return _instead(ending, walk(self.chain.inside, self._courses.last(turn, ending.text), config))
+
+    async def _aend(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        ending = Ending.of(state)
+        if (turn := await asyncio.to_thread(self._ungoverned, ending, state, config)) is None:
             return None
-        return self._courses.place(self._begin(state, state["messages"][:-1], config), again=False)[0]
+        return _instead(ending, await awalk(self.chain.inside, self._courses.last(turn, ending.text), config))
+
+    def _ungoverned(self, ending: Ending, state: Any, config: RunnableConfig) -> Turn | None:
+        """A turn for what the agent ends with; None where there is nothing, or it is what was released."""
+        if ending.last is None and ending.structured is None:
+            return None
+        turn = self._begin(state, ending.before, config)
+        if ending.is_released(turn, self.chain.answered, self._courses.marks):
+            return None
+        return self._courses.place(turn, again=False)[0]
 
     # What the agent says
 
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
         """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
-        turn, known = self._place(request, config := ensure_config())
-        if known is not None:
-            return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules)
-        return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+        return contain(partial(self._say, request, handler, ensure_config()))
 
     @override
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        turn, known = await asyncio.to_thread(self._place, request, config := ensure_config())
+        return await acontain(partial(self._asay, request, handler, ensure_config()))
+
+    def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
+        turn, known = self._place(request, config)
         if known is not None:
             return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules)
+        asking = Asking(request, handler, self._courses.rules, _agent_name(config))
+        return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+
+    async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
+        turn, known = await asyncio.to_thread(self._place, request, config)
+        if known is not None:
+            return ModelResponse([self.chain.give(known)])
+        asking = Asking(request, handler, self._courses.rules, _agent_name(config))
         return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
 
     def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
@@ -152,33 +175,60 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
     @override
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
-        """Only a call that may be made is made; the model is told of the others."""
-        turn = self._begin(request.state, request.state["messages"], config := ensure_config())
-        verdict = seen(request.tool_call, walk(self.chain.inside, self._courses.call(turn, request), config))
+        """Only a call that may be made is made; the model is told of the others. What a tool raises leaves as it is."""
+        config = ensure_config()
+        verdict = seen(request.tool_call, contain(partial(self._rule, request, config)))
         if verdict.decision == "violation":
-            return denied(request.tool_call, verdict)
+            return contain(partial(self._deny, request, verdict, config))
         with self._courses.inside(request, config):
-            result = handler(request)
-        if not is_answer(request):
-            return result
-        course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
-        return governed_result(request.tool_call, walk(self.chain.inside, course, config))
+            return contain(partial(self._result, request, handler, config)) if is_answer(request) else handler(request)
 
     @override
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         config = ensure_config()
-        turn = await asyncio.to_thread(self._begin, request.state, request.state["messages"], config)
-        verdict = seen(request.tool_call, await awalk(self.chain.inside, self._courses.call(turn, request), config))
+        verdict = seen(request.tool_call, await acontain(partial(self._arule, request, config)))
         if verdict.decision == "violation":
-            return denied(request.tool_call, verdict)
+            return await asyncio.to_thread(contain, partial(self._deny, request, verdict, config))
         with self._courses.inside(request, config):
+            if is_answer(request):
+                return await acontain(partial(self._aresult, request, handler, config))
+            return await handler(request)
+
+    def _begin_call(self, request: ToolCallRequest, config: RunnableConfig) -> Turn:
+        return self._begin(request.state, request.state["messages"], config)
+
+    def _rule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+        turn = self._begin_call(request, config)
+        return walk(self.chain.inside, self._courses.call(turn, request), config)
+
+    async def _arule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+        turn = await asyncio.to_thread(self._begin_call, request, config)
+        return await awalk(self.chain.inside, self._courses.call(turn, request), config)
+
+    def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
+        return denied(self._begin_call(request, config), request.tool_call, verdict, self._courses.marks)
+
+    def _result(self, request: ToolCallRequest, handler: Callable[..., Result], config: RunnableConfig) -> ToolMessage:
+        try:
+            result = handler(request)
+        except BaseException as error:
+            raise Instead(error) from None
+        call, turn = request.tool_call, self._begin_call(request, config)
+        course = self._courses.result(turn, str(call["id"]), result_text(result))
+        return governed_result(call["name"], str(call["id"]), walk(self.chain.inside, course, config))
+
+    async def _aresult(
+        self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
+    ) -> ToolMessage:
+        try:
             result = await handler(request)
-        if not is_answer(request):
-            return result
-        course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
-        return governed_result(request.tool_call, await awalk(self.chain.inside, course, config))
+        except BaseException as error:
+            raise Instead(error) from None
+        call, turn = request.tool_call, await asyncio.to_thread(self._begin_call, request, config)
+        course = self._courses.result(turn, str(call["id"]), result_text(result))
+        return governed_result(call["name"], str(call["id"]), await awalk(self.chain.inside, course, config))
 
     @override
     def drain(self, timeout: float | None = 30) -> int:
@@ -189,6 +239,19 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return self.chain.close(timeout)
 
 
-def _instead(last: AnyMessage, answer: AIMessage) -> dict[str, Any]:
-    answer.id = last.id
-    return {"messages": [answer]}
+def _agent_name(config: RunnableConfig) -> str | None:
+    """The name that the agent was created with; a model's own message may be named anything."""
+    name = (config.get("metadata") or {}).get("lc_agent_name")
+    return name if isinstance(name, str) else None
+
+
+def _instead(ending: Ending, answer: AIMessage) -> dict[str, Any]:
+    """The governed answer in the place of what the agent would have ended with."""
+    last = ending.last
+    left: AnyMessage = answer
+    if isinstance(last, ToolMessage):
+        left = governed_result(last.name, last.tool_call_id, answer)
+    if last is not None:
+        left.id = last.id
+    refused = answer.response_metadata["safi"]["willDecision"] == "violation"
+    return {"messages": [left], **({"structured_response": None} if refused and ending.structured is not None else {})}

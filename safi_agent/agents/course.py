@@ -1,18 +1,19 @@
 """What an agent's drafts and calls go through."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
 from langchain.agents.middleware import ModelRequest, ModelResponse, ToolCallRequest
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
+from safi_agent.agents.ending import digest, result_id
+from safi_agent.agents.marks import Marks
 from safi_agent.agents.replies import (
     Reply,
     Verdicts,
@@ -21,16 +22,19 @@ from safi_agent.agents.replies import (
     call_text,
     journal,
     leaving,
+    made_calls,
     mark_of,
     read_reply,
 )
 from safi_agent.agents.steps import step_of
 from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.agents.walk import Course
+from safi_agent.boundary import input_errors
 from safi_agent.chain import SafiChain
 from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.will import REPLY, Will
+from safi_agent.inside import counts
 from safi_agent.models import model_label
 from safi_agent.opening import Name, inside, key_of, name_of, place_of
 from safi_agent.release import is_same, message, moved
@@ -47,13 +51,20 @@ it only if it serves what the user asked for and breaks none of these values. Wh
 
 {REPLY}"""
 REFUSED = "It would not keep to the values."
+WITHHELD = Verdict("violation", "It was denied before.", "mark_unverified")
 
 
 class Asking:
     """The agent's own model as the Intellect asks it; keeps what the call came to, structured output included."""
 
-    def __init__(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any], rules: Rules | None):
-        self.request, self._handler = request, handler
+    def __init__(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Any],
+        rules: Rules | None,
+        name: str | None,
+    ):
+        self.request, self._handler, self.name = request, handler, name
         self._tools = offered(request.tools, rules)
         self.known = {tool_name(tool) for tool in request.tools}
         self.response: ModelResponse[Any]
@@ -82,6 +93,7 @@ class Courses:
     rules: Rules | None
     judge_calls: bool
     review: Review | None
+    marks: Marks
 
     def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
@@ -120,9 +132,11 @@ class Courses:
 
     def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
-        turn = self.chain.begin(list(messages), config, name=Name.read(run))
-        tools = journal(messages)
-        return {**turn, "metadata": {"agentRun": turn["id"], **({"tools": tools} if tools else {})}}
+        with input_errors():
+            turn = self.chain.begin(list(messages), config, name=Name.read(run))
+        turn = {**turn, "metadata": {"agentRun": turn["id"]}}
+        tools = journal(turn, messages, self.marks)
+        return {**turn, "metadata": {**turn["metadata"], **({"tools": tools} if tools else {})}}
 
     def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an id that is free, and its answer where exactly this was answered before.
@@ -152,17 +166,23 @@ class Courses:
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
+        made = made_calls(turn, reply, verdicts, asking.known, self.marks)
         if approved and not reply.final:
-            usage = _usage(turn, verdicts)
-            return ModelResponse([leaving(reply, verdicts, asking.known, {}, usage), *reply.notes])
+            usage = counts(_usage(turn, verdicts))
+            return ModelResponse([leaving(reply, made, {}, usage, asking.name), *reply.notes])
+        if reply.structured is not None:
+            left = digest(
+                reply.text if reply.notes else reply.words, [c for c, _ in made], reply.notes, reply.structured
+            )
+            turn = {**turn, "metadata": {**turn["metadata"], "structured": left}}
         turn = yield self._release(asking), turn
         answer = self.chain.give(turn["answer"])
-        answer.name = reply.message.name
+        answer.name = asking.name
         if not approved or reply.structured is None:
             return ModelResponse([answer])
         if reply.notes:
             told = answer.response_metadata["safi"]
-            answer = leaving(reply, verdicts, asking.known, told, answer.usage_metadata)
+            answer = leaving(reply, made, told, answer.usage_metadata, asking.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
     def _release(self, asking: Asking) -> Runnable[Turn, Turn]:
@@ -176,24 +196,30 @@ class Courses:
             verdicts[call_id] = reply.broken.get(call_id) or (yield from self.rule(turn, call, known))
         return verdicts
 
-    def rule(self, turn: Turn, call: ToolCall, known: Collection[str]) -> Course[Verdict]:
-        """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it."""
+    def rule(
+        self, turn: Turn, call: ToolCall, known: Collection[str], before: Verdict | None = None
+    ) -> Course[Verdict]:
+        """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it.
+
+        With a ruling ``before`` on the same call the judge is not asked again; all else is done again.
+        """
         verdict = denial(call, self.rules, known)
         if verdict is None:
-            verdict = yield from self._judge({**turn, "draft": call_draft(call)})
+            verdict = yield from self._judge({**turn, "draft": call_draft(call)}, before)
         if verdict.decision == "violation":
             log.warning("A call of %s was denied (%s): %.120s", call["name"], verdict.code, call_text(call))
             return verdict
-        return verdict._replace(code="review") if self._to_review(call) else verdict
+        wanted = before is not None and before.code == "review"
+        return verdict._replace(code="review") if wanted or self._to_review(call) else verdict
 
-    def _judge(self, turn: Turn) -> Course[Verdict]:
+    def _judge(self, turn: Turn, before: Verdict | None) -> Course[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         verdict = will.rules(turn["draft"], values)
-        if verdict is None and self.judge_calls:
+        if verdict is None and self.judge_calls and before is None:
             turn = yield Will(self.chain.gate.judge, values, sees_reflection=False, asked=ASKED), turn
             verdict = turn["verdict"]
         if verdict is None or verdict.decision == "approve":
-            return Verdict("approve", "", "judge" if verdict else "rules", verdict and verdict.usage)
+            return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict and verdict.usage)
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
 
@@ -205,16 +231,23 @@ class Courses:
             return True
 
     def call(self, turn: Turn, request: ToolCallRequest) -> Course[Verdict]:
-        """What was ruled when the call left its model; anew, where another hand has made or changed it since."""
+        """What holds for a call that is to be made now: a denial that was made when it left, or all rules again.
+
+        A mark that was not made for this call in this run counts for nothing.
+        """
         call = request.tool_call
-        if (mark := mark_of(request.state["messages"], call)) is not None:
-            return mark
+        mark = mark_of(request.state["messages"], call)
+        before = self.marks.read(turn, call, mark)
+        if before is None and not call["args"] and isinstance(mark, Mapping) and mark.get("decision") == "violation":
+            before = WITHHELD  # its arguments were left out, and the key that signed its mark is gone
+        if before is not None and before.decision == "violation":
+            return before
         known = [request.tool.name] if request.tool is not None else []
-        return (yield from self.rule(turn, call, known))
+        return (yield from self.rule(turn, call, known, before))
 
     def result(self, turn: Turn, call_id: str, text: str) -> Course[AIMessage]:
         """A tool's result that is to be the agent's answer is governed as one."""
-        own = str(uuid5(NAMESPACE_OID, f"{turn['id']}:{call_id}"))
+        own = result_id(turn["id"], call_id)
         turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": Draft(text)}
         return self.chain.give(turn["answer"])
 

@@ -1,6 +1,7 @@
 """A model's reply inside an agent: what of it are words, what are calls, and what of it may leave."""
 
 import json
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -10,15 +11,22 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
+from safi_agent.agents.marks import Marks
 from safi_agent.agents.tools import UNKNOWN, shown, texts
-from safi_agent.turn import Draft, Verdict
+from safi_agent.turn import Draft, Turn, Verdict
 
 # What providers want back of a reply that calls tools; a block of another kind does not leave.
 _THOUGHT = ("thinking", "redacted_thinking", "reasoning")
 # Where they keep what is no words: nobody can judge it, and only the provider can read it.
 _OPAQUE = ("type", "id", "index", "signature", "encrypted_content", "data")
+_KEYS = (*_OPAQUE, "thinking", "reasoning", "summary", "text", "content", "extras", "status")
 BROKEN = Verdict("violation", "The arguments could not be read.", "arguments_unreadable")
 SAME_ID = Verdict("violation", "Each call needs an id of its own.", "call_id")
+UNVERIFIED = Verdict("violation", "", "mark_unverified")
+STRUCTURED = "structured"  # the code of calls that make structured output: they are judged as an answer
+NOT_MADE = "This call was not made. "
+SIGNATURES = "__gemini_function_call_thought_signatures__"
+_TOKEN = re.compile(r"[\w+/=.:|-]*")
 Verdicts = Mapping[str, Verdict]
 
 
@@ -53,7 +61,8 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
     made = [c["args"] for c in message.tool_calls if c["id"] in noted]
-    said = [draft.answer, *map(_json, made)]  # a note says again what was made, or what of it does not fit
+    # A note repeats what was made, or what of it does not fit, and the id of its call.
+    said = [draft.answer, *map(_json, made), *(call_id for call_id in noted if not _is_opaque(call_id))]
     if response.structured_response is None and (calls or notes):
         said += _strings(_thoughts(message))
     words = "\n\n".join(part for part in said if part.strip())
@@ -67,7 +76,12 @@ def answer_of(response: ModelResponse[Any]) -> AIMessage:
 
 
 def _call(name: str, args: dict[str, Any], call_id: str | None) -> ToolCall:
-    return ToolCall(name=name, args=args, id=call_id or f"call-{uuid4().hex}", type="tool_call")
+    own = f"call-{uuid4().hex}"  # an id that is none may be anything, words too
+    return ToolCall(name=name, args=args, id=call_id if call_id and _is_opaque(call_id) else own, type="tool_call")
+
+
+def _is_opaque(item: Any) -> bool:
+    return item is None or isinstance(item, int) or (isinstance(item, str) and bool(_TOKEN.fullmatch(item)))
 
 
 def _thoughts(message: AIMessage) -> list[Any]:
@@ -80,7 +94,9 @@ def _strings(item: Any) -> Iterator[str]:
         yield item
     elif isinstance(item, Mapping):
         for key, inner in item.items():
-            if key not in _OPAQUE:
+            if key not in _KEYS:
+                yield str(key)
+            if key not in _OPAQUE or not _is_opaque(inner):
                 yield from _strings(inner)
     elif isinstance(item, Sequence):
         for inner in item:
@@ -88,33 +104,54 @@ def _strings(item: Any) -> Iterator[str]:
 
 
 def leaving(
-    reply: Reply, verdicts: Verdicts, known: Container[str], told: Mapping[str, Any], usage: UsageMetadata | None
+    reply: Reply,
+    made: Sequence[tuple[ToolCall, dict[str, str]]],
+    told: Mapping[str, Any],
+    usage: UsageMetadata | None,
+    name: str | None,
 ) -> AIMessage:
-    """The message that leaves: the judged text, and the calls; those that may not be made have no arguments.
-
-    A name that is not ``known`` is left out too. What the verdicts were is told in its metadata, for whoever runs the
-    calls, now or after a restart.
-    """
-    noted = {note.tool_call_id for note in reply.notes}
-    calls = [c for c in reply.message.tool_calls if c["id"] in noted] if noted else []
-    marks = {call_id: {"decision": v.decision, "code": v.code, "reason": v.reason} for call_id, v in verdicts.items()}
+    """The message that leaves: the judged text, and the calls with their marks, for whoever runs them."""
+    marks = {str(call["id"]): mark for call, mark in made}
     thoughts = [] if reply.structured is not None else _thoughts(reply.message)
     text: list[str | dict[Any, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
     return AIMessage(
         [*thoughts, *text] if thoughts else reply.text,
-        id=reply.message.id,
-        name=reply.message.name,
-        tool_calls=[*calls, *(_withheld(call, verdicts[str(call["id"])], known) for call in reply.calls)],
-        additional_kwargs={k: v for k, v in reply.message.additional_kwargs.items() if "signature" in k},
+        id=f"safi-{uuid4()}",
+        name=name,
+        tool_calls=[call for call, _ in made],
+        additional_kwargs=_signatures(reply.message),
         response_metadata={"safi": {**told, **({"calls": marks} if marks else {})}},
         usage_metadata=usage,
     )
 
 
-def _withheld(call: ToolCall, verdict: Verdict, known: Container[str]) -> ToolCall:
-    if verdict.decision == "approve":
-        return call
+def made_calls(
+    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], marks: Marks
+) -> list[tuple[ToolCall, dict[str, str]]]:
+    """The calls as they leave, each with its mark; those that may not be made have no arguments.
+
+    A name that is not ``known`` is left out too.
+    """
+    noted = {note.tool_call_id for note in reply.notes}
+    structured = [_call(c["name"], c["args"], c["id"]) for c in reply.message.tool_calls if c["id"] in noted]
+    ruled = [(call, Verdict("approve", "", STRUCTURED)) for call in structured]
+    for call in reply.calls:
+        verdict = verdicts[str(call["id"])]
+        ruled.append((call if verdict.decision == "approve" else _withheld(call, known), verdict))
+    return [(call, marks.make(turn, call, verdict)) for call, verdict in ruled]
+
+
+def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
     return {**call, "args": {}, "name": call["name"] if call["name"] in known else UNKNOWN}
+
+
+def _signatures(message: AIMessage) -> dict[str, Any]:
+    """What a provider wants back beside calls and only it can read, as far as it is no words."""
+    kept = message.additional_kwargs.get(SIGNATURES)
+    if not isinstance(kept, Mapping):
+        return {}
+    ids = {call["id"] for call in message.tool_calls}
+    return {SIGNATURES: {key: item for key, item in kept.items() if key in ids and _is_opaque(item)}}
 
 
 def call_text(call: ToolCall) -> str:
@@ -134,28 +171,43 @@ def _json(item: object) -> str:
     return json.dumps(item, ensure_ascii=False, default=shown)
 
 
-def mark_of(messages: Sequence[AnyMessage], call: ToolCall) -> Verdict | None:
-    """What was ruled on exactly this call when it left; None where nothing was, or another hand has changed it."""
+def mark_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
+    """The mark beside this call where it was last drafted, as it stands in the state; None where there is none."""
     for message in reversed(messages):
         made = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
         if made:
-            mark = told_of(message).get("calls", {}).get(call["id"])
-            same = len(made) == 1 and (made[0]["name"], made[0]["args"]) == (call["name"], call["args"])
-            return Verdict(mark["decision"], mark["reason"], mark["code"]) if mark and same else None
+            return marks_of(message).get(call["id"]) if len(made) == 1 else None
     return None
 
 
+def marks_of(message: BaseMessage) -> Mapping[Any, Any]:
+    """The marks beside a message's calls, by their ids; empty where there are none, or something else."""
+    marks = told_of(message).get("calls")
+    return marks if isinstance(marks, Mapping) else {}
+
+
 def told_of(message: BaseMessage) -> dict[str, Any]:
-    """What a message's metadata says of its governing; empty where nothing."""
-    return dict(message.response_metadata.get("safi") or {})
+    """What a message's metadata says of its governing, signed or not; empty where nothing."""
+    told = message.response_metadata.get("safi")
+    return dict(told) if isinstance(told, Mapping) else {}
 
 
-def denied(call: ToolCall, verdict: Verdict) -> ToolMessage:
+def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: Marks) -> ToolMessage:
     """What the model is told in place of a result."""
-    text = f"This call was not made. {verdict.reason}"
-    told = {"safi": {"decision": "violation", "code": verdict.code}}
+    mark = marks.make(turn, call, verdict)
+    told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
     name, call_id = call["name"], str(call["id"])
-    return ToolMessage(text, name=name, tool_call_id=call_id, status="error", response_metadata=told)
+    return ToolMessage(
+        NOT_MADE + verdict.reason, name=name, tool_call_id=call_id, status="error", response_metadata=told
+    )
+
+
+def denial_of(turn: Turn, call: ToolCall, message: ToolMessage, marks: Marks) -> Verdict | None:
+    """Why this call was denied, where the message says so and is as it was made."""
+    text = message.content
+    if not isinstance(text, str) or not text.startswith(NOT_MADE):
+        return None
+    return marks.read(turn, call, {**told_of(message), "reason": text.removeprefix(NOT_MADE)})
 
 
 def is_answer(request: ToolCallRequest) -> bool:
@@ -168,21 +220,34 @@ def result_text(result: ToolMessage | Command[Any]) -> str:
     return str(result.text) if isinstance(result, ToolMessage) else ""
 
 
-def governed_result(call: ToolCall, answer: AIMessage) -> ToolMessage:
+def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMessage:
     """The answer in the place of the call's result."""
     told = answer.response_metadata
-    return ToolMessage(str(answer.text), name=call["name"], tool_call_id=str(call["id"]), response_metadata=told)
+    return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
 
 
-def journal(messages: Sequence[AnyMessage]) -> list[dict[str, str]]:
-    """What was ruled on each call since the user last spoke, for the record."""
+def journal(turn: Turn, messages: Sequence[AnyMessage], marks: Marks) -> list[dict[str, str]]:
+    """What was ruled on each call since the user last spoke, for the record.
+
+    A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
+    it was to be made, of which the state says nothing that could be relied on.
+    """
     last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1)
     found: dict[str, dict[str, str]] = {}
+    calls: dict[str, ToolCall] = {}
     for message in messages[last + 1 :]:
         if isinstance(message, AIMessage):
-            names = {call["id"]: call["name"] for call in message.tool_calls}
-            for call_id, mark in told_of(message).get("calls", {}).items():
-                found[call_id] = {"name": names[call_id], "decision": mark["decision"], "code": mark["code"]}
-        elif isinstance(message, ToolMessage) and message.tool_call_id in found and "code" in told_of(message):
-            found[message.tool_call_id] |= {"decision": "violation", "code": told_of(message)["code"]}
+            for call in message.tool_calls:
+                verdict = marks.read(turn, call, marks_of(message).get(call["id"])) or UNVERIFIED
+                if verdict.code != STRUCTURED:
+                    calls[str(call["id"])] = call
+                    found[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
+        elif isinstance(message, ToolMessage) and message.tool_call_id in found:
+            denial = denial_of(turn, calls[message.tool_call_id], message, marks)
+            found[message.tool_call_id] |= _shown(denial) if denial else {}
     return list(found.values())
+
+
+def _shown(verdict: Verdict) -> dict[str, str]:
+    decision = "unverified" if verdict is UNVERIFIED else verdict.decision
+    return {"decision": decision, "code": verdict.code}

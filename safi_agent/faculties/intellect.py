@@ -51,8 +51,8 @@ class Intellect(Faculty):
                 return self.panel.pick(self._came(self.model.batch(asked, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
-            cause = _name(error)
-        raise IntellectError(cause)  # outside, so that it carries no trace of the model's own text
+            failed = _failed(error)
+        raise failed
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
         """The same without blocking."""
@@ -64,8 +64,8 @@ class Intellect(Faculty):
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
-            cause = _name(error)
-        raise IntellectError(cause)
+            failed = _failed(error)
+        raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", listing(self.values))
@@ -87,7 +87,7 @@ class Intellect(Faculty):
         if not drafts:
             raise failed[0]
         for fault in failed:
-            _name(fault)
+            _failed(fault)
         return drafts
 
     def _draft(self, reply: Any) -> Draft:
@@ -129,7 +129,6 @@ def listing(values: ValueSet) -> str:
     return "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in values.values)
 
 
-def _name(error: Exception) -> str:
+def _failed(error: Exception) -> IntellectError:
     log.warning("The Intellect's model raised.", exc_info=error)
-    status = getattr(error, "status_code", None)
-    return f"{type(error).__name__}, status {status}" if isinstance(status, int) else type(error).__name__
+    return IntellectError.of(error)

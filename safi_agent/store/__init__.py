@@ -17,12 +17,13 @@ from safi_agent.store.lane import Lane
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
 from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Kept, Memory, Row
+from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
 __all__ = ["LEASE", "Anchor", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
 
 
-class Store(Lane, Leases, Lines):
+class Store(Lane, Leases, Lines, Secrets):
     """All that is remembered; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

@@ -71,4 +71,7 @@ anchors = Table(
     Column("mac", String, nullable=False),
     Column("key", String, nullable=False),
 )
+secrets = Table(
+    "safi_secrets", metadata, Column("name", String, primary_key=True), Column("secret", String, nullable=False)
+)
 version = Table("safi_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

@@ -50,7 +50,7 @@ def test_a_call_waits_for_a_person_where_the_hook_wants_one(
     out = resume(agent, out, answer, awaited)
     assert tools.did == did
     assert texts(out)[-1] == "Done."
-    assert len(asked) == 2, "the hook is asked once a call, not again when the run goes on"
+    assert [made["id"] for made in asked] == ["a", "b", "a"], "when drafted, and before what no person has to see"
     assert middleware.drain() == 1
     (record,) = records(tmp_path)
     decision = "approve" if answer == APPROVE else "violation"

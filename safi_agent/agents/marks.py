@@ -1,0 +1,56 @@
+"""Marks on tool calls: what was ruled on a call, signed with a key of the store.
+
+An agent's state is plain data: a review page, another middleware or whoever edits a checkpoint can write anything into
+it. A mark counts only for the very call in the very run that it was made for; any other is as if it were not there.
+"""
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from langchain_core.messages import ToolCall
+
+from safi_agent.turn import Turn, Verdict
+
+_TOLD = ("decision", "code", "reason")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Makes marks and reads them; ``about`` is what rulings depend on beside the call: values and settings."""
+
+    key: str
+    about: str
+
+    def make(self, turn: Turn, call: ToolCall, verdict: Verdict) -> dict[str, str]:
+        """The mark for this call, in this run of the agent."""
+        told = {"decision": verdict.decision, "code": verdict.code, "reason": verdict.reason}
+        return {**told, "signature": self._sign(turn, call, told)}
+
+    def read(self, turn: Turn, call: ToolCall, mark: object) -> Verdict | None:
+        """What was ruled on this call in this run; None where the mark is missing, changed, or of another call."""
+        if not isinstance(mark, Mapping):
+            return None
+        told = {name: mark.get(name) for name in _TOLD}
+        signed, signature = self._sign(turn, call, told), mark.get("signature")
+        if not signed or not isinstance(signature, str) or not hmac.compare_digest(signed.encode(), _bytes(signature)):
+            return None
+        return Verdict(told["decision"], str(told["reason"]), str(told["code"]))  # type: ignore[arg-type]
+
+    def _sign(self, turn: Turn, call: ToolCall, told: Mapping[str, Any]) -> str:
+        """Hexadecimal; empty where the call is nothing that JSON can hold, and so can have no mark."""
+        run = (turn["metadata"]["agentRun"], turn["key"], turn["prompt"])
+        try:
+            signed = json.dumps(
+                [self.about, run, call["id"], call["name"], call["args"], dict(told)], sort_keys=True, allow_nan=False
+            )
+        except (TypeError, ValueError, RecursionError):
+            return ""
+        return hmac.new(self.key.encode(), signed.encode(), sha256).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="replace")

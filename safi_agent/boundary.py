@@ -1,0 +1,221 @@
+"""The boundary of a turn: what is raised inside leaves as a new error that holds nothing of the turn.
+
+An exception carries more than its text: the frames of its traceback have drafts, reflections and rulings among their
+local variables, and its causes and contexts have frames of their own. So a turn is worked on in a function that returns
+an outcome, a value or a new error, and the error is raised in a frame that has nothing else.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from typing_extensions import override
+
+from safi_agent.errors import SafiError
+
+T = TypeVar("T")
+log = logging.getLogger("safi_agent")
+# anyio recognises the cancellations of its own scopes by this text.
+_SCOPE = re.compile(r"Cancelled (?:by|via) cancel scope [0-9a-f]{1,16}")
+
+
+class Instead(BaseException):
+    """Carries the error that is to leave in its place. No ``except Exception`` on the way may take it for a failure."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Outcome(NamedTuple, Generic[T]):
+    """What work came to: a value, or an error that may leave."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+
+def contain(work: Callable[[], T]) -> T:
+    """What ``work`` returns; ``work`` itself must hold nothing that is not to leave.
+
+    Raises:
+        SafiError: anything went wrong inside; neither the error nor anything that can be reached from it holds what
+            happened there.
+        TypeError, ValueError: the input cannot be used, see ``input_errors``.
+        KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
+    """
+    return _leave(_flat(_outcome(partial(_outcome, work))))  # twice: Ctrl-C may come while the first one clears up
+
+
+async def acontain(work: Callable[[], Awaitable[T]]) -> T:
+    """The same without blocking."""
+    with _tasks_held() as stops:
+        outcome = _flat(await _aoutcome(partial(_aoutcome, work)))
+    for stop in stops:  # the results of tasks still hold it
+        stop.__traceback__ = stop.__context__ = None
+    if stops:
+        outcome = Outcome(error=stops[0].error)
+    if isinstance(outcome.error, KeyboardInterrupt | SystemExit):
+        with suppress(asyncio.CancelledError):  # it goes to the event loop, which has in hand what woke this task
+            await asyncio.sleep(0)
+    try:
+        return _leave(outcome)
+    finally:
+        del outcome, stops
+
+
+def _flat(outcome: Outcome[Outcome[T]]) -> Outcome[T]:
+    return Outcome(error=outcome.error) if outcome.value is None else outcome.value
+
+
+def _leave(outcome: Outcome[T]) -> T:
+    try:
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value  # type: ignore[return-value]
+    finally:
+        del outcome  # or the error's traceback would hold the error
+
+
+def _outcome(work: Callable[[], T]) -> Outcome[T]:
+    try:
+        return Outcome(value=work())
+    except BaseException as error:
+        return Outcome(error=clean(error))
+
+
+async def _aoutcome(work: Callable[[], Awaitable[T]]) -> Outcome[T]:
+    try:
+        return Outcome(value=await work())
+    except BaseException as error:
+        return Outcome(error=clean(error))
+
+
+def clean(error: BaseException) -> BaseException:
+    """A new error for the caller: its kind, and none of the texts and frames of what happened inside.
+
+    An interruption stays one. Any other BaseException is a failed turn: nobody knows what it carries.
+    """
+    if isinstance(error, Instead):
+        return error.error
+    if isinstance(error, SafiError) and type(error).__module__ == SafiError.__module__:
+        return type(error)(*error.args)
+    if (stop := _interruption(error)) is not None:
+        return stop
+    log.error("A turn failed.", exc_info=error)
+    return SafiError(f"The turn failed ({type(error).__name__}). Details are in the logger 'safi_agent'.")
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """Ctrl-C, an exit, a cancellation or a close, made anew; of a group the first of its kind."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [inner.error if isinstance(inner, Instead) else _interruption(inner) for inner in error.exceptions]
+        return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
+    if isinstance(error, SystemExit):
+        code = error.code  # a text would be printed; what prints it ends with 1
+        return SystemExit(int(code) if isinstance(code, int) else None if code is None else 1)
+    if isinstance(error, asyncio.CancelledError):
+        scope = _SCOPE.match(error.args[0]) if error.args and isinstance(error.args[0], str) else None
+        return asyncio.CancelledError(scope.group()) if scope else asyncio.CancelledError()
+    return next((kind() for kind in (KeyboardInterrupt, GeneratorExit) if isinstance(error, kind)), None)
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Within it, errors about the caller's own input leave with their type and, where they are plain, their text."""
+    try:
+        yield
+        return
+    except (TypeError, ValueError, NotImplementedError) as error:
+        instead = _of_input(error)
+    raise Instead(instead)
+
+
+def _of_input(error: Exception) -> Exception:
+    kind = next(kind for kind in (TypeError, ValueError, NotImplementedError) if isinstance(error, kind))
+    if type(error) is kind:
+        return kind(str(error))
+    log.error("A turn could not begin.", exc_info=error)  # errors of other kinds hold what they could not read
+    return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
+
+
+# Tasks made inside. asyncio hands Ctrl-C and exits that are raised in a task to the event loop, which stops with them,
+# frames and all, and what awaits the task never gets to clear up; and LangChain takes other interruptions in its own
+# tasks for results. So they are noted where they are raised, and leave at the boundary whatever became of them.
+
+_stops: ContextVar[list[Instead] | None] = ContextVar("safi_stops", default=None)
+
+
+class Held(Coroutine[Any, Any, Any]):
+    """A task's coroutine whose interruptions are noted and raised as Instead; cancellations and closes pass."""
+
+    def __init__(self, coroutine: Any, stops: list[Instead]) -> None:
+        self.coroutine, self.stops = coroutine, stops
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.coroutine, name)  # cr_frame and the like
+
+    @override
+    def send(self, value: Any) -> Any:
+        return self._step(partial(self.coroutine.send, value))
+
+    @override
+    def throw(self, *error: Any) -> Any:
+        return self._step(partial(self.coroutine.throw, *error))
+
+    @override
+    def close(self) -> None:
+        self.coroutine.close()
+
+    @override
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()  # type: ignore[no-any-return]
+
+    def _step(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except (Exception, asyncio.CancelledError, GeneratorExit, Instead):
+            raise
+        except BaseException as error:
+            stop = Instead(clean(error))
+        self.stops.append(stop)
+        raise stop
+
+
+class TaskFactory:
+    """Makes a loop's tasks as they were made before, and those of turns so that they cannot stop the loop."""
+
+    def __init__(self, before: Any) -> None:
+        self.before, self.turns = before, 0
+
+    def __call__(self, loop: Any, coroutine: Any, **settings: Any) -> Any:
+        """A task of this loop."""
+        stops = _stops.get()
+        given = coroutine if stops is None else Held(coroutine, stops)
+        if self.before is None:
+            return asyncio.Task(given, loop=loop, **settings)
+        return self.before(loop, given, **settings)
+
+
+@contextmanager
+def _tasks_held() -> Iterator[list[Instead]]:
+    """Within it tasks are held; gives the list in which their interruptions are noted."""
+    loop = asyncio.get_running_loop()
+    found = loop.get_task_factory()
+    factory = found if isinstance(found, TaskFactory) else TaskFactory(found)
+    if factory is not found:
+        loop.set_task_factory(factory)
+    factory.turns += 1
+    around, stops = _stops.get(), list[Instead]()
+    _stops.set(stops)
+    try:
+        yield stops
+    finally:
+        _stops.set(around)
+        factory.turns -= 1
+        if not factory.turns and loop.get_task_factory() is factory:
+            loop.set_task_factory(factory.before)

@@ -29,6 +29,8 @@ from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
 from safi_agent.lifetime import Lifetime
 from safi_agent.release import message
+from safi_agent.store import Backlog
+from safi_agent.store.patience import one_patience
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
@@ -131,21 +133,25 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
         """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
-        turn, known = self._place(request, config := ensure_config())
-        if known is not None:
-            return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules)
-        return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+        with one_patience():
+            turn, known = self._place(request, config := ensure_config())
+            if known is not None:
+                return ModelResponse([self.chain.give(known)])
+            asking = Asking(request, handler, self._courses.rules)
+            with self.chain.room.place():
+                return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
 
     @override
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        turn, known = await asyncio.to_thread(self._place, request, config := ensure_config())
-        if known is not None:
-            return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules)
-        return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
+        with one_patience():
+            turn, known = await asyncio.to_thread(self._place, request, config := ensure_config())
+            if known is not None:
+                return ModelResponse([self.chain.give(known)])
+            asking = Asking(request, handler, self._courses.rules)
+            async with self.chain.room.place():
+                return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
 
     def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         own = [request.system_message] if request.system_message else []
@@ -184,6 +190,10 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
             return result
         course = self._courses.result(turn, str(request.tool_call["id"]), result_text(result))
         return governed_result(request.tool_call, await awalk(self.chain.inside, course, config))
+
+    def backlog(self) -> Backlog:
+        """How many audits of this value set are open on this store, and how old the oldest is."""
+        return self.chain.backlog()
 
     @override
     def drain(self, timeout: float | None = 30) -> int:

@@ -128,6 +128,7 @@ def _told(row: Row) -> dict[str, Any]:
         "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
         "agreement": kept.get("agreement"),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
+        **({"reauditOf": kept["reauditOf"]} if "reauditOf" in kept else {}),
     }
 
 

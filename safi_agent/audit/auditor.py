@@ -44,13 +44,13 @@ class Auditor:
         """Renew the leases on what is under way, and take over what dead processes left."""
         if self._under_way:
             self.store.renew()
-        for job in self.store.adopt(self.plan.values.name):
-            self.submit(job)
+        self._adopt()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()
 
     def submit(self, job: Job) -> None:
         """Carry a durable turn to its end, some time soon."""
+        self.store.under_way.add(job.id)
         with self._changed:
             self._under_way += 1
         dispatcher().submit(partial(self._carry, job))
@@ -83,6 +83,7 @@ class Auditor:
             except Exception as error:  # the store is out of reach; what is in it is safe
                 log.error("The audit of turn %s waits.", job.id, exc_info=error)
                 await asyncio.sleep(wait)
+        self.store.under_way.discard(job.id)
         with self._changed:
             self._under_way -= 1
             self._finished += job.audit
@@ -129,8 +130,11 @@ class Auditor:
         """A lane that does not go on may wait for a process that lives no more."""
         if (now := time.monotonic()) - self._looked > POLL:
             self._looked = now
-            for job in self.store.adopt(self.plan.values.name):
-                self.submit(job)
+            self._adopt()
+
+    def _adopt(self) -> None:
+        for job in self.store.adopt(self.plan.values.name, self.store.under_way):
+            self.submit(job)
 
     async def _settle(self, job: Job, record: dict[str, Any]) -> None:
         """Log, then hooks. A hook may be called again after a crash; a line is written once."""

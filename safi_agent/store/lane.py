@@ -38,7 +38,10 @@ class Lane(Outbox):
     def keep_values(self, values_id: str, body: str) -> None:
         """Remember a value set, so that its turns can be judged by it after it was edited."""
         with self._transaction() as c:
-            c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
+            kept = self.database.insert(value_sets).values(id=values_id, body=body)
+            c.execute(
+                kept.on_conflict_do_update(index_elements=["id"], set_={"body": body})
+            )  # mends one that was changed
 
     def kept_values(self, values_id: str) -> str | None:
         """A value set that was kept; None for an id that is not known."""

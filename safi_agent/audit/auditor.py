@@ -50,7 +50,6 @@ class Auditor:
 
     def submit(self, job: Job) -> None:
         """Carry a durable turn to its end, some time soon."""
-        self.store.under_way.add(job.id)
         with self._changed:
             self._under_way += 1
         dispatcher().submit(partial(self._carry, job))
@@ -74,6 +73,16 @@ class Auditor:
         self.drain(timeout)
 
     async def _carry(self, job: Job) -> None:
+        if job.id not in self.store.under_way:  # otherwise it was taken up twice, after an interrupt
+            self.store.under_way.add(job.id)
+            await self._carry_to_its_end(job)
+            self.store.under_way.discard(job.id)
+            self._finished += job.audit
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    async def _carry_to_its_end(self, job: Job) -> None:
         for wait in chain(RECONNECT, repeat(RECONNECT[-1])):
             try:
                 if job.audit:
@@ -83,11 +92,6 @@ class Auditor:
             except Exception as error:  # the store is out of reach; what is in it is safe
                 log.error("The audit of turn %s waits.", job.id, exc_info=error)
                 await asyncio.sleep(wait)
-        self.store.under_way.discard(job.id)
-        with self._changed:
-            self._under_way -= 1
-            self._finished += job.audit
-            self._changed.notify_all()
 
     async def _judge(self, job: Job) -> None:
         """Have the Conscience judge, unless that was done before; give up after so many attempts."""

@@ -69,8 +69,10 @@ class Sqlite(OwnEngine):
     @override
     def _made(self) -> Engine:
         url = f"sqlite:///{self._name}&uri=true" if self._is_memory else self.url
-        arguments = {"check_same_thread": False, "timeout": FINISH}
+        arguments = {"check_same_thread": False, "timeout": FINISH, "factory": _Connection}
         engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+        opened = self._opened = list[sqlite3.Connection]()
+        event.listen(engine, "connect", lambda connection, _: opened.append(connection))
         event.listen(engine, "connect", prepare)
         event.listen(engine, "begin", _begin)
         return engine
@@ -144,6 +146,9 @@ class Sqlite(OwnEngine):
             self._lock.release(block)
 
     def _replace(self) -> None:
+        while self._opened:  # by ourselves: a pool that was interrupted may have lost one
+            self._opened[-1].close()
+            self._opened.pop()
         self.engine.dispose()
         self._broken = False
 
@@ -199,6 +204,31 @@ class Sqlite(OwnEngine):
 
 
 _parents: list[sqlite3.Connection] = []  # a child neither uses nor closes them
+
+
+class _Connection(sqlite3.Connection):
+    """Is closed at once and for good, also where a traceback still has a cursor of it.
+
+    SQLite itself would keep a closed connection, and its locks, as long as a statement is unfinished.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    @override
+    def cursor(self, *arguments: Any) -> Any:
+        made = super().cursor(*arguments)
+        self._cursors.add(made)
+        return made
+
+    @override
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # it was closed before
+            for cursor in list(self._cursors):
+                cursor.close()
+            self.rollback()
+        super().close()
 
 
 class _Forking(Block):

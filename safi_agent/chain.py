@@ -28,9 +28,11 @@ from safi_agent.log import log_path
 from safi_agent.models import default_model, model_label, resolve
 from safi_agent.opening import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.release import Release
+from safi_agent.room import Room
 from safi_agent.settings import Settings
-from safi_agent.store import open_store
+from safi_agent.store import Backlog, open_store
 from safi_agent.store.failing import opening
+from safi_agent.store.patience import one_patience
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -42,6 +44,7 @@ class SafiChain(Lifetime, Settings):
     _release: Release = PrivateAttr()
     _gate: Will = PrivateAttr()
     _inside: Inside = PrivateAttr()
+    _room: Room = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
 
@@ -58,6 +61,7 @@ class SafiChain(Lifetime, Settings):
         self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
         self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
         self._inside = Inside(self.tracers, self._release)
+        self._room = Room(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._gate = Will(
             judge,
@@ -76,6 +80,7 @@ class SafiChain(Lifetime, Settings):
             TypeError, ValueError: the input is of another form, or has no text.
             IntellectError: the model failed before there was a draft.
             OutboxError: the turn could not be made durable.
+            BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
             ViolationError: the Will refused, where ``raise_on_violation`` was asked for.
             ClosedError: the chain was closed.
         """
@@ -95,14 +100,22 @@ class SafiChain(Lifetime, Settings):
         return await acontain(partial(self._agoverned, given, config))
 
     def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with input_errors():
-            turn, known = self._open(given, config)
-        return self.give(self._inside.govern(self._steps, turn, config)["answer"] if known is None else known)
+        with one_patience():
+            with input_errors():
+                turn, known = self._open(given, config)
+            if known is not None:
+                return self.give(known)
+            with self._room.place():
+                return self.give(self._inside.govern(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with input_errors():
-            turn, known = await self._aopen(given, config)
-        return self.give((await self._inside.agovern(self._steps, turn, config))["answer"] if known is None else known)
+        with one_patience():
+            with input_errors():
+                turn, known = await self._aopen(given, config)
+            if known is not None:
+                return self.give(known)
+            async with self._room.place():
+                return self.give((await self._inside.agovern(self._steps, turn, config))["answer"])
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer where it was answered before."""
@@ -149,6 +162,44 @@ class SafiChain(Lifetime, Settings):
         if self.raise_on_violation and told["willDecision"] == "violation":
             raise ViolationError(str(answer.text), told)
         return answer
+
+    def backlog(self) -> Backlog:
+        """How many audits of this value set are open on this store, whoever answered, and how old the oldest is.
+
+        Raises:
+            OutboxError: the store failed.
+        """
+        return self._auditor.store.backlog(self.values.name)
+
+    def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
+        """Audit turns again whose audit failed for good; how many. ``drain`` waits for them.
+
+        Each is a new turn at the end of its memory key, with a line of its own in the log that has the flag "reaudited"
+        and names the first by ``reauditOf``; μ moves there. A turn that was audited again with success, or is being
+        audited again, is left alone.
+
+        Args:
+            turn_ids: ids as in ``response_metadata["safi"]["turnId"]``. Default: all failed ones of this value set.
+
+        Raises:
+            TypeError: ``turn_ids`` is not several.
+            ValueError: the store has no turn of such an id.
+            ClosedError: the chain was closed.
+        """
+        if self._closed:
+            raise ClosedError("The chain is closed.")
+        asked = None if turn_ids is None else _several("turn_ids", turn_ids)
+        store, count = self._auditor.store, 0
+        for turn_id in store.failed(self.values.name, asked):
+            if (job := store.repeat(self.values.name, turn_id)) is not None:
+                self._auditor.submit(job)
+                count += 1
+        return count
+
+    @property
+    def room(self) -> Room:
+        """What bounds the open audits."""
+        return self._room
 
     @property
     def inside(self) -> Inside:

@@ -3,6 +3,7 @@
 SafiError
 ├── IntellectError   no draft came
 ├── OutboxError      the turn could not be made durable, so the answer was withheld
+├── BacklogError     too many audits are open, so the turn was not begun
 ├── ConscienceError  no usable ledger came; the audit branch retries, callers never see it
 ├── ViolationError   the Will refused, and ``raise_on_violation`` was asked for
 ├── LogError         the log cannot be written on or checked: its key is missing or another
@@ -60,6 +61,17 @@ class OutboxError(SafiError):
 
     def __str__(self) -> str:
         return f"The turn could not be made durable ({self.cause}), so its answer is withheld."
+
+
+class BacklogError(SafiError):
+    """As many audits are open as may be, so the turn was not begun; ``depth`` says how many."""
+
+    def __init__(self, depth: int, most: int) -> None:
+        super().__init__(
+            f"{depth:,} audits are open, and max_pending is {most:,}: the turn was not begun. Try again later, or see "
+            "chain.backlog()."
+        )
+        self.depth = depth
 
 
 class ConscienceError(SafiError):

@@ -32,6 +32,8 @@ from safi_agent.agents.walk import awalk, walk
 from safi_agent.boundary import Instead, acontain, contain, input_errors
 from safi_agent.chain import create_safi_chain
 from safi_agent.lifetime import Lifetime
+from safi_agent.store import Backlog
+from safi_agent.store.patience import one_patience
 from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
@@ -150,18 +152,22 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return await acontain(partial(self._asay, request, handler, ensure_config()))
 
     def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        turn, known = self._place(request, config)
-        if known is not None:
-            return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules, _agent_name(config))
-        return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+        with one_patience():
+            turn, known = self._place(request, config)
+            if known is not None:
+                return ModelResponse([self.chain.give(known)])
+            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
+            with self.chain.room.place():
+                return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
 
     async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        turn, known = await asyncio.to_thread(self._place, request, config)
-        if known is not None:
-            return ModelResponse([self.chain.give(known)])
-        asking = Asking(request, handler, self._courses.rules, _agent_name(config))
-        return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
+        with one_patience():
+            turn, known = await asyncio.to_thread(self._place, request, config)
+            if known is not None:
+                return ModelResponse([self.chain.give(known)])
+            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
+            async with self.chain.room.place():
+                return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
 
     def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         own = [request.system_message] if request.system_message else []
@@ -229,6 +235,10 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         call, turn = request.tool_call, await asyncio.to_thread(self._begin_call, request, config)
         course = self._courses.result(turn, str(call["id"]), result_text(result))
         return governed_result(call["name"], str(call["id"]), await awalk(self.chain.inside, course, config))
+
+    def backlog(self) -> Backlog:
+        """How many audits of this value set are open on this store, and how old the oldest is."""
+        return self.chain.backlog()
 
     @override
     def drain(self, timeout: float | None = 30) -> int:

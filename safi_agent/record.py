@@ -144,6 +144,7 @@ def _told(row: Row) -> dict[str, Any]:
         "agreement": kept.get("agreement"),
         **({"notShown": kept["notShown"]} if kept.get("notShown") else {}),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
+        **({"reauditOf": kept["reauditOf"]} if "reauditOf" in kept else {}),
     }
 
 

@@ -20,6 +20,7 @@ from safi_agent.faculties.spirit import Map, beta_out, identity, linear
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.record import Measure
+from safi_agent.room import WhenFull
 from safi_agent.values import ValueSet
 
 MOST_DRAFTS = 64
@@ -58,6 +59,8 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     audit_backoff: float = 1.0
     audit_timeout: float = 120.0
     audit: Where = "here"
+    max_pending: int | None = 10_000
+    when_full: WhenFull = "wait"
     tracers: tuple[Any, ...] = Field(default=(), repr=False)
 
     @override
@@ -123,6 +126,9 @@ def check(settings: Settings) -> None:
     _check_drafting(settings)
     if settings.log_max_bytes is not None and settings.log_max_bytes < LEAST_BYTES:
         raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
+    most = settings.max_pending
+    if most is not None and (isinstance(most, bool) or most < 1):
+        raise ValueError(f"max_pending: expected None or a whole number of at least 1, got {most!r}.")
     for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")

@@ -44,8 +44,7 @@ class Auditor:
         """Renew the leases on what is under way, and take over what dead processes left."""
         if self._under_way:
             self.store.renew()
-        for job in self.store.adopt(self.plan.values.name):
-            self.submit(job)
+        self._adopt()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()
 
@@ -74,6 +73,16 @@ class Auditor:
         self.drain(timeout)
 
     async def _carry(self, job: Job) -> None:
+        if job.id not in self.store.under_way:  # otherwise it was taken up twice, after an interrupt
+            self.store.under_way.add(job.id)
+            await self._carry_to_its_end(job)
+            self.store.under_way.discard(job.id)
+            self._finished += job.audit
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    async def _carry_to_its_end(self, job: Job) -> None:
         for wait in chain(RECONNECT, repeat(RECONNECT[-1])):
             try:
                 if job.audit:
@@ -83,10 +92,6 @@ class Auditor:
             except Exception as error:  # the store is out of reach; what is in it is safe
                 log.error("The audit of turn %s waits.", job.id, exc_info=error)
                 await asyncio.sleep(wait)
-        with self._changed:
-            self._under_way -= 1
-            self._finished += job.audit
-            self._changed.notify_all()
 
     async def _judge(self, job: Job) -> None:
         """Have the Conscience judge, unless that was done before; give up after so many attempts."""
@@ -129,8 +134,11 @@ class Auditor:
         """A lane that does not go on may wait for a process that lives no more."""
         if (now := time.monotonic()) - self._looked > POLL:
             self._looked = now
-            for job in self.store.adopt(self.plan.values.name):
-                self.submit(job)
+            self._adopt()
+
+    def _adopt(self) -> None:
+        for job in self.store.adopt(self.plan.values.name, self.store.under_way):
+            self.submit(job)
 
     async def _settle(self, job: Job, record: dict[str, Any]) -> None:
         """Log, then hooks. A hook may be called again after a crash; a line is written once."""

@@ -2,11 +2,11 @@
 
 import logging
 import os
-import threading
 
 from filelock import FileLock
 
 from safi_agent.errors import LogError
+from safi_agent.fork import Held, Stage
 from safi_agent.log.anchors import checked_turns, make_anchor
 from safi_agent.log.crosscheck import known_as
 from safi_agent.log.files import set_aside
@@ -17,7 +17,8 @@ from safi_agent.log.tail import find_end
 from safi_agent.store import Anchor, Store
 
 log = logging.getLogger("safi_agent")
-_flushing = threading.Lock()
+_flushing = Held(Stage.LOG)
+_files: dict[str, FileLock] = {}  # one for each log, used under the lock above
 PATIENCE = 10.0  # seconds for which another process may hold the log
 
 
@@ -31,7 +32,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
     if not path:
         return []
     try:
-        with _flushing, FileLock(f"{path}.lock", timeout=PATIENCE):
+        with _flushing.lock, _file_lock(path):
             anchor, waiting = store.unlogged(path)
             if waiting:
                 _append(store, path, anchor, waiting, most)
@@ -39,6 +40,13 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
         log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
         return []
     return [turn_id for turn_id, _ in waiting]
+
+
+def _file_lock(path: str) -> FileLock:
+    """The lock on this log among processes; an interrupt may have left it locked by this one."""
+    lock = _files.setdefault(path, FileLock(f"{path}.lock", timeout=PATIENCE, thread_local=False))
+    lock.release(force=True)
+    return lock
 
 
 def flush(store: Store, path: str, most: int | None = None) -> list[str]:

@@ -4,14 +4,16 @@ A turn's row goes ``pending → judged → done``; one that needs no audit start
 become done in the order of their turns, whoever judged them and when: that is decided in the transaction that does it.
 """
 
-import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
+from safi_agent.fork import Stage, register
 from safi_agent.store.access import Database
+from safi_agent.store.again import Again
+from safi_agent.store.backlog import Backlog
 from safi_agent.store.failing import opening
 from safi_agent.store.lane import Lane
 from safi_agent.store.leases import LEASE, Leases
@@ -20,19 +22,18 @@ from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Kept, Memory, 
 from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
-__all__ = ["LEASE", "Anchor", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
+__all__ = ["LEASE", "Anchor", "Backlog", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
 
 
-class Store(Lane, Leases, Lines, Secrets):
+class Store(Lane, Leases, Lines, Secrets, Again):
     """All that is remembered; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        _all.add(self)
+        register(self, Stage.STORE)
 
 
 _open: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary()
-_all: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
 @opening
@@ -79,12 +80,3 @@ def _postgres(url: URL) -> Database:
             f"store: PostgreSQL needs the extra 'postgres' of this package (no {error.name!r} here)."
         ) from error
     return Postgres(url)
-
-
-def _after_fork() -> None:
-    for store in list(_all):
-        store.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,6 @@
 """A store's way to its database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ class Database(Protocol):
     """What a store needs of a database; each has a file of its own."""
 
     engine: Engine
+    queued: bool  # whether turns are jobs of a queue, which workers take
 
     @property
     def insert(self) -> Callable[[Table], Any]:
@@ -21,8 +22,11 @@ class Database(Protocol):
     def transaction(self, *, reading: bool = False, patient: bool = True) -> AbstractContextManager[Connection]:
         """A transaction; it is undone if what is done in it raises.
 
+        Waiting is limited by the patience of the turn that is under way, or by that of a new one.
+
         Raises:
             BusyError: it would have to be waited for, and ``patient`` is False.
+            SQLAlchemyError: the database failed, or was waited for in vain.
         """
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
@@ -31,8 +35,11 @@ class Database(Protocol):
     def checkpoint(self) -> None:
         """Move what was committed to where it stays, if that is not done by itself."""
 
-    def after_fork(self) -> None:
-        """In the child: a connection of its own."""
+    def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+        """Have what was enqueued for these turns of a value set done by nobody."""
+
+    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
+        """Those of these value sets whose turns no process works on, as far as the database can tell."""
 
 
 class Access:
@@ -52,7 +59,12 @@ class Access:
         """Move what was committed to where it stays, if that is not done by itself."""
         self.database.checkpoint()
 
+    def before_fork(self) -> None:
+        """Nothing: the database does what is to be done."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
     def after_fork(self) -> None:
-        """In the child: a connection of its own."""
-        self.database.after_fork()
+        """In the child: what was read by the parent does not count."""
         self._connected()

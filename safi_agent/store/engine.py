@@ -4,6 +4,8 @@ import weakref
 
 from sqlalchemy import Engine
 
+from safi_agent.fork import Stage, register
+
 _left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
 
 
@@ -12,16 +14,26 @@ class OwnEngine:
 
     engine: Engine
 
-    def _connect(self) -> None:
-        """Make an engine and have it held."""
+    def __init__(self) -> None:
+        self._hold()
+        register(self, Stage.STORE)
+
+    def _made(self) -> Engine:
+        """A new engine; it connects when it is first used."""
         raise NotImplementedError
 
-    def _hold(self, engine: Engine) -> None:
-        self.engine = engine
-        self._finalizer = weakref.finalize(self, engine.dispose)
+    def _hold(self) -> None:
+        self.engine = self._made()
+        self._finalizer = weakref.finalize(self, self.engine.dispose)
+
+    def before_fork(self) -> None:
+        """In the parent, before a fork."""
+
+    def after_fork_in_parent(self) -> None:
+        """In the parent, after a fork."""
 
     def after_fork(self) -> None:
         """In the child: connections of its own."""
         _left_behind.append(self.engine)
         self._finalizer.detach()
-        self._connect()
+        self._hold()

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from safi_agent.store.leases import lost_sets
 from safi_agent.store.outbox import Outbox
 from safi_agent.store.rows import Commit, Kept, Memory, Row
 from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, memory, turns, value_sets
@@ -39,6 +40,8 @@ class Lane(Outbox):
         """Remember a value set, so that its turns can be judged by it after it was edited."""
         with self._transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
+            if lost_sets(c, [values_id]):  # it was changed in the store
+                c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
 
     def kept_values(self, values_id: str) -> str | None:
         """A value set that was kept; None for an id that is not known."""

@@ -1,35 +1,122 @@
-"""Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over."""
+"""Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over.
 
+A chain takes over the turns of its own value set (by its name). Those of another set, as after a value set was renamed,
+it takes only where nobody else would: no chain of this process serves that set, no living process has turns of it
+under way, and no worker takes its jobs. Such a turn is audited by the values under which it was approved, which the
+store has kept, and is logged to its own log; from then on it counts among the turns of the chain that took it.
+"""
+
+import logging
 import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
-from safi_agent.store.access import Access
+from safi_agent.store.access import Access, Task
 from safi_agent.store.owner import is_dead, me
 from safi_agent.store.rows import Job
-from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, turns
+from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, turns, value_sets
 
+log = logging.getLogger("safi_agent")
 LEASE = 60.0
+FORGOTTEN = 5.0  # seconds after which a turn of this process must be known to who audits it
+
+_BY_OWNER = (
+    select(turns.c.value_set, turns.c.owner, func.min(turns.c.lease).label("lease"))
+    .where(UNFINISHED)
+    .group_by(turns.c.value_set, turns.c.owner)
+)
+_JOB = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts, turns.c.status)
 
 
 class Leases(Access):
     """Takes over what others left."""
 
-    def adopt(self, value_set: str) -> list[Job]:
-        """Take over the unfinished turns of processes that are dead or silent for longer than their lease."""
-        now = time.time()
-        unfinished = and_(turns.c.value_set == value_set, UNFINISHED)
+    def _connected(self) -> None:
+        super()._connected()
+        self._served: dict[str, float] = {}  # when a chain of this process last looked for turns of a value set
+        self._told: set[str] = set()
+        self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
+
+    def adopt(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
+        """Take over the unfinished turns of processes that are dead or silent for longer than their lease.
+
+        Args:
+            value_set: the name of the caller's set.
+            known: ids of all turns that are under way in this process (``under_way``). Turns of this process that are
+                not among them are taken too: an interrupt came between their answer and their audit. None: they are
+                left.
+        """
+        self._served[value_set] = time.monotonic()
+        with self._transaction(reading=True) as c:
+            theirs = self._left_behind(c, value_set)
+            forgotten = self._forgotten(c, value_set, known)
+        if not theirs and not forgotten:
+            return []
         with self._transaction() as c:
-            grouped = select(turns.c.owner, func.min(turns.c.lease)).where(unfinished).group_by(turns.c.owner)
-            owners = c.execute(grouped).all()
-            gone = [owner for owner, lease in owners if owner != me() and (lease < now or is_dead(owner))]
-            if not gone:
-                return []
-            theirs = and_(unfinished, turns.c.owner.in_(gone))
-            columns = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts)
-            mine = update(turns).where(theirs).values(owner=me(), lease=now + LEASE).returning(*columns)
-            jobs = c.execute(mine).all()  # in one statement: of two who take over at once each turn goes to one
+            jobs = [job for name, owners in theirs.items() for job in self._take(c, value_set, name, owners)]
+            jobs += self._take_forgotten(c, forgotten)
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
+
+    def _left_behind(self, c: Connection, value_set: str) -> dict[str, list[str]]:
+        """Owners that are gone, by the value set of their turns, where those are for this chain to take."""
+        now = time.time()
+        gone: dict[str, list[str]] = defaultdict(list)
+        alive: set[str] = {name for name, seen in self._served.items() if time.monotonic() - seen < LEASE}
+        for row in c.execute(_BY_OWNER):
+            if is_gone(row.owner, row.lease, now):
+                gone[row.value_set].append(row.owner)
+            else:
+                alive.add(row.value_set)
+        others = self.database.unserved(c, [name for name in gone if name not in alive])
+        return {name: owners for name, owners in gone.items() if name == value_set or name in others}
+
+    def _forgotten(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
+        if known is None:
+            return []
+        mine = (turns.c.value_set == value_set, turns.c.owner == me(), UNFINISHED, NOT_SETTLED)
+        old = turns.c.lease < time.time() + LEASE - FORGOTTEN
+        return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
+
+    def _take(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
+        """Turns of a set, now this chain's; in one statement: of two who take over at once each turn goes to one."""
+        theirs = and_(turns.c.value_set == name, UNFINISHED, turns.c.owner.in_(owners))
+        ids = c.scalars(select(turns.c.values_id).distinct().where(theirs, turns.c.status != "done")).all()
+        lost = lost_sets(c, ids)
+        self._tell(name, lost)
+        able: ColumnElement[bool] = or_(turns.c.status == "done", turns.c.values_id.not_in(lost))
+        mine = update(turns).where(theirs, able).values(owner=me(), lease=time.time() + LEASE, value_set=value_set)
+        jobs = c.execute(mine.returning(*_JOB)).all()
+        if name != value_set and jobs:
+            log.warning(
+                "%d turns of the value set %r, which no process serves, are audited with those of %r.",
+                len(jobs),
+                name,
+                value_set,
+            )
+            self._requeue(c, value_set, name, jobs)
+        return list(jobs)
+
+    def _requeue(self, c: Connection, value_set: str, name: str, jobs: Sequence[Any]) -> None:
+        self.database.withdraw(c, name, [job.id for job in jobs])
+        for job in sorted(jobs):
+            task: Task = "safi.judge" if job.status == "pending" else "safi.settle"
+            self.database.enqueue(c, task, value_set, job.key, job.id)
+
+    def _take_forgotten(self, c: Connection, turn_ids: Sequence[str]) -> list[Any]:
+        if not turn_ids:
+            return []
+        mine = update(turns).where(turns.c.id.in_(turn_ids), NOT_SETTLED).values(lease=time.time() + LEASE)
+        return list(c.execute(mine.returning(*_JOB)).all())
+
+    def _tell(self, name: str, lost: Iterable[str]) -> None:
+        for values_id in lost:
+            if values_id not in self._told:
+                self._told.add(values_id)
+                log.warning("Turns of the value set %r wait: %s", name, cure(values_id))
 
     def mine_open(self, value_set: str) -> tuple[int, int]:
         """How many turns that this process has answered, or taken over, are not done; how many of them are audited."""
@@ -43,3 +130,23 @@ class Leases(Access):
         with self._transaction() as c:
             mine = and_(turns.c.owner == me(), UNFINISHED)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
+
+
+def is_gone(owner: str, lease: float, now: float) -> bool:
+    """Whether the turns of this owner may be taken over."""
+    return owner != me() and (lease < now or is_dead(owner))
+
+
+def lost_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
+    """Those of these value sets that the store does not have as they were: missing, or with another content."""
+    asked = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
+    bodies = {row.id: row.body for row in c.execute(asked)} if values_ids else {}
+    return [i for i in values_ids if i not in bodies or sha256(bodies[i].encode()).hexdigest() != i]
+
+
+def cure(values_id: str) -> str:
+    """What is wrong with a lost value set, and what helps."""
+    return (
+        f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Make a "
+        "chain with that value set on this store once, which puts it back."
+    )

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from safi_agent.errors import OutboxError
-from safi_agent.store.access import Access
+from safi_agent.store.backlog import Backlogs
 from safi_agent.store.failing import told_as
 from safi_agent.store.leases import LEASE
 from safi_agent.store.owner import me
@@ -27,7 +27,7 @@ _ADD = turns.insert()
 _or_withheld = told_as(OutboxError, "The store failed")
 
 
-class Outbox(Access):
+class Outbox(Backlogs):
     """Numbers turns and keeps them until they are audited. All it does raises OutboxError where the store fails."""
 
     def _connected(self) -> None:
@@ -88,6 +88,7 @@ class Outbox(Access):
             "settled": 0,
             "owner": me(),
             "lease": time.time() + LEASE,
+            "since": time.time(),
         }
         try:
             with self._transaction(patient=patient) as c:
@@ -100,4 +101,6 @@ class Outbox(Access):
             if (before := self._find(body["id"])) is None:
                 raise
             return before  # the id was there; nothing was counted
+        if audit:
+            self.added(body["valueSet"])
         return number, None

@@ -3,54 +3,147 @@
 A commit waits for the server's disk, unless the server was told otherwise (``synchronous_commit``).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, func, select, text
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
 from safi_agent.store.access import Task
+from safi_agent.store.block import LOOK, Block
 from safi_agent.store.engine import OwnEngine
-from safi_agent.store.queue import make_tables, put
+from safi_agent.store.patience import BUSY, patience
+from safi_agent.store.queue import drop, make_tables, put, unserved
 from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
+_LIMIT = text("SELECT set_config('lock_timeout', :most, true)")
 
 
 class Postgres(OwnEngine):
     """A pool of connections, which are looked at before they are used: a server may have been restarted."""
 
     insert = staticmethod(postgresql.insert)
+    queued = True
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        self._connect()
+        super().__init__()
         with self.transaction() as c:
+            c.execute(_LIMIT, {"most": "0"})  # another one may be taking steps that take long
             c.execute(select(func.pg_advisory_xact_lock(UPGRADE)))
             bring_up(c)
             make_tables(c)
 
     @override
-    def _connect(self) -> None:
-        self._hold(create_engine(self.url, pool_pre_ping=True, hide_parameters=True))
+    def _hold(self) -> None:
+        self._mutex = threading.RLock()
+        self._under_way: dict[int, _Transaction] = {}
+        self._looked = time.monotonic()
+        super()._hold()
 
-    @contextmanager
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:
+    @override
+    def _made(self) -> Engine:
+        query = self.url.query
+        given = query.get("options", ())
+        options = (f"-c lock_timeout={int(1000 * BUSY)}", *((given,) if isinstance(given, str) else given))
+        arguments: dict[str, Any] = {"options": " ".join(options)}
+        if "connect_timeout" not in query:
+            arguments["connect_timeout"] = int(BUSY)
+        return create_engine(
+            self.url, pool_pre_ping=True, pool_timeout=BUSY, hide_parameters=True, connect_args=arguments
+        )
+
+    def transaction(self, *, reading: bool = False, patient: bool = True) -> "_Transaction":
         """A transaction; it is undone if what is done in it raises.
 
         Raises:
             BusyError: ``patient`` is False; a server is always waited for.
+            SQLAlchemyError: the server failed, or was waited for in vain.
         """
         if not patient:
             raise BusyError
-        with self.engine.begin() as connection:
-            yield connection
+        return _Transaction(self)
+
+    def entered(self, one: "_Transaction") -> None:
+        """Remember a transaction, and close the connections of those that were interrupted at their very end."""
+        with self._mutex:
+            self._under_way[id(one)] = one
+            if (now := time.monotonic()) - self._looked < LOOK:
+                return
+            self._looked = now
+            over = [other for other in self._under_way.values() if other.is_over()]
+        for other in over:
+            other.close(clean=False)
+
+    def left(self, one: "_Transaction") -> None:
+        """Forget a transaction."""
+        self._under_way.pop(id(one), None)
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
         put(c, task, value_set, key, turn_id)
 
+    def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+        """Have what was enqueued for these turns done by nobody."""
+        drop(c, value_set, turn_ids)
+
+    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
+        """Those of these value sets whose jobs no worker takes."""
+        return unserved(c, value_sets)
+
     def checkpoint(self) -> None:
         """Nothing: the server does that by itself."""
+
+
+class _Transaction(Block):
+    """Begins, and commits or undoes; whatever interrupts it, its connection goes back to the pool or is closed."""
+
+    def __init__(self, database: Postgres) -> None:
+        self._database = database
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Connection:
+        self.begin(sys._getframe(1))
+        self._database.entered(self)
+        self._waiting = patience().waiting()
+        try:
+            left = self._waiting.left
+            self._connection = connection = self._database.engine.connect()
+            connection.begin()
+            if left < BUSY - 1:  # otherwise the limit of the connection will do
+                connection.execute(_LIMIT, {"most": str(max(1, int(1000 * left)))})
+            return connection
+        except BaseException:
+            self.close(clean=False)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean = False
+        try:
+            if kind is None and self._connection is not None:
+                self._connection.commit()
+            clean = kind is None or issubclass(kind, Exception)
+        finally:
+            self.close(clean=clean)
+
+    def close(self, *, clean: bool) -> None:
+        """Give the connection back, or close it, which undoes what was not committed."""
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                if not clean and not connection.closed:
+                    connection.invalidate()
+                connection.close()
+        finally:
+            self._waiting.over()  # on a server most of what a transaction takes is waiting
+            self._database.left(self)
+            self.end()

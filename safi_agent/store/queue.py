@@ -1,5 +1,6 @@
 """Jobs of the queue, procrastinate's, put there in the transaction that makes them needed: both stay, or neither."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -8,12 +9,14 @@ from procrastinate import App, SyncPsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 from safi_agent.store.access import Task
 
 LONGEST = 32  # bytes of a name in a channel's, which has 63
+DUE = 5.0  # seconds after which a job that is due would have been taken, if a worker were free
+GONE = 30.0  # seconds without a sign of life after which a worker is gone
 _app = App(connector=SyncPsycopgConnector())  # never opened: it writes on connections of the store
 
 
@@ -51,6 +54,40 @@ def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> No
         job.defer(key=key, turn=turn_id)
     except ConnectorException as error:
         raise _of(error.__cause__ or error) from None
+
+
+# A job that is being done by a worker that gives signs of life, or that is not due for long enough to have been taken.
+_SERVED = text("""
+    SELECT DISTINCT queue_name FROM procrastinate_jobs AS job WHERE queue_name IN :queues AND (
+        status = 'doing' AND EXISTS (
+            SELECT 1 FROM procrastinate_workers AS worker
+            WHERE worker.id = job.worker_id AND worker.last_heartbeat > now() - make_interval(secs => :gone)
+        )
+        OR status = 'todo' AND (
+            scheduled_at > now() - make_interval(secs => :due) OR EXISTS (
+                SELECT 1 FROM procrastinate_events AS event
+                WHERE event.job_id = job.id AND event.at > now() - make_interval(secs => :due)
+            )
+        )
+    )
+""").bindparams(bindparam("queues", expanding=True))
+_DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args->>'turn' IN :turns").bindparams(
+    bindparam("turns", expanding=True)
+)
+
+
+def unserved(c: Connection, value_sets: Sequence[str]) -> list[str]:
+    """Those of these value sets whose jobs no worker takes: neither now nor, as far as can be seen, soon."""
+    if not value_sets:
+        return []
+    queues = [queue_of(name) for name in value_sets]
+    served = c.scalars(_SERVED, {"queues": queues, "gone": GONE, "due": DUE}).all()
+    return [name for name, queue in zip(value_sets, queues, strict=True) if queue not in served]
+
+
+def drop(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+    """Take the jobs of these turns out of the queue of a value set."""
+    c.execute(_DROP, {"queue": queue_of(value_set), "turns": list(turn_ids)})
 
 
 def make_tables(c: Connection) -> None:

@@ -4,49 +4,84 @@ A commit survives the death of the process at any point; at a power cut SQLite m
 ``synchronous=NORMAL`` does not wait for the disk.
 """
 
+import logging
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+import weakref
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as WaitedTooLongError
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
+from safi_agent.fork import PATIENCE
 from safi_agent.store.access import Task
+from safi_agent.store.block import Block, Exclusive
 from safi_agent.store.engine import OwnEngine
+from safi_agent.store.patience import BUSY, Patience, Waiting, patience
 from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
 
-BUSY = 30.0
+log = logging.getLogger("safi_agent")
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
 MEMORY = "sqlite://"
+FINISH = 5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
 
 
 class Sqlite(OwnEngine):
     """A file, or memory that ends with the process."""
 
     insert = staticmethod(sqlite.insert)
+    queued = False
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._connect()
+        super().__init__()
+        self._prepare()
 
     @override
-    def _connect(self) -> None:
-        """One in memory starts empty in a forked child; the parent keeps what there was."""
-        self._lock = threading.RLock()
-        if self.url != MEMORY and not (path := Path(self._path)).exists():
+    def _hold(self) -> None:
+        self._lock = Exclusive()
+        self._forking: _Forking | None = None
+        self._checkpointing = threading.Lock()
+        self._stopped = False
+        self._broken = False  # the connection may be in the middle of something: it is to be replaced
+        if self._is_memory:
+            self._keep_memory()
+        super()._hold()
+
+    def _keep_memory(self) -> None:
+        """A database in memory lasts as long as one connection; the one that is used may have to be replaced."""
+        self._name = f"file:safi-{uuid4().hex}?mode=memory&cache=shared"
+        self._keeper = sqlite3.connect(self._name, uri=True, check_same_thread=False)
+        self._keeper_finalizer = weakref.finalize(self, self._keeper.close)
+
+    @override
+    def _made(self) -> Engine:
+        url = f"sqlite:///{self._name}&uri=true" if self._is_memory else self.url
+        arguments = {"check_same_thread": False, "timeout": FINISH, "factory": _Connection}
+        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+        opened = self._opened = list[sqlite3.Connection]()
+        event.listen(engine, "connect", lambda connection, _: opened.append(connection))
+        event.listen(engine, "connect", prepare)
+        event.listen(engine, "begin", _begin)
+        return engine
+
+    def _prepare(self) -> None:
+        """Make the tables, or bring them to this version."""
+        if not self._is_memory and not (path := Path(self._path)).exists():
             with suppress(OSError):  # SQLite says it better
                 path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
-        arguments = {"check_same_thread": False, "timeout": BUSY}
-        self._hold(create_engine(self.url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True))
-        event.listen(self.engine, "connect", prepare)
-        event.listen(self.engine, "begin", _begin)
         with self.transaction(reading=True) as c:
             current = version_of(c) == newest()
         if not current:
@@ -54,34 +89,192 @@ class Sqlite(OwnEngine):
                 bring_up(c)
 
     @property
+    def _is_memory(self) -> bool:
+        return self.url == MEMORY
+
+    @property
     def _path(self) -> str:
         return self.url.removeprefix("sqlite:///")
 
-    @contextmanager
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> Iterator[Connection]:
+    def transaction(self, *, reading: bool = False, patient: bool = True) -> "_Transaction":
         """A transaction; it is undone if what is done in it raises.
 
         Raises:
             BusyError: someone else is writing, and ``patient`` is False.
+            WaitedTooLongError: someone else was writing for as long as may be waited.
         """
-        if not self._lock.acquire(blocking=patient):
-            raise BusyError
+        return _Transaction(self, reading=reading, patient=patient)
+
+    def begin(self, block: Block, waiting: Waiting | None, *, reading: bool) -> Connection:
+        """The connection, in a transaction that is this block's alone. Nothing is locked while others are waited for.
+
+        Raises:
+            BusyError: it had to be waited for, for longer than may be waited.
+        """
+        while True:
+            free = self._lock.take(block, waiting)
+            if free is None:
+                raise BusyError
+            try:
+                self._broken |= not free
+                return self._begun(reading=reading)
+            except BusyError:
+                self._lock.release(block)
+                if waiting is None or not waiting.pause():
+                    raise
+
+    def _begun(self, *, reading: bool) -> Connection:
+        if self._broken:
+            self._replace()
+        connection = self.engine.connect().execution_options(safi_reading=reading)
         try:
-            with self.engine.connect() as plain:
-                connection = plain.execution_options(safi_reading=reading, safi_patient=patient)
-                with connection.begin():
-                    yield connection
+            connection.begin()
+        except BusyError:
+            connection.close()
+            raise
+        return connection
+
+    def end(self, block: Block, *, clean: bool) -> None:
+        """Let others go on; a connection that is not clean is closed, which undoes what was not committed."""
+        if not self._lock.is_held_by(block):
+            return
+        try:
+            if not clean:
+                self._broken = True
+                self._replace()
         finally:
-            self._lock.release()
+            self._lock.release(block)
+
+    def _replace(self) -> None:
+        while self._opened:  # by ourselves: a pool that was interrupted may have lost one
+            self._opened[-1].close()
+            self._opened.pop()
+        self.engine.dispose()
+        self._broken = False
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Nothing: the process that answers audits, or who takes over from it."""
 
+    def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+        """Nothing: nothing was enqueued."""
+
+    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
+        """All of them: only their owners audit turns."""
+        return list(value_sets)
+
     def checkpoint(self) -> None:
         """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
-        if self.url != MEMORY:
-            with suppress(sqlite3.Error), closing(sqlite3.connect(self._path, timeout=0)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if self._is_memory:
+            return
+        with (
+            self._checkpointing,
+            suppress(sqlite3.Error),
+            closing(sqlite3.connect(self._path, timeout=0)) as connection,
+        ):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @override
+    def before_fork(self) -> None:
+        """Close the connection: SQLite keeps its locks on a file in the memory of the process, which a child copies."""
+        self._forking = _Forking()
+        self._stopped = self._checkpointing.acquire(timeout=PATIENCE)
+        if self._lock.take(self._forking, Patience(PATIENCE).waiting()) is None:
+            log.warning("A process was forked while its store was busy: in the child the store may stay locked.")
+        elif not self._is_memory:
+            self._replace()
+
+    @override
+    def after_fork_in_parent(self) -> None:
+        """Go on; the file is opened again when it is asked for."""
+        if self._stopped:
+            self._checkpointing.release()
+        if self._forking is not None:
+            self._lock.release(self._forking)
+            self._forking = None
+
+    @override
+    def after_fork(self) -> None:
+        """In the child: a connection of its own, and where the store was in memory an empty one."""
+        if self._is_memory:
+            self._keeper_finalizer.detach()
+            _parents.append(self._keeper)
+        super().after_fork()
+        if self._is_memory:
+            self._prepare()
+
+
+_parents: list[sqlite3.Connection] = []  # a child neither uses nor closes them
+
+
+class _Connection(sqlite3.Connection):
+    """Is closed at once and for good, also where a traceback still has a cursor of it.
+
+    SQLite itself would keep a closed connection, and its locks, as long as a statement is unfinished.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    @override
+    def cursor(self, *arguments: Any) -> Any:
+        made = super().cursor(*arguments)
+        self._cursors.add(made)
+        return made
+
+    @override
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # it was closed before
+            for cursor in list(self._cursors):
+                cursor.close()
+            self.rollback()
+        super().close()
+
+
+class _Forking(Block):
+    """A fork; it is over when it is said to be."""
+
+    @override
+    def is_over(self) -> bool:
+        return False
+
+
+class _Transaction(Block):
+    """Begins, and commits or undoes; whatever interrupts it, the lock is released and the connection replaced."""
+
+    def __init__(self, database: Sqlite, *, reading: bool, patient: bool) -> None:
+        self._database, self._reading, self._patient = database, reading, patient
+
+    def __enter__(self) -> Connection:
+        self.begin(sys._getframe(1))
+        waiting = patience().waiting() if self._patient else None
+        try:
+            self._connection = self._database.begin(self, waiting, reading=self._reading)
+            return self._connection
+        except BusyError:
+            if waiting is None:
+                raise
+        except BaseException:
+            self._database.end(self, clean=False)
+            raise
+        finally:
+            if waiting is not None:
+                waiting.over()
+        raise WaitedTooLongError("The store was locked by another process or thread.")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean = False
+        try:
+            if kind is None:
+                self._connection.commit()
+            if kind is None or issubclass(kind, Exception):
+                self._connection.close()  # which undoes what was not committed
+                clean = True
+        finally:
+            self._database.end(self, clean=clean)
+            self.end()
 
 
 def prepare(connection: Any, _: Any) -> None:
@@ -119,16 +312,25 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    # A transaction that reads and then writes would be refused where another process has written, not made to wait.
-    if options.get("safi_patient", True):
-        connection.exec_driver_sql("BEGIN" if options.get("safi_reading") else "BEGIN IMMEDIATE")
-        return
+    """Without waiting: whoever waits does so where nothing is locked.
+
+    Raises:
+        BusyError: another process is writing.
+    """
     driver: Any = connection.connection.driver_connection
     driver.execute("PRAGMA busy_timeout=0")
     try:
-        driver.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError:
-        raise BusyError from None
+        if connection.get_execution_options().get("safi_reading"):
+            driver.execute("BEGIN")
+            driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # what is read later cannot be refused
+        else:
+            # A transaction that reads and then writes would be refused where another process has written.
+            driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise BusyError from None
+        raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error, hide_parameters=True) from None
     finally:
-        driver.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")
+        driver.execute(f"PRAGMA busy_timeout={int(1000 * FINISH)}")

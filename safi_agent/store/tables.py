@@ -47,6 +47,8 @@ turns = Table(
     Column("settled", Integer, nullable=False, default=0),  # hooks have run, nothing is left to do
     Column("owner", String, nullable=False),
     Column("lease", Float, nullable=False),
+    Column("since", Float),  # when it was answered, seconds since the epoch
+    Column("reaudit_of", String),  # the id of the turn whose audit failed and is repeated by this one
     UniqueConstraint("key", "turn"),
 )
 # Conditions with constants in them, not parameters: a partial index is used only where its condition is seen.
@@ -55,10 +57,14 @@ NOT_LOGGED = turns.c.logged == literal_column("0")
 NOT_SETTLED = turns.c.settled == literal_column("0")
 UNFINISHED = or_(NOT_SETTLED, NOT_LOGGED)
 PLACED = turns.c.place.is_not(None)
+FAILED = turns.c.error.is_not(None)
+AGAIN = turns.c.reaudit_of.is_not(None)
 Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE, postgresql_where=NOT_DONE)
 Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED, postgresql_where=NOT_LOGGED)
 Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=UNFINISHED, postgresql_where=UNFINISHED)
 Index("safi_turns_place", turns.c.place, sqlite_where=PLACED, postgresql_where=PLACED)
+Index("safi_turns_failed", turns.c.value_set, sqlite_where=FAILED, postgresql_where=FAILED)
+Index("safi_turns_again", turns.c.reaudit_of, sqlite_where=AGAIN, postgresql_where=AGAIN)
 value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )

@@ -7,12 +7,25 @@ and a table of its own, and know no more than this.
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, inspect, select, update
+from sqlalchemy import Connection, inspect, select, text, update
 
 from safi_agent.store.tables import metadata, turns, version
 
+
+def _times_and_reaudits(c: Connection) -> None:
+    """When a turn was answered, for the age of the backlog, and which turn's audit it repeats."""
+    for statement in (
+        "ALTER TABLE safi_turns ADD COLUMN since FLOAT",
+        "ALTER TABLE safi_turns ADD COLUMN reaudit_of VARCHAR",
+        "UPDATE safi_turns SET since = lease - 60 WHERE status != 'done'",
+        "CREATE INDEX safi_turns_failed ON safi_turns (value_set) WHERE error IS NOT NULL",
+        "CREATE INDEX safi_turns_again ON safi_turns (reaudit_of) WHERE reaudit_of IS NOT NULL",
+    ):
+        c.execute(text(statement))
+
+
 # STEPS[0] leads from version 1 to 2, and so on. A step is never changed once it was released.
-STEPS: tuple[Callable[[Connection], None], ...] = ()
+STEPS: tuple[Callable[[Connection], None], ...] = (_times_and_reaudits,)
 
 
 def newest() -> int:

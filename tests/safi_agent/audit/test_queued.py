@@ -66,7 +66,7 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
 def test_one_that_cannot_begin_is_served_no_more(
     queue: bool, request: pytest.FixtureRequest, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(store: Store, values: str) -> list[Job]:
+    def unreachable(store: Store, *_: Any) -> list[Job]:
         raise OutboxError("out of reach")
 
     store = {"store": request.getfixturevalue("database")} if queue else {}

@@ -1,11 +1,12 @@
 """Versions: a step is taken once and whole, what is newer is left as it is."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, create_engine, inspect, select, text
 
 from safi_agent import create_safi_chain
 from safi_agent.store import Store, open_store, versions
@@ -61,13 +62,13 @@ def test_a_step_is_taken_once_and_keeps_what_was_there(url: str, monkeypatch: py
     store.add({"id": "a", "key": "k", "valueSet": "s"}, "v", "", audit=True)
     closed(store)
     del store
-    monkeypatch.setattr(versions, "STEPS", (add_a_column,))
+    monkeypatch.setattr(versions, "STEPS", (*versions.STEPS, add_a_column))
     for _ in range(2):
         store = opened(url)
         assert columns(store).count("mood") == 1
         assert store.find("a") == (1, {"id": "a", "key": "k", "valueSet": "s"})
         with store._transaction(reading=True) as c:
-            assert version_of(c) == 2
+            assert version_of(c) == newest()
         closed(store)
         del store
 
@@ -75,26 +76,56 @@ def test_a_step_is_taken_once_and_keeps_what_was_there(url: str, monkeypatch: py
 def test_a_step_that_falls_leaves_the_store_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     closed(opened(url))
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "STEPS", (add_it_and_fall,))
+        patch.setattr(versions, "STEPS", (*versions.STEPS, add_it_and_fall))
         with pytest.raises(RuntimeError, match="the step fell"):
             open_store(url)
     store = opened(url)
     assert "mood" not in columns(store)
     with store._transaction(reading=True) as c:
-        assert version_of(c) == 1
+        assert version_of(c) == newest()
     closed(store)
 
 
-def test_tables_from_before_there_was_a_number_are_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path}/s.db"
-    closed(opened(url))
-    with sqlite3.connect(tmp_path / "s.db") as db:
-        db.execute("DROP TABLE safi_version")
-    db.close()
-    monkeypatch.setattr(versions, "STEPS", (add_a_column,))
-    store = opened(url)
-    assert "mood" in columns(store)
-    closed(store)
+AS_IN_VERSION_1 = """
+    CREATE TABLE safi_memory (key VARCHAR NOT NULL PRIMARY KEY, turns INTEGER NOT NULL, mu_turn INTEGER NOT NULL,
+        mu TEXT NOT NULL, scores TEXT NOT NULL, note TEXT NOT NULL);
+    CREATE TABLE safi_turns (id VARCHAR NOT NULL PRIMARY KEY, key VARCHAR NOT NULL, turn INTEGER NOT NULL,
+        value_set VARCHAR NOT NULL, values_id VARCHAR NOT NULL, log VARCHAR NOT NULL, status VARCHAR NOT NULL,
+        audit INTEGER NOT NULL, body TEXT NOT NULL, ledger TEXT, attempts INTEGER NOT NULL, error TEXT, record TEXT,
+        place INTEGER, logged INTEGER NOT NULL, settled INTEGER NOT NULL, owner VARCHAR NOT NULL,
+        lease FLOAT NOT NULL, UNIQUE (key, turn));
+    CREATE TABLE safi_value_sets (id VARCHAR NOT NULL PRIMARY KEY, body TEXT NOT NULL);
+    CREATE TABLE safi_anchors (log VARCHAR NOT NULL PRIMARY KEY, size BIGINT NOT NULL, lines BIGINT NOT NULL,
+        mac VARCHAR NOT NULL, key VARCHAR NOT NULL);
+    INSERT INTO safi_memory VALUES ('k', 1, 0, '{}', '[]', '');
+    INSERT INTO safi_turns VALUES ('a', 'k', 1, 's', 'v', '', 'pending', 1, '{"id": "a"}', NULL, 0, NULL, NULL, NULL,
+        1, 0, 'elsewhere:1:x', 1060.0)
+"""
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_store_of_version_1_is_brought_up_and_keeps_its_turns(url: str, numbered: bool) -> None:
+    """Tables from before there was a number are those of version 1."""
+    engine = create_engine(url)
+    with engine.begin() as c:
+        for statement in AS_IN_VERSION_1.split(";\n"):
+            c.exec_driver_sql(statement)
+        if numbered:
+            c.exec_driver_sql("CREATE TABLE safi_version (version INTEGER NOT NULL PRIMARY KEY)")
+            c.exec_driver_sql("INSERT INTO safi_version VALUES (1)")
+    engine.dispose()
+    for _ in range(2):
+        store = opened(url)
+        assert {"since", "reaudit_of"} <= set(columns(store))
+        assert store.find("a") == (1, {"id": "a"})
+        found = store.backlog("s")
+        assert found.depth == 1
+        assert found.oldest == pytest.approx(time.time() - 1000, abs=60)
+        with store._transaction(reading=True) as c:
+            indexes = {index["name"] for index in inspect(c).get_indexes("safi_turns")}
+        assert {"safi_turns_failed", "safi_turns_again"} <= indexes
+        closed(store)
+        del store
 
 
 def test_a_newer_file_is_refused_and_not_one_byte_of_it_changed(tmp_path: Path) -> None:
@@ -124,12 +155,12 @@ def test_a_newer_database_is_refused_and_nothing_is_made_in_it(database: str, po
 def test_the_tables_are_those_of_the_version() -> None:
     """Whoever changes a table writes a step for it, and this list."""
     made = {table.name: " ".join(sorted(table.columns.keys())) for table in metadata.sorted_tables}
-    assert newest() == 1
+    assert newest() == 2
     assert made == {
         "safi_anchors": "key lines log mac size",
         "safi_memory": "key mu mu_turn note scores turns",
-        "safi_turns": "attempts audit body error id key lease ledger log logged owner place record settled status turn "
-        "value_set values_id",
+        "safi_turns": "attempts audit body error id key lease ledger log logged owner place reaudit_of record "
+        "settled since status turn value_set values_id",
         "safi_value_sets": "body id",
         "safi_version": "version",
     }

@@ -1,0 +1,159 @@
+"""Audits that are still to be done: how many, how old the oldest is, and why some cannot go on."""
+
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, select
+
+from safi_agent.errors import OutboxError
+from safi_agent.store.access import Access
+from safi_agent.store.failing import told_as
+from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
+from safi_agent.store.owner import me
+from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
+
+FRESH = 0.5  # seconds for which a count is taken for true where there is room
+LOOK = 0.05  # seconds from one count to the next while there is none
+
+
+class Backlog(NamedTuple):
+    """Open audits of a value set: turns that were answered and whose audit is neither committed nor given up."""
+
+    depth: int  #: how many there are
+    oldest: float | None  #: seconds since the oldest was answered; None where there is none
+
+
+class Place:
+    """Of a turn that was let in and whose audit is not counted yet."""
+
+
+class _Count:
+    """The open audits of a value set as they were last counted, those that were added since, and turns let in."""
+
+    def __init__(self) -> None:
+        self.at = -FRESH
+        self.depth = self.added = 0
+        self.places: weakref.WeakSet[Place] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
+
+    @property
+    def about(self) -> int:
+        """How many there are, as far as is known here."""
+        return self.depth + self.added + len(self.places)
+
+
+# The first condition is that of the index that has the value sets.
+_OPEN = (turns.c.value_set == bindparam("of"), UNFINISHED, NOT_DONE, turns.c.audit == 1)
+_DEPTH = select(func.count()).select_from(turns).where(*_OPEN)
+_AGE = select(func.count(), func.min(turns.c.since)).where(*_OPEN)
+
+
+_or_withheld = told_as(OutboxError, "The store failed")
+
+
+class Backlogs(Access):
+    """Counts open audits, and says what holds them up."""
+
+    def _connected(self) -> None:
+        super()._connected()
+        self._counts: defaultdict[str, _Count] = defaultdict(_Count)
+        self._letting_in = threading.RLock()
+
+    @_or_withheld
+    def backlog(self, value_set: str) -> Backlog:
+        """Depth and age of the backlog of a value set (by its name), as they are now."""
+        with self._transaction(reading=True) as c:
+            depth, since = c.execute(_AGE, {"of": value_set}).one()
+        return Backlog(depth, None if since is None else max(0.0, time.time() - since))
+
+    def is_stale(self, value_set: str, most: int) -> bool:
+        """Whether ``count`` should be called before ``let_in``."""
+        count = self._counts[value_set]
+        return time.monotonic() - count.at > (FRESH if count.about < most else LOOK)
+
+    @_or_withheld
+    def count(self, value_set: str) -> None:
+        """Ask the database how many audits are open."""
+        count = self._counts[value_set]
+        count.at = time.monotonic()  # others take what was known before
+        with self._transaction(reading=True) as c:
+            count.added = 0
+            count.depth = c.scalar(_DEPTH, {"of": value_set}) or 0
+
+    def let_in(self, value_set: str, most: int | None) -> Place | None:
+        """A place for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
+        count = self._counts[value_set]
+        with self._letting_in:
+            if most is not None and count.about >= most:
+                return None
+            count.places.add(place := Place())
+            return place
+
+    def give_back(self, value_set: str, place: Place) -> None:
+        """The turn has ended, with or without an audit."""
+        self._counts[value_set].places.discard(place)
+
+    def added(self, value_set: str) -> None:
+        """One more audit is open."""
+        self._counts[value_set].added += 1
+
+    def open_here(self, value_set: str) -> int:
+        """About how many audits are open, as last counted."""
+        return self._counts[value_set].about
+
+    def blocked(self, value_set: str) -> list[str]:
+        """Why turns cannot go on, a sentence for each cause; empty where nothing is known to hold them up.
+
+        A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
+        another process is at work, or a queue from which no worker takes jobs.
+        """
+        with self._transaction(reading=True) as c:
+            return [*_lost(c), *_elsewhere(c, value_set), *self._no_worker(c, value_set)]
+
+    def _no_worker(self, c: Connection, value_set: str) -> list[str]:
+        depth = c.scalar(_DEPTH, {"of": value_set}) or 0
+        if not depth or not self.database.queued or not self.database.unserved(c, [value_set]):
+            return []
+        return [f"{_many(depth, 'audit')} of {value_set!r} in the queue: no worker takes them. Start one: safi worker."]
+
+
+def _lost(c: Connection) -> list[str]:
+    ids = c.scalars(select(turns.c.values_id).distinct().where(NOT_DONE)).all()
+    sentences = []
+    for values_id in lost_sets(c, ids):
+        waiting = and_(NOT_DONE, turns.c.values_id == values_id)
+        keys = select(turns.c.key).distinct().where(waiting)
+        behind = and_(NOT_DONE, turns.c.key.in_(keys), turns.c.values_id != values_id)
+        own, names = c.execute(select(func.count(), func.min(turns.c.value_set)).where(waiting)).one()
+        others = c.scalar(select(func.count()).select_from(turns).where(behind)) or 0
+        also = f", and {_many(others, 'turn')} of the same memory keys behind them" if others else ""
+        sentences.append(f"{_many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure(values_id)}")
+    return sentences
+
+
+def _elsewhere(c: Connection, value_set: str) -> list[str]:
+    mine = select(turns.c.key).distinct().where(NOT_DONE, UNFINISHED, turns.c.value_set == value_set)
+    heads = (
+        select(turns.c.key, func.min(turns.c.turn).label("turn")).where(NOT_DONE, turns.c.key.in_(mine)).group_by("key")
+    ).subquery()
+    at = and_(turns.c.key == heads.c.key, turns.c.turn == heads.c.turn)
+    rows: Sequence[Any] = c.execute(
+        select(turns.c.owner, func.count().label("keys"), func.max(turns.c.lease).label("lease"))
+        .join(heads, at)
+        .where(turns.c.owner != me())
+        .group_by(turns.c.owner)
+    ).all()
+    now = time.time()
+    return [
+        f"{_many(row.keys, 'memory key')} of {value_set!r} on turns of the process {row.owner.rpartition(':')[0]}: "
+        f"they are taken over when it has ended, or has been silent for {LEASE:g} s."
+        for row in rows
+        if not is_gone(row.owner, row.lease, now)
+    ]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

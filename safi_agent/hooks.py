@@ -43,7 +43,10 @@ def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) ->
 
 def asks(hook: Hook, kind: Kind) -> bool:
     """Whether a hook is to be called for this kind."""
-    return kind != "turn" or getattr(hook, "every_turn", False) is True
+    try:
+        return kind != "turn" or getattr(hook, "every_turn", False) is True
+    except BaseException:
+        return False
 
 
 def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[str, ...]:
@@ -55,11 +58,23 @@ def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[st
     return tuple([name for *_, name in sorted(broken)] + [name for _, name in sorted(left_out)])[:MOST]
 
 
+def name_of(thing: object) -> str:
+    """What a hook, φ or σ is called in messages and in the log; it never raises."""
+    try:
+        name = getattr(thing, "__name__", None)
+        return name if isinstance(name, str) else repr(thing)
+    except BaseException:
+        return type(thing).__name__
+
+
 async def call(hook: Hook, alert: Alert) -> None:
-    """Call a hook that is async, or that was made so; one that fails is logged and harms nothing."""
+    """Call a hook, and await what it gives where that can be awaited; one that fails is logged and harms nothing.
+
+    Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt`` too: they were not raised in the main thread.
+    """
     try:
         result = hook(alert)
         if inspect.isawaitable(result):
             await result
-    except Exception as error:
-        log.error("The hook %r failed on turn %s.", hook, alert.turn_id, exc_info=error)
+    except BaseException as error:
+        log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)

@@ -27,6 +27,7 @@ from safi_agent.agents.review import seen
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
 from safi_agent.chain import create_safi_chain
+from safi_agent.drained import Drained
 from safi_agent.lifetime import Lifetime
 from safi_agent.release import message
 from safi_agent.turn import Turn
@@ -186,11 +187,11 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return governed_result(request.tool_call, await awalk(self.chain.inside, course, config))
 
     @override
-    def drain(self, timeout: float | None = 30) -> int:
+    def drain(self, timeout: float | None = 30) -> Drained:
         return self.chain.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> int:
+    def close(self, timeout: float | None = 30) -> Drained:
         return self.chain.close(timeout)
 
 

@@ -2,6 +2,7 @@
 
 from safi_agent.agents.tools import ToolRule
 from safi_agent.chain import SafiChain, create_safi_chain
+from safi_agent.drained import Drained
 from safi_agent.errors import ClosedError, IntellectError, OutboxError, SafiError, ViolationError
 from safi_agent.faculties.spirit import Assessment, assess
 from safi_agent.hooks import Alert
@@ -13,6 +14,7 @@ __all__ = [
     "Alert",
     "Assessment",
     "ClosedError",
+    "Drained",
     "Finding",
     "IntellectError",
     "OutboxError",

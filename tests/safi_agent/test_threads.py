@@ -35,10 +35,10 @@ def test_an_error_is_handed_on_and_the_thread_lives() -> None:
 
 def test_a_stuck_thread_is_replaced() -> None:
     pool, stop = Threads(1, "t"), threading.Event()
-    pool.submit(stop.wait)
+    hanging = pool.submit(stop.wait)
     waiting = pool.submit(lambda: "done")
     with pytest.raises(TimeoutError):
         waiting.result(0.05)
-    pool.replace_stuck()
+    pool.give_up(hanging)
     assert waiting.result(5) == "done"
     stop.set()

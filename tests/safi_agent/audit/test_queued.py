@@ -15,7 +15,7 @@ import pytest
 
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
-from safi_agent.audit.dispatcher import served
+from safi_agent.audit.heartbeat import served
 from safi_agent.store import Job, Store
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.postgres_server import Server

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from safi_agent.values import ValueSet, label
@@ -67,14 +67,26 @@ def name_of(thing: object) -> str:
         return type(thing).__name__
 
 
-async def call(hook: Hook, alert: Alert) -> None:
-    """Call a hook, and await what it gives where that can be awaited; one that fails is logged and harms nothing.
+def call(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
+    """Call a hook; the rest of the call, where the hook is async or gives something that can be awaited.
 
-    Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt`` too: they were not raised in the main thread.
+    One that fails is logged and harms nothing. Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt``
+    too: they were not raised in the main thread.
     """
     try:
         result = hook(alert)
-        if inspect.isawaitable(result):
-            await result
+        return _rest(hook, alert, result) if inspect.isawaitable(result) else None
     except BaseException as error:
-        log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)
+        _failed(hook, alert, error)
+        return None
+
+
+async def _rest(hook: Hook, alert: Alert, result: Awaitable[object]) -> None:
+    try:
+        await result
+    except BaseException as error:
+        _failed(hook, alert, error)
+
+
+def _failed(hook: Hook, alert: Alert, error: BaseException) -> None:
+    log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)

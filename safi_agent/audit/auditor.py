@@ -116,7 +116,7 @@ class Auditor:
             blocked += why_left(self.store, self.plan.values.name, left)
         except (SQLAlchemyError, OSError) as error:
             return len(self._open), [*blocked, f"The store cannot be read ({type(error).__name__})."]
-        return sum(left.values()), [*blocked, *self._carriage.blocked()] if left else []
+        return sum(left.values()), [*blocked, *(self._carriage.blocked() if left else [])]
 
     def _hanging(self) -> str | None:
         begun = self._round

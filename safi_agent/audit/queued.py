@@ -115,6 +115,10 @@ class QueuedAuditor:
         with self._lock:
             finished = max(0, self._taken - mine[1] - self._told)
             self._told += finished
+        return self.left(finished)
+
+    def left(self, finished: int) -> Drained:
+        """This count, with what is not done and why."""
         return Drained(finished, *self._left())
 
     def _left(self) -> tuple[int, list[str]]:

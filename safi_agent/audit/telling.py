@@ -117,13 +117,14 @@ class _Place:
             if one.on is not on or one not in self._calls:
                 return  # it was moved, or given up
             one.begun = time.monotonic()
-        hook, alert = one.due
-        task = asyncio.create_task(call(hook, alert))
-        done, _ = await asyncio.wait([task], timeout=self.timeout)
-        if not done:
-            task.cancel()
+        rest, in_time = call(*one.due), True
+        if rest is not None:
+            task = asyncio.create_task(rest)
+            in_time = bool((await asyncio.wait([task], timeout=self.timeout))[0])
+            if not in_time:
+                task.cancel()
         with self._lock:
-            self._end(one, in_time=bool(done))
+            self._end(one, in_time=in_time)
 
     def _end(self, one: _Call, *, in_time: bool) -> None:
         if one not in self._calls:

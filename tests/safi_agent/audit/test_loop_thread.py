@@ -38,7 +38,9 @@ def test_it_goes_on_whatever_a_task_raises(raised: type[BaseException]) -> None:
         done.set()
 
     one = LoopThread("here")
-    one.loop.call_soon_threadsafe(lambda: one.loop.create_task(falls()))
+    one.loop.call_soon_threadsafe(
+        lambda: one.loop.create_task(falls()).add_done_callback(lambda task: task.exception())
+    )
     one.submit(work)
     assert done.wait(5)
     assert one.alive

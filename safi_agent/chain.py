@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from safi_agent.audit import Audits, open_audits
 from safi_agent.boundary import acontain, contain, input_errors
+from safi_agent.drained import Drained
 from safi_agent.errors import ClosedError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.drafting import Panel
@@ -225,11 +226,11 @@ class SafiChain(Lifetime, Settings):
         return self._auditor.store.secret(name)
 
     @override
-    def drain(self, timeout: float | None = 30) -> int:
+    def drain(self, timeout: float | None = 30) -> Drained:
         return self._auditor.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> int:
+    def close(self, timeout: float | None = 30) -> Drained:
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 log = logging.getLogger("safi_agent")
 PATIENCE = 15.0  # seconds for which a fork waits for one lock
@@ -27,8 +27,8 @@ class Stage(IntEnum):
     STORE = 2  # databases
 
 
-class Forked(Protocol):
-    """What a fork concerns."""
+class Forked:
+    """What a fork concerns; each method does nothing unless it is overridden."""
 
     def before_fork(self) -> None:
         """In the parent, before: take the locks."""
@@ -40,7 +40,7 @@ class Forked(Protocol):
         """In the child: begin anew."""
 
 
-class Held:
+class Held(Forked):
     """A lock that no other thread holds at a fork, and that is a new one in the child: ``with held.lock: …``."""
 
     def __init__(self, stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from safi_agent.values import ValueSet, label
@@ -53,7 +53,10 @@ def is_unfounded(record: Mapping[str, Any]) -> bool:
 
 def asks(hook: Hook, kind: Kind) -> bool:
     """Whether a hook is to be called for this kind."""
-    return kind != "turn" or getattr(hook, "every_turn", False) is True
+    try:
+        return kind != "turn" or getattr(hook, "every_turn", False) is True
+    except BaseException:
+        return False
 
 
 def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[str, ...]:
@@ -65,11 +68,35 @@ def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[st
     return tuple([name for *_, name in sorted(broken)] + [name for _, name in sorted(left_out)])[:MOST]
 
 
-async def call(hook: Hook, alert: Alert) -> None:
-    """Call a hook that is async, or that was made so; one that fails is logged and harms nothing."""
+def name_of(thing: object) -> str:
+    """What a hook, φ or σ is called in messages and in the log; it never raises."""
+    try:
+        name = getattr(thing, "__name__", None)
+        return name if isinstance(name, str) else repr(thing)
+    except BaseException:
+        return type(thing).__name__
+
+
+def call(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
+    """Call a hook; the rest of the call, where the hook is async or gives something that can be awaited.
+
+    One that fails is logged and harms nothing. Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt``
+    too: they were not raised in the main thread.
+    """
     try:
         result = hook(alert)
-        if inspect.isawaitable(result):
-            await result
-    except Exception as error:
-        log.error("The hook %r failed on turn %s.", hook, alert.turn_id, exc_info=error)
+        return _rest(hook, alert, result) if inspect.isawaitable(result) else None
+    except BaseException as error:
+        _failed(hook, alert, error)
+        return None
+
+
+async def _rest(hook: Hook, alert: Alert, result: Awaitable[object]) -> None:
+    try:
+        await result
+    except BaseException as error:
+        _failed(hook, alert, error)
+
+
+def _failed(hook: Hook, alert: Alert, error: BaseException) -> None:
+    log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)

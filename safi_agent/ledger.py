@@ -1,9 +1,10 @@
 """Findings of the Conscience, and what of a judge's rows may be used."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator
+from typing_extensions import override
 
 from safi_agent.values import ValueSet, label
 
@@ -40,6 +41,13 @@ class Finding(BaseModel):
         if (read := number(confidence, 0, 1)) is None:
             raise ValueError(f"Expected a confidence in [0, 1], got {confidence!r}.")
         return read
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same row where nothing would change: rows are read often, and cannot be changed."""
+        if update is not None and all(getattr(self, name, None) == value for name, value in update.items()):
+            return self
+        return super().model_copy(update=update, deep=deep)
 
 
 class ContinuousFinding(Finding):
@@ -89,7 +97,7 @@ def _harm(finding: Finding) -> tuple[float, float]:
 
 def _finding(row: object, kind: type[Finding]) -> Finding | None:
     if isinstance(row, Finding):
-        return _finding(row.model_dump(), type(row))
+        return row if _is_sound(row) else _finding(row.model_dump(), type(row))
     if not isinstance(row, Mapping):
         return None
     reason = row.get("reason", "")
@@ -98,3 +106,15 @@ def _finding(row: object, kind: type[Finding]) -> Finding | None:
         return kind.model_validate({**fields, "reason": reason if isinstance(reason, str) else ""})
     except ValueError:
         return None
+
+
+def _is_sound(row: Finding) -> bool:
+    """Whether a row, however it was made, is one that its class would have made."""
+    score = number(row.score, -1, 1)
+    return (
+        type(row) in (Finding, ContinuousFinding)
+        and score is not None
+        and (score in SCORES or type(row) is ContinuousFinding)
+        and number(row.confidence, 0, 1) is not None
+        and type(row.value) is type(row.reason) is str
+    )

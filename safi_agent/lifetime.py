@@ -3,26 +3,32 @@
 import asyncio
 from typing import Self
 
+from safi_agent.drained import Drained
+
 
 class Lifetime:
     """The ways to wait and to close; ``with`` and ``async with`` close at their end."""
 
-    def drain(self, timeout: float | None = 30) -> int:
+    def drain(self, timeout: float | None = 30) -> Drained:
         """Wait until the audits of this process are done; how many were finished since the last call.
 
-        After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store.
+        After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store. The number has
+        two attributes: ``left`` turns are not done, and ``blocked`` says why, a sentence for each cause.
+
+        Raises:
+            RuntimeError: it was called by a hook or a model while it audits.
         """
         raise NotImplementedError
 
-    async def adrain(self, timeout: float | None = 30) -> int:
+    async def adrain(self, timeout: float | None = 30) -> Drained:
         """The same without blocking."""
         return await asyncio.to_thread(self.drain, timeout)
 
-    def close(self, timeout: float | None = 30) -> int:
+    def close(self, timeout: float | None = 30) -> Drained:
         """Take no more turns, then drain."""
         raise NotImplementedError
 
-    async def aclose(self, timeout: float | None = 30) -> int:
+    async def aclose(self, timeout: float | None = 30) -> Drained:
         """The same without blocking."""
         return await asyncio.to_thread(self.close, timeout)
 

@@ -31,6 +31,7 @@ from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.agents.walk import awalk, walk
 from safi_agent.boundary import Instead, acontain, contain, input_errors
 from safi_agent.chain import create_safi_chain
+from safi_agent.drained import Drained
 from safi_agent.lifetime import Lifetime
 from safi_agent.store import Backlog
 from safi_agent.store.patience import one_patience
@@ -241,11 +242,11 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return self.chain.backlog()
 
     @override
-    def drain(self, timeout: float | None = 30) -> int:
+    def drain(self, timeout: float | None = 30) -> Drained:
         return self.chain.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> int:
+    def close(self, timeout: float | None = 30) -> Drained:
         return self.chain.close(timeout)
 
 

@@ -2,6 +2,7 @@
 
 from safi_agent.agents.tools import ToolRule
 from safi_agent.chain import SafiChain, create_safi_chain
+from safi_agent.drained import Drained
 from safi_agent.errors import BacklogError, ClosedError, IntellectError, OutboxError, SafiError, ViolationError
 from safi_agent.faculties.spirit import Assessment, assess
 from safi_agent.hooks import Alert
@@ -16,6 +17,7 @@ __all__ = [
     "Backlog",
     "BacklogError",
     "ClosedError",
+    "Drained",
     "Finding",
     "IntellectError",
     "OutboxError",

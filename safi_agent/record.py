@@ -1,15 +1,17 @@
 """The record: what the log says of a turn, made of what the store holds of it."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 from safi_agent.coaching import KEPT, coaching_note
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
-from safi_agent.hooks import kinds
+from safi_agent.hooks import kinds, name_of
 from safi_agent.ledger import ContinuousFinding, read_ledger
 from safi_agent.offline import LABEL
 from safi_agent.store import Commit, Memory, Row
@@ -17,6 +19,8 @@ from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
 LEAST_CONFIDENCE = 0.01  # in the mean; below it a score says nothing
+
+log = logging.getLogger("safi_agent")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Measure:
 
 def _name_of(used: Map, default: Map) -> str:
     """The name of a map; another function with the name of the default is not taken for it when a log is replayed."""
-    name = getattr(used, "__name__", None) or repr(used)
+    name = name_of(used)
     return f"{getattr(used, '__module__', None)}.{name}" if name == default.__name__ and used is not default else name
 
 
@@ -96,25 +100,82 @@ def unpack(kept: Mapping[str, Any]) -> Turn:
 
 
 @lru_cache(maxsize=64)
-def values_of(text: str) -> ValueSet:
-    """A value set as the store keeps it."""
+def values_of(text: str | None) -> ValueSet:
+    """A value set as the store keeps it.
+
+    Raises:
+        ValueError: it is not there, or cannot be read.
+    """
+    if text is None:
+        raise ValueError("values: expected a value set in the store, got none.")
     return ValueSet.model_validate_json(text)
 
 
 def commit(row: Row, before: Memory, measure: Measure) -> Commit:
-    """The record of a judged turn and the memory after it. Pure: it may be computed again."""
-    values = values_of(row.values)
-    record = {**_told(row), "measure": measure.told(values)}
+    """The record of a judged turn and the memory after it. Pure: it may be computed again.
+
+    Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
+    memory is as it was.
+    """
     if row.ledger is None:
-        failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({row.error})."} if row.error else {}
-        return Commit(_flagged({**record, **failed, **_memory(before)}, measure), None)
-    findings = [ContinuousFinding.model_validate(item) for item in row.ledger]
-    found = assess(findings, values, before.mu, measure.beta, phi=measure.phi, sigma=measure.sigma)
+        return _failed(row, before, measure, row.error)
+    try:
+        return _audited(row, row.ledger, before, measure)
+    except BaseException as error:
+        log.error("The audit of turn %s could not be computed.", row.id, exc_info=error)
+        cause = error.text if isinstance(error, _MapError) else type(error).__name__
+    return _failed(row, before, measure, cause)
+
+
+def _audited(row: Row, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
+    values = values_of(row.values)
+    findings = [ContinuousFinding.model_validate(item) for item in ledger]
+    phi, sigma = _checked("φ", measure.phi), _checked("σ", measure.sigma)
+    found = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
     after = _moved(before, found)
-    record |= _assessed(found, findings, values) | _memory(after)
+    record = {**_told(row), "measure": measure.told(values), **_assessed(found, findings, values), **_memory(after)}
     record["flags"] = [*record["flags"], *unfounded(found, findings)]
     note = coaching_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
+
+
+def _failed(row: Row, before: Memory, measure: Measure, cause: str | None) -> Commit:
+    """The record of a turn without a ledger: it was not to be audited, or its audit failed."""
+    try:
+        told = {"measure": measure.told(values_of(row.values))}
+    except Exception:
+        told = {}  # the value set in the store cannot be read, which is why the audit failed
+    failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({cause})."} if cause else {}
+    return Commit(_flagged({**_told(row), **told, **failed, **_memory(before)}, measure), None)
+
+
+class _MapError(Exception):
+    """φ or σ failed; ``text`` names it, and the class of what it raised or gave."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def _checked(name: str, mapped: Map) -> Map:
+    """The same map, where it gives a finite number.
+
+    Raises:
+        _MapError: it raises anything, or gives anything else.
+    """
+
+    def checked(given: float) -> float:
+        try:
+            made: Any = mapped(given)
+            number = float(made) if isinstance(made, Real) else None
+        except BaseException as error:
+            raise _MapError(f"{name}: {type(error).__name__}") from error
+        if number is None or not math.isfinite(number):
+            came = type(made).__name__ if number is None else number
+            raise _MapError(f"{name}: expected a finite number, got {came}")
+        return number
+
+    return checked
 
 
 def _told(row: Row) -> dict[str, Any]:

@@ -1,18 +1,34 @@
 """A pool of daemon threads. Unlike an executor's they take work while the interpreter exits, and after a fork."""
 
+import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Work = tuple[Future[Any], Callable[[], Any]]
+log = logging.getLogger("safi_agent")
+IDLE = 5.0  # seconds without work after which a thread ends
+STUCK_PER_THREAD = 4  # calls given up that may still run, for each thread of a pool
+_own = threading.local()
+
+
+def mark_own() -> None:
+    """Remember that this thread works for audits."""
+    _own.yes = True
+
+
+def is_own() -> bool:
+    """Whether this thread works for audits, so that it must not wait for them."""
+    return getattr(_own, "yes", False)
 
 
 class Threads:
-    """At most ``size`` threads, started when there is work for them."""
+    """At most ``size`` threads, started when there is work for them, and more in place of those that hang."""
 
     def __init__(self, size: int, name: str) -> None:
         self.size, self.name = size, name
@@ -20,44 +36,120 @@ class Threads:
 
     def _fresh(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._idle = threading.Semaphore(0)
-        self._started = 0
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._alive = self._waiting = 0
+        self._stuck: set[Future[Any]] = set()  # given up by their callers, and still running
+        self._work: deque[Work] = deque()
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
-        """Run it on some thread, in the caller's context."""
+        """Run it on some thread, in the caller's context.
+
+        Raises:
+            RuntimeError: no thread can be started, and there is none.
+        """
         if self._pid != os.getpid():  # a fork copies the pool, not its threads
             self._fresh()
         future: Future[T] = Future()
         context = copy_context()
-        self._work.put((future, lambda: context.run(work)))
-        with self._lock:
-            if not self._idle.acquire(blocking=False) and self._started < self.size:
-                self._start()
+        with self._changed:
+            self._work.append((future, lambda: context.run(work)))
+            if self._waiting >= len(self._work):
+                self._changed.notify()
+            elif self._alive < self._most() and not self._start():
+                self._work.pop()
+                raise RuntimeError(f"No thread {self.name!r} can be started.")
         return future
 
     def gather(self, works: Iterable[Callable[[], T]]) -> list[T]:
-        """Results in order, once all are there; the first error if one raised."""
-        futures = [self.submit(work) for work in works]
-        return [future.result() for future in futures]
+        """Results in order, once all are there; the first error if one raised.
 
-    def replace_stuck(self) -> None:
-        """Allow one more thread in place of one that may never come back."""
-        with self._lock:
-            self._start()
+        Where no thread can be started the caller's own does the work.
+        """
+        done: list[Callable[[], T]] = []
+        for work in works:
+            try:
+                done.append(self.submit(work).result)
+            except RuntimeError:
+                done.append(work)
+        return [result() for result in done]
 
-    def _start(self) -> None:
-        self._started += 1
-        threading.Thread(target=self._serve, args=(self._work,), name=self.name, daemon=True).start()
+    def room(self) -> int:
+        """How many pieces of work would begin at once."""
+        with self._changed:
+            return max(0, self._waiting + self._most() - self._alive - len(self._work))
 
-    def _serve(self, work: "SimpleQueue[tuple[Future[Any], Callable[[], Any]]]") -> None:
-        while True:
-            future, run = work.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(run())
-                except BaseException as error:
-                    future.set_exception(error)
-            del future, run
-            self._idle.release()
+    def give_up(self, future: "Future[Any]") -> None:
+        """Wait for it no longer: while it still runs, another thread may be started in place of its own.
+
+        At most ``STUCK_PER_THREAD * size`` are replaced, so that calls which never end do not take all memory.
+        """
+        with self._changed:
+            if not future.cancel() and not future.done():
+                self._stuck.add(future)
+                if self._work and self._alive < self._most():
+                    self._start()
+
+    @property
+    def stuck(self) -> int:
+        """Calls that were given up and still run."""
+        with self._changed:
+            return len(self._stuck)
+
+    def _most(self) -> int:
+        return self.size + min(len(self._stuck), STUCK_PER_THREAD * self.size)
+
+    def _start(self) -> bool:
+        """One more thread, counted once it runs; whether there is one now that will take the work."""
+        thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            log.error("No thread %r could be started (%s); %d are there.", self.name, error, self._alive)
+            return self._alive > len(self._stuck)
+        self._alive += 1
+        return True
+
+    def _serve(self) -> None:
+        mark_own()
+        changed, counted = self._changed, True
+        try:
+            while True:
+                with changed:
+                    given = self._next()
+                    if given is None:
+                        self._alive -= 1
+                        counted = False
+                        break
+                _carry_out(*given)
+                with changed:
+                    self._stuck.discard(given[0])
+                del given
+        finally:
+            if counted:  # something was raised in this thread from outside
+                with changed:
+                    self._alive -= 1
+
+    def _next(self) -> Work | None:
+        """The next work; None once there was none for a while, or this thread was replaced while it hung."""
+        while not self._work:
+            if self._alive > self._most():
+                return None
+            self._waiting += 1
+            try:
+                came = self._changed.wait(IDLE)
+            finally:
+                self._waiting -= 1
+            if not came and not self._work:
+                return None
+        return self._work.popleft() if self._alive <= self._most() else None
+
+
+def _carry_out(future: "Future[Any]", run: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = run()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

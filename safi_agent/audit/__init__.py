@@ -4,6 +4,7 @@ from typing import Literal, Protocol
 
 from safi_agent.audit.auditor import Auditor
 from safi_agent.audit.plan import Plan
+from safi_agent.drained import Drained
 from safi_agent.store import Job, Store
 from safi_agent.store.sqlite import Sqlite
 
@@ -19,8 +20,8 @@ class Audits(Protocol):
     def submit(self, job: Job) -> None:
         """A turn is durable; see that it is carried to its end."""
 
-    def drain(self, timeout: float | None = None) -> int:
-        """Wait until all is done; how many audits were finished since the last call."""
+    def drain(self, timeout: float | None = None) -> Drained:
+        """Wait until all is done; how many audits were finished since the last call, and what is left."""
 
     def stop(self, timeout: float) -> None:
         """Begin nothing more in this process."""

@@ -1,69 +1,107 @@
 """Carries approved turns of one chain from the outbox to the log: Conscience, Spirit, memory, log, hooks."""
 
-import asyncio
 import logging
-import os
 import threading
 import time
-import weakref
-from functools import partial
-from itertools import chain, repeat
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from safi_agent.audit.dispatcher import dispatcher, on_dispatcher, serve
+from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import override
+
+from safi_agent.audit.carriage import Carriage
+from safi_agent.audit.heartbeat import ensure, serve
 from safi_agent.audit.plan import RECONNECT, Plan
-from safi_agent.log import flush, write
+from safi_agent.audit.reasons import why_left
+from safi_agent.drained import Drained
+from safi_agent.fork import Forked, Stage, register
+from safi_agent.log import flush
 from safi_agent.store import Job, Store
+from safi_agent.threads import is_own, mark_own
 
 log = logging.getLogger("safi_agent")
-POLL = 0.5  # how often it is looked whether another process has let a lane go on
+GRACE = 0.01  # seconds in which more may come before a round begins, so that much is done in one transaction
+IDLE = 5.0  # seconds without open turns after which the thread ends
+LOOK = 0.5  # seconds from one look at the thread to the next, while it is waited for
+SELF = "drain: expected another thread than those that audit; a hook cannot wait for itself."
 
 
-class Auditor:
-    """Knows what is under way in this process; everything that matters is in the store."""
+class Auditor(Forked):
+    """Has a thread of its own while turns are open; everything that matters is in the store.
+
+    A store, a hook or a φ that hangs holds up this chain and no other.
+    """
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self._fresh()
         store.keep_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
-        _all.add(self)
+        register(self, Stage.WORK)
         serve(self)
 
     def _fresh(self) -> None:
         self._changed = threading.Condition()
-        self._under_way = 0
+        self._open: dict[str, Job] = {}
         self._finished = 0
-        self._looked = time.monotonic()
-        self._committed: dict[str, asyncio.Future[dict[str, Any]]] = {}  # the records that are waited for
-        self._unlogged: set[str] = set()  # committed here, not written yet
+        self._inbox: SimpleQueue[object] = SimpleQueue()
+        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
+        self._thread: threading.Thread | None = None
+        self._again = threading.Event()  # set to end the wait after a failure
+        self._round: float | None = None  # when the round that is under way began
+        self._broken = ""  # why the last round came to nothing
 
-    after_fork = _fresh
+    @override
+    def after_fork(self) -> None:
+        self._fresh()
 
     def beat(self) -> None:
-        """Renew the leases on what is under way, and take over what dead processes left."""
-        if self._under_way:
+        """Renew the leases on what is open, take over what dead processes left, and see that the thread runs."""
+        if self._open:
             self.store.renew()
         self._adopt()
+        self._ensure()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()
+        if (hanging := self._hanging()) is not None:
+            log.error("%s", hanging)
+
+    def _adopt(self) -> None:
+        for job in self.store.adopt(self.plan.values.name, self.store.under_way):
+            self.submit(job)
 
     def submit(self, job: Job) -> None:
-        """Carry a durable turn to its end, some time soon."""
+        """Carry a durable turn to its end, some time soon; one that is open already is carried once."""
         with self._changed:
-            self._under_way += 1
-        dispatcher().submit(partial(self._carry, job))
+            if job.id in self._open:
+                return
+            self._open[job.id] = job
+            self.store.under_way.add(job.id)
+        self._inbox.put(job)
+        self._ensure()
 
-    def drain(self, timeout: float | None = None) -> int:
-        """Wait until nothing is under way; how many audits were finished since the last call."""
-        if on_dispatcher():
-            raise RuntimeError(
-                "drain: expected another thread than the one that audits; a hook cannot wait for itself."
-            )
+    def drain(self, timeout: float | None = None) -> Drained:
+        """Wait until nothing is open; how many audits were finished since the last call.
+
+        Raises:
+            RuntimeError: it was called by a hook or a model, in a thread that audits.
+        """
+        if is_own():
+            raise RuntimeError(SELF)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._again.set()
+        while True:
+            self._ensure()
+            ensure()
+            with self._changed:
+                rest = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
+                if not self._open or rest <= 0:
+                    break
+                self._changed.wait(rest)
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, timeout)
             finished, self._finished = self._finished, 0
-        return finished
+        return Drained(finished, *self._left())
 
     def stop(self, timeout: float) -> None:
         """Nothing: what is not finished is carried on with, by this process or another."""
@@ -71,92 +109,109 @@ class Auditor:
     def leave(self, timeout: float) -> None:
         """The interpreter exits: wait."""
         self.drain(timeout)
+        if self._open:
+            log.error("%d turns are left in the store; whatever opens it next finishes them.", len(self._open))
 
-    async def _carry(self, job: Job) -> None:
-        if job.id not in self.store.under_way:  # otherwise it was taken up twice, after an interrupt
-            self.store.under_way.add(job.id)
-            await self._carry_to_its_end(job)
-            self.store.under_way.discard(job.id)
-            self._finished += job.audit
-        with self._changed:
-            self._under_way -= 1
-            self._changed.notify_all()
-
-    async def _carry_to_its_end(self, job: Job) -> None:
-        for wait in chain(RECONNECT, repeat(RECONNECT[-1])):
-            try:
-                if job.audit:
-                    await self._judge(job)
-                await self._settle(job, await self._commit(job))
-                break
-            except Exception as error:  # the store is out of reach; what is in it is safe
-                log.error("The audit of turn %s waits.", job.id, exc_info=error)
-                await asyncio.sleep(wait)
-
-    async def _judge(self, job: Job) -> None:
-        """Have the Conscience judge, unless that was done before; give up after so many attempts."""
-        kept = self.store.load(job.id)
-        if kept.status != "pending":
-            return
-        failed, cause = kept.attempts, "interrupted"
-        while failed < self.plan.attempts:
-            try:
-                ledger = await self.plan.judge(job.id, kept)
-            except Exception as error:
-                failed, cause = failed + 1, type(error).__name__
-                log.warning("Audit of turn %s, attempt %d of %d.", job.id, failed, self.plan.attempts, exc_info=error)
-            else:
-                self.store.judged(job.id, ledger, None)
-                return
-            self.store.tried(job.id, failed)
-            if failed < self.plan.attempts:
-                await asyncio.sleep(self.plan.wait_after(failed))
-        self.store.judged(job.id, None, f"{cause}, {failed} attempts")
-
-    async def _commit(self, job: Job) -> dict[str, Any]:
-        """The turn's record, once it and all turns before it in its lane are committed."""
-        committed: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._committed[job.id] = committed
+    def _left(self) -> tuple[int, list[str]]:
+        """How many turns are not done, and why."""
+        blocked = [self._broken] if self._broken else []
+        if (hanging := self._hanging()) is not None:
+            blocked.append(hanging)
         try:
+            left = self.store.left(self.plan.values.name)
+            blocked += why_left(self.store, self.plan.values.name, left)
+        except (SQLAlchemyError, OSError) as error:
+            return len(self._open), [*blocked, f"The store cannot be read ({type(error).__name__})."]
+        return sum(left.values()), [*blocked, *(self._carriage.blocked() if left else [])]
+
+    def _hanging(self) -> str | None:
+        begun = self._round
+        if begun is None or (seconds := time.monotonic() - begun) < self.plan.timeout:
+            return None
+        return (
+            f"The thread that audits under {self.plan.values.name!r} has not moved for {seconds:.0f} s: "
+            "the store, φ or σ does not come back."
+        )
+
+    # The thread
+
+    def _ensure(self) -> None:
+        """Have the thread run if there is anything to do."""
+        with self._changed:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            if not self._open:
+                return
+            if self._thread is not None:
+                log.error("The thread that audits had ended; another one takes up %d open turns.", len(self._open))
+                self._take_up()
+            thread = threading.Thread(target=self._run, name="safi-audit", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                log.error("The thread that audits could not be started (%s); it is tried again.", error)
+                return
+            self._thread = thread
+
+    def _take_up(self) -> None:
+        """Begin anew with all open turns: what was under way is in the store, or is done again."""
+        self._inbox = SimpleQueue()
+        self._carriage.stop()
+        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
+        for job in self._open.values():
+            self._inbox.put(job)
+
+    def _run(self) -> None:
+        mark_own()
+        failures = 0
+        while True:
+            try:
+                if self._wait():
+                    return
+                self._go_on()
+                failures, self._broken = 0, ""
+            except BaseException as error:  # the store is out of reach, or a fault of ours; what is stored is safe
+                wait = RECONNECT[min(failures, len(RECONNECT) - 1)]
+                failures += 1
+                self._fail(error, wait)
+
+    def _fail(self, error: BaseException, wait: float) -> None:
+        self._round = None
+        self._broken = f"The audits wait ({type(error).__name__}), and are tried again."
+        log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
+        if not isinstance(error, SQLAlchemyError | OSError):
+            with self._changed:
+                self._take_up()
+        self._again.clear()
+        self._again.wait(wait)
+
+    def _wait(self) -> bool:
+        """Wait for something to do; whether there was nothing for so long that the thread ends."""
+        try:
+            self._carriage.take(self._inbox.get(timeout=min(IDLE, self._carriage.wait())))
+        except Empty:
+            with self._changed:
+                if not self._open and self._inbox.empty():
+                    self._thread = None
+                    return True
+        return False
+
+    def _go_on(self) -> None:
+        """One round: take what has come, and do with it what can be done."""
+        time.sleep(GRACE)
+        with suppress(Empty):
             while True:
-                for turn_id, record in self.store.commit_ready(job.key, self.plan.compute).items():
-                    if turn_id in self._committed:
-                        self._committed[turn_id].set_result(record)
-                if not committed.done() and (before := self.store.record(job.id)) is not None:
-                    return before  # by another process, or before a restart
-                if (await asyncio.wait([committed], timeout=POLL))[0]:
-                    return committed.result()
-                self._look_for_the_dead()
-        finally:
-            self._committed.pop(job.id, None)
+                self._carriage.take(self._inbox.get_nowait())
+        self._round = time.monotonic()
+        settled = self._carriage.round()
+        self._round = None
+        if settled:
+            self._close(settled)
 
-    def _look_for_the_dead(self) -> None:
-        """A lane that does not go on may wait for a process that lives no more."""
-        if (now := time.monotonic()) - self._looked > POLL:
-            self._looked = now
-            self._adopt()
-
-    def _adopt(self) -> None:
-        for job in self.store.adopt(self.plan.values.name, self.store.under_way):
-            self.submit(job)
-
-    async def _settle(self, job: Job, record: dict[str, Any]) -> None:
-        """Log, then hooks. A hook may be called again after a crash; a line is written once."""
-        self._unlogged.add(job.id)
-        await asyncio.sleep(0)  # let others commit first: who comes first writes the lines of all
-        if job.id in self._unlogged:
-            self._unlogged -= {job.id, *write(self.store, job.log, self.plan.log_max_bytes)}
-        await self.plan.tell(job.id, record)
-        self.store.settle([job.id])
-
-
-_all: "weakref.WeakSet[Auditor]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for auditor in list(_all):
-        auditor.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    def _close(self, settled: Sequence[Job]) -> None:
+        with self._changed:
+            for job in settled:
+                self._open.pop(job.id, None)
+                self.store.under_way.discard(job.id)
+                self._finished += job.audit
+            self._changed.notify_all()

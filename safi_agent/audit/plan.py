@@ -1,25 +1,39 @@
-"""How the audits of a chain are carried out, and the steps that are the same whoever does it."""
+"""How the audits of a chain are carried out, and the steps that are the same in every branch."""
 
-import asyncio
-import inspect
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit.dispatcher import dispatcher
+from safi_agent.audit.telling import Due
 from safi_agent.faculties.conscience import Conscience
-from safi_agent.hooks import Alert, Hook, Kind, asks, call, kinds, offenders
+from safi_agent.hooks import Alert, Hook, Kind, asks, kinds, offenders
 from safi_agent.record import Measure, commit, unpack, values_of
 from safi_agent.store import Commit, Kept, Memory, Row
 from safi_agent.values import ValueSet
 
 log = logging.getLogger("safi_agent")
 RECONNECT = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # how long until the store is tried again
+
+
+class Outcome(NamedTuple):
+    """What an attempt at an audit came to: a ledger, or an error that is counted."""
+
+    ledger: list[dict[str, Any]] | None
+    error: BaseException | None = None
+    body: dict[str, Any] | None = None  #: the turn's, as it was read for the attempt
+
+
+class Next(NamedTuple):
+    """What follows a failed attempt: another one after ``wait`` seconds, or, where that is None, no more."""
+
+    failed: int
+    wait: float | None
+    why: str  #: what the record says of an audit that was given up
 
 
 @dataclass(frozen=True)
@@ -42,52 +56,44 @@ class Plan:
         """The fingerprint of the values."""
         return self.values.fingerprint
 
-    async def judge(self, turn_id: str, kept: Kept) -> list[dict[str, Any]]:
-        """What the Conscience finds, by the values under which the turn was approved; raises what goes wrong."""
-        conscience = self.conscience(values_of(kept.values))
-        config: RunnableConfig = {
-            "run_name": "safi.audit",
-            "tags": ["safi", "audit"],
-            "metadata": {"safi_turn_id": turn_id},
-            "callbacks": list(self.tracers),
-        }
-        turn = await self._in_thread(partial(conscience.invoke, unpack(kept.body), config))
-        return [finding.model_dump() for finding in turn["ledger"]]
+    def judge(self, turn_id: str, kept: Kept) -> Outcome:
+        """What the Conscience finds, by the values under which the turn was approved.
+
+        It never raises, whatever the model does: an error, ``SystemExit`` among them, is a failed attempt.
+        """
+        try:
+            body = json.loads(kept.body)
+            conscience = self.conscience(values_of(kept.values))
+            turn = conscience.invoke(unpack(body), self._config(turn_id))
+            return Outcome([finding.model_dump() for finding in turn["ledger"]], body=body)
+        except BaseException as error:
+            return Outcome(None, error)
+
+    def _config(self, turn_id: str) -> RunnableConfig:
+        """A run of its own for tracers; none where nobody would be informed of it."""
+        config: RunnableConfig = {"tags": ["safi", "audit"], "metadata": {"safi_turn_id": turn_id}}
+        manager = CallbackManager.configure(list(self.tracers))
+        if manager.handlers:
+            return config | {"run_name": "safi.audit", "callbacks": list(self.tracers)}
+        return config | {"callbacks": manager}
+
+    def next(self, turn_id: str, before: int, error: BaseException | None) -> Next:
+        """The rule for attempts: ``before`` have failed, and now one more with ``error`` (None: none was begun)."""
+        failed, cause = before + (error is not None), "interrupted" if error is None else type(error).__name__
+        if error is not None:
+            log.warning("Audit of turn %s, attempt %d of %d.", turn_id, failed, self.attempts, exc_info=error)
+        again = failed < self.attempts
+        return Next(failed, self.backoff * 2.0 ** (failed - 1) if again else None, f"{cause}, {failed} attempts")
 
     def compute(self, row: Row, before: Memory) -> Commit:
         """What a commit writes."""
         return commit(row, before, self.measure)
 
-    def wait_after(self, failed: int) -> float:
-        """Seconds until an audit is tried again."""
-        return float(self.backoff * 2 ** (failed - 1))
-
-    async def tell(self, turn_id: str, record: Mapping[str, Any]) -> None:
-        """Call the hooks: those that watch every turn, then all of them for what the record raises."""
+    def dues(self, turn_id: str, record: Mapping[str, Any]) -> list[Due]:
+        """The hooks to call: those that watch every turn, then all of them for each thing that the record raises."""
+        if not self.hooks:
+            return []
         found: list[Kind] = ["turn", *kinds(record, self.measure.review_below, self.measure.drift_above)]
-        for kind in found:
-            for hook in self.hooks:
-                if asks(hook, kind):
-                    worst = offenders(record["conscienceLedger"], self.values)
-                    await self._hook(hook, Alert(kind, turn_id, worst, record))
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        async with dispatcher().slots:
-            future = dispatcher().threads.submit(work)
-            try:
-                return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
-            except TimeoutError:
-                if not future.done():
-                    dispatcher().threads.replace_stuck()
-                raise
-
-    async def _hook(self, hook: Hook, alert: Alert) -> None:
-        """Async hooks on the loop, others in a thread; none may hold up its lane for longer than an audit may."""
-        work = call(hook, alert) if inspect.iscoroutinefunction(hook) else self._called(hook, alert)
-        try:
-            await asyncio.wait_for(work, self.timeout)
-        except TimeoutError:
-            log.error("The hook %r did not end on turn %s.", hook, alert.turn_id)
-
-    async def _called(self, hook: Hook, alert: Alert) -> None:
-        await self._in_thread(partial(asyncio.run, call(hook, alert)))
+        asked = [(hook, kind) for kind in found for hook in self.hooks if asks(hook, kind)]
+        worst = offenders(record["conscienceLedger"], self.values) if asked else ()
+        return [Due(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]

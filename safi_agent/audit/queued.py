@@ -3,25 +3,39 @@
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import override
 
-from safi_agent.audit.dispatcher import dispatcher, on_dispatcher, serve
+from safi_agent.audit.auditor import SELF
+from safi_agent.audit.heartbeat import ensure, serve
+from safi_agent.audit.loop_thread import LoopThread
 from safi_agent.audit.plan import Plan
+from safi_agent.audit.reasons import why_left
 from safi_agent.audit.worker import Worker
+from safi_agent.drained import Drained
+from safi_agent.fork import Forked, Stage, register
 from safi_agent.log import flush
 from safi_agent.store import Job, Store
+from safi_agent.threads import is_own
 
 log = logging.getLogger("safi_agent")
 LEAVE = 5.0  # seconds in which a worker that has stopped says so to the database
-LOOK = 0.05  # seconds from one look at the store to the next, while it is drained
+LOOK = 0.05  # seconds from the first look at the store to the next, while it is drained; then twice as many
+LONGEST_LOOK = 0.4
 
 
-class QueuedAuditor:
+class _Running(NamedTuple):
+    worker: Worker
+    thread: LoopThread
+    ended: Future[None]
+
+
+class QueuedAuditor(Forked):
     """Waits for the audits of this process, whoever carries them out; has a worker unless that is done elsewhere."""
 
     def __init__(self, plan: Plan, store: Store, *, works: bool) -> None:
@@ -31,16 +45,20 @@ class QueuedAuditor:
         store.keep_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
         _open.add(self)
+        register(self, Stage.WORK)
         serve(self)
         self._start()
 
     def _fresh(self) -> None:
         self._lock = threading.Lock()
         self._taken = self._told = 0
-        self._running: tuple[Worker, Future[None]] | None = None
+        self._running: _Running | None = None
+        self._done = 0  # audits that workers carried out which have ended
         self._stopped = False
 
-    after_fork = _fresh
+    @override
+    def after_fork(self) -> None:
+        self._fresh()
 
     def beat(self) -> None:
         """Renew the leases on what is under way, and answer for what dead processes left; their jobs are still there.
@@ -52,6 +70,7 @@ class QueuedAuditor:
         self.store.renew()
         for job in self.store.adopt(self.plan.values.name):
             self._count(job)
+        self._start()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
 
     def submit(self, job: Job) -> None:
@@ -64,36 +83,64 @@ class QueuedAuditor:
             self._taken += job.audit
 
     def _start(self) -> None:
-        """Have a worker; a forked child needs one of its own when it has answered for the first time."""
+        """Have a worker that runs; a forked child needs one of its own when it has answered for the first time."""
         with self._lock:
-            if not self._works or self._running or self._stopped:
+            if not self._works or self._stopped:
                 return
-            worker, ended = Worker(self.plan, self.store), Future[None]()
-            self._running = worker, ended
-
-        async def run() -> None:
+            if (running := self._running) is not None:
+                if running.thread.alive and not running.ended.done():
+                    return
+                log.error("The worker had ended; another one is started.")
+                running.thread.stop()
+                self._done += running.worker.done
+            worker = Worker(self.plan, self.store)
             try:
-                await worker.run()
-            finally:
-                ended.set_result(None)
+                thread = LoopThread("safi-worker")
+            except (RuntimeError, MemoryError, OSError) as error:
+                log.error("The worker could not be started (%s); it is tried again.", error)
+                return
+            self._running = _Running(worker, thread, thread.submit(worker.run))
 
-        dispatcher().submit(run)
+    def drain(self, timeout: float | None = None) -> Drained:
+        """Wait until no turn of this process is open; how many audits were finished since the last call.
 
-    def drain(self, timeout: float | None = None) -> int:
-        """Wait until no turn of this process is open; how many audits were finished since the last call."""
-        if on_dispatcher():
-            raise RuntimeError(
-                "drain: expected another thread than the one that audits; a hook cannot wait for itself."
-            )
+        Raises:
+            RuntimeError: it was called by a hook or a model, in a thread that audits.
+        """
+        if is_own():
+            raise RuntimeError(SELF)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while (left := self._left())[0] and not self._stopped and time.monotonic() < deadline:
-            time.sleep(LOOK)
+        look = LOOK
+        while (mine := self._mine())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0:
+            self._start()
+            ensure()
+            time.sleep(min(look, rest))
+            look = min(2 * look, LONGEST_LOOK)
         with self._lock:
-            finished = max(0, self._taken - left[1] - self._told)
+            finished = max(0, self._taken - mine[1] - self._told)
             self._told += finished
-        return finished
+        return self.left(finished)
 
-    def _left(self) -> tuple[int, int]:
+    def left(self, finished: int) -> Drained:
+        """This count, with what is not done and why."""
+        return Drained(finished, *self._left())
+
+    def _left(self) -> tuple[int, list[str]]:
+        """How many turns are not done, and why."""
+        name = self.plan.values.name
+        try:
+            left = self.store.left(name)
+            blocked = why_left(self.store, name, left)
+        except (SQLAlchemyError, OSError) as error:
+            return self._taken - self._told, [f"The store cannot be read ({type(error).__name__})."]
+        count = sum(left.values())
+        if count and (running := self._running) is not None and not self._stopped:
+            blocked += running.worker.blocked() or [f"{count} turns are in the queue, or under way at a worker."]
+        elif count:
+            blocked.append(f"{count} turns wait for a worker; this process has none.")
+        return count, blocked
+
+    def _mine(self) -> tuple[int, int]:
         """Open turns of this process, and open audits among them."""
         try:
             return self.store.mine_open(self.plan.values.name)
@@ -112,8 +159,8 @@ class QueuedAuditor:
 
     @property
     def done(self) -> int:
-        """How many audits the worker of this process has carried out."""
-        return self._running[0].done if self._running else 0
+        """How many audits the workers of this process have carried out."""
+        return self._done + (self._running.worker.done if self._running else 0)
 
     def stop(self, timeout: float) -> None:
         """Begin nothing more here; what is not done within so many seconds goes back to the queue."""
@@ -121,20 +168,11 @@ class QueuedAuditor:
             self._stopped = True
             running = self._running
         _open.discard(self)
-        if running is not None:
-            worker, ended = running
-            dispatcher().loop.call_soon_threadsafe(worker.stop, timeout)
+        if running is not None and running.thread.alive:
+            running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
             with contextlib.suppress(TimeoutError):
-                ended.result(timeout + LEAVE)
+                running.ended.result(timeout + LEAVE)
+            running.thread.stop()
 
 
 _open: set[QueuedAuditor] = set()  # a chain that was let go of is not done before its turns are
-
-
-def _after_fork() -> None:
-    for auditor in list(_open):
-        auditor.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,10 +21,11 @@ from procrastinate.manager import JobManager
 from procrastinate.worker import Worker as QueueWorker
 from psycopg_pool import PoolTimeout
 
-from safi_agent.audit.dispatcher import AT_ONCE
-from safi_agent.audit.plan import RECONNECT, Plan
+from safi_agent.audit.judging import AT_ONCE
+from safi_agent.audit.plan import RECONNECT, Outcome, Plan
+from safi_agent.audit.telling import Telling
 from safi_agent.log import flush
-from safi_agent.store import Store
+from safi_agent.store import Kept, Store
 from safi_agent.store.queue import conninfo, queue_of
 from safi_agent.threads import Threads
 
@@ -34,6 +36,7 @@ GRACE = 10.0  # seconds for what is under way when the database is lost
 GIVE_UP = 10  # workers that a turn may take with it
 SWEEP = 0x5AF2  # the advisory lock of whoever looks for silent workers
 AT_THE_STORE = 8
+LONGEST = 1.0  # seconds from one look at hooks that are being called to the next
 
 
 class TryAgainError(Exception):
@@ -65,6 +68,8 @@ class Worker:
         self.done = 0
         self._queue = queue_of(plan.values.name)
         self._threads = Threads(AT_THE_STORE, "safi-store")
+        self._judges = Threads(AT_ONCE, "safi-judge")
+        self._telling = Telling(plan.timeout)
         self._queue_worker: QueueWorker | None = None
         self._stopped = False
         self._lost: int | None = None  # the name under which it worked when the database went away
@@ -78,6 +83,7 @@ class Worker:
                 log.error("The worker lost its queue and will look for it again.", exc_info=error)
             if not self._stopped:
                 await asyncio.sleep(POLL)
+        self._telling.stop()
 
     def stop(self, timeout: float) -> None:
         """Take no more jobs; give those back that are not done within so many seconds. From the worker's loop."""
@@ -131,24 +137,38 @@ class Worker:
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
         """Have the Conscience judge, unless that was done before; give up after so many attempts."""
-        kept = await self._at_store(partial(self.store.load, turn))
+        kept = (await self._at_store(partial(self.store.load, [turn]))).get(turn)
+        if kept is None:
+            log.error("Turn %s is not in the store any more; it is not audited.", turn)
+            return
         if kept.status != "pending":
             return
         if context.job.attempts - kept.attempts >= GIVE_UP:
             await self._at_store(partial(self.store.judged, turn, None, f"interrupted {GIVE_UP} times"))
             return
-        try:
-            ledger = await self.plan.judge(turn, kept)
-        except Exception as error:
-            failed, cause = kept.attempts + 1, type(error).__name__
-            log.warning("Audit of turn %s, attempt %d of %d.", turn, failed, self.plan.attempts, exc_info=error)
-        else:
-            await self._at_store(partial(self.store.judged, turn, ledger, None))
+        outcome = await self._attempt(turn, kept)
+        if outcome.ledger is not None:
+            await self._at_store(partial(self.store.judged, turn, outcome.ledger, None))
             return
-        await self._at_store(partial(self.store.tried, turn, failed))
-        if failed < self.plan.attempts:
-            raise TryAgainError(self.plan.wait_after(failed))
-        await self._at_store(partial(self.store.judged, turn, None, f"{cause}, {failed} attempts"))
+        after = self.plan.next(turn, kept.attempts, outcome.error)
+        await self._at_store(partial(self.store.tried, turn, after.failed))
+        if after.wait is not None:
+            raise TryAgainError(after.wait)
+        await self._at_store(partial(self.store.judged, turn, None, after.why))
+
+    async def _attempt(self, turn: str, kept: Kept) -> Outcome:
+        """One attempt, in a thread; where none can be had, or it takes too long, it has failed."""
+        if kept.attempts >= self.plan.attempts:
+            return Outcome(None)
+        try:
+            future = self._judges.submit(partial(self.plan.judge, turn, kept))
+        except RuntimeError:  # the pool has logged it
+            raise TryAgainError(RECONNECT[0]) from None
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.plan.timeout)
+        except TimeoutError as error:
+            self._judges.give_up(future)
+            return Outcome(None, error)
 
     async def _settle(self, key: str, turn: str) -> None:
         """Commit what can be committed in this lane, write its lines, call hooks. Nobody else does so meanwhile."""
@@ -156,9 +176,22 @@ class Worker:
         await self._at_store(partial(self.store.commit_ready, key, self.plan.compute, name))
         for turn_id, path, record in await self._at_store(partial(self.store.unsettled, key, name)):
             await self._at_store(partial(flush, self.store, path, self.plan.log_max_bytes))
-            await self.plan.tell(turn_id, record)
+            await self._tell(turn_id, record)
             await self._at_store(partial(self.store.settle, [turn_id]))
             self.done += record["auditStatus"] != "none"
+
+    async def _tell(self, turn_id: str, record: dict[str, Any]) -> None:
+        if not (dues := self.plan.dues(turn_id, record)):
+            return
+        told: Future[None] = Future()
+        self._telling.tell(dues, partial(told.set_result, None))
+        waiting = asyncio.wrap_future(told)
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=min(LONGEST, self._telling.look()))
+
+    def blocked(self) -> list[str]:
+        """Why turns are not done, a sentence for each cause that is known here; on any thread."""
+        return self._telling.blocked()
 
     async def _at_store(self, work: Callable[[], Any]) -> Any:
         """On a thread: a database elsewhere must not hold up the loop."""

@@ -1,10 +1,13 @@
 """``safi drain``: what a process that is gone has left, finished."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
+
+if TYPE_CHECKING:
+    from safi_agent.drained import Drained
 
 
 def drain(
@@ -14,8 +17,26 @@ def drain(
     log: Log = LOG,
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
 ) -> None:
-    """Finish the audits that processes which are gone have left."""
+    """Finish the audits that processes which are gone have left; ends with 1 if turns are left then."""
     from safi_agent import create_safi_chain
 
-    with in_plain_words("drain"), create_safi_chain(model, values, store=store, log=log) as safi:
-        typer.echo(f"{safi.drain(timeout)} audits finished.")
+    with in_plain_words("drain"):
+        safi = create_safi_chain(model, values, store=store, log=log)
+        done = safi.drain(timeout)
+        safi.close(0)
+    finish(done, "drain")
+
+
+def finish(done: "Drained", command: str) -> None:
+    """Print what was finished, and what is left and why.
+
+    Raises:
+        typer.Exit: with 1, where turns are left or something stands in their way.
+    """
+    typer.echo(f"{int(done)} audits finished.")
+    if not done.left and not done.blocked:
+        return
+    typer.echo(f"safi {command}: {done.left} turns are left.", err=True)
+    for sentence in done.blocked:
+        typer.echo(f"safi {command}: {sentence}", err=True)
+    raise typer.Exit(1)

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from safi_agent.cli.drain import finish
 from safi_agent.cli.options import LOG, Log, Model, Values, in_plain_words
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
     from safi_agent.audit.queued import QueuedAuditor
+    from safi_agent.drained import Drained
 
 Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
 Grace = Annotated[float, typer.Option(help="Seconds that audits under way get when it is told to end.")]
 
 
 def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
-    """Audit what others answer, until SIGTERM or Ctrl-C; what is not done then goes back to the queue."""
+    """Audit what others answer, until SIGTERM or Ctrl-C; what is not done then goes back to the queue.
+
+    It ends with 1 if turns are left then.
+    """
     from safi_agent import create_safi_chain
 
     if not store.startswith("postgresql"):
@@ -27,14 +32,14 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
         safi = create_safi_chain(model, values, store=store, log=log)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"Auditing turns under {safi.values.name!r}.")
-    typer.echo(f"{work(safi, grace)} audits finished.")
+    finish(work(safi, grace), "worker")
 
 
-def work(safi: "SafiChain", grace: float) -> int:
+def work(safi: "SafiChain", grace: float) -> "Drained":
     """Leave the main thread to signals; how many audits the chain's own worker has carried out at the end."""
     auditor = cast("QueuedAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)
     auditor.stop(grace)
-    return auditor.done
+    return auditor.left(auditor.done)

@@ -15,14 +15,31 @@ from safi_agent.store.access import Database
 from safi_agent.store.again import Again
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.failing import opening
-from safi_agent.store.lane import Lane
+from safi_agent.store.lane import AT_A_TIME, Lane, make
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
-from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Kept, Memory, Row
+from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
 from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
-__all__ = ["LEASE", "Anchor", "Backlog", "BusyError", "Commit", "Job", "Kept", "Memory", "Row", "Store", "open_store"]
+__all__ = [
+    "AT_A_TIME",
+    "LEASE",
+    "Anchor",
+    "Backlog",
+    "BusyError",
+    "Commit",
+    "Job",
+    "Judged",
+    "Kept",
+    "Made",
+    "Memory",
+    "Ready",
+    "Row",
+    "Store",
+    "make",
+    "open_store",
+]
 
 
 class Store(Lane, Leases, Lines, Secrets, Again):

@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection, Engine, Table
+from typing_extensions import override
+
+from safi_agent.fork import Forked
 
 Task = Literal["safi.judge", "safi.settle"]
 
@@ -42,7 +45,7 @@ class Database(Protocol):
         """Those of these value sets whose turns no process works on, as far as the database can tell."""
 
 
-class Access:
+class Access(Forked):
     """Every method of a store is one transaction on its database."""
 
     def __init__(self, database: Database) -> None:
@@ -59,12 +62,7 @@ class Access:
         """Move what was committed to where it stays, if that is not done by itself."""
         self.database.checkpoint()
 
-    def before_fork(self) -> None:
-        """Nothing: the database does what is to be done."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
+    @override
     def after_fork(self) -> None:
         """In the child: what was read by the parent does not count."""
         self._connected()

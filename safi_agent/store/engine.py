@@ -3,13 +3,14 @@
 import weakref
 
 from sqlalchemy import Engine
+from typing_extensions import override
 
-from safi_agent.fork import Stage, register
+from safi_agent.fork import Forked, Stage, register
 
 _left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
 
 
-class OwnEngine:
+class OwnEngine(Forked):
     """Holds an engine until it is let go of itself, or the process is forked."""
 
     engine: Engine
@@ -26,12 +27,7 @@ class OwnEngine:
         self.engine = self._made()
         self._finalizer = weakref.finalize(self, self.engine.dispose)
 
-    def before_fork(self) -> None:
-        """In the parent, before a fork."""
-
-    def after_fork_in_parent(self) -> None:
-        """In the parent, after a fork."""
-
+    @override
     def after_fork(self) -> None:
         """In the child: connections of its own."""
         _left_behind.append(self.engine)

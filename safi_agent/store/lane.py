@@ -1,36 +1,55 @@
 """The lane of a memory key: its turns become done in the order of their numbers, whoever judged them and when."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from safi_agent.store.leases import lost_sets
 from safi_agent.store.outbox import Outbox
-from safi_agent.store.rows import Commit, Kept, Memory, Row
-from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, memory, turns, value_sets
+from safi_agent.store.rows import Commit, Head, Judged, Kept, Made, Memory, Ready, Row
+from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
+
+AT_A_TIME = 64  # turns of one lane that are committed together
 
 # What every audit asks is put together once.
 _OF = turns.c.id == bindparam("of")
-_ASKED = (turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
-_LOAD = select(*_ASKED).join(value_sets, value_sets.c.id == turns.c.values_id).where(_OF)
-_JUDGE = (
-    update(turns)
-    .where(_OF, turns.c.status == "pending")
-    .values(status="judged")
-    .returning(turns.c.value_set, turns.c.key)
-)
+_THOSE = turns.c.id.in_(bindparam("those", expanding=True))
+_ASKED = (turns.c.id, turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
+_LOAD = select(*_ASKED).outerjoin(value_sets, value_sets.c.id == turns.c.values_id).where(_THOSE)
+_JUDGE = update(turns).where(_OF, turns.c.status == "pending").values(status="judged")
+_JUDGE_MANY = _JUDGE.values(ledger=bindparam("found"), error=bindparam("why"))
+_JUDGE_ONE = _JUDGE_MANY.returning(turns.c.value_set, turns.c.key)
+_TRIED = update(turns).where(_OF).values(attempts=bindparam("failed"))
+_MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.key == bindparam("of"))
 # Where others write at the same time, this row is what they wait for.
-_LANE = select(memory).where(memory.c.key == bindparam("of")).with_for_update()
-_HEAD = select(turns).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
-_GOES_ON = select(turns.c.status).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_LANE = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
+_OPEN = (
+    select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id)
+    .where(turns.c.key == bindparam("of"), NOT_DONE)
+    .order_by(turns.c.turn)
+    .limit(bindparam("most"))
+)
+_HEAD = select(turns.c.id).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_BODIES = select(turns.c.id, turns.c.body, turns.c.ledger, turns.c.error).where(_THOSE)
 _VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
 _REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
-_NEXT = select(func.coalesce(func.max(turns.c.place), 0) + 1).where(PLACED).scalar_subquery()
-_DONE = update(turns).where(_OF).values(status="done", place=_NEXT)
-_RECORD = select(turns.c.record).where(_OF)
-_SETTLE = update(turns).where(turns.c.id.in_(bindparam("those", expanding=True))).values(settled=1)
+_LAST = select(func.coalesce(func.max(turns.c.place), 0)).where(PLACED)
+_DONE = (
+    update(turns)
+    .where(_OF)
+    .values(
+        status="done",
+        place=bindparam("at"),
+        record=bindparam("text"),
+        ledger=func.coalesce(bindparam("found"), turns.c.ledger),
+        error=func.coalesce(bindparam("why"), turns.c.error),
+    )
+)
+_RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
+_SETTLE = update(turns).where(_THOSE).values(settled=1)
 
 
 class Lane(Outbox):
@@ -49,23 +68,90 @@ class Lane(Outbox):
             body: str | None = c.scalar(_VALUES, {"of": values_id})
         return body
 
-    def load(self, turn_id: str) -> Kept:
-        """A turn as it has to be judged."""
+    def load(self, turn_ids: Sequence[str]) -> dict[str, Kept]:
+        """Turns as they have to be judged, by id; those that are not there are left out."""
         with self._transaction(reading=True) as c:
-            row = c.execute(_LOAD, {"of": turn_id}).one()
-        return Kept(json.loads(row.body), row.values, row.status, row.attempts)
+            rows = c.execute(_LOAD, {"those": list(turn_ids)}).all()
+        return {row.id: Kept(row.body, row.values, row.status, row.attempts) for row in rows}
 
     def tried(self, turn_id: str, attempts: int) -> None:
         """Count the attempts that failed, so that a restart does not begin anew."""
         with self._transaction() as c:
-            c.execute(update(turns).where(turns.c.id == turn_id).values(attempts=attempts))
+            c.execute(_TRIED, {"of": turn_id, "failed": attempts})
 
     def judged(self, turn_id: str, ledger: Sequence[Mapping[str, Any]] | None, error: str | None) -> None:
         """Keep what the Conscience found (None: it failed for good); only the first ledger of a turn counts."""
-        text = None if ledger is None else json.dumps(ledger, allow_nan=False)
         with self._transaction() as c:
-            if (row := c.execute(_JUDGE, {"of": turn_id, "ledger": text, "error": error}).first()) is not None:
+            found = {"of": turn_id, "found": _text(ledger), "why": error}
+            if (row := c.execute(_JUDGE_ONE, found).first()) is not None:
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
+
+    def ready(self, keys: Iterable[str], found: Mapping[str, Judged]) -> list[Ready]:
+        """What can be committed in the lanes of these keys, at most ``AT_A_TIME`` turns of each.
+
+        Args:
+            keys: memory keys.
+            found: what audits came to, by turn id, that is not in the store yet.
+        """
+        ready = []
+        with self._transaction(reading=True) as c:
+            for key in sorted(keys):
+                lane = c.execute(_MEMORY, {"of": key}).first()
+                rows = c.execute(_OPEN, {"of": key, "most": AT_A_TIME}).all()
+                if lane is not None and (heads := _judged(rows, found)):
+                    ready.append(Ready(key, (lane.mu, lane.mu_turn, lane.scores), _read(c, heads, found)))
+        return ready
+
+    def commit(
+        self,
+        lanes: Sequence[Made],
+        found: Mapping[str, Judged] | None = None,
+        *,
+        tried: Mapping[str, int] | None = None,
+        settled: Iterable[str] = (),
+        value_set: str | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Write in one transaction what was made of lanes, and give the records that are committed, by turn id.
+
+        A lane in which others were quicker is left as it is.
+
+        Args:
+            lanes: what is to be committed.
+            found: what audits came to; of turns that are not committed it is kept, unless something was kept before.
+            tried: failed attempts, by turn id.
+            settled: ids of turns for which nothing is left to do.
+            value_set: what is left to do for turns of other value sets is enqueued for those who know them.
+        """
+        found = found or {}
+        with self._transaction() as c:
+            done = self._commit(c, lanes, value_set)
+            if kept := [_found(i, one) for i, one in found.items() if i not in done]:
+                c.execute(_JUDGE_MANY, kept)
+            if tried:
+                c.execute(_TRIED, [{"of": turn_id, "failed": failed} for turn_id, failed in tried.items()])
+            if settled := list(settled):
+                c.execute(_SETTLE, {"those": settled})
+        for made in lanes:
+            if made.memory is not None and made.rows[0]["of"] in done:
+                self._remember(made.key, made.memory["note"])
+        return done
+
+    def _commit(self, c: Connection, lanes: Sequence[Made], value_set: str | None) -> dict[str, dict[str, Any]]:
+        mine = [made for made in lanes if c.scalar(_LANE, {"of": made.key}) is not None]
+        done: dict[str, dict[str, Any]] = {}
+        place: int = c.scalar(_LAST) or 0 if mine else 0
+        for made in mine:
+            if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
+                continue
+            c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(made.rows, 1)])
+            if made.memory is not None:
+                c.execute(_REMEMBER, {"of": made.key, **made.memory})
+            for turn_id, of_set in made.value_sets.items():
+                if value_set not in (None, of_set):
+                    self.database.enqueue(c, "safi.settle", of_set, made.key, turn_id)
+            place += len(made.rows)
+            done |= made.records
+        return done
 
     def commit_ready(
         self, key: str, compute: Callable[[Row, Memory], Commit], value_set: str | None = None
@@ -76,27 +162,14 @@ class Lane(Outbox):
         know that one.
         """
         done: dict[str, dict[str, Any]] = {}
-        more = True
-        while more:
-            with self._transaction() as c:
-                lane = c.execute(_LANE, {"of": key}).first()
-                row = c.execute(_HEAD, {"of": key}).first()
-                if lane is None or row is None or row.status != "judged":
-                    break
-                made = _commit(c, lane, row, compute)
-                more = c.scalar(_GOES_ON, {"of": key}) == "judged"
-                if value_set not in (None, row.value_set):
-                    self.database.enqueue(c, "safi.settle", row.value_set, key, row.id)
-            if made.memory is not None:
-                self._remember(key, made.note)
-            done[row.id] = made.record
+        while lanes := self.ready([key], {}):
+            done |= self.commit([make(lane, compute) for lane in lanes], value_set=value_set)
         return done
 
-    def record(self, turn_id: str) -> dict[str, Any] | None:
-        """The record of a committed turn; None before that."""
+    def records(self, turn_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The records of those of these turns that are committed."""
         with self._transaction(reading=True) as c:
-            text = c.scalar(_RECORD, {"of": turn_id})
-        return None if text is None else json.loads(text)
+            return {row.id: json.loads(row.record) for row in c.execute(_RECORDS, {"those": list(turn_ids)})}
 
     def unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Id, log and record of the committed turns for which something is left to do, in the order of commits."""
@@ -110,16 +183,68 @@ class Lane(Outbox):
         with self._transaction() as c:
             c.execute(_SETTLE, {"those": list(turn_ids)})
 
+    def left(self, value_set: str) -> dict[str, int]:
+        """How many turns of this value set are not done or not in their log, by the process that works on them."""
+        open_ = (turns.c.value_set == value_set, UNFINISHED)
+        with self._transaction(reading=True) as c:
+            rows = c.execute(select(turns.c.owner, func.count()).where(*open_).group_by(turns.c.owner)).all()
+        return {owner: count for owner, count in rows}
 
-def _commit(c: Connection, lane: Any, row: Any, compute: Callable[[Row, Memory], Commit]) -> Commit:
-    before = Memory(json.loads(lane.mu), lane.mu_turn, json.loads(lane.scores))
-    ledger = None if row.ledger is None else json.loads(row.ledger)
-    values = c.execute(_VALUES, {"of": row.values_id}).scalar_one()
-    made = compute(Row(row.id, row.turn, json.loads(row.body), ledger, row.error, values), before)
-    if made.memory is not None:
-        mu, mu_turn, scores = made.memory
-        changed = {"mu": json.dumps(mu), "mu_turn": mu_turn, "scores": json.dumps(scores), "note": made.note}
-        c.execute(_REMEMBER, {"of": row.key, **changed})
-    record = json.dumps(made.record, ensure_ascii=True, allow_nan=False)
-    c.execute(_DONE, {"of": row.id, "record": record})
-    return made
+
+def make(lane: Ready, compute: Callable[[Row, Memory], Commit]) -> Made:
+    """What is to be written of a lane. It needs no transaction: ``commit`` looks whether it still holds.
+
+    Raises:
+        Exception: whatever ``compute`` raises, or a turn that cannot be read.
+    """
+    mu, mu_turn, scores = lane.memory
+    before, moved = Memory(json.loads(mu), mu_turn, json.loads(scores)), None
+    rows, records = [], {}
+    for head in lane.heads:
+        body: Any = json.loads(head.body) if isinstance(head.body, str) else head.body
+        ledger: Any = json.loads(head.ledger) if isinstance(head.ledger, str) else head.ledger
+        made = compute(Row(head.id, head.turn, body, ledger, head.error, head.values), before)
+        if made.memory is not None:
+            before, moved = made.memory, made.note
+        rows.append({"of": head.id, "text": json.dumps(made.record, allow_nan=False), **_new(head)})
+        records[head.id] = made.record
+    after = None if moved is None else {**_memory(before), "note": moved}
+    return Made(lane.key, rows, records, {head.id: head.value_set for head in lane.heads}, after)
+
+
+def _new(head: Head) -> dict[str, str | None]:
+    """What an audit came to, where it is not in the store yet."""
+    if head.ledger is None:
+        return {"found": None, "why": head.error}
+    return {"found": None if isinstance(head.ledger, str) else json.dumps(head.ledger, allow_nan=False), "why": None}
+
+
+def _found(turn_id: str, one: Judged) -> dict[str, str | None]:
+    return {"of": turn_id, "found": _text(one.ledger), "why": one.error}
+
+
+def _text(ledger: Sequence[Mapping[str, Any]] | None) -> str | None:
+    return None if ledger is None else json.dumps(ledger, allow_nan=False)
+
+
+def _memory(after: Memory) -> dict[str, Any]:
+    return {"mu": json.dumps(after.mu), "mu_turn": after.mu_turn, "scores": json.dumps(after.scores)}
+
+
+def _judged(rows: Sequence[Any], found: Mapping[str, Judged]) -> list[Any]:
+    """The rows at the head of a lane that were judged."""
+    return list(takewhile(lambda row: row.status == "judged" or row.id in found, rows))
+
+
+def _read(c: Connection, rows: Sequence[Any], found: Mapping[str, Judged]) -> list[Head]:
+    """All that a commit needs of these rows; what is at hand is not read again."""
+    own = {row.id: found[row.id] for row in rows if row.status != "judged"}
+    missing = [row.id for row in rows if row.id not in own or own[row.id].body is None]
+    kept = {row.id: row for row in c.execute(_BODIES, {"those": missing})} if missing else {}
+    sets = {values_id: c.scalar(_VALUES, {"of": values_id}) for values_id in {row.values_id for row in rows}}
+    heads = []
+    for row in rows:
+        said: Any = own.get(row.id, kept.get(row.id))
+        body = kept[row.id].body if row.id in kept else said.body
+        heads.append(Head(row.id, row.turn, row.value_set, body, said.ledger, said.error, sets[row.values_id]))
+    return heads

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from safi_agent.store.access import Access
 from safi_agent.store.rows import Anchor
@@ -29,6 +29,13 @@ class Lines(Access):
         with self._transaction(reading=True) as c:
             rows = c.execute(_WAITING, {"of": log}).all()
             return _anchor(c, log), [(row.id, row.record) for row in rows]
+
+    def lines_left(self, value_set: str) -> dict[str, int]:
+        """How many committed turns of this value set are not in their log, by log."""
+        waiting = (turns.c.value_set == value_set, NOT_LOGGED, PLACED)
+        with self._transaction(reading=True) as c:
+            rows = c.execute(select(turns.c.log, func.count()).where(*waiting).group_by(turns.c.log)).all()
+        return {log: count for log, count in rows}
 
     def logged(self, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
         """These turns are in the log, and this is how it ends now: both or neither is remembered."""

@@ -1,5 +1,6 @@
 """What the store hands out and takes in."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,10 +13,10 @@ class Memory(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A turn as it was kept for the Conscience; ``attempts`` are those that failed."""
+    """A turn as it was kept for the Conscience; ``body`` is JSON, ``attempts`` are those that failed."""
 
-    body: dict[str, Any]
-    values: str
+    body: str
+    values: str | None
     status: str
     attempts: int
 
@@ -28,7 +29,46 @@ class Row(NamedTuple):
     body: dict[str, Any]
     ledger: list[dict[str, Any]] | None
     error: str | None
-    values: str
+    values: str | None
+
+
+class Judged(NamedTuple):
+    """What an audit came to: a ledger, or why there is none; ``body`` is the turn's, where it is at hand."""
+
+    key: str
+    ledger: Sequence[Mapping[str, Any]] | None
+    error: str | None
+    body: dict[str, Any] | None = None
+
+
+class Head(NamedTuple):
+    """A turn at the head of its lane that was judged, and can be committed."""
+
+    id: str
+    turn: int
+    value_set: str
+    body: str | dict[str, Any]
+    ledger: str | Sequence[Mapping[str, Any]] | None
+    error: str | None
+    values: str | None
+
+
+class Ready(NamedTuple):
+    """A lane, and what can be committed of it: its memory, as it is stored, and turns in their order."""
+
+    key: str
+    memory: tuple[str, int, str]  #: μ and scores in JSON, with the number of audits between them
+    heads: list[Head]
+
+
+class Made(NamedTuple):
+    """What is to be written of a lane: its turns as parameters of a statement, and the memory after the last."""
+
+    key: str
+    rows: list[dict[str, Any]]
+    records: dict[str, dict[str, Any]]  #: by turn id, in the order of turns
+    value_sets: dict[str, str]  #: by turn id
+    memory: dict[str, Any] | None
 
 
 class Commit(NamedTuple):

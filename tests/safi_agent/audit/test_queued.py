@@ -15,7 +15,7 @@ import pytest
 
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
-from safi_agent.audit.dispatcher import served
+from safi_agent.audit.heartbeat import served
 from safi_agent.store import Job, Store
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.postgres_server import Server
@@ -261,3 +261,75 @@ def test_safi_worker_ends_at_sigterm_with_its_work_done(
     assert {r["auditStatus"] for r in lines(tmp_path)} == {"complete"}
     workers = postgres.ask("SELECT count(*) FROM procrastinate_workers", database.rpartition("/")[2])
     assert workers == [(0,)]
+
+
+RAISED = {
+    error.__name__: error
+    for error in (SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, StopIteration, MemoryError)
+}
+
+
+def named(text: str) -> type[BaseException] | None:
+    return next((error for name, error in RAISED.items() if name in text), None)
+
+
+def test_whatever_models_hooks_and_maps_raise_no_lane_stands_and_no_other_chain_waits(
+    database: str, make: Any, tmp_path: Path
+) -> None:
+    def judged(text: str) -> str:
+        if (error := named(text.partition("<user_prompt>")[2])) is not None:
+            raise error
+        return ledger(score=-1)
+
+    def hook(alert: Alert) -> None:
+        if (error := named(alert.record["userPrompt"])) is not None:
+            raise error
+
+    async def awaited(alert: Alert) -> None:
+        hook(alert)
+
+    told: list[str] = []
+    bad = make(
+        Fake(conscience=judged),
+        store=database,
+        hooks=[hook, awaited, lambda alert: told.append(alert.turn_id)],
+        audit_attempts=1,
+        sigma=lambda raw: float("nan"),
+    )
+    good = make(Fake(), GATED, store=None, log=tmp_path / "good.json")
+    for name in [*RAISED, "fine"]:
+        bad.invoke(name)
+        good.invoke(name)
+    done, innocent = bad.drain(60), good.drain(60)
+    assert (int(done), done.left, done.blocked) == (len(RAISED) + 1, 0, ())
+    assert (innocent.left, innocent.blocked) == (0, ())
+    found = lines(tmp_path)
+    assert [record["userPrompt"] for record in found] == [*RAISED, "fine"]
+    assert {record["auditStatus"] for record in found} == {"failed"}
+    assert found[-1]["spiritReflection"] == "The audit failed (σ: expected a finite number, got nan)."
+    assert {record["turnId"] for record in found} == set(told)
+
+
+def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
+    database: str, make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "GRACE", 0.05)
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), store=database)
+    safi.invoke("a")
+    held = safi.drain(0.1)
+    assert (int(held), held.left) == (0, 1)
+    assert held.blocked == ("1 turns are in the queue, or under way at a worker.",)
+    thread = safi._auditor._running.thread
+    for task in list(thread._tasks):  # the one of the worker
+        thread.loop.call_soon_threadsafe(task.cancel)
+    safi._auditor._running.ended.result(60)
+    go.set()
+    assert safi.drain(60) == 1
+    assert "The worker had ended; another one is started." in caplog.text
+    elsewhere = make(store=database, audit="worker")
+    safi._auditor.stop(1)
+    elsewhere.invoke("b")
+    assert elsewhere.drain(0.1).blocked == ("1 turns wait for a worker; this process has none.",)
+    make(store=database)
+    assert elsewhere.drain(60).left == 0

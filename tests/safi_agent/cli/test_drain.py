@@ -22,3 +22,22 @@ def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 audits finished." in done.stdout
     assert '"auditStatus": "complete"' in (tmp_path / "saf-spirit-log.json").read_text()
+
+
+def test_what_is_left_is_printed_and_ends_it_with_1(tmp_path: Path) -> None:
+    code = (
+        "import os, sqlite3\n"
+        "from safi_agent import create_safi_chain\n"
+        "create_safi_chain('offline', 'civic').invoke('a')\n"
+        "sqlite3.connect('safi.db').execute(\"UPDATE safi_turns SET owner = 'elsewhere:7:x'\").connection.commit()\n"
+        "os._exit(1)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    arguments = ["drain", "--values", "civic", "--model", "offline", "--timeout", "5"]
+    for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", *arguments]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "0 audits finished.\n")
+    assert done.stderr.splitlines() == [
+        "safi drain: 1 turns are left.",
+        "safi drain: 1 turns belong to another process (elsewhere:7).",
+    ]

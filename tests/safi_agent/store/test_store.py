@@ -90,7 +90,7 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         store.commit_ready("k", falls)
-    assert store.record("a") is None
+    assert store.records(["a"]) == {}
     assert list(store.commit_ready("k", keep)) == ["a"]
 
 
@@ -171,11 +171,11 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
     event.listen(store.database.engine, "before_cursor_execute", explain)
     add(store, "a")
     store.find("a")
-    store.load("a")
+    store.load(["a"])
     store.tried("a", 1)
     store.judged("a", [], None)
     store.commit_ready("k", keep)
-    store.record("a")
+    store.records(["a"])
     store.unlogged("")
     store.settle(["a"])
     store.adopt("s")

@@ -1,0 +1,121 @@
+"""One thread of a process that has each open chain renew its leases; what the interpreter waits for when it exits."""
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from safi_agent.fork import Forked, Stage, register
+from safi_agent.store import LEASE
+from safi_agent.threads import Threads, mark_own
+
+log = logging.getLogger("safi_agent")
+EXIT_TIMEOUT = 15.0
+AT_ONCE = 8  # beats; one may wait for a store
+
+
+class Served(Protocol):
+    """What has open turns."""
+
+    def beat(self) -> None:
+        """Renew leases, take over what others left, start again what has ended."""
+
+    def leave(self, timeout: float) -> None:
+        """Wait for open turns; the interpreter exits."""
+
+
+class Heartbeat(Forked):
+    """Calls ``beat`` every third of a lease, on threads of its own, so that none waits for another's store."""
+
+    def __init__(self) -> None:
+        self._served: weakref.WeakSet[Served] = weakref.WeakSet()
+        self.after_fork()
+        register(self, Stage.WORK)
+
+    @override
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pool = Threads(AT_ONCE, "safi-beat")
+        self._beating: weakref.WeakKeyDictionary[Served, Future[Any]] = weakref.WeakKeyDictionary()
+
+    def serve(self, one: Served) -> None:
+        """Beat for it from now on."""
+        with self._lock:
+            self._served.add(one)
+        self.ensure()
+
+    def served(self) -> list[Served]:
+        """What has open turns now."""
+        with self._lock:
+            return list(self._served)
+
+    def ensure(self) -> None:
+        """Have the thread run; one that has ended is started anew, and that is said."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            if self._thread is not None:
+                log.error("The thread 'safi-heartbeat' had ended and is started again.")
+            thread = threading.Thread(target=self._run, name="safi-heartbeat", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                log.error("The thread 'safi-heartbeat' could not be started (%s); it is tried again.", error)
+                return
+            self._thread = thread
+
+    def _run(self) -> None:
+        mark_own()
+        while True:
+            time.sleep(LEASE / 3)
+            for one in self.served():
+                try:
+                    self._begin(one)
+                except BaseException as error:
+                    log.error("A heartbeat failed.", exc_info=error)
+
+    def _begin(self, one: Served) -> None:
+        before = self._beating.get(one)
+        if before is None or before.done():
+            self._beating[one] = self._pool.submit(lambda: _beat(one))
+
+
+def _beat(one: Served) -> None:
+    try:
+        one.beat()
+    except BaseException as error:
+        log.error("A heartbeat failed.", exc_info=error)
+
+
+_one = Heartbeat()
+
+
+def serve(one: Served) -> None:
+    """Beat for it, and wait for it when the interpreter exits."""
+    _one.serve(one)
+
+
+def ensure() -> None:
+    """Have the heartbeat run."""
+    _one.ensure()
+
+
+def served() -> list[Served]:
+    """What has open turns now."""
+    return _one.served()
+
+
+@atexit.register
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    for one in served():
+        try:
+            one.leave(max(0.0, deadline - time.monotonic()))
+        except Exception as error:
+            log.error("Open turns could not be waited for.", exc_info=error)

@@ -1,0 +1,24 @@
+"""Why turns are left, by what the store says."""
+
+from collections.abc import Mapping
+
+from safi_agent.store import Store
+from safi_agent.store.owner import is_dead, me
+
+
+def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
+    """A sentence for each cause that can be known without being the process that audits.
+
+    Args:
+        store: asked for what it knows.
+        value_set: the name of the set whose turns are left.
+        left: how many there are, by owner.
+    """
+    lines = store.lines_left(value_set) if left else {}
+    waiting = [f"{count} lines wait for the log {log}, which could not be written." for log, count in lines.items()]
+    others = [
+        f"{count} turns belong to another process ({owner.rpartition(':')[0]})."
+        for owner, count in left.items()
+        if owner != me() and not is_dead(owner)
+    ]
+    return [*store.blocked(value_set), *waiting, *others]

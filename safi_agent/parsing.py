@@ -80,7 +80,7 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
         return None
     if reply.tool_calls:
         found = _called(reply, content) if _finished(reply, _CALLED) else None
-    elif len(content.texts) == 1 and not content.calls and not _raw_calls(reply) and _finished(reply, _ENDED):
+    elif len(content.texts) == 1 and not content.calls and not _calls_left(reply) and _finished(reply, _ENDED):
         found = parse_text(content.texts[0])
     else:
         found = None
@@ -190,11 +190,11 @@ def _content(message: AIMessage) -> _Content | None:
 def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
     """The arguments of the one call, where all that the message keeps of it agrees."""
     args = message.tool_calls[0]["args"]
-    raw = [*_raw_calls(message), *(call.get(key) for call in content.calls for key in _RAW)]
-    if content.texts or len(message.tool_calls) > 1 or len(content.calls) > 1 or not isinstance(args, dict):
+    places = [message.tool_calls, content.calls, *_calls_left(message)]
+    if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
         return None
-    for made in raw:
-        if made and (_whole_arguments(made) if isinstance(made, str) else made) != args:
+    for made in (_raw_arguments(call) for place in places for call in place):
+        if made is not None and (_whole_arguments(made) if isinstance(made, str) else made) != args:
             return None
     return args
 
@@ -203,16 +203,18 @@ def _whole_arguments(text: str) -> dict[str, Any] | None:
     return _whole(text.strip(WS)) if len(text) <= MOST_CHARS else None
 
 
-def _raw_calls(message: AIMessage) -> list[Any]:
-    """The arguments of calls as the provider wrote them, where the message keeps them beside its content."""
+def _calls_left(message: AIMessage) -> list[Any]:
+    """Calls as the provider wrote them, in each place beside the content where the message keeps them."""
     kept = message.additional_kwargs
-    calls = kept.get("tool_calls")
-    made = [call.get("function") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-    made.append(kept.get("function_call"))
-    found = [call.get("arguments") for call in made if isinstance(call, Mapping)]
-    if isinstance(message, AIMessageChunk):
-        found += [chunk["args"] for chunk in message.tool_call_chunks]
-    return [arguments for arguments in found if arguments]
+    calls = kept.get("tool_calls") or []
+    chunks = message.tool_call_chunks if isinstance(message, AIMessageChunk) else []
+    return [place for place in (calls, [kept["function_call"]] if kept.get("function_call") else [], chunks) if place]
+
+
+def _raw_arguments(call: Any) -> Any:
+    """The arguments of a call in one of the forms of providers; None where there are none."""
+    made = call.get("function", call) if isinstance(call, Mapping) else None
+    return next((made[key] for key in _RAW if made.get(key)), None) if isinstance(made, Mapping) else None
 
 
 def declined(message: AIMessage) -> bool:

@@ -32,13 +32,13 @@ from safi_agent.agents.walk import Course
 from safi_agent.boundary import input_errors
 from safi_agent.chain import SafiChain
 from safi_agent.faculties import will
-from safi_agent.faculties.intellect import Intellect
+from safi_agent.faculties.intellect import Intellect, without_reasoning
 from safi_agent.faculties.will import REPLY, Will
 from safi_agent.inside import counts
 from safi_agent.models import model_label
 from safi_agent.opening import Name, inside, key_of, name_of, place_of
 from safi_agent.release import is_same, message, moved
-from safi_agent.turn import Draft, Turn, Verdict
+from safi_agent.turn import Turn, Verdict
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]
@@ -248,12 +248,12 @@ class Courses:
     def result(self, turn: Turn, call_id: str, text: str) -> Course[AIMessage]:
         """A tool's result that is to be the agent's answer is governed as one."""
         own = result_id(turn["id"], call_id)
-        turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": Draft(text)}
+        turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": without_reasoning(text)}
         return self.chain.give(turn["answer"])
 
     def last(self, turn: Turn, text: str) -> Course[AIMessage]:
         """An answer that did not come through here is governed before the agent ends."""
-        turn = yield self.chain.gate | self.chain.release, {**turn, "draft": Draft(text)}
+        turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
         return self.chain.give(turn["answer"])
 
 

@@ -96,10 +96,9 @@ class Intellect(Faculty):
         if not isinstance(reply, AIMessage | str):
             raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
-        text = after_reasoning(str(message.text))
-        flagged = {ENDLESS: text is None, TRUNCATED: cut_off(message)}
-        flags = tuple(flag for flag, holds in flagged.items() if holds)
-        draft = Draft(text or "", "", message.usage_metadata, flags, model=answered_by(message))
+        bare = without_reasoning(str(message.text))
+        flags = (*bare.flags, TRUNCATED) if cut_off(message) else bare.flags
+        draft = bare._replace(usage=message.usage_metadata, flags=flags, model=answered_by(message))
         if not self.reflects:
             return draft
         answer, reflection = split(draft.answer, broken_off=TRUNCATED in flags)
@@ -122,6 +121,12 @@ def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
         {"type": "text", "text": part} if isinstance(part, str) else part for part in [own, *parts]
     ]
     return SystemMessage(blocks, additional_kwargs=extra)
+
+
+def without_reasoning(text: str) -> Draft:
+    """A draft of this text, without the reasoning that leads it; flagged where that does not end."""
+    answer = after_reasoning(text)
+    return Draft("", flags=(ENDLESS,)) if answer is None else Draft(answer)
 
 
 def listing(values: ValueSet) -> str:

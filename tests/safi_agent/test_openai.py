@@ -141,8 +141,9 @@ def test_a_judge_by_name_whose_server_refuses_what_is_usual_rules_all_the_same(
 
     server.says = {role: reply(role) for role in server.says}
     with create_safi_chain("openai:o3-mini", THREE, store=None, log=tmp_path / "log.json") as safi:
-        assert [safi.invoke("Why?").content for _ in range(2)] == ["An answer."] * 2
-        assert safi.drain() == 2
+        for _ in range(2):
+            assert safi.invoke("Why?").content == "An answer."
+            assert safi.drain() == 1
     assert last(tmp_path)["auditStatus"] == "complete"
     assert len(server.asked("will")) == len(server.asked("conscience")) == len(refuses) + 2
     assert {"temperature", "response_format"} & set(server.asked("will")[-1]) == {"response_format"} - set(refuses)

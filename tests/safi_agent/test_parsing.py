@@ -245,6 +245,12 @@ MESSAGES: list[tuple[str, dict[str, Any], bool]] = [
         {"content": APPROVE, "additional_kwargs": {"function_call": {"arguments": VIOLATION}}},
         False,
     ),
+    ("a call in another form beside a text", {"content": APPROVE, "additional_kwargs": {"tool_calls": [YES]}}, False),
+    (
+        "a second call that LangChain does not list",
+        {"content": "", "tool_calls": [CALL], "additional_kwargs": {"tool_calls": raw(APPROVE)["tool_calls"] * 2}},
+        False,
+    ),
     (
         "a call in a block of its own",
         {"content": [{"type": "tool_use", "id": "1", "name": "v", "input": YES}], "tool_calls": [CALL]},

@@ -112,12 +112,8 @@ def test_a_runnable_of_another_kind_is_called_as_it_is(server: Server) -> None:
 
 
 def refusing(*features: str) -> Any:
-    """Replies of a server that refuses temperature, then response_format, where a request has them."""
-    says = {
-        "temperature": (400, NO_TEMPERATURE),
-        "response_format": (400, NO_SCHEMA),
-        "tools": (400, "no tools support"),
-    }
+    """The replies of a server that refuses requests with one of these, the first of them first."""
+    says = {"temperature": (400, NO_TEMPERATURE), "response_format": (400, NO_SCHEMA)}
     return lambda request: next((says[name] for name in features if name in request), "Yes.")
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from safi_agent import SafiChain
 from tests.safi_agent.fakes import VIOLATION, Fake, approve
-from tests.safi_agent.watching import DOORS, Watcher, everything, secret
+from tests.safi_agent.reaching import found
+from tests.safi_agent.watching import DOORS, Watcher, secret
 
 
 def violating(make: Any, word: str, how: int) -> SafiChain:
@@ -72,7 +73,7 @@ def test_what_a_failing_model_says_is_in_no_exception(make: Any, awaited: bool) 
     config: Any = {"callbacks": [watcher]}
     with pytest.raises(Exception, match="no draft") as caught:
         asyncio.run(safi.ainvoke("q", config)) if awaited else safi.invoke("q", config)
-    assert word not in everything(caught.value)
+    assert found(caught.value, word, __file__) == []
     assert word not in repr(watcher.seen)
     assert "on_chain_error" in repr(watcher.seen)
 
@@ -82,7 +83,7 @@ def test_with_a_violation_raised_nothing_of_the_draft_is(make: Any) -> None:
     safi = make(Fake(intellect=word, will=VIOLATION), store=None, log=None, raise_on_violation=True)
     with pytest.raises(Exception, match=r"^No\.$") as caught:
         safi.invoke("q")
-    assert word not in everything(caught.value)
+    assert found(caught.value, word, __file__) == []
 
 
 def test_a_tracer_of_the_operator_sees_inside_once_for_answer_and_audit(make: Any) -> None:

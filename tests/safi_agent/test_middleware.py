@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from safi_agent import IntellectError, SafiMiddleware, ViolationError
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, on_words, records, texts
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.watching import everything
+from tests.safi_agent.reaching import found
 
 
 @both
@@ -122,7 +122,7 @@ def test_a_model_that_fails_is_an_error_without_its_words(govern: Any, tmp_path:
     agent = create_agent(Calling(intellect=ValueError("could not parse secret")), [], middleware=[middleware])
     with pytest.raises(IntellectError) as caught:
         ask(agent, awaited)
-    assert "secret" not in everything(caught.value)
+    assert found(caught.value, "secret", __file__) == []
     middleware.drain()
     assert records(tmp_path)[0]["flags"] == ["intellect_failed"]
 

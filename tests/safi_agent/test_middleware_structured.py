@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from safi_agent import IntellectError
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, on_words, records, texts
 from tests.safi_agent.fakes import Fake, in_turn
-from tests.safi_agent.watching import everything
+from tests.safi_agent.reaching import found
 
 
 class Weather(BaseModel):
@@ -66,7 +66,7 @@ def test_structured_output_that_cannot_be_read_is_an_error_without_its_words(gov
     )
     with pytest.raises(IntellectError) as caught:
         ask(agent, awaited)
-    assert "secret" not in everything(caught.value)
+    assert found(caught.value, "secret", __file__) == []
 
 
 @both

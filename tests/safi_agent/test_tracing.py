@@ -1,18 +1,27 @@
 """What tracers of the operator see: a turn as a tree, and its audit as another that has the same turn id."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.tracers import BaseTracer
+from langchain_core.messages import HumanMessage
+from langchain_core.tracers import BaseTracer, LangChainTracer
+from langchain_core.tracers.context import tracing_v2_enabled
+from langsmith import run_trees, traceable, tracing_context
+from langsmith.utils import get_env_var
 
 from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
-from tests.safi_agent.fakes import Fake, in_turn
+from tests.safi_agent.fakes import VIOLATION, Fake, in_turn
+from tests.safi_agent.langsmith_client import Kept
+from tests.safi_agent.reaching import found
+from tests.safi_agent.watching import Watcher, secret
 
 SPANS = """
 import json, sys
@@ -129,3 +138,113 @@ def test_langsmith_sends_both_to_opentelemetry() -> None:
     ):
         assert (name, parent) in spans
     assert spans["Intellect", "SafiMiddleware.wrap_model_call"] == spans["safi.audit", None] == turn_id
+
+
+def both_ways(safi: Any, agent: Any, config: Any = None) -> None:
+    for target, given in ((safi, "q"), (agent, {"messages": [HumanMessage("q")]})):
+        target.invoke(given, config)
+        asyncio.run(target.ainvoke(given, config))
+
+
+def refusing(make: Any, govern: Any, word: str, **settings: Any) -> tuple[Any, Any]:
+    """A chain and an agent whose drafts and rulings have the word and are refused."""
+    text, ruling = f"Well: {word}.<reflection>{word}</reflection>", VIOLATION.replace("it breaks", f"{word} breaks")
+    safi = make(Fake(intellect=lambda _: text, will=lambda _: ruling), store=None, log=None, **settings)
+    middleware = govern(Fake(will=lambda _: ruling), store=None, log=None, **settings)
+    return safi, create_agent(Calling(intellect=lambda _: text), [], middleware=[middleware])
+
+
+def test_a_callers_tracer_of_langsmith_is_not_the_operators(make: Any, govern: Any) -> None:
+    word, client = secret(), Kept()
+    tracer = LangChainTracer(client=client)
+    both_ways(*refusing(make, govern, word), {"callbacks": [tracer]})
+    assert "SafiChain" in repr(client.sent), "the tracer was not there"
+    assert "No." in repr(client.sent)
+    assert word not in repr(client.sent)
+    assert found((tracer.run_map, tracer.latest_run), word, __file__) == []
+
+
+@pytest.mark.parametrize("around", ["tracing_v2_enabled", "tracing_context", "traceable"])
+def test_what_a_caller_traces_in_a_context_of_its_own_ends_at_the_chain(make: Any, govern: Any, around: str) -> None:
+    word, client = secret(), Kept()
+    safi, agent = refusing(make, govern, word)
+    if around == "tracing_v2_enabled":
+        with tracing_v2_enabled(client=client):
+            both_ways(safi, agent)
+    else:
+        call_both = traceable(both_ways, client=client) if around == "traceable" else both_ways
+        with tracing_context(enabled=True, client=client):
+            call_both(safi, agent)
+    assert "SafiChain" in repr(client.sent), "nothing was traced"
+    assert word not in repr(client.sent)
+
+
+def test_a_handler_that_says_it_equals_the_operators_is_not_the_operators(make: Any, govern: Any) -> None:
+    class Equal(Watcher):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = object.__hash__
+
+    word, operators, callers = secret(), Watcher(), Equal()
+    both_ways(*refusing(make, govern, word, tracers=[operators]), {"callbacks": [callers]})
+    assert word in repr(operators.seen)
+    assert word not in repr(callers.seen)
+
+
+def test_langsmiths_tracer_among_the_operators_gets_what_happens_inside(make: Any, govern: Any) -> None:
+    word, operators, callers = secret(), Kept(), Kept()
+    safi, agent = refusing(make, govern, word, tracers=[LangChainTracer(client=operators)])
+    both_ways(safi, agent, {"callbacks": [LangChainTracer(client=callers)]})
+    assert word in repr(operators.sent)
+    assert word not in repr(callers.sent)
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    """LangSmith's client of the process, turned on by the environment."""
+    client = Kept()
+    monkeypatch.setattr(run_trees, "_CLIENT", client)
+    with monkeypatch.context() as patch:
+        patch.setenv("LANGSMITH_TRACING", "true")
+        get_env_var.cache_clear()
+        yield client
+    get_env_var.cache_clear()
+
+
+@pytest.mark.parametrize("of_caller", [False, True])
+def test_what_the_environment_turned_on_is_the_operators(
+    make: Any, govern: Any, operators: Kept, of_caller: bool
+) -> None:
+    word, callers = secret(), Kept()
+    tracer = LangChainTracer(client=callers)
+    both_ways(*refusing(make, govern, word), {"callbacks": [tracer]} if of_caller else None)
+    assert word in repr(operators.sent), "the environment's tracer got nothing of what happens inside"
+    assert word not in repr(callers.sent)
+
+
+def test_a_callers_tracer_object_gets_nothing_where_the_environment_traces_to_the_same_place(
+    make: Any, govern: Any, operators: Kept
+) -> None:
+    word, tracer = secret(), LangChainTracer()
+    assert tracer.client is operators
+    both_ways(*refusing(make, govern, word), {"callbacks": [tracer]})
+    assert word in repr(operators.sent)
+    assert found((tracer.run_map, tracer.latest_run), word, __file__) == []
+
+
+def test_handlers_on_a_model_object_are_the_operators(make: Any) -> None:
+    word, watcher = secret(), Watcher()
+    model = Fake(intellect=lambda _: f"Well: {word}.", will=VIOLATION, callbacks=[watcher])
+    make(model, store=None, log=None).invoke("q", {"callbacks": [Watcher()]})
+    assert word in repr(watcher.seen)
+
+
+def test_the_callers_config_is_as_it_was(make: Any) -> None:
+    word, watcher = secret(), Watcher()
+    safi = make(Fake(intellect=lambda _: f"Well: {word}.", will=VIOLATION), store=None, log=None, tracers=[Watcher()])
+    config: Any = {"callbacks": [watcher], "metadata": {"a": [1]}, "configurable": {"mine": {}}, "tags": ["t"]}
+    safi.invoke("q", config)
+    asyncio.run(safi.ainvoke("q", config))
+    assert config == {"callbacks": [watcher], "metadata": {"a": [1]}, "configurable": {"mine": {}}, "tags": ["t"]}
+    assert found(config, word, __file__) == []

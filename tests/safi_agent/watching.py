@@ -1,7 +1,6 @@
 """Whoever watches a chain, and all ways by which something could leave it: for tests that let nothing out."""
 
 import asyncio
-import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -187,14 +186,3 @@ DOORS: list[Callable[[SafiChain], str]] = [value for name, value in sorted(globa
 
 def secret() -> str:
     return f"canary{uuid4().hex}"
-
-
-def everything(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
-    for inner in (error.__cause__, error.__context__):
-        text += everything(inner) if inner else ""
-    frame = error.__traceback__
-    while frame:
-        text += repr({k: v for k, v in frame.tb_frame.f_locals.items() if k in ("error", "failed", "turn", "known")})
-        frame = frame.tb_next
-    return text

@@ -1,7 +1,8 @@
 """What governing adds to an answer, beside what others add: ``python -m benchmarks.governance``.
 
-``--quick`` is the same in half a minute, without the peers. ``--turns-per-second N`` and ``--memory N`` ask instead how
-many turns one process carries where the model takes no time, and whether its memory stays flat over N turns.
+``--quick`` is the same in half a minute, without the peers. The others run N turns alone, with a model that takes no
+time: ``--turns-per-second N`` measures the turns of one process a second, ``--memory N`` whether its memory stays flat,
+and ``--backlog N`` whether the bound on open audits holds where audits take longer than answers.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="one round of few turns, without peers")
     made.add_argument("--turns-per-second", type=int, metavar="N", help="over N turns, with a model that takes no time")
     made.add_argument("--memory", type=int, metavar="N", help="over N turns, with the same model")
+    made.add_argument("--backlog", type=int, metavar="N", help="over N turns, with audits slower than the answers")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what governing costs")
     made.add_argument("--out", type=Path, default=Path("results/governance"))
     return made
@@ -94,6 +96,10 @@ def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
         found = alone.memory(folder, args.memory)
         record = {"memory": found, "answers": found["turns"], "lost": found["lost"]}
         return "memory", f"{start} --memory {args.memory}", record
+    if args.backlog:
+        found = alone.backlog(folder, args.backlog)
+        record = {"backlog": found, "answers": found["turns"], "lost": found["lost"]}
+        return "backlog", f"{start} --backlog {args.backlog}", record
     if args.quick:
         args.at_once, args.rounds, args.peers = [1, 10], 1, []
         return "quick", f"{start} --quick", beside(args, folder)

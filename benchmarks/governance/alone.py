@@ -1,16 +1,23 @@
-"""SAFi without a model to wait for: turns per second in one process, and its memory over many turns."""
+"""SAFi without a model to wait for: turns per second in one process, its memory over many turns, its backlog."""
 
 import asyncio
 import gc
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.governance.instant import answer, governed
+from safi_agent import SafiChain
 
 BATCH = 1000  # turns after which the audits are waited for, so that what waits is not taken for a leak
+PENDING = 500  # the bound of the backlog, for turns that are answered quicker than they are audited
+AUDIT_S = 0.2  # seconds that an audit takes then; 32 run at once
+SAMPLE_S = 0.25
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -75,5 +82,46 @@ def memory(folder: Path, turns: int) -> dict[str, Any]:
         "resident": marks,
         "half": marks[(len(marks) - 1) // 2][1],
         "end": marks[-1][1],
+        "lost": lost(folder / "safi.db", folder / "log.json", turns),
+    }
+
+
+@contextmanager
+def sampled(safi: SafiChain, marks: list[dict[str, Any]]) -> Iterator[None]:
+    """Within it, depth and age of the backlog and the resident memory are sampled on a thread."""
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(SAMPLE_S):
+            depth, oldest = safi.backlog()
+            marks.append({"depth": depth, "oldest": oldest or 0.0, "resident": resident()})
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def backlog(folder: Path, turns: int) -> dict[str, Any]:
+    """Turns that are answered quicker than they are audited, with a bound on the audits that are open."""
+    marks: list[dict[str, Any]] = []
+    with governed(folder, audit_s=AUDIT_S, max_pending=PENDING) as safi:
+        asyncio.run(answer(safi, PENDING))
+        with sampled(safi, marks):
+            asyncio.run(answer(safi, turns - PENDING))
+        drained = safi.drain(None)
+    half = marks[len(marks) // 2 :]
+    return {
+        "turns": turns,
+        "bound": PENDING,
+        "audit_ms": 1e3 * AUDIT_S,
+        "deepest": max(mark["depth"] for mark in marks),
+        "oldest_s": max(mark["oldest"] for mark in marks),
+        "half": half[0]["resident"],
+        "end": half[-1]["resident"],
+        "left": drained.left,
         "lost": lost(folder / "safi.db", folder / "log.json", turns),
     }

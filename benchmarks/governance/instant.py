@@ -1,6 +1,7 @@
 """A model that answers at once, in the same process: what is left is what governing itself takes."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ AT_ONCE = 16
 
 
 class Instant(BaseChatModel):
-    """Plays each faculty without waiting."""
+    """Plays each faculty without waiting, except that an audit takes ``audit_s`` seconds."""
+
+    audit_s: float = 0.0
 
     @property
     def _llm_type(self) -> str:
@@ -24,15 +27,19 @@ class Instant(BaseChatModel):
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         system = str(messages[0].text)
-        text = reply(role_of([{"content": system}]), system)
+        role = role_of([{"content": system}])
+        if role == "audit" and self.audit_s:
+            time.sleep(self.audit_s)
+        text = reply(role, system)
         return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         return self._generate(messages)
 
 
-def governed(folder: Path) -> SafiChain:
-    return create_safi_chain(Instant(), "unesco", store=f"sqlite:///{folder}/safi.db", log=folder / "log.json")
+def governed(folder: Path, *, audit_s: float = 0.0, **settings: Any) -> SafiChain:
+    kept: dict[str, Any] = {"store": f"sqlite:///{folder}/safi.db", "log": folder / "log.json"}
+    return create_safi_chain(Instant(audit_s=audit_s), "unesco", **kept, **settings)
 
 
 async def answer(safi: SafiChain, turns: int) -> None:

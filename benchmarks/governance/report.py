@@ -91,6 +91,14 @@ def goals(record: Record) -> list[str]:
         half, end = (kept[mark] / 2**20 for mark in ("half", "end"))
         flat = "yes" if end < half * (1 + FLAT) else "no"
         said.append(f"Flat memory over {kept['turns']} turns: {half:.1f} MiB after half, {end:.1f} at the end, {flat}.")
+    if open_ := record.get("backlog"):
+        half, end = (open_[mark] / 2**20 for mark in ("half", "end"))
+        held = "yes" if open_["deepest"] <= open_["bound"] and end < half * (1 + FLAT) and not open_["left"] else "no"
+        said.append(
+            f"{open_['turns']} turns, audits of {open_['audit_ms']:g} ms, at most {open_['bound']} open: at most "
+            f"{open_['deepest']} were, the oldest {open_['oldest_s']:.1f} s old; {half:.1f} MiB after half, "
+            f"{end:.1f} at the end, {open_['left']} left, {held}."
+        )
     said.append(f"Answers without their audit: {record['lost']} of {record['answers']}.")
     return said
 

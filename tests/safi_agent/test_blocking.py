@@ -16,7 +16,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
-from safi_agent import OutboxError, SafiChain, ViolationError
+from safi_agent import OutboxError, SafiChain, SafiError, ViolationError
 from tests.safi_agent.agents.calling import Calling, Tools, call, calls, texts
 from tests.safi_agent.fakes import VIOLATION, Fake, in_turn
 
@@ -40,7 +40,7 @@ def test_a_blocking_call_is_found(make: Any) -> None:
     async def on_the_loop() -> Any:
         return safi.invoke("q")
 
-    with pytest.raises(OutboxError, match="BlockingError"):
+    with pytest.raises(SafiError, match="BlockingError"):
         awaited(on_the_loop)
 
 
@@ -218,8 +218,11 @@ def test_cancelled_after_its_row_was_written_it_gives_nothing_and_is_audited(mak
 
 
 def test_a_known_note_and_no_name_cost_one_hop(make: Any) -> None:
-    """The store is asked on a thread once, for the turn's row; twice where there is a name to look up."""
-    safi = make()
+    """The store is asked on a thread once, for the turn's row; twice where there is a name to look up.
+
+    Open audits are counted on a thread too, every half second at most.
+    """
+    safi = make(max_pending=None)
     hops: list[Any] = []
     to_thread = asyncio.to_thread
 

@@ -16,8 +16,10 @@ from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
+from safi_agent import create_safi_chain
 from safi_agent.faculties.calls import JudgeCall, judging
 from safi_agent.faculties.will import SCHEMA
+from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
 from tests.safi_agent.openai_server import Server, serving
 
 ASKED = [HumanMessage("Judge.")]
@@ -247,3 +249,11 @@ def test_where_no_cache_is_set_the_model_itself_is_called() -> None:
     judge = judging(model, None)
     assert isinstance(judge, JudgeCall)
     assert judge._prepared(frozenset()) is model
+
+
+def test_a_chain_rules_and_audits_anew_with_a_global_cache(global_cache: InMemoryCache) -> None:
+    model = Fake(will=in_turn(approve(), approve(), VIOLATION))
+    with create_safi_chain(model, THREE, store=None, log=None) as safi:
+        assert [safi.invoke("Why?").content for _ in range(3)] == ["An answer.", "An answer.", "No."]
+        assert safi.drain() == 2
+    assert [len(model.asked(role)) for role in ("intellect", "will", "conscience")] == [1, 3, 2]

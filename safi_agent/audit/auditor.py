@@ -46,7 +46,7 @@ class Auditor:
         self._open: dict[str, Job] = {}
         self._finished = 0
         self._inbox: SimpleQueue[object] = SimpleQueue()
-        self._carriage = Carriage(self.plan, self.store, self._inbox.put)
+        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
         self._thread: threading.Thread | None = None
         self._again = threading.Event()  # set to end the wait after a failure
         self._round: float | None = None  # when the round that is under way began
@@ -58,13 +58,16 @@ class Auditor:
         """Renew the leases on what is open, take over what dead processes left, and see that the thread runs."""
         if self._open:
             self.store.renew()
-        for job in self.store.adopt(self.plan.values.name):
-            self.submit(job)
+        self._adopt()
         self._ensure()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()
         if (hanging := self._hanging()) is not None:
             log.error("%s", hanging)
+
+    def _adopt(self) -> None:
+        for job in self.store.adopt(self.plan.values.name):
+            self.submit(job)
 
     def submit(self, job: Job) -> None:
         """Carry a durable turn to its end, some time soon; one that is open already is carried once."""
@@ -151,7 +154,7 @@ class Auditor:
         """Begin anew with all open turns: what was under way is in the store, or is done again."""
         self._inbox = SimpleQueue()
         self._carriage.stop()
-        self._carriage = Carriage(self.plan, self.store, self._inbox.put)
+        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
         for job in self._open.values():
             self._inbox.put(job)
 

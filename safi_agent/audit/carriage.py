@@ -34,8 +34,8 @@ class Carriage:
     A round that fails can be repeated: what it has not stored it has kept.
     """
 
-    def __init__(self, plan: Plan, store: Store, put: Callable[[object], None]) -> None:
-        self.plan, self.store, self._put = plan, store, put
+    def __init__(self, plan: Plan, store: Store, put: Callable[[object], None], adopt: Callable[[], None]) -> None:
+        self.plan, self.store, self._put, self._adopt = plan, store, put, adopt
         self._jobs: dict[str, Job] = {}
         self._judging = Judging(plan, put)
         self._telling = Telling(plan.timeout)
@@ -105,8 +105,7 @@ class Carriage:
         ids = [job.id for job in self._in_lane.values() if job.key not in busy][:MOST_ASKED]
         if ids:
             self._have(self.store.records(ids))
-            for job in self.store.adopt(self.plan.values.name):
-                self._put(job)
+            self._adopt()
             self._dirty.update(self._in_lane[i].key for i in ids if i in self._in_lane)
         self._look_at = now + POLL
 

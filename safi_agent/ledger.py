@@ -45,7 +45,7 @@ class Finding(BaseModel):
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The same row where nothing would change: rows are read often, and cannot be changed."""
-        if update is not None and all(getattr(self, name, None) == value for name, value in update.items()):
+        if update == {"value": self.value}:
             return self
         return super().model_copy(update=update, deep=deep)
 

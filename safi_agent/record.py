@@ -130,7 +130,8 @@ def commit(row: Row, before: Memory, measure: Measure) -> Commit:
 def _audited(row: Row, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
     values = values_of(row.values)
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
-    phi, sigma = _checked("φ", measure.phi), _checked("σ", measure.sigma)
+    phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
+    sigma = measure.sigma if measure.sigma is linear else _checked("σ", measure.sigma)
     found = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
     after = _moved(before, found)
     record = {**_told(row), "measure": measure.told(values), **_assessed(found, findings, values), **_memory(after)}

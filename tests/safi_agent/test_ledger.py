@@ -1,5 +1,6 @@
 """What of a judge's rows is used, and what is as if it were absent."""
 
+import itertools
 import math
 
 import pytest
@@ -93,3 +94,16 @@ def test_other_scores_in_range_only_where_they_were_asked_for() -> None:
     assert not read_ledger([row(score=0.3)], THREE).findings
     assert read_ledger([row(score=0.3)], THREE, ContinuousFinding).findings["truth"].score == 0.3
     assert not read_ledger([row(score=1.3)], THREE, ContinuousFinding).findings
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("kind", [Finding, ContinuousFinding])
+def test_a_finding_that_was_made_without_validation_is_held_to_it(kind: type[Finding]) -> None:
+    odd = [0, 1, -1, 0.5, -0.0, 0.25, 2, math.nan, math.inf, True, "1", None, [], 10**400]
+    for value, score, confidence, reason in itertools.product(["Truth", None, 7], odd, odd, ["so", None]):
+        row = {"value": value, "score": score, "confidence": confidence, "reason": reason}
+        try:
+            expected = {"truth": kind.model_validate(row | {"reason": reason or ""})}
+        except ValidationError:
+            expected = {}
+        assert read_ledger([kind.model_construct(**row)], THREE, kind).findings == expected

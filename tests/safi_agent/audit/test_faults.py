@@ -5,6 +5,7 @@ import ctypes
 import json
 import logging
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ import pytest
 
 from safi_agent import Alert
 from safi_agent.audit import auditor as module
-from tests.safi_agent.fakes import Fake, ledger
+from safi_agent.log.replay import replay
+from safi_agent.store import owner
+from tests.safi_agent.fakes import THREE, Fake, ledger
 
 
 class OwnError(BaseException):
@@ -164,6 +167,8 @@ def test_a_map_that_fails_once_leaves_the_profile_as_it_was(pair: Pair) -> None:
     assert [(r["spiritScore"], r["muTurn"]) for r in found] == [(5, 1), (None, 1), (7, 2)]
     assert found[0]["mu"] == found[1]["mu"]
     assert found[1]["spiritReflection"] == "The audit failed (σ: expected a finite number, got nan)."
+    replayed = replay(pair.folder / "bad.json", lambda name: THREE)
+    assert (replayed.faults, replayed.lines) == ((), 3)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -423,8 +428,6 @@ def test_lines_that_could_not_be_written_are_left_and_said(make: Any, tmp_path: 
 
 
 def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make: Any, tmp_path: Path) -> None:
-    import sqlite3
-
     safi = make()
     go = threading.Event()
     first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), store=f"sqlite:///{tmp_path}/safi.db")
@@ -441,6 +444,25 @@ def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make:
     assert first.drain(60) == 1
     assert safi.drain(60) == 1
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["a", "b"]
+
+
+def test_a_lane_that_waits_for_a_process_which_is_gone_takes_over_from_it(make: Any, tmp_path: Path) -> None:
+    go = threading.Event()
+    first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), log=None)
+    first.invoke("a", {"configurable": {"safi_key": "k"}})
+    while not first.model.asked("conscience"):
+        time.sleep(0.01)
+    name = owner.me().partition(":")[0]
+    safi = make()
+    safi.invoke("b", {"configurable": {"safi_key": "k"}})
+    assert safi.drain(0.2).left == 2
+    with sqlite3.connect(tmp_path / "safi.db") as db:
+        db.execute("UPDATE safi_turns SET owner = ? WHERE turn = 1", [f"{name}:4194000:x"])
+    db.close()
+    done = safi.drain(60)
+    assert (int(done), done.left, done.blocked) == (2, 0, ())
+    go.set()
+    first.drain(60)
 
 
 def test_a_thousand_open_audits_hold_few_bodies(make: Any, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Beats go on whatever one of them raises or waits for, and a heartbeat that has ended is missed."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from safi_agent.audit import heartbeat as module
+from safi_agent.audit.heartbeat import Heartbeat
+
+
+class Beating:
+    """Counts its beats; may raise, or wait."""
+
+    def __init__(self, raised: type[BaseException] | None = None, go: threading.Event | None = None) -> None:
+        self.raised, self.go, self.beats = raised, go, 0
+
+    def beat(self) -> None:
+        self.beats += 1
+        if self.go is not None:
+            self.go.wait(60)
+        if self.raised is not None:
+            raise self.raised
+
+    def leave(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Beating]]:
+    """Beats come quickly, and go to what is in this list alone."""
+    mine: list[Beating] = []
+    ended = threading.Event()
+    monkeypatch.setattr(module, "LEASE", 0.03)
+
+    def served() -> list[Beating]:
+        if ended.is_set():
+            raise SystemExit
+        return mine
+
+    monkeypatch.setattr(module, "served", served)
+    yield mine
+    ended.set()
+
+
+def wait_for(*beating: Beating, beats: int = 3) -> None:
+    deadline = time.monotonic() + 60
+    while any(one.beats < beats for one in beating):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_one_that_raises_or_waits_holds_up_no_other(quick: list[Beating]) -> None:
+    go = threading.Event()
+    waits, raises, sound = Beating(go=go), Beating(SystemExit), Beating()
+    quick += [waits, raises, Beating(KeyboardInterrupt), sound]
+    Heartbeat().ensure()
+    wait_for(raises, sound)
+    assert waits.beats == 1
+    go.set()
+    wait_for(waits)
+
+
+def test_one_that_has_ended_or_could_not_be_started_is_started_again(
+    quick: list[Beating], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    quick.append(one := Beating())
+    heart = Heartbeat()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        heart.ensure()
+    assert "could not be started" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(Heartbeat, "_run", lambda self: None)
+        heart.ensure()
+    assert heart._thread is not None
+    heart._thread.join(60)
+    heart.ensure()
+    wait_for(one)
+    assert "'safi-heartbeat' had ended" in caplog.text

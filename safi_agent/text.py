@@ -74,3 +74,12 @@ def is_name(text: str) -> bool:
     (True, False)
     """
     return 1 <= len(text) <= LONGEST_NAME and text.isprintable() and spelled(text) == text
+
+
+def many(count: int, what: str) -> str:
+    """A count with its noun.
+
+    >>> many(1, "turn"), many(1000, "turn")
+    ('1 turn', '1,000 turns')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

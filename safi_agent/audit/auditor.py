@@ -23,6 +23,7 @@ from safi_agent.threads import is_own, mark_own
 log = logging.getLogger("safi_agent")
 GRACE = 0.01  # seconds in which more may come before a round begins, so that much is done in one transaction
 IDLE = 5.0  # seconds without open turns after which the thread ends
+ENDS = 1.0  # seconds for the thread of a closed chain to end
 LOOK = 0.5  # seconds from one look at the thread to the next, while it is waited for
 SELF = "drain: expected another thread than those that audit; a hook cannot wait for itself."
 
@@ -50,6 +51,7 @@ class Auditor(Forked):
         self._thread: threading.Thread | None = None
         self._again = threading.Event()  # set to end the wait after a failure
         self._round: float | None = None  # when the round that is under way began
+        self._ending = False  # the chain was closed
         self._broken = ""  # why the last round came to nothing
 
     @override
@@ -104,7 +106,11 @@ class Auditor(Forked):
         return Drained(finished, *self._left())
 
     def stop(self, timeout: float) -> None:
-        """Nothing: what is not finished is carried on with, by this process or another."""
+        """Let the thread end once nothing is open; what is not finished goes on, in this process or another."""
+        self._ending = True
+        self._inbox.put(None)
+        if (thread := self._thread) is not None and not self._open and not is_own():
+            thread.join(ENDS)
 
     def leave(self, timeout: float) -> None:
         """The interpreter exits: wait."""
@@ -187,13 +193,16 @@ class Auditor(Forked):
 
     def _wait(self) -> bool:
         """Wait for something to do; whether there was nothing for so long that the thread ends."""
+        idle = 0.0 if self._ending and not self._open else IDLE
         try:
-            self._carriage.take(self._inbox.get(timeout=min(IDLE, self._carriage.wait())))
+            what = self._inbox.get(timeout=min(idle, self._carriage.wait()))
         except Empty:
             with self._changed:
                 if not self._open and self._inbox.empty():
                     self._thread = None
                     return True
+        else:
+            self._carriage.take(what)
         return False
 
     def _go_on(self) -> None:

@@ -49,7 +49,7 @@ class Carriage:
         self._look_at = self._tell_at = math.inf
 
     def take(self, what: object) -> None:
-        """Take in a turn, or what has come of one."""
+        """Take in a turn, or what has come of one; anything else is passed over."""
         if isinstance(what, Came):
             self._judged(self._judging.take(what.attempt))
         elif isinstance(what, Told):
@@ -138,8 +138,9 @@ class Carriage:
         try:
             made = make(lane, self.plan.compute)
         except Exception as error:
+            if lane.key not in self._unmade:  # once, however often it is tried again
+                log.error("The turns under the memory key %r cannot be committed.", lane.key, exc_info=error)
             self._unmade[lane.key] = time.monotonic() + AGAIN, type(error).__name__
-            log.error("The turns under the memory key %r cannot be committed.", lane.key, exc_info=error)
             return None
         self._unmade.pop(lane.key, None)
         return made

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from safi_agent.store import Store
 from safi_agent.store.owner import is_dead, me
+from safi_agent.text import many
 
 
 def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
@@ -15,10 +16,11 @@ def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]
         left: how many there are, by owner.
     """
     lines = store.lines_left(value_set) if left else {}
-    waiting = [f"{count} lines wait for the log {log}, which could not be written." for log, count in lines.items()]
-    others = [
-        f"{count} turns belong to another process ({owner.rpartition(':')[0]})."
-        for owner, count in left.items()
-        if owner != me() and not is_dead(owner)
-    ]
-    return [*store.blocked(value_set), *waiting, *others]
+    said = store.blocked(value_set)
+    said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
+    others = {owner.rpartition(":")[0]: count for owner, count in left.items() if owner != me() and not is_dead(owner)}
+    named = " ".join(said)
+    for name, count in others.items():
+        if name not in named:
+            said.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
+    return said

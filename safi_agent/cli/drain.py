@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
+from safi_agent.text import many
 
 if TYPE_CHECKING:
     from safi_agent.drained import Drained
@@ -33,10 +34,10 @@ def finish(done: "Drained", command: str) -> None:
     Raises:
         typer.Exit: with 1, where turns are left or something stands in their way.
     """
-    typer.echo(f"{int(done)} audits finished.")
+    typer.echo(f"{many(done, 'audit')} finished.")
     if not done.left and not done.blocked:
         return
-    typer.echo(f"safi {command}: {done.left} turns are left.", err=True)
+    typer.echo(f"safi {command}: {many(done.left, 'turn')} left.", err=True)
     for sentence in done.blocked:
         typer.echo(f"safi {command}: {sentence}", err=True)
     raise typer.Exit(1)

@@ -15,6 +15,7 @@ from safi_agent.store.failing import told_as
 from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
 from safi_agent.store.owner import me
 from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
+from safi_agent.text import many
 
 FRESH = 0.5  # seconds for which a count is taken for true where there is room
 LOOK = 0.05  # seconds from one count to the next while there is none
@@ -117,7 +118,7 @@ class Backlogs(Access):
         depth = c.scalar(_DEPTH, {"of": value_set}) or 0
         if not depth or not self.database.queued or not self.database.unserved(c, [value_set]):
             return []
-        return [f"{_many(depth, 'audit')} of {value_set!r} in the queue: no worker takes them. Start one: safi worker."]
+        return [f"{many(depth, 'audit')} of {value_set!r} in the queue: no worker takes them. Start one: safi worker."]
 
 
 def _lost(c: Connection) -> list[str]:
@@ -129,8 +130,8 @@ def _lost(c: Connection) -> list[str]:
         behind = and_(NOT_DONE, turns.c.key.in_(keys), turns.c.values_id != values_id)
         own, names = c.execute(select(func.count(), func.min(turns.c.value_set)).where(waiting)).one()
         others = c.scalar(select(func.count()).select_from(turns).where(behind)) or 0
-        also = f", and {_many(others, 'turn')} of the same memory keys behind them" if others else ""
-        sentences.append(f"{_many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure(values_id)}")
+        also = f", and {many(others, 'turn')} of the same memory keys behind them" if others else ""
+        sentences.append(f"{many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure(values_id)}")
     return sentences
 
 
@@ -148,12 +149,8 @@ def _elsewhere(c: Connection, value_set: str) -> list[str]:
     ).all()
     now = time.time()
     return [
-        f"{_many(row.keys, 'memory key')} of {value_set!r} on turns of the process {row.owner.rpartition(':')[0]}: "
+        f"{many(row.keys, 'memory key')} of {value_set!r} on turns of the process {row.owner.rpartition(':')[0]}: "
         f"they are taken over when it has ended, or has been silent for {LEASE:g} s."
         for row in rows
         if not is_gone(row.owner, row.lease, now)
     ]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -520,17 +520,6 @@ def test_a_handler_that_raises_on_the_answer_gets_no_more_than_the_answer(make: 
 # Turns that were answered before.
 
 
-@both
-def test_a_turn_id_that_is_used_again_gives_away_nothing_of_the_first_turn(make: Any, awaited: bool) -> None:
-    word, config = secret(), {"configurable": {"safi_turn_id": "t"}}
-    safi = make(Fake(**draft(word)))
-    safi.invoke("first", config)
-    error = caught(lambda: run(safi.ainvoke("second", config)) if awaited else safi.invoke("second", config))
-    assert type(error) is ValueError
-    assert "safi_turn_id: expected a new id" in str(error)
-    clear(error, word)
-
-
 def test_a_refusal_that_is_given_again_gives_away_nothing(make: Any, govern: Any) -> None:
     word, config = secret(), {"configurable": {"safi_turn_id": "t"}}
     safi = make(Fake(**draft(word)), raise_on_violation=True)

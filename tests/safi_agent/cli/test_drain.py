@@ -20,7 +20,7 @@ def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
     for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", *drain]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 audits finished." in done.stdout
+    assert "1 audit finished." in done.stdout
     assert '"auditStatus": "complete"' in (tmp_path / "saf-spirit-log.json").read_text()
 
 
@@ -38,6 +38,7 @@ def test_what_is_left_is_printed_and_ends_it_with_1(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "0 audits finished.\n")
     assert done.stderr.splitlines() == [
-        "safi drain: 1 turns are left.",
-        "safi drain: 1 turns belong to another process (elsewhere:7).",
+        "safi drain: 1 turn left.",
+        "safi drain: 1 memory key of 'civic' on turns of the process elsewhere:7: they are taken over when it has "
+        "ended, or has been silent for 60 s.",
     ]

@@ -59,6 +59,7 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
     first, and a note stands in their place. Content that is no text (pictures, audio, files) is replaced by a note, and
     the artifact of a tool's result is noted. A model's reasoning is not part of the conversation.
 
+    >>> from langchain_core.messages import HumanMessage
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
     'human: Hi\nai: Hello'
     """

@@ -64,23 +64,30 @@ class Ending(NamedTuple):
 
     def _result(self, last: ToolMessage, turn: Turn, answered: Answered, marks: Marks) -> bool:
         """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
+        if last.artifact is not None or last.additional_kwargs:
+            return False
         if (kept := _kept(last, turn, answered)) is not None:
-            own = result_id(turn["id"], last.tool_call_id)
-            return bool(kept[1]["id"] == own and last.content == kept[1]["final"] and last.artifact is None)
-        calls = [call for message in self.messages if isinstance(message, AIMessage) for call in message.tool_calls]
+            left = message(kept[1], kept[0])
+            own = result_id(turn["id"], last.tool_call_id) == kept[1]["id"]
+            return own and (last.content, last.response_metadata) == (left.content, left.response_metadata)
+        calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
         made = [call for call in calls if call["id"] == last.tool_call_id]
         return any(denial_of(turn, call, last, marks) is not None for call in made)
 
     def _structured(self, turn: Turn, answered: Answered) -> bool:
-        places = [i for i, message in enumerate(self.messages) if isinstance(message, AIMessage)]
+        places = [i for i, said in enumerate(self.messages) if isinstance(said, AIMessage)]
         if not places:
             return False
         answer, notes = self.messages[places[-1]], self.messages[places[-1] + 1 :]
         kept = _kept(answer, turn, answered)
         if not isinstance(answer, AIMessage) or kept is None or answer.additional_kwargs or answer.invalid_tool_calls:
             return False
+        told = {name: item for name, item in told_of(answer).items() if name != "calls"}
+        left = message(kept[1], kept[0]).response_metadata
         found = digest(answer.content, answer.tool_calls, notes, self.structured)
-        return bool(kept[1]["metadata"].get("structured") == found)
+        return bool(
+            {**answer.response_metadata, "safi": told} == left and kept[1]["metadata"].get("structured") == found
+        )
 
 
 def digest(text: object, calls: Sequence[ToolCall], notes: Sequence[AnyMessage], structured: Any) -> str:

@@ -12,6 +12,7 @@ from safi_agent.audit.plan import Plan
 from safi_agent.audit.telling import Telling
 from safi_agent.log import write
 from safi_agent.store import AT_A_TIME, Job, Made, Ready, Store, make
+from safi_agent.text import many
 
 log = logging.getLogger("safi_agent")
 POLL = 0.5  # seconds from one look at what other processes have committed to the next, while something waits for it
@@ -193,7 +194,7 @@ class Carriage:
         """Why turns are not done, a sentence for each cause; on any thread."""
         found = self._judging.blocked()
         if count := len(self._in_lane):
-            found.append(f"{count} turns wait for one before them under the same memory key.")
+            found.append(f"{many(count, 'turn')} behind another one under the same memory key.")
         found += [
             f"The turns under {key!r} cannot be committed ({why})." for key, (_, why) in list(self._unmade.items())
         ]

@@ -30,9 +30,10 @@ class Served(Protocol):
 
 
 class Heartbeat(Forked):
-    """Calls ``beat`` every third of a lease, on threads of its own, so that none waits for another's store."""
+    """Calls ``beat`` at intervals, a third of a lease unless another is given, on threads of its own, so that none waits for another's store."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = LEASE / 3) -> None:
+        self.every = every  # seconds
         self._served: weakref.WeakSet[Served] = weakref.WeakSet()
         self.after_fork()
         register(self, Stage.WORK)
@@ -73,7 +74,7 @@ class Heartbeat(Forked):
     def _run(self) -> None:
         mark_own()
         while True:
-            time.sleep(LEASE / 3)
+            time.sleep(self.every)
             for one in self.served():
                 try:
                     self._begin(one)

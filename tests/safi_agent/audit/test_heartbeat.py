@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from safi_agent.audit import heartbeat as module
 from safi_agent.audit.heartbeat import Heartbeat
 
 
@@ -28,20 +27,10 @@ class Beating:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Beating]]:
-    """Beats come quickly, and go to what is in this list alone."""
-    mine: list[Beating] = []
-    ended = threading.Event()
-    monkeypatch.setattr(module, "LEASE", 0.03)
-
-    def served() -> list[Beating]:
-        if ended.is_set():
-            raise SystemExit
-        return mine
-
-    monkeypatch.setattr(module, "served", served)
-    yield mine
-    ended.set()
+def heart() -> Iterator[Heartbeat]:
+    """A heartbeat that comes quickly, until the test ends."""
+    yield (made := Heartbeat(0.01))
+    made.every = 3600
 
 
 def wait_for(*beating: Beating, beats: int = 3) -> None:
@@ -51,28 +40,27 @@ def wait_for(*beating: Beating, beats: int = 3) -> None:
         time.sleep(0.005)
 
 
-def test_one_that_raises_or_waits_holds_up_no_other(quick: list[Beating]) -> None:
+def test_one_that_raises_or_waits_holds_up_no_other(heart: Heartbeat) -> None:
     go = threading.Event()
-    waits, raises, sound = Beating(go=go), Beating(SystemExit), Beating()
-    quick += [waits, raises, Beating(KeyboardInterrupt), sound]
-    Heartbeat().ensure()
-    wait_for(raises, sound)
+    waits, raises, interrupts, sound = Beating(go=go), Beating(SystemExit), Beating(KeyboardInterrupt), Beating()
+    for one in (waits, raises, interrupts, sound):
+        heart.serve(one)
+    wait_for(raises, interrupts, sound)
     assert waits.beats == 1
     go.set()
     wait_for(waits)
 
 
 def test_one_that_has_ended_or_could_not_be_started_is_started_again(
-    quick: list[Beating], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    heart: Heartbeat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    quick.append(one := Beating())
-    heart = Heartbeat()
+    one = Beating()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        heart.ensure()
+        heart.serve(one)
     assert "could not be started" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(Heartbeat, "_run", lambda self: None)

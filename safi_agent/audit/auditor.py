@@ -74,12 +74,9 @@ class Auditor(Forked):
             self.submit(job)
 
     def submit(self, job: Job) -> None:
-        """Carry a durable turn to its end, some time soon; one that is open already is carried once."""
+        """Carry a durable turn to its end, some time soon; one that is under way already is carried once."""
         with self._changed:
-            if job.id in self._open:
-                return
             self._open[job.id] = job
-            self.store.under_way.add(job.id)
         self._inbox.put(job)
         self._ensure()
 
@@ -221,6 +218,5 @@ class Auditor(Forked):
         with self._changed:
             for job in settled:
                 self._open.pop(job.id, None)
-                self.store.under_way.discard(job.id)
                 self._finished += job.audit
             self._changed.notify_all()

@@ -59,6 +59,7 @@ class Carriage:
                 self._settling.append(told)
         elif isinstance(what, Job) and what.id not in self._jobs:
             self._jobs[what.id] = what
+            self.store.under_way.add(what.id)  # here, where no Ctrl-C comes between this and its audit
             if what.audit:
                 self._judging.add(what)
             else:
@@ -93,6 +94,7 @@ class Carriage:
         self._begin()
         for job in settled:
             self._jobs.pop(job.id, None)
+            self.store.under_way.discard(job.id)
         return settled
 
     def _look(self) -> None:

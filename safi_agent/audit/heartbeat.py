@@ -30,7 +30,7 @@ class Served(Protocol):
 
 
 class Heartbeat(Forked):
-    """Calls ``beat`` at intervals, a third of a lease unless another is given, on threads of its own, so that none waits for another's store."""
+    """Calls ``beat`` at intervals, on threads of its own, so that none waits for another's store."""
 
     def __init__(self, every: float = LEASE / 3) -> None:
         self.every = every  # seconds

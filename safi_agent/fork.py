@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
+import filelock  # noqa: F401  (holds up its users at a fork: our hooks must come first, so they are registered last)
+
 log = logging.getLogger("safi_agent")
 PATIENCE = 15.0  # seconds for which a fork waits for one lock
 

@@ -4,6 +4,7 @@ import logging
 import os
 
 from filelock import FileLock
+from typing_extensions import override
 
 from safi_agent.errors import LogError
 from safi_agent.fork import Held, Stage
@@ -17,9 +18,29 @@ from safi_agent.log.tail import find_end
 from safi_agent.store import Anchor, Store
 
 log = logging.getLogger("safi_agent")
-_flushing = Held(Stage.LOG)
-_files: dict[str, FileLock] = {}  # one for each log, used under the lock above
 PATIENCE = 10.0  # seconds for which another process may hold the log
+
+
+class _Writing(Held):
+    """One thread of this process writes at a time, and one process on each log."""
+
+    def __init__(self) -> None:
+        super().__init__(Stage.LOG)
+        self._files: dict[str, FileLock] = {}
+
+    def file_lock(self, path: str) -> FileLock:
+        """The lock on this log among processes, to be asked for under the other one; an interrupt may have left it."""
+        lock = self._files.setdefault(path, FileLock(f"{path}.lock", timeout=PATIENCE, thread_local=False))
+        lock.release(force=True)
+        return lock
+
+    @override
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._files = {}  # a lock of the parent is none of the child's
+
+
+_writing = _Writing()
 
 
 def write(store: Store, path: str, most: int | None = None) -> list[str]:
@@ -32,7 +53,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
     if not path:
         return []
     try:
-        with _flushing.lock, _file_lock(path):
+        with _writing.lock, _writing.file_lock(path):
             anchor, waiting = store.unlogged(path)
             if waiting:
                 _append(store, path, anchor, waiting, most)
@@ -40,13 +61,6 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
         log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
         return []
     return [turn_id for turn_id, _ in waiting]
-
-
-def _file_lock(path: str) -> FileLock:
-    """The lock on this log among processes; an interrupt may have left it locked by this one."""
-    lock = _files.setdefault(path, FileLock(f"{path}.lock", timeout=PATIENCE, thread_local=False))
-    lock.release(force=True)
-    return lock
 
 
 def flush(store: Store, path: str, most: int | None = None) -> list[str]:

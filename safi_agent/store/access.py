@@ -16,7 +16,6 @@ class Database(Protocol):
     """What a store needs of a database; each has a file of its own."""
 
     engine: Engine
-    queued: bool  # whether turns are jobs of a queue, which workers take
 
     @property
     def insert(self) -> Callable[[Table], Any]:
@@ -41,8 +40,8 @@ class Database(Protocol):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Have what was enqueued for these turns of a value set done by nobody."""
 
-    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
-        """Those of these value sets whose turns no process works on, as far as the database can tell."""
+    def untaken(self, c: Connection, value_set: str) -> int:
+        """How many jobs of a value set are due that no worker takes."""
 
 
 class Access(Forked):

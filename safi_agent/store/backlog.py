@@ -112,13 +112,9 @@ class Backlogs(Access):
         another process is at work, or a queue from which no worker takes jobs.
         """
         with self._transaction(reading=True) as c:
-            return [*_lost(c), *_elsewhere(c, value_set), *self._no_worker(c, value_set)]
-
-    def _no_worker(self, c: Connection, value_set: str) -> list[str]:
-        depth = c.scalar(_DEPTH, {"of": value_set}) or 0
-        if not depth or not self.database.queued or not self.database.unserved(c, [value_set]):
-            return []
-        return [f"{many(depth, 'audit')} of {value_set!r} in the queue: no worker takes them. Start one: safi worker."]
+            untaken = self.database.untaken(c, value_set)
+            no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
+            return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
 
 
 def _lost(c: Connection) -> list[str]:

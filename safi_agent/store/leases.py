@@ -1,9 +1,9 @@
 """Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over.
 
 A chain takes over the turns of its own value set (by its name). Those of another set, as after a value set was renamed,
-it takes only where nobody else would: no chain of this process serves that set, no living process has turns of it
-under way, and no worker takes its jobs. Such a turn is audited by the values under which it was approved, which the
-store has kept, and is logged to its own log; from then on it counts among the turns of the chain that took it.
+it takes only where no living process has a chain or turns of that set. Such a turn is audited by the values under which
+it was approved, which the store has kept, and is logged to its own log; from then on it counts among the turns of the
+chain that took it.
 """
 
 import logging
@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from safi_agent.store.access import Access, Task
 from safi_agent.store.owner import is_dead, me
 from safi_agent.store.rows import Job
-from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, turns, value_sets
+from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, value_sets
 
 log = logging.getLogger("safi_agent")
 LEASE = 60.0
@@ -37,7 +37,7 @@ class Leases(Access):
 
     def _connected(self) -> None:
         super()._connected()
-        self._served: dict[str, float] = {}  # when a chain of this process last looked for turns of a value set
+        self._said: dict[str, float] = {}  # when the store was last told of a chain of this process
         self._told: set[str] = set()
         self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
 
@@ -50,7 +50,7 @@ class Leases(Access):
                 not among them are taken too: an interrupt came between their answer and their audit. None: they are
                 left.
         """
-        self._served[value_set] = time.monotonic()
+        self._say_alive(value_set)
         with self._transaction(reading=True) as c:
             theirs = self._left_behind(c, value_set)
             forgotten = self._forgotten(c, value_set, known)
@@ -61,18 +61,33 @@ class Leases(Access):
             jobs += self._take_forgotten(c, forgotten)
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
 
+    def _say_alive(self, value_set: str) -> None:
+        """Let the store know, from time to time, that this process has a chain of this value set."""
+        if time.monotonic() - self._said.get(value_set, -LEASE) < LEASE / 4:
+            return
+        now = time.time()
+        mine = {"value_set": value_set, "owner": me(), "lease": now + LEASE}
+        one = self.database.insert(chains).values(mine)
+        with self._transaction() as c:
+            c.execute(one.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE}))
+            c.execute(delete(chains).where(chains.c.lease < now - LEASE))
+        self._said[value_set] = time.monotonic()
+
     def _left_behind(self, c: Connection, value_set: str) -> dict[str, list[str]]:
         """Owners that are gone, by the value set of their turns, where those are for this chain to take."""
         now = time.time()
         gone: dict[str, list[str]] = defaultdict(list)
-        alive: set[str] = {name for name, seen in self._served.items() if time.monotonic() - seen < LEASE}
+        alive: set[str] = set()
         for row in c.execute(_BY_OWNER):
             if is_gone(row.owner, row.lease, now):
                 gone[row.value_set].append(row.owner)
             else:
                 alive.add(row.value_set)
-        others = self.database.unserved(c, [name for name in gone if name not in alive])
-        return {name: owners for name, owners in gone.items() if name == value_set or name in others}
+        for name in gone.keys() - alive - {value_set}:
+            owners = c.execute(select(chains.c.owner, chains.c.lease).where(chains.c.value_set == name))
+            if any(row.lease >= now and not is_dead(row.owner) for row in owners):
+                alive.add(name)
+        return {name: owners for name, owners in gone.items() if name == value_set or name not in alive}
 
     def _forgotten(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
         if known is None:

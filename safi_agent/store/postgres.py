@@ -18,7 +18,7 @@ from safi_agent.store.access import Task
 from safi_agent.store.block import LOOK, Block
 from safi_agent.store.engine import OwnEngine
 from safi_agent.store.patience import BUSY, patience
-from safi_agent.store.queue import drop, make_tables, put, unserved
+from safi_agent.store.queue import drop, make_tables, put, untaken
 from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up
 
@@ -30,7 +30,6 @@ class Postgres(OwnEngine):
     """A pool of connections, which are looked at before they are used: a server may have been restarted."""
 
     insert = staticmethod(postgresql.insert)
-    queued = True
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -94,9 +93,9 @@ class Postgres(OwnEngine):
         """Have what was enqueued for these turns done by nobody."""
         drop(c, value_set, turn_ids)
 
-    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
-        """Those of these value sets whose jobs no worker takes."""
-        return unserved(c, value_sets)
+    def untaken(self, c: Connection, value_set: str) -> int:
+        """How many jobs of a value set are due that no worker takes."""
+        return untaken(c, value_set)
 
     def checkpoint(self) -> None:
         """Nothing: the server does that by itself."""

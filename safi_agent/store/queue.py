@@ -56,33 +56,28 @@ def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> No
         raise _of(error.__cause__ or error) from None
 
 
-# A job that is being done by a worker that gives signs of life, or that is not due for long enough to have been taken.
-_SERVED = text("""
-    SELECT DISTINCT queue_name FROM procrastinate_jobs AS job WHERE queue_name IN :queues AND (
-        status = 'doing' AND EXISTS (
-            SELECT 1 FROM procrastinate_workers AS worker
-            WHERE worker.id = job.worker_id AND worker.last_heartbeat > now() - make_interval(secs => :gone)
-        )
-        OR status = 'todo' AND (
-            scheduled_at > now() - make_interval(secs => :due) OR EXISTS (
-                SELECT 1 FROM procrastinate_events AS event
-                WHERE event.job_id = job.id AND event.at > now() - make_interval(secs => :due)
-            )
-        )
+# Jobs that were due long enough ago, while no worker that gives signs of life is at work on others.
+_UNTAKEN = text("""
+    SELECT count(*) FROM procrastinate_jobs AS job WHERE queue_name = :queue AND status = 'todo'
+    AND coalesce(scheduled_at, '-infinity') < now() - make_interval(secs => :due)
+    AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_events AS event
+        WHERE event.job_id = job.id AND event.at > now() - make_interval(secs => :due)
     )
-""").bindparams(bindparam("queues", expanding=True))
+    AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_jobs AS other JOIN procrastinate_workers AS worker ON worker.id = other.worker_id
+        WHERE other.queue_name = :queue AND other.status = 'doing'
+        AND worker.last_heartbeat > now() - make_interval(secs => :gone)
+    )
+""")
 _DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args->>'turn' IN :turns").bindparams(
     bindparam("turns", expanding=True)
 )
 
 
-def unserved(c: Connection, value_sets: Sequence[str]) -> list[str]:
-    """Those of these value sets whose jobs no worker takes: neither now nor, as far as can be seen, soon."""
-    if not value_sets:
-        return []
-    queues = [queue_of(name) for name in value_sets]
-    served = c.scalars(_SERVED, {"queues": queues, "gone": GONE, "due": DUE}).all()
-    return [name for name, queue in zip(value_sets, queues, strict=True) if queue not in served]
+def untaken(c: Connection, value_set: str) -> int:
+    """How many jobs of a value set are due that no worker takes: neither now nor, as far as can be seen, soon."""
+    return c.scalar(_UNTAKEN, {"queue": queue_of(value_set), "gone": GONE, "due": DUE}) or 0
 
 
 def drop(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:

@@ -42,7 +42,6 @@ class Sqlite(OwnEngine):
     """A file, or memory that ends with the process."""
 
     insert = staticmethod(sqlite.insert)
-    queued = False
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -158,9 +157,9 @@ class Sqlite(OwnEngine):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Nothing: nothing was enqueued."""
 
-    def unserved(self, c: Connection, value_sets: Sequence[str]) -> list[str]:
-        """All of them: only their owners audit turns."""
-        return list(value_sets)
+    def untaken(self, c: Connection, value_set: str) -> int:
+        """None: turns are no jobs, their owners audit them."""
+        return 0
 
     def checkpoint(self) -> None:
         """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""

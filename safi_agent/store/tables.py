@@ -80,4 +80,12 @@ anchors = Table(
 secrets = Table(
     "safi_secrets", metadata, Column("name", String, primary_key=True), Column("secret", String, nullable=False)
 )
+# Which processes have a chain of a value set, by its name; what they leave is for others of that set first.
+chains = Table(
+    "safi_chains",
+    metadata,
+    Column("value_set", String, primary_key=True),
+    Column("owner", String, primary_key=True),
+    Column("lease", Float, nullable=False),
+)
 version = Table("safi_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))

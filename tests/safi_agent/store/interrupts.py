@@ -23,7 +23,7 @@ from safi_agent.store import Commit, Memory, Row, open_store
 from tests.safi_agent.fakes import THREE, Fake
 
 TURNS = 12
-OF_STORE = 40
+OF_STORE = 25
 ROWS = "SELECT id, status, logged, settled FROM safi_turns"
 V = sha256(b"{}").hexdigest()
 

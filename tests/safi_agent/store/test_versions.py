@@ -158,6 +158,7 @@ def test_the_tables_are_those_of_the_version() -> None:
     assert newest() == 2
     assert made == {
         "safi_anchors": "key lines log mac size",
+        "safi_chains": "lease owner value_set",
         "safi_memory": "key mu mu_turn note scores turns",
         "safi_secrets": "name secret",  # made when it is first asked for, so an older package can still use the store
         "safi_turns": "attempts audit body error id key lease ledger log logged owner place reaudit_of record "

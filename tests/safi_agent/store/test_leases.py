@@ -1,0 +1,180 @@
+"""Turns of a dead process are audited although the next release calls its value set by another name."""
+
+import json
+import logging
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safi_agent import ValueSet, assess, load_values
+from tests.safi_agent.fakes import GATED, THREE, Fake, ledger
+from tests.safi_agent.logged import lines
+
+ROOT = Path(__file__).parents[3]
+SAME_KEY = {"configurable": {"safi_key": "shared"}}
+RENAMED = THREE.model_copy(update={"name": "renamed"})
+OTHER = load_values({"name": "renamed", "refusal": "No.", "values": [{"name": "Mercy", "weight": 1}]})
+HEAD = (
+    "import os, sys, time\n"
+    "from safi_agent import create_safi_chain\n"
+    "from tests.safi_agent.fakes import *\n"
+    "same = {'configurable': {'safi_key': 'shared'}}\n"
+)
+DIES = HEAD + (
+    "store, log, values = sys.argv[1:]\n"
+    "values = {'three': THREE, 'gated': GATED}[values]\n"
+    "model = Fake(audit_delay=60, will=approve(['No Harm']))\n"
+    "create_safi_chain(model, values, store=store, log=log).invoke('old ' + values.name, same)\n"
+    "time.sleep(0.5)\n"
+    "os._exit(9)\n"
+)
+LIVES = DIES.replace("os._exit(9)", "print('up', flush=True)\ntime.sleep(60)")
+
+
+def killed(store: str, log: Path, values: str = "three") -> None:
+    done = subprocess.run([sys.executable, "-c", DIES, store, str(log), values], cwd=ROOT)
+    assert done.returncode == 9
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        found: str = request.getfixturevalue("database")
+        return found
+    return f"sqlite:///{tmp_path}/safi.db"
+
+
+@pytest.mark.parametrize("values", [RENAMED, OTHER], ids=["renamed", "renamed and changed"])
+def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved_under(
+    values: ValueSet, store: str, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(store, tmp_path / "old.json")
+    model = Fake(conscience=lambda text: ledger(THREE if "old three" in text else values))
+    safi = make(model, values, store=store, log=tmp_path / "new.json")
+    safi.invoke("new", SAME_KEY)
+    assert safi.drain(60) == 2
+    (old,), (new,) = lines(tmp_path / "old.json"), lines(tmp_path / "new.json")
+    assert (old["turn"], old["valueSet"], old["auditStatus"]) == (1, "three", "complete")
+    assert [row["value"] for row in old["conscienceLedger"]] == ["Truth", "Care", "Thrift"]
+    assert old["measure"]["values"] == THREE.fingerprint
+    assert (new["turn"], new["valueSet"], new["auditStatus"]) == (2, "renamed", "complete")
+    assert new["measure"]["values"] == values.fingerprint
+    assert new["mu"] == assess(new["conscienceLedger"], values, old["mu"]).mu
+    assert "1 turns of the value set 'three', which no process serves, are audited with those of 'renamed'" in (
+        caplog.text
+    )
+    assert safi._auditor.store.blocked("renamed") == []
+
+
+def test_a_set_that_was_changed_under_its_name_is_audited_by_what_it_was(make: Any, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/safi.db"
+    killed(store, tmp_path / "log.json")
+    changed = load_values({**THREE.model_dump(), "values": [{"name": "Mercy", "weight": 1}]})
+    safi = make(Fake(conscience=lambda text: ledger(THREE if "old three" in text else changed)), changed)
+    safi.invoke("new", SAME_KEY)
+    assert safi.drain(60) == 2
+    assert [r["measure"]["values"] for r in lines(tmp_path / "log.json")] == [THREE.fingerprint, changed.fingerprint]
+
+
+def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/safi.db"
+    hooks: dict[str, list[str]] = {"three": [], "gated": []}
+    chains = [
+        make(
+            Fake(conscience=ledger(values, score=-1)),
+            values,
+            hooks=[lambda alert, name=values.name: hooks[name].append(alert.record["valueSet"])],
+        )
+        for values in (THREE, GATED)
+    ]
+    for values in ("gated", "three"):
+        killed(store, tmp_path / "log.json", values)
+    for chain in chains:
+        chain._auditor.beat()
+    assert [chain.drain(60) for chain in chains] == [1, 1]
+    assert {name: set(found) for name, found in hooks.items()} == {"three": {"three"}, "gated": {"gated"}}
+
+
+def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIVES, store, str(tmp_path / "old.json"), "three"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "up\n"
+            model = Fake(conscience=ledger(OTHER))
+            safi = make(model, OTHER, store=store)
+            safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
+            assert safi.drain(60) == 1
+            safi.invoke("behind it", SAME_KEY)
+            assert safi.drain(1.0) == 0
+            (sentence,) = safi._auditor.store.blocked("renamed")
+            assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
+            assert f":{other.pid}: they are taken over when it has ended" in sentence
+            assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
+        finally:
+            other.kill()
+
+
+def damage(folder: Path, statement: str) -> None:
+    with sqlite3.connect(folder / "safi.db") as db:
+        db.execute(statement, (THREE.fingerprint,))
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM safi_value_sets WHERE id = ?",
+        "UPDATE safi_value_sets SET body = substr(body, 1, 40) WHERE id = ?",
+        "UPDATE safi_value_sets SET body = replace(body, 'Truth', 'Proof') WHERE id = ?",
+    ],
+    ids=["missing", "torn", "edited"],
+)
+def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that_has_it(
+    statement: str, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(f"sqlite:///{tmp_path}/safi.db", tmp_path / "old.json")
+    damage(tmp_path, statement)
+    safi = make(Fake(conscience=lambda text: ledger(THREE if "old three" in text else OTHER)), OTHER)
+    assert [r.levelno for r in caplog.records if "Turns of the value set 'three' wait: " in r.message] == [
+        logging.WARNING
+    ]
+    safi.invoke("behind it", SAME_KEY)
+    safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
+    safi.drain(1)
+    (sentence,) = safi._auditor.store.blocked("renamed")
+    assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
+    assert THREE.fingerprint[:12] in sentence
+    assert "Make a chain with that value set on this store once" in sentence
+    with make():
+        pass
+    deadline = time.monotonic() + 60
+    while safi._auditor.store.blocked("renamed") or not (tmp_path / "old.json").exists():
+        assert time.monotonic() < deadline
+        safi._auditor.beat()
+        time.sleep(0.1)
+    safi.drain(60)
+    assert [r["auditStatus"] for r in lines(tmp_path / "old.json")] == ["complete"]
+    assert sorted(r["userPrompt"] for r in lines(tmp_path / "log.json")) == ["behind it", "elsewhere"]
+
+
+def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_path: Path) -> None:
+    """As when an interrupt came between the answer's transaction and its audit."""
+    safi = make()
+    safi.invoke("a")
+    safi.drain()
+    store = safi._auditor.store
+    body = json.loads(json.dumps({**store.find(lines(tmp_path / "log.json")[0]["turnId"])[1], "id": "forgotten"}))
+    store.add(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
+    assert store.adopt("three", store.under_way) == []  # it may be on its way
+    safi.invoke("b")
+    deadline = time.monotonic() + 60
+    while len(lines(tmp_path / "log.json")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [r["turn"] for r in lines(tmp_path / "log.json")] == [1, 2, 3]

@@ -59,7 +59,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     audit_backoff: float = 1.0
     audit_timeout: float = 120.0
     audit: Where = "here"
-    max_pending: int | None = 10_000
+    max_pending: int | None = Field(default=10_000, strict=True)
     when_full: WhenFull = "wait"
     tracers: tuple[Any, ...] = Field(default=(), repr=False)
 
@@ -126,9 +126,8 @@ def check(settings: Settings) -> None:
     _check_drafting(settings)
     if settings.log_max_bytes is not None and settings.log_max_bytes < LEAST_BYTES:
         raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
-    most = settings.max_pending
-    if most is not None and (isinstance(most, bool) or most < 1):
-        raise ValueError(f"max_pending: expected None or a whole number of at least 1, got {most!r}.")
+    if settings.max_pending is not None and settings.max_pending < 1:
+        raise ValueError(f"max_pending: expected None or a whole number of at least 1, got {settings.max_pending!r}.")
     for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")

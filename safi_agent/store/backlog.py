@@ -81,8 +81,11 @@ class Backlogs(Access):
         count = self._counts[value_set]
         count.at = time.monotonic()  # others take what was known before
         with self._transaction(reading=True) as c:
-            count.added = 0
-            count.depth = c.scalar(_DEPTH, {"of": value_set}) or 0
+            counted = count.added
+            depth = c.scalar(_DEPTH, {"of": value_set}) or 0
+        with self._letting_in:
+            count.depth = depth
+            count.added -= counted
 
     def let_in(self, value_set: str, most: int | None) -> Place | None:
         """A place for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
@@ -99,7 +102,8 @@ class Backlogs(Access):
 
     def added(self, value_set: str) -> None:
         """One more audit is open."""
-        self._counts[value_set].added += 1
+        with self._letting_in:
+            self._counts[value_set].added += 1
 
     def open_here(self, value_set: str) -> int:
         """About how many audits are open, as last counted."""

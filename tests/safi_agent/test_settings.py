@@ -109,3 +109,18 @@ def test_settings_that_cannot_be_meant_are_refused(
 def test_settings_of_drafts_that_cannot_be_meant_are_refused(make: Any, settings: Any, error: Any, text: str) -> None:
     with pytest.raises(error, match=text):
         make(Fake(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_pending": 0}, "max_pending: expected None or a whole number of at least 1, got 0"),
+        ({"max_pending": -3}, "max_pending: expected None or a whole number of at least 1, got -3"),
+        ({"max_pending": True}, "max_pending"),
+        ({"max_pending": 2.5}, "max_pending"),
+        ({"when_full": "later"}, "when_full"),
+    ],
+)
+def test_bounds_of_the_backlog_that_cannot_be_meant_are_refused(make: Any, settings: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(Fake(), **settings)

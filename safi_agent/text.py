@@ -1,5 +1,6 @@
 """What a reader sees of a text: without invisible characters, in plain letters, in base letters; in linear time."""
 
+import re
 import unicodedata
 
 import regex
@@ -8,6 +9,9 @@ LONGEST_NAME = 200
 # Every control character but tab and line breaks, every other code point without a character, what Unicode calls
 # default ignorable, and two letters that are drawn as nothing although Unicode does not call them so.
 _HIDDEN = regex.compile(r"[[\p{C}\p{Default_Ignorable_Code_Point}\U00016fe4\U0001d159]--[\t\n\r]]+", regex.VERSION1)
+# The same in ASCII, and what is not: ``re`` is several times as fast as ``regex`` is with properties.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
 _BLANKS = regex.compile("[\u2800\U00013441\U00013442]")  # of Braille and hieroglyphs, which do not count as spaces
 _MARKS = regex.compile(r"\p{M}+")
 # Lines over, under and through letters, and frames around them: a word is read through them.
@@ -25,7 +29,8 @@ def visible(text: str) -> str:
     >>> visible("guar\u034fan\u200bteed\x00\n")
     'guaranteed\n'
     """
-    return _HIDDEN.sub("", text)
+    shown = _CONTROLS.sub("", text)
+    return shown if shown.isascii() else _FOREIGN.sub(lambda found: _HIDDEN.sub("", found[0]), shown)
 
 
 def plain(text: str) -> str:

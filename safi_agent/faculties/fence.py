@@ -1,5 +1,7 @@
 """Fences around what an attacker may have written, so that a judge reads it as data."""
 
+import re
+
 import regex
 
 from safi_agent.text import letters, visible
@@ -28,7 +30,7 @@ _TAG = regex.compile(
     r"|[\s/]*+(?:s|bos|eos|sys|(?:start|end)[\s_-]*+of[\s_-]*+turn)\s*+>",
     regex.IGNORECASE,
 )
-_ANGLE = regex.compile(rf"([{_ANGLES}])([^{_ANGLES}]*)")
+_ANGLE = re.compile(rf"([{_ANGLES}])([^{_ANGLES}]*)")
 
 
 def fence(name: str, text: str) -> str:
@@ -51,6 +53,6 @@ def harmless(text: str) -> str:
     return _ANGLE.sub(_disarmed, shown).strip()
 
 
-def _disarmed(found: regex.Match[str]) -> str:
+def _disarmed(found: re.Match[str]) -> str:
     angle, rest = found.groups()
     return (_MARK if rest and _TAG.match(letters(rest)) else angle) + rest

@@ -26,6 +26,8 @@ def test_the_public_list_is_what_others_rely_on() -> None:
     assert sorted(safi_agent.__all__) == [
         "Alert",
         "Assessment",
+        "Backlog",
+        "BacklogError",
         "ClosedError",
         "Finding",
         "IntellectError",

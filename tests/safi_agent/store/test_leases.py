@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from safi_agent import ValueSet, assess, load_values
+from safi_agent.store.leases import FORGOTTEN, LEASE
+from safi_agent.store.tables import turns
 from tests.safi_agent.fakes import GATED, THREE, Fake, ledger
 from tests.safi_agent.logged import lines
 
@@ -172,6 +175,8 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
     body = json.loads(json.dumps({**store.find(lines(tmp_path / "log.json")[0]["turnId"])[1], "id": "forgotten"}))
     store.add(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
     assert store.adopt("three", store.under_way) == []  # it may be on its way
+    with store._transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
     safi.invoke("b")
     deadline = time.monotonic() + 60
     while len(lines(tmp_path / "log.json")) < 3:

@@ -104,13 +104,13 @@ def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_p
 
 
 def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_path: Path) -> None:
+    model = Fake(conscience=ledger(OTHER))
+    safi = make(model, OTHER, store=store)
     command = [sys.executable, "-c", LIVES, store, str(tmp_path / "old.json"), "three"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == "up\n"
-            model = Fake(conscience=ledger(OTHER))
-            safi = make(model, OTHER, store=store)
             safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
             assert safi.drain(60) == 1
             safi.invoke("behind it", SAME_KEY)
@@ -121,6 +121,8 @@ def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_pat
             assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
         finally:
             other.kill()
+            other.wait()
+            safi._auditor.beat()
 
 
 def damage(folder: Path, statement: str) -> None:

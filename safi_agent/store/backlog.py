@@ -37,13 +37,14 @@ class _Count:
 
     def __init__(self) -> None:
         self.at = -FRESH
-        self.depth = self.added = 0
+        self.depth = 0
+        self.added = self.counted = 0  # in all since the process began; how many of them are in ``depth``
         self.places: weakref.WeakSet[Place] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
 
     @property
     def about(self) -> int:
         """How many there are, as far as is known here."""
-        return self.depth + self.added + len(self.places)
+        return self.depth + self.added - self.counted + len(self.places)
 
 
 # The first condition is that of the index that has the value sets.
@@ -84,8 +85,7 @@ class Backlogs(Access):
             counted = count.added
             depth = c.scalar(_DEPTH, {"of": value_set}) or 0
         with self._letting_in:
-            count.depth = depth
-            count.added -= counted
+            count.depth, count.counted = depth, counted
 
     def let_in(self, value_set: str, most: int | None) -> Place | None:
         """A place for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""

@@ -25,7 +25,7 @@ def traffic(n):
     while not over.is_set():
         safi.invoke(f"parent {n}")
         count[n] += 1
-        time.sleep(0.03)
+        time.sleep(0.05)
 
 threads = [threading.Thread(target=traffic, args=(n,)) for n in range(2)]
 for thread in threads:

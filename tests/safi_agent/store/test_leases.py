@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from safi_agent import ValueSet, assess, load_values
+from safi_agent.store.leases import FORGOTTEN, LEASE
+from safi_agent.store.tables import turns
 from tests.safi_agent.fakes import GATED, THREE, Fake, ledger
 from tests.safi_agent.logged import lines
 
@@ -101,13 +104,13 @@ def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_p
 
 
 def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_path: Path) -> None:
+    model = Fake(conscience=ledger(OTHER))
+    safi = make(model, OTHER, store=store)
     command = [sys.executable, "-c", LIVES, store, str(tmp_path / "old.json"), "three"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == "up\n"
-            model = Fake(conscience=ledger(OTHER))
-            safi = make(model, OTHER, store=store)
             safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
             assert safi.drain(60) == 1
             safi.invoke("behind it", SAME_KEY)
@@ -118,6 +121,8 @@ def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_pat
             assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
         finally:
             other.kill()
+            other.wait()
+            safi._auditor.beat()
 
 
 def damage(folder: Path, statement: str) -> None:
@@ -172,6 +177,8 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
     body = json.loads(json.dumps({**store.find(lines(tmp_path / "log.json")[0]["turnId"])[1], "id": "forgotten"}))
     store.add(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
     assert store.adopt("three", store.under_way) == []  # it may be on its way
+    with store._transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
     safi.invoke("b")
     deadline = time.monotonic() + 60
     while len(lines(tmp_path / "log.json")) < 3:

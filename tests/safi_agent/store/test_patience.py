@@ -100,8 +100,9 @@ def test_one_allowance_is_shared_by_what_is_inside_and_ends_with_it() -> None:
 
 def test_a_locked_table_of_postgresql_is_waited_for_once(database: str, make: Any, postgres: Server) -> None:
     psycopg = pytest.importorskip("psycopg")
-    safi = make(store=database, audit="worker")
+    safi = make(store=database)
     safi.invoke("a")
+    safi.drain()
     name = database.rpartition("/")[2]
     with psycopg.connect(host="127.0.0.1", port=postgres.port, user="safi", dbname=name) as other:
         other.execute("LOCK TABLE safi_memory IN ACCESS EXCLUSIVE MODE")

@@ -15,7 +15,7 @@ from sqlalchemy import event, update
 
 from safi_agent.store import BusyError, Commit, Memory, Row, Store, open_store, owner
 from safi_agent.store.sqlite import Sqlite, prepare
-from safi_agent.store.tables import turns
+from safi_agent.store.tables import turns, value_sets
 
 V = sha256(b"{}").hexdigest()  # the id of a value set is that of its text
 
@@ -187,6 +187,15 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
     assert not [plan for plan in plans if "SCAN safi_turns" in plan and "INDEX" not in plan]
     for index in ("open", "unlogged", "unfinished", "place", "failed"):
         assert any(f"safi_turns_{index}" in plan for plan in plans), index
+
+
+def test_a_value_set_is_kept_as_it_was_and_mended_where_it_was_changed(store: Store) -> None:
+    store.keep_values(V, '{"another": 1}')
+    assert store.kept_values(V) == "{}"
+    with store._transaction() as c:
+        c.execute(update(value_sets).values(body="torn"))
+    store.keep_values(V, "{}")
+    assert store.kept_values(V) == "{}"
 
 
 def test_one_store_for_a_file_and_one_for_each_memory(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Auditor(Forked):
         serve(self)
 
     def _fresh(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # Ctrl-C cannot come between it and its block, as it can with a Condition
+        self._changed = threading.Condition(self._lock)
         self._open: dict[str, Job] = {}
         self._finished = 0
         self._inbox: SimpleQueue[object] = SimpleQueue()
@@ -75,7 +76,7 @@ class Auditor(Forked):
 
     def submit(self, job: Job) -> None:
         """Carry a durable turn to its end, some time soon; one that is under way already is carried once."""
-        with self._changed:
+        with self._lock:
             self._open[job.id] = job
         self._inbox.put(job)
         self._ensure()
@@ -93,12 +94,12 @@ class Auditor(Forked):
         while True:
             self._ensure()
             ensure()
-            with self._changed:
+            with self._lock:
                 rest = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
                 if not self._open or rest <= 0:
                     break
                 self._changed.wait(rest)
-        with self._changed:
+        with self._lock:
             finished, self._finished = self._finished, 0
         return Drained(finished, *self._left())
 
@@ -140,7 +141,7 @@ class Auditor(Forked):
 
     def _ensure(self) -> None:
         """Have the thread run if there is anything to do."""
-        with self._changed:
+        with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
             if not self._open:
@@ -183,7 +184,7 @@ class Auditor(Forked):
         self._broken = f"The audits wait ({type(error).__name__}), and are tried again."
         log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
         if not isinstance(error, SQLAlchemyError | OSError):
-            with self._changed:
+            with self._lock:
                 self._take_up()
         self._again.clear()
         self._again.wait(wait)
@@ -194,7 +195,7 @@ class Auditor(Forked):
         try:
             what = self._inbox.get(timeout=min(idle, self._carriage.wait()))
         except Empty:
-            with self._changed:
+            with self._lock:
                 if not self._open and self._inbox.empty():
                     self._thread = None
                     return True
@@ -215,7 +216,7 @@ class Auditor(Forked):
             self._close(settled)
 
     def _close(self, settled: Sequence[Job]) -> None:
-        with self._changed:
+        with self._lock:
             for job in settled:
                 self._open.pop(job.id, None)
                 self._finished += job.audit

@@ -1,7 +1,6 @@
 """The chain: ``intellect | will | release`` before the answer leaves; conscience, spirit, memory, log after it."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,11 +34,8 @@ from safi_agent.settings import Settings
 from safi_agent.store import Backlog, open_store
 from safi_agent.store.failing import opening
 from safi_agent.store.patience import one_patience
-from safi_agent.text import many
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
-
-log = logging.getLogger("safi_agent")
 
 
 class SafiChain(Lifetime, Settings):
@@ -238,8 +234,6 @@ class SafiChain(Lifetime, Settings):
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)
-        if finished.left:
-            log.warning("A chain was closed with %s left. %s", many(finished.left, "turn"), " ".join(finished.blocked))
         return finished
 
 

@@ -64,14 +64,20 @@ class OutboxError(SafiError):
 
 
 class BacklogError(SafiError):
-    """As many audits are open as may be, so the turn was not begun; ``depth`` says how many."""
+    """As many audits are open as may be, so the turn was not begun.
+
+    ``depth`` is how many are open, ``most`` is ``max_pending``.
+    """
 
     def __init__(self, depth: int, most: int) -> None:
-        super().__init__(
-            f"{depth:,} audits are open, and max_pending is {most:,}: the turn was not begun. Try again later, or see "
-            "chain.backlog()."
+        super().__init__(depth, most)
+        self.depth, self.most = depth, most
+
+    def __str__(self) -> str:
+        return (
+            f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not begun. Try again later, "
+            "or see chain.backlog()."
         )
-        self.depth = depth
 
 
 class ConscienceError(SafiError):

@@ -1,9 +1,13 @@
 """How long a chain is used, and what is built on one: its audits are waited for, and then it takes no more turns."""
 
 import asyncio
+import logging
 from typing import Self
 
 from safi_agent.drained import Drained
+from safi_agent.text import many
+
+log = logging.getLogger("safi_agent")
 
 
 class Lifetime:
@@ -36,10 +40,16 @@ class Lifetime:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        _say(self.close())
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        _say(await self.aclose())
+
+
+def _say(closed: Drained) -> None:
+    """Log what is left at the end of a ``with`` block, which has nothing to give it to."""
+    if closed.left:
+        log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))

@@ -53,7 +53,7 @@ def test_the_table_is_written_from_what_was_measured(
 
 
 def test_the_gate_is_timed_whole() -> None:
-    assert {"fence", "plain text", "the judge's JSON", "split", "rules, professional", "rules on a call, civic"} <= {
+    assert {"fence", "plain text", "the judge's reply", "split", "rules, professional", "rules on a call, civic"} <= {
         *linear.works()
     }
     assert len(linear.UNITS) >= 8

@@ -10,16 +10,20 @@ from safi_agent.fork import Held, Stage, register
 from tests.safi_agent.logged import lines
 
 ROOT = Path(__file__).parents[2]
-CHILDREN = 50
+CHILDREN = int(os.environ.get("SAFI_FORKS", "12"))
 TRAFFIC = """
 import os, sys, threading, time
+from contextlib import nullcontext
 from safi_agent import create_safi_chain
 from tests.safi_agent.fakes import *
 
 folder, children = sys.argv[1], int(sys.argv[2])
-safi = create_safi_chain(Fake(), THREE, store=f"sqlite:///{folder}/s.db", log=f"{folder}/log.json")
+model = Fake()
+model._lock = nullcontext()  # a lock of the test's own model is not taken before a fork
+safi = create_safi_chain(model, THREE, store=f"sqlite:///{folder}/s.db", log=f"{folder}/log.json")
+safi.invoke("parent")  # what is imported at first use is imported now: a fork amid an import hangs in Python itself
 over = threading.Event()
-count = [0, 0]
+count = [1, 0]
 
 def traffic(n):
     while not over.is_set():

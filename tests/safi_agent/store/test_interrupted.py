@@ -13,7 +13,7 @@ import pytest
 from safi_agent.store import Store, open_store
 
 ROOT = Path(__file__).parents[3]
-SEEDS = os.environ.get("SAFI_INTERRUPTS", "20")
+SEEDS = os.environ.get("SAFI_INTERRUPTS", "6")
 V = sha256(b"{}").hexdigest()
 
 

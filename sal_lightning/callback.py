@@ -108,6 +108,7 @@ class SALCallback(Driver, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Measured steps are logged once: not again by the micro-batches that lead to the next step.
+        self.pause()
         self.look()
         if not self._measured():
             return
@@ -128,6 +129,7 @@ class SALCallback(Driver, Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()  # a hook that skips the rest of the epoch skips the end of its batch too
         for layer in self.layers:
             layer.settle()
 

@@ -124,6 +124,7 @@ class CommunicationLayer:
             self.step += 1
             if self.analyzer is not None and self.step % STRIDE == 1:
                 self.analyzer.observe(size)
+            self._reached.gather()
             surprise = self._reached.surprise()
             self._hand_over_unreached()
             familiar = self._familiar(surprise)
@@ -244,7 +245,7 @@ class CommunicationLayer:
         self.detach()
         self._attached = True
         for eye in self.eyes:
-            self._hearing.listen(eye, self.heard)
+            self._hearing.listen(eye, self.heard, self.defer)
         if self.optimizer is not None:
             self._stepping = Stepping(self.optimizer, self)
         elif self.settings.protection != "tensor":
@@ -351,6 +352,26 @@ class CommunicationLayer:
             self._stepping.forward_begins()
         self._reached.see(eye, given, self.step)
 
+    def defer(self, eye: Eye, given: tuple[Any, ...]) -> Callable[[], None]:
+        """A layer is called in evaluation mode; what is returned is called when its backward pass comes."""
+        confirm = self._reached.defer(eye, given, self.step)
+
+        def confirmed() -> None:
+            if self._stepping is not None:
+                self._stepping.forward_begins()
+            confirm()
+
+        return confirmed
+
+    @property
+    def in_step(self) -> bool:
+        """Whether forward passes belong to a training step; a trainer's callback says so, a plain loop need not."""
+        return self._hearing.in_step
+
+    @in_step.setter
+    def in_step(self, running: bool) -> None:
+        self._hearing.in_step = running
+
     @property
     def _in_step(self) -> bool:
         return self._stepping is not None and self._stepping.depth > 0
@@ -402,7 +423,7 @@ class CommunicationLayer:
         """Take in the parameters that began to learn."""
         new = self._coverage.grow()
         for eye in new or []:
-            self._hearing.listen(eye, self.heard)
+            self._hearing.listen(eye, self.heard, self.defer)
         if new is not None and self.analyzer is not None:
             self.analyzer.watch(covering.owned(self.model, self.optimizer))
 
@@ -410,7 +431,7 @@ class CommunicationLayer:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
         if self.step == 1 and not self._hearing.always:
             return  # the gradient may be older than these hooks
-        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._reached.known]
+        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._reached.known and not e.used]
         self._coverage.hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:

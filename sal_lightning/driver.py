@@ -125,6 +125,11 @@ class Driver(Answers):
             layer.measure = measured
         if self.watch is not None:
             self.watch.wanted = measured or not alone
+        self._in_step(True)
+
+    def pause(self) -> None:
+        """The step is over: forward passes up to the next one are evaluation, whatever their mode."""
+        self._in_step(False)
 
     def look(self) -> None:
         """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
@@ -136,6 +141,10 @@ class Driver(Answers):
         self._counted = steps, skips
 
     # --- parts ---
+
+    def _in_step(self, running: bool) -> None:
+        for part in (*self.layers, *([] if self.watch is None else [self.watch])):
+            part.in_step = running
 
     def _measured(self) -> bool:
         """Whether this step will be logged."""

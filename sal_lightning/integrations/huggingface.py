@@ -82,6 +82,10 @@ class SALTrainerCallback(Driver, TrainerCallback):
         self.look()
 
     @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.pause()
+
+    @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not self.layers or not all(layer.measured for layer in self.layers):
             return

@@ -76,10 +76,23 @@ class Subspace(Rule):
         # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
         return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
+    @property
+    def used(self) -> bool:
+        """Whether the layer's input was ever read, in this training or before."""
+        return self.holds or bool(self.window.weight > 0)
+
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Gather sampled rows of the input in a forward pass; accumulated batches add up."""
+        self.take(self.read(args, step), ask)
+
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """Sampled rows (groups, n, d) of the input in a forward pass."""
         x = self.layer.rows(self.layer.module, args, ROWS, step)
-        self.seen.append(x if self.layer.bias is None else homogeneous(x))
+        return x if self.layer.bias is None else homogeneous(x)
+
+    def take(self, rows: Tensor, ask: bool = False) -> None:
+        """Gather the rows of one forward pass; ``ask`` how unusual they are."""
+        self.seen.append(rows)
         if ask and self.age >= DENSE and self.window.Y is not None:
             if self.window.P is None:
                 self.window.look(FLOOR)

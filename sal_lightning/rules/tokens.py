@@ -54,12 +54,24 @@ class Tokens(Rule):
     def due(self) -> bool:
         return True
 
+    @property
+    def used(self) -> bool:
+        """Whether the layer's input was ever read, in this training or before."""
+        return self.holds or self.R is not None
+
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Count the tokens of a forward pass."""
+        self.take(self.read(args, step), ask)
+
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """How often each token came in a forward pass, (tokens,)."""
         tokens = args[0].detach().flatten()
         # Not `bincount`, which waits for the device to know how many tokens there are.
         counts = torch.zeros(self.table.num_embeddings, device=tokens.device)
-        counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
+        return counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
+
+    def take(self, counts: Tensor, ask: bool = False) -> None:
+        """Add the counts of one forward pass; ``ask`` how unusual all counts of this step are."""
         self.counts = counts if self.counts is None else self.counts + counts
         if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
             if self.usual is None:

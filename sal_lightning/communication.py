@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import covering, processes
+from sal_lightning import compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
 from sal_lightning.hearing import Hearing
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
@@ -64,7 +64,8 @@ class CommunicationLayer:
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
 
     Raises:
-        ValueError: a choice outside its range, a model with nothing to train, an optimizer of another model.
+        ValueError: a choice outside its range, a model with nothing to train or compiled with ``fullgraph=True``, an
+            optimizer of another model.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class CommunicationLayer:
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
+        self._new = set[Eye]()  # eyes that came since the last step
         self._coverage.grow()
         self.attach()
 
@@ -244,6 +246,8 @@ class CommunicationLayer:
         """Listen to the layers' forward passes and the optimizer's steps."""
         self.detach()
         self._attached = True
+        self._new = set(self.eyes)
+        compiling.renew()
         for eye in self.eyes:
             self._hearing.listen(eye, self.heard, self.defer)
         if self.optimizer is not None:
@@ -422,6 +426,9 @@ class CommunicationLayer:
     def _cover(self) -> None:
         """Take in the parameters that began to learn."""
         new = self._coverage.grow()
+        if new:
+            compiling.renew()
+            self._new.update(new)
         for eye in new or []:
             self._hearing.listen(eye, self.heard, self.defer)
         if new is not None and self.analyzer is not None:
@@ -429,9 +436,11 @@ class CommunicationLayer:
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
-        if self.step == 1 and not self._hearing.always:
-            return  # the gradient may be older than these hooks
-        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._reached.known and not e.used]
+        # Of an eye that is new the gradient may be older than its hooks.
+        new = set() if self._hearing.always else self._new
+        unreached = (e for e in self.eyes if e in self.rules and e not in self._reached.known and not e.used)
+        lost: list[Rule] = [e for e in unreached if e not in new]
+        self._new = set()
         self._coverage.hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sal_lightning import layers
+from sal_lightning import compiling, layers
 from sal_lightning.layers import plain_name
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
@@ -37,7 +37,8 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
 
     Raises:
         TypeError: no model, or an optimizer that is none.
-        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened.
+        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened, a model
+            compiled with ``fullgraph=True``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected model to be a torch.nn.Module, got {type(model).__name__}.")
@@ -49,6 +50,7 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
     ids = {id(p) for p in parameters}
     if optimizer is not None and not any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
+    compiling.check(model)
     if any(type(p).__name__ == "FlatParameter" or hasattr(p, "_fsdp_flattened") for p in parameters):
         raise ValueError("Expected whole parameters or those of FSDP2 (fully_shard), got flattened ones of FSDP1.")
 

@@ -143,8 +143,10 @@ class Driver(Answers):
     # --- parts ---
 
     def _in_step(self, running: bool) -> None:
-        for part in (*self.layers, *([] if self.watch is None else [self.watch])):
-            part.in_step = running
+        for layer in self.layers:
+            layer.in_step = running
+        if self.watch is not None:
+            self.watch.in_step = running
 
     def _measured(self) -> bool:
         """Whether this step will be logged."""

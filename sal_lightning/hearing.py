@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sal_lightning.compiling import uncompiled
 from sal_lightning.covering import Eye
 from sal_lightning.layers import readable
 from sal_lightning.rules.base import Rule
@@ -69,7 +70,7 @@ class Hearing:
         weight = next(iter(eye.parameters.values()))
         watched = _module(eye)
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             counts = self.in_step and torch.is_grad_enabled() and weight.requires_grad
             if module is not watched or not (self.always or counts):
@@ -88,8 +89,7 @@ class Hearing:
                 self._running[eye] = defer(eye, given)
                 self._follow(eye)
 
-        listener: Callable[..., None] = listen
-        return listener
+        return listen
 
     def _follow(self, eye: Eye) -> None:
         """Hook the end of this layer's forward passes, where its output can be asked for a backward pass."""
@@ -98,7 +98,7 @@ class Hearing:
         self._following.add(eye)
         weights, watched = list(eye.parameters.values()), _module(eye)
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             confirm = self._running.pop(eye, None) if module is watched else None
             if confirm is not None:

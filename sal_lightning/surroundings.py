@@ -33,13 +33,13 @@ def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], 
         if not nodes or any(map(_executed, nodes)):
             do()
 
-    reached.register_hook(hook)
+    reached.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _executed(node: Node) -> bool:
     """Whether the running backward pass computes the gradient of the parameter that this node accumulates."""
     try:
-        return bool(torch._C._will_engine_execute_node(node))  # type: ignore[attr-defined]
+        return bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:  # it is asked for by `torch.autograd.grad`: torch does not answer then
         return True
 

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning import processes
+from sal_lightning.compiling import uncompiled
 from sal_lightning.field import EmergenceField
 from sal_lightning.layers import plain_name, sample
 from sal_lightning.surroundings import in_backward, on_weight_gradient
@@ -123,7 +124,7 @@ class Watch:
         self.field.load_state_dict(state["field"], device)
 
     def _listener(self, watched: nn.Module) -> Callable[..., None]:
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if module is not watched or not self.in_step or not self._counts(module):
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
@@ -137,15 +138,14 @@ class Watch:
                     self._running = seen
                     self._follow(module)
 
-        listener: Callable[..., None] = listen
-        return listener
+        return listen
 
     def _follow(self, watched: nn.Module) -> None:
         """Of a pass in evaluation mode the rows count when a backward pass trains the layer, or what comes before."""
         if len(self._handles) > 1:
             return
 
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is watched and self._running is not None:
                 one, self._running = [self._running], None

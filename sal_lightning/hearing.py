@@ -49,7 +49,7 @@ class Hearing:
         if not module.training:  # code compiled later knows the hooks that are there by then
             self._follow(eye)
 
-    def forget(self, eye: Eye) -> None:
+    def forget(self, eye: Rule) -> None:
         """Remove the hooks of this eye."""
         for handle in self._handles.pop(eye, []):
             handle.remove()

@@ -1,6 +1,6 @@
 """Layers that ran since the last step, in order, and how unusual the input of the first one was."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +40,9 @@ class Reached:
         return next(iter(self.now), None)
 
     def see(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
-        """A layer runs: look at what it is given, if this step is one of those looked at."""
+        """A layer runs: look at what it is given, if there is anything and this step is one of those looked at."""
+        if not given[0].numel():
+            return  # as an expert that no token was sent to
         self._count += 1
         self.known.add(eye)
         self.now.setdefault(eye, self._count)
@@ -53,6 +55,8 @@ class Reached:
 
     def defer(self, eye: Eye, given: tuple[Any, ...], step: int) -> Callable[[], None]:
         """Read what a layer in evaluation mode is given; it counts once what is returned is called."""
+        if not given[0].numel():
+            return lambda: None
         self._count += 1
         self._begun = self._begun or eye
         read = None
@@ -100,6 +104,13 @@ class Reached:
         self.now.clear()
         self._confirmed.clear()
         self._begun = self._answer = None
+
+    def drop(self, eyes: Collection[Rule]) -> None:
+        """These eyes are gone: their layers were replaced."""
+        self.now = {eye: order for eye, order in self.now.items() if eye not in eyes}
+        self.known.difference_update(eyes)
+        self._confirmed[:] = [p for p in self._confirmed if p.eye not in eyes]
+        self._begun = self._led = self._answer = None
 
     def pending(self) -> State:
         """Rows of passes that another optimizer has stepped since, of each eye by its name."""

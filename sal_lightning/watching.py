@@ -129,7 +129,7 @@ class Watch:
             if module is not watched or not self.in_step or not self._counts(module):
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
             x = self._states(module, (*args, *kwargs.values()))
-            if x is not None and (self.wanted or self.due or self._is_other(x)):
+            if x is not None and x.numel() and (self.wanted or self.due or self._is_other(x)):
                 rows = x.reshape(-1, x.shape[-1])
                 seen = rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone()
                 if module.training:

@@ -147,5 +147,5 @@ def test_a_function_compiled_as_one_graph_is_told_how_to_be_compiled():
     model = models.mlp()
     step = torch.compile(lambda x: model(x).sum(), backend="eager", fullgraph=True)
     CommunicationLayer(model, torch.optim.Adam(model.parameters()))
-    with pytest.raises(Exception, match="sal_lightning observes layers by forward hooks.*without fullgraph=True"):
+    with pytest.raises(Exception, match=r"sal_lightning observes layers by forward hooks.*without fullgraph=True"):
         step(batch(0, 0)[0])

@@ -82,7 +82,8 @@ def test_a_layer_that_is_not_reached_in_a_fit_keeps_what_it_holds(tmp_path):
     callback.remember(model, loader(change=10**6), limit=20)
     held, before = callback.spectrum(), model.net[0](x).detach()
     model.called = False
-    trainer(tmp_path, [callback]).fit(model, loader(first=1, change=10**6, length=40))
+    with pytest.warns(UserWarning, match="No layer was reached"):
+        trainer(tmp_path, [callback]).fit(model, loader(first=1, change=10**6, length=40))
     assert callback.spectrum() == held
     assert set(callback.coverage().values()) == {"subspace"}
     assert models.moved(model.net[0], x, before) < 0.01

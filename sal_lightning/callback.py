@@ -94,6 +94,8 @@ class SALCallback(Driver, Callback):
         # Which batch of several will be the last one of its step is known when it comes.
         alone = pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1
         self.expect(_logs(trainer) and not trainer.barebones, alone)
+        for layer in self.layers:  # before anybody looks at the weights that the epoch ends with
+            layer.last = trainer.is_last_batch and pl_module.automatic_optimization
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -108,27 +110,19 @@ class SALCallback(Driver, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Measured steps are logged once: not again by the micro-batches that lead to the next step.
+        self.pause()
         self.look()
-        if not self._measured():
-            return
-        held, observed = self.bands(), self.observed()
-        values = dict.fromkeys(BANDS, held) | {f"observed/{band}": observed for band in BANDS} | self.values()
-        if (seen := self.seen()) is not None:
-            values |= dict.fromkeys(FIELD, seen)
-        for layer in self.layers:
-            layer.measured.clear()
-        for name, value in values.items():
-            metric = self.metrics[name]
-            metric(value.to(metric.device))
-            key = self.prefix + name
-            # Steps stand in the row itself, under their own name: a run is drawn and read over them.
-            means = name != panels.STEP
-            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=means)
-        self._show(trainer, held)
+        if self._measured():
+            self._log(trainer, pl_module)
+        if trainer.is_last_batch:  # a checkpoint of this step is resumed after the end of the epoch
+            for layer in self.layers:
+                layer.settle()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pause()  # a hook that skips the rest of the epoch skips the end of its batch too
         for layer in self.layers:
+            layer.check_steps()
             layer.settle()
 
     @override
@@ -147,6 +141,23 @@ class SALCallback(Driver, Callback):
         self.end()
 
     # --- what people see ---
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The values of a measured step."""
+        held, observed = self.bands(), self.observed()
+        values = dict.fromkeys(BANDS, held) | {f"observed/{band}": observed for band in BANDS} | self.values()
+        if (seen := self.seen()) is not None:
+            values |= dict.fromkeys(FIELD, seen)
+        for layer in self.layers:
+            layer.measured.clear()
+        for name, value in values.items():
+            metric = self.metrics[name]
+            metric(value.to(metric.device))
+            key = self.prefix + name
+            # Steps stand in the row itself, under their own name: a run is drawn and read over them.
+            means = name != panels.STEP
+            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=means)
+        self._show(trainer, held)
 
     def _show(self, trainer: Trainer, held: Tensor) -> None:
         """Loggers get every layer, a progress bar the spectrum in one short field; on log steps alone."""

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import covering, processes
+from sal_lightning import checking, compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
 from sal_lightning.hearing import Hearing
+from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
 from sal_lightning.provisional import Provisional
 from sal_lightning.reached import Reached
@@ -24,7 +25,7 @@ from sal_lightning.rules.subspace import keep_pace
 from sal_lightning.scaling import unit
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
-from sal_lightning.stepping import Stepping
+from sal_lightning.stepping import Stepping, Unstepped, unwrapped
 from sal_lightning.surroundings import exactly
 
 VERSION = 2  # of the state_dict
@@ -62,9 +63,11 @@ class CommunicationLayer:
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
+        notices: the warnings that were given already, where layers share them.
 
     Raises:
-        ValueError: a choice outside its range, a model with nothing to train, an optimizer of another model.
+        ValueError: a choice outside its range, a model with nothing to train or compiled with ``fullgraph=True``, an
+            optimizer of another model.
     """
 
     def __init__(
@@ -78,8 +81,11 @@ class CommunicationLayer:
         recall: float = Settings.recall,
         share: float = Settings.share,
         scaler: GradScaler | None = None,
+        notices: Notices | None = None,
     ) -> None:
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
+        scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
+        optimizer = unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         covering.check(model, optimizer)
         self._coverage = Coverage(model, optimizer, self.settings)
@@ -89,13 +95,19 @@ class CommunicationLayer:
         self.skips = 0  # that the scaler skipped
         self.events: list[int] = []  # the steps at which something was consolidated
         self.excess = 0.0  # log of how much farther than usual the last batch was
+        self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
         self._hearing, self._reached = Hearing(), Reached(self._coverage)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
+        self._new = set[Eye]()  # eyes that came since the last step
+        self.notices = notices or Notices()
+        self._unstepped = Unstepped()
+        self._looks = 0  # steps analyzed since it was attached
         self._coverage.grow()
+        self._say_other()
         self.attach()
 
     @property
@@ -112,6 +124,8 @@ class CommunicationLayer:
         """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
         if (self._analyzed and self._in_step) or not self._has_gradients():
             return
+        if not self._in_step:
+            self._look_for_steps()
         with exactly(self._device):
             self._cover()
             size = unit(self.scaler, self.optimizer, self.rules)
@@ -124,8 +138,10 @@ class CommunicationLayer:
             self.step += 1
             if self.analyzer is not None and self.step % STRIDE == 1:
                 self.analyzer.observe(size)
+            self._reached.gather()
             surprise = self._reached.surprise()
             self._hand_over_unreached()
+            self._look_at_itself()
             familiar = self._familiar(surprise)
             due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
             for rule in self._reached.observers():
@@ -146,6 +162,9 @@ class CommunicationLayer:
         with exactly(self._device):
             if not self._in_step:
                 self._forget_weights()  # of a step that was skipped
+            if not self._moved_already:
+                for rule in self.rules:
+                    rule.notice()
             for rule in self.rules:
                 rule.snapshot()
             self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
@@ -165,6 +184,7 @@ class CommunicationLayer:
         with exactly(self._device):
             for rule in self.rules:
                 if rule.holds:
+                    rule.notice()
                     rule.settle()
             if together:
                 keep_pace(self.rules)
@@ -243,8 +263,7 @@ class CommunicationLayer:
         """Listen to the layers' forward passes and the optimizer's steps."""
         self.detach()
         self._attached = True
-        for eye in self.eyes:
-            self._hearing.listen(eye, self.heard)
+        self._hook_layers()
         if self.optimizer is not None:
             self._stepping = Stepping(self.optimizer, self)
         elif self.settings.protection != "tensor":
@@ -253,6 +272,13 @@ class CommunicationLayer:
                 "SGD but not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
                 stacklevel=3,
             )
+
+    def _hook_layers(self) -> None:
+        self._hearing.remove()
+        self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
+        compiling.renew()
+        for eye in self.eyes:
+            self._hearing.listen(eye, self.heard, self.defer)
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
@@ -278,22 +304,28 @@ class CommunicationLayer:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another layer on the same model stood.
+        """Continue where another layer on the same model stood; if it is refused nothing was changed.
 
         Raises:
-            ValueError: a state of a newer version, of another rule or of another model.
+            ValueError: a state of an unknown version, of another rule or of another model, one that lacks a part, and
+                one with numbers that cannot be: not finite, or beyond the bounds of what they stand for.
         """
-        if state["version"] > VERSION:
-            raise ValueError(f"Expected a state of version <= {VERSION}, got {state['version']}.")
+        checking.check_layer(state)
         if state["protection"] != self.settings.protection:
             raise ValueError(
                 f"Expected the state of protection={self.settings.protection!r}, got that of {state['protection']!r}."
             )
-        self._coverage.load_state_dict(state)
+        coverage = Coverage(self.model, self.optimizer, self.settings)
+        coverage.grow()
+        coverage.load_state_dict(state)
+        reached, provisional, novelty = Reached(coverage), Provisional(coverage), Novelty()
+        novelty.load_state_dict(state["novelty"])
+        provisional.load_state_dict(state["trusted"])
+        reached.resume(state.get("pending", {}))
+        self._coverage, self._reached, self._provisional, self.novelty = coverage, reached, provisional, novelty
         self.step, self.events = state["step"], list(state["events"])
-        self.novelty.load_state_dict(state["novelty"])
-        self._provisional.load_state_dict(state["trusted"])
-        self._reached.resume(state.get("pending", {}))
+        if self.attached:
+            self._hook_layers()
 
     # --- asking ---
 
@@ -347,13 +379,44 @@ class CommunicationLayer:
 
     def heard(self, eye: Eye, given: tuple[Any, ...]) -> None:
         """A layer is called in training."""
-        if self._stepping is not None:
-            self._stepping.forward_begins()
+        self._forward_begins(eye)
         self._reached.see(eye, given, self.step)
+
+    def defer(self, eye: Eye, given: tuple[Any, ...]) -> Callable[[], None]:
+        """A layer is called in evaluation mode; what is returned is called when its backward pass comes."""
+        confirm = self._reached.defer(eye, given, self.step)
+
+        def confirmed() -> None:
+            self._forward_begins(eye)
+            confirm()
+
+        return confirmed
+
+    @property
+    def in_step(self) -> bool:
+        """Whether forward passes belong to a training step; a trainer's callback says so, a plain loop need not."""
+        return self._hearing.in_step
+
+    @in_step.setter
+    def in_step(self, running: bool) -> None:
+        self._hearing.in_step = running
+
+    def _forward_begins(self, eye: Eye) -> None:
+        if self._stepping is not None:
+            if self.eyes and eye is self.eyes[0]:
+                self._look_for_steps()
+            self._stepping.forward_begins()
+            if self._stepping.inner:  # stepped in two parts, each by its own gradients: these have to be held back anew
+                self._protected = False
 
     @property
     def _in_step(self) -> bool:
         return self._stepping is not None and self._stepping.depth > 0
+
+    @property
+    def _moved_already(self) -> bool:
+        """Whether the weights may stand elsewhere for this gradient alone: in the midst of a step, as with SAM."""
+        return self._stepping is not None and bool(self._stepping.inner) and self._stepping.closure is not None
 
     def gradients_begin(self) -> None:
         """The optimizer calls its closure: what it computes has to be held back anew."""
@@ -367,9 +430,20 @@ class CommunicationLayer:
             if not self._protected:
                 self.protect()
 
+    def inner_step_begins(self) -> None:
+        """The weights are back from where their gradient was taken: this is where the step begins."""
+        if self._protected and self._moved_already:
+            with exactly(self._device):
+                self._forget_weights()
+                for rule in self.rules:
+                    rule.notice()
+                    rule.snapshot()
+
     def stepped(self) -> None:
         """The optimizer has moved the weights."""
         self.restore()
+        if self.last:
+            self.settle()
 
     def step_ended(self) -> None:
         """The optimizer is done, or fell."""
@@ -401,17 +475,73 @@ class CommunicationLayer:
     def _cover(self) -> None:
         """Take in the parameters that began to learn."""
         new = self._coverage.grow()
-        for eye in new or []:
-            self._hearing.listen(eye, self.heard)
-        if new is not None and self.analyzer is not None:
+        if new is None:
+            return
+        self._looks = 0
+        for rule in self._coverage.gone:
+            self._hearing.forget(rule)
+        self._say_other()
+        self._reached.drop(self._coverage.gone)
+        self._provisional.follow()
+        replaced = {rule.name for rule in self._coverage.gone}
+        for rule in self.rules:
+            if rule.name in replaced:
+                rule.anchor()  # the new weights are taken as they are
+        if new:
+            compiling.renew()
+            self._new.update(new)
+        for eye in new:
+            self._hearing.listen(eye, self.heard, self.defer)
+        if self.analyzer is not None:
             self.analyzer.watch(covering.owned(self.model, self.optimizer))
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
-        if self.step == 1 and not self._hearing.always:
-            return  # the gradient may be older than these hooks
-        lost: list[Rule] = [e for e in self.eyes if e in self.rules and e not in self._reached.known]
-        self._coverage.hand_over([r for r in lost if any(p.grad is not None for p in r.parameters.values())])
+        # Of an eye that is new the gradient may be older than its hooks.
+        new = set() if self._hearing.always else self._new
+        unreached = (e for e in self.eyes if e in self.rules and e not in self._reached.known and not e.used)
+        lost: list[Rule] = [e for e in unreached if e not in new]
+        self._new = set()
+        if lost := [r for r in lost if any(p.grad is not None for p in r.parameters.values())]:
+            self._coverage.hand_over(lost)
+            self._provisional.follow()
+
+    def _say_other(self) -> None:
+        if self._coverage.other:
+            self.notices.own_forward(self._coverage.other)
+
+    def _look_for_steps(self) -> None:
+        """A forward pass, or a step of a loop of its own: have the weights moved without a step?"""
+        if self._unseen and self._unstepped.due(self._some_weight):
+            self.check_steps()
+
+    def check_steps(self) -> None:
+        """Warn, once, if the weights have moved and no step of the optimizer was seen."""
+        if self._unseen and self._unstepped.moved(self._some_weight):
+            self.notices.no_step(type(self.optimizer).__name__, self._unstepped.passes)
+
+    @property
+    def _unseen(self) -> bool:
+        return self._stepping is not None and not self._stepping.steps and not self.skips and bool(self.rules)
+
+    @property
+    def _some_weight(self) -> Tensor:
+        rule = next((rule for rule in self.rules if rule.learns), self.rules[0])
+        return rule.weights()[0]
+
+    def _look_at_itself(self) -> None:
+        """In the second step: was any layer reached, and are most weights protected by directions?"""
+        self._looks += 1
+        if self._looks != 2 or self.settings.protection == "tensor":
+            return
+        if self._had_eyes and not self._reached.known:
+            self.notices.unreached()
+        elif self.settings.protection == "subspace":
+            sizes = {n: p.numel() for r in self.rules for n, p in r.parameters.items() if r.grain == "element"}
+            # Of all that is trained: biases alone may have an optimizer of their own.
+            share = sum(sizes.values()) / sum(p.numel() for p in self.model.parameters() if covering.learns(p))
+            if share > 0.5:
+                self.notices.elements(share, sizes)
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sal_lightning import layers
+from sal_lightning import compiling, layers
 from sal_lightning.layers import plain_name
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
@@ -37,7 +37,8 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
 
     Raises:
         TypeError: no model, or an optimizer that is none.
-        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened.
+        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened, a model
+            compiled with ``fullgraph=True``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected model to be a torch.nn.Module, got {type(model).__name__}.")
@@ -49,24 +50,32 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
     ids = {id(p) for p in parameters}
     if optimizer is not None and not any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
+    compiling.check(model)
     if any(type(p).__name__ == "FlatParameter" or hasattr(p, "_fsdp_flattened") for p in parameters):
         raise ValueError("Expected whole parameters or those of FSDP2 (fully_shard), got flattened ones of FSDP1.")
 
 
-def rules_for(settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module) -> list[Rule]:
-    """One rule a layer where the layer is understood, one for all other parameters together."""
+def rules_for(
+    settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
+) -> list[Rule]:
+    """One rule a layer where the layer is understood, one for all other parameters together.
+
+    ``other`` takes the names of layers with a forward pass of their own.
+    """
     if settings.protection == "tensor":
         return [Tensor(parameters)]
     left = dict(parameters)
-    rules: list[Rule] = [*layer_rules(settings, left, model)] if settings.protection == "subspace" else []
+    rules: list[Rule] = [*layer_rules(settings, left, model, other)] if settings.protection == "subspace" else []
     return rules + ([Element(left, settings.strength)] if left else [])
 
 
-def layer_rules(settings: Settings, left: dict[str, nn.Parameter], model: nn.Module) -> list[Eye]:
+def layer_rules(
+    settings: Settings, left: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
+) -> list[Eye]:
     """One rule a layer that is understood; takes its parameters out of ``left``."""
     rules: list[Eye] = []
     names = {id(p): n for n, p in left.items()}
-    for layer in layers.find(model):
+    for layer in layers.find(model, other):
         if names.get(id(layer.weight)) not in left:
             continue
         if layer.bias is not None and names.get(id(layer.bias)) not in left:
@@ -82,6 +91,10 @@ def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Setting
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)
 
 
+def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
 class Coverage:
     """The rules of all parameters that learn now; grows when parameters are thawed, added or given a shape."""
 
@@ -91,24 +104,41 @@ class Coverage:
         self.eyes: list[Eye] = []  # what listens to forward passes
         # Of a loaded state, what belongs to parameters that do not learn yet.
         self.waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
-        self._learning = -1  # how many parameters learned when they were last covered
+        self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
+        self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
+        self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
 
     def grow(self) -> list[Eye] | None:
-        """Cover what began to learn; returns the new eyes, None if it is the same as before."""
-        groups = [] if self.optimizer is None else self.optimizer.param_groups
-        learning = sum(learns(p) for group in groups for p in group["params"])
-        if learning == self._learning:
+        """Cover what began to learn or took another's place; returns the new eyes, None if it is the same as before."""
+        learning = [p for p in self._given() if learns(p)]
+        if self._learning is not None and _identical(learning, self._learning):
             return None
         self._learning = learning
+        self._drop_replaced()
         covered = {id(p) for rule in self.rules for p in rule.parameters.values()}
         new = {n: p for n, p in owned(self.model, self.optimizer).items() if id(p) not in covered}
-        rules = rules_for(self.settings, new, self.model) if new else []
+        self.other = []
+        rules = rules_for(self.settings, new, self.model, self.other) if new else []
         eyes = [rule for rule in rules if isinstance(rule, Eye)]
         if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
             known = {eye.name for eye in self.eyes}
             eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, eyes)
         return eyes
+
+    def _given(self) -> Iterable[nn.Parameter]:
+        if self.optimizer is None:
+            return self.model.parameters()
+        return (p for group in self.optimizer.param_groups for p in group["params"])
+
+    def _drop_replaced(self) -> None:
+        """Rules whose parameters are no longer the model's make room; what they hold waits for those of their name."""
+        there = {id(p) for p in self.model.parameters()}
+        self.gone = [r for r in self.everybody() if any(id(p) not in there for p in r.parameters.values())]
+        for rule in self.gone:
+            self.waiting["rules" if rule in self.rules else "eyes"][rule.name] = rule.state_dict()
+        self.rules = [rule for rule in self.rules if rule not in self.gone]
+        self.eyes = [eye for eye in self.eyes if eye not in self.gone]
 
     def hand_over(self, lost: Iterable[Rule]) -> None:
         """Protect what these rules cannot follow weight by weight."""
@@ -151,17 +181,38 @@ class Coverage:
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood.
 
+        What is new in the model is free. A layer may have more outputs than before, a table more rows.
+
         Raises:
-            ValueError: a state of another model.
+            ValueError: a state of another model, or of one with parts that are missing here.
         """
         elements = set(state["elements"])
+        names = {plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)}
         self.hand_over([r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= elements])
+        for rule in [r for r in self.rules if isinstance(r, Subspace) and r.layer.bias is not None]:
+            held = state["rules"].get(rule.name, {}).get("memory", {}).get("U")
+            if held is not None and held.shape[1] == rule.inputs:
+                self._free_bias(rule)
         rules, given = {rule.name for rule in self.rules}, set(state["rules"])
-        known = {*rules, "element", *(plain_name(name) or "model" for name, _ in self.model.named_modules())}
-        if strange := (given - known) | (rules - given - {"element"}):
-            raise ValueError(f"Expected the state of the same model; these parts are not in both: {sorted(strange)}.")
+        parts = ((plain_name(name) or "model", module) for name, module in self.model.named_modules())
+        known = {*rules, "element", *(name for name, module in parts if any(True for _ in module.parameters()))}
+        if missing := (given - known) | (elements - names):
+            raise ValueError(
+                f"Expected the state of the same model; these parts of it are missing here: {sorted(missing)}. "
+                "Parts may be added to a model, not taken away."
+            )
         self.waiting = {key: dict(state[key]) for key in self.waiting}
         self._resume(self.rules, self.eyes)
+
+    def _free_bias(self, rule: Subspace) -> None:
+        """A bias that learns only now is no part of what is held of its layer: single weights start free."""
+        bias = {name: p for name, p in rule.parameters.items() if p is rule.layer.bias}
+        weight = {name: p for name, p in rule.parameters.items() if name not in bias}
+        alone = _rule(rule.layer._replace(bias=None), weight, self.settings)
+        alone.alone = rule.alone
+        self.rules = [alone if r is rule else r for r in self.rules]
+        self.eyes = [alone if e is rule else e for e in self.eyes]
+        self._take_in([Element(bias, self.settings.strength)], [])
 
     def _take_in(self, rules: list[Rule], eyes: list[Eye]) -> None:
         for rule in rules:

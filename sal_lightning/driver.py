@@ -9,8 +9,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sal_lightning.answers import Answers
+from sal_lightning.checking import check_callback
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.covering import check
+from sal_lightning.notices import Notices
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.watching import AUTO, Watch, find
@@ -32,6 +34,7 @@ class Driver(Answers):
         self.settings = Settings(protection, consolidate_on, strength, recall, share)
         self.layers = []
         self.watch = None if field is None else Watch(field)
+        self.notices = Notices()
         self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
         self._resumed = False  # whether it came from a checkpoint
@@ -80,7 +83,12 @@ class Driver(Answers):
         """Continue from this state when training begins: there may be no model on its device yet.
 
         A state of another model, rule or number of optimizers raises ValueError then.
+
+        Raises:
+            ValueError: the state lacks a part, is of an unknown version, or has numbers that cannot be.
         """
+        if state_dict:
+            check_callback(state_dict)
         self._waiting, self._resumed = state_dict, True
 
     # --- what a trainer's hooks call ---
@@ -98,13 +106,21 @@ class Driver(Answers):
         if not optimizers:  # what was learned waits for a training that can be watched
             self.layers, self._waiting = [], state
             return
-        self.layers = [CommunicationLayer(model, o, **vars(self.settings), scaler=scaler) for o in optimizers]
-        for layer in self.layers:
-            layer.analyzer = StabilityAnalyzer(model, layer.optimizer)
-        if state:
-            self._bind(state)
-            if not self._resumed:
-                self._begin_anew()
+        before, self.layers = self.layers, []
+        try:
+            for optimizer in optimizers:
+                layer = CommunicationLayer(model, optimizer, **vars(self.settings), scaler=scaler, notices=self.notices)
+                layer.analyzer = StabilityAnalyzer(model, layer.optimizer)
+                self.layers.append(layer)
+            if state:
+                self._bind(state)
+        except BaseException:  # nothing was changed: what was learned is there, and no hook stays
+            for layer in self.layers:
+                layer.detach()
+            self.layers = before
+            raise
+        if state and not self._resumed:
+            self._begin_anew()
         self._counted = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
             self.watch.begin(watched, next(model.parameters()).device)
@@ -114,6 +130,7 @@ class Driver(Answers):
         """Stop listening; what was learned stays. Not ``together``: other processes may still be training."""
         for layer in self.layers:
             if layer.attached:
+                layer.check_steps()
                 layer.settle(together)
             layer.detach()
         if self.watch is not None:
@@ -125,6 +142,11 @@ class Driver(Answers):
             layer.measure = measured
         if self.watch is not None:
             self.watch.wanted = measured or not alone
+        self._in_step(True)
+
+    def pause(self) -> None:
+        """The step is over: forward passes up to the next one are evaluation, whatever their mode."""
+        self._in_step(False)
 
     def look(self) -> None:
         """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
@@ -136,6 +158,12 @@ class Driver(Answers):
         self._counted = steps, skips
 
     # --- parts ---
+
+    def _in_step(self, running: bool) -> None:
+        for layer in self.layers:
+            layer.in_step = running
+        if self.watch is not None:
+            self.watch.in_step = running
 
     def _measured(self) -> bool:
         """Whether this step will be logged."""

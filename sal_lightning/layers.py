@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -58,8 +59,13 @@ class Layer(NamedTuple):
         return XU.addcmul_(bias[0], U[:, inputs:]) if bias else XU
 
 
-def find(model: nn.Module) -> list[Layer]:
-    """Every layer of the model that protection by input directions understands, outermost first."""
+def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
+    """Every layer of the model that protection by input directions understands, outermost first.
+
+    Args:
+        model: the module to look through.
+        other: takes the names of layers that are left out because their forward pass is another.
+    """
     layers, inside = [], set[nn.Module]()
     for name, module in model.named_modules():
         name = plain_name(name)
@@ -67,8 +73,12 @@ def find(model: nn.Module) -> list[Layer]:
             # Its projections are called as functions: hooks of the modules inside never fire.
             inside.update(module.modules())
         layer = _read(name, module) if module not in inside or isinstance(module, nn.MultiheadAttention) else None
-        if layer is not None and _ready(layer):
+        if layer is None or not _ready(layer):
+            continue
+        if is_linear(module):
             layers.append(layer)
+        elif other is not None:
+            other.append(name or "the model")
     return layers
 
 

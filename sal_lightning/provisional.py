@@ -29,6 +29,10 @@ class Provisional:
         """It was one: what is held stays."""
         self.before = None
 
+    def follow(self) -> None:
+        """Rules were replaced, or took in more parameters: take their memories back to those that are there now."""
+        self.load_state_dict(self.state_dict())
+
     def state_dict(self) -> State | None:
         """Each rule's memory by its name."""
         return None if self.before is None else {rule.name: rule.pack(memory) for rule, memory in self.before.items()}

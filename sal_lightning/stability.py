@@ -96,7 +96,8 @@ class StabilityAnalyzer:
     def watch(self, parameters: dict[str, nn.Parameter]) -> None:
         """Watch these parameters too, if they have real numbers."""
         for name, p in parameters.items():
-            if name not in self.parameters and p.is_floating_point():
+            if self.parameters.get(name) is not p and p.is_floating_point():
+                self.means.pop(name, None)  # of a parameter whose place it takes
                 numbers = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7])
                 at = torch.randperm(local(p).numel(), generator=torch.Generator().manual_seed(numbers))
                 self.parameters[name], self.places[name] = p, at[: self.sample].to(p.device)
@@ -147,7 +148,9 @@ class StabilityAnalyzer:
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Continue where another analyzer of the same model stood."""
         whole = {name for name, p in self.parameters.items() if not sharded(p)}
-        known = {name: means for name, means in state["means"].items() if name in whole}
+        at, known = state["places"], {name: means for name, means in state["means"].items() if name in whole}
+        # A tensor that has become smaller is another one.
+        known = {name: m for name, m in known.items() if all(at[name] < self.parameters[name].numel())}
         for name in known:
             self.places[name] = state["places"][name].to(self.parameters[name].device)
         self._lay_out(known)
@@ -168,7 +171,7 @@ class StabilityAnalyzer:
 
 
 def _take(means: Tensor, w: Tensor, g: Tensor) -> None:
-    last, centre = means[:2]
+    last, centre, g = *means[:2], g.nan_to_num(0.0, 0.0, 0.0)
     moved = w - last
     new = torch.stack([moved, moved.abs(), g, g.abs(), (w - centre).square(), moved.square()])
     means[2:].lerp_(new, 1 - BETA)

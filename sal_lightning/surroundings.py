@@ -1,14 +1,47 @@
-"""What surrounds a call: a backward pass that runs it again, a loop that casts or records gradients."""
+"""What surrounds a forward pass: its backward pass, recomputation, a loop that casts or records gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils._pytree import tree_leaves
+
+from sal_lightning.processes import sharded
 
 
 def in_backward() -> bool:
     """Whether a backward pass is running: under checkpointing it runs forward passes again."""
     return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
+
+
+def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], None]) -> None:
+    """Call ``do`` when a backward pass through a layer's ``output`` also computes the gradient of one of ``weights``.
+
+    ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
+    ``weights`` any backward pass through the output does.
+    """
+    reached = next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad), None)
+    if reached is None:
+        return
+    # FSDP2 computes with gathered copies: the parameters themselves are not in the graph.
+    nodes = [] if any(map(sharded, weights)) else [get_gradient_edge(w).node for w in weights]
+
+    def hook(grad: Tensor) -> None:
+        if not nodes or any(map(_executed, nodes)):
+            do()
+
+    reached.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def _executed(node: Node) -> bool:
+    """Whether the running backward pass computes the gradient of the parameter that this node accumulates."""
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # it is asked for by `torch.autograd.grad`: torch does not answer then
+        return True
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning import processes
+from sal_lightning.compiling import uncompiled
 from sal_lightning.field import EmergenceField
 from sal_lightning.layers import plain_name, sample
-from sal_lightning.surroundings import in_backward
+from sal_lightning.surroundings import in_backward, on_weight_gradient
 
 AUTO = "auto"  # the last Linear
 ROWS = 128  # rows of a step that are looked at
@@ -48,6 +49,7 @@ class Watch:
     """
 
     wanted = True  # whether the step that runs may be measured
+    in_step = True  # whether a training step is running
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name:
@@ -56,21 +58,25 @@ class Watch:
         self.steps = 0
         self.seen: Tensor | None = None  # (4,) what the last look that was measured found
         self._rows: list[Tensor] = []  # of this step
+        self._forward = False  # whether the layer ran not only in a backward pass
+        self._running: Tensor | None = None  # of a pass in evaluation mode, until it ends
         self._device: torch.device | None = None
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
 
     def begin(self, layer: nn.Module | None, device: torch.device | None = None) -> None:
         """Listen to this layer, of a model on this device."""
         self.end()
-        self._device = device
+        self._device, self._forward, self.in_step = device, False, True
         if layer is not None:
-            self._handle = layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)
+            self._handles = [layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)]
+            if not layer.training:  # code compiled later knows the hooks that are there by then
+                self._follow(layer)
 
     def end(self) -> None:
         """Stop listening; what was seen stays in the field."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle, self.seen = None, None
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._running, self.seen = [], None, None
         self.forget()
 
     @property
@@ -118,17 +124,44 @@ class Watch:
         self.field.load_state_dict(state["field"], device)
 
     def _listener(self, watched: nn.Module) -> Callable[..., None]:
-        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        @uncompiled
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if module is not watched or not module.training or in_backward():
+            if module is not watched or not self.in_step or not self._counts(module):
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
             x = self._states(module, (*args, *kwargs.values()))
-            if x is not None and (self.wanted or self.due or self._is_other(x)):
+            if x is not None and x.numel() and (self.wanted or self.due or self._is_other(x)):
                 rows = x.reshape(-1, x.shape[-1])
-                self._rows.append(rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone())
+                seen = rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone()
+                if module.training:
+                    self._rows.append(seen)
+                else:
+                    self._running = seen
+                    self._follow(module)
 
-        listener: Callable[..., None] = listen
-        return listener
+        return listen
+
+    def _follow(self, watched: nn.Module) -> None:
+        """Of a pass in evaluation mode the rows count when a backward pass trains the layer, or what comes before."""
+        if len(self._handles) > 1:
+            return
+
+        @uncompiled
+        def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module is watched and self._running is not None:
+                one, self._running = [self._running], None
+                weights = [p for p in module.parameters() if p.requires_grad]
+                on_weight_gradient(output, weights, lambda: self._rows.append(one.pop()) if one else None)
+
+        self._handles.append(watched.register_forward_hook(ended))
+
+    def _counts(self, module: nn.Module) -> bool:
+        """Whether a pass may belong to training; one that is run again for its activations counts once."""
+        if module.training:
+            return not in_backward()
+        if not torch.is_grad_enabled() or (in_backward() and self._forward):
+            return False
+        self._forward = self._forward or not in_backward()
+        return True
 
     def _is_other(self, x: Tensor) -> bool:
         """Whether these are states of another network than before."""

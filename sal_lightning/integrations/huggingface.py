@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from sal_lightning.answers import FIELD, SHARES
 from sal_lightning.driver import Driver
 from sal_lightning.metrics import NormShare
+from sal_lightning.stepping import unwrapped
 
 try:
-    from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.modeling_utils import unwrap_model
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
@@ -62,7 +61,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
         if state.global_step > 0 and not self._resumed:
             self.load_state_dict(_saved(args, state, model))
         optimizer = kwargs["optimizer"]
-        self.begin(model, [_inner(optimizer)], getattr(optimizer, "scaler", None))
+        self.begin(model, [unwrapped(optimizer)], getattr(optimizer, "scaler", None))
 
     @override
     def on_step_begin(
@@ -80,6 +79,10 @@ class SALTrainerCallback(Driver, TrainerCallback):
             layer.analyze()
             layer.protect()
         self.look()
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.pause()
 
     @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -106,15 +109,8 @@ class SALTrainerCallback(Driver, TrainerCallback):
         if args.load_best_model_at_end and best.exists():
             # The Trainer has put back those weights.
             self.load_state_dict(_load(best))
-            self.begin(unwrap_model(kwargs["model"]), [_inner(kwargs["optimizer"])])
+            self.begin(unwrap_model(kwargs["model"]), [unwrapped(kwargs["optimizer"])])
         self.end()
-
-
-def _inner(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that is really stepped: accelerate's wrapper takes no hooks."""
-    while isinstance(optimizer, AcceleratedOptimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:

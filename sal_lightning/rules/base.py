@@ -136,6 +136,9 @@ class Rule(ABC):
         held = [b - g for b, g in zip(before, G, strict=False)]
         return torch.stack([squares(held), squares(before)]) if measure else None
 
+    def notice(self) -> None:  # noqa: B027
+        """Before a step: has somebody else moved the weights since the last one?"""
+
     def snapshot(self) -> None:
         """Keep W₀ for the length of one optimizer step; costs nothing while the rule holds nothing."""
         if self.before is None and self.holds and self.restores:
@@ -172,6 +175,24 @@ class Rule(ABC):
         for w, h in zip(W, self.held(D), strict=True):
             if w is not None:
                 w.sub_(h)
+
+
+def grown(x: Tensor, shape: Sequence[int], what: str) -> Tensor:
+    """``x`` with zeros where a larger shape is new; itself where it has that shape.
+
+    Raises:
+        ValueError: ``what`` had more than this.
+    """
+    old = tuple(x.shape)
+    if old == tuple(shape):
+        return x
+    if len(old) != len(shape) or any(a > b for a, b in zip(old, shape, strict=True)):
+        raise ValueError(
+            f"Expected {what} to have at least the size {old} that it had when the state was saved, got {tuple(shape)}."
+        )
+    larger = x.new_zeros(tuple(shape))
+    larger[tuple(slice(n) for n in old)] = x
+    return larger
 
 
 def share_windows(rules: Sequence[Rule]) -> None:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.processes import gather, local, part, sharded, totals
-from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA
 
@@ -39,9 +39,7 @@ class Element(Rule):
         self.parameters.update(parameters)
         for kept, later in ((self.F, self.later["window"]), (self.memory, self.later["memory"])):
             if kept is not None:
-                kept.extend(
-                    part(later[n].to(p.device), p).clone() if n in later else _zeros(p) for n, p in parameters.items()
-                )
+                kept.extend(_placed(later[n], p, n) if n in later else _zeros(p) for n, p in parameters.items())
                 for name in parameters:
                     later.pop(name, None)
 
@@ -57,6 +55,8 @@ class Element(Rule):
         if F:
             torch._foreach_mul_(F, BETA)
             torch._foreach_addcmul_(F, G, G, value=(1 - BETA) / unit**2)
+            for f in F:
+                f.nan_to_num_(0.0, 0.0, 0.0)  # of a gradient that overflowed
 
     @override
     def window_tensors(self) -> list[Tensor]:
@@ -125,16 +125,19 @@ class Element(Rule):
     def pack(self, memory: list[Tensor] | None) -> State:
         if memory is None:
             return {}
-        return {name: gather(o, p) for (name, p), o in zip(self.parameters.items(), memory, strict=True)}
+        # A memory may be older than the parameters that were adopted last.
+        return {name: gather(o, p) for (name, p), o in zip(self.parameters.items(), memory, strict=False)}
 
     @override
     def unpack(self, state: State) -> list[Tensor] | None:
         if not state:
             return None
-        return [
-            part(state[name].to(p.device), p).clone() if name in state else _zeros(p)
-            for name, p in self.parameters.items()
-        ]
+        return [_placed(state[n], p, n) if n in state else _zeros(p) for n, p in self.parameters.items()]
+
+
+def _placed(x: Tensor, p: Tensor, name: str) -> Tensor:
+    """A saved tensor on a parameter's device, as far as it lives in this process; what is new in it counts as zero."""
+    return part(grown(x.to(p.device), p.shape, name), p).clone()
 
 
 def _zeros(p: Tensor) -> Tensor:

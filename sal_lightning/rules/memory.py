@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sal_lightning.directions import Directions
 from sal_lightning.layers import Layer
@@ -24,6 +25,7 @@ class Memory(NamedTuple):
     path: Tensor  # Σ ‖ΔW U‖ over the times it was put right since, before anything was held back
     steps: Tensor  # how many of them found that anything had moved
     strength: float  # by which it is held, until it is consolidated anew
+    rows: int | None = None  # the layer's first outputs are held, those added later free; None: all are held
 
     @property
     def U(self) -> Tensor:
@@ -42,10 +44,17 @@ class Memory(NamedTuple):
             state |= {name: gather(state[name][0], weight)[None] for name in ("A", "E")}
         return state
 
+    def old(self, X: Tensor) -> Tensor:
+        """``X`` (groups, out, …) with zeros at outputs that were added since it was consolidated."""
+        if self.rows is not None:
+            X[:, self.rows :] = 0
+        return X
+
     @classmethod
     def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor], strength: float) -> "Memory":
         """What ``pack`` packed, where the layer's ``weights`` live; ``strength`` is that of a state of version 1."""
         device, whole = layer.weight.device, layer.weight
+        state = _fitted(state, layer)
         m: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state.items()}
         if "A" not in m:  # version 1 put right what each step had moved
             m["A"] = layer.along(weights, m["U"]).to(m["E"].dtype)
@@ -57,4 +66,33 @@ class Memory(NamedTuple):
         steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=device)
         f = m["f"] if "f" in m else 1 - (1 - m["s"]) / (1 - m["s_rest"][:, None]).clamp(min=1e-6)
         held = m.get("strength", strength)
-        return cls(found, f, m["s_rest"], m["A"].clone(), E.clone(), m["size"], m["path"], steps, held)
+        A, rows = m["A"].clone(), m.get("rows")
+        if rows is not None:
+            A[:, rows:] = layer.along(weights, m["U"][..., : A.shape[-1]])[:, rows:]
+        return cls(found, f, m["s_rest"], A, E.clone(), m["size"], m["path"], steps, held, rows)
+
+
+def _fitted(state: State, layer: Layer) -> State:
+    """A state of a layer that may have got more outputs since.
+
+    Raises:
+        ValueError: its inputs, or fewer outputs, are others than those that are held.
+    """
+    groups, inputs = state["U"].shape[:2]
+    here, name = layer.inputs + (layer.bias is not None), layer.name or "the model"
+    if (groups, inputs) != (layer.groups, here):
+        raise ValueError(
+            f"Expected layer {name!r} to have the {inputs} inputs (its bias is one) in {groups} groups that are held, "
+            f"got {here} in {layer.groups}."
+        )
+    out = state["E"].shape[1]
+    if out == layer.out:
+        return state
+    if out > layer.out or groups > 1 or sharded(layer.weight):
+        raise ValueError(
+            f"Expected layer {name!r} to have at least the {out} outputs of a group that are held "
+            f"(as many in groups or sharded), got {layer.out}."
+        )
+    rows = state.get("rows")
+    more = {key: F.pad(state[key], (0, 0, 0, layer.out - out)) for key in ("A", "E") if key in state}
+    return state | more | {"rows": out if rows is None else rows}

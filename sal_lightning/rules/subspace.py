@@ -15,7 +15,7 @@ from sal_lightning.rules.demand import Demand
 from sal_lightning.rules.firmness import LEAST, hold, worth
 from sal_lightning.rules.memory import Memory
 from sal_lightning.rules.scores import Scores
-from sal_lightning.window import Window
+from sal_lightning.window import Window, probe
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
@@ -24,6 +24,8 @@ SETTLE = 16  # steps after which what moved along held directions is put back; u
 ROWS = 128  # rows of a batch that are looked at
 DENSE, EVERY = 16, 16  # the first batches of a window are all seen, then one in EVERY
 BETA = 0.99  # a window remembers about a hundred steps
+AT_ONCE = ("cpu",)  # devices that have nothing queued, so that a result can be asked for
+SAME = 1e-6  # a relative difference of two fingerprints that is rounding
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
 
 
@@ -68,7 +70,10 @@ class Subspace(Rule):
         self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
         self.waited = 0  # steps since then,
         self.stirred: Tensor | None = None  # and whether the optimizer moved anything in them
-        self.version = 0  # of the weights, after the last step
+        self.fed = False  # whether there is a gradient in this step
+        self.version = 0  # of the weights, after the last step,
+        self.mark: list[Tensor] = []  # what they were then,
+        self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
     @property
     @override
@@ -76,10 +81,23 @@ class Subspace(Rule):
         # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
         return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
+    @property
+    def used(self) -> bool:
+        """Whether the layer's input was ever read, in this training or before."""
+        return self.holds or bool(self.window.weight > 0)
+
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Gather sampled rows of the input in a forward pass; accumulated batches add up."""
+        self.take(self.read(args, step), ask)
+
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """Sampled rows (groups, n, d) of the input in a forward pass."""
         x = self.layer.rows(self.layer.module, args, ROWS, step)
-        self.seen.append(x if self.layer.bias is None else homogeneous(x))
+        return x if self.layer.bias is None else homogeneous(x)
+
+    def take(self, rows: Tensor, ask: bool = False) -> None:
+        """Gather the rows of one forward pass; ``ask`` how unusual they are."""
+        self.seen.append(rows)
         if ask and self.age >= DENSE and self.window.Y is not None:
             if self.window.P is None:
                 self.window.look(FLOOR)
@@ -98,7 +116,7 @@ class Subspace(Rule):
 
     def resume(self, pending: State) -> None:
         """Go on gathering."""
-        self.seen = [x.to(self.device) for x in pending["seen"]]
+        self.seen = [x.to(self.device) for x in pending["seen"] if x.shape[::2] == (self.layer.groups, self.d)]
         self.surprise = None if pending["surprise"] is None else pending["surprise"].to(self.device)
 
     def rows(self) -> Tensor | None:
@@ -162,7 +180,7 @@ class Subspace(Rule):
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
         self.memory = Memory(found, f, s_rest, A, torch.zeros_like(A), size, zero, zero, self.strength)
-        self.waited, self.stirred, self.version = 0, None, self._version()
+        self._begin_cycle()
 
     @override
     def clear(self) -> None:
@@ -175,24 +193,57 @@ class Subspace(Rule):
         m = self._held
         H = [torch.zeros_like(x) for x in X]
         self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
+        if m.rows is not None:
+            for h in H:
+                self.layer.write(h, m.old(self.layer.matrix(h)))
         return [h.neg_() for h in H]
 
     @override
     def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
         pairs = [(self.layer.matrix(x), self.layer.matrix(h)) for x, h in zip(X, self.held(X), strict=True)]
-        return [torch.lerp(x, h, self._let_through.to(x.dtype)) for x, h in pairs]
+        return [self._held.old(torch.lerp(x, h, self._let_through.to(x.dtype))) for x, h in pairs]
+
+    @override
+    def notice(self) -> None:
+        if self.before is not None or self.memory is None:
+            return
+        now, moved = self._fingerprint(), torch.zeros((), dtype=torch.bool, device=self.device)
+        for a, b in zip(now, self.mark, strict=True):
+            moved |= torch.linalg.vector_norm(a - b) > SAME * torch.linalg.vector_norm(b)
+        # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
+        if self.version != self._version() or moved.device.type in AT_ONCE:
+            if moved:
+                self.anchor()
+            self.version = self._version()
+        else:  # no device is waited for: the next time it is put back this is
+            self.touched = moved if self.touched is None else self.touched | moved
 
     @override
     def snapshot(self) -> None:
-        if self.before is None and self.memory is not None and self.version != self._version():
-            self.anchor()
+        # Some optimizers drop the gradients before their step ends.
+        self.fed = any(g is not None for g in self.gradients())
         super().snapshot()
 
     @override
     def anchor(self) -> None:
         if self.memory is not None:
             self.memory.A.copy_(self.layer.along(self.weights(), self.memory.U))
-            self.waited, self.stirred, self.version = 0, None, self._version()
+            self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """What moves along held directions is counted from here."""
+        self.waited, self.stirred, self.touched = 0, None, None
+        self._mark()
+
+    def _mark(self) -> None:
+        """Remember the weights as the last step left them."""
+        self.version, self.mark = self._version(), self._fingerprint()
+
+    def _fingerprint(self) -> list[Tensor]:
+        """A product of the weight that changes with it, and the bias."""
+        weight, *bias = self.weights()
+        flat = weight.flatten(1)
+        return [flat @ probe(flat.shape[1], 1, flat.device)[:, 0].to(flat.dtype), *(b.clone() for b in bias)]
 
     def _version(self) -> int:
         """Changes with every change of the weights."""
@@ -205,7 +256,7 @@ class Subspace(Rule):
             super().hold_back(G)
             return
         U = m.U[..., :MASK]
-        self._take(G, None, self.layer.along(G, U) * m.f[:, None, :MASK], U)
+        self._take(G, None, m.old(self.layer.along(G, U) * m.f[:, None, :MASK]), U)
 
     @override
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
@@ -217,15 +268,17 @@ class Subspace(Rule):
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
         back = 1 - self._let_through * (1 - self._held.s_rest[:, None, None])
+        if self._held.rows is not None:
+            back = self._held.old(back.repeat(1, self.layer.out, 1))
         for w, w0 in zip(W, W0, strict=True):
             if w is not None:
                 M = self.layer.matrix(w)
                 self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
         self.waited += 1
         # A layer without a gradient rests in this step, even if it was due.
-        if self.waited >= SETTLE and any(g is not None for g in self.gradients()):
+        if self.waited >= SETTLE and self.fed:
             self.settle()
-        self.version = self._version()
+        self._mark()
 
     @override
     def settle(self) -> None:
@@ -235,17 +288,18 @@ class Subspace(Rule):
         W = [w if p.requires_grad else None for w, p in zip(self.weights(), self.parameters.values(), strict=True)]
         WU = self.layer.along(self.weights(), m.U).to(m.A.dtype)
         # Where the optimizer left the weights alone rounding is no movement, and nothing is recalled.
-        M = (WU - m.A) * self.stirred
+        stirred = self.stirred if self.touched is None else self.stirred & ~self.touched
+        M = m.old((WU - m.A) * stirred)
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
-        rate = (self.recall * pace).clamp(max=1) * self.stirred
+        rate = (self.recall * pace).clamp(max=1) * stirred
         pull = m.E.addcmul_(M, 1 - f) * (s * rate)
         m.E.sub_(pull)
         Y = pull.addcmul_(M, f)
-        torch.where(self.stirred, WU - Y, m.A, out=m.A)
+        torch.where(self.stirred if self.touched is None else self.stirred | self.touched, WU - Y, m.A, out=m.A)
         self._take(W, None, Y, m.U)
         # As far as it would have moved had the rest been open; where it is all but shut that cannot be told.
         self.moved = (M / (1 - m.s_rest)[:, None, None].clamp(min=1e-6)).square().sum()
-        self.waited, self.stirred, self.version = 0, None, self._version()
+        self._begin_cycle()
 
     def keep_pace(self, moved: Tensor) -> None:
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
@@ -279,15 +333,16 @@ class Subspace(Rule):
         m = self.memory
         if m is None:
             return [Scores(torch.zeros(1), self.numel())]
-        out, k = self.layer.out, m.f.shape[-1]
-        return [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out)]
+        k, out = m.f.shape[-1], self.layer.out if m.rows is None else m.rows
+        free = [] if m.rows is None else [Scores(torch.zeros_like(m.s_rest), self.d * (self.layer.out - out))]
+        return [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), *free]
 
     @override
     def drift(self) -> Tensor | None:
         m = self.memory
         if m is None:
             return None
-        A = self.layer.along(self.weights(), m.U)
+        A = m.old(self.layer.along(self.weights(), m.U))
         energy = m.directions.lam[:, None, : m.f.shape[-1]]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
 
@@ -304,12 +359,20 @@ class Subspace(Rule):
 
     @override
     def load_state_dict(self, state: State) -> None:
+        if not state["memory"] and self._is_other(state["window"]):
+            return  # nothing is held of what had other inputs: it is a new layer
         self.age, self.waited = state["age"], state.get("waited", 0)
         self.stirred = torch.tensor(True, device=self.device) if state.get("stirred") else None
         self.window.load_state_dict(state["window"], self.device)
         self.demand.load_state_dict(state.get("demand", {}), self.device)
-        self.memory = self.unpack(state["memory"])
-        self.version = self._version()
+        self.memory, self.touched = self.unpack(state["memory"]), None
+        self._mark()
+
+    def _is_other(self, window: State) -> bool:
+        """Whether this is a window of a layer with other inputs."""
+        rows = window.get("Y", window.get("B"))  # version 1 kept rows of the sketch
+        size = None if rows is None else (rows.shape[0], rows.shape[-2 if "Y" in window else -1])
+        return size not in (None, (self.layer.groups, self.d))
 
     @override
     def pack(self, memory: Memory | None) -> State:

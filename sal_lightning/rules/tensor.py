@@ -90,8 +90,12 @@ class Tensor(Rule):
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.previous = [part(state["previous"][name].to(p.device), p).clone() for name, p in self.parameters.items()]
-        self.s, self.tau = state["s"].to(self.s.device), state["tau"].to(self.s.device)
+        known = dict(zip(state["previous"], state["s"].to(self.s.device).unbind(), strict=True))
+        for i, (name, p) in enumerate(self.parameters.items()):
+            if name in known and state["previous"][name].shape == p.shape:  # a tensor that has grown is a new one
+                self.previous[i] = part(state["previous"][name].to(p.device), p).clone()
+                self.s[i] = known[name]
+        self.tau = state["tau"].to(self.s.device)
 
     @override
     def pack(self, memory: None) -> State:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sal_lightning import directions
 from sal_lightning.processes import part
-from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA, DENSE, FLOOR
 
@@ -54,12 +54,24 @@ class Tokens(Rule):
     def due(self) -> bool:
         return True
 
+    @property
+    def used(self) -> bool:
+        """Whether the layer's input was ever read, in this training or before."""
+        return self.holds or self.R is not None
+
     def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Count the tokens of a forward pass."""
+        self.take(self.read(args, step), ask)
+
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """How often each token came in a forward pass, (tokens,)."""
         tokens = args[0].detach().flatten()
         # Not `bincount`, which waits for the device to know how many tokens there are.
         counts = torch.zeros(self.table.num_embeddings, device=tokens.device)
-        counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
+        return counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
+
+    def take(self, counts: Tensor, ask: bool = False) -> None:
+        """Add the counts of one forward pass; ``ask`` how unusual all counts of this step are."""
         self.counts = counts if self.counts is None else self.counts + counts
         if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
             if self.usual is None:
@@ -80,6 +92,8 @@ class Tokens(Rule):
         """Go on counting."""
         kept = {name: None if x is None else x.to(self.device) for name, x in pending.items()}
         self.counts, self.surprise = kept["counts"], kept["surprise"]
+        if self.counts is not None:
+            self.counts = self._grown(self.counts)
 
     @override
     def observe(self, unit: float = 1.0) -> None:
@@ -153,7 +167,7 @@ class Tokens(Rule):
     @override
     def load_state_dict(self, state: State) -> None:
         self.weight = state["weight"]
-        window = {name: x.to(self.device) for name, x in state["window"].items()}
+        window = {name: self._grown(x.to(self.device)) for name, x in state["window"].items()}
         self.R, self.usual = window.get("R"), window.get("usual")
         self.memory = self.unpack(state["memory"])
 
@@ -163,4 +177,10 @@ class Tokens(Rule):
 
     @override
     def unpack(self, state: State) -> Memory | None:
-        return Memory(**{name: value.to(self.device) for name, value in state.items()}) if state else None
+        if not state:
+            return None
+        return Memory(**{name: self._grown(value.to(self.device)) for name, value in state.items()})
+
+    def _grown(self, x: Tensor) -> Tensor:
+        """Rows that were added to the table never came, and are free."""
+        return grown(x, (self.table.num_embeddings,), f"the table {self.name!r}")

@@ -46,6 +46,7 @@ ATTENTION = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_attention_is_covered_whole_and_remembers(kind):
     drift, x = {}, overlapping(0, 999)[0]

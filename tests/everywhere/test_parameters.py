@@ -81,6 +81,7 @@ PARAMETRIZED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 @pytest.mark.parametrize("how", PARAMETRIZED, ids=lambda how: f"{how.__module__.split('.')[-1]}.{how.__name__}")
 def test_watching_parametrized_weights_changes_nothing(how, protection):
@@ -95,6 +96,7 @@ def test_watching_parametrized_weights_changes_nothing(how, protection):
     assert comm.events == []
 
 
+@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 @pytest.mark.parametrize("how", PARAMETRIZED, ids=lambda how: f"{how.__module__.split('.')[-1]}.{how.__name__}")
 def test_parametrized_weights_are_covered_by_their_true_names_and_held(how):
     drift, x = {}, overlapping(0, 999)[0]

@@ -123,3 +123,31 @@ def test_testing_a_checkpoint_between_two_fits_does_not_hide_the_second(tmp_path
     trainer(tmp_path, [callback]).fit(model, loader(length=30))
     assert callback.events == [30]
     assert steps(callback) == [60]
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+@pytest.mark.parametrize("kind", [Net, models.Alternating])
+@pytest.mark.parametrize("validated", [False, True])
+def test_resumed_from_the_last_step_of_an_epoch_it_ends_where_the_uninterrupted_run_does(tmp_path, kind, validated):
+    class Validated(kind):
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    make = Validated if validated else kind
+
+    def run(callback, length=74):  # not a whole number of rounds after which what moved is put back
+        file = 2 * length if kind is models.Alternating else length
+        keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=file, save_top_k=-1)
+        data = [loader(length=length, change=40), *([loader(length=2)] if validated else [])]
+        return trainer(tmp_path, [keep, callback], max_epochs=2, enable_checkpointing=True), data, f"step={file}.ckpt"
+
+    whole, callback, resumed, again = make(), SALCallback(), make(), SALCallback()
+    going, data, _ = run(callback)
+    going.fit(whole, *data)
+    going, data, file = run(again)
+    going.fit(resumed, *data, ckpt_path=tmp_path / file)
+    assert callback.events
+    assert steps(again) == [148] * len(callback.layers)
+    assert same(whole, resumed)
+    assert models.equal(again.state_dict(), callback.state_dict())

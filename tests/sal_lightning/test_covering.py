@@ -91,6 +91,7 @@ def test_only_what_the_optimizer_owns_is_covered():
     assert set(comm.coverage()) == {"2.weight", "2.bias"}
 
 
+@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 def test_complex_weights_are_protected_weight_by_weight():
     model = nn.Linear(4, 2, dtype=torch.complex64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

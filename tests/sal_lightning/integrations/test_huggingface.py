@@ -144,6 +144,21 @@ def test_it_works_together_with(tmp_path, option):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def test_a_model_that_is_trained_in_evaluation_mode_is_observed(tmp_path):
+    class Evaluating(transformers.Trainer):
+        def training_step(self, model, *args, **kwargs):
+            model.train = lambda mode=True: model  # the Trainer asks for training mode in each step
+            return super().training_step(model.eval(), *args, **kwargs)
+
+    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    models, callbacks = [gpt2(**still), gpt2(**still)], [SALTrainerCallback(), SALTrainerCallback()]
+    trainer(tmp_path, callbacks[:1], models[0], kind=Evaluating, eval_strategy="steps", eval_steps=5).train()
+    train(tmp_path, callbacks[1:], models[1])
+    assert callbacks[0].events == callbacks[1].events
+    assert len(callbacks[0].events) == 1
+    assert same(*models)
+
+
 class Reporter(transformers.TrainerCallback):
     """Stands for Weights & Biases and the like."""
 

@@ -1,0 +1,280 @@
+"""Checks of a saved state before anything is taken from it: is it complete, finite and within its bounds?"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
+SQUARES = 1e24  # no squared input or gradient of a layer is
+ROUND = 1e-3  # what rounding may add
+VERSIONS = (1, 2)
+
+Check = Callable[[Any, str], None]
+
+
+def check_callback(state: Any) -> None:
+    """Check the state of a callback.
+
+    Raises:
+        ValueError: it is refused; the message names the part and the reason.
+    """
+    at = "the callback's state"
+    _version(state, at)
+    _fields({"layers": _layers, "analyzer": _analyzer}, {"watch": _watch}, extra=True)(state, at)
+
+
+def check_layer(state: Any, at: str = "the state") -> None:
+    """Check the state of a communication layer.
+
+    Raises:
+        ValueError: it is refused; the message names the part and the reason.
+    """
+    _version(state, at)
+    required = {
+        "protection": _text,
+        "step": _whole,
+        "events": _each(_whole),
+        "novelty": _novelty,
+        "elements": _each(_text),
+        "rules": _named(_rule),
+        "eyes": _named(_rule),
+        "trusted": _optional(_named(_any)),
+    }
+    _fields(required, {"pending": _named(_pending)}, extra=True)(state, at)
+    for name, memory in (state["trusted"] or {}).items():
+        if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
+            _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
+
+
+# --- parts ---
+
+
+def _version(state: Any, at: str) -> None:
+    _fields({"version": lambda x, where: None}, extra=True)(state, at)
+    version = state["version"]
+    if isinstance(version, bool) or version not in VERSIONS:
+        raise ValueError(f"Expected {at} to be of a version in {VERSIONS}, got {version!r}.")
+
+
+def _layers(x: Any, at: str) -> None:
+    _each(check_layer)(x, at)
+    if not x:
+        raise ValueError(f"Expected {at} to be of at least one optimizer, got none.")
+
+
+def _novelty(x: Any, at: str) -> None:
+    numbers = _number(-LARGE, LARGE)
+    usual = {"evidence": _number(0, LARGE), "suspected": _whole, "usual": _each(numbers), "fresh": _each(numbers)}
+    before = {"suspicious": _whole, "weight": numbers, "mean": numbers, "square": numbers}  # version 1
+    new = isinstance(x, Mapping) and "suspicious" not in x and "weight" not in x
+    _fields({"count": _whole} | (usual if new else {}), {} if new else before | {"evidence": numbers}, extra=True)(
+        x, at
+    )
+    if new and not len(x["usual"]) == len(x["fresh"]) == 3:
+        raise ValueError(f"Expected {at} to have three numbers in 'usual' and in 'fresh'.")
+
+
+def _rule(x: Any, at: str) -> None:
+    name = at.rpartition("[")[2].strip("[]'\"")
+    if not isinstance(x, Mapping):
+        raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
+    kind, held = _kind(x, name), _memory(x, name)
+    if kind == "tensor":
+        _fields({"previous": _named(_tensor(-LARGE, LARGE)), "s": _SHARE, "tau": _SHARE})(x, at)
+    elif kind == "element":
+        _fields({"window": _named(_tensor(0, SQUARES**0.75)), "memory": held})(x, at)
+    elif kind == "tokens":
+        shares = _fields({}, {"R": _shares, "usual": _shares})
+        _fields({"weight": _number(0, 1 + ROUND), "window": shares, "memory": held})(x, at)
+    else:
+        optional: dict[str, Check] = {"waited": _whole, "stirred": _any, "demand": _demand}
+        _fields({"age": _whole, "window": _or_empty(_window), "memory": held}, optional)(x, at)
+
+
+def _kind(x: Mapping[str, Any], name: str) -> str:
+    """Which rule this is the state of."""
+    if name == "tensor" and "age" not in x:
+        return "tensor"
+    if name == "element" and "age" not in x:
+        return "element"
+    return "tokens" if "weight" in x or "R" in (x.get("window") or {}) else "subspace"
+
+
+def _memory(x: Mapping[str, Any], name: str) -> Check:
+    """The check of what is held by the rule that this is the state of."""
+    kind = _kind(x, name)
+    if kind == "subspace":
+        return _or_empty(_directions)
+    if kind == "tokens":
+        return _or_empty(_fields({"lam": _tensor(0, LARGE), "s": _SHARE}))
+    return _named(_tensor(0, LARGE))
+
+
+def _window(x: Any, at: str) -> None:
+    kept = "B" if isinstance(x, Mapping) and "B" in x else "Y"  # version 1 kept rows of the sketch
+    required = {kept: _tensor(-SQUARES, SQUARES), "trace": _tensor(0, SQUARES), "weight": _SHARE}
+    _fields(required, {"inside": _tensor(0, SQUARES), "P": _tensor(-1 - ROUND, 1 + ROUND)})(x, at)
+    if kept == "B":
+        return
+    Y, trace = x["Y"].float(), x["trace"].float()
+    if Y.dim() != 3 or trace.shape != Y.shape[:1]:
+        raise ValueError(
+            f"Expected {at} to have one trace for each group of 'Y', got {(*trace.shape,)} and {(*Y.shape,)}."
+        )
+    # Y = RΩ with columns of Ω no longer than 1: no entry exceeds the trace of R, nor do all vanish beside it.
+    most, size = Y.abs().amax((1, 2)), torch.linalg.vector_norm(Y, dim=(1, 2))
+    least = ROUND * trace * Y.shape[2] ** 0.5 / Y.shape[1]
+    if bool((most > (1 + ROUND) * trace).any()) or bool((size < least).any()):
+        raise ValueError(f"Expected {at} to be a sketch of as much energy as its trace says, got {size} and {trace}.")
+    if "inside" in x and bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
+        raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
+
+
+def _demand(x: Any, at: str) -> None:
+    if x:  # before there was a demand it is empty
+        size = _tensor(0, SQUARES)
+        _fields({"sum": size, "weight": _SHARE, "most": size, "q": _SHARE})(x, at)
+
+
+def _directions(x: Any, at: str) -> None:
+    energy, moved = _tensor(0, LARGE), _tensor(-LARGE, LARGE)
+    required = {"U": _orthonormal, "lam": energy, "rest": energy, "s_rest": _SHARE, "E": moved, "size": energy}
+    required |= {"path": _tensor(0, LARGE), "steps": _some_number}
+    old = isinstance(x, Mapping) and "f" not in x and "s" in x  # version 1
+    required |= {"s": _SHARE} if old else {"f": _SHARE, "A": moved, "strength": _number(0, float("inf"))}
+    _fields(required, {"directions": _any, "rows": _optional(_whole)})(x, at)
+
+
+def _orthonormal(x: Any, at: str) -> None:
+    _tensor(-1 - ROUND, 1 + ROUND)(x, at)
+    if x.dim() != 3:
+        raise ValueError(f"Expected {at} to be of shape (groups, inputs, directions), got {(*x.shape,)}.")
+    gram = x.double().mT @ x.double()
+    kept = (gram.diagonal(dim1=-2, dim2=-1) > 0.5).to(gram)  # a group may have fewer directions: columns of zeros
+    if bool(((gram - torch.diag_embed(kept)).abs() > ROUND).any()):
+        raise ValueError(f"Expected {at} to have orthonormal columns.")
+
+
+def _shares(x: Any, at: str) -> None:
+    _tensor(0, 1 + ROUND)(x, at)
+    if float(x.sum()) > 1.01:
+        raise ValueError(f"Expected {at} to be shares that sum to at most 1, got {float(x.sum()):.3g}.")
+
+
+def _pending(x: Any, at: str) -> None:
+    numbers = _tensor(-LARGE, LARGE)
+    _fields({}, {"seen": _each(numbers), "counts": _optional(numbers), "surprise": _optional(numbers)})(x, at)
+
+
+def _analyzer(x: Any, at: str) -> None:
+    if x:
+        places, means = _named(_tensor(0, float("inf"))), _named(_tensor(-SQUARES, SQUARES))
+        _fields({"places": places, "means": means})(x, at)
+        if set(x["means"]) - set(x["places"]):
+            raise ValueError(f"Expected {at} to have the places of all its means.")
+
+
+def _watch(x: Any, at: str) -> None:
+    if x is not None:
+        field = _fields({"rank": _whole}, {"d": _whole, "window": _or_empty(_window)})
+        _fields({"steps": _whole, "field": field})(x, at)
+        if ("d" in x["field"]) != ("window" in x["field"]):
+            raise ValueError(f"Expected {at}['field'] to have both 'd' and 'window', or neither.")
+
+
+# --- what the parts are made of ---
+
+
+def _any(x: Any, at: str) -> None:
+    """Nothing is asked of it."""
+
+
+def _text(x: Any, at: str) -> None:
+    if not isinstance(x, str):
+        raise ValueError(f"Expected {at} to be text, got {x!r}.")
+
+
+def _whole(x: Any, at: str) -> None:
+    if isinstance(x, bool) or not isinstance(x, int) or x < 0:
+        raise ValueError(f"Expected {at} to be a whole number >= 0, got {x!r}.")
+
+
+def _some_number(x: Any, at: str) -> None:
+    if isinstance(x, Tensor):
+        _tensor(0, LARGE)(x, at)
+    else:
+        _number(0, LARGE)(x, at)
+
+
+def _number(low: float, high: float) -> Check:
+    def check(x: Any, at: str) -> None:
+        if isinstance(x, bool) or not isinstance(x, int | float) or not low <= x <= high:
+            raise ValueError(f"Expected {at} to be a number in [{low:g}, {high:g}], got {x!r}.")
+
+    return check
+
+
+def _tensor(low: float, high: float) -> Check:
+    def check(x: Any, at: str) -> None:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"Expected {at} to be a tensor, got {type(x).__name__}.")
+        if not x.numel():
+            return
+        if not bool(x.isfinite().all()):
+            bad = int((~x.isfinite()).sum())
+            raise ValueError(f"Expected {at} to be finite, got NaN or infinity in {bad} of {x.numel()} numbers.")
+        least, most = float(x.min()), float(x.max())
+        if least < low or most > high:
+            wrong = least if least < low else most
+            raise ValueError(f"Expected {at} to lie in [{low:g}, {high:g}], got {wrong:g}.")
+
+    return check
+
+
+_SHARE = _tensor(0, 1 + ROUND)
+
+
+def _optional(check: Check) -> Check:
+    return lambda x, at: None if x is None else check(x, at)
+
+
+def _or_empty(check: Check) -> Check:
+    return lambda x, at: None if isinstance(x, Mapping) and not x else check(x, at)
+
+
+def _each(check: Check) -> Check:
+    def every(x: Any, at: str) -> None:
+        if not isinstance(x, list | tuple):
+            raise ValueError(f"Expected {at} to be a list, got {type(x).__name__}.")
+        for i, one in enumerate(x):
+            check(one, f"{at}[{i}]")
+
+    return every
+
+
+def _named(check: Check) -> Check:
+    def every(x: Any, at: str) -> None:
+        if not isinstance(x, Mapping):
+            raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
+        for name, one in x.items():
+            check(one, f"{at}[{name!r}]")
+
+    return every
+
+
+def _fields(required: dict[str, Check], optional: dict[str, Check] | None = None, extra: bool = False) -> Check:
+    def check(x: Any, at: str) -> None:
+        known = required | (optional or {})
+        if not isinstance(x, Mapping):
+            raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
+        if missing := [name for name in required if name not in x]:
+            raise ValueError(f"Expected {at} to have {missing}, which are missing.")
+        if not extra and (strange := [name for name in x if name not in known]):
+            raise ValueError(f"Expected {at} to have no {strange}.")
+        for name in x:
+            if name in known:
+                known[name](x[name], f"{at}[{name!r}]")
+
+    return check

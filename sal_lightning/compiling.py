@@ -1,0 +1,51 @@
+"""Forward hooks under ``torch.compile``: they are plain Python between compiled graphs."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+_CURE = "compile without fullgraph=True"
+_REASON = f"sal_lightning observes layers by forward hooks, which run between compiled graphs: {_CURE}"
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def uncompiled(hook: Hook) -> Hook:
+    """The same hook, run as plain Python by compiled code."""
+    known = "reason" in inspect.signature(torch.compiler.disable).parameters  # since torch 2.7
+    disabled: Hook = torch.compiler.disable(hook, **({"reason": _REASON} if known else {}))  # type: ignore[no-untyped-call]
+    return disabled
+
+
+def check(model: nn.Module) -> None:
+    """Refuse a model that may not be left for hooks.
+
+    Raises:
+        ValueError: it, or a module in it, was compiled with ``fullgraph=True``.
+    """
+    for name, module in model.named_modules():
+        if any(getattr(context, "fullgraph", False) for context in _contexts(module)):
+            raise ValueError(
+                f"Expected a model compiled without fullgraph=True, got one with it at {name or 'the model itself'!r}: "
+                f"layers are observed by forward hooks, which run between compiled graphs. To be protected, {_CURE}."
+            )
+
+
+def renew() -> None:
+    """Let everything be compiled anew: compiled code ignores hooks that were added to a module after it ran."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _contexts(module: nn.Module) -> Iterator[Any]:
+    """How this module was compiled: as a whole, in place, or by Lightning."""
+    found = module.__dict__
+    yield found.get("dynamo_ctx")
+    if isinstance(by_lightning := found.get("_compiler_ctx"), dict):
+        yield by_lightning.get("dynamo_ctx")
+    for cell in getattr(found.get("_compiled_call_impl"), "__closure__", None) or ():
+        yield cell.cell_contents

@@ -1,0 +1,68 @@
+"""Whether a layer with a forward pass of its own still multiplies its input by its weight."""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from sal_lightning.processes import sharded
+
+_KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ALIKE = 0.999  # cosine of two outputs that differ by rounding, or by a factor
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the weight acts on the module's input as in the torch class that it is made of.
+
+    It does where the forward pass is that of the class. Of another one it is tried on a copy in evaluation mode: a
+    change ``Δ`` of the weight has to change the output by a multiple of ``Δ x``.
+    """
+    kind = next((kind for kind in _KINDS if isinstance(module, kind)), None)
+    if kind is None or _inherited(module, kind):
+        return True
+    weight = module._parameters["weight"]
+    if weight is None or sharded(weight):
+        return False
+    devices = [weight.device] if weight.is_cuda else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            return _tried(copy.deepcopy(module).eval().float(), kind)
+    except Exception:  # whatever a forward pass of somebody else's raises on numbers that it was not made for
+        return False
+
+
+def _inherited(module: nn.Module, kind: Any) -> bool:
+    forward = inspect.unwrap(module.forward)  # accelerate and the like wrap it
+    same = getattr(forward, "__func__", forward) is kind.forward
+    return same and getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
+
+
+def _tried(module: Any, kind: Any) -> bool:
+    weight = module.weight
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.randn(_size(module), generator=numbers).to(weight.device)
+    scale = weight.square().mean().sqrt()
+    delta = torch.randn(weight.shape, generator=numbers).to(weight.device) * torch.where(scale > 0, scale, 1.0)
+    before = _output(module.forward(x))
+    weight.add_(delta)
+    found = _output(module.forward(x)) - before
+    expected = F.linear(x, delta) if kind is nn.Linear else kind._conv_forward(module, x, delta, None)
+    if found.shape != expected.shape:
+        return False
+    return bool(F.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > _ALIKE)
+
+
+def _size(module: Any) -> tuple[int, ...]:
+    if isinstance(module, nn.Linear):
+        return 3, module.in_features
+    taps = zip(module.kernel_size, module.dilation, strict=True)
+    return 1, module.in_channels, *((size - 1) * dilation + 4 for size, dilation in taps)
+
+
+def _output(y: Any) -> Tensor:
+    found: Tensor = next(x for x in tree_leaves(y) if isinstance(x, Tensor))
+    return found.clone()

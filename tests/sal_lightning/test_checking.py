@@ -1,0 +1,182 @@
+"""States that cannot be true are refused, each with its reason, before anything is changed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import CommunicationLayer, SALCallback
+from tests.everywhere.models import Net, equal, hooks, loader, trainer, weights
+
+
+class Everything(Net):
+    """Has layers, a table and a norm, so that every rule has something in its state."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4)))
+        self.table = nn.Embedding(6, 4)
+
+    def forward(self, x):
+        return self.net(x) + self.table(torch.arange(len(x)) % 6)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The states of a training under each rule: provisionally holding something, with much in all windows."""
+    states, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    for protection in ("subspace", "element", "tensor"):
+        callback = SALCallback(protection, 20)
+        trainer(tmp_path_factory.mktemp("state"), [callback]).fit(Everything(), loader(length=50, change=10**6))
+        callback.layers[0]._provisional.hold()
+        states[protection] = callback.state_dict()
+    torch.set_num_threads(threads)
+    return states
+
+
+def places(state, path=()):
+    """Where tensors of numbers are in a nested state."""
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+            yield (*path, key)
+        elif isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+def part(state, path):
+    for key in path:
+        state = state[key]
+    return state
+
+
+RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+
+
+@RULES
+def test_what_was_saved_is_taken(learned, protection):
+    SALCallback(protection).load_state_dict(learned[protection])
+    SALCallback(protection).load_state_dict({})
+
+
+@RULES
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_is(learned, protection, value):
+    found = list(places(learned[protection]))
+    assert len(found) > 10
+    for path in found:
+        state = copy.deepcopy(learned[protection])
+        part(state, path).view(-1)[-1] = value
+        with pytest.raises(ValueError, match=r"to be finite, got NaN or infinity in 1 of \d+ numbers"):
+            SALCallback(protection).load_state_dict(state)
+
+
+@RULES
+def test_tensors_scaled_by_much_are_refused_wherever_it_changes_something(learned, protection):
+    for path in places(learned[protection]):
+        state = copy.deepcopy(learned[protection])
+        tensor = part(state, path)
+        if float(tensor.abs().max()) < 1e-9:
+            continue  # what is as good as zero stays in its bounds
+        tensor.mul_(1e30)
+        with pytest.raises(ValueError, match=r"to lie in|to be finite|as much energy|orthonormal|at most"):
+            SALCallback(protection).load_state_dict(state)
+
+
+@RULES
+@pytest.mark.parametrize("version", [0, 3, 99, "2", None, True])
+def test_another_version_is_refused(learned, protection, version):
+    for inside in (True, False):
+        state = copy.deepcopy(learned[protection])
+        (state["layers"][0] if inside else state)["version"] = version
+        with pytest.raises(ValueError, match=rf"of a version in \(1, 2\), got {version!r}"):
+            SALCallback(protection).load_state_dict(state)
+
+
+def mappings(state, path=()):
+    if isinstance(state, dict) and state:
+        yield path
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, dict | list):
+            yield from mappings(value, (*path, key))
+
+
+# What a state may be without: earlier versions were, or it is a name of a layer or parameter.
+OPTIONAL = {"watch", "pending", "waited", "stirred", "demand", "inside", "P", "R", "usual", "rows", "directions"}
+BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending"}
+
+
+@RULES
+def test_a_key_that_is_missing_is_named(learned, protection):
+    count = 0
+    for path in mappings(learned[protection]):
+        if (path and path[-1] in BY_NAME) or "element" in path:
+            continue
+        for key in part(learned[protection], path):
+            if key in OPTIONAL:
+                continue
+            state = copy.deepcopy(learned[protection])
+            del part(state, path)[key]
+            count += 1
+            with pytest.raises(ValueError, match=r"missing|to have"):
+                SALCallback(protection).load_state_dict(state)
+    assert count >= 12
+
+
+@pytest.mark.parametrize("state", [["state"], "state", {"version": 2}, {"layers": []}])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match=r"mapping|missing"):
+        SALCallback().load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", ["nan", "shape", "rule"])
+def test_a_refused_state_changes_nothing(learned, change):
+    model = Everything()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=20)
+    comm.load_state_dict(learned["subspace"]["layers"][0])
+    before, start, count = copy.deepcopy(comm.state_dict()), weights(model), hooks(model, [optimizer])
+    state = copy.deepcopy(learned["subspace"]["layers"][0])
+    state["step"] = 7
+    if change == "nan":
+        state["rules"]["net.3"]["memory"]["A"][0, 0, 0] = float("nan")
+    elif change == "shape":
+        state["rules"]["net.3"]["memory"]["U"] = state["rules"]["net.3"]["memory"]["U"][:, 1:]
+    else:
+        state["protection"] = "element"
+    with pytest.raises(ValueError, match=r"NaN|orthonormal|inputs|protection"):
+        comm.load_state_dict(state)
+    assert equal(comm.state_dict(), before)
+    assert equal(weights(model), start)
+    assert hooks(model, [optimizer]) == count
+
+
+def test_a_state_of_another_model_leaves_the_callback_and_the_model_as_they_were(learned, tmp_path):
+    model, callback = Net(), SALCallback()
+    callback.load_state_dict(learned["subspace"])
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"missing here: .*'table'"):
+        trainer(tmp_path, [callback]).fit(model, loader(length=5))
+    assert hooks(model, []) == 0
+    assert equal(weights(model), before)
+    trainer(tmp_path, [callback]).fit(Everything(), loader(length=5))
+    assert callback.layers[0].step == 55
+
+
+def test_a_gradient_that_overflowed_leaves_a_state_that_can_be_saved_and_loaded():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for protection in ("subspace", "element"):
+        comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None)
+        for i in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            comm.analyze()
+            if i == 2:
+                model[1].weight.grad[0], model[0].weight.grad[0, 0] = float("nan"), float("inf")
+                comm._analyzed = False
+                comm.analyze()
+        comm.consolidate()
+        comm.load_state_dict(comm.state_dict())
+        comm.detach()

@@ -1,0 +1,422 @@
+"""Where less is protected than one may think there is one warning, with cause and cure."""
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning.layers import find
+from sal_lightning.rules import subspace
+from tests.everywhere import models
+from tests.everywhere.models import Net, batch, loader, trainer, weights
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimization: up along the gradient, then down from where it was by the gradient found there."""
+
+    def __init__(self, params, rho=0.05, base=None):
+        super().__init__(params, {"rho": rho})
+        self.base_optimizer = base or torch.optim.Adam(self.param_groups, lr=5e-3)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        norm = torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()
+        for p in (p for g in self.param_groups for p in g["params"]):
+            self.state[p]["old"] = p.data.clone()
+            p.add_(p.grad * 0.05 / norm)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in (p for g in self.param_groups for p in g["params"]):
+            p.data = self.state[p]["old"]
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        closure = torch.enable_grad()(closure)
+        self.first_step()
+        closure()
+        self.second_step()
+
+
+def sharp(how, strength, explicit=False, change=100):
+    """Trains by SAM, by its two parts or by its step; returns the layer, and how far held answers moved."""
+    model = models.mlp()
+    optimizer = SAM(list(model.parameters()))
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=strength)
+    x, before = batch(0, 999)[0], None
+    for i in range(2 * change):
+        if i == change:
+            comm.consolidate()
+            before = model[0](x).detach()
+
+        def loss(i=i):
+            inputs, y = batch(int(i >= change), i)
+            value = F.mse_loss(model(inputs), y)
+            value.backward()
+            return value
+
+        loss()
+        if explicit:
+            comm.analyze()
+            comm.protect()
+        if how == "parts":
+            optimizer.first_step()
+            loss()
+            optimizer.second_step()
+        else:
+            optimizer.step(loss)
+    comm.settle()
+    return comm, models.moved(model[0], x, before)
+
+
+@pytest.mark.parametrize("how", ["parts", "step", "parts after the two lines"])
+def test_an_optimizer_stepped_by_parts_is_seen_and_protects(how):
+    comm, moved = sharp(how.split()[0], 1e6, explicit="lines" in how)
+    _, free = sharp(how.split()[0], 1e-30)
+    assert comm.step == 200
+    assert comm.events == [100]
+    assert moved < 1e-3
+    assert free > 0.05
+
+
+@pytest.mark.parametrize("how", ["parts", "step"])
+def test_in_a_lightning_module_too(tmp_path, how):
+    class Sharp(Net):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+
+            def loss():
+                value = F.mse_loss(self(batch[0]), batch[1])
+                self.manual_backward(value)
+                return value
+
+            loss()
+            if how == "step":
+                optimizer.step(loss)
+            else:
+                optimizer.first_step()
+                loss()
+                optimizer.second_step()
+
+        def configure_optimizers(self):
+            return SAM(list(self.parameters()))
+
+    callback = SALCallback()
+    trainer(tmp_path, [callback]).fit(Sharp(), loader())
+    assert models.steps(callback) == [120]
+    assert len(callback.events) == 1
+    assert 60 <= callback.events[0] <= 65
+    assert callback.spectrum().protected > 0
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Steps another optimizer, and pulls the weights back half of the way every few steps."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.optimizer, self.count = inner, 0
+        self.slow = [p.detach().clone() for g in inner.param_groups for p in g["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step()
+        self.count += 1
+        if self.count % 5 == 0:
+            for p, slow in zip((p for g in self.optimizer.param_groups for p in g["params"]), self.slow, strict=True):
+                slow.lerp_(p, 0.5)
+                p.copy_(slow)
+
+
+class Wrapper:
+    """Looks like an optimizer and takes no hooks, as accelerate's does."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+
+    def step(self):
+        self.optimizer.step()
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+
+def accelerated(optimizer):
+    accelerate = pytest.importorskip("accelerate")
+    return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
+
+
+@pytest.mark.parametrize("wrap", [Lookahead, Wrapper, accelerated])
+def test_an_optimizer_inside_of_another_is_found(wrap):
+    moved = {}
+    for strength in (1e6, 1e-30):
+        model = models.mlp()
+        optimizer = wrap(torch.optim.Adam(model.parameters(), lr=5e-3))
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=strength)
+        models.train(model, optimizer, None, batch, task=0, steps=60)
+        comm.consolidate()
+        x = batch(0, 999)[0]
+        before = model[0](x).detach()
+        models.train(model, optimizer, None, batch, task=1, steps=40)
+        comm.settle()
+        moved[strength] = models.moved(model[0], x, before)
+        assert comm.step == 100
+        assert comm.events == [60]
+    assert moved[1e6] < 1e-3 < 0.05 < moved[1e-30]
+
+
+def test_an_optimizer_without_hooks_is_refused():
+    class Bare:
+        def __init__(self, params):
+            self.param_groups = [{"params": list(params)}]
+
+    model = models.mlp()
+    with pytest.raises(TypeError, match=r"take step hooks .*got Bare, which has none"):
+        CommunicationLayer(model, Bare(model.parameters()))
+
+
+class Unhooked(torch.optim.SGD):
+    """Moves the weights by a method of its own."""
+
+    def move(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad, alpha=-0.01)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("explicit", [True, False])
+def test_no_step_seen_is_said_once_after_the_first_passes_of_a_plain_loop(explicit, mode):
+    model = models.mlp().train(mode)
+    optimizer = Unhooked(model.parameters())
+    comm = CommunicationLayer(model, optimizer)
+
+    def train():
+        for i in range(40):
+            F.mse_loss(model(batch(0, i)[0]), batch(0, i)[1]).backward()
+            if explicit:
+                comm.analyze()
+                comm.protect()
+            optimizer.move()
+            optimizer.zero_grad()
+
+    with pytest.warns(UserWarning, match=r"No optimizer step was seen in \d+ forward .*Unhooked .*Hand over") as seen:
+        train()
+    assert len(seen) == 1
+
+
+def twice(tmp_path, callback, model, **options):
+    for _ in range(2):
+        trainer(tmp_path, [callback], **options).fit(model, loader(length=5))
+
+
+def test_no_step_seen_is_said_once_after_a_short_epoch(tmp_path):
+    class Moved(Net):
+        def __init__(self):
+            super().__init__(optimize=Unhooked)
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            self.optimizers(use_pl_optimizer=False).move()
+
+    callback = SALCallback()
+    with pytest.warns(UserWarning, match=r"No optimizer step was seen in 5 forward passes.*Unhooked") as seen:
+        twice(tmp_path, callback, Moved(), max_epochs=2)
+    assert len([w for w in seen if "step was seen" in str(w.message)]) == 1
+
+
+def test_batches_accumulated_over_many_passes_are_no_reason_to_warn():
+    model = models.mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    comm = CommunicationLayer(model, optimizer)
+    for i in range(70):
+        F.mse_loss(model(batch(0, i)[0]), batch(0, i)[1]).backward()
+    optimizer.step()
+    assert comm.step == 1
+
+
+class Functional(Net):
+    """Uses the weights of its layers without calling them."""
+
+    def forward(self, x):
+        first, _, last = self.net
+        return F.linear(F.linear(x, first.weight, first.bias).relu(), last.weight, last.bias)
+
+
+def test_no_layer_reached_is_said_once_over_several_fits(tmp_path):
+    callback = SALCallback(field=None)
+    with pytest.warns(UserWarning, match=r"No layer was reached .*functional_call.*Call the layers") as seen:
+        twice(tmp_path, callback, Functional())
+    assert len([w for w in seen if "reached" in str(w.message)]) == 1
+    assert set(callback.coverage().values()) == {"element"}
+
+
+class Recurrent(Net):
+    def __init__(self):
+        super().__init__()
+        self.memory, self.head = nn.LSTM(12, 32, batch_first=True), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(self.memory(x[:, None])[0][:, 0])
+
+
+def test_weights_that_are_mostly_held_one_by_one_are_named_once(tmp_path):
+    model, callback = Recurrent(), SALCallback()
+    del model.net
+    match = r"9\d% of the trained weights are protected one by one.*memory\.bias_hh_l0.*Linear, convolution"
+    with pytest.warns(UserWarning, match=match) as seen:
+        twice(tmp_path, callback, model)
+    assert len([w for w in seen if "one by one" in str(w.message)]) == 1
+    trainer(tmp_path, [SALCallback("element")]).fit(model, loader(length=5))  # asked for
+
+
+# --- layers with a forward pass of their own ---
+
+
+class Normed(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, F.normalize(self.weight, dim=1), self.bias)
+
+
+class Standardized(nn.Conv1d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2), keepdim=True)
+        return F.conv1d(x, weight / weight.std((1, 2), keepdim=True), self.bias)
+
+
+class Prepared(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.relu())
+
+
+class Logged(nn.Linear):
+    """Does what a Linear does, and something beside."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return 0.5 * (x @ self.weight.T + self.bias) + torch.zeros(1)
+
+
+class Adapted(nn.Linear):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.down, self.up = nn.Linear(args[0], 2, bias=False), nn.Linear(2, args[1], bias=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.up(self.down(x))
+
+
+def test_layers_that_change_their_weight_are_left_out_and_others_with_a_forward_of_their_own_are_not():
+    kinds = {"normed": Normed(4, 3), "standardized": Standardized(2, 3, 2), "prepared": Prepared(4, 3)}
+    plain = {"logged": Logged(4, 3), "adapted": Adapted(4, 3), "plain": nn.Linear(4, 3), "conv": nn.Conv2d(2, 4, 3)}
+    patched = nn.Linear(4, 3)
+    patched.forward = lambda x: F.linear(x, patched.weight.sign())
+    model, other = nn.ModuleDict(kinds | plain | {"patched": patched}), []
+    before, state = weights(model), torch.get_rng_state()
+    found = {layer.name for layer in find(model, other)}
+    assert found == {*plain, "adapted.down", "adapted.up"}
+    assert set(other) == {*kinds, "patched"}
+    assert models.equal(weights(model), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert plain["logged"].calls == 0
+
+
+def test_a_layer_that_normalises_its_weight_is_held_one_by_one_and_named_once(tmp_path):
+    class Mixed(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(12, 32), Normed(32, 4)
+
+        def training_step(self, batch, batch_idx):
+            return F.mse_loss(self.last(self.first(batch[0]).relu()), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+    model, callback = Mixed(), SALCallback()
+    with pytest.warns(UserWarning, match=r"changes their weight or their input.*: last\. .*plain one") as seen:
+        twice(tmp_path, callback, model)
+    assert len([w for w in seen if "forward pass of their own" in str(w.message)]) == 1
+    assert {n for n, grain in callback.coverage().items() if grain == "element"} == {"last.weight", "last.bias"}
+
+
+# --- weights that are set by somebody else ---
+
+
+def held(strength=1e6, settle=3):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(60, 8, 4, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
+    comm = CommunicationLayer(net, optimizer, consolidate_on=None, strength=strength)
+
+    def steps(some):
+        for inputs in some:
+            optimizer.zero_grad()
+            net(inputs).square().mean().backward()
+            optimizer.step()
+
+    steps(x[:10])
+    comm.consolidate()
+    steps(x[10 : 10 + settle])
+    return net, comm, lambda n: steps(x[20 : 20 + n])
+
+
+@pytest.mark.parametrize("at_once", [("cpu",), ()], ids=["at once", "as on a device that is not waited for"])
+@pytest.mark.parametrize("settle", [1, 15, 16])
+@pytest.mark.parametrize("part", ["all", "a row", "rows exchanged", "the bias"])
+def test_data_that_is_copied_into_a_held_weight_is_taken_as_set(monkeypatch, part, settle, at_once):
+    monkeypatch.setattr(subspace, "AT_ONCE", at_once)
+    net, comm, steps = held(settle=settle)
+    weight, bias = net[0].weight, net[0].bias
+    if part == "all":
+        weight.data.copy_(torch.randn(4, 4))
+    elif part == "a row":
+        weight.data[1] = 1.0
+    elif part == "rows exchanged":
+        weight.data = weight.data.flip(0).clone()
+    else:
+        bias.data.fill_(3.0)
+    start = weights(net)
+    steps(20)
+    comm.settle()
+    for now, then in zip(weights(net), start, strict=True):
+        assert (now - then).norm() < 1e-3 * then.norm()
+
+
+def test_data_that_is_copied_just_before_everything_is_put_back_is_taken_as_set():
+    net, comm, _ = held(settle=5)
+    net[0].weight.data.copy_(new := torch.randn(4, 4))
+    comm.settle()
+    assert torch.equal(net[0].weight, new)
+
+
+def test_weights_that_are_moved_and_put_back_between_two_steps_are_as_if_untouched():
+    ended = []
+    for swapped in (False, True):
+        net, comm, steps = held(strength=4.0)
+        for _ in range(10):
+            if swapped:
+                kept = weights(net)
+                with torch.no_grad():
+                    for p in net.parameters():
+                        p.mul_(2)
+                    for p, w in zip(net.parameters(), kept, strict=True):
+                        p.copy_(w)
+            steps(3)
+        ended.append((weights(net), comm.spectrum()))
+    assert models.equal(*ended)

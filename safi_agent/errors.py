@@ -75,8 +75,8 @@ class BacklogError(SafiError):
 
     def __str__(self) -> str:
         return (
-            f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not begun. Try again later, "
-            "or see chain.backlog()."
+            f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not begun. Try again "
+            "later, or see chain.backlog()."
         )
 
 

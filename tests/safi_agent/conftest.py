@@ -34,7 +34,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., SafiChain]]:
 
     yield make_one
     for chain in made:
-        chain.close(10)
+        chain.close(3)
 
 
 @pytest.fixture
@@ -50,4 +50,4 @@ def govern(tmp_path: Path) -> Iterator[Callable[..., SafiMiddleware]]:
 
     yield make_one
     for middleware in made:
-        middleware.close(10)
+        middleware.close(3)

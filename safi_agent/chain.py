@@ -31,7 +31,8 @@ from safi_agent.opening import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.release import Release
 from safi_agent.room import Room
 from safi_agent.settings import Settings
-from safi_agent.store import Backlog, open_store
+from safi_agent.store import open_store
+from safi_agent.store.backlog import Backlog
 from safi_agent.store.failing import opening
 from safi_agent.store.patience import one_patience
 from safi_agent.turn import Turn

@@ -33,7 +33,7 @@ from safi_agent.boundary import Instead, acontain, contain, input_errors
 from safi_agent.chain import create_safi_chain
 from safi_agent.drained import Drained
 from safi_agent.lifetime import Lifetime
-from safi_agent.store import Backlog
+from safi_agent.store.backlog import Backlog
 from safi_agent.store.patience import one_patience
 from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet

@@ -8,7 +8,7 @@ from safi_agent.faculties.spirit import Assessment, assess
 from safi_agent.hooks import Alert
 from safi_agent.ledger import Finding
 from safi_agent.middleware import SafiMiddleware
-from safi_agent.store import Backlog
+from safi_agent.store.backlog import Backlog
 from safi_agent.values import Value, ValueSet, load_values
 
 __all__ = [

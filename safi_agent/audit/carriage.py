@@ -11,7 +11,8 @@ from safi_agent.audit.judging import Came, Judging
 from safi_agent.audit.plan import Plan
 from safi_agent.audit.telling import Telling
 from safi_agent.log import write
-from safi_agent.store import AT_A_TIME, Job, Made, Ready, Store, make
+from safi_agent.store import Job, Made, Ready, Store, make
+from safi_agent.store.lane import AT_A_TIME
 from safi_agent.text import many
 
 log = logging.getLogger("safi_agent")

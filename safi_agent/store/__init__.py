@@ -13,9 +13,8 @@ from sqlalchemy import URL, make_url
 from safi_agent.fork import Stage, register
 from safi_agent.store.access import Database
 from safi_agent.store.again import Again
-from safi_agent.store.backlog import Backlog
 from safi_agent.store.failing import opening
-from safi_agent.store.lane import AT_A_TIME, Lane, make
+from safi_agent.store.lane import Lane, make
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
 from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
@@ -23,10 +22,8 @@ from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
 __all__ = [
-    "AT_A_TIME",
     "LEASE",
     "Anchor",
-    "Backlog",
     "BusyError",
     "Commit",
     "Job",

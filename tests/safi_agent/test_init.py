@@ -27,6 +27,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "Alert",
         "Assessment",
         "ClosedError",
+        "Drained",
         "Finding",
         "IntellectError",
         "OutboxError",

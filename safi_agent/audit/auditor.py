@@ -15,9 +15,10 @@ from safi_agent.audit.heartbeat import ensure, serve
 from safi_agent.audit.plan import RECONNECT, Plan
 from safi_agent.audit.reasons import why_left
 from safi_agent.drained import Drained
+from safi_agent.errors import SafiError
 from safi_agent.fork import Forked, Stage, register
 from safi_agent.log import flush
-from safi_agent.store import Job, Store
+from safi_agent.store import BusyError, Job, Store
 from safi_agent.threads import is_own, mark_own
 
 log = logging.getLogger("safi_agent")
@@ -25,6 +26,7 @@ GRACE = 0.01  # seconds in which more may come before a round begins, so that mu
 IDLE = 5.0  # seconds without open turns after which the thread ends
 ENDS = 1.0  # seconds for the thread of a closed chain to end
 LOOK = 0.5  # seconds from one look at the thread to the next, while it is waited for
+STORED = (SQLAlchemyError, OSError, SafiError, BusyError)  # what a store or a log out of reach raises
 SELF = "drain: expected another thread than those that audit; a hook cannot wait for itself."
 
 
@@ -183,7 +185,7 @@ class Auditor(Forked):
         self._round = None
         self._broken = f"The audits wait ({type(error).__name__}), and are tried again."
         log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
-        if not isinstance(error, SQLAlchemyError | OSError):
+        if not isinstance(error, STORED):  # a round can be repeated; what else failed may have left half of one
             with self._lock:
                 self._take_up()
         self._again.clear()

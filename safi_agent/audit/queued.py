@@ -169,8 +169,8 @@ class QueuedAuditor(Forked):
             running = self._running
         _open.discard(self)
         if running is not None and running.thread.alive:
-            running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, RuntimeError):  # it may end just now
+                running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
                 running.ended.result(timeout + LEAVE)
             running.thread.stop()
 

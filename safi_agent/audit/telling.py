@@ -106,11 +106,10 @@ class _Place:
         try:
             if self._on is None or not self._on.alive:
                 self._on = LoopThread("safi-hook")
-        except (RuntimeError, MemoryError, OSError) as error:
-            log.error("No thread for the hook %s could be started (%s).", name_of(self.hook), error)
-            return  # tried again when it is looked next
-        one.on = on = self._on
-        on.submit(lambda: self._called(one, on))
+            one.on = on = self._on
+            on.submit(lambda: self._called(one, on))
+        except (RuntimeError, MemoryError, OSError) as error:  # tried again when it is looked next
+            log.error("No thread for the hook %s could be had (%s).", name_of(self.hook), error)
 
     async def _called(self, one: _Call, on: LoopThread) -> None:
         with self._lock:

@@ -166,7 +166,7 @@ class SafiChain(Lifetime, Settings):
         return answer
 
     def backlog(self) -> Backlog:
-        """How many audits of this value set are open on this store, whoever answered, and how old the oldest is.
+        """The number of open audits of this value set on this store, from all processes, and the age of the oldest.
 
         Raises:
             OutboxError: the store failed.

@@ -182,7 +182,10 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
     @override
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
-        """Only a call that may be made is made; the model is told of the others. What a tool raises leaves as it is."""
+        """Run an approved call; for any other return a ToolMessage that says why.
+
+        Exceptions of the tool pass unchanged.
+        """
         config = ensure_config()
         verdict = seen(request.tool_call, contain(partial(self._rule, request, config)))
         if verdict.decision == "violation":

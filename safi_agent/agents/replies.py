@@ -110,7 +110,7 @@ def leaving(
     usage: UsageMetadata | None,
     name: str | None,
 ) -> AIMessage:
-    """The message that leaves: the judged text, and the calls with their marks, for whoever runs them."""
+    """The message that leaves: the judged text, and the calls with signed marks, which are read when the calls run."""
     marks = {str(call["id"]): mark for call, mark in made}
     thoughts = [] if reply.structured is not None else _thoughts(reply.message)
     text: list[str | dict[Any, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []

@@ -112,7 +112,7 @@ def _opened(log: Path, url: str) -> "Store":
 
 
 def _remembered(store: "Store", log: Path) -> "Account | None":
-    """What the store knows of a log at this path: also of one that is gone, which only the store can tell."""
+    """The store's account of a log at this path, also where the file does not exist any more."""
     from safi_agent.store.witness import account_of
 
     for path in dict.fromkeys((log.resolve(), log.absolute())):

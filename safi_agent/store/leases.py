@@ -97,7 +97,7 @@ class Leases(Access):
         return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
 
     def _take(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
-        """Turns of a set, now this chain's; in one statement: of two who take over at once each turn goes to one."""
+        """Take over the turns of a value set. One UPDATE, so that of two processes only one gets each turn."""
         theirs = and_(turns.c.value_set == name, UNFINISHED, turns.c.owner.in_(owners))
         ids = c.scalars(select(turns.c.values_id).distinct().where(theirs, turns.c.status != "done")).all()
         lost = lost_sets(c, ids)

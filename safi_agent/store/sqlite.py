@@ -311,7 +311,7 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Without waiting: whoever waits does so where nothing is locked.
+    """Begin an immediate transaction without waiting; the caller waits, while it holds no lock.
 
     Raises:
         BusyError: another process is writing.

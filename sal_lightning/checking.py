@@ -9,7 +9,7 @@ from torch import Tensor
 LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
 SQUARES = 1e24  # no squared input or gradient of a layer is
 ROUND = 1e-3  # what rounding may add
-VERSIONS = (1, 2)
+VERSIONS = (3,)
 
 Check = Callable[[Any, str], None]
 
@@ -36,13 +36,16 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "protection": _text,
         "step": _whole,
         "events": _each(_whole),
-        "novelty": _novelty,
+        "evidence": _named(_text),
+        "detection": _detection,
+        "samples": _named(_samples),
         "elements": _each(_text),
         "rules": _named(_rule),
         "eyes": _named(_rule),
         "trusted": _optional(_named(_any)),
+        "pending": _named(_pending),
     }
-    _fields(required, {"pending": _named(_pending)}, extra=True)(state, at)
+    _fields(required, extra=True)(state, at)
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
@@ -64,15 +67,18 @@ def _layers(x: Any, at: str) -> None:
         raise ValueError(f"Expected {at} to be of at least one optimizer, got none.")
 
 
-def _novelty(x: Any, at: str) -> None:
+def _detection(x: Any, at: str) -> None:
     numbers = _number(-LARGE, LARGE)
-    usual = {"evidence": _number(0, LARGE), "suspected": _whole, "usual": _each(numbers), "fresh": _each(numbers)}
-    before = {"suspicious": _whole, "weight": numbers, "mean": numbers, "square": numbers}  # version 1
-    new = isinstance(x, Mapping) and "suspicious" not in x and "weight" not in x
-    _fields({"count": _whole} | (usual if new else {}), {} if new else before | {"evidence": numbers}, extra=True)(
-        x, at
-    )
-    if new and not len(x["usual"]) == len(x["fresh"]) == 3:
+    jumps = _fields({"usual": _each(numbers), "above": _whole, "first": _any})
+    trial = _optional(_named(_each(numbers)))
+    _fields({"signals": _named(_novelty), "jumps": jumps, "trial": trial, "tried": _whole})(x, at)
+
+
+def _novelty(x: Any, at: str) -> None:
+    numbers = _each(_number(-LARGE, LARGE))
+    required = {"evidence": _number(0, LARGE), "suspected": _whole, "count": _whole, "usual": numbers, "fresh": numbers}
+    _fields(required)(x, at)
+    if not len(x["usual"]) == len(x["fresh"]) == 3:
         raise ValueError(f"Expected {at} to have three numbers in 'usual' and in 'fresh'.")
 
 
@@ -89,8 +95,8 @@ def _rule(x: Any, at: str) -> None:
         shares = _fields({}, {"R": _shares, "usual": _shares})
         _fields({"weight": _number(0, 1 + ROUND), "window": shares, "memory": held})(x, at)
     else:
-        optional: dict[str, Check] = {"waited": _whole, "stirred": _any, "demand": _demand}
-        _fields({"age": _whole, "window": _or_empty(_window), "memory": held}, optional)(x, at)
+        required: dict[str, Check] = {"age": _whole, "waited": _whole, "stirred": _any, "demand": _demand}
+        _fields(required | {"window": _or_empty(_window), "memory": held})(x, at)
 
 
 def _kind(x: Mapping[str, Any], name: str) -> str:
@@ -113,11 +119,9 @@ def _memory(x: Mapping[str, Any], name: str) -> Check:
 
 
 def _window(x: Any, at: str) -> None:
-    kept = "B" if isinstance(x, Mapping) and "B" in x else "Y"  # version 1 kept rows of the sketch
-    required = {kept: _tensor(-SQUARES, SQUARES), "trace": _tensor(0, SQUARES), "weight": _SHARE}
-    _fields(required, {"inside": _tensor(0, SQUARES), "P": _tensor(-1 - ROUND, 1 + ROUND)})(x, at)
-    if kept == "B":
-        return
+    size = _tensor(0, SQUARES)
+    required = {"Y": _tensor(-SQUARES, SQUARES), "trace": size, "weight": _SHARE, "inside": size}
+    _fields(required, {"P": _tensor(-1 - ROUND, 1 + ROUND)})(x, at)
     Y, trace = x["Y"].float(), x["trace"].float()
     if Y.dim() != 3 or trace.shape != Y.shape[:1]:
         raise ValueError(
@@ -128,22 +132,25 @@ def _window(x: Any, at: str) -> None:
     least = ROUND * trace * Y.shape[2] ** 0.5 / Y.shape[1]
     if bool((most > (1 + ROUND) * trace).any()) or bool((size < least).any()):
         raise ValueError(f"Expected {at} to be a sketch of as much energy as its trace says, got {size} and {trace}.")
-    if "inside" in x and bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
+    if bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
         raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
 
 
+def _samples(x: Any, at: str) -> None:
+    _fields({"age": _whole}, {"d": _whole, "window": _or_empty(_window)})(x, at)
+    if ("d" in x) != ("window" in x):
+        raise ValueError(f"Expected {at} to have both 'd' and 'window', or neither.")
+
+
 def _demand(x: Any, at: str) -> None:
-    if x:  # before there was a demand it is empty
-        size = _tensor(0, SQUARES)
-        _fields({"sum": size, "weight": _SHARE, "most": size, "q": _SHARE})(x, at)
+    size = _tensor(0, SQUARES)
+    _fields({"sum": size, "weight": _SHARE, "most": size, "q": _SHARE})(x, at)
 
 
 def _directions(x: Any, at: str) -> None:
     energy, moved = _tensor(0, LARGE), _tensor(-LARGE, LARGE)
     required = {"U": _orthonormal, "lam": energy, "rest": energy, "s_rest": _SHARE, "E": moved, "size": energy}
-    required |= {"path": _tensor(0, LARGE), "steps": _some_number}
-    old = isinstance(x, Mapping) and "f" not in x and "s" in x  # version 1
-    required |= {"s": _SHARE} if old else {"f": _SHARE, "A": moved, "strength": _number(0, float("inf"))}
+    required |= {"path": energy, "steps": energy, "f": _SHARE, "A": moved, "strength": _number(0, float("inf"))}
     _fields(required, {"directions": _any, "rows": _optional(_whole)})(x, at)
 
 
@@ -199,13 +206,6 @@ def _text(x: Any, at: str) -> None:
 def _whole(x: Any, at: str) -> None:
     if isinstance(x, bool) or not isinstance(x, int) or x < 0:
         raise ValueError(f"Expected {at} to be a whole number >= 0, got {x!r}.")
-
-
-def _some_number(x: Any, at: str) -> None:
-    if isinstance(x, Tensor):
-        _tensor(0, LARGE)(x, at)
-    else:
-        _number(0, LARGE)(x, at)
 
 
 def _number(low: float, high: float) -> Check:

@@ -1,6 +1,5 @@
 """The communication layer: ask what is stable, hold it back from the gradient, restore it after the step."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,9 +13,11 @@ from torch.optim import Optimizer
 
 from sal_lightning import checking, compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
+from sal_lightning.detection import Detection
 from sal_lightning.hearing import Hearing
 from sal_lightning.notices import Notices
-from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
+from sal_lightning.novelty import CONFIRM, SUSPECT
+from sal_lightning.output import OutputGradient
 from sal_lightning.provisional import Provisional
 from sal_lightning.reached import Reached
 from sal_lightning.remembering import energy, evaluating, gradients_kept, run
@@ -28,7 +29,7 @@ from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectr
 from sal_lightning.stepping import Stepping, Unstepped, unwrapped
 from sal_lightning.surroundings import exactly
 
-VERSION = 2  # of the state_dict
+VERSION = 3  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
 
 
@@ -90,15 +91,15 @@ class CommunicationLayer:
         covering.check(model, optimizer)
         self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
-        self.novelty = Novelty()
+        self.detection = Detection()
         self.step = 0  # optimizer steps analyzed
         self.skips = 0  # that the scaler skipped
         self.events: list[int] = []  # the steps at which something was consolidated
-        self.excess = 0.0  # log of how much farther than usual the last batch was
+        self.evidence: dict[int, str] = {}  # what showed that something was worth keeping, by its step
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached = Hearing(), Reached(self._coverage)
+        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient()
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
@@ -139,13 +140,14 @@ class CommunicationLayer:
             if self.analyzer is not None and self.step % STRIDE == 1:
                 self.analyzer.observe(size)
             self._reached.gather()
-            surprise = self._reached.surprise()
+            signals = self._reached.surprises(self._output, size)
+            self._follow_output()
             self._hand_over_unreached()
             self._look_at_itself()
-            familiar = self._familiar(surprise)
+            familiar = self._familiar(signals)
             due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
-            for rule in self._reached.observers():
-                rule.observe(size) if familiar else rule.forget_step()
+            if familiar:
+                self._reached.observe(size)
             share_windows(due)
             for rule in due:
                 rule.reopen()
@@ -194,7 +196,7 @@ class CommunicationLayer:
         with exactly(self._device):
             self._provisional.dismiss()
             self._coverage.consolidate()
-            self._begin_window()
+            self._begin_window("by hand")
 
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
@@ -276,6 +278,7 @@ class CommunicationLayer:
     def _hook_layers(self) -> None:
         self._hearing.remove()
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
+        self._output.follow(self._reached.last)
         compiling.renew()
         for eye in self.eyes:
             self._hearing.listen(eye, self.heard, self.defer)
@@ -283,6 +286,7 @@ class CommunicationLayer:
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
         self._hearing.remove()
+        self._output.remove()
         if self._stepping is not None:
             self._stepping.remove()
         self._stepping, self._attached = None, False
@@ -297,7 +301,9 @@ class CommunicationLayer:
             "protection": self.settings.protection,
             "step": self.step,
             "events": list(self.events),
-            "novelty": self.novelty.state_dict(),
+            "evidence": {str(step): text for step, text in self.evidence.items()},
+            "detection": self.detection.state_dict(),
+            "samples": self._reached.state_dict(),
             **self._coverage.state_dict(),
             "trusted": self._provisional.state_dict(),
             "pending": self._reached.pending(),
@@ -318,50 +324,48 @@ class CommunicationLayer:
         coverage = Coverage(self.model, self.optimizer, self.settings)
         coverage.grow()
         coverage.load_state_dict(state)
-        reached, provisional, novelty = Reached(coverage), Provisional(coverage), Novelty()
-        novelty.load_state_dict(state["novelty"])
+        reached, provisional, detection = Reached(coverage), Provisional(coverage), Detection()
+        detection.load_state_dict(state["detection"])
         provisional.load_state_dict(state["trusted"])
-        reached.resume(state.get("pending", {}))
-        self._coverage, self._reached, self._provisional, self.novelty = coverage, reached, provisional, novelty
+        reached.load_state_dict(state["samples"])
+        reached.resume(state["pending"])
+        self._coverage, self._reached, self._provisional, self.detection = coverage, reached, provisional, detection
         self.step, self.events = state["step"], list(state["events"])
+        self.evidence = {int(step): text for step, text in state["evidence"].items()}
         if self.attached:
             self._hook_layers()
 
     # --- asking ---
 
-    def _familiar(self, surprise: float | None) -> bool:
+    def _familiar(self, signals: dict[str, float]) -> bool:
         """Whether the batch fits the window; the first that does not is protected against before its own update."""
-        if surprise is None:
-            return True
-        if not math.isfinite(surprise):
-            return False
-        self.excess = self.novelty.excess(surprise)
         if self.settings.consolidate_on != "novelty":
-            self._learn(surprise)
+            self._learn(signals)
             return True
-        evidence = self.novelty.weigh(surprise)
+        evidence, signal = self.detection.weigh(signals)
         if evidence < SUSPECT:
             self._provisional.dismiss()
-            self._learn(surprise)
+            self._learn(signals)
             return True
         self._provisional.hold()
         if evidence >= CONFIRM:
             self._provisional.confirm()
-            self._begin_window()
+            self._begin_window(signal)
         return False
 
-    def _learn(self, surprise: float) -> None:
-        if self.novelty.learn(surprise):
-            for eye in self.eyes:
-                eye.look()
+    def _learn(self, signals: dict[str, float]) -> None:
+        if due := self.detection.learn(signals):
+            self._reached.look(due)
 
-    def _begin_window(self) -> None:
+    def _begin_window(self, evidence: str) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
         self.events.append(self.step)
+        self.evidence[self.step] = evidence
         self._clear_windows()
 
     def _clear_windows(self) -> None:
-        self.novelty.clear()
+        self.detection.clear()
+        self._reached.clear()
         self._coverage.clear()
 
     def _look_at(self, batch: Any, forward: Callable[[Any], Any]) -> None:
@@ -371,8 +375,7 @@ class CommunicationLayer:
             torch.autograd.backward(energy(forward(batch)))
         self._hand_over_unreached()
         with exactly(self._device):
-            for rule in self._reached.observers():
-                rule.observe()
+            self._reached.observe()
             self.forget_step()
 
     # --- what its hooks tell ---
@@ -399,7 +402,7 @@ class CommunicationLayer:
 
     @in_step.setter
     def in_step(self, running: bool) -> None:
-        self._hearing.in_step = running
+        self._hearing.in_step = self._output.in_step = running
 
     def _forward_begins(self, eye: Eye) -> None:
         if self._stepping is not None:
@@ -459,11 +462,20 @@ class CommunicationLayer:
         with exactly(self._device):
             for rule in self.rules:
                 rule.anchor()
+            if self.settings.consolidate_on == "novelty" and self.detection.ready:
+                self.detection.begin_fit()
+                self._provisional.hold()
         self.forget_step()
+
+    @property
+    def excess(self) -> float:
+        """Log of how much farther than usual the last batch was."""
+        return self.detection.excess
 
     def forget_step(self) -> None:
         """Drop what was gathered since the last step."""
         self._reached.forget()
+        self._output.forget_step()
 
     # --- covering ---
 
@@ -542,6 +554,12 @@ class CommunicationLayer:
             share = sum(sizes.values()) / sum(p.numel() for p in self.model.parameters() if covering.learns(p))
             if share > 0.5:
                 self.notices.elements(share, sizes)
+
+    def _follow_output(self) -> None:
+        """The loss is known by the gradient at the output of the layer that runs last, from the next step on."""
+        if self._output.total is None and self._reached.last is not self._output.module:
+            self._output.follow(self._reached.last)
+            compiling.renew()
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:

@@ -96,12 +96,5 @@ class Novelty:
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood."""
-        # Version 1 counted unusual batches.
-        self.evidence = state["evidence"] if "evidence" in state else SUSPECT * state["suspicious"]
-        self.suspected, self.count = state.get("suspected", 0), state["count"]
-        if "usual" in state:
-            self.usual, self.fresh = Usual(*state["usual"]), Usual(*state["fresh"])
-        else:  # before there were looks: weighted sums of all batches
-            n = state["count"]
-            scale = n / max(state["weight"], 1e-9)
-            self.usual = self.fresh = Usual(n, state["mean"] * scale, state["square"] * scale)
+        self.evidence, self.suspected, self.count = state["evidence"], state["suspected"], state["count"]
+        self.usual, self.fresh = Usual(*state["usual"]), Usual(*state["fresh"])

@@ -1,16 +1,24 @@
-"""Layers that ran since the last step, in order, and how unusual the input of the first one was."""
+"""Layers that ran since the last step, in order, and how unusual the inputs were that come from outside."""
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sal_lightning import processes
 from sal_lightning.covering import Coverage, Eye
+from sal_lightning.detection import LOSS
+from sal_lightning.output import OutputGradient
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.tokens import Tokens
+from sal_lightning.samples import Samples, whole
 from sal_lightning.surroundings import exactly
+
+ASKED = 4  # layers that are asked how unusual their input is, at most
 
 
 class _Pass(NamedTuple):
@@ -19,10 +27,16 @@ class _Pass(NamedTuple):
     order: int
     eye: Eye
     read: Any  # what the eye read of its input; None where it is not due
+    samples: Tensor | None  # whole samples of it
+    outside: bool  # whether it comes from outside
 
 
 class Reached:
-    """The eyes whose layer ran since the last step; novelty is asked of the first."""
+    """The eyes whose layer ran since the last step.
+
+    Novelty is asked of the first, and of those whose input comes from outside: it depends on no weight that is trained,
+    so it does not change while the network learns.
+    """
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
@@ -32,12 +46,21 @@ class Reached:
         self._begun: Eye | None = None  # the first in this step, its backward pass known or not,
         self._led: Eye | None = None  # and in the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode whose backward pass came
-        self._answer: Readback | None = None  # this step's surprise, on its way from the device
+        self.samples: dict[Eye, Samples] = {}  # of the inputs from outside
+        self.asked: dict[
+            Eye, Readback | None
+        ] = {}  # in this step, with the surprise that is on its way from the device
 
     @property
     def first(self) -> Eye | None:
         """The eye of the layer that ran first."""
         return next(iter(self.now), None)
+
+    @property
+    def last(self) -> nn.Module | None:
+        """The layer that ran last in this step, tables of embeddings left out; before any, the last of the model."""
+        eyes = [eye for eye in self.now or self.coverage.eyes if isinstance(eye, Subspace)]
+        return eyes[-1].layer.module if eyes else None
 
     def see(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
         """A layer runs: look at what it is given, if there is anything and this step is one of those looked at."""
@@ -46,12 +69,13 @@ class Reached:
         self._count += 1
         self.known.add(eye)
         self.now.setdefault(eye, self._count)
-        ask = self.first is eye
+        ask = self._asks(eye, not given[0].requires_grad)
         if ask or self._due(eye):
             with exactly(eye.device):
-                eye.see(tuple(map(processes.local, given)), step, ask)
-            if ask and eye.surprise is not None and processes.count() == 1:
-                self._answer = Readback(eye.surprise)
+                given = tuple(map(processes.local, given))
+                eye.see(given, step, ask)
+                if ask:
+                    self._ask(eye, _whole(eye, given))
 
     def defer(self, eye: Eye, given: tuple[Any, ...], step: int) -> Callable[[], None]:
         """Read what a layer in evaluation mode is given; it counts once what is returned is called."""
@@ -59,11 +83,13 @@ class Reached:
             return lambda: None
         self._count += 1
         self._begun = self._begun or eye
-        read = None
-        if eye in (self._begun, self._led) or self._due(eye):
+        read, samples, outside = None, None, not given[0].requires_grad
+        asked = outside or eye in (self._begun, self._led)
+        if asked or self._due(eye):
             with exactly(eye.device):
-                read = eye.read(tuple(map(processes.local, given)), step)
-        one, confirmed = [_Pass(self._count, eye, read)], self._confirmed
+                given = tuple(map(processes.local, given))
+                read, samples = eye.read(given, step), _whole(eye, given) if asked else None
+        one, confirmed = [_Pass(self._count, eye, read, samples, outside)], self._confirmed
         # Only the graph of the pass keeps what was read: without a backward pass both are dropped.
         return lambda: confirmed.append(one.pop()) if one else None
 
@@ -71,7 +97,7 @@ class Reached:
         """Count the passes in evaluation mode whose backward pass came, in the order of their forward passes."""
         if not self._confirmed:
             return
-        passes, self._answer = sorted(self._confirmed, key=lambda p: p.order), None
+        passes = sorted(self._confirmed, key=lambda p: p.order)
         self._confirmed.clear()
         self.known.update(p.eye for p in passes)
         for p in reversed(passes):
@@ -80,37 +106,64 @@ class Reached:
         for p in passes:
             if p.read is not None:
                 with exactly(p.eye.device):
-                    p.eye.take(p.read, p.eye is self.first)
+                    ask = self._asks(p.eye, p.outside)
+                    p.eye.take(p.read, ask)
+                    if ask:
+                        self._ask(p.eye, p.samples)
 
-    def observers(self) -> list[Rule]:
-        """Who takes this step into its window."""
-        rules = self.coverage.rules
-        return rules if self.first is None or self.first in rules else [*rules, self.first]
+    def observe(self, unit: float = 1.0) -> None:
+        """Take this step into all windows, of gradients ``unit`` times too large."""
+        for rule in (*self.coverage.rules, *(eye for eye in self.asked if eye not in self.coverage.rules)):
+            rule.observe(unit)
+        for eye in self.asked:
+            if eye in self.samples:
+                self.samples[eye].observe()
 
-    def surprise(self) -> float | None:
-        """How unusual the rows of all processes are on average; None while nobody can say."""
-        parts = None if self.first is None else self.first.surprise
-        if processes.count() > 1:
-            return self._common_surprise(parts) if self.coverage.eyes else None
-        answer = Readback(parts) if self._answer is None and parts is not None else self._answer
-        total, n = answer.read() if answer is not None else (0.0, 0.0)
-        return total / n if n else None
+    def surprises(self, output: OutputGradient, unit: float = 1.0) -> dict[str, float]:
+        """The signals of this step by name: how unusual the inputs of the layers asked are on average, and the loss.
+
+        Args:
+            output: the gradient at the model's output, ``unit`` times too large: the signal is the log of its size.
+        """
+        numbers = self._common(output) if processes.count() > 1 else self._own(output)
+        found = {name: total / n for name, (total, n) in numbers.items() if n}
+        size = found.pop(LOSS, 0.0) / unit
+        return found if size <= 0 else found | {LOSS: math.log(size)}
+
+    def look(self, signals: Collection[str]) -> None:
+        """Measure these signals by all that was seen so far, from the next batch on."""
+        for eye in self.coverage.eyes:
+            if _rows(eye) in signals:
+                eye.look()
+            if _samples(eye) in signals and eye in self.samples:
+                self.samples[eye].look()
+
+    def clear(self) -> None:
+        """Begin new windows of whole samples."""
+        for samples in self.samples.values():
+            samples.clear()
 
     def forget(self) -> None:
         """Drop what was gathered since the last step."""
         for eye in self.coverage.eyes:
             eye.forget_step()
+        for samples in self.samples.values():
+            samples.forget_step()
         self._led = self.first or self._led
         self.now.clear()
+        self.asked.clear()
         self._confirmed.clear()
-        self._begun = self._answer = None
+        self._begun = None
 
     def drop(self, eyes: Collection[Rule]) -> None:
         """These eyes are gone: their layers were replaced."""
         self.now = {eye: order for eye, order in self.now.items() if eye not in eyes}
         self.known.difference_update(eyes)
         self._confirmed[:] = [p for p in self._confirmed if p.eye not in eyes]
-        self._begun = self._led = self._answer = None
+        for kept in (self.samples, self.asked):
+            for eye in [eye for eye in kept if eye in eyes]:
+                del kept[eye]
+        self._begun = self._led = None
 
     def pending(self) -> State:
         """Rows of passes that another optimizer has stepped since, of each eye by its name."""
@@ -125,14 +178,71 @@ class Reached:
             self._count += 1
             self.now[eyes[name]] = self._count
 
+    def state_dict(self) -> State:
+        """The windows of whole samples, of each layer by its name."""
+        return {eye.name: samples.state_dict() for eye, samples in self.samples.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where another stood."""
+        for eye in self.coverage.eyes:
+            if eye.name in state:
+                self.samples[eye] = Samples()
+                self.samples[eye].load_state_dict(state[eye.name], eye.device)
+
     def _due(self, eye: Eye) -> bool:
         return eye.due and eye in self.coverage.rules
 
-    def _common_surprise(self, parts: Tensor | None) -> float | None:
-        """The surprise of all processes; a layer that ran in one of them is known in all."""
-        eyes = self.coverage.eyes
+    def _asks(self, eye: Eye, outside: bool) -> bool:
+        """Whether this eye is asked, in this step, how unusual its input is."""
+        if eye not in self.asked and (eye is self.first or (outside and len(self.asked) < ASKED)):
+            self.asked[eye] = None
+        return eye in self.asked
+
+    def _ask(self, eye: Eye, samples: Tensor | None) -> None:
+        if samples is not None:
+            self.samples.setdefault(eye, Samples()).take(samples)
+        if processes.count() == 1 and (numbers := self._numbers(eye)):
+            self.asked[eye] = Readback(torch.stack(list(numbers.values())))
+
+    def _numbers(self, eye: Eye) -> dict[str, Tensor]:
+        """The surprise of one eye by its signals, each (sum, count), of those that know what is usual."""
+        samples = self.samples.get(eye)
+        parts = {_rows(eye): eye.surprise, _samples(eye): None if samples is None else samples.surprise}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _own(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each signal where this process is the only one."""
+        answers = ((eye, answer.read()) for eye, answer in self.asked.items() if answer is not None)
+        numbers = {n: pair for eye, pairs in answers for n, pair in zip(self._numbers(eye), pairs, strict=True)}
+        size = output.read()
+        return numbers if size is None else numbers | {LOSS: (size, 1.0)}
+
+    def _common(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each signal over all processes; a layer that ran in one of them is known in all."""
+        eyes, nothing = self.coverage.eyes, torch.zeros(2, device=self.coverage.device)
+        names = [*(name(eye) for eye in eyes for name in (_rows, _samples)), LOSS]
+        mine = {name: part for eye in self.asked for name, part in self._numbers(eye).items()}
+        if output.total is not None:
+            mine[LOSS] = torch.stack([output.total, torch.ones_like(output.total)])
         known = torch.tensor([float(eye in self.known) for eye in eyes], device=self.coverage.device)
-        parts = known.new_zeros(2) if parts is None else parts
-        total, n, *anywhere = processes.mean([torch.cat([parts, known])])[0].tolist()
+        parts = [mine.get(name, nothing).to(nothing) for name in names]
+        numbers = processes.mean([torch.cat([*parts, known])])[0].tolist()
+        pairs, anywhere = numbers[: 2 * len(names)], numbers[2 * len(names) :]
         self.known.update(eye for eye, share in zip(eyes, anywhere, strict=True) if share)
-        return total / n if n else None
+        return dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
+
+
+def _whole(eye: Eye, given: tuple[Any, ...]) -> Tensor | None:
+    """The whole samples of what a layer is given; of tokens all are looked at together."""
+    if isinstance(eye, Tokens) or not given[0].is_floating_point():
+        return None
+    x: Tensor = given[0].detach()
+    return whole(eye.layer.module, x)
+
+
+def _rows(eye: Eye) -> str:
+    return f"the input of {eye.name}"
+
+
+def _samples(eye: Eye) -> str:
+    return f"whole samples of the input of {eye.name}"

@@ -133,10 +133,8 @@ class Window:
         if not state:
             return
         state = {name: x.to(device) for name, x in state.items()}
-        if "B" in state:  # version 1 kept rows of the sketch
-            state["Y"] = state["B"].mT @ (state["B"] @ probe(self.d, self.rank, device))
         if state["Y"].shape[-2] != self.d:
             got = state["Y"].shape[-2]
             raise ValueError(f"Expected the state of a layer with {self.d} inputs (its bias is one), got {got}.")
         self.Y, self.trace, self.weight = state["Y"], state["trace"], state["weight"]
-        self.inside, self.P = state.get("inside", torch.zeros_like(self.trace)), state.get("P")
+        self.inside, self.P = state["inside"], state.get("P")

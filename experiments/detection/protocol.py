@@ -11,7 +11,6 @@ from torchmetrics.functional.classification import binary_auroc
 
 from experiments.detection.sources import Source
 from sal_lightning import CommunicationLayer
-from sal_lightning.novelty import WARM
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def listen(source: Source, tick: Callable[[], None] = lambda: None) -> Heard:
     excess = []
     for x in source.batches():
         net(x)
-        known = comm.novelty.count >= WARM
+        known = comm.detection.ready
         comm.analyze()
         excess.append(comm.excess if known else float("nan"))
         tick()

@@ -54,7 +54,6 @@ class Demand:
         return {"sum": self.sum, "weight": self.weight, "most": self.most, "q": self.q}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
-        """Continue where another stood; of a state that knows no demand, begin anew."""
-        self.clear()
+        """Continue where another stood."""
         for name, value in state.items():
             setattr(self, name, value.to(device))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,25 +50,19 @@ class Memory(NamedTuple):
         return X
 
     @classmethod
-    def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor], strength: float) -> "Memory":
-        """What ``pack`` packed, where the layer's ``weights`` live; ``strength`` is that of a state of version 1."""
+    def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor]) -> "Memory":
+        """What ``pack`` packed, where the layer's ``weights`` live."""
         device, whole = layer.weight.device, layer.weight
         state = _fitted(state, layer)
         m: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state.items()}
-        if "A" not in m:  # version 1 put right what each step had moved
-            m["A"] = layer.along(weights, m["U"]).to(m["E"].dtype)
-        elif sharded(whole):
+        if sharded(whole):
             m["A"] = part(m["A"][0], whole)[None]
         E = part(m["E"][0], whole)[None] if sharded(whole) else m["E"]
         found = Directions(m["U"], m["lam"], m["rest"])
-        # Version 1 counted steps in Python.
-        steps = torch.as_tensor(m["steps"], dtype=m["path"].dtype, device=device)
-        f = m["f"] if "f" in m else 1 - (1 - m["s"]) / (1 - m["s_rest"][:, None]).clamp(min=1e-6)
-        held = m.get("strength", strength)
         A, rows = m["A"].clone(), m.get("rows")
         if rows is not None:
             A[:, rows:] = layer.along(weights, m["U"][..., : A.shape[-1]])[:, rows:]
-        return cls(found, f, m["s_rest"], A, E.clone(), m["size"], m["path"], steps, held, rows)
+        return cls(found, m["f"], m["s_rest"], A, E.clone(), m["size"], m["path"], m["steps"], m["strength"], rows)
 
 
 def _fitted(state: State, layer: Layer) -> State:

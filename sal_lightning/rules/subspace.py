@@ -361,18 +361,16 @@ class Subspace(Rule):
     def load_state_dict(self, state: State) -> None:
         if not state["memory"] and self._is_other(state["window"]):
             return  # nothing is held of what had other inputs: it is a new layer
-        self.age, self.waited = state["age"], state.get("waited", 0)
-        self.stirred = torch.tensor(True, device=self.device) if state.get("stirred") else None
+        self.age, self.waited = state["age"], state["waited"]
+        self.stirred = torch.tensor(True, device=self.device) if state["stirred"] else None
         self.window.load_state_dict(state["window"], self.device)
-        self.demand.load_state_dict(state.get("demand", {}), self.device)
+        self.demand.load_state_dict(state["demand"], self.device)
         self.memory, self.touched = self.unpack(state["memory"]), None
         self._mark()
 
     def _is_other(self, window: State) -> bool:
         """Whether this is a window of a layer with other inputs."""
-        rows = window.get("Y", window.get("B"))  # version 1 kept rows of the sketch
-        size = None if rows is None else (rows.shape[0], rows.shape[-2 if "Y" in window else -1])
-        return size not in (None, (self.layer.groups, self.d))
+        return "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d)
 
     @override
     def pack(self, memory: Memory | None) -> State:
@@ -380,7 +378,7 @@ class Subspace(Rule):
 
     @override
     def unpack(self, state: State) -> Memory | None:
-        return Memory.unpack(state, self.layer, self.weights(), self.strength) if state else None
+        return Memory.unpack(state, self.layer, self.weights()) if state else None
 
 
 def keep_pace(rules: Iterable[Rule]) -> None:

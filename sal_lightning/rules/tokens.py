@@ -13,6 +13,8 @@ from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA, DENSE, FLOOR
 
+LEAST = 1e-4  # distances below are no differences, but rounding: always the same tokens come
+
 
 class Memory(NamedTuple):
     """What is held: the energy ``lam`` (tokens,) of each token, mean 1 a window, and its stability ``s``."""
@@ -78,7 +80,8 @@ class Tokens(Rule):
                 self.usual = self.R / self.weight
             # Not how rare single tokens are: text of a few usual ones is as new as text of many rare ones.
             n = self.counts.sum()
-            self.surprise = torch.stack([n * far(self.counts / n.clamp(min=1), self.usual).log(), n])
+            distance = far(self.counts / n.clamp(min=1), self.usual) + LEAST
+            self.surprise = torch.stack([n * distance.log(), n])
 
     def look(self) -> None:
         """Measure what is unusual by all that was seen so far, from the next batch on."""

@@ -1,0 +1,67 @@
+"""How strongly the loss pulls at a layer's output, by its gradient there: it follows the loss of every batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+from sal_lightning.compiling import uncompiled
+from sal_lightning.readback import Readback
+from sal_lightning.surroundings import in_backward
+
+
+class OutputGradient:
+    """``Σ ‖∂L/∂y‖`` over the samples ``y`` of the output of one layer, summed over the passes of a step.
+
+    For a loss that is a mean over the samples this is the mean size of a sample's own gradient; unlike the gradient of
+    a weight it does not cancel out.
+    """
+
+    def __init__(self) -> None:
+        self.module: nn.Module | None = None
+        self.in_step = True  # whether a training step is running
+        self.total: Tensor | None = None  # of this step
+        self._answer: Readback | None = None  # the same, on its way from the device
+        self._handle: RemovableHandle | None = None
+
+    def follow(self, module: nn.Module | None) -> None:
+        """Look at the output of this layer from now on, and no longer at that of another."""
+        self.remove()
+        self.module = module
+        if module is not None:
+            self._handle = module.register_forward_hook(self._ended)
+
+    def remove(self) -> None:
+        """Stop looking."""
+        if self._handle is not None:
+            self._handle.remove()
+        self.module = self._handle = None
+        self.forget_step()
+
+    def forget_step(self) -> None:
+        """Drop what was gathered in this step."""
+        self.total = self._answer = None
+
+    def read(self) -> float | None:
+        """The sum of this step; None where no gradient came."""
+        return None if self._answer is None else self._answer.read()[0]
+
+    @property
+    def _ended(self) -> Any:
+        @uncompiled
+        def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module is not self.module or not self.in_step or in_backward():
+                return  # a copy of the model: hooks are copied with it; evaluation; run again for its activations
+            y = next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad), None)
+            if y is not None and torch.is_grad_enabled():
+                y.register_hook(self._add)  # type: ignore[no-untyped-call]
+
+        return ended
+
+    def _add(self, grad: Tensor) -> None:
+        sizes = torch.linalg.vector_norm(grad.detach().reshape(len(grad), -1) if grad.dim() > 1 else grad, dim=-1)
+        found = sizes.float().sum()
+        self.total = found if self.total is None else self.total + found
+        self._answer = Readback(self.total[None])

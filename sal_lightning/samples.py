@@ -1,0 +1,102 @@
+"""Whole samples of a layer's input: single patches and time steps hardly change where whole pictures do."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sal_lightning.layers import homogeneous, sample
+from sal_lightning.rules.base import State
+from sal_lightning.rules.subspace import BETA, DENSE, EVERY, FLOOR, ROWS
+from sal_lightning.window import Window
+
+SIZE = 256  # numbers that a sample is averaged to, or a few more
+RANK = 64  # of the window
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+def whole(module: nn.Module, x: Tensor) -> Tensor | None:
+    """The samples of a layer's input, each averaged over a coarse grid of its places: (samples, channels · places).
+
+    Pictures (samples, channels, …) of convolutions and sequences (samples, …, channels) of all others are understood.
+
+    Returns:
+        None where rows are samples already: of inputs (samples, channels), and where there is no dimension of samples.
+
+    >>> whole(nn.Linear(2, 1), torch.ones(5, 300, 2)).shape
+    torch.Size([5, 256])
+    >>> whole(nn.Conv2d(3, 8, 3), torch.ones(5, 3, 32, 32)).shape
+    torch.Size([5, 243])
+    """
+    if isinstance(module, _CONVS):
+        x = x if x.dim() == module.weight.dim() else x[None, :0]
+    elif x.dim() > 2:
+        batch_first = getattr(module, "batch_first", True)
+        x = (x.flatten(1, -2) if batch_first else x.transpose(0, 1).flatten(1, -2)).mT
+    if x.dim() < 3 or not x.shape[1]:
+        return None
+    places = x.dim() - 2
+    side = max(1, int((SIZE / x.shape[1]) ** (1 / places) + 1e-6))
+    return _POOL[places](x[sample(len(x), ROWS, 0, x.device)].float(), side).flatten(1)
+
+
+class Samples:
+    """What whole samples of one layer's input usually are, and how unusual those of this step are."""
+
+    def __init__(self) -> None:
+        self.window: Window | None = None
+        self.age = 0  # steps since the window began
+        self.seen: list[Tensor] = []  # samples of this step
+        self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
+
+    @property
+    def due(self) -> bool:
+        """Whether the window wants the samples of this step."""
+        return self.age < DENSE or self.age % EVERY == 0
+
+    def take(self, x: Tensor) -> None:
+        """Gather samples (n, p) of one forward pass; accumulated batches add up."""
+        x = homogeneous(x)[None]
+        if self.window is None or self.window.d != x.shape[-1]:
+            self.window, self.age = Window(x.shape[-1], RANK, BETA), 0
+        self.seen.append(x)
+        if self.age >= DENSE:
+            if self.window.P is None:
+                self.window.look(FLOOR)
+            distance = self.window.distance(x, FLOOR)
+            found = torch.stack([distance.sum(), torch.full_like(distance.sum(), distance.numel())])
+            self.surprise = found if self.surprise is None else self.surprise + found
+
+    def observe(self) -> None:
+        """Take this step's samples into the window."""
+        if self.window is not None and self.seen and self.due:
+            self.window.update(torch.cat(self.seen, 1), 1 if self.age < DENSE else EVERY)
+        self.age += bool(self.seen)
+        self.forget_step()
+
+    def look(self) -> None:
+        """Measure what is unusual by all that was seen so far, from now on."""
+        if self.window is not None and self.window.P is not None:
+            self.window.look(FLOOR)
+
+    def forget_step(self) -> None:
+        """Drop what was gathered in this step."""
+        self.seen, self.surprise = [], None
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        self.window, self.age = None, 0
+
+    def state_dict(self) -> State:
+        """Tensors and numbers; without a window while nothing was seen."""
+        return {"age": self.age} | (
+            {} if self.window is None else {"d": self.window.d, "window": self.window.state_dict()}
+        )
+
+    def load_state_dict(self, state: State, device: torch.device) -> None:
+        """Continue where another stood."""
+        self.clear()
+        self.age = state["age"]
+        if "d" in state:
+            self.window = Window(state["d"], RANK, BETA)
+            self.window.load_state_dict(state["window"], device)

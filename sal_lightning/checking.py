@@ -69,7 +69,7 @@ def _layers(x: Any, at: str) -> None:
 
 def _detection(x: Any, at: str) -> None:
     numbers = _number(-LARGE, LARGE)
-    jumps = _fields({"usual": _each(numbers), "above": _whole, "first": _any})
+    jumps = _fields({"usual": _each(numbers), "above": _each(numbers), "first": _any})
     trial = _optional(_named(_each(numbers)))
     _fields({"signals": _named(_novelty), "jumps": jumps, "trial": trial, "tried": _whole})(x, at)
 

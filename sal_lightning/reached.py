@@ -47,9 +47,7 @@ class Reached:
         self._led: Eye | None = None  # and in the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode whose backward pass came
         self.samples: dict[Eye, Samples] = {}  # of the inputs from outside
-        self.asked: dict[
-            Eye, Readback | None
-        ] = {}  # in this step, with the surprise that is on its way from the device
+        self.asked: dict[Eye, Readback | None] = {}  # in this step, with their surprise on its way from the device
 
     @property
     def first(self) -> Eye | None:
@@ -123,7 +121,8 @@ class Reached:
         """The signals of this step by name: how unusual the inputs of the layers asked are on average, and the loss.
 
         Args:
-            output: the gradient at the model's output, ``unit`` times too large: the signal is the log of its size.
+            output: the gradient at the model's output; the signal is the log of its size.
+            unit: so many times too large it is.
         """
         numbers = self._common(output) if processes.count() > 1 else self._own(output)
         found = {name: total / n for name, (total, n) in numbers.items() if n}
@@ -212,10 +211,13 @@ class Reached:
 
     def _own(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
         """(sum, count) of each signal where this process is the only one."""
-        answers = ((eye, answer.read()) for eye, answer in self.asked.items() if answer is not None)
-        numbers = {n: pair for eye, pairs in answers for n, pair in zip(self._numbers(eye), pairs, strict=True)}
-        size = output.read()
-        return numbers if size is None else numbers | {LOSS: (size, 1.0)}
+        numbers: dict[str, tuple[float, float]] = {}
+        for eye, answer in self.asked.items():
+            if answer is not None:
+                numbers |= dict(zip(self._numbers(eye), map(tuple, answer.read()), strict=True))
+        if (size := output.read()) is not None:
+            numbers[LOSS] = size, 1.0
+        return numbers
 
     def _common(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
         """(sum, count) of each signal over all processes; a layer that ran in one of them is known in all."""

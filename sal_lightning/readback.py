@@ -1,5 +1,7 @@
 """Reading a few numbers from the device without waiting for what was queued after them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ class Readback:
             self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.event.record()
 
-    def read(self) -> list[float]:
-        """The numbers."""
+    def read(self) -> list[Any]:
+        """The numbers, nested as the tensor is."""
         if self.event is not None:
             self.event.synchronize()
         return self.host.tolist()

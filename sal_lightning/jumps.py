@@ -14,8 +14,8 @@ class Jumps:
     """Whether the newest values, in log, all lie above all usual values by more than ``MARGIN``.
 
     Of values that come in random order, whatever their distribution, the 6 newest of 70 are the 6 largest once in
-    ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor noise raise false alarms. A slow rise, as a schedule of the
-    learning rate may bring it about, is not a jump: it becomes usual on the way.
+    ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor noise raise false alarms. A slow rise, as a schedule of
+    the learning rate may bring it about, is not a jump: it becomes usual on the way.
     """
 
     def __init__(self) -> None:

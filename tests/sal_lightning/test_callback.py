@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -243,24 +242,3 @@ def test_a_callback_with_a_name_logs_under_it_beside_one_without(tmp_path):
 def test_a_name_that_loggers_know_already_is_refused(name):
     with pytest.raises(ValueError, match=f"name to be none of .* got '{name}'"):
         SALCallback(name=name)
-
-
-@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
-def test_a_checkpoint_of_version_1_goes_on(tmp_path, protection):
-    """Saved by the first version after 100 of 120 steps, the change at 60 held."""
-    file = Path(__file__).parent / "data" / f"version1-{protection}.ckpt"
-    kept = torch.load(file, weights_only=True)["callbacks"]["SALCallback"]
-    assert kept["version"] == 1
-    model, callback = Net(seed=1), SALCallback(protection=protection)
-    trainer(tmp_path, [callback], max_epochs=2).fit(model, loader(first=1, change=10**6), ckpt_path=file)
-    assert max(layer.step for layer in callback.layers) == 220
-    assert callback.events == ([] if protection == "tensor" else [63])
-    assert callback.state_dict()["version"] == 2
-    if protection == "subspace":
-        held = {name: rule["memory"]["U"] for name, rule in kept["layers"][0]["rules"].items() if "U" in rule["memory"]}
-        assert len(held) == 3
-        for rule in callback.layers[0].rules:
-            if rule.name in held:
-                assert torch.equal(rule.memory.directions.U, held[rule.name])
-        x, y = next(iter(loader(length=1)))
-        assert F.mse_loss(model(x), y) < 0.5 * F.mse_loss(Net(seed=1)(x), y)

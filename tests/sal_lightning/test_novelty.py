@@ -122,10 +122,3 @@ def test_state_continues_exactly():
     resumed.load_state_dict(part.state_dict())
     feed(resumed, values[30:])
     assert resumed.state_dict() == whole.state_dict()
-
-
-def test_version_1_counted_unusual_batches_and_had_one_running_mean():
-    novelty = Novelty()
-    novelty.load_state_dict({"suspicious": 2, "count": 30, "weight": 0.5, "mean": 1.0, "square": 2.5})
-    assert novelty.evidence == 2 * SUSPECT
-    assert (novelty.usual.mean, novelty.usual.deviation) == (2.0, 1.0)

@@ -110,13 +110,6 @@ def test_state_continues_exactly():
     assert torch.equal(whole.trace, resumed.trace)
 
 
-def test_version_1_kept_rows_of_the_sketch():
-    B, resumed = torch.randn(2, 9, D, generator=torch.Generator().manual_seed(0)), window(20)
-    old = {"B": B, "trace": B.square().sum((-2, -1)), "weight": torch.tensor(1.0)}
-    resumed.load_state_dict(old, torch.device("cpu"))
-    torch.testing.assert_close(resumed.rows().mT @ resumed.rows(), scaled(B.mT @ B), atol=1e-3, rtol=1e-3)
-
-
 def test_an_empty_window_has_an_empty_state_and_no_rows():
     assert window().state_dict() == {}
     with pytest.raises(AssertionError, match="seen nothing"):

@@ -17,6 +17,7 @@ from safi_agent.boundary import acontain, contain, input_errors
 from safi_agent.drained import Drained
 from safi_agent.errors import ClosedError, ViolationError
 from safi_agent.faculties import conscience, will
+from safi_agent.faculties.calls import needs_config
 from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
@@ -58,6 +59,11 @@ class SafiChain(Lifetime, Settings):
         # A name is resolved anew for the judges, which are asked at temperature 0.
         ruling = resolve(self.will_model or self.model, "will_model", judge=True)
         judging = resolve(self.conscience_model or self.model, "conscience_model", judge=True)
+        if self.audit == "here" and needs_config(judging):
+            raise ValueError(
+                "conscience_model: expected a model that can be asked without the config of a run, since audits are "
+                "made after it; got one that only a config names. Give conscience_model, or a default model."
+            )
         names = {"intellect": intellect, "will": ruling, "conscience": judging}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True))
         self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)

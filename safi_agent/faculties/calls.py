@@ -1,7 +1,7 @@
 """Calls of a judge's model: in a schema, never answered by a cache, and again without what the provider refuses."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -49,6 +49,19 @@ def judging(model: Model, schema: Schema | None) -> Model:
     if isinstance(model, _ConfigurableModel):
         return AtRunTime(lambda config: (model._model(config), config), schema)
     return Uncached(model)
+
+
+def needs_config(model: Model, configurable: Mapping[str, Any] | None = None) -> bool:
+    """Whether only the config of a run names the model, as of ``init_chat_model()`` without a default.
+
+    ``configurable`` is what wrappers around it have bound.
+    """
+    given = configurable or {}
+    if isinstance(model, RunnableBindingBase):
+        return needs_config(model.bound, {**(model.config.get("configurable") or {}), **given})
+    if isinstance(model, _ConfigurableModel):
+        return "model" not in {**model._default_config, **model._model_params({"configurable": dict(given)})}
+    return False
 
 
 class JudgeCall(Runnable[Any, Any]):

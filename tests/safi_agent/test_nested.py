@@ -77,6 +77,19 @@ def test_asked_the_same_words_a_sub_agent_and_its_agent_keep_their_own_answers(
 
 
 @both
+def test_done_again_an_agent_calls_no_tool_twice_because_of_its_sub_agent(govern: Any, awaited: bool) -> None:
+    """The sub-agent is asked something else, and answers first."""
+    tools, made, middleware = Tools(), numbered(), govern()
+    sub = create_agent(Calling(intellect="Sub."), [], middleware=[middleware])
+    course = [made("ask_sub", q="How much?"), made("pay", amount=5)]
+    model = Calling(intellect=in_turn(*course, "Paid.", *course, "Paid twice."))
+    top = create_agent(model, [tool_of(sub, "ask_sub", awaited=awaited), *tools.of("pay")], middleware=[middleware])
+    outs = [ask(top, awaited, given="Pay.", config=NAMED) for _ in range(2)]
+    assert [(texts(out)[-1], turn_id(out)) for out in outs] == [("Paid.", "req-1")] * 2
+    assert tools.did == ["pay 5 to no one"]
+
+
+@both
 @pytest.mark.parametrize("outer", ["governed", "plain", "middleware of its own"])
 def test_after_a_crash_the_whole_is_done_again_and_the_sub_agents_tools_are_not(
     govern: Any, tmp_path: Path, awaited: bool, outer: str

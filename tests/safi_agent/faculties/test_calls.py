@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from safi_agent import create_safi_chain
 from safi_agent.faculties.calls import JudgeCall, judging
 from safi_agent.faculties.will import SCHEMA
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
+from tests.safi_agent.logged import lines
 from tests.safi_agent.openai_server import Server, serving
 
 ASKED = [HumanMessage("Judge.")]
@@ -108,6 +110,33 @@ def test_a_runnable_of_another_kind_is_called_as_it_is(server: Server) -> None:
     assert judging(RunnableLambda(lambda asked: asked[0].content), SCHEMA).invoke(ASKED) == "Judge."
     ask(judging(RunnableLambda(lambda asked: asked) | chat(server), SCHEMA))
     assert "response_format" not in server.requests[0][1]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "refused"),
+    [
+        (lambda model: model, True),
+        (lambda model: model.with_retry(), True),
+        (lambda model: model.with_config(tags=["x"]), True),
+        (lambda model: model.with_config(configurable={"model": "openai:gpt-4o"}), False),
+        (lambda model: model.with_retry().with_config(configurable={"model": "openai:gpt-4o"}), False),
+        (lambda model: model.with_fallbacks([Fake()]), False),
+    ],
+)
+def test_an_auditor_that_only_the_config_of_a_run_names_is_refused(
+    make: Any, tmp_path: Path, server: Server, wrap: Any, refused: bool
+) -> None:
+    """Audits are made after the run, without its config: each of them would fail."""
+    model = wrap(configurable(server, temperature=0))
+    if refused:
+        with pytest.raises(ValueError, match="conscience_model: expected a model that can be asked without the config"):
+            make(model)
+        make(model, conscience_model=Fake())
+        return
+    safi = make(Fake(), conscience_model=model, audit_attempts=1)
+    safi.invoke("q")
+    safi.drain(20)
+    assert [record["auditStatus"] for record in lines(tmp_path / "log.json")] == ["complete"]
 
 
 # What a provider refuses

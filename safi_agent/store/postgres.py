@@ -19,7 +19,6 @@ from safi_agent.store.block import LOOK, Block
 from safi_agent.store.engine import OwnEngine
 from safi_agent.store.patience import BUSY, patience
 from safi_agent.store.queue import drop, make_tables, put, untaken
-from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
@@ -59,15 +58,12 @@ class Postgres(OwnEngine):
             self.url, pool_pre_ping=True, pool_timeout=BUSY, hide_parameters=True, connect_args=arguments
         )
 
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> "_Transaction":
+    def transaction(self, *, reading: bool = False) -> "_Transaction":
         """A transaction; it is undone if what is done in it raises.
 
         Raises:
-            BusyError: ``patient`` is False; a server is always waited for.
             SQLAlchemyError: the server failed, or was waited for in vain.
         """
-        if not patient:
-            raise BusyError
         return _Transaction(self)
 
     def entered(self, one: "_Transaction") -> None:

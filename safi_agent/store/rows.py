@@ -96,7 +96,3 @@ class Anchor(NamedTuple):
     lines: int
     mac: str
     key: str
-
-
-class BusyError(Exception):
-    """Someone else is writing just now."""

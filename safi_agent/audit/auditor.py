@@ -62,10 +62,10 @@ class Auditor(Forked):
         self._fresh()
 
     def beat(self) -> None:
-        """Renew the leases on what is open, take over what dead processes left, and see that the thread runs."""
+        """Take over what dead processes left, renew the leases on what is open, and see that the thread runs."""
+        self._adopt()  # first: a turn of this process that nobody audits is known by its old lease
         if self._open:
             self.store.renew()
-        self._adopt()
         self._ensure()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()

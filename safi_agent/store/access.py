@@ -33,6 +33,9 @@ class Database(Protocol):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
 
+    def give_places(self, c: Connection) -> None:
+        """Let no other transaction give places in the order of commits until this one has ended."""
+
     def checkpoint(self) -> None:
         """Move what was committed to where it stays, if that is not done by itself."""
 

@@ -139,7 +139,10 @@ class Lane(Outbox):
     def _commit(self, c: Connection, lanes: Sequence[Made], value_set: str | None) -> dict[str, dict[str, Any]]:
         mine = [made for made in lanes if c.scalar(_LANE, {"of": made.key}) is not None]
         done: dict[str, dict[str, Any]] = {}
-        place: int = c.scalar(_LAST) or 0 if mine else 0
+        if not mine:
+            return done
+        self.database.give_places(c)  # after the lanes, which may be waited for while others give places
+        place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
                 continue

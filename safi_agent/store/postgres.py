@@ -22,6 +22,8 @@ from safi_agent.store.queue import drop, make_tables, put, untaken
 from safi_agent.store.versions import bring_up
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
+PLACES = 0x5AF3  # that of those who give turns their places in the order of commits
+_PLACES = select(func.pg_advisory_xact_lock(PLACES))
 _LIMIT = text("SELECT set_config('lock_timeout', :most, true)")
 
 
@@ -84,6 +86,10 @@ class Postgres(OwnEngine):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
         put(c, task, value_set, key, turn_id)
+
+    def give_places(self, c: Connection) -> None:
+        """Let no other transaction give places until this one has ended: the lock is released after the commit."""
+        c.execute(_PLACES)
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Have what was enqueued for these turns done by nobody."""

@@ -154,6 +154,9 @@ class Sqlite(OwnEngine):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Nothing: the process that answers audits, or who takes over from it."""
 
+    def give_places(self, c: Connection) -> None:
+        """Nothing: only one transaction at a time writes."""
+
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Nothing: nothing was enqueued."""
 

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,17 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == [1, 2, 3]
+
+
+def test_a_heartbeat_takes_up_such_a_turn_while_other_turns_are_open(make: Any) -> None:
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
+    store = safi._auditor.store
+    turn_id = safi.invoke("open").response_metadata["safi"]["turnId"]
+    store.add({**store.find(turn_id)[1], "id": "forgotten"}, THREE.fingerprint, "", audit=True)
+    with store._transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+    safi._auditor.beat()
+    taken = list(safi._auditor._open)
+    go.set()
+    assert taken == [turn_id, "forgotten"]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, select, update
 
 from safi_agent.errors import OutboxError
-from safi_agent.store import Commit, Memory, Row, Store, open_store, owner
+from safi_agent.store import Commit, Memory, Row, Store, make, open_store, owner
 from safi_agent.store.patience import one_patience
 from safi_agent.store.sqlite import Sqlite, prepare
 from safi_agent.store.tables import turns, value_sets
@@ -94,6 +94,23 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
         store.commit_ready("k", falls)
     assert store.records(["a"]) == {}
     assert list(store.commit_ready("k", keep)) == ["a"]
+
+
+def test_of_two_lanes_that_are_committed_at_once_each_turn_has_a_place_of_its_own(store: Store) -> None:
+    for key in "kl":
+        for turn_id in (f"{key}1", f"{key}2"):
+            add(store, turn_id, key)
+            store.judged(turn_id, [], None)
+    first, second = (make(lane, keep) for lane in store.ready("kl", {}))
+    other = threading.Thread(target=store.commit, args=([second],))
+    with store._transaction() as c:
+        store._commit(c, [first], None)
+        other.start()
+        other.join(0.5)
+    other.join(60)
+    with store._transaction(reading=True) as c:
+        places = c.execute(select(turns.c.id, turns.c.place).order_by(turns.c.place)).all()
+    assert places == [("k1", 1), ("k2", 2), ("l1", 3), ("l2", 4)], "in the order of commits"
 
 
 def test_many_committers_add_up(store: Store) -> None:

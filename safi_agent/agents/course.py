@@ -31,7 +31,6 @@ from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.agents.walk import Course
 from safi_agent.boundary import input_errors
 from safi_agent.chain import SafiChain
-from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect, without_reasoning
 from safi_agent.faculties.will import REPLY, Will
 from safi_agent.inside import counts
@@ -214,12 +213,11 @@ class Courses:
 
     def _judge(self, turn: Turn, before: Verdict | None) -> Course[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
-        verdict = will.rules(turn["draft"], values)
-        if verdict is None and self.judge_calls and before is None:
-            turn = yield Will(self.chain.gate.judge, values, sees_reflection=False, asked=ASKED), turn
-            verdict = turn["verdict"]
-        if verdict is None or verdict.decision == "approve":
-            return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict and verdict.usage)
+        judge = self.chain.gate.judge if self.judge_calls and before is None else None
+        turn = yield Will(judge, values, sees_reflection=False, asked=ASKED), turn
+        verdict = turn["verdict"]
+        if verdict.decision == "approve":
+            return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
 

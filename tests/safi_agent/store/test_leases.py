@@ -75,6 +75,25 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
     assert safi._auditor.store.blocked("renamed") == []
 
 
+@pytest.mark.parametrize("audit", ["in process", "worker"])
+def test_of_a_turn_that_was_taken_over_hooks_get_the_offenders_of_its_own_set_and_the_record_names_who_judged(
+    audit: str, request: pytest.FixtureRequest, make: Any, tmp_path: Path
+) -> None:
+    store = request.getfixturevalue("database") if audit == "worker" else f"sqlite:///{tmp_path}/safi.db"
+    killed(store, tmp_path / "old.json")
+    told: list[tuple[str, ...]] = []
+    hooks = [lambda alert: told.append(alert.offenders) if alert.kind == "review" else None]
+    safi = make(Named(conscience=ledger(score=-1)), OTHER, store=store, hooks=hooks, log=tmp_path / "new.json")
+    assert safi.drain(60) == 1
+    assert told == [("Truth", "Care", "Thrift")]
+    (old,) = lines(tmp_path / "old.json")
+    assert old["models"] == {"intellect": "fake", "will": "fake", "conscience": "adopter"}
+
+
+class Named(Fake):
+    model_name: str = "adopter"  # its replies have no name
+
+
 def test_a_set_that_was_changed_under_its_name_is_audited_by_what_it_was(make: Any, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/safi.db"
     killed(store, tmp_path / "log.json")

@@ -20,6 +20,7 @@ from safi_agent.agents.replies import (
     answer_of,
     call_draft,
     call_text,
+    ends_run,
     journal,
     leaving,
     made_calls,
@@ -243,16 +244,22 @@ class Courses:
         known = [request.tool.name] if request.tool is not None else []
         return (yield from self.rule(turn, call, known, before))
 
-    def result(self, turn: Turn, call_id: str, text: str) -> Course[AIMessage]:
-        """A tool's result that is to be the agent's answer is governed as one."""
-        own = result_id(turn["id"], call_id)
-        turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": without_reasoning(text)}
-        return self.chain.give(turn["answer"])
+    def place_result(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
+        """The turn of a tool's result that is to be the agent's answer, as ``place`` gives it.
 
-    def last(self, turn: Turn, text: str) -> Course[AIMessage]:
-        """An answer that did not come through here is governed before the agent ends."""
-        turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
-        return self.chain.give(turn["answer"])
+        The one that the agent ends with has the run's own id, by which it is found when the run is asked for again;
+        others have ids that the run and the call make.
+        """
+        if ends_run(request):
+            return self.place(turn)
+        return {**turn, "id": result_id(turn["id"], str(request.tool_call["id"]))}, None
+
+    def answer(self, turn: Turn, text: str, known: AIMessage | None = None) -> Course[AIMessage]:
+        """An answer that is not the model's own, a tool's result for one, is governed, unless it is ``known``."""
+        if known is None:
+            turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
+            known = turn["answer"]
+        return self.chain.give(known)
 
 
 def _usage(turn: Turn, verdicts: Verdicts) -> UsageMetadata | None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -33,7 +33,7 @@ from safi_agent.agents.walk import Course
 from safi_agent.boundary import input_errors
 from safi_agent.chain import SafiChain
 from safi_agent.faculties.intellect import Intellect, without_reasoning
-from safi_agent.faculties.will import REPLY, Will
+from safi_agent.faculties.will import BY_RULES, REPLY, UnfinishedError, Will, rules_at_once
 from safi_agent.inside import counts
 from safi_agent.models import model_label
 from safi_agent.opening import Name, inside, key_of, name_of, place_of
@@ -215,12 +215,19 @@ class Courses:
     def _judge(self, turn: Turn, before: Verdict | None) -> Course[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         judge = self.chain.gate.judge if self.judge_calls and before is None else None
-        turn = yield Will(judge, values, sees_reflection=False, asked=ASKED), turn
-        verdict = turn["verdict"]
+        verdict = yield from self._ruled(turn, Will(judge, values, sees_reflection=False, asked=ASKED))
         if verdict.decision == "approve":
             return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
+
+    def _ruled(self, turn: Turn, ruling: Will) -> Course[Verdict]:
+        """What the Will says; without a judge at once, if that can be."""
+        if ruling.judge is None:
+            with suppress(UnfinishedError):
+                return rules_at_once(turn["draft"], ruling.values) or BY_RULES
+        turn = yield ruling, turn
+        return turn["verdict"]
 
     def _to_review(self, call: ToolCall) -> bool:
         try:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +66,7 @@ _KEYS = {"decision", "reason", "gates"}
 BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
 SECONDS = 1.0  # for all patterns of a value set together
-# On a caller's event loop: characters that take about as long as a thread does to be had, up to 7 ms where none of them
-# is ASCII, and seconds for the patterns.
+# What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
 SHORT = 4_000
 MOMENT = 0.005
 
@@ -85,24 +83,31 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     """
     try:
         return _rules(draft, values, min_agreement, SECONDS)
-    except _UnfinishedError as error:
+    except UnfinishedError as error:
         log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, error.pattern)
         return UNFINISHED
 
 
-async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same without blocking.
+def rules_at_once(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+    """The same in a moment, as for an event loop.
 
-    A draft of at most ``SHORT`` characters is tried on the caller's event loop, where its patterns have ``MOMENT``
-    seconds. A longer one, and one that took longer, is tried on a thread: ``regex`` lets the loop go on meanwhile.
+    Raises:
+        UnfinishedError: the draft has over ``SHORT`` characters, or its patterns took more than ``MOMENT`` seconds.
     """
-    if sum(map(len, (draft.answer, *draft.texts))) <= SHORT:
-        with suppress(_UnfinishedError):
-            return _rules(draft, values, min_agreement, MOMENT)
-    return await asyncio.to_thread(rules, draft, values, min_agreement)
+    if sum(map(len, (draft.answer, *draft.texts))) > SHORT:
+        raise UnfinishedError("")
+    return _rules(draft, values, min_agreement, MOMENT)
 
 
-class _UnfinishedError(Exception):
+async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+    """The same without blocking: at once, or else on a thread, where ``regex`` lets the event loop go on meanwhile."""
+    try:
+        return rules_at_once(draft, values, min_agreement)
+    except UnfinishedError:
+        return await asyncio.to_thread(rules, draft, values, min_agreement)
+
+
+class UnfinishedError(Exception):
     """A pattern was not searched for to the end."""
 
     def __init__(self, pattern: str) -> None:
@@ -129,7 +134,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
     """The verdict on a draft in which a pattern is found.
 
     Raises:
-        _UnfinishedError: the search for all of them took longer.
+        UnfinishedError: the search for all of them took longer.
     """
     until = time.thread_time() + seconds
     readings: list[str] = []
@@ -139,7 +144,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
             if search(pattern, readings, until):
                 return verdict
         except TimeoutError:
-            raise _UnfinishedError(pattern) from None
+            raise UnfinishedError(pattern) from None
     return None
 
 

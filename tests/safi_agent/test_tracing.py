@@ -99,8 +99,8 @@ def test_a_run_of_an_agent_is_a_tree_and_its_audit_another_of_the_same_turn(gove
         "LangGraph",
         [
             "SafiMiddleware.before_agent",
-            ("model", [asked, "Will"]),  # on the call: by its rules alone
-            ("tools", ["Will", "search"]),
+            ("model", [asked]),
+            ("tools", ["search"]),
             ("model", [asked, ("Will", ["Fake"]), "Release"]),
             "SafiMiddleware.after_agent",
         ],

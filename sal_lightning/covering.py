@@ -87,7 +87,7 @@ def layer_rules(
 
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
     if isinstance(layer.module, nn.Embedding):
-        return Tokens(layer.name, names, layer.module, settings.strength)
+        return Tokens(layer.name, names, layer.module, settings.strength, layer.modules)
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)
 
 

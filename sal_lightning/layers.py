@@ -14,18 +14,27 @@ from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 
 class Layer(NamedTuple):
-    """A module whose weight (and bias, if it has one that learns) acts linearly on rows of its input."""
+    """A weight of a module (and its bias, if it has one that learns) that acts linearly on rows.
 
-    name: str
-    module: nn.Module
+    A module may have several. Several modules may have the same weight: the rows of all of them count.
+    """
+
+    name: str  # that of the module where it has one weight, that of the weight where it has several
+    modules: tuple[nn.Module, ...]  # that have this weight
     weight: Tensor
     bias: Tensor | None
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
     transposed: bool = False  # kept as (in, out)
+
+    @property
+    def module(self) -> nn.Module:
+        """The first module that has this weight."""
+        return self.modules[0]
 
     @property
     def out(self) -> int:
@@ -64,22 +73,26 @@ def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
 
     Args:
         model: the module to look through.
-        other: takes the names of layers that are left out because their forward pass is another.
+        other: takes the names of modules that are left out because their forward pass is another.
     """
-    layers, inside = [], set[nn.Module]()
+    layers: dict[tuple[Any, ...], Layer] = {}
+    inside, changed = set[nn.Module](), set[int]()
     for name, module in model.named_modules():
         name = plain_name(name)
+        found = [layer for layer in _read(name, module) if _ready(layer)] if module not in inside else []
         if isinstance(module, nn.MultiheadAttention):
             # Its projections are called as functions: hooks of the modules inside never fire.
             inside.update(module.modules())
-        layer = _read(name, module) if module not in inside or isinstance(module, nn.MultiheadAttention) else None
-        if layer is None or not _ready(layer):
+        if found and not is_linear(module):
+            changed.update(id(layer.weight) for layer in found)
+            if other is not None:
+                other.append(name or "the model")
             continue
-        if is_linear(module):
-            layers.append(layer)
-        elif other is not None:
-            other.append(name or "the model")
-    return layers
+        for layer in found:
+            key = id(layer.weight), layer.rows, _geometry(module)
+            before = layers.get(key)
+            layers[key] = layer if before is None else before._replace(modules=before.modules + layer.modules)
+    return [layer for layer in layers.values() if id(layer.weight) not in changed]
 
 
 def plain_name(name: str) -> str:
@@ -98,23 +111,24 @@ def _ready(layer: Layer) -> bool:
     return not sharded(weight) or (by_rows(weight) and layer.groups == 1 and not layer.transposed)
 
 
-def _read(name: str, module: nn.Module) -> Layer | None:
+def _read(name: str, module: nn.Module) -> list[Layer]:
+    """The layers of one module."""
     # Not `module.weight`: of a parametrized layer that is no parameter, and reading it computes it.
     weight, bias = module._parameters.get("weight"), _learning(module._parameters.get("bias"))
     if isinstance(module, nn.MultiheadAttention):
         weight, bias = module.in_proj_weight, _learning(module.in_proj_bias)
-        return None if weight is None else Layer(name, module, weight, bias, 3, _attention_rows)
+        return [] if weight is None else [Layer(name, (module,), weight, bias, 3, _attention_rows)]
     if weight is None:
-        return None
+        return []
     if isinstance(module, nn.Linear):
-        return Layer(name, module, weight, bias, 1, _linear_rows)
+        return [Layer(name, (module,), weight, bias, 1, _linear_rows)]
     if isinstance(module, nn.Embedding):
-        return Layer(name, module, weight, None, 1, _no_rows)
+        return [Layer(name, (module,), weight, None, 1, _no_rows)]
     if isinstance(module, _CONVS):
-        return Layer(name, module, weight, bias, module.groups, _conv_rows)
+        return [Layer(name, (module,), weight, bias, module.groups, _conv_rows)]
     if type(module).__name__ == "Conv1D" and weight.dim() == 2:  # the linear layer of the GPT-2 in transformers
-        return Layer(name, module, weight, bias, 1, _linear_rows, transposed=True)
-    return None
+        return [Layer(name, (module,), weight, bias, 1, _linear_rows, transposed=True)]
+    return []
 
 
 def _learning(bias: Tensor | None) -> Tensor | None:
@@ -140,6 +154,12 @@ def readable(x: Any) -> bool:
 
 def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     raise TypeError("An embedding's input is counted, not read as rows.")
+
+
+def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What the layers of a module read of a call, the tensor that comes first being its main input."""
+    found = args + tuple(kwargs[name] for name in _INPUTS if name in kwargs)
+    return found if found and readable(found[0]) else ()
 
 
 def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
@@ -182,6 +202,13 @@ def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
         line = F.pad(line, pads[i], value=-1) if zeros else F.pad(line, pads[i], module.padding_mode)
         taps.append(line.flatten().long().unfold(0, dilation * (size - 1) + 1, stride)[:, ::dilation])
     return taps
+
+
+def _geometry(module: nn.Module) -> tuple[Any, ...]:
+    """Where a convolution reads its patches; empty for other modules."""
+    if not isinstance(module, _CONVS):
+        return ()
+    return module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode
 
 
 def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:

@@ -82,6 +82,11 @@ class Subspace(Rule):
         return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
     @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose input is read."""
+        return self.layer.modules
+
+    @property
     def used(self) -> bool:
         """Whether the layer's input was ever read, in this training or before."""
         return self.holds or bool(self.window.weight > 0)

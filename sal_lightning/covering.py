@@ -195,7 +195,7 @@ class Coverage:
                 self._free_bias(rule)
         rules, given = {rule.name for rule in self.rules}, set(state["rules"])
         parts = ((plain_name(name) or "model", module) for name, module in self.model.named_modules())
-        known = {*rules, "element", *(name for name, module in parts if any(True for _ in module.parameters()))}
+        known = {*rules, "element", *names, *(name for name, module in parts if any(True for _ in module.parameters()))}
         if missing := (given - known) | (elements - names):
             raise ValueError(
                 f"Expected the state of the same model; these parts of it are missing here: {sorted(missing)}. "

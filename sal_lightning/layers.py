@@ -3,15 +3,17 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sal_lightning import experts, recurrent
 from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
+from sal_lightning.sampling import sample
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
@@ -30,6 +32,7 @@ class Layer(NamedTuple):
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
     transposed: bool = False  # kept as (in, out)
+    stacked: bool = False  # kept as (groups, out, in), the bias as (groups, out)
 
     @property
     def module(self) -> nn.Module:
@@ -39,6 +42,8 @@ class Layer(NamedTuple):
     @property
     def out(self) -> int:
         """Rows of each group's matrix."""
+        if self.stacked:
+            return self.weight.shape[2 if self.transposed else 1]
         return self.weight.shape[-1 if self.transposed else 0] // self.groups
 
     @property
@@ -46,19 +51,34 @@ class Layer(NamedTuple):
         """Its columns, the bias left out."""
         return self.weight.numel() // (self.out * self.groups)
 
+    def read(self, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+        """At most ``n`` sampled rows (groups, n, d) of the input in a forward pass, a 1 appended if there is a bias."""
+        x = self.rows(self.module, args, n, step)
+        if self.stacked:  # these have it already, but where a group had nothing to multiply
+            return x if self.bias is not None else x[..., :-1]
+        return x if self.bias is None else homogeneous(x)
+
     def matrix(self, x: Tensor) -> Tensor:
         """A weight- or bias-shaped tensor as (groups, out, columns), in single precision at least.
 
         The same memory where it can be: ``write`` says what was done to it.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x[:, None] if x.dim() == 1 else x.mT if self.transposed else x.flatten(1)
+        if x.dim() < self.weight.dim():
+            x = x[..., None]  # a bias
+        elif self.transposed:
+            x = x.mT
+        elif not self.stacked:
+            x = x.flatten(1)
+        if self.stacked:
+            return x
         return x.view(self.groups, -1, x.shape[-1]) if self.groups > 1 else x[None]
 
     def write(self, t: Tensor, M: Tensor) -> None:
         """What was done to the matrix of ``t`` is done to ``t``."""
         if M.data_ptr() != t.data_ptr():
-            t.copy_(M.mT[0] if self.transposed and t.dim() > 1 else M.reshape(t.shape))
+            M = M.mT if self.transposed and t.dim() == self.weight.dim() else M
+            t.copy_(M.reshape(t.shape))
 
     def along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
         """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
@@ -116,8 +136,9 @@ def _read(name: str, module: nn.Module) -> list[Layer]:
     # Not `module.weight`: of a parametrized layer that is no parameter, and reading it computes it.
     weight, bias = module._parameters.get("weight"), _learning(module._parameters.get("bias"))
     if isinstance(module, nn.MultiheadAttention):
-        weight, bias = module.in_proj_weight, _learning(module.in_proj_bias)
-        return [] if weight is None else [Layer(name, (module,), weight, bias, 3, _attention_rows)]
+        return _read_attention(name, module)
+    if several := _read_recurrent(name, module) or _read_experts(name, module):
+        return several
     if weight is None:
         return []
     if isinstance(module, nn.Linear):
@@ -131,20 +152,48 @@ def _read(name: str, module: nn.Module) -> list[Layer]:
     return []
 
 
+def _read_attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
+    """The three input projections; where their widths differ each by itself, without the bias, which they share."""
+    weight = module._parameters.get("in_proj_weight")
+    if weight is not None:
+        return [Layer(name, (module,), weight, _learning(module.in_proj_bias), 3, _attention_rows)]
+    weights = {n: module._parameters.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+    return [
+        Layer(_joined(name, n), (module,), W, None, 1, partial(_argument_rows, i))
+        for i, (n, W) in enumerate(weights.items())
+        if W is not None
+    ]
+
+
+def _read_recurrent(name: str, module: nn.Module) -> list[Layer]:
+    parts = recurrent.parts(module)
+    if any(map(sharded, module.parameters(recurse=False))):
+        return []  # to run it again whole weights are needed
+    found = []
+    for part in parts:
+        weight, bias = module._parameters[part.name], _learning(module._parameters.get(part.bias or ""))
+        assert weight is not None
+        found.append(Layer(_joined(name, part.name), (module,), weight, bias, 1, partial(_recurrent_rows, part)))
+    return found
+
+
+def _read_experts(name: str, module: nn.Module) -> list[Layer]:
+    found = []
+    for part in experts.parts(module):
+        weight, bias = module._parameters[part.name], _learning(module._parameters.get(part.bias or ""))
+        assert weight is not None
+        rows = partial(experts.rows, part)
+        one = Layer(_joined(name, part.name), (module,), weight, bias, len(weight), rows, part.transposed, stacked=True)
+        found.append(one)
+    return found
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names))
+
+
 def _learning(bias: Tensor | None) -> Tensor | None:
     return bias if bias is not None and bias.requires_grad else None
-
-
-def sample(total: int, n: int, step: int, device: torch.device | None = None) -> Tensor | slice:
-    """Indices of at most ``n`` of ``total`` rows: evenly spread, shifted by the step, the same in every rerun.
-
-    >>> sample(10, 4, step=1)
-    tensor([9, 2, 5, 8])
-    """
-    if total <= n:
-        return slice(None)
-    # An odd stride meets every position of sequences whose length is a power of two.
-    return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total
 
 
 def readable(x: Any) -> bool:
@@ -158,7 +207,13 @@ def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Ten
 
 def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """What the layers of a module read of a call, the tensor that comes first being its main input."""
+    if experts.parts(module):
+        return experts.given(args, kwargs)
     found = args + tuple(kwargs[name] for name in _INPUTS if name in kwargs)
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and found:
+        hx = found[1] if len(found) > 1 else kwargs.get("hx")
+        call = recurrent.Call(module, found[0], hx) if isinstance(module, nn.RNNBase) else hx
+        found = getattr(found[0], "data", found[0]), call
     return found if found and readable(found[0]) else ()
 
 
@@ -212,7 +267,19 @@ def _geometry(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    n = min(n, *(x.shape[:-1].numel() for x in args[:3]))  # keys may be fewer than queries
     return torch.cat([_linear_rows(module, (x,), n, step) for x in args[:3]])
+
+
+def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    return _linear_rows(module, args[i : i + 1], n, step)
+
+
+def _recurrent_rows(part: recurrent.Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    if isinstance(module, nn.RNNCellBase):
+        return _linear_rows(module, (recurrent.cell_rows(module, part.kind, args),), n, step)
+    call: recurrent.Call = args[1]
+    return call.rows(part, n, step)[None]
 
 
 def homogeneous(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def in_backward() -> bool:
 
 
 def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], None]) -> None:
-    """Call ``do``, once, when a backward pass through a layer's ``output`` also computes the gradient of one of ``weights``.
+    """Call ``do``, once, when a backward pass through a module's ``output`` also computes a gradient of ``weights``.
 
     ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
     ``weights`` any backward pass through the output does.

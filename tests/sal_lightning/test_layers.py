@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from sal_lightning import layers
+from sal_lightning.sampling import sample
 
 
 def outputs(layer, x):
@@ -79,11 +80,11 @@ def test_what_is_found_and_what_is_not():
 
 @pytest.mark.parametrize("total", [1, 7, 128, 129, 1000, 4096])
 def test_samples_are_distinct_rows_of_the_batch(total):
-    chosen = layers.sample(total, 128, step=3)
+    chosen = sample(total, 128, step=3)
     places = torch.arange(total)[chosen]
     assert len(places.unique()) == len(places) == min(total, 128)
 
 
 def test_samples_meet_every_position_of_a_sequence():
-    met = torch.cat([layers.sample(64 * 32, 128, step) % 64 for step in range(20)])
+    met = torch.cat([sample(64 * 32, 128, step) % 64 for step in range(20)])
     assert len(met.unique()) == 64

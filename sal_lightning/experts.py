@@ -2,14 +2,17 @@
 
 Each expert is a group; its rows are the tokens that the router sent to it. The input of the down projection is what its
 up projection and gate make of these; it is computed again, for the sampled tokens only. That is known of modules that
-follow the experts interface of transformers. Of others with a ``gate_up_proj`` of this shape only its input is known, and
-their ``down_proj`` is protected weight by weight; so are experts that are not given the router's choice, as in Llama 4.
+follow the experts interface of transformers. Of others with a ``gate_up_proj`` of this shape only the input of that one
+is known: their ``down_proj`` is protected weight by weight. Experts that are not given the router's choice, as in Llama
+4, are protected weight by weight as a whole.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+MOST = 2048  # rows of all experts together that are looked at
 
 
 class Part(NamedTuple):
@@ -59,6 +62,7 @@ def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
 def rows(part: Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     """At most ``n`` rows (experts, n, d + 1) of what this weight multiplies, with a 1 at the end of each.
 
+    Of many experts fewer are read, so that they are at most MOST together.
     Of an expert with fewer tokens they are repeated; of one without any all are zero, and the 1 as well.
     """
     if part.up is not None:
@@ -78,7 +82,7 @@ def _chosen(index: Tensor, experts: int, n: int, step: int) -> tuple[Tensor, Ten
     counts = torch.zeros(experts + 1, dtype=torch.long, device=index.device)
     counts = counts.scatter_add_(0, chosen.long(), torch.ones_like(chosen, dtype=torch.long))
     starts, counts = (counts.cumsum(0) - counts)[:experts, None], counts[:experts, None]
-    n = min(n, len(chosen))
+    n = min(n, len(chosen), max(MOST // experts, 1))
     # Evenly spread as in `sample`: an odd stride, shifted by the step.
     stride = torch.where(counts > n, counts // n | 1, 1)
     place = (torch.arange(n, device=index.device) * stride + step * 7919) % counts.clamp(min=1)

@@ -64,10 +64,11 @@ class SafiChain(Lifetime, Settings):
                 "conscience_model: expected a model that can be asked without the config of a run, since audits are "
                 "made after it; got one that only a config names. Give conscience_model, or a default model."
             )
-        names = {"intellect": intellect, "will": ruling, "conscience": judging}
-        plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True))
+        models = {"intellect": intellect, "will": ruling, "conscience": judging}
+        names = {faculty: model_label(model) for faculty, model in models.items()}
+        plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
-        self._release = Release(self._auditor, {faculty: model_label(model) for faculty, model in names.items()})
+        self._release = Release(self._auditor, names)
         self._inside = Inside(self.tracers, self._release)
         self._room = Room(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)

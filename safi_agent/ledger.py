@@ -61,6 +61,14 @@ class ContinuousFinding(Finding):
         return read
 
 
+class Findings(list[Finding]):
+    """Rows of a ledger; ``model`` names the model that found them, as its replies did, empty where they did not."""
+
+    def __init__(self, rows: Iterable[Finding], model: str = "") -> None:
+        super().__init__(rows)
+        self.model = model
+
+
 class Ledger(NamedTuple):
     """The usable rows, by normalised name, the names that have none, and whether the rows cover enough."""
 

@@ -122,13 +122,13 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
         if (turn := self._ungoverned(ending := Ending.of(state), state, config)) is None:
             return None
-        return _instead(ending, walk(self.chain.inside, self._courses.last(turn, ending.text), config))
+        return _instead(ending, walk(self.chain.inside, self._courses.answer(turn, ending.text), config))
 
     async def _aend(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
         ending = Ending.of(state)
         if (turn := await asyncio.to_thread(self._ungoverned, ending, state, config)) is None:
             return None
-        return _instead(ending, await awalk(self.chain.inside, self._courses.last(turn, ending.text), config))
+        return _instead(ending, await awalk(self.chain.inside, self._courses.answer(turn, ending.text), config))
 
     def _ungoverned(self, ending: Ending, state: Any, config: RunnableConfig) -> Turn | None:
         """A turn for what the agent ends with; None where there is nothing, or it is what was released."""
@@ -225,9 +225,12 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
             result = handler(request)
         except BaseException as error:
             raise Instead(error) from None
-        call, turn = request.tool_call, self._begin_call(request, config)
-        course = self._courses.result(turn, str(call["id"]), result_text(result))
-        return governed_result(call["name"], str(call["id"]), walk(self.chain.inside, course, config))
+        turn, known = self._place_result(request, config)
+        course = self._courses.answer(turn, result_text(result), known)
+        return _direct(request, walk(self.chain.inside, course, config))
+
+    def _place_result(self, request: ToolCallRequest, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+        return self._courses.place_result(self._begin_call(request, config), request)
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -236,9 +239,9 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
             result = await handler(request)
         except BaseException as error:
             raise Instead(error) from None
-        call, turn = request.tool_call, await asyncio.to_thread(self._begin_call, request, config)
-        course = self._courses.result(turn, str(call["id"]), result_text(result))
-        return governed_result(call["name"], str(call["id"]), await awalk(self.chain.inside, course, config))
+        turn, known = await asyncio.to_thread(self._place_result, request, config)
+        course = self._courses.answer(turn, result_text(result), known)
+        return _direct(request, await awalk(self.chain.inside, course, config))
 
     def backlog(self) -> Backlog:
         """How many audits of this value set are open on this store, and how old the oldest is."""
@@ -257,6 +260,11 @@ def _agent_name(config: RunnableConfig) -> str | None:
     """The name that the agent was created with; a model's own message may be named anything."""
     name = (config.get("metadata") or {}).get("lc_agent_name")
     return name if isinstance(name, str) else None
+
+
+def _direct(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
+    """The governed answer in the place of the result of a call."""
+    return governed_result(request.tool_call["name"], str(request.tool_call["id"]), answer)
 
 
 def _instead(ending: Ending, answer: AIMessage) -> dict[str, Any]:

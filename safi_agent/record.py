@@ -200,7 +200,7 @@ def _told(row: Row) -> dict[str, Any]:
         "driftRaw": None,
         "auditStatus": "none",
         "valueSet": kept["valueSet"],
-        "models": kept["models"],
+        "models": {**kept["models"], **({"conscience": row.judge} if row.judge else {})},
         "flags": kept["flags"],
         "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
         "agreement": kept.get("agreement"),

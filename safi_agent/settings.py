@@ -68,11 +68,12 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         super().model_post_init(context)
         check(self)
 
-    def plan(self, judge: Judge) -> Plan:
-        """How audits are carried out, with this judge as the Conscience."""
+    def plan(self, judge: Judge, model: str) -> Plan:
+        """How audits are carried out, with this judge as the Conscience, whose model has this name."""
         return Plan(
             values=self.values,
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
+            model=model,
             measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
             log=log_path(self.log, self.store),
             log_max_bytes=self.log_max_bytes,

@@ -8,7 +8,7 @@ from langchain_core.messages.ai import UsageMetadata
 
 if TYPE_CHECKING:
     from safi_agent.faculties.spirit import Assessment
-    from safi_agent.ledger import Finding
+    from safi_agent.ledger import Findings
 
 Decision = Literal["approve", "violation"]
 ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draft, and codes of the verdicts on them
@@ -64,6 +64,6 @@ class Turn(TypedDict, total=False):
     draft: Draft
     verdict: Verdict
     answer: AIMessage
-    ledger: "list[Finding]"
+    ledger: "Findings"
     mu: Mapping[str, float]
     spirit: "Assessment"

@@ -87,7 +87,7 @@ def layer_rules(
 
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
     if isinstance(layer.module, nn.Embedding):
-        return Tokens(layer.name, names, layer.module, settings.strength)
+        return Tokens(layer.name, names, layer.module, settings.strength, layer.modules)
     return Subspace(layer, names, settings.strength, settings.recall, settings.share)
 
 
@@ -195,7 +195,7 @@ class Coverage:
                 self._free_bias(rule)
         rules, given = {rule.name for rule in self.rules}, set(state["rules"])
         parts = ((plain_name(name) or "model", module) for name, module in self.model.named_modules())
-        known = {*rules, "element", *(name for name, module in parts if any(True for _ in module.parameters()))}
+        known = {*rules, "element", *names, *(name for name, module in parts if any(True for _ in module.parameters()))}
         if missing := (given - known) | (elements - names):
             raise ValueError(
                 f"Expected the state of the same model; these parts of it are missing here: {sorted(missing)}. "

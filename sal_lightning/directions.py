@@ -47,8 +47,9 @@ def decompose(x: Tensor, rank: int, share: float = 1.0) -> tuple[Tensor, Tensor]
 def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) -> Directions:
     """``C ← C + R̂``: add a window, given as rows (groups, n, d) whose mean energy is 1, to what was consolidated."""
     d = rows.shape[-1]
-    # Every window brings the energy d: what `rows` lack of it lay outside the directions that the window kept.
-    total = torch.full_like(rows[:, 0, 0], d)
+    # Every window brings the energy d: what `rows` lack of it lay outside the directions that the window kept. A group
+    # that saw nothing, as an expert that no token was sent to, brings none.
+    total = d * rows.any(-1).any(-1).to(rows.dtype)
     if past is not None:
         total = total + past.lam.sum(-1) + past.rest * (d - past.U.shape[-1])
         rows = torch.cat([rows, (past.U * past.lam.sqrt()[:, None, :]).mT], 1)

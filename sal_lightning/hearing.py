@@ -1,7 +1,7 @@
 """Forward pre-hooks on layers; they skip evaluation, copies of the model and checkpoint recomputation."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -9,21 +9,27 @@ from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.compiling import uncompiled
 from sal_lightning.covering import Eye
-from sal_lightning.layers import readable
+from sal_lightning.layers import given
 from sal_lightning.rules.base import Rule
-from sal_lightning.rules.subspace import Subspace
 from sal_lightning.surroundings import in_backward, on_weight_gradient
-
-_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 Heard = Callable[[Eye, tuple[Any, ...]], None]
 Confirm = Callable[[], None]
+Defer = Callable[[Eye, tuple[Any, ...]], Confirm]
+
+
+class _Ear(NamedTuple):
+    """What is called when a module of this eye runs."""
+
+    eye: Eye
+    heard: Heard
+    defer: Defer
 
 
 class Hearing:
-    """Hooks on the forward passes of layers.
+    """Hooks on the forward passes of modules, one for all eyes of a module.
 
-    A pass counts if gradients are enabled and, where a trainer says so, a training step is running. Of a layer in
+    A pass counts if gradients are enabled and, where a trainer says so, a training step is running. Of a module in
     training mode it counts at once; of one in evaluation mode when a backward pass computes the layer's gradient.
     """
 
@@ -31,81 +37,85 @@ class Hearing:
         self.always = False  # whether every pass counts, in evaluation too
         self.in_step = True  # whether a training step is running; a plain loop does not say
         self._forward = set[Rule]()  # whose layer ran not only in a backward pass, as under reentrant checkpointing
-        self._handles: dict[Rule, list[RemovableHandle]] = {}
-        self._following = set[Rule]()  # those with a hook after the forward pass too
-        self._running: dict[Rule, Confirm] = {}  # layers in evaluation mode, during their forward pass
+        self._ears: dict[nn.Module, list[_Ear]] = {}
+        self._handles: dict[nn.Module, list[RemovableHandle]] = {}
+        self._following = set[nn.Module]()  # those with a hook after the forward pass too
+        self._running: dict[nn.Module, list[tuple[Eye, Confirm]]] = {}  # in evaluation mode, during their forward pass
 
-    def listen(self, eye: Eye, heard: Heard, defer: Callable[[Eye, tuple[Any, ...]], Confirm]) -> None:
-        """Hook this eye's layer too.
+    def listen(self, eye: Eye, heard: Heard, defer: Defer) -> None:
+        """Hook the modules of this eye too.
 
         Args:
-            eye: its layer is hooked.
+            eye: its modules are hooked.
             heard: called with the input of a pass that counts at once.
             defer: called with the input of a pass in evaluation mode; what it returns is called if that pass counts.
         """
-        module = _module(eye)
-        handle = module.register_forward_pre_hook(self._listener(eye, heard, defer), with_kwargs=True)
-        self._handles[eye] = [handle]
-        if not module.training:  # code compiled later knows the hooks that are there by then
-            self._follow(eye)
+        for module in eye.modules:
+            ears = self._ears.setdefault(module, [])
+            ears.append(_Ear(eye, heard, defer))
+            if module not in self._handles:
+                handle = module.register_forward_pre_hook(self._listener(module, ears), with_kwargs=True)
+                self._handles[module] = [handle]
+            if not module.training:  # code compiled later knows the hooks that are there by then
+                self._follow(module)
 
     def forget(self, eye: Rule) -> None:
-        """Remove the hooks of this eye."""
-        for handle in self._handles.pop(eye, []):
-            handle.remove()
-        self._following.discard(eye)
-        self._running.pop(eye, None)
+        """Stop listening for this eye."""
+        for module, ears in list(self._ears.items()):
+            ears[:] = [ear for ear in ears if ear.eye is not eye]
+            if not ears:
+                self._unhook(module)
 
     def remove(self) -> None:
         """Remove all hooks."""
-        for handle in [handle for handles in self._handles.values() for handle in handles]:
+        for module in list(self._ears):
+            self._unhook(module)
+
+    def _unhook(self, module: nn.Module) -> None:
+        for handle in self._handles.pop(module):
             handle.remove()
-        self._handles.clear()
-        self._following.clear()
-        self._running.clear()
+        del self._ears[module]
+        self._following.discard(module)
+        self._running.pop(module, None)
 
-    def _listener(
-        self, eye: Eye, heard: Heard, defer: Callable[[Eye, tuple[Any, ...]], Confirm]
-    ) -> Callable[..., None]:
-        weight = next(iter(eye.parameters.values()))
-        watched = _module(eye)
-
+    def _listener(self, watched: nn.Module, ears: list[_Ear]) -> Callable[..., None]:
         @uncompiled
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            counts = self.in_step and torch.is_grad_enabled() and weight.requires_grad
-            if module is not watched or not (self.always or counts):
+            if module is not watched or not (self.always or (self.in_step and torch.is_grad_enabled())):
                 return  # evaluation, or a copy of the model: hooks are copied with it
-            given = args + tuple(kwargs[k] for k in _INPUTS if k in kwargs)
-            if not (given and readable(given[0])):
+            counting = [ear for ear in ears if self._counts(ear.eye)]
+            inputs = given(module, args, kwargs) if counting else ()
+            if not inputs:
                 return
-            if in_backward():
-                if eye in self._forward:
-                    return  # run again for its activations
-            else:
-                self._forward.add(eye)
             if self.always or module.training:
-                heard(eye, given)
+                for eye, heard, _ in counting:
+                    heard(eye, inputs)
             else:
-                self._running[eye] = defer(eye, given)
-                self._follow(eye)
+                self._running[module] = [(eye, defer(eye, inputs)) for eye, _, defer in counting]
+                self._follow(module)
 
         return listen
 
-    def _follow(self, eye: Eye) -> None:
-        """Hook the end of this layer's forward passes, where its output can be asked for a backward pass."""
-        if eye in self._following:
+    def _counts(self, eye: Eye) -> bool:
+        """Whether a pass counts for this eye: its weight learns, and the layer is not run again for its activations."""
+        if not (self.always or next(iter(eye.parameters.values())).requires_grad):
+            return False
+        if in_backward():
+            return eye not in self._forward
+        self._forward.add(eye)
+        return True
+
+    def _follow(self, watched: nn.Module) -> None:
+        """Hook the end of this module's forward passes, where its output can be asked for a backward pass."""
+        if watched in self._following:
             return
-        self._following.add(eye)
-        weights, watched = list(eye.parameters.values()), _module(eye)
+        self._following.add(watched)
 
         @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            confirm = self._running.pop(eye, None) if module is watched else None
-            if confirm is not None:
-                on_weight_gradient(output, [w for w in weights if w.requires_grad], confirm)
+            running = self._running.pop(module, []) if module is watched else []
+            for eye, confirm in running:
+                weights = [p for p in eye.parameters.values() if p.requires_grad]
+                on_weight_gradient(output, weights, confirm)
 
-        self._handles[eye].append(watched.register_forward_hook(ended))
-
-
-def _module(eye: Eye) -> nn.Module:
-    return eye.layer.module if isinstance(eye, Subspace) else eye.table
+        self._handles[watched].append(watched.register_forward_hook(ended))

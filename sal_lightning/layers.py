@@ -3,33 +3,47 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sal_lightning import experts, recurrent
 from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
+from sal_lightning.sampling import sample
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 
 
 class Layer(NamedTuple):
-    """A module whose weight (and bias, if it has one that learns) acts linearly on rows of its input."""
+    """A weight of a module (and its bias, if it has one that learns) that acts linearly on rows.
 
-    name: str
-    module: nn.Module
+    A module may have several. Several modules may have the same weight: the rows of all of them count.
+    """
+
+    name: str  # that of the module where it has one weight, that of the weight where it has several
+    modules: tuple[nn.Module, ...]  # that have this weight
     weight: Tensor
     bias: Tensor | None
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
     transposed: bool = False  # kept as (in, out)
+    stacked: bool = False  # kept as (groups, out, in), the bias as (groups, out)
+
+    @property
+    def module(self) -> nn.Module:
+        """The first module that has this weight."""
+        return self.modules[0]
 
     @property
     def out(self) -> int:
         """Rows of each group's matrix."""
+        if self.stacked:
+            return self.weight.shape[2 if self.transposed else 1]
         return self.weight.shape[-1 if self.transposed else 0] // self.groups
 
     @property
@@ -37,19 +51,34 @@ class Layer(NamedTuple):
         """Its columns, the bias left out."""
         return self.weight.numel() // (self.out * self.groups)
 
+    def read(self, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+        """At most ``n`` sampled rows (groups, n, d) of the input in a forward pass, a 1 appended if there is a bias."""
+        x = self.rows(self.module, args, n, step)
+        if self.stacked:  # these have it already, but where a group had nothing to multiply
+            return x if self.bias is not None else x[..., :-1]
+        return x if self.bias is None else homogeneous(x)
+
     def matrix(self, x: Tensor) -> Tensor:
         """A weight- or bias-shaped tensor as (groups, out, columns), in single precision at least.
 
         The same memory where it can be: ``write`` says what was done to it.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x[:, None] if x.dim() == 1 else x.mT if self.transposed else x.flatten(1)
+        if x.dim() < self.weight.dim():
+            x = x[..., None]  # a bias
+        elif self.transposed:
+            x = x.mT
+        elif not self.stacked:
+            x = x.flatten(1)
+        if self.stacked:
+            return x
         return x.view(self.groups, -1, x.shape[-1]) if self.groups > 1 else x[None]
 
     def write(self, t: Tensor, M: Tensor) -> None:
         """What was done to the matrix of ``t`` is done to ``t``."""
         if M.data_ptr() != t.data_ptr():
-            t.copy_(M.mT[0] if self.transposed and t.dim() > 1 else M.reshape(t.shape))
+            M = M.mT if self.transposed and t.dim() == self.weight.dim() else M
+            t.copy_(M.reshape(t.shape))
 
     def along(self, X: Sequence[Tensor], U: Tensor) -> Tensor:
         """``X U`` (groups, out, k) of a weight-shaped and, if there is a bias, a bias-shaped tensor."""
@@ -64,22 +93,26 @@ def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
 
     Args:
         model: the module to look through.
-        other: takes the names of layers that are left out because their forward pass is another.
+        other: takes the names of modules that are left out because their forward pass is another.
     """
-    layers, inside = [], set[nn.Module]()
+    layers: dict[tuple[Any, ...], Layer] = {}
+    inside, changed = set[nn.Module](), set[int]()
     for name, module in model.named_modules():
         name = plain_name(name)
+        found = [layer for layer in _read(name, module) if _ready(layer)] if module not in inside else []
         if isinstance(module, nn.MultiheadAttention):
             # Its projections are called as functions: hooks of the modules inside never fire.
             inside.update(module.modules())
-        layer = _read(name, module) if module not in inside or isinstance(module, nn.MultiheadAttention) else None
-        if layer is None or not _ready(layer):
+        if found and not is_linear(module):
+            changed.update(id(layer.weight) for layer in found)
+            if other is not None:
+                other.append(name or "the model")
             continue
-        if is_linear(module):
-            layers.append(layer)
-        elif other is not None:
-            other.append(name or "the model")
-    return layers
+        for layer in found:
+            key = id(layer.weight), layer.rows, _geometry(module)
+            before = layers.get(key)
+            layers[key] = layer if before is None else before._replace(modules=before.modules + layer.modules)
+    return [layer for layer in layers.values() if id(layer.weight) not in changed]
 
 
 def plain_name(name: str) -> str:
@@ -98,39 +131,69 @@ def _ready(layer: Layer) -> bool:
     return not sharded(weight) or (by_rows(weight) and layer.groups == 1 and not layer.transposed)
 
 
-def _read(name: str, module: nn.Module) -> Layer | None:
+def _read(name: str, module: nn.Module) -> list[Layer]:
+    """The layers of one module."""
     # Not `module.weight`: of a parametrized layer that is no parameter, and reading it computes it.
     weight, bias = module._parameters.get("weight"), _learning(module._parameters.get("bias"))
     if isinstance(module, nn.MultiheadAttention):
-        weight, bias = module.in_proj_weight, _learning(module.in_proj_bias)
-        return None if weight is None else Layer(name, module, weight, bias, 3, _attention_rows)
+        return _read_attention(name, module)
+    if several := _read_recurrent(name, module) or _read_experts(name, module):
+        return several
     if weight is None:
-        return None
+        return []
     if isinstance(module, nn.Linear):
-        return Layer(name, module, weight, bias, 1, _linear_rows)
+        return [Layer(name, (module,), weight, bias, 1, _linear_rows)]
     if isinstance(module, nn.Embedding):
-        return Layer(name, module, weight, None, 1, _no_rows)
+        return [Layer(name, (module,), weight, None, 1, _no_rows)]
     if isinstance(module, _CONVS):
-        return Layer(name, module, weight, bias, module.groups, _conv_rows)
+        return [Layer(name, (module,), weight, bias, module.groups, _conv_rows)]
     if type(module).__name__ == "Conv1D" and weight.dim() == 2:  # the linear layer of the GPT-2 in transformers
-        return Layer(name, module, weight, bias, 1, _linear_rows, transposed=True)
-    return None
+        return [Layer(name, (module,), weight, bias, 1, _linear_rows, transposed=True)]
+    return []
+
+
+def _read_attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
+    """The three input projections; where their widths differ each by itself, without the bias, which they share."""
+    weight = module._parameters.get("in_proj_weight")
+    if weight is not None:
+        return [Layer(name, (module,), weight, _learning(module.in_proj_bias), 3, _attention_rows)]
+    weights = {n: module._parameters.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+    return [
+        Layer(_joined(name, n), (module,), W, None, 1, partial(_argument_rows, i))
+        for i, (n, W) in enumerate(weights.items())
+        if W is not None
+    ]
+
+
+def _read_recurrent(name: str, module: nn.Module) -> list[Layer]:
+    parts = recurrent.parts(module)
+    if any(map(sharded, module.parameters(recurse=False))):
+        return []  # to run it again whole weights are needed
+    found = []
+    for part in parts:
+        weight, bias = module._parameters[part.name], _learning(module._parameters.get(part.bias or ""))
+        assert weight is not None
+        found.append(Layer(_joined(name, part.name), (module,), weight, bias, 1, partial(_recurrent_rows, part)))
+    return found
+
+
+def _read_experts(name: str, module: nn.Module) -> list[Layer]:
+    found = []
+    for part in experts.parts(module):
+        weight, bias = module._parameters[part.name], _learning(module._parameters.get(part.bias or ""))
+        assert weight is not None
+        rows = partial(experts.rows, part)
+        one = Layer(_joined(name, part.name), (module,), weight, bias, len(weight), rows, part.transposed, stacked=True)
+        found.append(one)
+    return found
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names))
 
 
 def _learning(bias: Tensor | None) -> Tensor | None:
     return bias if bias is not None and bias.requires_grad else None
-
-
-def sample(total: int, n: int, step: int, device: torch.device | None = None) -> Tensor | slice:
-    """Indices of at most ``n`` of ``total`` rows: evenly spread, shifted by the step, the same in every rerun.
-
-    >>> sample(10, 4, step=1)
-    tensor([9, 2, 5, 8])
-    """
-    if total <= n:
-        return slice(None)
-    # An odd stride meets every position of sequences whose length is a power of two.
-    return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total
 
 
 def readable(x: Any) -> bool:
@@ -140,6 +203,18 @@ def readable(x: Any) -> bool:
 
 def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
     raise TypeError("An embedding's input is counted, not read as rows.")
+
+
+def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What the layers of a module read of a call, the tensor that comes first being its main input."""
+    if experts.parts(module):
+        return experts.given(args, kwargs)
+    found = args + tuple(kwargs[name] for name in _INPUTS if name in kwargs)
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and found:
+        hx = found[1] if len(found) > 1 else kwargs.get("hx")
+        call = recurrent.Call(module, found[0], hx) if isinstance(module, nn.RNNBase) else hx
+        found = getattr(found[0], "data", found[0]), call
+    return found if found and readable(found[0]) else ()
 
 
 def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
@@ -184,8 +259,27 @@ def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
     return taps
 
 
+def _geometry(module: nn.Module) -> tuple[Any, ...]:
+    """Where a convolution reads its patches; empty for other modules."""
+    if not isinstance(module, _CONVS):
+        return ()
+    return module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode
+
+
 def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    n = min(n, *(x.shape[:-1].numel() for x in args[:3]))  # keys may be fewer than queries
     return torch.cat([_linear_rows(module, (x,), n, step) for x in args[:3]])
+
+
+def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    return _linear_rows(module, args[i : i + 1], n, step)
+
+
+def _recurrent_rows(part: recurrent.Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+    if isinstance(module, nn.RNNCellBase):
+        return _linear_rows(module, (recurrent.cell_rows(module, part.kind, args),), n, step)
+    call: recurrent.Call = args[1]
+    return call.rows(part, n, step)[None]
 
 
 def homogeneous(x: Tensor) -> Tensor:

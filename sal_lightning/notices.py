@@ -21,7 +21,7 @@ class Notices:
             warnings.warn(text, stacklevel=3)
 
     def own_forward(self, names: Collection[str]) -> None:
-        """Layers whose forward pass does not multiply the input by the weight."""
+        """Modules whose forward pass does not multiply their input by the weight, or look it up there."""
         listed = ", ".join(sorted(names))
         self._once(
             f"{FORWARD} {listed}",
@@ -58,7 +58,7 @@ class Notices:
         self._once(
             ELEMENTS,
             f"{share:.0%} of the trained weights are protected one by one, which holds them less well than the "
-            f"directions of a layer's input do: {listed}. It happens to recurrent layers, parametrized and free "
-            "parameters, and layers that are not called themselves. Where it can be, build these parts from Linear, "
-            "convolution, Embedding or MultiheadAttention modules that are called.",
+            f"directions of a layer's input do: {listed}. It happens to parametrized and free parameters, and to "
+            "layers that are not called themselves. Where it can be, build these parts from Linear, convolution, "
+            "Embedding, recurrent or MultiheadAttention modules that are called.",
         )

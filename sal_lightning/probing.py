@@ -1,4 +1,4 @@
-"""Whether a layer with a forward pass of its own still multiplies its input by its weight."""
+"""Whether a module with a forward pass of its own still multiplies its input by its weight, or looks up its rows."""
 
 import copy
 import inspect
@@ -12,24 +12,30 @@ from torch.utils._pytree import tree_leaves
 from sal_lightning.processes import sharded
 
 _KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Of these a forward pass of one's own is not tried: it counts as another.
+_WHOLE = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+_ROWS = 8  # of a table that is tried
 _ALIKE = 0.999  # cosine of two outputs that differ by rounding, or by a factor
 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the weight acts on the module's input as in the torch class that it is made of.
 
-    It does where the forward pass is that of the class. Of another one it is tried on a copy in evaluation mode: a
-    change ``Δ`` of the weight has to change the output by a multiple of ``Δ x``.
+    It does where the forward pass is that of the class. Of another one it is tried on a copy in evaluation mode: of a
+    Linear or a convolution a change ``Δ`` of the weight has to change the output by a multiple of ``Δ x``, of an
+    Embedding a change of one row has to change the output where its token stands, and nowhere else.
     """
-    kind = next((kind for kind in _KINDS if isinstance(module, kind)), None)
+    kind = next((kind for kind in (*_WHOLE, *_KINDS, nn.Embedding) if isinstance(module, kind)), None)
     if kind is None or _inherited(module, kind):
         return True
-    weight = module._parameters["weight"]
-    if weight is None or sharded(weight):
+    weight = module._parameters.get("weight")
+    if kind in _WHOLE or weight is None or sharded(weight):
         return False
     devices = [weight.device] if weight.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            if isinstance(module, nn.Embedding):
+                return _looked_up(module)
             return _tried(copy.deepcopy(module).eval().float(), kind)
     except Exception:  # whatever a forward pass of somebody else's raises on numbers that it was not made for
         return False
@@ -54,6 +60,20 @@ def _tried(module: Any, kind: Any) -> bool:
     if found.shape != expected.shape:
         return False
     return bool(F.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > _ALIKE)
+
+
+def _looked_up(module: nn.Embedding) -> bool:
+    """Whether each token's output depends on the row of its number alone; tried with a small table."""
+    numbers = torch.Generator().manual_seed(0)
+    table = torch.randn(_ROWS, module.embedding_dim, generator=numbers).to(module.weight.device)
+    twin: Any = copy.deepcopy(module, {id(module.weight): nn.Parameter(table)}).eval()
+    twin.num_embeddings, twin.padding_idx = _ROWS, None
+    tokens = torch.tensor([[5, 1, 3, 1]], device=table.device)
+    before = _output(twin.forward(tokens))
+    twin.weight[1] += 1
+    twin.weight[[0, 2, 4, 6, 7]] -= 1
+    changed = (_output(twin.forward(tokens)) != before).flatten(2).any(-1)
+    return bool(torch.equal(changed, tokens == 1))
 
 
 def _size(module: Any) -> tuple[int, ...]:

@@ -18,22 +18,24 @@ def in_backward() -> bool:
 
 
 def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], None]) -> None:
-    """Call ``do`` when a backward pass through a layer's ``output`` also computes the gradient of one of ``weights``.
+    """Call ``do``, once, when a backward pass through a module's ``output`` also computes a gradient of ``weights``.
 
     ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
     ``weights`` any backward pass through the output does.
     """
-    reached = next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad), None)
-    if reached is None:
+    reached = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+    if not reached:
         return
     # FSDP2 computes with gathered copies: the parameters themselves are not in the graph.
     nodes = [] if any(map(sharded, weights)) else [get_gradient_edge(w).node for w in weights]
+    left = [do]
 
     def hook(grad: Tensor) -> None:
-        if not nodes or any(map(_executed, nodes)):
-            do()
+        if left and (not nodes or any(map(_executed, nodes))):
+            left.pop()()
 
-    reached.register_hook(hook)  # type: ignore[no-untyped-call]
+    for x in reached:  # of several outputs a loss may use any
+        x.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _executed(node: Node) -> bool:

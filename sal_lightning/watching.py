@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning import processes
 from sal_lightning.compiling import uncompiled
 from sal_lightning.field import EmergenceField
-from sal_lightning.layers import plain_name, sample
+from sal_lightning.layers import plain_name
+from sal_lightning.sampling import sample
 from sal_lightning.surroundings import in_backward, on_weight_gradient
 
 AUTO = "auto"  # the last Linear

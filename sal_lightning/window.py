@@ -87,7 +87,7 @@ class Window:
         real = a > _NOISE * a[..., -1:]
         # R ≈ Y A⁻¹ Yᵀ
         B = (Y @ V) * (a.clamp(min=torch.finfo(a.dtype).tiny).rsqrt() * real)[..., None, :]
-        rows: Tensor = B.mT * (self.d / self.trace.clamp(min=_TINY)).sqrt()[:, None, None]
+        rows: Tensor = B.mT * self._units().sqrt()[:, None, None]
         return rows.float()
 
     def look(self, floor: float) -> None:
@@ -98,7 +98,7 @@ class Window:
         assert self.Y is not None, "the window has seen nothing"
         # In units of the mean eigenvalue; the weight stays out: it is that of the trace too.
         k = self.rank if self.rank == self.d else min(self.rank, _LOOKED)
-        Y = self.Y[..., :k].double() * (self.d / self.trace.clamp(min=_TINY))[:, None, None]
+        Y = self.Y[..., :k].double() * self._units()[:, None, None]
         # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
         A = probe(self.d, self.rank, Y.device)[:, :k].to(Y).mT @ Y
         M = floor * (A + A.mT) / 2 + Y.mT @ Y
@@ -111,10 +111,14 @@ class Window:
         """How unusual each of rows ``x`` (groups, n, d) is, (groups, n): log(1 + ``xᵀ (R + floor)⁻¹ x``)."""
         assert self.P is not None, "look() comes first"
         # The weight undoes the average's start at zero.
-        unit = self.weight * self.d / self.trace.clamp(min=_TINY)
+        unit = self.weight * self._units()
         x = x.float()
         outside = x.square().sum(-1) - (x @ self.P).square().sum(-1)
         return (outside.clamp(min=0) * (unit / floor)[:, None]).log1p()
+
+    def _units(self) -> Tensor:
+        """One over the mean eigenvalue of R, (groups,); 0 of a group that saw nothing, as an expert without tokens."""
+        return torch.where(self.trace > _TINY, self.d / self.trace.clamp(min=_TINY), 0.0)
 
     def state_dict(self) -> State:
         """Tensors only; empty while nothing was seen."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -20,6 +20,7 @@ from safi_agent.agents.replies import (
     answer_of,
     call_draft,
     call_text,
+    ends_run,
     journal,
     leaving,
     made_calls,
@@ -31,9 +32,8 @@ from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.agents.walk import Course
 from safi_agent.boundary import input_errors
 from safi_agent.chain import SafiChain
-from safi_agent.faculties import will
 from safi_agent.faculties.intellect import Intellect, without_reasoning
-from safi_agent.faculties.will import REPLY, Will
+from safi_agent.faculties.will import BY_RULES, REPLY, UnfinishedError, Will, rules_at_once
 from safi_agent.inside import counts
 from safi_agent.models import model_label
 from safi_agent.opening import Name, inside, key_of, name_of, place_of
@@ -214,14 +214,20 @@ class Courses:
 
     def _judge(self, turn: Turn, before: Verdict | None) -> Course[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
-        verdict = will.rules(turn["draft"], values)
-        if verdict is None and self.judge_calls and before is None:
-            turn = yield Will(self.chain.gate.judge, values, sees_reflection=False, asked=ASKED), turn
-            verdict = turn["verdict"]
-        if verdict is None or verdict.decision == "approve":
-            return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict and verdict.usage)
+        judge = self.chain.gate.judge if self.judge_calls and before is None else None
+        verdict = yield from self._ruled(turn, Will(judge, values, sees_reflection=False, asked=ASKED))
+        if verdict.decision == "approve":
+            return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
+
+    def _ruled(self, turn: Turn, ruling: Will) -> Course[Verdict]:
+        """What the Will says; without a judge at once, if that can be."""
+        if ruling.judge is None:
+            with suppress(UnfinishedError):
+                return rules_at_once(turn["draft"], ruling.values) or BY_RULES
+        turn = yield ruling, turn
+        return turn["verdict"]
 
     def _to_review(self, call: ToolCall) -> bool:
         try:
@@ -245,16 +251,22 @@ class Courses:
         known = [request.tool.name] if request.tool is not None else []
         return (yield from self.rule(turn, call, known, before))
 
-    def result(self, turn: Turn, call_id: str, text: str) -> Course[AIMessage]:
-        """A tool's result that is to be the agent's answer is governed as one."""
-        own = result_id(turn["id"], call_id)
-        turn = yield self.chain.gate | self.chain.release, {**turn, "id": own, "draft": without_reasoning(text)}
-        return self.chain.give(turn["answer"])
+    def place_result(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
+        """The turn of a tool's result that is to be the agent's answer, as ``place`` gives it.
 
-    def last(self, turn: Turn, text: str) -> Course[AIMessage]:
-        """An answer that did not come through here is governed before the agent ends."""
-        turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
-        return self.chain.give(turn["answer"])
+        The one that the agent ends with has the run's own id, by which it is found when the run is asked for again;
+        others have ids that the run and the call make.
+        """
+        if ends_run(request):
+            return self.place(turn)
+        return {**turn, "id": result_id(turn["id"], str(request.tool_call["id"]))}, None
+
+    def answer(self, turn: Turn, text: str, known: AIMessage | None = None) -> Course[AIMessage]:
+        """An answer that is not the model's own, a tool's result for one, is governed, unless it is ``known``."""
+        if known is None:
+            turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
+            known = turn["answer"]
+        return self.chain.give(known)
 
 
 def _usage(turn: Turn, verdicts: Verdicts) -> UsageMetadata | None:

@@ -68,8 +68,7 @@ class Ending(NamedTuple):
             return False
         if (kept := _kept(last, turn, answered)) is not None:
             left = message(kept[1], kept[0])
-            own = result_id(turn["id"], last.tool_call_id) == kept[1]["id"]
-            return own and (last.content, last.response_metadata) == (left.content, left.response_metadata)
+            return (last.content, last.response_metadata) == (left.content, left.response_metadata)
         calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
         made = [call for call in calls if call["id"] == last.tool_call_id]
         return any(denial_of(turn, call, last, marks) is not None for call in made)
@@ -99,7 +98,7 @@ def digest(text: object, calls: Sequence[ToolCall], notes: Sequence[AnyMessage],
 
 
 def result_id(run: str, call_id: str) -> str:
-    """The turn id of a tool's result that is the agent's answer."""
+    """The turn id of a tool's result that is an answer, but not the one that the agent ends with."""
     return str(uuid5(NAMESPACE_OID, f"{run}:{call_id}"))
 
 

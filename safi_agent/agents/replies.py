@@ -215,6 +215,15 @@ def is_answer(request: ToolCallRequest) -> bool:
     return bool(request.tool is not None and request.tool.return_direct)
 
 
+def ends_run(request: ToolCallRequest) -> bool:
+    """Whether the agent ends with this call's result: the last of a step in which all calls' results are answers."""
+    said = [message for message in request.state["messages"] if isinstance(message, AIMessage)]
+    tools = [*getattr(request.runtime, "tools", ()), request.tool]
+    direct = {tool.name: tool.return_direct for tool in tools if tool is not None}
+    made = [call for call in said[-1].tool_calls if call["name"] in direct] if said else []
+    return bool(made) and all(direct[c["name"]] for c in made) and made[-1]["id"] == request.tool_call["id"]
+
+
 def result_text(result: ToolMessage | Command[Any]) -> str:
     """What a tool's result says; a command says nothing that could be judged, and what is empty is refused."""
     return str(result.text) if isinstance(result, ToolMessage) else ""

@@ -18,7 +18,7 @@ from safi_agent.drained import Drained
 from safi_agent.errors import SafiError
 from safi_agent.fork import Forked, Stage, register
 from safi_agent.log import flush
-from safi_agent.store import BusyError, Job, Store
+from safi_agent.store import Job, Store
 from safi_agent.threads import is_own, mark_own
 
 log = logging.getLogger("safi_agent")
@@ -26,7 +26,7 @@ GRACE = 0.01  # seconds in which more may come before a round begins, so that mu
 IDLE = 5.0  # seconds without open turns after which the thread ends
 ENDS = 1.0  # seconds for the thread of a closed chain to end
 LOOK = 0.5  # seconds from one look at the thread to the next, while it is waited for
-STORED = (SQLAlchemyError, OSError, SafiError, BusyError)  # what a store or a log out of reach raises
+STORED = (SQLAlchemyError, OSError, SafiError)  # what a store or a log out of reach raises
 SELF = "drain: expected another thread than those that audit; a hook cannot wait for itself."
 
 
@@ -62,10 +62,10 @@ class Auditor(Forked):
         self._fresh()
 
     def beat(self) -> None:
-        """Renew the leases on what is open, take over what dead processes left, and see that the thread runs."""
+        """Take over what dead processes left, renew the leases on what is open, and see that the thread runs."""
+        self._adopt()  # first: a turn of this process that nobody audits is known by its old lease
         if self._open:
             self.store.renew()
-        self._adopt()
         self._ensure()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
         self.store.checkpoint()

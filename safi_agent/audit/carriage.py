@@ -155,7 +155,7 @@ class Carriage:
             write(self.store, path, self.plan.log_max_bytes)
         for turn_id, record in self._committed.items():
             job = self._jobs[turn_id]
-            if self.plan.dues(turn_id, record):
+            if self.plan.dues(turn_id, record, self.store.kept_values):
                 self._to_tell.append((job, record if len(self._to_tell) < AHEAD else None))
             else:
                 self._settling.append(job)
@@ -170,7 +170,7 @@ class Carriage:
             read = self.store.records(missing) if missing else {}
             for job, record in now:
                 self._telling_of.add(job.id)
-                dues = self.plan.dues(job.id, record or read[job.id])
+                dues = self.plan.dues(job.id, record or read[job.id], self.store.kept_values)
                 self._telling.tell(dues, partial(self._put, Told(job.id)))
         self._tell_at = time.monotonic() + self._telling.look()
 

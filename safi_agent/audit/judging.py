@@ -91,7 +91,7 @@ class Judging:
             outcome = Outcome(None, error)
         if outcome.ledger is None:
             return self._failed(attempt.job, attempt.failed, outcome.error or RuntimeError())
-        self.found[attempt.job.id] = Judged(attempt.job.key, outcome.ledger, None, outcome.body)
+        self.found[attempt.job.id] = Judged(attempt.job.key, outcome.ledger, None, outcome.body, outcome.judge)
         return attempt.job.key
 
     def look(self) -> list[str]:

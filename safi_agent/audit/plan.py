@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     ledger: list[dict[str, Any]] | None
     error: BaseException | None = None
     body: dict[str, Any] | None = None  #: the turn's, as it was read for the attempt
+    judge: str | None = None  #: the name of the model that judged
 
 
 class Next(NamedTuple):
@@ -42,6 +43,7 @@ class Plan:
 
     values: ValueSet
     conscience: Callable[[ValueSet], Conscience]
+    model: str  #: the name of the Conscience's model, where its replies have none
     measure: Measure
     log: str
     log_max_bytes: int | None = None
@@ -65,7 +67,8 @@ class Plan:
             body = json.loads(kept.body)
             conscience = self.conscience(values_of(kept.values))
             turn = conscience.invoke(unpack(body), self._config(turn_id))
-            return Outcome([finding.model_dump() for finding in turn["ledger"]], body=body)
+            found = turn["ledger"]
+            return Outcome([finding.model_dump() for finding in found], body=body, judge=found.model or self.model)
         except BaseException as error:
             return Outcome(None, error)
 
@@ -89,11 +92,24 @@ class Plan:
         """What a commit writes."""
         return commit(row, before, self.measure)
 
-    def dues(self, turn_id: str, record: Mapping[str, Any]) -> list[Due]:
-        """The hooks to call: those that watch every turn, then all of them for each thing that the record raises."""
+    def dues(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[Due]:
+        """The hooks to call: those that watch every turn, then all of them for each thing that the record raises.
+
+        Offenders are those of the value set by which the turn was judged, which ``kept`` reads by its fingerprint: the
+        turn may have been taken over from a chain of another set, or approved before the set was changed.
+        """
         if not self.hooks:
             return []
         found: list[Kind] = ["turn", *kinds(record, self.measure.review_below, self.measure.drift_above)]
         asked = [(hook, kind) for kind in found for hook in self.hooks if asks(hook, kind)]
-        worst = offenders(record["conscienceLedger"], self.values) if asked else ()
+        worst = offenders(record["conscienceLedger"], self._judged_by(record, kept)) if asked else ()
         return [Due(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]
+
+    def _judged_by(self, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> ValueSet:
+        fingerprint = record.get("measure", {}).get("values", self.values_id)
+        if fingerprint == self.values_id:
+            return self.values
+        try:
+            return values_of(kept(fingerprint))
+        except ValueError:  # the store has lost it meanwhile
+            return self.values

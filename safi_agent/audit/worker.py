@@ -148,7 +148,7 @@ class Worker:
             return
         outcome = await self._attempt(turn, kept)
         if outcome.ledger is not None:
-            await self._at_store(partial(self.store.judged, turn, outcome.ledger, None))
+            await self._at_store(partial(self.store.judged, turn, outcome.ledger, None, outcome.judge))
             return
         after = self.plan.next(turn, kept.attempts, outcome.error)
         await self._at_store(partial(self.store.tried, turn, after.failed))
@@ -181,7 +181,8 @@ class Worker:
             self.done += record["auditStatus"] != "none"
 
     async def _tell(self, turn_id: str, record: dict[str, Any]) -> None:
-        if not (dues := self.plan.dues(turn_id, record)):
+        dues = await self._at_store(partial(self.plan.dues, turn_id, record, self.store.kept_values))
+        if not dues:
             return
         told: Future[None] = Future()
         self._telling.tell(dues, partial(told.set_result, None))

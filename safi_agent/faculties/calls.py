@@ -156,13 +156,17 @@ class AtRunTime(Runnable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._resolve(ensure_config(config))
-        return judging(model, self._schema).invoke(input, config, **kwargs)
+        model, config = self._made(config)
+        return model.invoke(input, config, **kwargs)
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        model, config = self._made(config)
+        return await model.ainvoke(input, config, **kwargs)
+
+    def _made(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
         model, config = self._resolve(ensure_config(config))
-        return await judging(model, self._schema).ainvoke(input, config, **kwargs)
+        return judging(model, self._schema), config
 
 
 class Uncached(Runnable[Any, Any]):

@@ -12,8 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.errors import ConscienceError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.judge import Judge, Read
-from safi_agent.ledger import ContinuousFinding, Finding, Ledger, read_ledger
+from safi_agent.faculties.judge import Answer, Judge, Read
+from safi_agent.ledger import ContinuousFinding, Finding, Findings, Ledger, read_ledger
 from safi_agent.parsing import folded
 from safi_agent.threads import Threads
 from safi_agent.turn import Turn
@@ -90,21 +90,20 @@ class Conscience(Faculty):
 
     adds = "ledger"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> list[Finding]:
+    def work(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
         groups = self._groups()
         if len(groups) == 1:
-            return self._whole(self._ask(turn, groups[0], config))
-        found = _CALLS.gather([partial(self._ask, turn, group, config) for group in groups])
-        return self._whole([row for part in found for row in part])
+            return self._whole([self._ask(turn, groups[0], config)])
+        return self._whole(_CALLS.gather([partial(self._ask, turn, group, config) for group in groups]))
 
-    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> list[Finding]:
-        return self.judge.ask(self._messages(turn, group), self._reader(group), config).found or []
+    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> Answer[list[Finding]]:
+        return self.judge.ask(self._messages(turn, group), self._reader(group), config)
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> list[Finding]:
+    async def awork(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
         asked = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
-        return self._whole([row for answer in await asyncio.gather(*asked) for row in answer.found or []])
+        return self._whole(await asyncio.gather(*asked))
 
     def _groups(self) -> list[tuple[Value, ...]]:
         return [self.values.values] if self.calls == "all" else [(value,) for value in self.values.values]
@@ -124,11 +123,12 @@ class Conscience(Faculty):
 
         return read
 
-    def _whole(self, found: list[Finding]) -> list[Finding]:
-        ledger = self._ledger(found)
+    def _whole(self, answers: Sequence[Answer[list[Finding]]]) -> Findings:
+        ledger = self._ledger(row for answer in answers for row in answer.found or [])
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")
-        return list(ledger.findings.values())
+        models = dict.fromkeys(answer.model for answer in answers if answer.found and answer.model)
+        return Findings(ledger.findings.values(), ", ".join(models))
 
     def _messages(self, turn: Turn, group: Sequence[Value]) -> list[BaseMessage]:
         listed = "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in group)

@@ -1,5 +1,6 @@
 """Will: approve or violation. Rules first, then a judge; rules win, and whatever is unclear is a violation."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -62,8 +63,12 @@ WITHOUT_GATES = SCHEMA | {
 }
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
+BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
-SECONDS = 1.0  # for all patterns of a value set together, since they are searched for on the caller's event loop
+SECONDS = 1.0  # for all patterns of a value set together
+# What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
+SHORT = 4_000
+MOMENT = 0.005
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
@@ -76,12 +81,47 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
 
     Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
     """
+    try:
+        return _rules(draft, values, min_agreement, SECONDS)
+    except UnfinishedError as error:
+        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, error.pattern)
+        return UNFINISHED
+
+
+def rules_at_once(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+    """The same in a moment, as for an event loop.
+
+    Raises:
+        UnfinishedError: the draft has over ``SHORT`` characters, or its patterns took more than ``MOMENT`` seconds.
+    """
+    if sum(map(len, (draft.answer, *draft.texts))) > SHORT:
+        raise UnfinishedError("")
+    return _rules(draft, values, min_agreement, MOMENT)
+
+
+async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+    """The same without blocking: at once, or else on a thread, where ``regex`` lets the event loop go on meanwhile."""
+    try:
+        return rules_at_once(draft, values, min_agreement)
+    except UnfinishedError:
+        return await asyncio.to_thread(rules, draft, values, min_agreement)
+
+
+class UnfinishedError(Exception):
+    """A pattern was not searched for to the end."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(pattern)
+        self.pattern = pattern
+
+
+def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float) -> Verdict | None:
     text = draft.answer
     if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before anything is done with the text
         return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
     if not visible(text).strip():
         return Verdict("violation", "The draft is empty.", "structure_empty")
-    if (matched := _matched(draft, values)) is not None:
+    if (matched := _matched(draft, values, seconds)) is not None:
         return matched
     if any(required not in text for required in values.disclaimers):
         return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
@@ -90,9 +130,13 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     return None
 
 
-def _matched(draft: Draft, values: ValueSet) -> Verdict | None:
-    """The verdict on a draft in which a pattern is found, or was not searched for to the end."""
-    until = time.thread_time() + SECONDS
+def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
+    """The verdict on a draft in which a pattern is found.
+
+    Raises:
+        UnfinishedError: the search for all of them took longer.
+    """
+    until = time.thread_time() + seconds
     readings: list[str] = []
     for pattern, verdict in _patterns(values):
         readings = readings or _readings(draft)
@@ -100,8 +144,7 @@ def _matched(draft: Draft, values: ValueSet) -> Verdict | None:
             if search(pattern, readings, until):
                 return verdict
         except TimeoutError:
-            log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, pattern)
-            return UNFINISHED
+            raise UnfinishedError(pattern) from None
     return None
 
 
@@ -161,9 +204,12 @@ def _gates(rows: Any) -> dict[str, bool] | None:
 
 @dataclass(frozen=True, eq=False)
 class Will(Faculty):
-    """Adds ``verdict``. It never raises: what its judge raises is a violation."""
+    """Adds ``verdict``. It never raises: what its judge raises is a violation.
 
-    judge: Judge
+    Without a judge, what the rules do not object to is approved.
+    """
+
+    judge: Judge | None
     values: ValueSet
     sees_reflection: bool = True
     asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
@@ -174,8 +220,10 @@ class Will(Faculty):
 
     def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""
-        if (ruled := self._ruled(turn["draft"])) is not None:
-            return ruled
+        draft = turn["draft"]
+        ruled = self._flagged(draft) or rules(draft, self.values, self.min_agreement)
+        if ruled is not None or self.judge is None:
+            return ruled or BY_RULES
         try:
             answer = self.judge.ask(self._messages(turn), self._read, config)
         except Exception as error:
@@ -183,22 +231,26 @@ class Will(Faculty):
         return _verdict(answer)
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
-        """The same without blocking."""
-        if (ruled := self._ruled(turn["draft"])) is not None:
-            return ruled
+        """The same without blocking; what is long is read on a thread."""
+        draft = turn["draft"]
+        ruled = self._flagged(draft) or await arules(draft, self.values, self.min_agreement)
+        if ruled is not None or self.judge is None:
+            return ruled or BY_RULES
         try:
-            answer = await self.judge.aask(self._messages(turn), self._read, config)
+            fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
+            messages = await asyncio.to_thread(self._messages, turn) if fed > SHORT else self._messages(turn)
+            answer = await self.judge.aask(messages, self._read, config)
         except Exception as error:
             return _raised(error)
         return _verdict(answer)
 
-    def _ruled(self, draft: Draft) -> Verdict | None:
-        """The verdict that needs no judge: by what is flagged of the draft, then by the rules."""
+    def _flagged(self, draft: Draft) -> Verdict | None:
+        """The verdict by what is flagged of the draft."""
         if ENDLESS in draft.flags:
             return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
         if self.refuse_truncated and TRUNCATED in draft.flags:
             return Verdict("violation", "The draft was cut off.", TRUNCATED)
-        return rules(draft, self.values, self.min_agreement)
+        return None
 
     def _read(self, data: Any) -> Verdict:
         return read_verdict(data, self.values)

@@ -17,14 +17,13 @@ from safi_agent.store.failing import opening
 from safi_agent.store.lane import Lane, make
 from safi_agent.store.leases import LEASE, Leases
 from safi_agent.store.lines import Lines
-from safi_agent.store.rows import Anchor, BusyError, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
+from safi_agent.store.rows import Anchor, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
 from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite
 
 __all__ = [
     "LEASE",
     "Anchor",
-    "BusyError",
     "Commit",
     "Job",
     "Judged",

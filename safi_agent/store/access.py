@@ -21,18 +21,20 @@ class Database(Protocol):
     def insert(self) -> Callable[[Table], Any]:
         """The dialect's ``INSERT``, which knows ``ON CONFLICT``."""
 
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> AbstractContextManager[Connection]:
+    def transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
         """A transaction; it is undone if what is done in it raises.
 
         Waiting is limited by the patience of the turn that is under way, or by that of a new one.
 
         Raises:
-            BusyError: it would have to be waited for, and ``patient`` is False.
             SQLAlchemyError: the database failed, or was waited for in vain.
         """
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
+
+    def give_places(self, c: Connection) -> None:
+        """Let no other transaction give places in the order of commits until this one has ended."""
 
     def checkpoint(self) -> None:
         """Move what was committed to where it stays, if that is not done by itself."""
@@ -54,8 +56,8 @@ class Access(Forked):
     def _connected(self) -> None:
         """Begin anew: nothing that was read before counts."""
 
-    def _transaction(self, *, reading: bool = False, patient: bool = True) -> AbstractContextManager[Connection]:
-        return self.database.transaction(reading=reading, patient=patient)
+    def _transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
+        return self.database.transaction(reading=reading)
 
     def checkpoint(self) -> None:
         """Move what was committed to where it stays, if that is not done by itself."""

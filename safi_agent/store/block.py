@@ -48,8 +48,8 @@ class Exclusive:
         self._freed = threading.Lock()  # locked while nothing was released: what waits for a release locks it
         self._holder: Block | None = None
 
-    def take(self, block: Block, waiting: Waiting | None) -> bool | None:
-        """Lock it for this block, waiting at most so long, not at all for None.
+    def take(self, block: Block, waiting: Waiting) -> bool | None:
+        """Lock it for this block, waiting at most so long.
 
         True: it was free. False: the block that held it was interrupted, and what it did not end has to be undone.
         None: it could not be locked in time.
@@ -57,8 +57,8 @@ class Exclusive:
         Raises:
             RuntimeError: this thread is in a block already, as in a signal handler.
         """
-        free = self._try(block, look=waiting is None)
-        while free is None and waiting is not None and (left := waiting.left) > 0:
+        free = self._try(block, look=False)
+        while free is None and (left := waiting.left) > 0:
             woken = self._freed.acquire(timeout=min(left, LOOK))
             free = self._try(block, look=not woken)
         return free

@@ -20,7 +20,7 @@ _THOSE = turns.c.id.in_(bindparam("those", expanding=True))
 _ASKED = (turns.c.id, turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
 _LOAD = select(*_ASKED).outerjoin(value_sets, value_sets.c.id == turns.c.values_id).where(_THOSE)
 _JUDGE = update(turns).where(_OF, turns.c.status == "pending").values(status="judged")
-_JUDGE_MANY = _JUDGE.values(ledger=bindparam("found"), error=bindparam("why"))
+_JUDGE_MANY = _JUDGE.values(ledger=bindparam("found"), error=bindparam("why"), judge=bindparam("by"))
 _JUDGE_ONE = _JUDGE_MANY.returning(turns.c.value_set, turns.c.key)
 _TRIED = update(turns).where(_OF).values(attempts=bindparam("failed"))
 _MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.key == bindparam("of"))
@@ -33,7 +33,7 @@ _OPEN = (
     .limit(bindparam("most"))
 )
 _HEAD = select(turns.c.id).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
-_BODIES = select(turns.c.id, turns.c.body, turns.c.ledger, turns.c.error).where(_THOSE)
+_BODIES = select(turns.c.id, turns.c.body, turns.c.ledger, turns.c.error, turns.c.judge).where(_THOSE)
 _VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
 _REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
 _LAST = select(func.coalesce(func.max(turns.c.place), 0)).where(PLACED)
@@ -46,6 +46,7 @@ _DONE = (
         record=bindparam("text"),
         ledger=func.coalesce(bindparam("found"), turns.c.ledger),
         error=func.coalesce(bindparam("why"), turns.c.error),
+        judge=func.coalesce(bindparam("by"), turns.c.judge),
     )
 )
 _RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
@@ -79,10 +80,15 @@ class Lane(Outbox):
         with self._transaction() as c:
             c.execute(_TRIED, {"of": turn_id, "failed": attempts})
 
-    def judged(self, turn_id: str, ledger: Sequence[Mapping[str, Any]] | None, error: str | None) -> None:
-        """Keep what the Conscience found (None: it failed for good); only the first ledger of a turn counts."""
+    def judged(
+        self, turn_id: str, ledger: Sequence[Mapping[str, Any]] | None, error: str | None, judge: str | None = None
+    ) -> None:
+        """Keep what the Conscience found (None: it failed for good), and which model did.
+
+        Only the first ledger of a turn counts.
+        """
         with self._transaction() as c:
-            found = {"of": turn_id, "found": _text(ledger), "why": error}
+            found = {"of": turn_id, "found": _text(ledger), "why": error, "by": judge}
             if (row := c.execute(_JUDGE_ONE, found).first()) is not None:
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
@@ -139,7 +145,10 @@ class Lane(Outbox):
     def _commit(self, c: Connection, lanes: Sequence[Made], value_set: str | None) -> dict[str, dict[str, Any]]:
         mine = [made for made in lanes if c.scalar(_LANE, {"of": made.key}) is not None]
         done: dict[str, dict[str, Any]] = {}
-        place: int = c.scalar(_LAST) or 0 if mine else 0
+        if not mine:
+            return done
+        self.database.give_places(c)  # after the lanes, which may be waited for while others give places
+        place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
                 continue
@@ -203,7 +212,7 @@ def make(lane: Ready, compute: Callable[[Row, Memory], Commit]) -> Made:
     for head in lane.heads:
         body: Any = json.loads(head.body) if isinstance(head.body, str) else head.body
         ledger: Any = json.loads(head.ledger) if isinstance(head.ledger, str) else head.ledger
-        made = compute(Row(head.id, head.turn, body, ledger, head.error, head.values), before)
+        made = compute(Row(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
         if made.memory is not None:
             before, moved = made.memory, made.note
         rows.append({"of": head.id, "text": json.dumps(made.record, allow_nan=False), **_new(head)})
@@ -215,12 +224,14 @@ def make(lane: Ready, compute: Callable[[Row, Memory], Commit]) -> Made:
 def _new(head: Head) -> dict[str, str | None]:
     """What an audit came to, where it is not in the store yet."""
     if head.ledger is None:
-        return {"found": None, "why": head.error}
-    return {"found": None if isinstance(head.ledger, str) else json.dumps(head.ledger, allow_nan=False), "why": None}
+        return {"found": None, "why": head.error, "by": None}
+    if isinstance(head.ledger, str):
+        return {"found": None, "why": None, "by": None}
+    return {"found": json.dumps(head.ledger, allow_nan=False), "why": None, "by": head.judge}
 
 
 def _found(turn_id: str, one: Judged) -> dict[str, str | None]:
-    return {"of": turn_id, "found": _text(one.ledger), "why": one.error}
+    return {"of": turn_id, "found": _text(one.ledger), "why": one.error, "by": one.judge}
 
 
 def _text(ledger: Sequence[Mapping[str, Any]] | None) -> str | None:
@@ -246,5 +257,6 @@ def _read(c: Connection, rows: Sequence[Any], found: Mapping[str, Judged]) -> li
     for row in rows:
         said: Any = own.get(row.id, kept.get(row.id))
         body = kept[row.id].body if row.id in kept else said.body
-        heads.append(Head(row.id, row.turn, row.value_set, body, said.ledger, said.error, sets[row.values_id]))
+        values = sets[row.values_id]
+        heads.append(Head(row.id, row.turn, row.value_set, body, said.ledger, said.error, values, said.judge))
     return heads

@@ -67,13 +67,9 @@ class Outbox(Backlogs):
 
     @_or_withheld
     def add(
-        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool, patient: bool = True
+        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool
     ) -> tuple[int, dict[str, Any] | None]:
-        """Make a turn durable and give it its number; if its id was there before, what stands there comes back.
-
-        Raises:
-            BusyError: someone else is writing, and ``patient`` is False.
-        """
+        """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
         row = {
             "id": body["id"],
             "key": body["key"],
@@ -91,7 +87,7 @@ class Outbox(Backlogs):
             "since": time.time(),
         }
         try:
-            with self._transaction(patient=patient) as c:
+            with self._transaction() as c:
                 number: int = c.execute(self._count, {**_BLANK, "key": body["key"]}).scalar_one()
                 c.execute(_ADD, {**row, "turn": number})
                 self.database.enqueue(

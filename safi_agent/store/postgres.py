@@ -19,10 +19,11 @@ from safi_agent.store.block import LOOK, Block
 from safi_agent.store.engine import OwnEngine
 from safi_agent.store.patience import BUSY, patience
 from safi_agent.store.queue import drop, make_tables, put, untaken
-from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
+PLACES = 0x5AF3  # that of those who give turns their places in the order of commits
+_PLACES = select(func.pg_advisory_xact_lock(PLACES))
 _LIMIT = text("SELECT set_config('lock_timeout', :most, true)")
 
 
@@ -59,15 +60,12 @@ class Postgres(OwnEngine):
             self.url, pool_pre_ping=True, pool_timeout=BUSY, hide_parameters=True, connect_args=arguments
         )
 
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> "_Transaction":
+    def transaction(self, *, reading: bool = False) -> "_Transaction":
         """A transaction; it is undone if what is done in it raises.
 
         Raises:
-            BusyError: ``patient`` is False; a server is always waited for.
             SQLAlchemyError: the server failed, or was waited for in vain.
         """
-        if not patient:
-            raise BusyError
         return _Transaction(self)
 
     def entered(self, one: "_Transaction") -> None:
@@ -88,6 +86,10 @@ class Postgres(OwnEngine):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
         put(c, task, value_set, key, turn_id)
+
+    def give_places(self, c: Connection) -> None:
+        """Let no other transaction give places until this one has ended: the lock is released after the commit."""
+        c.execute(_PLACES)
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Have what was enqueued for these turns done by nobody."""

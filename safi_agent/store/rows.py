@@ -30,15 +30,20 @@ class Row(NamedTuple):
     ledger: list[dict[str, Any]] | None
     error: str | None
     values: str | None
+    judge: str | None = None
 
 
 class Judged(NamedTuple):
-    """What an audit came to: a ledger, or why there is none; ``body`` is the turn's, where it is at hand."""
+    """What an audit came to: a ledger, or why there is none, and the name of the model that judged.
+
+    ``body`` is the turn's, where it is at hand.
+    """
 
     key: str
     ledger: Sequence[Mapping[str, Any]] | None
     error: str | None
     body: dict[str, Any] | None = None
+    judge: str | None = None
 
 
 class Head(NamedTuple):
@@ -51,6 +56,7 @@ class Head(NamedTuple):
     ledger: str | Sequence[Mapping[str, Any]] | None
     error: str | None
     values: str | None
+    judge: str | None
 
 
 class Ready(NamedTuple):
@@ -96,7 +102,3 @@ class Anchor(NamedTuple):
     lines: int
     mac: str
     key: str
-
-
-class BusyError(Exception):
-    """Someone else is writing just now."""

@@ -29,13 +29,16 @@ from safi_agent.store.access import Task
 from safi_agent.store.block import Block, Exclusive
 from safi_agent.store.engine import OwnEngine
 from safi_agent.store.patience import BUSY, Patience, Waiting, patience
-from safi_agent.store.rows import BusyError
 from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
 
 log = logging.getLogger("safi_agent")
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
 MEMORY = "sqlite://"
 FINISH = 5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
+
+
+class _BusyError(Exception):
+    """Another process is writing just now."""
 
 
 class Sqlite(OwnEngine):
@@ -95,32 +98,29 @@ class Sqlite(OwnEngine):
     def _path(self) -> str:
         return self.url.removeprefix("sqlite:///")
 
-    def transaction(self, *, reading: bool = False, patient: bool = True) -> "_Transaction":
+    def transaction(self, *, reading: bool = False) -> "_Transaction":
         """A transaction; it is undone if what is done in it raises.
 
         Raises:
-            BusyError: someone else is writing, and ``patient`` is False.
             WaitedTooLongError: someone else was writing for as long as may be waited.
         """
-        return _Transaction(self, reading=reading, patient=patient)
+        return _Transaction(self, reading=reading)
 
-    def begin(self, block: Block, waiting: Waiting | None, *, reading: bool) -> Connection:
+    def begin(self, block: Block, waiting: Waiting, *, reading: bool) -> Connection:
         """The connection, in a transaction that is this block's alone. Nothing is locked while others are waited for.
 
         Raises:
-            BusyError: it had to be waited for, for longer than may be waited.
+            WaitedTooLongError: someone else was writing for as long as may be waited.
         """
-        while True:
-            free = self._lock.take(block, waiting)
-            if free is None:
-                raise BusyError
+        while (free := self._lock.take(block, waiting)) is not None:
             try:
                 self._broken |= not free
                 return self._begun(reading=reading)
-            except BusyError:
+            except _BusyError:
                 self._lock.release(block)
-                if waiting is None or not waiting.pause():
-                    raise
+            if not waiting.pause():
+                break
+        raise WaitedTooLongError("The store was locked by another process or thread.")
 
     def _begun(self, *, reading: bool) -> Connection:
         if self._broken:
@@ -128,7 +128,7 @@ class Sqlite(OwnEngine):
         connection = self.engine.connect().execution_options(safi_reading=reading)
         try:
             connection.begin()
-        except BusyError:
+        except _BusyError:
             connection.close()
             raise
         return connection
@@ -153,6 +153,9 @@ class Sqlite(OwnEngine):
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Nothing: the process that answers audits, or who takes over from it."""
+
+    def give_places(self, c: Connection) -> None:
+        """Nothing: only one transaction at a time writes."""
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Nothing: nothing was enqueued."""
@@ -241,25 +244,20 @@ class _Forking(Block):
 class _Transaction(Block):
     """Begins, and commits or undoes; whatever interrupts it, the lock is released and the connection replaced."""
 
-    def __init__(self, database: Sqlite, *, reading: bool, patient: bool) -> None:
-        self._database, self._reading, self._patient = database, reading, patient
+    def __init__(self, database: Sqlite, *, reading: bool) -> None:
+        self._database, self._reading = database, reading
 
     def __enter__(self) -> Connection:
         self.begin(sys._getframe(1))
-        waiting = patience().waiting() if self._patient else None
+        waiting = patience().waiting()
         try:
             self._connection = self._database.begin(self, waiting, reading=self._reading)
             return self._connection
-        except BusyError:
-            if waiting is None:
-                raise
         except BaseException:
             self._database.end(self, clean=False)
             raise
         finally:
-            if waiting is not None:
-                waiting.over()
-        raise WaitedTooLongError("The store was locked by another process or thread.")
+            waiting.over()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -314,7 +312,7 @@ def _begin(connection: Connection) -> None:
     """Begin an immediate transaction without waiting; the caller waits, while it holds no lock.
 
     Raises:
-        BusyError: another process is writing.
+        _BusyError: another process is writing.
     """
     driver: Any = connection.connection.driver_connection
     driver.execute("PRAGMA busy_timeout=0")
@@ -329,7 +327,7 @@ def _begin(connection: Connection) -> None:
         if driver.in_transaction:
             driver.execute("ROLLBACK")
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise BusyError from None
+            raise _BusyError from None
         raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error, hide_parameters=True) from None
     finally:
         driver.execute(f"PRAGMA busy_timeout={int(1000 * FINISH)}")

@@ -49,6 +49,7 @@ turns = Table(
     Column("lease", Float, nullable=False),
     Column("since", Float),  # when it was answered, seconds since the epoch
     Column("reaudit_of", String),  # the id of the turn whose audit failed and is repeated by this one
+    Column("judge", String),  # the name of the model that judged it
     UniqueConstraint("key", "turn"),
 )
 # Conditions with constants in them, not parameters: a partial index is used only where its condition is seen.

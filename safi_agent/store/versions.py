@@ -24,8 +24,13 @@ def _times_and_reaudits(c: Connection) -> None:
         c.execute(text(statement))
 
 
+def _judges(c: Connection) -> None:
+    """The name of the model that judged a turn, which another process than that of the answer may choose."""
+    c.execute(text("ALTER TABLE safi_turns ADD COLUMN judge VARCHAR"))
+
+
 # STEPS[0] leads from version 1 to 2, and so on. A step is never changed once it was released.
-STEPS: tuple[Callable[[Connection], None], ...] = (_times_and_reaudits,)
+STEPS: tuple[Callable[[Connection], None], ...] = (_times_and_reaudits, _judges)
 
 
 def newest() -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
-from sal_lightning.layers import Layer, homogeneous
+from sal_lightning.layers import Layer
 from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
@@ -82,6 +82,11 @@ class Subspace(Rule):
         return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
     @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose input is read."""
+        return self.layer.modules
+
+    @property
     def used(self) -> bool:
         """Whether the layer's input was ever read, in this training or before."""
         return self.holds or bool(self.window.weight > 0)
@@ -92,8 +97,7 @@ class Subspace(Rule):
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """Sampled rows (groups, n, d) of the input in a forward pass."""
-        x = self.layer.rows(self.layer.module, args, ROWS, step)
-        return x if self.layer.bias is None else homogeneous(x)
+        return self.layer.read(args, ROWS, step)
 
     def take(self, rows: Tensor, ask: bool = False) -> None:
         """Gather the rows of one forward pass; ``ask`` how unusual they are."""
@@ -242,7 +246,7 @@ class Subspace(Rule):
     def _fingerprint(self) -> list[Tensor]:
         """A product of the weight that changes with it, and the bias."""
         weight, *bias = self.weights()
-        flat = weight.flatten(1)
+        flat = weight.flatten(0, 1) if self.layer.stacked else weight.flatten(1)
         return [flat @ probe(flat.shape[1], 1, flat.device)[:, 0].to(flat.dtype), *(b.clone() for b in bias)]
 
     def _version(self) -> int:

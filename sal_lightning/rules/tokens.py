@@ -37,9 +37,17 @@ class Tokens(Rule):
 
     grain = "subspace"
 
-    def __init__(self, name: str, parameters: dict[str, nn.Parameter], table: nn.Embedding, strength: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameters: dict[str, nn.Parameter],
+        table: nn.Embedding,
+        strength: float,
+        modules: tuple[nn.Module, ...] = (),
+    ) -> None:
         super().__init__(name or "model", parameters)
         self.table, self.strength = table, strength
+        self.modules = modules or (table,)  # all that look up in it
         self.counts: Tensor | None = None
         self.surprise: Tensor | None = None  # how unusual this step's tokens are, in log: (sum, count)
         self.memory: Memory | None = None

@@ -46,7 +46,6 @@ ATTENTION = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_attention_is_covered_whole_and_remembers(kind):
     drift, x = {}, overlapping(0, 999)[0]
@@ -73,3 +72,29 @@ def test_positions_and_keywords_are_watched_alike():
         train(model, optimizer, comm, overlapping, task=0, steps=50)
         ended.append(weights(model))
     assert close(*ended, rtol=0, atol=1e-6)
+
+
+def test_projections_of_other_widths_are_held_by_directions():
+    model = ATTENTION["widths"]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    train(model, optimizer, comm, overlapping, task=0, steps=3)
+    by_element = {name for name, grain in comm.coverage().items() if grain == "element"}
+    left = {
+        "in_proj_bias",
+        "out_proj.weight",
+        "out_proj.bias",
+    }  # shared by all three; not called
+    assert by_element == {f"attention.{name}" for name in left}
+
+
+def test_attention_to_a_text_of_another_length_is_trained_in_small_batches():
+    torch.manual_seed(0)
+    model = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    optimizer = torch.optim.Adam(model.parameters())
+    comm = CommunicationLayer(model, optimizer, consolidate_on=2)
+    for _ in range(3):
+        model(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).square().mean().backward()
+        optimizer.step()
+    assert comm.events == [2]
+    assert comm.coverage()["multihead_attn.in_proj_weight"] == "subspace"

@@ -127,3 +127,73 @@ def test_sparse_gradients_pass_the_callback(tmp_path):
     assert callback.events == [10, 20, 30]
     assert 0 < run.callback_metrics["sal/effect"] < 1
     assert sum(callback.spectrum("observed")) == pytest.approx(100)
+
+
+class Shared(nn.Module):
+    """As in T5: the table has a name of its own, and is called under others."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared, self.reader, self.writer = (nn.Embedding(20, WIDTH) for _ in range(3))
+        self.reader.weight = self.writer.weight = self.shared.weight
+        self.both = False
+
+    def forward(self, tokens):
+        return self.writer(tokens) + self.reader(tokens) if self.both else self.reader(tokens)
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_shared_table_counts_the_tokens_of_every_module_that_looks_them_up(both, mode):
+    model = Shared().train(mode)
+    model.both = both
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    for _ in range(2):
+        model(torch.tensor([1, 1, 1, 2])).sum().backward()
+        optimizer.step()
+    assert comm.coverage() == {"shared.weight": "subspace"}
+    R = comm.rules[0].R / comm.rules[0].weight
+    assert torch.allclose(R, torch.zeros(20).index_put((torch.tensor([1, 2]),), torch.tensor([0.75, 0.25])))
+    comm.detach()
+    assert models.hooks(model, [optimizer]) == 0
+
+
+HUGGING = {"vocab_size": 50, "d_model": 16, "decoder_start_token_id": 0}
+FOLLOWING = {
+    "T5": {"d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+    "Bart": {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 20,
+        "forced_eos_token_id": None,
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:Layers with a forward pass of their own")
+@pytest.mark.parametrize("kind", FOLLOWING)
+def test_the_table_of_a_sequence_to_sequence_model_is_held_by_its_tokens(kind):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**HUGGING | FOLLOWING[kind])
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    tokens = torch.arange(3, 27).view(2, 12)
+    for _ in range(2):
+        model(input_ids=tokens, labels=tokens + 20).loss.backward()
+        optimizer.step()
+    (table,) = [rule for rule in comm.rules if any("shared" in name for name in rule.parameters)]
+    assert table.grain == "subspace"
+    # The encoder reads 3 to 26, the decoder 0 and, but for the last of each text, what comes next.
+    decoded = torch.cat([torch.full((2, 1), config.decoder_start_token_id), tokens[:, :-1] + 20], 1)
+    counts = torch.bincount(torch.cat([tokens, decoded]).flatten(), minlength=50)
+    first = decoded[0, 0] if kind == "T5" else model.config.decoder_start_token_id
+    assert first == 0
+    assert torch.allclose(table.R / table.weight, counts / counts.sum(), atol=1e-6)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from safi_agent import OutboxError, SafiChain, SafiError, ViolationError
+from safi_agent.faculties import will
 from tests.safi_agent.agents.calling import Calling, Tools, call, calls, texts
-from tests.safi_agent.fakes import VIOLATION, Fake, in_turn
+from tests.safi_agent.fakes import THREE, VIOLATION, Fake, in_turn
 
 NAMED: Any = {"configurable": {"safi_turn_id": "req-1"}}
 
@@ -246,3 +248,43 @@ def test_a_known_note_and_no_name_cost_one_hop(make: Any) -> None:
 def test_with_a_model_that_is_a_function_on_a_thread(make: Any) -> None:
     safi = make(RunnableLambda(lambda _: "Yes."), will_model=Fake(), conscience_model=Fake())
     assert awaited(lambda: safi.ainvoke("q")).content == "Yes."
+
+
+SLOW = THREE.model_copy(update={"forbidden": (r"(a|aa)+$",)})  # takes exponential time
+
+
+@pytest.mark.parametrize("in_call", [False, True], ids=["answer", "call"])
+@pytest.mark.parametrize("length", [40, 10_000])
+def test_while_a_pattern_takes_long_the_loop_goes_on(
+    make: Any, govern: Any, monkeypatch: pytest.MonkeyPatch, in_call: bool, length: int
+) -> None:
+    slow = "a" * length + "b"
+    model = Calling(intellect=in_turn(calls(call("search", q=slow)), "Done.") if in_call else slow)
+    agent = create_agent(model, Tools().of(), middleware=[govern(values=SLOW)])
+    asked: Any = {"messages": [HumanMessage("q")]}
+    work: Any = partial(agent.ainvoke, asked) if in_call else partial(make(model, SLOW).ainvoke, "q")
+    ticks, passed, search = [0], list[int](), will.search
+
+    def searched(*given: Any) -> bool:
+        before = ticks[0]
+        try:
+            return search(*given)
+        finally:
+            passed.append(ticks[0] - before)
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(0.005)
+            ticks[0] += 1
+
+    async def ticking() -> Any:
+        beside = asyncio.create_task(tick())
+        out = await work()
+        beside.cancel()
+        return out
+
+    monkeypatch.setattr(will, "SECONDS", 0.5)
+    monkeypatch.setattr(will, "search", searched)
+    out = asyncio.run(ticking())
+    assert "It would not keep to the values." in texts(out)[2] if in_call else out.content == "No."
+    assert max(passed) > 5

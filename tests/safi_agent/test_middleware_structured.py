@@ -81,3 +81,35 @@ def test_a_result_that_is_the_answer_is_governed_as_one(
     assert texts(out)[2:] == ["found x", "No." if refused else "found y"]
     assert middleware.drain() == 2 - refused
     assert len(records(tmp_path)) == 2
+
+
+@both
+def test_a_named_run_that_ended_with_a_tools_result_gives_it_again_and_the_tool_is_not_called_again(
+    govern: Any, tmp_path: Any, awaited: bool
+) -> None:
+    tools, named = Tools(), {"configurable": {"safi_turn_id": "req-1"}}
+    model = Calling(intellect=in_turn(*(calls(call("pay", f"a{i}", amount=1)) for i in range(3))))
+    middleware = govern()
+    agent = create_agent(model, tools.of("pay", return_direct=True), middleware=[middleware])
+    outs = [ask(agent, awaited, "Pay.", named)["messages"] for _ in range(2)]
+    assert [str(out[-1].text) for out in outs] == ["paid 1", "paid 1"]
+    assert outs[0][-1].response_metadata == outs[1][-1].response_metadata
+    assert tools.did == ["pay 1 to no one"]
+    ask(agent, awaited, "Pay again.", named)
+    assert len(tools.did) == 2
+    assert middleware.drain() == len(records(tmp_path)) == 2
+
+
+@both
+def test_of_a_step_with_other_calls_a_result_is_not_the_runs_answer(govern: Any, tmp_path: Any, awaited: bool) -> None:
+    tools, named = Tools(), {"configurable": {"safi_turn_id": "req-1"}}
+    step = calls(call("search", "a", q="x"), call("pay", "b", amount=1))
+    middleware = govern()
+    given = [*tools.of("search"), *tools.of("pay", return_direct=True)]
+    agent = create_agent(Calling(intellect=in_turn(step, "Done.")), given, middleware=[middleware])
+    outs = [ask(agent, awaited, "Pay.", named)["messages"] for _ in range(2)]
+    assert [str(out[-1].text) for out in outs] == ["Done.", "Done."]
+    assert outs[1][-1].response_metadata["safi"]["turnId"] == outs[0][-1].response_metadata["safi"]["turnId"]
+    by_answer = {record["finalOutput"]: record for record in records(tmp_path)} if middleware.drain() == 2 else {}
+    assert set(by_answer) == {"paid 1", "Done."}
+    assert by_answer["Done."]["turnId"] == by_answer["Done."]["metadata"]["agentRun"] != by_answer["paid 1"]["turnId"]

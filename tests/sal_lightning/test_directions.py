@@ -74,3 +74,15 @@ def test_stability_does_not_depend_on_the_unit_of_the_inputs():
     unit = lambda x: x * (8 / x.square().sum((-2, -1), keepdim=True)).sqrt()  # noqa: E731
     small, large = (directions.merge(None, unit(scale * x), 8).lam for scale in (1e-3, 1e3))
     torch.testing.assert_close(directions.stability(small, 5.0), directions.stability(large, 5.0))
+
+
+def test_a_group_without_energy_brings_none_and_is_free():
+    rows = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0))
+    rows *= (10 / rows[0].square().sum()).sqrt()  # of mean energy 1
+    rows[1] = 0
+    found = directions.merge(None, rows, 4)
+    assert not found.lam[1].any()
+    assert found.rest[1] == 0
+    assert found.rest[0] > 0
+    past = directions.merge(found, rows, 4)
+    torch.testing.assert_close(past.rest[1], torch.tensor(0.0))

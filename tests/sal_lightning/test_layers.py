@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from sal_lightning import layers
+from sal_lightning.sampling import sample
 
 
 def outputs(layer, x):
@@ -59,6 +60,85 @@ def test_attention_is_read_as_its_three_projections():
     torch.testing.assert_close(outputs(layer, (q, k, v)), expected)
 
 
+def test_projections_of_other_widths_are_read_each_by_itself():
+    module = nn.MultiheadAttention(6, 2, kdim=4, vdim=5)
+    q, k, v = (torch.randn(n, 2, d, generator=torch.Generator().manual_seed(n)) for n, d in ((3, 6), (7, 4), (7, 5)))
+    for args, kwargs in (((q, k, v), {}), ((q,), {"value": v, "key": k})):
+        found = {layer.name: layer for layer in layers.find(module)}
+        assert set(found) == {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+        given = layers.given(module, args, kwargs)
+        for layer, x in zip(found.values(), (q, k, v), strict=True):
+            torch.testing.assert_close(layer.read(given, 10**6, 0)[0], x.flatten(0, 1))
+
+
+def test_of_queries_and_keys_of_other_lengths_as_many_rows_are_read():
+    module = nn.MultiheadAttention(4, 2)
+    q, k = torch.randn(3, 2, 4), torch.randn(7, 2, 4)
+    (layer,) = layers.find(module)
+    rows = layer.rows(module, (q, k, k), 128, 1)
+    assert rows.shape == (3, 6, 4)
+    for group, x in zip(rows, (q, k, k), strict=True):
+        assert all((row == x.flatten(0, 1)).all(-1).any() for row in group)
+
+
+class Scaled(nn.Embedding):
+    def forward(self, tokens):
+        return 3 * super().forward(tokens)
+
+
+class Normed(nn.Embedding):
+    """Changes its rows, each by itself."""
+
+    def forward(self, tokens):
+        return nn.functional.embedding(tokens, nn.functional.normalize(self.weight, dim=1))
+
+
+class Centred(nn.Embedding):
+    def forward(self, tokens):
+        return nn.functional.embedding(tokens, self.weight - self.weight.mean(0))
+
+
+class Positions(nn.Embedding):
+    """As in OPT and BART: is given the tokens, and counts them."""
+
+    def forward(self, tokens):
+        return super().forward(torch.arange(tokens.shape[1]).expand_as(tokens) + 2)
+
+
+class Offset(nn.Embedding):
+    def forward(self, tokens):
+        return super().forward(tokens + 2)
+
+
+class Attention(nn.MultiheadAttention):
+    def forward(self, query, key, value, **options):
+        return super().forward(query.sign(), key, value, **options)
+
+
+class Cell(nn.GRUCell):
+    def forward(self, x, hx=None):
+        return super().forward(x.sign(), hx)
+
+
+def test_modules_that_change_what_they_are_given_are_left_out():
+    plain = {"scaled": Scaled(99, 4, padding_idx=50), "normed": Normed(9, 4), "embedding": nn.Embedding(9, 4)}
+    own = {"centred": Centred(9, 4), "positions": Positions(9, 4), "offset": Offset(9, 4)}
+    own |= {"attention": Attention(4, 2), "cell": Cell(4, 4)}
+    other = []
+    found = layers.find(nn.ModuleDict(plain | own), other)
+    assert [layer.name for layer in found] == [*plain]
+    assert other == [*own]
+
+
+def test_modules_that_share_a_weight_make_one_layer():
+    first, second, third = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = third.weight = first.weight
+    (layer,) = layers.find(nn.Sequential(first, second, third))
+    assert layer.name == "0"
+    assert layer.modules == (first, second, third)
+    assert layer.bias is first.bias
+
+
 def test_what_is_found_and_what_is_not():
     model = nn.ModuleDict(
         {
@@ -79,11 +159,11 @@ def test_what_is_found_and_what_is_not():
 
 @pytest.mark.parametrize("total", [1, 7, 128, 129, 1000, 4096])
 def test_samples_are_distinct_rows_of_the_batch(total):
-    chosen = layers.sample(total, 128, step=3)
+    chosen = sample(total, 128, step=3)
     places = torch.arange(total)[chosen]
     assert len(places.unique()) == len(places) == min(total, 128)
 
 
 def test_samples_meet_every_position_of_a_sequence():
-    met = torch.cat([layers.sample(64 * 32, 128, step) % 64 for step in range(20)])
+    met = torch.cat([sample(64 * 32, 128, step) % 64 for step in range(20)])
     assert len(met.unique()) == 64

@@ -120,3 +120,16 @@ def test_the_state_of_a_layer_of_another_size_is_refused():
     state = window(seen=batches(1)).state_dict()
     with pytest.raises(ValueError, match=f"Expected the state of a layer with 3 inputs .*, got {D}"):
         Window(3, 3, 0.9).load_state_dict(state, torch.device("cpu"))
+
+
+def test_a_group_that_saw_nothing_has_no_energy_and_is_not_unusual():
+    xs = batches()
+    for x in xs:
+        x[1] = 0
+    seen, alone = window(20, xs), window(20, [x[:1] for x in xs], groups=1)
+    seen.look(0.3), alone.look(0.3)
+    assert not seen.rows()[1].any()
+    torch.testing.assert_close(seen.rows()[:1], alone.rows())
+    distance = seen.distance(torch.ones(2, 5, D), 0.3)
+    torch.testing.assert_close(distance[:1], alone.distance(torch.ones(1, 5, D), 0.3))
+    assert not distance[1].any()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 from sqlalchemy import event
 
 from safi_agent import Alert, create_safi_chain
@@ -282,3 +283,46 @@ def test_what_is_pending_is_judged_by_the_values_it_was_approved_under(make: Any
     (record,) = lines(tmp_path)
     assert [f["value"] for f in record["conscienceLedger"]] == ["Truth", "Care", "Thrift"]
     assert not (tmp_path / "other.json").exists()
+
+
+def by(model: str, reply: str) -> AIMessage:
+    return AIMessage(reply, response_metadata={"model_name": model})
+
+
+@pytest.mark.parametrize("audit", ["in process", "worker"])
+def test_the_record_names_the_model_that_judged(
+    audit: str, request: pytest.FixtureRequest, make: Any, tmp_path: Path
+) -> None:
+    """Of two turns under one key the second is judged first, and is kept until it can be committed."""
+    store = request.getfixturevalue("database") if audit == "worker" else f"sqlite:///{tmp_path}/s.db"
+    second = threading.Event()
+
+    def judged(text: str) -> AIMessage:
+        if "first" in text:
+            second.wait(60)
+            return by("judge-1", ledger())
+        second.set()
+        return by("judge-2", ledger())
+
+    safi = make(Fake(conscience=judged), store=store)
+    for prompt in ("first", "second"):
+        assert safi.invoke(prompt).response_metadata["safi"]["models"]["conscience"] == "fake"
+    assert safi.drain(60) == 2
+    assert [line["models"]["conscience"] for line in lines(tmp_path)] == ["judge-1", "judge-2"]
+
+
+def test_the_record_names_all_models_that_judged_its_values(make: Any, tmp_path: Path) -> None:
+    def judged(text: str) -> Any:
+        return by("judge-2", ledger()) if "- Care" in text else by("judge-1", ledger())
+
+    safi = make(Fake(conscience=judged), conscience_calls="each")
+    safi.invoke("q")
+    assert safi.drain(60) == 1
+    assert lines(tmp_path)[0]["models"]["conscience"] == "judge-1, judge-2"
+
+
+def test_of_an_audit_that_failed_the_record_names_the_model_that_was_asked(make: Any, tmp_path: Path) -> None:
+    safi = make(Fake(conscience=by("judge-1", "{}")))
+    safi.invoke("q")
+    assert safi.drain(60) == 1
+    assert lines(tmp_path)[0]["models"]["conscience"] == "fake"

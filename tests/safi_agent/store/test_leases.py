@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,25 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
         caplog.text
     )
     assert safi._auditor.store.blocked("renamed") == []
+
+
+@pytest.mark.parametrize("audit", ["in process", "worker"])
+def test_of_a_turn_that_was_taken_over_hooks_get_the_offenders_of_its_own_set_and_the_record_names_who_judged(
+    audit: str, request: pytest.FixtureRequest, make: Any, tmp_path: Path
+) -> None:
+    store = request.getfixturevalue("database") if audit == "worker" else f"sqlite:///{tmp_path}/safi.db"
+    killed(store, tmp_path / "old.json")
+    told: list[tuple[str, ...]] = []
+    hooks = [lambda alert: told.append(alert.offenders) if alert.kind == "review" else None]
+    safi = make(Named(conscience=ledger(score=-1)), OTHER, store=store, hooks=hooks, log=tmp_path / "new.json")
+    assert safi.drain(60) == 1
+    assert told == [("Truth", "Care", "Thrift")]
+    (old,) = lines(tmp_path / "old.json")
+    assert old["models"] == {"intellect": "fake", "will": "fake", "conscience": "adopter"}
+
+
+class Named(Fake):
+    model_name: str = "adopter"  # its replies have no name
 
 
 def test_a_set_that_was_changed_under_its_name_is_audited_by_what_it_was(make: Any, tmp_path: Path) -> None:
@@ -185,3 +205,17 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == [1, 2, 3]
+
+
+def test_a_heartbeat_takes_up_such_a_turn_while_other_turns_are_open(make: Any) -> None:
+    go = threading.Event()
+    safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
+    store = safi._auditor.store
+    turn_id = safi.invoke("open").response_metadata["safi"]["turnId"]
+    store.add({**store.find(turn_id)[1], "id": "forgotten"}, THREE.fingerprint, "", audit=True)
+    with store._transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+    safi._auditor.beat()
+    taken = list(safi._auditor._open)
+    go.set()
+    assert taken == [turn_id, "forgotten"]

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
-from safi_agent.store import BusyError, Store, open_store
+from safi_agent.store import Store, open_store
 from safi_agent.store.postgres import Postgres
 from safi_agent.store.queue import LONGEST, queue_of
 from tests.safi_agent.fakes import THREE, Fake
@@ -67,11 +67,6 @@ def test_many_may_open_a_new_database_at_once(database: str) -> None:
         made = list(pool.map(Postgres, [make_url(database)] * 4))
     for one in made:
         one.engine.dispose()
-
-
-def test_it_is_never_waited_for_on_a_callers_loop(store: Store) -> None:
-    with pytest.raises(BusyError):
-        store.add({"id": "a", "key": "k", "valueSet": "s"}, "v", "", audit=True, patient=False)
 
 
 def test_long_names_fit_a_channel() -> None:

@@ -61,7 +61,9 @@ class OutputGradient:
         return ended
 
     def _add(self, grad: Tensor) -> None:
-        sizes = torch.linalg.vector_norm(grad.detach().reshape(len(grad), -1) if grad.dim() > 1 else grad, dim=-1)
-        found = sizes.float().sum()
+        if not grad.numel():
+            return
+        samples = grad.detach().flatten(1) if grad.dim() > 1 else grad.detach()
+        found = torch.linalg.vector_norm(samples, dim=-1).float().sum()
         self.total = found if self.total is None else self.total + found
         self._answer = Readback(self.total[None])

@@ -28,7 +28,7 @@ class _Pass(NamedTuple):
     eye: Eye
     read: Any  # what the eye read of its input; None where it is not due
     samples: Tensor | None  # whole samples of it
-    outside: bool  # whether it comes from outside
+    outside: bool  # whether it is data from outside
 
 
 class Reached:
@@ -47,6 +47,7 @@ class Reached:
         self._led: Eye | None = None  # and in the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode whose backward pass came
         self.samples: dict[Eye, Samples] = {}  # of the inputs from outside
+        self._positions: dict[Eye, bool] = {}  # whether a table's input is positions, which say nothing of the data
         self.asked: dict[Eye, Readback | None] = {}  # in this step, with their surprise on its way from the device
 
     @property
@@ -67,7 +68,7 @@ class Reached:
         self._count += 1
         self.known.add(eye)
         self.now.setdefault(eye, self._count)
-        ask = self._asks(eye, not given[0].requires_grad)
+        ask = self._asks(eye, self._is_outside(eye, given[0]))
         if ask or self._due(eye):
             with exactly(eye.device):
                 given = tuple(map(processes.local, given))
@@ -81,7 +82,7 @@ class Reached:
             return lambda: None
         self._count += 1
         self._begun = self._begun or eye
-        read, samples, outside = None, None, not given[0].requires_grad
+        read, samples, outside = None, None, self._is_outside(eye, given[0])
         asked = outside or eye in (self._begun, self._led)
         if asked or self._due(eye):
             with exactly(eye.device):
@@ -159,7 +160,7 @@ class Reached:
         self.now = {eye: order for eye, order in self.now.items() if eye not in eyes}
         self.known.difference_update(eyes)
         self._confirmed[:] = [p for p in self._confirmed if p.eye not in eyes]
-        for kept in (self.samples, self.asked):
+        for kept in (self.samples, self.asked, self._positions):
             for eye in [eye for eye in kept if eye in eyes]:
                 del kept[eye]
         self._begun = self._led = None
@@ -192,10 +193,22 @@ class Reached:
         return eye.due and eye in self.coverage.rules
 
     def _asks(self, eye: Eye, outside: bool) -> bool:
-        """Whether this eye is asked, in this step, how unusual its input is."""
-        if eye not in self.asked and (eye is self.first or (outside and len(self.asked) < ASKED)):
-            self.asked[eye] = None
+        """Whether this eye is asked, in this step, how unusual its input is; of several weights of a layer the first.
+
+        Where the first layer is given positions the second one counts as the first.
+        """
+        if eye not in self.asked:
+            new = all(eye.modules[0] not in other.modules for other in self.asked)
+            first = not self.asked and not self._positions.get(eye)
+            if new and (first or (outside and len(self.asked) < ASKED)):
+                self.asked[eye] = None
         return eye in self.asked
+
+    def _is_outside(self, eye: Eye, x: Tensor) -> bool:
+        """Whether a layer's input depends on no weight that is trained, and is not the numbers 0, 1, 2, … alone."""
+        if isinstance(eye, Tokens) and eye not in self._positions and x.dim() and x.shape[-1] > 1:
+            self._positions[eye] = bool((x.detach().diff() == 1).all())  # waits for the device, once a table
+        return not x.requires_grad and not self._positions.get(eye)
 
     def _ask(self, eye: Eye, samples: Tensor | None) -> None:
         if samples is not None:

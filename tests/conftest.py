@@ -26,6 +26,11 @@ def pytest_collection() -> Generator[None, object, object]:
     return found
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: at the end there are quick ones left for whichever worker has nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Small tensors on many threads are slower, and other work on the machine makes them much slower."""

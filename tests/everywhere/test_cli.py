@@ -189,6 +189,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own_takes_it_from_a_shell(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))

@@ -1,6 +1,10 @@
 """What the notebook on adapters says, with few steps."""
 
+import pytest
+
 from tests.examples.run import in_a_fork
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"LEARN": 120, "TUNE": 60, "ROWS": 40}
 

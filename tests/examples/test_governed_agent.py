@@ -1,6 +1,10 @@
 """What the notebook on a governed agent says, with two rounds."""
 
+import pytest
+
 from tests.examples.run import in_a_kernel
+
+pytestmark = pytest.mark.slow
 
 ROUNDS = 2
 

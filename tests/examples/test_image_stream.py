@@ -1,6 +1,10 @@
 """What the notebook on a stream of images says, on the digits of scikit-learn and with few steps."""
 
+import pytest
+
 from tests.examples.run import in_a_fork
+
+pytestmark = pytest.mark.slow
 
 STEPS = 40
 

@@ -220,6 +220,7 @@ def run(code: str, folder: Path, *, ending: bool = False) -> "subprocess.Complet
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_program_that_simply_ends_waits_for_its_audits(tmp_path: Path) -> None:
     for code in (
         "asyncio.run(make(Fake(audit_delay=0.2), conscience_calls='each', store=None).ainvoke('d'))\n"
@@ -254,6 +255,7 @@ def test_a_forked_child_audits_its_own_turns_and_not_its_parents(tmp_path: Path)
     assert [r["turn"] for r in lines(tmp_path)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uvloop", "nested"])
 def test_on_other_loops(tmp_path: Path, kind: str) -> None:
     """uvloop, and a loop that already runs while the sync method is called in it, as in a notebook."""

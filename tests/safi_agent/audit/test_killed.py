@@ -17,6 +17,8 @@ from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10"))
 
 

@@ -15,6 +15,8 @@ from tests.safi_agent.audit import replayed, worker
 from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.postgres_server import Server
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "2"))
 
 

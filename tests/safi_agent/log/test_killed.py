@@ -19,6 +19,8 @@ from safi_agent.store.witness import account_of
 from tests import forked
 from tests.safi_agent.log.writer import work
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10")) // 10
 
 

@@ -15,6 +15,7 @@ SEEDS = os.environ.get("SAFI_INTERRUPTS", "6")
 V = sha256(b"{}").hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", "async", "file", "memory"])
 def test_interrupts_at_random_moments_wedge_nothing(kind: str, tmp_path: Path) -> None:
     code = "import sys; from tests.safi_agent.store.interrupts import main; main(*sys.argv[1:])"

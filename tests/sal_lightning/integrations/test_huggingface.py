@@ -12,6 +12,8 @@ from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum  # 
 from sal_lightning.integrations.huggingface import FILE, SALTrainerCallback  # noqa: E402
 from tests import forked  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BANDS = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")
 REST = ("suppressed", "effect", "drift", "surprise", "consolidations", "step")

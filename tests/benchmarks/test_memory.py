@@ -20,6 +20,7 @@ def test_peak_is_the_most_at_once() -> None:
     assert memory.peak(act) == 4 * 3500
 
 
+@pytest.mark.slow
 def test_ewc_takes_two_numbers_a_weight(capsys: pytest.CaptureFixture[str]) -> None:
     said = {}
     for method in ("plain", "ewc"):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -20,7 +21,13 @@ def name(page: Path) -> str:
 
 def tokens(page: Path) -> list[Token]:
     """What stands in it, in order, blocks only."""
-    return MarkdownIt().enable("table").parse(page.read_text())
+    return parse(page.read_text())
+
+
+@cache
+def parse(text: str) -> list[Token]:
+    """The blocks of a page's text; several tests ask for those of one page."""
+    return MarkdownIt().enable("table").parse(text)
 
 
 def inline(page: Path) -> Iterator[Token]:

@@ -11,6 +11,9 @@ from tests.docs.pages import PAGES, blocks, name
 
 RUN = [page for page in PAGES if blocks(page, "python")]
 SERVED = [page for page in RUN if any("SAFI_STORE" in block for block in blocks(page, "python"))]
+# Whose blocks train for seconds.
+LONG = ("howto/ddp", "howto/lora", "howto/resume", "tutorials/continual", "tutorials/finetune")
+SLOW = {f"docs/{page}.md" for page in LONG}
 # Whose blocks print the same on every machine; … stands for what does not.
 EXACT = {
     f"docs/{page}.md"
@@ -50,7 +53,9 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             assert re.fullmatch(shown, said, re.DOTALL), said
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (name(page) in SLOW)) for page in RUN], ids=name
+)
 def test_its_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(page, monkeypatch, capsys)
 

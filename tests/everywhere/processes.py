@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
+
+from tests.forked import CONTEXT
 
 COUNT = 2
 PATIENCE = 200  # seconds until a job that hangs has failed
@@ -22,7 +23,7 @@ class Processes:
     """Runs a job ``f(rank, *args)`` in both processes and returns what both returned."""
 
     def __enter__(self) -> "Processes":
-        self.pools = [ProcessPoolExecutor(1, mp_context=get_context("spawn")) for _ in range(COUNT)]
+        self.pools = [ProcessPoolExecutor(1, mp_context=CONTEXT) for _ in range(COUNT)]
         return self
 
     def __exit__(self, *_: Any) -> None:

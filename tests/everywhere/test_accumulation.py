@@ -20,6 +20,8 @@ from tests.everywhere.common import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-6
 CHANGE = 60
 RUNS = pytest.mark.parametrize(("make", "protection"), [(sgd, "subspace"), (adam, "subspace"), (adam, "element")])

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 from sal_lightning import SALCallback
 from tests.everywhere import models
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 50
 
 

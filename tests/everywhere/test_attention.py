@@ -5,6 +5,8 @@ from torch import nn
 from sal_lightning import CommunicationLayer
 from tests.everywhere.models import close, moved, names, overlapping, train, weights
 
+pytestmark = pytest.mark.slow
+
 
 class Attend(nn.Module):
     """Attention of a sequence to itself, given by position or by name, or to keys of another width."""

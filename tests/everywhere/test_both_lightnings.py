@@ -9,6 +9,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import Net, loader, reference, same, trainer
 
+pytestmark = pytest.mark.slow
+
 FIELD = ("coherence", "novelty", "resonance", "emergence")
 HELD = ("protected", "neutral", "volatile", "suppressed", "effect", "drift")
 NAMES = {*HELD, *FIELD, "surprise", "consolidations", "step"}

@@ -1,6 +1,5 @@
 import inspect
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -10,6 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from sal_lightning import SALCallback
+from tests import forked
 from tests.everywhere import models
 from tests.everywhere.models import Batches
 
@@ -189,12 +189,13 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_a_script_of_ones_own_takes_it_from_a_shell(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     options = ["--trainer.callbacks+=SALCallback", "--trainer.callbacks.consolidate_on=3", "--trainer.max_steps=7"]
     limits = ["--trainer.limit_val_batches=0"]
-    command = [sys.executable, str(script), "fit", *QUIET, *options, *limits]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    code = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = forked.run(code, script, "fit", *QUIET, *options, *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step 7 events [3, 6] {'layer.weight': 'subspace', 'layer.bias': 'subspace'}" in done.stdout

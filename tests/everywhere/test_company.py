@@ -15,6 +15,8 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from tests.everywhere.models import Net, loader, reference, same, trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("validated", [False, True])
 @pytest.mark.parametrize("kind", ["mean", "exponential"])

@@ -6,6 +6,8 @@ from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import batch, close, names, train, weights
 
+pytestmark = pytest.mark.slow
+
 
 class Counting:
     """The eager backend, counting how often it is asked to compile."""

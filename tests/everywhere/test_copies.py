@@ -10,6 +10,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import At, Net, loader, reference, same, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda callback: pickle.loads(pickle.dumps(callback))}
 
 

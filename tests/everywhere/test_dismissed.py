@@ -8,6 +8,8 @@ from sal_lightning import SALCallback, StabilitySpectrum
 from tests.everywhere import models
 from tests.everywhere.models import At, Net, Resumable, same, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Interrupted(models.Batches):
     """One batch of another task in the middle."""

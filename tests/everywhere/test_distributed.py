@@ -10,6 +10,8 @@ from tests.everywhere import models, workers
 from tests.everywhere.models import Net, loader, moved, same, trainer
 from tests.everywhere.workers import Plan, fit
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 PROTECTIONS = ["subspace", "element", "tensor"]
 

@@ -8,6 +8,8 @@ from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import close, names, train, weights
 
+pytestmark = pytest.mark.slow
+
 TOKENS, WIDTH = 6, 4
 
 

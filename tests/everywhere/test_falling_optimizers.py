@@ -17,6 +17,8 @@ from tests.everywhere.common import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def data():
     return stream(BEFORE, AFTER, heads=True)

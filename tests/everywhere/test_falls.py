@@ -8,6 +8,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import Net, loader, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Falls(Net):
     """Fails in the middle of its first fit, never again."""

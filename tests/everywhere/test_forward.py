@@ -7,6 +7,8 @@ from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import batch, close, moved, train, weights
 
+pytestmark = pytest.mark.slow
+
 
 class Stack(nn.Module):
     def __init__(self, checkpointed):

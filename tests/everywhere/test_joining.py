@@ -7,6 +7,8 @@ from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import OPTIMIZERS, equal, moved, names, overlapping, train, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)

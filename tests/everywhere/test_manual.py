@@ -24,6 +24,8 @@ from tests.everywhere.common import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 BEFORE, AFTER = 30, 60
 CLOSE = 1e-6
 

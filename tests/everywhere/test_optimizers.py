@@ -27,6 +27,8 @@ from tests.everywhere.common import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def child(parameters):
     torch.optim.Adam([nn.Parameter(torch.zeros(1))])

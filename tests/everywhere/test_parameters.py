@@ -7,6 +7,8 @@ from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import batch, moved, names, overlapping, same, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 def test_lazy_layers_are_covered_from_the_first_step_that_has_them(tmp_path, protection):

@@ -23,6 +23,8 @@ from tests.everywhere.common import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS, CHANGE = 120, 60
 BATCHES = stream(CHANGE, STEPS - CHANGE)
 

@@ -10,6 +10,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import At, Net, Resumable, loader, same, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")

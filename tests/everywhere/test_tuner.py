@@ -7,6 +7,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import Net, same, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Tunable(Net):
     """Has what the tuner looks for: a learning rate and a batch size."""

@@ -8,6 +8,8 @@ from sal_lightning import SALCallback
 from tests.everywhere import models
 from tests.everywhere.models import Net, loader, reference, same, steps, trainer
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_fast_development_run_watches_one_step(tmp_path):
     callback = SALCallback()

@@ -1,6 +1,10 @@
 """What the notebook on adapters says, with few steps."""
 
-from tests.examples.run import run
+import pytest
+
+from tests.examples.run import in_a_fork
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"LEARN": 120, "TUNE": 60, "ROWS": 40}
 
@@ -13,7 +17,7 @@ def small(folder):
         "goals": "goals",
         "spectrum": "sal.spectrum()._asdict()",
     }
-    return run("character_lora", folder, SMALL, asked)
+    return in_a_fork("character_lora", folder, SMALL, asked)
 
 
 def both_begin_at_the_same_losses_and_learn_code(found) -> None:

@@ -1,6 +1,10 @@
 """What the notebook on a governed agent says, with two rounds."""
 
-from tests.examples.run import run
+import pytest
+
+from tests.examples.run import in_a_kernel
+
+pytestmark = pytest.mark.slow
 
 ROUNDS = 2
 
@@ -17,7 +21,7 @@ def small(folder):
         "page": "PAGE.read_text()[:15]",
         "verified": "[whole, tampered]",
     }
-    return run("governed_agent", folder, {"ROUNDS": ROUNDS}, asked)
+    return in_a_kernel("governed_agent", folder, {"ROUNDS": ROUNDS}, asked)
 
 
 def the_call_that_a_rule_denies_is_not_made_and_the_model_is_told(found) -> None:

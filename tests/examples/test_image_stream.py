@@ -1,6 +1,10 @@
 """What the notebook on a stream of images says, on the digits of scikit-learn and with few steps."""
 
-from tests.examples.run import run
+import pytest
+
+from tests.examples.run import in_a_fork
+
+pytestmark = pytest.mark.slow
 
 STEPS = 40
 
@@ -16,7 +20,7 @@ def small(folder):
         "novelty": "run.series['novelty'].values",
         "drift": "[one.series['feature_drift'].values[-1] for one in (run, plain)]",
     }
-    return run("image_stream", folder, {"DATA": "digits", "STEPS": STEPS}, asked)
+    return in_a_fork("image_stream", folder, {"DATA": "digits", "STEPS": STEPS}, asked)
 
 
 def the_plain_network_forgets_the_first_task_and_sal_keeps_it(found) -> None:

@@ -10,7 +10,9 @@ from experiments.anatomy import undone, variants
 from experiments.continual.protocol import run
 from experiments.continual.streams import StreamName
 
-STEPS = 64
+pytestmark = pytest.mark.slow
+
+STEPS = 40
 
 
 def test_what_moved_is_undone_along_directions_or_along_all_others() -> None:

@@ -11,6 +11,8 @@ from experiments.continual.results import read_all
 from experiments.figure import spread
 from sal_lightning.report import reading
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

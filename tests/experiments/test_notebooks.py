@@ -73,6 +73,7 @@ def test_settings_take_the_place_of_those_of_the_script(script: Path, tmp_path: 
     assert next(outputs(done)).text == "42\n"
 
 
+@pytest.mark.slow
 def test_a_notebook_is_written_with_pictures_for_figures(
     script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

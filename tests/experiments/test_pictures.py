@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from experiments import pictures
 from tests.browser import need
+
+pytestmark = pytest.mark.slow
 
 LARGEST = 150_000  # bytes
 

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from experiments.continual.data import load
 from experiments.continual.streams import make
 from experiments.published import HEADINGS, RULES, Watched, cells, main, mean
@@ -24,6 +26,7 @@ def test_the_page_is_filled_with_a_row_for_each_optimizer_and_rule(tmp_path: Pat
     assert "old" not in text
 
 
+@pytest.mark.slow
 def test_under_sgd_it_freezes_under_adam_it_moves_on_and_under_both_opens_at_a_change() -> None:
     stream, steps = make("split-domain", load("digits"), 0), 60
     found = {

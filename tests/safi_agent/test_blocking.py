@@ -161,6 +161,7 @@ def test_on_uvloop(make: Any) -> None:
     assert [m.content for m in uvloop.run(forbidding())] == ["An answer."] * 2
 
 
+@pytest.mark.slow
 def test_the_first_turn_of_a_process(tmp_path: Path) -> None:
     """Nothing is imported, opened or started late on the loop."""
     program = """

@@ -6,8 +6,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from safi_agent.fork import Held, Stage, register
 from tests.safi_agent.logged import lines
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CHILDREN = int(os.environ.get("SAFI_FORKS", "12"))

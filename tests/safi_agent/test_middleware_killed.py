@@ -3,8 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from langchain.agents.middleware import AgentMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
 
 from safi_agent import SafiMiddleware
+from tests import forked
 from tests.safi_agent.agents.calling import THREAD, Calling, Tools, paying, records, texts
 from tests.safi_agent.fakes import THREE, Fake
 
@@ -72,8 +71,7 @@ def test_killed_after_its_answer_was_released_the_run_goes_on_in_another_process
         "import sys; from pathlib import Path; from tests.safi_agent.test_middleware_killed import *;"
         "run_in(Path(sys.argv[1]), True)[0].invoke({'messages': ['q']}, THREAD, durability='sync')"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    died = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    died = forked.run(code, tmp_path)
     assert died.returncode == -signal.SIGKILL, died.stderr
     agent, middleware, model = run_in(tmp_path, False)
     with middleware:

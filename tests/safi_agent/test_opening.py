@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-import subprocess
-import sys
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from safi_agent.opening import name_of
 from safi_agent.release import is_same
+from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, in_turn
 from tests.safi_agent.logged import lines
 
@@ -209,17 +208,7 @@ with create_safi_chain(Fake(intellect=says), THREE, store="sqlite:///s.db", log=
     named = {"configurable": {"safi_turn_id": "t"}}
     print(*[safi.invoke(p, named).content for p in (["a", "b", "c"] if crash else ["c", "b", "a", "c"])], sep="|")
 """
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program, *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        for words in (["first", "crash"], ["second", ""])
-    ]
+    runs = [forked.run(program, *words, cwd=tmp_path) for words in (["first", "crash"], ["second", ""])]
     assert [run.returncode for run in runs] == [3, 0], runs[1].stderr
     assert runs[1].stdout.strip() == "c of second|b of first|a of first|c of second"
 

@@ -118,6 +118,7 @@ def test_a_callers_tracer_sees_no_more_than_the_nodes(govern: Any) -> None:
     assert turn_ids(run) == set()
 
 
+@pytest.mark.slow
 def test_langsmith_sends_both_to_opentelemetry() -> None:
     pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
     names = ("LANGSMITH_TRACING", "LANGSMITH_OTEL_ENABLED", "LANGSMITH_OTEL_ONLY")

@@ -53,6 +53,7 @@ def test_without_a_change_training_is_untouched(tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("consolidate_on", ["novelty", "fit", 25, None])
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 def test_two_epochs_are_one_saved_and_one_resumed_bit_for_bit(tmp_path, protection, consolidate_on):

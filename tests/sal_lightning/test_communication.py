@@ -18,6 +18,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_two_lines_keep_the_first_task_under_any_optimizer_and_learn_the_second(name):
     forgotten, learned = {}, {}
@@ -35,6 +36,7 @@ def test_two_lines_keep_the_first_task_under_any_optimizer_and_learn_the_second(
     assert learned[True] < 0.15  # of a variance of 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 def test_on_one_stationary_task_the_loss_is_that_of_plain_training(protection):
     """Labels with noise: both must come down to its floor, also after everything was consolidated again and again."""

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import sal_lightning
 
 
@@ -25,6 +27,7 @@ def loaded(module: str, others: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_importing_it_loads_neither_the_other_package_nor_wandb():
     assert loaded("sal_lightning", "('safi_agent', 'wandb', 'plotly', 'sklearn')") == "[]"
 

@@ -10,6 +10,7 @@ from benchmarks.governance import alone, peers, report
 from benchmarks.governance.rounds import OURS
 
 
+@pytest.mark.slow
 def test_quick_measures_all_of_ours_and_loses_nothing(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before <!-- governance quick --><!-- /governance quick --> after")
@@ -25,6 +26,7 @@ def test_quick_measures_all_of_ours_and_loses_nothing(tmp_path: Path) -> None:
     assert "SAFi middleware" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,6 +39,7 @@ def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
     assert "| NeMo Guardrails |  | not installed: no such wheel |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_turns_per_second_and_memory_count_their_audits(tmp_path: Path) -> None:
     governance.main(["--turns-per-second", "30", "--out", str(tmp_path)])
     fast = json.loads((tmp_path / "turns-per-second.json").read_text())

@@ -9,6 +9,8 @@ from experiments.continual import cli
 from experiments.continual.evaluation import TaskAccuracy
 from experiments.continual.protocol import run
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((provenance.ROOT / "configs" / "experiments").glob("*.yaml"))
 
 

@@ -9,6 +9,8 @@ from experiments.continual import __main__ as command_line
 from experiments.continual import methods
 from experiments.continual.results import Run, read_all
 
+pytestmark = pytest.mark.slow
+
 
 def arguments(out: Path, *more: str) -> list[str]:
     return ["--data", "digits", "--methods", "plain", "--steps", "3", "--out", str(out), *more]

@@ -1,7 +1,11 @@
 """The tables of the front page."""
 
+import pytest
+
 from experiments.continual.overview import overview
 from experiments.continual.protocol import Result
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_overview_holds_the_compared_streams_of_mnist(plain: Result) -> None:

@@ -12,6 +12,8 @@ from experiments.continual import methods
 from experiments.continual.protocol import Result, run
 from experiments.continual.streams import StreamName
 
+pytestmark = pytest.mark.slow
+
 
 class Watch(Callback):
     """Remember what a method could see."""

@@ -9,6 +9,8 @@ from experiments.continual.streams import make
 from experiments.detection.__main__ import STEPS, main, turns
 from experiments.detection.results import rotations
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):

@@ -13,6 +13,8 @@ from experiments.language.text import split
 from sal_lightning import SALCallback
 from tests.experiments.language.common import DOMAINS, SCALE
 
+pytestmark = pytest.mark.slow
+
 
 def stage(cache: Path, seed: int = 0) -> FirstStage:
     return FirstStage(DOMAINS, SCALE, seed, cache)

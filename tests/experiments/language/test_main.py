@@ -9,6 +9,8 @@ from experiments.language.curves import read_all
 from experiments.language.methods import METHODS
 from experiments.language.settings import QUICK
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--quick", "--steps", "8", "4", "2")
 
 

@@ -12,6 +12,8 @@ from experiments.language.protocol import Result, run
 from experiments.language.settings import Settings
 from tests.experiments.language.common import DOMAINS, SCALE
 
+pytestmark = pytest.mark.slow
+
 
 def result(folder: Path, method: str = "plain", seed: int = 0) -> Result:
     return run(Settings(method, METHODS[method].strengths[0], seed, 1e-2, SCALE), DOMAINS, folder)

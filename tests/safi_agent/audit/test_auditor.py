@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage
 from sqlalchemy import event
 
 from safi_agent import Alert, create_safi_chain
+from tests import forked
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn, ledger
 
 
@@ -201,9 +202,11 @@ def test_200_at_once_are_all_audited_in_order(make: Any, tmp_path: Path) -> None
 ENDED = "The thread that audits had ended; another one takes up 1 open turns.\n"
 
 
-def run(code: str, folder: Path, *, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+def run(code: str, folder: Path, *, ending: bool = False) -> "subprocess.CompletedProcess[str]":
+    """Run this as a program; ``ending`` is for what happens when an interpreter ends."""
     head = (
-        "import asyncio, os, sys, time\n"
+        "import asyncio, os, sys, time, warnings\n"
+        "warnings.simplefilter('error')\n"
         "from safi_agent import create_safi_chain\n"
         "from tests.safi_agent.fakes import *\n"
         f"folder = {str(folder)!r}\n"
@@ -211,21 +214,24 @@ def run(code: str, folder: Path, *, timeout: float = 120) -> "subprocess.Complet
         "    given = dict(store=f'sqlite:///{folder}/safi.db', log=f'{folder}/log.json') | settings\n"
         "    return create_safi_chain(model, THREE, **given)\n"
     )
+    if not ending:
+        return forked.run(head + code)
     root = Path(__file__).parents[3]
     command = [sys.executable, "-W", "error", "-c", head + code]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_program_that_simply_ends_waits_for_its_audits(tmp_path: Path) -> None:
     for code in (
+        "asyncio.run(make(Fake(audit_delay=0.2), conscience_calls='each', store=None).ainvoke('d'))\n"
         "make(Fake(audit_delay=0.2)).batch(list('abc'))",
-        "asyncio.run(make(Fake(audit_delay=0.2), conscience_calls='each', store=None).ainvoke('d'))",
         "from safi_agent.audit.auditor import Auditor\n"
         "run, Auditor._run = Auditor._run, lambda self: None\n"
         "make(Fake()).invoke('e')\n"
         "Auditor._run = run\n",
     ):
-        done = run(code, tmp_path)
+        done = run(code, tmp_path, ending=True)
         assert done.returncode == 0, done.stderr
         assert not done.stderr.replace(ENDED, "")
     assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcde")
@@ -250,6 +256,7 @@ def test_a_forked_child_audits_its_own_turns_and_not_its_parents(tmp_path: Path)
     assert [r["turn"] for r in lines(tmp_path)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uvloop", "nested"])
 def test_on_other_loops(tmp_path: Path, kind: str) -> None:
     """uvloop, and a loop that already runs while the sync method is called in it, as in a notebook."""
@@ -265,7 +272,7 @@ def test_on_other_loops(tmp_path: Path, kind: str) -> None:
         "        await asyncio.gather(*(safi.ainvoke(str(i)) for i in range(5)))\n"
         "        assert await safi.adrain() == 5\n"
     )
-    done = run(head + code, tmp_path)
+    done = run(head + code, tmp_path, ending=kind == "nested")
     assert done.returncode == 0, done.stderr
     assert len(lines(tmp_path)) == (5 if kind == "uvloop" else 6)
 

@@ -5,28 +5,25 @@ import random
 import signal
 import sqlite3
 import time
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from safi_agent import create_safi_chain
+from tests import forked
 from tests.safi_agent.audit import replayed, worker
 from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10"))
-# Its processes are forked from one that has imported everything and done nothing.
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["__main__", worker.__name__])
 
 
 def start(folder: Path, turns: int = 400) -> BaseProcess:
-    process = CONTEXT.Process(target=worker.main, args=(folder, turns))
-    process.start()
-    return process
+    return forked.start(worker.main, folder, turns)
 
 
 def kill_after(folder: Path, seconds: float) -> None:

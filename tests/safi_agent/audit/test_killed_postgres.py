@@ -3,38 +3,42 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.safi_agent.audit import replayed, worker
 from tests.safi_agent.audit.replayed import MEMORY, ROWS
 from tests.safi_agent.postgres_server import Server
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "2"))
-Process = subprocess.Popen[str]
 
 
-def start(folder: Path, url: str, role: str, turns: int = 400) -> Process:
-    command = [sys.executable, "-m", "tests.safi_agent.audit.worker", str(folder), str(turns), url, role]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+Started = tuple[BaseProcess, "Connection[object, object]"]
 
 
-def up(process: Process) -> Process:
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    return process
+def start(folder: Path, url: str, role: str, turns: int = 400) -> Started:
+    """The process and what it says."""
+    said, say = forked.CONTEXT.Pipe(duplex=False)
+    return forked.start(worker.main, folder, turns, url, role, say.send), said
 
 
-def kill(process: Process) -> None:
+def up(started: Started) -> Started:
+    assert started[1].poll(60)
+    assert started[1].recv() == "up"
+    return started
+
+
+def kill(process: BaseProcess) -> None:
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def wait_for(folder: Path, answers: int) -> None:
@@ -60,7 +64,7 @@ def finish(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_answering_process_is_killed_at_a_random_moment(
     seed: int, tmp_path: Path, postgres: Server, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    victim = up(start(tmp_path, database, "here"))
+    victim, _ = up(start(tmp_path, database, "here"))
     wait_for(tmp_path, 1)
     time.sleep(random.Random(seed).uniform(0, 0.8))
     kill(victim)
@@ -72,20 +76,23 @@ def test_one_of_two_workers_is_killed_amid_audits_and_the_other_does_its_work(
     tmp_path: Path, postgres: Server, database: str
 ) -> None:
     workers = [up(start(tmp_path, database, "audits")) for _ in range(2)]
-    answering = start(tmp_path, database, "worker", 12)
+    answering, _ = start(tmp_path, database, "worker", 12)
     wait_for(tmp_path, 24)
-    kill(workers[0])
+    kill(workers[0][0])
     name = database.rpartition("/")[2]
     orphans = postgres.ask("SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'", name)
-    answering.communicate(timeout=120)
-    assert answering.returncode == 0
+    answering.join(120)
+    assert answering.exitcode == 0
     deadline = time.monotonic() + 120
     while postgres.ask("SELECT 1 FROM safi_turns WHERE settled = 0 LIMIT 1", name):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    workers[1].send_signal(signal.SIGTERM)
-    told, _ = workers[1].communicate(timeout=120)
-    assert workers[1].returncode == 0
-    assert 0 < int(told) <= 72
+    left, said = workers[1]
+    assert left.pid
+    os.kill(left.pid, signal.SIGTERM)
+    assert said.poll(120)
+    assert 0 < said.recv() <= 72
+    left.join(120)
+    assert left.exitcode == 0
     assert orphans[0][0] > 0
     assert check(tmp_path, postgres, database) == 72

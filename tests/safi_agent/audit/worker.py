@@ -1,7 +1,6 @@
 """A process under load that waits to be killed. It notes each turn, with one write, once its answer is in hand.
 
-``python -m tests.safi_agent.audit.worker FOLDER TURNS [URL [here | worker | audits]]``; one that only audits answers
-nothing and ends at SIGTERM.
+One that only audits answers nothing and ends at SIGTERM.
 """
 
 import asyncio
@@ -9,7 +8,7 @@ import importlib
 import json
 import os
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from safi_agent import SafiChain, create_safi_chain
@@ -56,20 +55,18 @@ async def answer(safi: SafiChain, folder: Path, turns: int) -> None:
     await asyncio.gather(*map(lane, "abcdef"))
 
 
-def main(folder: Path, turns: int, url: str | None = None, role: str = "here") -> None:
+def main(
+    folder: Path, turns: int, url: str | None = None, role: str = "here", say: Callable[[object], object] = print
+) -> None:
     if url:
         importlib.import_module("safi_agent.audit.worker").SILENT = 2.0  # a killed one is missed sooner
     if role == "audits":
         safi = chain(folder, url, delay=0.02)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        print("up", flush=True)
-        print(work(safi, 10), flush=True)
+        say("up")
+        say(work(safi, 10))
         return
     safi = chain(folder, url, audit="worker" if role == "worker" else "here")
-    print("up", flush=True)
+    say("up")
     asyncio.run(answer(safi, folder, turns))
     safi.close(0 if role == "worker" else 60)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

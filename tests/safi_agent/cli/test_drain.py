@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import forked
+
 
 def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
     code = (
@@ -17,8 +19,9 @@ def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     drain = ["drain", "--values", "civic", "--model", "offline"]
-    for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", *drain]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert forked.run(code, cwd=tmp_path).returncode == 1
+    command = [sys.executable, "-c", "from safi_agent.cli import app; app()", *drain]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 audit finished." in done.stdout
     assert '"auditStatus": "complete"' in (tmp_path / "saf-spirit-log.json").read_text()
@@ -32,10 +35,9 @@ def test_what_is_left_is_printed_and_ends_it_with_1(tmp_path: Path) -> None:
         "sqlite3.connect('safi.db').execute(\"UPDATE safi_turns SET owner = 'elsewhere:7:x'\").connection.commit()\n"
         "os._exit(1)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     arguments = ["drain", "--values", "civic", "--model", "offline", "--timeout", "5"]
-    for command in (["-c", code], ["-c", "from safi_agent.cli import app; app()", *arguments]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert forked.run(code, cwd=tmp_path).returncode == 1
+    done = forked.run("from safi_agent.cli import app; app()", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "0 audits finished.\n")
     assert done.stderr.splitlines() == [
         "safi drain: 1 turn left.",

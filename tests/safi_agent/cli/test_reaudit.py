@@ -2,8 +2,6 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safi_agent.cli import app
 from safi_agent.log.key import find_key
 from safi_agent.log.verify import verify
 from safi_agent.report.review import review
+from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, ledger
 from tests.safi_agent.logged import lines
 
@@ -169,7 +168,7 @@ def test_killed_amid_it_nothing_is_lost_or_done_twice(make: Any, down: Down, tmp
         "assert safi.reaudit() == 2\n"
         "os._exit(9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = forked.run(code)
     assert done.returncode == 9, done.stderr
     down.up = True
     with create_safi_chain(

@@ -22,6 +22,7 @@ def cosine(p: list[float], q: list[float]) -> float:
     return sum(a * b for a, b in zip(p, q, strict=True)) / (math.hypot(*p) * math.hypot(*q))
 
 
+@pytest.mark.slow
 def test_the_words_of_a_text_are_its_vector_in_any_process() -> None:
     words = LexicalEmbeddings()
     assert words.embed_query("One two, TWO.") == words.embed_query("two one two")

@@ -3,9 +3,9 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,28 +16,31 @@ from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
 from safi_agent.store import open_store
 from safi_agent.store.witness import account_of
+from tests import forked
+from tests.safi_agent.log.writer import work
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("SAFI_KILLS", "10")) // 10
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.safi_agent.log.writer", str(folder)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+def start(folder: Path) -> tuple[BaseProcess, "Connection[int, int]"]:
+    said, say = forked.CONTEXT.Pipe(duplex=False)
+    return forked.start(work, str(folder), say.send), said
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))
 def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: int, tmp_path: Path) -> None:
     rng, log = random.Random(seed), tmp_path / "log.json"
     writers = [start(tmp_path) for _ in range(3)]
-    for process in writers:
-        assert process.stdout
-        assert process.stdout.readline() == "0\n"
-    for process in writers:
+    for _, said in writers:
+        assert said.poll(60)
+        assert said.recv() == 0
+    for process, said in writers:
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
-        process.communicate()
+        process.join()
+        said.close()
     store = open_store(f"sqlite:///{tmp_path}/safi.db")
     flush(store, str(log), 3000)  # what the last writer left; where it was killed between two, that is nothing
     key, anchor = find_key(log), store.anchor(str(log))

@@ -2,13 +2,13 @@
 
 import itertools
 import os
-import sys
+from collections.abc import Callable
 
 from safi_agent.log import flush
 from safi_agent.store import Commit, open_store
 
 
-def work(folder: str) -> None:
+def work(folder: str, say: Callable[[int], object]) -> None:
     store, log = open_store(f"sqlite:///{folder}/safi.db"), f"{folder}/log.json"
     store.keep_values("v", "{}")
     for i in itertools.count():
@@ -17,8 +17,4 @@ def work(folder: str) -> None:
             store.add(body, "v", log, audit=False)
         store.commit_ready(str(os.getpid()), lambda row, before: Commit({"turnId": row.id, "text": "x" * 200}, None))
         flush(store, log, 3000)
-        print(i, flush=True)
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])
+        say(i)

@@ -1,6 +1,6 @@
 """A process that goes on after Ctrl-C: many interrupts at random moments, and then it must still work.
 
-``python -m tests.safi_agent.store.interrupts FOLDER KIND SEEDS`` prints what is wrong, one line each, and nothing else.
+``main`` prints what is wrong, one line each, and nothing else.
 """
 
 import asyncio
@@ -144,8 +144,9 @@ KINDS: dict[str, Callable[[Path, int], str | None]] = {
     "memory": lambda folder, seeds: stored(folder, seeds, memory=True),
 }
 
-if __name__ == "__main__":
-    if wrong := KINDS[sys.argv[2]](Path(sys.argv[1]), int(sys.argv[3])):
+
+def main(folder: str, kind: str, seeds: str) -> None:
+    if wrong := KINDS[kind](Path(folder), int(seeds)):
         print(wrong)
     sys.stdout.flush()
     os._exit(0)

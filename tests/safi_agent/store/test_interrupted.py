@@ -1,8 +1,6 @@
 """Ctrl-C at any moment leaves a store that works, in a process that goes on."""
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from hashlib import sha256
@@ -11,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from safi_agent.store import Store, open_store
+from tests import forked
 
-ROOT = Path(__file__).parents[3]
 SEEDS = os.environ.get("SAFI_INTERRUPTS", "6")
 V = sha256(b"{}").hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", "async", "file", "memory"])
 def test_interrupts_at_random_moments_wedge_nothing(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.safi_agent.store.interrupts", str(tmp_path), kind, SEEDS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    code = "import sys; from tests.safi_agent.store.interrupts import main; main(*sys.argv[1:])"
+    done = forked.run(code, tmp_path, kind, SEEDS, timeout=300)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

@@ -2,9 +2,8 @@
 
 import json
 import logging
+import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,36 +12,37 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from safi_agent import ValueSet, assess, load_values
+from safi_agent import ValueSet, assess, create_safi_chain, load_values
 from safi_agent.store.leases import FORGOTTEN, LEASE
 from safi_agent.store.tables import turns
-from tests.safi_agent.fakes import GATED, THREE, Fake, ledger
+from tests import forked
+from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
 from tests.safi_agent.logged import lines
 
-ROOT = Path(__file__).parents[3]
 SAME_KEY = {"configurable": {"safi_key": "shared"}}
 RENAMED = THREE.model_copy(update={"name": "renamed"})
 OTHER = load_values({"name": "renamed", "refusal": "No.", "values": [{"name": "Mercy", "weight": 1}]})
-HEAD = (
-    "import os, sys, time\n"
-    "from safi_agent import create_safi_chain\n"
-    "from tests.safi_agent.fakes import *\n"
-    "same = {'configurable': {'safi_key': 'shared'}}\n"
-)
-DIES = HEAD + (
-    "store, log, values = sys.argv[1:]\n"
-    "values = {'three': THREE, 'gated': GATED}[values]\n"
-    "model = Fake(audit_delay=60, will=approve(['No Harm']))\n"
-    "create_safi_chain(model, values, store=store, log=log).invoke('old ' + values.name, same)\n"
-    "time.sleep(0.5)\n"
-    "os._exit(9)\n"
-)
-LIVES = DIES.replace("os._exit(9)", "print('up', flush=True)\ntime.sleep(60)")
+VALUES = {"three": THREE, "gated": GATED}
+
+
+def answer(store: str, log: Path, values: str, up: Any = None) -> None:
+    """Answer a turn, begin its audit, and die, or live on where there is someone to tell."""
+    model = Fake(audit_delay=60, will=approve(["No Harm"]))
+    create_safi_chain(model, VALUES[values], store=store, log=log).invoke(f"old {values}", SAME_KEY)
+    deadline = time.monotonic() + 60
+    while not model.asked("conscience"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if up:
+        up.set()
+        time.sleep(60)
+    os._exit(9)
 
 
 def killed(store: str, log: Path, values: str = "three") -> None:
-    done = subprocess.run([sys.executable, "-c", DIES, store, str(log), values], cwd=ROOT)
-    assert done.returncode == 9
+    process = forked.start(answer, store, log, values)
+    process.join(60)
+    assert process.exitcode == 9
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -126,23 +126,22 @@ def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_p
 def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_path: Path) -> None:
     model = Fake(conscience=ledger(OTHER))
     safi = make(model, OTHER, store=store)
-    command = [sys.executable, "-c", LIVES, store, str(tmp_path / "old.json"), "three"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
-        try:
-            assert other.stdout is not None
-            assert other.stdout.readline() == "up\n"
-            safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
-            assert safi.drain(60) == 1
-            safi.invoke("behind it", SAME_KEY)
-            assert safi.drain(1.0) == 0
-            (sentence,) = safi._auditor.store.blocked("renamed")
-            assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
-            assert f":{other.pid}: they are taken over when it has ended" in sentence
-            assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
-        finally:
-            other.kill()
-            other.wait()
-            safi._auditor.beat()
+    up = forked.CONTEXT.Event()
+    other = forked.start(answer, store, tmp_path / "old.json", "three", up)
+    try:
+        assert up.wait(60)
+        safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
+        assert safi.drain(60) == 1
+        safi.invoke("behind it", SAME_KEY)
+        assert safi.drain(1.0) == 0
+        (sentence,) = safi._auditor.store.blocked("renamed")
+        assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
+        assert f":{other.pid}: they are taken over when it has ended" in sentence
+        assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
+    finally:
+        other.kill()
+        other.join()
+        safi._auditor.beat()
 
 
 def damage(folder: Path, statement: str) -> None:

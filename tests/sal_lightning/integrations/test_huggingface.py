@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,9 @@ transformers = pytest.importorskip("transformers")
 
 from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum  # noqa: E402
 from sal_lightning.integrations.huggingface import FILE, SALTrainerCallback  # noqa: E402
+from tests import forked  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 BANDS = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")
@@ -338,9 +339,14 @@ def test_what_it_cannot_do_is_refused(tmp_path):
 
 
 def test_the_library_needs_no_transformers_and_the_integration_says_what_to_install():
-    # torchmetrics imports transformers for metrics of its own.
-    code = "import sys, torchmetrics; sys.modules['transformers'] = None; import sal_lightning; print('imported')\n"
-    code += "import sal_lightning.integrations.huggingface"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = """
+import sys, torchmetrics  # which imports transformers for metrics of its own
+for name in [name for name in sys.modules if name.partition(".")[0] in ("sal_lightning", "transformers")]:
+    del sys.modules[name]
+sys.modules["transformers"] = None
+import sal_lightning; print("imported")
+import sal_lightning.integrations.huggingface
+"""
+    ran = forked.run(code)
     assert ran.stdout.strip() == "imported"
     assert 'pip install "sal-lightning[huggingface]"' in ran.stderr.splitlines()[-1]

@@ -15,6 +15,8 @@ from tests.browser import look
 from tests.everywhere.models import Batches
 from tests.sal_lightning.report.runs import fit
 
+pytestmark = pytest.mark.slow
+
 X = Batches()[0][0]
 # What plotly drew, as numbers: the end of each line in units of its axes.
 LINES = """

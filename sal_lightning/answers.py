@@ -55,13 +55,16 @@ class Answers:
         live = [(layer.step, layer.events, layer.evidence) for layer in self.layers]
         saved = [(one["step"], one["events"], one.get("evidence", {})) for one in self._waiting.get("layers", [])]
         known = saved or live
-        counts = [evidence.count(events, why) for _, events, why in known]
+        parts = [evidence.count(events, why) for _, events, why in known]
+        counts = evidence.Counts(*(sum(column) for column in zip(*parts, strict=True)))
+        suspects = any(layer.suspects for layer in self.layers)
         return Account(
-            self.spectrum(),
-            evidence.Counts(*(sum(column) for column in zip(*counts, strict=True))),
+            # Trainers ask for the repr of their callbacks: no device is waited for where nothing can be held.
+            self.spectrum() if any(counts) or suspects else StabilitySpectrum(0.0, 0.0, 100.0),
+            counts,
             max((step for step, _, _ in known), default=0),
             self.settings.consolidate_on,
-            suspects=any(layer.suspects for layer in self.layers),
+            suspects,
             waits=bool(saved),
         )
 

@@ -109,7 +109,7 @@ def text(
     lines = [*textwrap.wrap(verdict(account), WIDTH), ""]
     chosen = f"consolidate_on={settings.consolidate_on!r}, protection={settings.protection!r}"
     rows = {"Settings": f"{chosen}, strength={settings.strength:g}"}
-    if layers:
+    if layers and not account.waits:
         rows |= {
             "Training": _training(layers),
             "Held": f"{_bands(account.held)}, as the next update meets them",

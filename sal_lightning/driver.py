@@ -179,7 +179,8 @@ class Driver(Answers):
                 self.notices.unbound(layer.unbound)
             if every == "novelty" and layer.jumped:
                 self.notices.no_event(layer.step - layer.begun, held=bool(layer.events))
-            elif isinstance(every, int) and layer.step < every and not layer.events:
+            # Steps count on: a second fit as long may reach what the first did not.
+            elif isinstance(every, int) and 2 * layer.step - layer.begun < every and not layer.events:
                 self.notices.too_few_steps(every, layer.step)
 
     def _in_step(self, running: bool) -> None:

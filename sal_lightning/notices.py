@@ -102,8 +102,8 @@ class Notices:
         self._once(
             TOO_FEW,
             f"Nothing is held: consolidate_on={every} is more than the {steps} steps that were taken until the end of "
-            "this fit. Steps are counted on over several fits. Set consolidate_on to a smaller number, or call "
-            "consolidate().",
+            "this fit, and another one as long would not reach it. Steps are counted on over several fits. Set "
+            "consolidate_on to a smaller number, or call consolidate().",
         )
 
     def unbound(self, names: Collection[str]) -> None:

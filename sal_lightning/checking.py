@@ -42,7 +42,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "eyes": _named(_rule),
         "trusted": _optional(_named(_any)),
     }
-    _fields(required, {"pending": _named(_pending)}, extra=True)(state, at)
+    _fields(required, {"pending": _named(_pending), "evidence": _evidence}, extra=True)(state, at)
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
@@ -74,6 +74,14 @@ def _novelty(x: Any, at: str) -> None:
     )
     if new and not len(x["usual"]) == len(x["fresh"]) == 3:
         raise ValueError(f"Expected {at} to have three numbers in 'usual' and in 'fresh'.")
+
+
+def _evidence(x: Any, at: str) -> None:
+    if not isinstance(x, Mapping):
+        raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
+    for step, text in x.items():
+        _whole(step, f"a step in {at}")
+        _text(text, f"{at}[{step}]")
 
 
 def _rule(x: Any, at: str) -> None:

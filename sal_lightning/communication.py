@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from sal_lightning import checking, compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
+from sal_lightning.evidence import BY_HAND, EVERY_STEPS, INPUTS, REMEMBERED, with_evidence
 from sal_lightning.hearing import Hearing
 from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
@@ -91,9 +92,12 @@ class CommunicationLayer:
         self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.novelty = Novelty()
-        self.step = 0  # optimizer steps analyzed
+        self.step = 0  # optimizer steps analyzed,
+        self.begun = 0  # and when it began to listen
         self.skips = 0  # that the scaler skipped
-        self.events: list[int] = []  # the steps at which something was consolidated
+        self.events: list[int] = []  # the steps at which something was consolidated,
+        self.evidence: dict[int, str] = {}  # and what each of these consolidations followed from, in a few words
+        self.jumped = False  # whether the loss or a deeper layer jumped in this fit, and no event came of it
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
@@ -152,7 +156,7 @@ class CommunicationLayer:
             self.forget_step()
             every = self.settings.consolidate_on
             if isinstance(every, int) and self.step % every == 0:
-                self.consolidate()
+                self.consolidate_for(EVERY_STEPS)
 
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
@@ -191,10 +195,14 @@ class CommunicationLayer:
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
+        self.consolidate_for(BY_HAND)
+
+    def consolidate_for(self, evidence: str) -> None:
+        """Consolidate, and note what this follows from: one of ``evidence.ASKED``."""
         with exactly(self._device):
             self._provisional.dismiss()
             self._coverage.consolidate()
-            self._begin_window()
+            self._begin_window(evidence)
 
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
@@ -226,7 +234,9 @@ class CommunicationLayer:
         if not looked and processes.count() == 1:  # others may have seen some
             raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
-        self.consolidate()
+        self.consolidate_for(REMEMBERED)
+        if looked and self._had_eyes and not self._reached.known and self.settings.protection == "subspace":
+            self.notices.not_remembered()
 
     def spectrum(self) -> StabilitySpectrum:
         """Percent of the covered weights that the next update will meet as protected, neutral and volatile."""
@@ -255,6 +265,22 @@ class CommunicationLayer:
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     @property
+    def suspects(self) -> bool:
+        """Whether a change is suspected, so that more is held than was consolidated."""
+        return self._provisional.before is not None
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that are protected by their inputs and did not run since training began; empty before any did."""
+        known = self._reached.known
+        return [eye.name for eye in self.eyes if eye in self.rules and eye not in known] if known else []
+
+    @property
+    def unbound(self) -> list[str]:
+        """Parameters that are trained now, while what a loaded state holds of them waits."""
+        return self._coverage.unbound()
+
+    @property
     def attached(self) -> bool:
         """Whether it is listening."""
         return self._attached
@@ -275,6 +301,7 @@ class CommunicationLayer:
 
     def _hook_layers(self) -> None:
         self._hearing.remove()
+        self.begun = self.step
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
         compiling.renew()
         for eye in self.eyes:
@@ -297,6 +324,7 @@ class CommunicationLayer:
             "protection": self.settings.protection,
             "step": self.step,
             "events": list(self.events),
+            "evidence": dict(self.evidence),
             "novelty": self.novelty.state_dict(),
             **self._coverage.state_dict(),
             "trusted": self._provisional.state_dict(),
@@ -324,6 +352,7 @@ class CommunicationLayer:
         reached.resume(state.get("pending", {}))
         self._coverage, self._reached, self._provisional, self.novelty = coverage, reached, provisional, novelty
         self.step, self.events = state["step"], list(state["events"])
+        self.evidence = dict(state.get("evidence", {}))
         if self.attached:
             self._hook_layers()
 
@@ -347,7 +376,7 @@ class CommunicationLayer:
         self._provisional.hold()
         if evidence >= CONFIRM:
             self._provisional.confirm()
-            self._begin_window()
+            self._begin_window(INPUTS)
         return False
 
     def _learn(self, surprise: float) -> None:
@@ -355,9 +384,11 @@ class CommunicationLayer:
             for eye in self.eyes:
                 eye.look()
 
-    def _begin_window(self) -> None:
+    def _begin_window(self, evidence: str) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
         self.events.append(self.step)
+        self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), evidence)
+        self.jumped = False
         self._clear_windows()
 
     def _clear_windows(self) -> None:

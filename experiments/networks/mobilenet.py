@@ -25,6 +25,17 @@ class WeightsMissing(ValueError):
         )
 
 
+def weights_file(folder: Path | None) -> Path:
+    """The file with the weights.
+
+    Raises:
+        WeightsMissing: it is not in the folder, or there is no folder.
+    """
+    if folder is None or not (folder / FILE).is_file():
+        raise WeightsMissing(folder)
+    return folder / FILE
+
+
 def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU6."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -72,11 +83,8 @@ class Pretrained(nn.Module):
 
     def __init__(self, side: int, weights: Path | None, classes: int = 10) -> None:
         super().__init__()
-        file = None if weights is None else weights / FILE
-        if file is None or not file.is_file():
-            raise WeightsMissing(weights)
         self.side, self.net = side, MobileNetV2()
-        self.net.load_state_dict(torch.load(file, weights_only=True))
+        self.net.load_state_dict(torch.load(weights_file(weights), weights_only=True))
         self.net.classifier[1] = nn.Linear(1280, classes)
         self.mean: Tensor
         self.deviation: Tensor

@@ -59,12 +59,12 @@ def convnet(side: int, norm: Norm) -> nn.Module:
 
 
 def separable(side: int) -> nn.Module:
-    """As ``convnet``, with convolutions separated into depthwise 3×3 and pointwise ones after the first."""
-    parts: list[nn.Module] = [Images(side), nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-    for inputs, outputs in ((16, 32), (32, 64)):
-        parts += [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs), nn.BatchNorm2d(inputs), nn.ReLU()]
-        parts += [nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(64 * (side // 4) ** 2, CLASSES))
+    """Depthwise 3×3 convolutions, each followed by a pointwise one (Howard et al. 2017); the mean over the image."""
+    parts: list[nn.Module] = [Images(side), nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    for inputs, outputs, stride in ((16, 32, 1), (32, 64, 2), (64, 64, 1)):
+        parts += [nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs), nn.BatchNorm2d(inputs), nn.ReLU()]
+        parts += [nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
 
 
 class Residual(nn.Module):
@@ -86,7 +86,7 @@ class Residual(nn.Module):
 
 def resnet(side: int) -> nn.Module:
     """A convolution, three residual blocks and the mean over the image."""
-    first = Images(side), nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+    first = Images(side), nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
     blocks = Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)
     return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
 
@@ -187,7 +187,7 @@ class NoisedClassifier(nn.Module):
 class Denoiser(nn.Module):
     """Predicts the noise in images, given its level; that is embedded first: a small U-Net (Ho et al. 2020)."""
 
-    def __init__(self, side: int, width: int = 24) -> None:
+    def __init__(self, side: int, width: int = 16) -> None:
         super().__init__()
         self.level, self.scale = NoiseLevel(64), nn.Linear(64, 2 * width)
         self.images = Images(side)

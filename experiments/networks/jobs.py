@@ -29,10 +29,10 @@ def carry_out(todo: Sequence[Run], weights: Path | None, jobs: int = 1, threads:
     if jobs < 1:
         raise ValueError(f"Expected jobs of at least 1, got {jobs}.")
     one = partial(attempt, weights=weights)
-    if jobs == 1:
+    if jobs == 1 or not todo:
         yield from map(one, todo)
         return
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, fresh, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), fresh, torch.set_num_threads, (threads,)) as pool:
         for done in as_completed([pool.submit(one, asked) for asked in todo]):
             yield done.result()

@@ -83,8 +83,9 @@ class Pretrained(nn.Module):
 
     def __init__(self, side: int, weights: Path | None, classes: int = 10) -> None:
         super().__init__()
+        file = weights_file(weights)
         self.side, self.net = side, MobileNetV2()
-        self.net.load_state_dict(torch.load(weights_file(weights), weights_only=True))
+        self.net.load_state_dict(torch.load(file, weights_only=True))
         self.net.classifier[1] = nn.Linear(1280, classes)
         self.mean: Tensor
         self.deviation: Tensor

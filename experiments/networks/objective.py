@@ -41,4 +41,4 @@ def score(network: str, out: Tensor, target: Tensor) -> float:
     """Accuracy in [0, 1], or the share of the noise's variance that is explained, at most 1."""
     if network == DENOISER:
         return 1 - float((out - target).square().sum() / target.square().sum())
-    return float((out.argmax(1) == target).float().mean())
+    return float((out.argmax(1) == target).double().mean())

@@ -1,5 +1,6 @@
 """One run: a network, a stream, a method and a seed in; what was found, learned and kept out."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,7 @@ def run(asked: Run, weights: Path | None = None) -> Record:
 
     Raises:
         ValueError: an unknown network, stream or method, or a network whose weights are missing.
+        ArithmeticError: training diverged.
     """
     if asked.method not in METHODS:
         raise ValueError(f"Expected method to be one of {METHODS}, got {asked.method!r}.")
@@ -92,6 +94,10 @@ def run(asked: Run, weights: Path | None = None) -> Record:
     started = time.process_time()
     fit(learner, stream, [*method, scores], asked.method == "joint")
     seconds = time.process_time() - started
+    if not all(map(math.isfinite, scores.learned + scores.kept)):
+        raise ArithmeticError(
+            f"Expected finite scores, got {scores.learned} when learned and {scores.kept} at the end."
+        )
     sal = next((c for c in method if isinstance(c, SALCallback)), None)
     return {
         **asked._asdict(),

@@ -48,8 +48,13 @@ def read(file: Path) -> list[Record]:
     """All runs in the file, the last one where one was run again; a line that was cut short is left out."""
     lines = file.read_text().split("\n")[:-1] if file.is_file() else []
     records = {key(record): record for record in map(json.loads, lines)}
-    orders = [list(names) for names in (NAMES, STREAMS, METHODS)]
-    return [records[run] for run in sorted(records, key=lambda run: (*map(list.index, orders, run), run))]
+    return [records[run] for run in sorted(records, key=place)]
+
+
+def place(run: Run) -> tuple[int, int, int, Run]:
+    """Where it stands: networks, streams and methods in the order of their lists, then seeds."""
+    streams = list(STREAMS)
+    return NAMES.index(run.network), streams.index(run.stream), METHODS.index(run.method), run
 
 
 def key(record: Record) -> Run:
@@ -182,8 +187,9 @@ def comparisons(groups: Group) -> Iterator[tuple[str, ...]]:
         yield f"evaluation mode within {100 * SAME:g} point of training mode", "all", reached, verdict(gap <= SAME)
     for network in BATCH_NORM:
         if group := groups.get((network, "brighter", "sal")):
-            old = cell(group).old
-            yield f"{network}, old after brighter", f"≥ {BRIGHTER}", f"{old:.3f}", verdict(old >= BRIGHTER)
+            was, old, _ = cell(group)
+            reached = f"{old:.3f}, of {was:.3f} when learned"
+            yield f"{network}, old after brighter", f"≥ {BRIGHTER}", reached, verdict(old >= BRIGHTER)
 
 
 def page(records: Sequence[Record]) -> str:
@@ -202,7 +208,7 @@ def origin(records: Sequence[Record]) -> str:
     asked = {field: list(dict.fromkeys(str(r[field]) for r in records)) for field in Run._fields}
     asked["data"] = [name for name in asked["data"] if name != FASHION] or asked["data"]  # MobileNetV2 takes its own
     command = " ".join(f"--{OPTIONS.get(field, field)} {' '.join(values)}" for field, values in asked.items())
-    commits = ", ".join(sorted({r["commit"].replace(r["commit"][8:40], "") for r in records}))
+    commits = ", ".join(sorted({r["commit"][:8] + r["commit"][40:] for r in records}))
     machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
     versions = ", ".join(f"{name} {number}" for name, number in records[0]["versions"].items())
     hours = sum(r["cpu_seconds"] for r in records) / 3600

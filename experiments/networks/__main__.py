@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
-from experiments.networks import results
+from experiments.networks import page, results
 from experiments.networks.jobs import carry_out
 from experiments.networks.mobilenet import WeightsMissing, weights_file
 from experiments.networks.networks import MOBILENET, NAMES
@@ -76,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [record for record in results.read(file) if results.key(record) in asked]
     groups = results.grouped(records)
     for stream in STREAMS:
-        if rows := list(results.rows(groups, stream)):
-            console.print(show.table(stream, results.SHORT, map(results.short, rows)))
+        if rows := list(page.rows(groups, stream)):
+            console.print(show.table(stream, page.SHORT, map(page.short, rows)))
     console.print(f"{len(todo) - len(failures)} run, {len(runs) - len(todo)} there already, in {file}")
     if args.table and records:
-        rewrite(args.table, "networks", results.page(records))
+        rewrite(args.table, "networks", page.page(records))
     if failures:
         raise SystemExit(f"{len(failures)} failed.")
 

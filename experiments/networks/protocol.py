@@ -45,7 +45,8 @@ class Run(NamedTuple):
     def command(self) -> str:
         """The line that repeats it."""
         named = f"--networks {self.network} --streams {self.stream} --methods {self.method} --seeds {self.seed}"
-        return f"python -m experiments.networks {named} --data {self.data} --steps {self.steps} --batch {self.batch}"
+        line = f"python -m experiments.networks {named} --data {self.data} --steps {self.steps} --batch {self.batch}"
+        return line + (" --weights FOLDER" if self.network == MOBILENET else "")
 
 
 def useful(run: Run, first_seed: int) -> bool:

@@ -2,8 +2,10 @@
 
 import json
 
-from experiments.networks import results
-from experiments.networks.results import append, cell, changes, comparisons, detection, grouped, page, read, rows
+from experiments.networks.goals import changes, comparisons
+from experiments.networks.page import STREAM, detection, page, rows
+from experiments.networks.results import append, cell, grouped, read
+from experiments.networks.streams import STREAMS
 
 
 def record(network="mlp", stream="split-two", method="sal", seed=0, **other):
@@ -100,9 +102,9 @@ def test_a_page_has_goals_a_table_a_stream_and_the_command():
     assert "| mlp | 1 | 1 of 1 | 3 | 0 | 0.900 |  | 0.700 / 0.800 |  |  |  |" in text
     assert "permuted" not in text.partition("### ")[2].partition("`python")[0]
     named = "--networks mlp mobilenet-imagenet --streams split-two brighter --methods sal --seeds 0 --data mnist"
-    assert f"`python -m experiments.networks {named} --steps 250 --batch 32`" in text
+    assert f"`python -m experiments.networks {named} --steps 250 --batch 32 --weights FOLDER`" in text
     assert "Commit 01234567, unknown; a processor, one thread a run, 0.0 hours of CPU in all; python 3.11." in text
 
 
 def test_each_stream_is_described():
-    assert list(results.STREAM) == list(results.STREAMS)
+    assert list(STREAM) == list(STREAMS)

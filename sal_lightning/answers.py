@@ -1,14 +1,19 @@
 """What the layers of one training know together: asked by a user, and logged."""
 
+from dataclasses import fields
 from math import exp
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sal_lightning import evidence
 from sal_lightning.communication import CommunicationLayer
+from sal_lightning.notices import Notices
+from sal_lightning.settings import Settings
 from sal_lightning.stability import StabilitySpectrum, spectrum
-from sal_lightning.watching import Watch
+from sal_lightning.summary import Account, short, text
+from sal_lightning.watching import AUTO, Watch
 
 BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
@@ -20,6 +25,48 @@ class Answers:
 
     layers: list[CommunicationLayer]  # one an optimizer
     watch: Watch | None
+    settings: Settings
+    notices: Notices
+    shares: dict[str, Tensor]  # (held², whole²) of the gradient and the update, when last measured
+    _waiting: dict[str, Any]  # a state that no training has taken up yet
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.choices().items())
+        return f"{type(self).__name__}({given}): {short(self._account())}"
+
+    def summary(self) -> str:
+        """What was learned and is held, in at most 25 lines of plain text of at most 100 columns.
+
+        The verdict in a sentence; then what is held and by which rules, the consolidations with their evidence, what
+        was held back when it was last measured, the warnings that were given (their first sentences), and what is not
+        observed. Costs nothing before it is asked for.
+        """
+        return text(self._account(), self.layers, self.settings, self.notices.given, self.shares)
+
+    def choices(self) -> dict[str, Any]:
+        """Those of its arguments that are not the defaults, by name."""
+        settings = {f.name: getattr(self.settings, f.name) for f in fields(Settings)}
+        choices = {name: value for name, value in settings.items() if value != getattr(Settings, name)}
+        field = None if self.watch is None else self.watch.name
+        return choices | ({} if field == AUTO else {"field": field})
+
+    def _account(self) -> Account:
+        """What the verdict is made from."""
+        live = [(layer.step, layer.events, layer.evidence) for layer in self.layers]
+        saved = [(one["step"], one["events"], one.get("evidence", {})) for one in self._waiting.get("layers", [])]
+        known = saved or live
+        parts = [evidence.count(events, why) for _, events, why in known]
+        counts = evidence.Counts(*(sum(column) for column in zip(*parts, strict=True)))
+        suspects = any(layer.suspects for layer in self.layers)
+        return Account(
+            # Trainers ask for the repr of their callbacks: no device is waited for where nothing can be held.
+            self.spectrum() if any(counts) or suspects else StabilitySpectrum(0.0, 0.0, 100.0),
+            counts,
+            max((step for step, _, _ in known), default=0),
+            self.settings.consolidate_on,
+            suspects,
+            waits=bool(saved),
+        )
 
     @property
     def events(self) -> list[int]:

@@ -1,6 +1,5 @@
 """SALCallback: says at which moments of a Lightning training the communication layer does what."""
 
-import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -83,7 +82,10 @@ class SALCallback(Driver, Callback):
         # After a search for a learning rate or batch size a state was loaded too, that of this very callback.
         self._resumed = self._resumed and trainer.ckpt_path is not None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self.begin(pl_module, [] if _closed(trainer) else trainer.optimizers, scaler)
+        closed = _closed(trainer)
+        if closed:
+            self.notices.closed(closed, waiting=bool(self.state_dict()))
+        self.begin(pl_module, [] if closed else trainer.optimizers, scaler)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
         self._told = 0
@@ -142,14 +144,17 @@ class SALCallback(Driver, Callback):
 
     # --- what people see ---
 
+    @override
+    def choices(self) -> dict[str, Any]:
+        return super().choices() | ({"name": self.name} if self.name else {})
+
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The values of a measured step."""
         held, observed = self.bands(), self.observed()
         values = dict.fromkeys(BANDS, held) | {f"observed/{band}": observed for band in BANDS} | self.values()
         if (seen := self.seen()) is not None:
             values |= dict.fromkeys(FIELD, seen)
-        for layer in self.layers:
-            layer.measured.clear()
+        self.keep_measured(values)
         for name, value in values.items():
             metric = self.metrics[name]
             metric(value.to(metric.device))
@@ -199,14 +204,7 @@ def _logged_as(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def _closed(trainer: Trainer) -> bool:
-    """Whether gradients cannot be held back under this strategy; says so."""
+def _closed(trainer: Trainer) -> str:
+    """The name of this strategy if gradients cannot be held back under it, else empty."""
     names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    if names.isdisjoint(CLOSED):
-        return False
-    warnings.warn(
-        f"{type(trainer.strategy).__name__} hands out neither whole gradients nor whole rows of them: SALCallback "
-        "holds nothing back in this fit. Use one device, DDP or ModelParallelStrategy (FSDP2).",
-        stacklevel=2,
-    )
-    return True
+    return "" if names.isdisjoint(CLOSED) else type(trainer.strategy).__name__

@@ -36,7 +36,6 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "protection": _text,
         "step": _whole,
         "events": _each(_whole),
-        "evidence": _named(_text),
         "detection": _detection,
         "samples": _named(_samples),
         "elements": _each(_text),
@@ -45,7 +44,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
     }
-    _fields(required, extra=True)(state, at)
+    _fields(required | {"evidence": _evidence}, extra=True)(state, at)
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
@@ -80,6 +79,14 @@ def _novelty(x: Any, at: str) -> None:
     _fields(required)(x, at)
     if not len(x["usual"]) == len(x["fresh"]) == 3:
         raise ValueError(f"Expected {at} to have three numbers in 'usual' and in 'fresh'.")
+
+
+def _evidence(x: Any, at: str) -> None:
+    if not isinstance(x, Mapping):
+        raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
+    for step, text in x.items():
+        _whole(step, f"a step in {at}")
+        _text(text, f"{at}[{step}]")
 
 
 def _rule(x: Any, at: str) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sal_lightning import checking, compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
 from sal_lightning.detection import Detection
+from sal_lightning.evidence import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
 from sal_lightning.hearing import Hearing
 from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT
@@ -92,10 +93,12 @@ class CommunicationLayer:
         self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.detection = Detection()
-        self.step = 0  # optimizer steps analyzed
+        self.step = 0  # optimizer steps analyzed,
+        self.begun = 0  # and when it began to listen
         self.skips = 0  # that the scaler skipped
-        self.events: list[int] = []  # the steps at which something was consolidated
-        self.evidence: dict[int, str] = {}  # what showed that something was worth keeping, by its step
+        self.events: list[int] = []  # the steps at which something was consolidated,
+        self.evidence: dict[int, str] = {}  # and what each of these consolidations followed from, in a few words
+        self.jumped = False  # whether the loss or a deeper layer jumped in this fit, and no event came of it
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
@@ -154,7 +157,7 @@ class CommunicationLayer:
             self.forget_step()
             every = self.settings.consolidate_on
             if isinstance(every, int) and self.step % every == 0:
-                self.consolidate()
+                self.consolidate_for(EVERY_STEPS)
 
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
@@ -193,10 +196,14 @@ class CommunicationLayer:
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
+        self.consolidate_for(BY_HAND)
+
+    def consolidate_for(self, evidence: str) -> None:
+        """Consolidate, and note what this follows from: one of ``evidence.ASKED``."""
         with exactly(self._device):
             self._provisional.dismiss()
             self._coverage.consolidate()
-            self._begin_window("by hand")
+            self._begin_window(evidence)
 
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
@@ -228,7 +235,9 @@ class CommunicationLayer:
         if not looked and processes.count() == 1:  # others may have seen some
             raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
-        self.consolidate()
+        self.consolidate_for(REMEMBERED)
+        if looked and self._had_eyes and not self._reached.known and self.settings.protection == "subspace":
+            self.notices.not_remembered()
 
     def spectrum(self) -> StabilitySpectrum:
         """Percent of the covered weights that the next update will meet as protected, neutral and volatile."""
@@ -257,6 +266,22 @@ class CommunicationLayer:
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     @property
+    def suspects(self) -> bool:
+        """Whether a change is suspected, so that more is held than was consolidated."""
+        return self._provisional.before is not None
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that are protected by their inputs and did not run since training began; empty before any did."""
+        known = self._reached.known
+        return [eye.name for eye in self.eyes if eye in self.rules and eye not in known] if known else []
+
+    @property
+    def unbound(self) -> list[str]:
+        """Parameters that are trained now, while what a loaded state holds of them waits."""
+        return self._coverage.unbound()
+
+    @property
     def attached(self) -> bool:
         """Whether it is listening."""
         return self._attached
@@ -277,6 +302,7 @@ class CommunicationLayer:
 
     def _hook_layers(self) -> None:
         self._hearing.remove()
+        self.begun = self.step
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
         self._output.follow(self._reached.last)
         compiling.renew()
@@ -301,7 +327,7 @@ class CommunicationLayer:
             "protection": self.settings.protection,
             "step": self.step,
             "events": list(self.events),
-            "evidence": {str(step): text for step, text in self.evidence.items()},
+            "evidence": dict(self.evidence),
             "detection": self.detection.state_dict(),
             "samples": self._reached.state_dict(),
             **self._coverage.state_dict(),
@@ -331,7 +357,7 @@ class CommunicationLayer:
         reached.resume(state["pending"])
         self._coverage, self._reached, self._provisional, self.detection = coverage, reached, provisional, detection
         self.step, self.events = state["step"], list(state["events"])
-        self.evidence = {int(step): text for step, text in state["evidence"].items()}
+        self.evidence = dict(state["evidence"])
         if self.attached:
             self._hook_layers()
 
@@ -343,6 +369,7 @@ class CommunicationLayer:
             self._learn(signals)
             return True
         evidence, signal = self.detection.weigh(signals)
+        self.jumped = self.jumped or self.detection.jumps.long
         if evidence < SUSPECT:
             self._provisional.dismiss()
             self._learn(signals)
@@ -360,7 +387,8 @@ class CommunicationLayer:
     def _begin_window(self, evidence: str) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
         self.events.append(self.step)
-        self.evidence[self.step] = evidence
+        self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), evidence)
+        self.jumped = False
         self._clear_windows()
 
     def _clear_windows(self) -> None:

@@ -170,6 +170,21 @@ class Coverage:
         """Rules and eyes."""
         return {*self.rules, *self.eyes}
 
+    def kept(self) -> set[str]:
+        """Parameters of the model of which something is held that waits until they learn."""
+        names = [plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        held = {name: state["memory"] for name, state in self.waiting["rules"].items() if state.get("memory")}
+        # A bias may be held by itself.
+        weights = [name for name in names if not name.endswith("bias")]
+        whole = {name for name in weights if (name.rpartition(".")[0] or "model") in held}
+        single = held.get("element", {}) | next((r.later["memory"] for r in self.rules if isinstance(r, Element)), {})
+        return whole | (set(names) & set(single))
+
+    def unbound(self) -> list[str]:
+        """Those of them that learn all the same: a rule of another kind or under another optimizer has them."""
+        learning = {plain_name(n) for n, p in self.model.named_parameters(remove_duplicate=False) if learns(p)}
+        return sorted(self.kept() & learning)
+
     def state_dict(self) -> State:
         """Of each rule and eye, by its name."""
         return {

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sal_lightning.evidence import LOSS
 from sal_lightning.jumps import Jumps
 from sal_lightning.novelty import CONFIRM, SUSPECT, WARM, Novelty
 from sal_lightning.rules.base import State
 
-LOSS = "loss"  # the signal that is judged by its jumps, all others by how unusual they are
 TRIAL = 16  # batches of a new fit that are judged together
 DIFFERENT = 1.5  # mean standard score of these from which they are other data
 
@@ -23,8 +23,8 @@ class Judgement(NamedTuple):
 class Detection:
     """What is usual of each signal, by its name: rows and samples of layers' inputs, and the loss.
 
-    A signal is one number a step, the larger the more unusual; in one step some of them may be missing. While one of
-    them is suspicious none of them learns.
+    A signal is one number a step, the larger the more unusual; in one step some of them may be missing. That of the
+    loss is judged by its jumps. While one of them is suspicious none of them learns.
 
     The first ``TRIAL`` batches of a new fit are suspicious in themselves: a small difference counts that is the same in
     all of them.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -12,6 +12,7 @@ from sal_lightning.answers import Answers
 from sal_lightning.checking import check_callback
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.covering import check
+from sal_lightning.evidence import NEW_FIT
 from sal_lightning.notices import Notices
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import StabilityAnalyzer
@@ -35,6 +36,7 @@ class Driver(Answers):
         self.layers = []
         self.watch = None if field is None else Watch(field)
         self.notices = Notices()
+        self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured
         self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
         self._resumed = False  # whether it came from a checkpoint
@@ -128,6 +130,8 @@ class Driver(Answers):
 
     def end(self, together: bool = True) -> None:
         """Stop listening; what was learned stays. Not ``together``: other processes may still be training."""
+        if together:  # the training came to its end
+            self._look_back()
         for layer in self.layers:
             if layer.attached:
                 layer.check_steps()
@@ -157,7 +161,27 @@ class Driver(Answers):
             self.watch.forget()
         self._counted = steps, skips
 
+    def keep_measured(self, values: dict[str, Tensor]) -> None:
+        """A measured step was logged as these ``values()``: keep its shares for ``summary()``, and measure anew."""
+        self.shares = {name: values[name] for name in ("suppressed", "effect")}
+        for layer in self.layers:
+            layer.measured.clear()
+
     # --- parts ---
+
+    def _look_back(self) -> None:
+        """At the end of a fit: was something missed that its user should know of?"""
+        every = self.settings.consolidate_on
+        for layer in self.layers:
+            if not layer.attached or layer.step == layer.begun:
+                continue  # as after remember(): nothing was trained
+            if layer.unbound:
+                self.notices.unbound(layer.unbound)
+            if every == "novelty" and layer.jumped:
+                self.notices.no_event(layer.step - layer.begun, held=bool(layer.events))
+            # Steps count on: a second fit as long may reach what the first did not.
+            elif isinstance(every, int) and 2 * layer.step - layer.begun < every and not layer.events:
+                self.notices.too_few_steps(every, layer.step)
 
     def _in_step(self, running: bool) -> None:
         for layer in self.layers:
@@ -184,11 +208,11 @@ class Driver(Answers):
     def _begin_anew(self) -> None:
         for layer in self.layers:
             layer.begin_anew()
-        if self.settings.consolidate_on == "fit":
-            self.consolidate()
+            if self.settings.consolidate_on == "fit":
+                layer.consolidate_for(NEW_FIT)
 
     def __getstate__(self) -> dict[str, Any]:
         # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.
         watch = None if self.watch is None else Watch(self.watch.name)
-        state = self.__dict__ | {"layers": [], "watch": watch, "_waiting": self.state_dict()}
+        state = self.__dict__ | {"layers": [], "shares": {}, "watch": watch, "_waiting": self.state_dict()}
         return {key: value for key, value in state.items() if key not in ("log", "log_dict")}

@@ -34,6 +34,11 @@ class Jumps:
         """
         self.above, self.first = [], True
 
+    @property
+    def long(self) -> bool:
+        """Whether more values in a row lie above than chance explains, though perhaps too few to be believed."""
+        return len(self.above) > FEW
+
     def weigh(self, value: float) -> float:
         """The evidence of a jump, this value included: 0, or from ``SUSPECT`` to ``CONFIRM``."""
         high = len(self.usual) >= KNOWN and value > max(self.usual) + MARGIN

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sal_lightning import processes
 from sal_lightning.covering import Coverage, Eye
-from sal_lightning.detection import LOSS
+from sal_lightning.evidence import LOSS
 from sal_lightning.output import OutputGradient
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State

@@ -1,4 +1,4 @@
-"""The two data sets: MNIST from its four original files, and the 8x8 digits that come with scikit-learn."""
+"""The data sets: MNIST and Fashion-MNIST from their four original files, scikit-learn's 8x8 digits."""
 
 import gzip
 import hashlib
@@ -20,6 +20,7 @@ from experiments.filing import write_whole
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "mnist"
 OWN = ROOT / "data" / "mnist"
+FASHION = "fashion-mnist"  # its folder, beside MNIST's
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -29,6 +30,16 @@ MNIST_MD5 = {
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+FASHION_MIRRORS = (
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+)
+FASHION_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
 HELD_OUT = 10_000
 
@@ -143,6 +154,12 @@ def mnist(folder: Path | None = None, files: Mapping[str, str] = MNIST_MD5) -> A
     return Arrays(train_x.flatten(1) / 255, train_y.long(), test_x.flatten(1) / 255, test_y.long())
 
 
+def fashion() -> Arrays:
+    """Fashion-MNIST, in the format of MNIST: ten kinds of clothes."""
+    shared, own = (folder.with_name(FASHION) for folder in (SHARED, OWN))
+    return mnist(shared if shared.is_dir() else fetch(own, FASHION_MD5, FASHION_MIRRORS), FASHION_MD5)
+
+
 def digits() -> Arrays:
     """The digits of scikit-learn, 80 % for training; the split is the same for every seed.
 
@@ -164,7 +181,12 @@ def validation() -> Arrays:
     return Arrays(x[:-HELD_OUT], y[:-HELD_OUT], x[-HELD_OUT:], y[-HELD_OUT:])
 
 
-NAMED: dict[str, Callable[[], Arrays]] = {"mnist": mnist, "mnist-validation": validation, "digits": digits}
+NAMED: dict[str, Callable[[], Arrays]] = {
+    "mnist": mnist,
+    "mnist-validation": validation,
+    FASHION: fashion,
+    "digits": digits,
+}
 
 
 @lru_cache(maxsize=1)

@@ -90,8 +90,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
             return
         # As plain numbers: the Trainer's history is a JSON file.
         values = {f"sal/{name}": number for name, number in _numbers(self).items()}
-        for layer in self.layers:
-            layer.measured.clear()
+        self.keep_measured(self.values())
         for row in (kwargs["logs"], *state.log_history[-1:]):  # the second a copy, made before any callback is asked
             row.update(values)
 

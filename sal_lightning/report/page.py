@@ -3,19 +3,42 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sal_lightning import summary
+from sal_lightning.evidence import Counts
 from sal_lightning.report import layers as layered
 from sal_lightning.report import plots, pulses
+from sal_lightning.report.parts import BANDS
 from sal_lightning.report.reading import Run
+from sal_lightning.stability import StabilitySpectrum
+from sal_lightning.summary import Account
 from sal_page import Section, render
 
 EPS = 1e-12
+SHOWN = 12  # consolidations that are listed; of more there is the number
 
 
 def write(run: Run, file: Path, against: Run | None = None) -> Path:
     """Write the page of this run, compared with another one if there is such."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(f"SAL: {run.name}", _subtitle(run, against), sections(run, against)), encoding="utf-8")
+    head = f"{verdict(run)} {_subtitle(run, against)}"
+    file.write_text(render(f"SAL: {run.name}", head, sections(run, against)), encoding="utf-8")
     return file
+
+
+def verdict(run: Run) -> str:
+    """How much is held at the end, and what it followed from, in a sentence; says so where the run tells too little."""
+    if "protected" not in run.series:
+        return "What is held is not known: this run logged no spectrum. Train with SALCallback and a logger."
+    steps = run.series["protected"].steps[-1]
+    if late := [event for event in run.events if event > steps]:
+        return (
+            f"How much is held is not known: it was logged last at step {steps:.0f}, and something was consolidated at "
+            f"step {late[-1]:.0f}."
+        )
+    # A run that was broken off may not have told all of its events.
+    made = max(len(run.events), round(run.last("consolidations") or 0))
+    held = StabilitySpectrum(*(run.last(band) or 0.0 for band in BANDS))
+    return summary.verdict(Account(held, Counts(unknown=made), round(_steps(run))))
 
 
 def sections(run: Run, against: Run | None = None) -> Iterator[Section]:
@@ -111,8 +134,12 @@ def _missing(title: str, why: str) -> Section:
 
 
 def _subtitle(run: Run, against: Run | None) -> str:
-    steps = max((series.steps[-1] for series in run.series.values()), default=0)
-    found = f"{len(run.events)} consolidations" if len(run.events) != 1 else "1 consolidation"
-    at = f" at step {', '.join(f'{event:.0f}' for event in run.events)}" if 0 < len(run.events) <= 12 else ""
+    found = "" if not run.events else f"; consolidated at {len(run.events)} steps"
+    if 0 < len(run.events) <= SHOWN:
+        found = f"; consolidated at step {', '.join(f'{event:.0f}' for event in run.events)}"
     other = f"; compared with {against.name}" if against else ""
-    return f"{steps:.0f} steps, {found}{at}{other}"
+    return f"{_steps(run):.0f} steps{found}{other}."
+
+
+def _steps(run: Run) -> float:
+    return max((series.steps[-1] for series in run.series.values()), default=0)

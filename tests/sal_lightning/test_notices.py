@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.language.model import GPT, next_byte
 from sal_lightning import CommunicationLayer, SALCallback
 from sal_lightning.layers import find
 from sal_lightning.rules import subspace
@@ -282,6 +283,139 @@ def test_weights_that_are_mostly_held_one_by_one_are_named_once(tmp_path):
         twice(tmp_path, callback, model)
     assert len([w for w in seen if "one by one" in str(w.message)]) == 1
     trainer(tmp_path, [SALCallback("element")]).fit(model, loader(length=5))  # asked for
+
+
+def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_path):
+    model, callback = Functional(), SALCallback(field=None)
+    with pytest.warns(UserWarning, match=r"remember\(\) reached no layer.*functional_call.*Call the layers") as seen:
+        callback.remember(model, loader(length=5))
+    assert len([w for w in seen if "layer" in str(w.message)]) == 1
+    callback.remember(model, loader(length=5))
+    trainer(tmp_path, [callback]).fit(model, loader(length=5))
+    assert list(callback.notices.given) == ["not remembered"]
+    assert "Warnings   - remember() reached no layer" in callback.summary()
+
+
+# --- at the end of a fit ---
+
+
+def test_a_number_of_steps_that_no_fit_reaches_is_said_once(tmp_path):
+    callback = SALCallback(consolidate_on=50)
+    with pytest.warns(UserWarning, match=r"Nothing is held: consolidate_on=50 is more than the 20 steps") as seen:
+        twice(tmp_path, callback, Net(), max_epochs=4)
+    assert len([w for w in seen if "consolidate_on=50" in str(w.message)]) == 1
+    assert "- Nothing is held: consolidate_on=50" in callback.summary()
+    for every in (20, 40):  # in this fit, or in another one as long
+        callback = SALCallback(consolidate_on=every)
+        trainer(tmp_path, [callback]).fit(Net(), loader(length=20))
+        assert callback.notices.given == {}
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, before):
+    """Whether there was a jump is for change detection to say; here the test says it."""
+    model, callback = Net(), SALCallback()
+    if before:
+        callback.remember(model, loader(length=5))
+    jump = models.At(10, lambda *_: setattr(callback.layers[0], "jumped", True))
+    held = "only what was consolidated before is held" if before else "nothing is held"
+    match = rf"No change of the data was found in the 20 steps of this fit.*jumped: {held}.*Call consolidate\(\)"
+    with pytest.warns(UserWarning, match=match) as seen:
+        trainer(tmp_path, [callback, jump]).fit(model, loader(length=20, change=10**6))
+    assert len([w for w in seen if "jumped" in str(w.message)]) == 1
+    again = models.At(10, lambda *_: setattr(callback.layers[0], "jumped", True))
+    trainer(tmp_path, [callback, again]).fit(model, loader(length=20, change=10**6))
+    assert callback.layers[0].jumped
+
+
+def test_a_jump_that_an_event_followed_or_that_nobody_waits_for_is_no_reason_to_warn(tmp_path):
+    for trigger in ("novelty", None):
+        callback = SALCallback(consolidate_on=trigger)
+        jump = models.At(59, lambda *_, one=callback: setattr(one.layers[0], "jumped", True))
+        trainer(tmp_path, [callback, jump]).fit(Net(), loader(length=70))
+        assert callback.notices.given == {}
+    assert not callback.events
+
+
+def after(tmp_path, first, second):
+    """Fits a model twice: changed by ``first`` before the first fit, by ``second`` after it; returns the callback."""
+    model, callback = Net(), SALCallback(consolidate_on=None)
+    first(model)
+    trainer(tmp_path, [callback]).fit(model, loader(length=20))
+    callback.consolidate()
+    second(model)
+    trainer(tmp_path, [callback]).fit(model, loader(length=20))
+    return callback
+
+
+def normed(model):
+    model.net[0] = Normed(12, 32)
+
+
+def biases(model):
+    model.requires_grad_(False)
+    model.net[0].bias.requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        (lambda model: None, normed, "net.0.weight"),
+        (biases, lambda model: model.requires_grad_(True), "net.0.bias"),
+    ],
+    ids=["a layer of another kind", "a bias that was trained alone"],
+)
+def test_what_is_held_of_weights_that_another_rule_has_now_is_named(tmp_path, first, second, name):
+    with pytest.warns(UserWarning, match="loaded state|one by one|forward pass of their own") as seen:
+        callback = after(tmp_path, first, second)
+    said = [str(w.message) for w in seen if "loaded state" in str(w.message)]
+    assert len(said) == 1
+    assert f"although they were trained in this fit: {name}. " in said[0]
+    assert "remember()" in said[0]
+    assert f"what a loaded state holds of {name};" in callback.summary().replace("\n", " ")
+
+
+def test_what_is_held_of_frozen_weights_is_no_reason_to_warn(tmp_path):
+    callback = after(tmp_path, lambda model: None, lambda model: model.net[0].requires_grad_(False))
+    assert callback.notices.given == {}
+    assert "416 frozen weights" in callback.summary()
+
+
+def test_of_a_strategy_that_hides_gradients_it_is_said_that_what_was_learned_waits():
+    notices = SALCallback().notices
+    with pytest.warns(UserWarning, match="learned before is kept in its state, and plays no part in this fit"):
+        notices.closed("FSDPStrategy", waiting=True)
+
+
+class Convolutional(Net):
+    def __init__(self):
+        torch.manual_seed(0)
+        convolutions = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2)
+        super().__init__(nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)))
+
+    def training_step(self, batch, batch_idx):
+        x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(batch_idx))
+        return F.mse_loss(self(x), x[:, 0, :4, 0])
+
+
+class Language(Net):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(GPT(layers=1, width=16, heads=2, context=16))
+
+    def training_step(self, batch, batch_idx):
+        chain = torch.randint(0, 3, (16, 17), generator=torch.Generator().manual_seed(batch_idx)).cumsum(1) % 32
+        return next_byte(self, chain)
+
+
+@pytest.mark.parametrize("kind", [Net, Convolutional, Language])
+def test_a_fit_in_which_nothing_changes_gives_no_warning(tmp_path, kind):
+    callback = SALCallback()
+    trainer(tmp_path, [callback]).fit(kind(), loader(length=300, change=10**6))
+    assert models.steps(callback) == [300]
+    assert callback.events == []
+    assert callback.notices.given == {}
+    assert callback.summary().startswith("Nothing is held: no change of the data was found in 300 steps.")
 
 
 # --- layers with a forward pass of their own ---

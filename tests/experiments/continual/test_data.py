@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from experiments.continual.data import (
+    FASHION,
     MNIST_MD5,
     SHARED,
     Arrays,
     DataError,
     digits,
     download,
+    fashion,
     fetch,
     load,
     md5,
@@ -178,3 +180,13 @@ def test_validation_never_sees_the_test_set(whole: Arrays) -> None:
     assert torch.equal(torch.cat([held.train_x, held.test_x]), whole.train_x)
     assert torch.equal(torch.cat([held.train_y, held.test_y]), whole.train_y)
     assert len(held.test_x) == 10_000
+
+
+def test_fashion_mnist_has_its_published_size_mean_and_deviation() -> None:
+    if not SHARED.with_name(FASHION).is_dir():
+        pytest.skip("the Fashion-MNIST files are not here")
+    clothes = fashion()
+    assert clothes.train_y.bincount().tolist() == [6000] * 10
+    assert clothes.test_y.bincount().tolist() == [1000] * 10
+    assert round(float(clothes.train_x.mean()), 4) == 0.2860
+    assert round(float(clothes.train_x.std()), 4) == 0.3530

@@ -85,7 +85,44 @@ def test_what_is_drawn_is_what_was_logged(window, runs, written):
     assert drifts["the other"] == pytest.approx(plain.last("feature_drift"))
     text = window.ask("return document.body.textContent")
     assert f"{run.last('feature_drift'):.2f} here, {plain.last('feature_drift'):.2f} in" in text
-    assert "1 consolidation at step 63" in text
+    assert "120 steps; consolidated at step 63; compared with " in text
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_it_begins_with_the_verdict(window, runs, written, width):
+    window.goto(written, width)
+    held, part = (round(runs[0].last(band)) for band in ("protected", "neutral"))
+    assert held > 0
+    head = window.ask("return document.querySelector('header p').textContent")
+    assert head.startswith(f"Holds {held} % of the weights firmly and {part} % in part; 1 consolidation was made. ")
+
+
+ALL = {"protected": 63.0, "neutral": 0.0, "volatile": 37.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "events", "sentence"),
+    [
+        (ALL, [12.0], "Holds 63 % of the weights; 1 consolidation was made."),
+        (ALL, [30.0], "Holds 63 % of the weights; 1 consolidation was made."),
+        (ALL | {"consolidations": 2.0}, [12.0], "Holds 63 % of the weights; 2 consolidations were made."),
+        (ALL, [], "Nothing is held: nothing was consolidated in 30 steps."),
+        (ALL, [12.0, 31.0], "How much is held is not known: it was logged last at step 30, and something was "
+                            "consolidated at step 31."),
+        ({"feature_drift": 0.1}, [], "What is held is not known: this run logged no spectrum. "
+                                     "Train with SALCallback and a logger."),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_the_run_can_tell_and_no_more(values, events, sentence):
+    run = Run("a/run", {name: Series([10.0, 30.0], [0.0, value]) for name, value in values.items()}, events)
+    assert page.verdict(run) == sentence
+
+
+def test_the_verdict_is_that_of_the_callback(tmp_path):
+    callback = SALCallback()
+    fit(tmp_path, [callback], logger=CSVLogger(tmp_path, name="", version="run"))
+    found, logged = callback.summary().replace("\n", " "), page.verdict(read([tmp_path / "run"]))
+    assert found.split(";")[0] == logged.split(";")[0]
 
 
 def test_a_plain_run_says_what_is_missing(window, runs, tmp_path):

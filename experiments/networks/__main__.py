@@ -1,0 +1,89 @@
+"""``python -m experiments.networks``: networks of many kinds on streams that change, a line of JSON a run, a table."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from experiments import console as show
+from experiments.networks import page, results
+from experiments.networks.jobs import carry_out
+from experiments.networks.mobilenet import WeightsMissing, weights_file
+from experiments.networks.networks import MOBILENET, NAMES
+from experiments.networks.protocol import BATCH, METHODS, STEPS, Run, data_of, useful
+from experiments.networks.streams import STREAMS
+from experiments.options import add_data, add_results
+from experiments.pages import rewrite
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.networks", description=__doc__)
+    made.add_argument("--networks", choices=NAMES, nargs="+", default=NAMES)
+    made.add_argument("--streams", choices=tuple(STREAMS), nargs="+", default=tuple(STREAMS))
+    made.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
+    made.add_argument("--batch", type=int, default=BATCH, help="images a step (default: %(default)s)")
+    made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"with ImageNet's weights, for {MOBILENET}")
+    made.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process (default: %(default)s)")
+    made.add_argument("--quick", action="store_true", help="small images, 20 steps a task and one seed")
+    add_data(made)
+    add_results(made, "results/networks", "networks block")
+    return made
+
+
+def wanted(args: argparse.Namespace) -> Iterator[Run]:
+    """The runs asked for that can say something: all seeds, methods and streams of a network, then the next."""
+    for network in args.networks:
+        for stream in args.streams:
+            for method in args.methods:
+                for seed in args.seeds:
+                    asked = Run(network, stream, method, seed, data_of(network, args.data), args.steps, args.batch)
+                    if useful(asked, args.seeds[0]):
+                        yield asked
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what has no result yet, then show all that was asked for."""
+    args = parser().parse_args(argv)
+    if args.quick:
+        args.data, args.steps, args.seeds = "digits", 20, args.seeds[:1]
+    torch.set_num_threads(args.threads)
+    console, file = Console(), args.out / "runs.jsonl"
+    runs = list(wanted(args))
+    if MOBILENET in args.networks:
+        try:
+            weights_file(args.weights)
+        except WeightsMissing as missing:
+            console.print(f"{MOBILENET} is left out. {missing}")
+            runs = [asked for asked in runs if asked.network != MOBILENET]
+    there = {results.key(record) for record in results.read(file)}
+    todo = [asked for asked in runs if args.force or asked not in there]
+    failures: list[str] = []
+    with show.bar(console) as progress:
+        bar = progress.add_task("networks", total=len(todo))
+        for result in carry_out(todo, args.weights, args.jobs, args.threads):
+            if isinstance(result, str):
+                failures.append(result)
+                progress.console.print(result, markup=False)
+            else:
+                results.append(result, file)
+            progress.advance(bar)
+    asked = set(runs)
+    records = [record for record in results.read(file) if results.key(record) in asked]
+    groups = results.grouped(records)
+    for stream in STREAMS:
+        if rows := list(page.rows(groups, stream)):
+            console.print(show.table(stream, page.SHORT, map(page.short, rows)))
+    console.print(f"{len(todo) - len(failures)} run, {len(runs) - len(todo)} there already, in {file}")
+    if args.table and records:
+        rewrite(args.table, "networks", page.page(records))
+    if failures:
+        raise SystemExit(f"{len(failures)} failed.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""One run: a network, a stream, a method and a seed in; what was found, learned and kept out."""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch import Callback
+
+from experiments.continual.data import load
+from experiments.continual.protocol import quiet
+from experiments.continual.protocol import trainer as make_trainer
+from experiments.filing import Record, origin
+from experiments.networks import networks, streams
+from experiments.networks.networks import MOBILENET
+from experiments.networks.objective import DENOISER
+from experiments.networks.training import Learner, Scores, Steps, Tell
+from sal_lightning import SALCallback
+
+METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
+SAMPLES = 2000  # of each test set
+FASHION = "fashion-mnist"
+STEPS, BATCH = 250, 32
+STREAMS_OF = {  # not all streams say something of these networks
+    DENOISER: ("split-two", "split-two-fits", "split-five", "permuted", "brighter", "stationary"),  # it has no labels
+    MOBILENET: ("split-two", "brighter", "stationary"),
+}
+
+
+class Run(NamedTuple):
+    """What tells one run from another."""
+
+    network: str
+    stream: str
+    method: str
+    seed: int
+    data: str
+    steps: int = STEPS
+    batch: int = BATCH
+
+    @property
+    def command(self) -> str:
+        """The line that repeats it."""
+        named = f"--networks {self.network} --streams {self.stream} --methods {self.method} --seeds {self.seed}"
+        line = f"python -m experiments.networks {named} --data {self.data} --steps {self.steps} --batch {self.batch}"
+        return line + (" --weights FOLDER" if self.network == MOBILENET else "")
+
+
+def useful(run: Run, first_seed: int) -> bool:
+    """Whether a run can say something that others do not.
+
+    Where nothing changes there is nothing to be told and nothing to forget. Where old images get new labels nobody
+    can know both. Plain and joint training are there to compare with: one seed of them is enough, and what two fits
+    draw from all tasks is what one fit draws. MobileNetV2 costs as much as all others: it has one seed, and three
+    streams.
+
+    >>> useful(Run("mlp", "stationary", "told", 0, "mnist"), 0), useful(Run("mlp", "split-two", "joint", 1, "mnist"), 0)
+    (False, False)
+    """
+    without = {"stationary": ("plain", "told", "joint"), "labels": ("told", "joint"), "split-two-fits": ("joint",)}
+    once = run.method in ("plain", "joint") or run.network == MOBILENET
+    left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
+    return not (run.method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
+
+
+def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
+    """The method as callbacks."""
+    if run.method == "sal":
+        yield SALCallback()
+    elif run.method == "told" and len(stream.fits) > 1:
+        yield SALCallback(consolidate_on="fit")
+    elif run.method == "told":
+        sal = SALCallback(consolidate_on=None)
+        yield from (sal, Tell(sal, stream.changes))
+
+
+def run(asked: Run, weights: Path | None = None) -> Record:
+    """Train once through the stream.
+
+    Raises:
+        ValueError: an unknown network, stream or method, or a network whose weights are missing.
+        ArithmeticError: training diverged.
+    """
+    if asked.method not in METHODS:
+        raise ValueError(f"Expected method to be one of {METHODS}, got {asked.method!r}.")
+    arrays = load(asked.data)
+    stream = streams.make(asked.stream, arrays, asked.seed, asked.steps, asked.batch)
+    L.seed_everything(asked.seed, verbose=False)
+    side = round(arrays.train_x.shape[1] ** 0.5)
+    learner = Learner(asked.network, networks.make(asked.network, side, weights))
+    scores, method = Scores(stream, SAMPLES), list(callbacks(asked, stream))
+    started = time.process_time()
+    fit(learner, stream, [*method, scores], asked.method == "joint")
+    seconds = time.process_time() - started
+    if not all(map(math.isfinite, scores.learned + scores.kept)):
+        raise ArithmeticError(
+            f"Expected finite scores, got {scores.learned} when learned and {scores.kept} at the end."
+        )
+    sal = next((c for c in method if isinstance(c, SALCallback)), None)
+    return {
+        **asked._asdict(),
+        "length": stream.length,
+        "changes": list(stream.changes),
+        "events": list(sal.events) if sal else [],
+        "warned": sorted(sal.notices.given) if sal else [],
+        "learned": scores.learned,
+        "kept": scores.kept,
+        "cpu_seconds": round(seconds, 1),
+    } | origin(asked.command, asked.seed, "cpu")
+
+
+def fit(learner: Learner, stream: streams.Stream, callbacks: Sequence[Callback], joint: bool) -> None:
+    """Each part of the stream in a fit of its own, with a new optimizer and the same callbacks."""
+    for span in stream.spans():
+        with quiet():
+            warnings.filterwarnings("ignore", message="Found .* in eval mode")  # as one network is meant to be
+            warnings.filterwarnings("ignore", module="sal_lightning")  # what it warns of is in the record
+            steps = Steps(stream, learner.name, span, joint).loader()
+            make_trainer(callbacks, "cpu").fit(learner, train_dataloaders=steps)
+
+
+def data_of(network: str, data: str) -> str:
+    """MobileNetV2 is shown clothes where others are shown MNIST, which is no task for it."""
+    return FASHION if network == MOBILENET and data == "mnist" else data
+
+
+def measures(record: Record) -> dict[str, Any]:
+    """Mean score over the tasks before the last, at the end (``old``) and when just learned (``was``); of the last.
+
+    >>> measures({"learned": [0.9, 0.7, 0.8], "kept": [0.5, 0.6, 0.8]})
+    {'was': 0.8, 'old': 0.55, 'new': 0.8}
+    """
+    earlier = len(record["kept"]) - 1 or 1  # of one task: itself
+    was, old = (sum(record[key][:earlier]) / earlier for key in ("learned", "kept"))
+    return {"was": was, "old": old, "new": record["kept"][-1]}

@@ -1,0 +1,114 @@
+"""What one run trains with: batches of a fit, the network and its loss, and callbacks that know where tasks end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from typing_extensions import override
+
+from experiments.networks.objective import Example, example, loss, score
+from experiments.networks.streams import Batch, Stream
+from sal_lightning import SALCallback
+
+LR = 1e-3
+PART = 500  # test images that are looked at at once
+
+
+class Steps(IterableDataset[Example]):
+    """The batches of one fit, as this network takes them; ``joint`` draws from all tasks at every step."""
+
+    def __init__(self, stream: Stream, network: str, span: range, joint: bool) -> None:
+        self.stream, self.network, self.span, self.joint = stream, network, span, joint
+
+    @override
+    def __iter__(self) -> Iterator[Example]:
+        for step in self.span:
+            noise = self.stream.generator(step + self.stream.length)  # not the numbers that drew the images
+            yield example(self.network, self.stream.at(step, self.joint), noise)
+
+    def loader(self) -> DataLoader[Example]:
+        """As Lightning takes them."""
+        return DataLoader(self, batch_size=None)
+
+
+class Learner(L.LightningModule):
+    """Trains a network with Adam, in the mode that it is in."""
+
+    def __init__(self, name: str, net: nn.Module) -> None:
+        super().__init__()
+        self.name, self.net = name, net
+
+    @override
+    def training_step(self, batch: Example, batch_idx: int) -> Tensor:
+        return loss(self.name, self.net(*batch.given), batch.target)
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.net.parameters(), lr=LR)
+
+    def score(self, tests: Batch) -> float:
+        """How well it does on test images, in evaluation mode; with noise, always the same."""
+        given, target = example(self.name, tests, torch.Generator().manual_seed(0))
+        with evaluating(self.net):
+            out = torch.cat([self.net(*part) for part in zip(*(torch.split(x, PART) for x in given), strict=True)])
+        return score(self.name, out, target)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients; then each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Scores(Callback):
+    """The score on each task's tests when it was just learned (``learned``) and at the end (``kept``).
+
+    Args:
+        stream: where its tasks end.
+        samples: so many images of each test set.
+    """
+
+    def __init__(self, stream: Stream, samples: int) -> None:
+        self.ends = [*stream.changes, stream.length]
+        self.tests = [*(stream.old(samples) if stream.changes else []), stream.new(samples)]
+        self.learned: list[float] = []
+        self.kept: list[float] = []
+        self.step = 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.step += 1
+        if self.step not in self.ends:
+            return
+        learner, task = cast(Learner, pl_module), self.ends.index(self.step)
+        self.learned.append(learner.score(self.tests[task]))
+        if self.step == self.ends[-1]:
+            self.kept = [*(learner.score(tests) for tests in self.tests[:-1]), self.learned[-1]]
+
+
+class Tell(Callback):
+    """Say to SAL that a task has ended, before the first batch of the next one."""
+
+    def __init__(self, sal: SALCallback, changes: Sequence[int]) -> None:
+        self.sal, self.changes = sal, changes
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx in self.changes:
+            self.sal.consolidate()

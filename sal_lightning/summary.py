@@ -1,0 +1,284 @@
+"""What the layers of a training hold, and what it followed from, as plain text: a sentence, a line, a page."""
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sal_lightning.communication import CommunicationLayer
+from sal_lightning.evidence import Counts
+from sal_lightning.notices import listed
+from sal_lightning.rules.base import Rule
+from sal_lightning.rules.element import Element
+from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.tensor import Tensor as Whole
+from sal_lightning.rules.tokens import Tokens
+from sal_lightning.settings import Settings, Trigger
+from sal_lightning.stability import StabilitySpectrum, spectrum
+
+WIDTH, LABEL = 100, 11  # columns of a line, and of what stands before it
+LINES = 2  # of a row; what is longer is cut
+EVENTS, WARNINGS = 6, 4  # the last ones are shown
+FOLLOWED = (  # as in Counts, for one and for several
+    ("change of the data was found", "changes of the data were found"),
+    ("consolidation was asked for", "consolidations were asked for"),
+    ("consolidation was made", "consolidations were made"),
+)
+WAYS: dict[type[Rule], str] = {
+    Subspace: "by directions of the input",
+    Tokens: "by tokens",
+    Element: "weight by weight",
+    Whole: "tensor by tensor",
+}
+
+
+class Account(NamedTuple):
+    """What the verdict is made from.
+
+    Args:
+        held: what the next update will meet.
+        counts: consolidations, by what they followed from.
+        steps: optimizer steps seen.
+        trigger: ``consolidate_on``, if it is known.
+        suspects: whether a change is suspected, and something held until that is known.
+        waits: whether all this is a saved state that no training has taken up yet.
+    """
+
+    held: StabilitySpectrum
+    counts: Counts
+    steps: int
+    trigger: Trigger | Literal["unknown"] = "unknown"
+    suspects: bool = False
+    waits: bool = False
+
+
+def verdict(a: Account) -> str:
+    """One sentence: how much is held, and what it followed from, or why nothing is.
+
+    >>> verdict(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
+    'Holds 63 % of the weights; 2 changes of the data were found.'
+    >>> verdict(Account(StabilitySpectrum(0, 0, 100), Counts(), 500, "novelty"))
+    'Nothing is held: no change of the data was found in 500 steps.'
+    """
+    if a.waits:
+        what = f", with {_number(sum(a.counts), 'consolidation')}," if any(a.counts) else ""
+        return f"Nothing is held yet: what was learned in {_steps(a)}{what} waits for the next training."
+    if a.suspects:
+        return (
+            f"{_holds(a.held)}; a change of the data is suspected, and {_followed(a.counts) or 'none was found yet'}."
+        )
+    return f"{_holds(a.held)}; {_followed(a.counts)}." if any(a.counts) else f"Nothing is held: {_why(a)}."
+
+
+def short(a: Account) -> str:
+    """A few words.
+
+    >>> short(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
+    '2 changes found, 63 % of the weights held'
+    """
+    if a.waits:
+        return f"a state of {_steps(a)} waits for the next training"
+    if not any(a.counts):
+        doubt = ", a change suspected" if a.suspects else ""
+        return f"nothing consolidated in {_steps(a)}{doubt}" if a.steps else "nothing learned yet"
+    found, asked = a.counts.found, a.counts.asked + a.counts.unknown
+    parts = [_number(found, "change") + " found"] if found else []
+    parts += [_number(asked, "consolidation")] if asked else []
+    return ", ".join([*parts, _share(a.held, "held")])
+
+
+def text(
+    account: Account,
+    layers: Sequence[CommunicationLayer],
+    settings: Settings,
+    warnings: Mapping[str, str],
+    shares: Mapping[str, Tensor],
+) -> str:
+    """The verdict, and what it rests on.
+
+    Args:
+        account: what the verdict is made from.
+        layers: of one training, one an optimizer.
+        settings: of all of them.
+        warnings: those that were given, by kind.
+        shares: (held², whole²) of the gradient ("suppressed") and the update ("effect") when last measured.
+    """
+    lines = [*textwrap.wrap(verdict(account), WIDTH), ""]
+    chosen = f"consolidate_on={settings.consolidate_on!r}, protection={settings.protection!r}"
+    rows = {"Settings": f"{chosen}, strength={settings.strength:g}"}
+    if layers and not account.waits:
+        rows |= {
+            "Training": _training(layers),
+            "Held": f"{_bands(account.held)}, as the next update meets them",
+            "Settled": f"{_bands(_settled(layers))}, by their own movement",
+            "Weights": _weights(layers),
+            "Events": _events(layers),
+            "Held back": _held_back(layers, shares),
+            "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
+        }
+    for label, row in rows.items():
+        lines += _row(label, row, LINES)
+    return "\n".join([*lines, *_warnings(warnings)])
+
+
+# --- the sentence ---
+
+
+def percent(x: float) -> str:
+    """In whole percent, and never nothing of something or all of almost all.
+
+    >>> percent(0.0), percent(0.2), percent(62.7), percent(99.9), percent(100.0)
+    ('0 %', 'under 1 %', '63 %', 'over 99 %', '100 %')
+    """
+    if 0 < x < 1:
+        return "under 1 %"
+    return "over 99 %" if 99 < x < 100 else f"{x:.0f} %"
+
+
+def _share(held: StabilitySpectrum, verb: str = "") -> str:
+    weights = f"of the weights {verb}".rstrip()
+    if not held.neutral:
+        return f"{percent(held.protected)} {weights}"
+    if not held.protected:
+        return f"{percent(held.neutral)} {weights} in part"
+    return f"{percent(held.protected)} {weights} firmly and {percent(held.neutral)} in part"
+
+
+def _holds(held: StabilitySpectrum) -> str:
+    if not held.protected + held.neutral:
+        return "Holds next to nothing: all weights are free to move"
+    return f"Holds {_share(held)}"
+
+
+def _followed(counts: Counts) -> str:
+    return " and ".join(f"{n:,} {ways[n > 1]}" for n, ways in zip(counts, FOLLOWED, strict=True) if n)
+
+
+def _why(a: Account) -> str:
+    if not a.steps:
+        return "no training step was seen yet"
+    if isinstance(a.trigger, int):
+        return f"the first consolidation comes at step {a.trigger}, and {_steps(a)} were taken"
+    if a.trigger == "fit":
+        return f"what was learned in {_steps(a)} is consolidated when the next fit begins"
+    if a.trigger is None:
+        return f"neither consolidate() nor remember() was called in {_steps(a)}"
+    what = "no change of the data was found" if a.trigger == "novelty" else "nothing was consolidated"
+    return f"{what} in {_steps(a)}"
+
+
+def _steps(a: Account) -> str:
+    return _number(a.steps, "step")
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+# --- the rows ---
+
+
+def _row(label: str, content: str, lines: int) -> list[str]:
+    return textwrap.wrap(
+        content,
+        WIDTH,
+        initial_indent=label.ljust(LABEL),
+        subsequent_indent=" " * LABEL,
+        max_lines=lines,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
+
+
+def _training(layers: Sequence[CommunicationLayer]) -> str:
+    parts = [f"{_number(layer.step, 'step')} of {type(layer.optimizer).__name__}" for layer in layers]
+    skipped = sum(layer.skips for layer in layers)
+    return ", ".join(parts) + (f"; {_number(skipped, 'step')} skipped by the loss scaler" if skipped else "")
+
+
+def _bands(bands: StabilitySpectrum) -> str:
+    return ", ".join(f"{percent(share)} {band}" for band, share in bands._asdict().items())
+
+
+def _settled(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
+    counts = [layer.analyzer.bands() for layer in layers if layer.analyzer is not None]
+    whole = torch.stack(counts).sum(0) if counts else torch.zeros(3)
+    return spectrum(whole) if whole.any() else StabilitySpectrum(0.0, 0.0, 100.0)
+
+
+def _weights(layers: Sequence[CommunicationLayer]) -> str:
+    """How many weights each kind of rule covers, and in how many layers."""
+    ways = defaultdict[str, list[Rule]](list)
+    for rule in (rule for layer in layers for rule in layer.rules if rule.learns):
+        ways[WAYS[type(rule)]].append(rule)
+    total = sum(rule.numel() for rules in ways.values() for rule in rules)
+    parts = []
+    for way, rules in ways.items():
+        if isinstance(rules[0], Subspace | Tokens):
+            where = _number(len(rules), "layer")
+        else:
+            where = listed([name for rule in rules for name in rule.parameters])
+        parts.append(f"{percent(100 * sum(rule.numel() for rule in rules) / total)} {way} ({where})")
+    return f"{total:,} in training: {', '.join(parts)}" if total else "none in training"
+
+
+def _events(layers: Sequence[CommunicationLayer]) -> str:
+    """The last consolidations, each with its evidence."""
+    events = sorted({(step, layer.evidence.get(step, "")) for layer in layers for step in layer.events})
+    if not events:
+        return "none"
+    shown = [f"step {step:,}" + (f" ({why})" if why else "") for step, why in events[-EVENTS:]]
+    earlier = len(events) - len(shown)
+    return (f"{earlier} earlier, " if earlier else "") + ", ".join(shown)
+
+
+def _held_back(layers: Sequence[CommunicationLayer], shares: Mapping[str, Tensor]) -> str:
+    if not any(layer.events or layer.suspects for layer in layers):
+        return "nothing yet"
+    drift = torch.stack([layer.drift() for layer in layers]).sum(0)
+    moved = f"what is held has moved by {percent(_root(drift))} of its size" if drift[1] > 0 else ""
+    if not shares:
+        return "; ".join(filter(None, ["not measured, which is done on steps that are logged", moved]))
+    gradient, update = (percent(_root(shares[name])) for name in ("suppressed", "effect"))
+    return "; ".join(
+        filter(None, [f"{gradient} of the gradient and {update} of the update, when last measured", moved])
+    )
+
+
+def _root(squares: Tensor) -> float:
+    """In percent, the root of a ratio of two sums of squares."""
+    part, whole = squares.double().tolist()
+    return float(100 * (part / whole) ** 0.5) if whole > 0 else 0.0
+
+
+def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Iterator[str]:
+    """What is neither protected nor observed, and what of it was held before."""
+    parameters = {name: p for name, p in layers[0].model.named_parameters() if not nn.parameter.is_lazy(p)}
+    covered = {id(p) for layer in layers for rule in layer.rules for p in rule.parameters.values()}
+    frozen = sum(p.numel() for p in parameters.values() if not p.requires_grad)
+    if frozen:
+        yield f"{frozen:,} frozen weights"
+    if strange := [name for name, p in parameters.items() if p.requires_grad and id(p) not in covered]:
+        yield f"weights that no optimizer here steps: {listed(strange)}"
+    if unreached := {name for layer in layers for name in layer.unreached}:
+        yield f"inputs of layers that did not run: {listed(unreached)}"
+    if unbound := {name for layer in layers for name in layer.unbound}:
+        yield f"what a loaded state holds of {listed(unbound)}"
+    if settings.consolidate_on != "novelty":
+        yield f"changes of the data, since consolidate_on={settings.consolidate_on!r}"
+    elif not any(layer.eyes for layer in layers):
+        yield "changes of the data: no layer's input is read"
+
+
+def _warnings(given: Mapping[str, str]) -> list[str]:
+    """The first sentences of the last warnings."""
+    shown = list(given.values())[-WARNINGS:]
+    if not shown:
+        return _row("Warnings", "none", 1)
+    named = [("" if i else "Warnings", f"- {text.partition('. ')[0]}") for i, text in enumerate(shown)]
+    lines = [line for label, row in named for line in _row(label, row, LINES)]
+    earlier = len(given) - len(shown)
+    return lines + (_row("", f"and {earlier} more", 1) if earlier else [])

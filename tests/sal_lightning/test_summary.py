@@ -1,0 +1,294 @@
+"""What a callback says of itself: a sentence, a line, a page of a terminal."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum
+from sal_lightning.evidence import Counts
+from sal_lightning.summary import Account, short, text, verdict
+from tests.everywhere import models
+from tests.everywhere.models import Alternating, At, loader, trainer
+from tests.sal_lightning.nets import Net
+
+FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), StabilitySpectrum(63, 0, 37)
+
+
+@pytest.mark.parametrize(
+    ("account", "sentence", "words"),
+    [
+        (
+            Account(FREE, Counts(), 0, "novelty"),
+            "Nothing is held: no training step was seen yet.",
+            "nothing learned yet",
+        ),
+        (
+            Account(FREE, Counts(), 500, "novelty"),
+            "Nothing is held: no change of the data was found in 500 steps.",
+            "nothing consolidated in 500 steps",
+        ),
+        (
+            Account(FREE, Counts(), 1, "fit"),
+            "Nothing is held: what was learned in 1 step is consolidated when the next fit begins.",
+            "nothing consolidated in 1 step",
+        ),
+        (
+            Account(FREE, Counts(), 500, 1000),
+            "Nothing is held: the first consolidation comes at step 1000, and 500 steps were taken.",
+            "nothing consolidated in 500 steps",
+        ),
+        (
+            Account(FREE, Counts(), 1500, None),
+            "Nothing is held: neither consolidate() nor remember() was called in 1,500 steps.",
+            "nothing consolidated in 1,500 steps",
+        ),
+        (
+            Account(FREE, Counts(), 500),
+            "Nothing is held: nothing was consolidated in 500 steps.",
+            "nothing consolidated in 500 steps",
+        ),
+        (
+            Account(FIRM, Counts(found=2), 800, "novelty"),
+            "Holds 63 % of the weights; 2 changes of the data were found.",
+            "2 changes found, 63 % of the weights held",
+        ),
+        (
+            Account(PART, Counts(found=1, asked=2), 800, "novelty"),
+            "Holds 6 % of the weights firmly and 35 % in part; "
+            "1 change of the data was found and 2 consolidations were asked for.",
+            "1 change found, 2 consolidations, 6 % of the weights held firmly and 35 % in part",
+        ),
+        (
+            Account(StabilitySpectrum(0, 0.4, 99.6), Counts(unknown=1), 800),
+            "Holds under 1 % of the weights in part; 1 consolidation was made.",
+            "1 consolidation, under 1 % of the weights held in part",
+        ),
+        (
+            Account(FREE, Counts(asked=1), 800, None),
+            "Holds next to nothing: all weights are free to move; 1 consolidation was asked for.",
+            "1 consolidation, 0 % of the weights held",
+        ),
+        (
+            Account(PART, Counts(), 800, "novelty", suspects=True),
+            "Holds 6 % of the weights firmly and 35 % in part; a change of the data is suspected, "
+            "and none was found yet.",
+            "nothing consolidated in 800 steps, a change suspected",
+        ),
+        (
+            Account(FREE, Counts(found=1), 800, "novelty", waits=True),
+            "Nothing is held yet: what was learned in 800 steps, with 1 consolidation, waits for the next training.",
+            "a state of 800 steps waits for the next training",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence_and_a_few_words(account, sentence, words):
+    assert verdict(account) == sentence
+    assert short(account) == words
+
+
+def rows(summary):
+    """The content of each row by its label, lines joined."""
+    found, label = {}, ""
+    for line in summary.splitlines()[1:]:
+        label = line[:11].strip() or label
+        found[label] = f"{found.get(label, '')} {line[11:].strip()}".strip()
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A callback whose data changed at step 60, consolidated by hand at step 120."""
+    callback = SALCallback(strength=8.0, field=None)
+    trainer(tmp_path_factory.mktemp("fit"), [callback], log_every_n_steps=10).fit(Net(), loader())
+    callback.consolidate()
+    return callback
+
+
+def test_a_summary_says_what_the_callback_answers(trained):
+    said = trained.summary()
+    first, table = said.splitlines()[0], rows(said)
+    held, settled = trained.spectrum(), trained.spectrum("observed")
+    assert first.startswith(f"Holds {held.protected:.0f} % of the weights firmly and {held.neutral:.0f} % in part; ")
+    assert "1 change of the data was found" in first
+    for label, bands in (("Held", held), ("Settled", settled)):
+        told = re.findall(r"(\d+) % (protected|neutral|volatile)", table[label])
+        assert {band: int(n) for n, band in told} == {band: round(x) for band, x in bands._asdict().items()}
+    assert table["Training"] == "120 steps of Adam"
+    assert table["Events"] == "step 63 (inputs), step 120 (by hand)"
+    # 12·32+32, 32·4+4, 4·4+4 weights of Linear layers, and 4+4 of a norm.
+    assert table["Weights"] == (
+        "576 in training: 99 % by directions of the input (3 layers), 1 % weight by weight (net.3.bias, net.3.weight)"
+    )
+    assert table["Left out"] == "nothing that is trained"
+    assert table["Warnings"] == "none"
+
+
+def test_what_was_held_back_is_what_was_logged_last(tmp_path):
+    callback = SALCallback()
+    run = trainer(tmp_path, [callback], log_every_n_steps=120)
+    run.fit(Net(), loader())
+    logged = {name: 100 * float(run.callback_metrics[f"sal/{name}"]) for name in ("suppressed", "effect", "drift")}
+    assert logged["effect"] > 1
+    assert rows(callback.summary())["Held back"] == (
+        f"{logged['suppressed']:.0f} % of the gradient and {logged['effect']:.0f} % of the update, when last measured; "
+        f"what is held has moved by {logged['drift']:.0f} % of its size"
+    )
+
+
+def test_a_line_shows_what_is_not_the_default(trained):
+    assert repr(SALCallback()) == "SALCallback(): nothing learned yet"
+    assert repr(SALCallback("element", 50, name="often", field="net.0")) == (
+        "SALCallback(protection='element', consolidate_on=50, field='net.0', name='often'): nothing learned yet"
+    )
+    assert re.fullmatch(
+        r"SALCallback\(strength=8\.0, field=None\): 1 change found, 1 consolidation, "
+        r"\d+ % of the weights held firmly and \d+ % in part",
+        repr(trained),
+    )
+    assert str(trained) == repr(trained)
+    again = copy.deepcopy(trained)
+    assert repr(again) == "SALCallback(strength=8.0, field=None): a state of 120 steps waits for the next training"
+    assert (
+        again.summary()
+        .replace("\n", " ")
+        .startswith(
+            "Nothing is held yet: what was learned in 120 steps, with 2 consolidations, waits for the next training."
+        )
+    )
+
+
+def test_a_run_in_which_nothing_was_found_says_so(tmp_path):
+    callback = SALCallback()
+    trainer(tmp_path, [callback]).fit(Net(), loader(length=50, change=10**6))
+    assert callback.summary().splitlines()[0] == "Nothing is held: no change of the data was found in 50 steps."
+    table = rows(callback.summary())
+    assert table["Events"] == "none"
+    assert table["Held back"] == "nothing yet"
+
+
+def test_while_a_change_is_suspected_the_summary_says_so(tmp_path):
+    callback, said = SALCallback(), []
+    at = At(61, lambda *_: said.append(callback.summary()))
+    trainer(tmp_path, [callback, at]).fit(Net(), loader(length=62))
+    assert "a change of the data is suspected, and none was found yet." in said[0].replace("\n", " ")
+
+
+# --- evidence ---
+
+
+def test_each_event_has_its_evidence(tmp_path):
+    model = Net()
+    for trigger, evidence in (("fit", "new fit"), (20, "every n steps")):
+        callback = SALCallback(consolidate_on=trigger)
+        for _ in range(2):
+            trainer(tmp_path, [callback]).fit(model, loader(length=20, change=10**6))
+        (layer,) = callback.layers
+        assert set(layer.evidence) == set(layer.events)
+        assert set(layer.evidence.values()) == {evidence}
+        assert "asked for." in callback.summary()
+    callback = SALCallback(consolidate_on=None)
+    callback.remember(model, loader(length=5))
+    assert callback.layers[0].evidence == {0: "remembered"}
+    callback.consolidate()
+    callback.consolidate()
+    assert callback.layers[0].evidence == {0: "remembered; by hand"}
+    assert callback.events == [0, 0, 0]
+
+
+def test_evidence_is_saved_and_a_state_without_it_is_taken(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for known in (True, False):
+        if not known:
+            del state["layers"][0]["evidence"]
+        callback = SALCallback(strength=8.0, field=None)
+        callback.load_state_dict(state)
+        model = Net()
+        callback.begin(model, optimizers(model))
+        callback.end()
+        assert callback.events == [63, 120]
+        assert callback.layers[0].evidence == ({63: "inputs", 120: "by hand"} if known else {})
+        counted = "1 change of the data was found and 1" if known else "2 consolidations were made."
+        assert counted in callback.summary()
+
+
+@pytest.mark.parametrize("evidence", [["inputs"], {63: 1}, {"63": "inputs"}, {-1: "inputs"}])
+def test_evidence_that_cannot_be_is_refused(trained, evidence):
+    state = copy.deepcopy(trained.state_dict())
+    state["layers"][0]["evidence"] = evidence
+    with pytest.raises(ValueError, match="evidence"):
+        SALCallback().load_state_dict(state)
+
+
+# --- much to say ---
+
+
+def test_with_much_to_say_it_fits_a_terminal():
+    torch.manual_seed(0)
+    name = "a_part_of_the_network_with_a_long_name_{}"
+    parts = {name.format(i): nn.Linear(8, 8) for i in range(30)} | {f"norm_{i}": nn.LayerNorm(8) for i in range(30)}
+    model = nn.Sequential()
+    for part, module in parts.items():
+        model.add_module(part, module)
+    list(model.children())[5].requires_grad_(False)
+    optimizer = torch.optim.SGD(list(model.parameters())[20:], lr=1e-3)
+    layer = CommunicationLayer(model, optimizer, consolidate_on=2)
+    for _ in range(60):
+        model(torch.randn(4, 8)).square().mean().backward()
+        optimizer.step()
+    warnings = {str(i): f"Something that goes on and on {'and on ' * 40}. And a cure." for i in range(7)}
+    account = Account(StabilitySpectrum(0.4, 99.4, 0.2), Counts(30, 30, 30), 10**6, "novelty", suspects=True)
+    lines = text(account, [layer], layer.settings, warnings, {}).splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 100
+    table = rows("\n".join(lines))
+    assert table["Events"].startswith("24 earlier, step 50 (every n steps), step 52")
+    assert "72 frozen weights; weights that no optimizer here steps: a_part_of_the_network" in table["Left out"]
+    assert table["Warnings"].endswith("and 3 more")
+    assert "cure" not in table["Warnings"]
+
+
+def test_several_optimizers_are_one_summary(tmp_path):
+    callback = SALCallback()
+    trainer(tmp_path, [callback]).fit(Alternating(), loader())
+    table = rows(callback.summary())
+    assert table["Training"] == "120 steps of Adam, 120 steps of SGD"
+    assert table["Weights"].startswith("548 in training: 100 % by directions of the input (2 layers)")
+    assert len(re.findall(r"step \d+", table["Events"])) == len(set(callback.events))
+
+
+def test_layers_that_do_not_run_are_named():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Idle()
+    callback = SALCallback(field=None)
+    callback.begin(model, optimizers(model))
+    for i in range(3):
+        callback.layers[0].optimizer.zero_grad()
+        model(torch.randn(8, 4, generator=torch.Generator().manual_seed(i))).square().mean().backward()
+        callback.layers[0].optimizer.step()
+    callback.end()
+    assert rows(callback.summary())["Left out"] == "inputs of layers that did not run: idle"
+
+
+def optimizers(model):
+    return [torch.optim.Adam(model.parameters(), lr=5e-3)]
+
+
+def test_asking_changes_nothing(tmp_path):
+    ended = []
+    for ask in (False, True):
+        model, callback = Net(), SALCallback()
+        at = [At(steps, lambda *_: (callback.summary(), repr(callback))) for steps in (30, 61, 62, 90)] if ask else []  # noqa: B023
+        trainer(tmp_path, [callback, *at]).fit(model, loader())
+        ended.append((models.weights(model), callback.state_dict()))
+    assert models.equal(*ended)

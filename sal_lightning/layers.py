@@ -42,7 +42,8 @@ class Layer(NamedTuple):
 
         The same memory where it can be: ``write`` says what was done to it.
         """
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.dtype is not torch.float32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
         x = x[:, None] if x.dim() == 1 else x.mT if self.transposed else x.flatten(1)
         return x.view(self.groups, -1, x.shape[-1]) if self.groups > 1 else x[None]
 

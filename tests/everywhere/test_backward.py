@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 
 from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning.rules.subspace import Subspace
 from tests.everywhere.common import (
     At,
     Net,
@@ -281,3 +282,24 @@ def test_an_overflow_after_the_backward_pass_is_a_step_that_never_was():
     after, before = model.steps()
     assert after == before
     assert after[54:57] == [55, 55, 56]
+
+
+@pytest.mark.parametrize("make", [sgd, adam])
+def test_what_a_step_multiplies_by_is_computed_anew_whenever_it_changes(make, monkeypatch):
+    """Held by hand, then a strange batch that is dismissed, then a change; one run computes it anew in each step."""
+    first, second = stream(65), stream(0, 20)
+    batches, ended = [*first[:55], batch(2, 0), *first[55:], *second], []
+    cached = Subspace.operands.fget
+
+    def anew(rule):
+        rule._operands = None
+        return cached(rule)
+
+    for way in (cached, anew):
+        monkeypatch.setattr(Subspace, "operands", property(way))
+        model, callback = Net(make), SALCallback()
+        fit(model, batches, callback, At(10, callback.consolidate))
+        ended.append((weights(model), callback.events, callback.layers[0].state_dict()))
+    assert ended[0][1][0] == 10
+    assert found(ended[0][1][1:], 66)
+    assert differences(*ended) == []

@@ -14,6 +14,7 @@ from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormSha
 from sal_lightning.report import panels
 from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
+from sal_lightning.scaling import scales
 from sal_lightning.settings import Protection, Settings, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.watching import AUTO
@@ -64,6 +65,7 @@ class SALCallback(Driver, Callback):
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
         self._told = 0  # consolidations that this fit's loggers know of
+        self._backward = self._analyzed = False  # whether either has happened in this batch
 
     @property
     @override
@@ -96,15 +98,31 @@ class SALCallback(Driver, Callback):
         # Which batch of several will be the last one of its step is known when it comes.
         alone = pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1
         self.expect(_logs(trainer) and not trainer.barebones, alone)
+        self._backward = self._analyzed = False
         for layer in self.layers:  # before anybody looks at the weights that the epoch ends with
             layer.last = trainer.is_last_batch and pl_module.automatic_optimization
 
     @override
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Gradients are whole here, and as the data made them: accumulated over the micro-batches, averaged over the
+        # processes, not yet held back or clipped. In manual optimization it shows at the step whose they are.
+        if not pl_module.automatic_optimization:
+            return
+        self._backward = True
+        for layer in self.layers:
+            if layer.stepping or (scales(layer.scaler) and _steps_next(trainer, pl_module)):
+                layer.analyze(scaled=True)
+                self._analyzed = True
+
+    @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Gradients are accumulated and unscaled here; clipping still follows.
+        # Gradients are unscaled here too; clipping still follows.
         for layer in self.layers:
             if layer.optimizer is optimizer:
-                layer.analyze()
+                if pl_module.automatic_optimization and scales(layer.scaler) and not self._backward:
+                    layer.skip()  # `training_step` returned None: the scaler takes no step, whatever is accumulated
+                elif not self._analyzed:
+                    layer.analyze()
                 layer.protect()
 
     @override
@@ -197,6 +215,14 @@ def _metrics() -> dict[str, Metric]:
 def _logs(trainer: Trainer) -> bool:
     """Whether this step's values are wanted: Lightning's own rhythm, and the last batch of an epoch."""
     return trainer._logger_connector.should_update_logs or trainer.is_last_batch
+
+
+def _steps_next(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the optimizer will step by this micro-batch's gradients; False too where that is for others to say."""
+    own = getattr(pl_module.optimizer_step, "__qualname__", "") != "LightningModule.optimizer_step"
+    if own or trainer.strategy.handles_gradient_accumulation:
+        return False
+    return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
 def _logged_as(trainer: Trainer) -> int:

@@ -124,19 +124,22 @@ class CommunicationLayer:
         """Those that listen to forward passes."""
         return self._coverage.eyes
 
-    def analyze(self) -> None:
-        """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?"""
-        if (self._analyzed and self._in_step) or not self._has_gradients():
+    def analyze(self, *, scaled: bool = False) -> None:
+        """Ask, once a step after ``backward()``: what is the model used for now, and does it fit what came before?
+
+        Args:
+            scaled: whether the scaler's ``unscale_(optimizer)`` is still to come.
+        """
+        if (self._analyzed and self.stepping) or not self._has_gradients():
             return
-        if not self._in_step:
+        if not self.stepping:
             self._look_for_steps()
         with exactly(self._device):
             self._cover()
-            size = unit(self.scaler, self.optimizer, self.rules)
+            size = unit(self.scaler, self.optimizer, self.rules, scaled)
             self._skipped = size is None
             if size is None:
-                self.skips += 1
-                self.forget_step()
+                self.skip()
                 return
             self._analyzed = True  # a closure may come several times in one step
             self.step += 1
@@ -159,13 +162,19 @@ class CommunicationLayer:
             if isinstance(every, int) and self.step % every == 0:
                 self.consolidate_for(EVERY_STEPS)
 
+    def skip(self) -> None:
+        """Observe and protect nothing of this step: its gradients will not be used."""
+        self._skipped = True
+        self.skips += 1
+        self.forget_step()
+
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
         if self._skipped:
             return
         self._protected = True
         with exactly(self._device):
-            if not self._in_step:
+            if not self.stepping:
                 self._forget_weights()  # of a step that was skipped
             if not self._moved_already:
                 for rule in self.rules:
@@ -441,7 +450,8 @@ class CommunicationLayer:
                 self._protected = False
 
     @property
-    def _in_step(self) -> bool:
+    def stepping(self) -> bool:
+        """Whether a step of the optimizer is running: what its closure computes are this step's gradients."""
         return self._stepping is not None and self._stepping.depth > 0
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.compiling import uncompiled
@@ -116,6 +116,10 @@ class Hearing:
             running = self._running.pop(module, []) if module is watched else []
             for eye, confirm in running:
                 weights = [p for p in eye.parameters.values() if p.requires_grad]
-                on_weight_gradient(output, weights, confirm)
+                on_weight_gradient(output, weights, _counted(confirm))
 
         self._handles[watched].append(watched.register_forward_hook(ended))
+
+
+def _counted(confirm: Confirm) -> Callable[[Tensor], None]:
+    return lambda gradient: confirm()

@@ -63,7 +63,8 @@ class Layer(NamedTuple):
 
         The same memory where it can be: ``write`` says what was done to it.
         """
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.dtype is not torch.float32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
         if x.dim() < self.weight.dim():
             x = x[..., None]  # a bias
         elif self.transposed:

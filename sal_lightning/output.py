@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.compiling import uncompiled
 from sal_lightning.readback import Readback
-from sal_lightning.surroundings import in_backward
+from sal_lightning.surroundings import in_backward, on_weight_gradient
 
 
 class OutputGradient:
@@ -54,9 +53,9 @@ class OutputGradient:
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is not self.module or not self.in_step or in_backward():
                 return  # a copy of the model: hooks are copied with it; evaluation; run again for its activations
-            y = next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad), None)
-            if y is not None and torch.is_grad_enabled():
-                y.register_hook(self._add)  # type: ignore[no-untyped-call]
+            if torch.is_grad_enabled():
+                weights = [p for p in module._parameters.values() if p is not None and p.requires_grad]
+                on_weight_gradient(output, weights, self._add)
 
         return ended
 

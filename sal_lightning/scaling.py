@@ -1,6 +1,7 @@
 """What the loss scaler of 16-bit training does to the gradients."""
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import torch
 from torch.amp.grad_scaler import GradScaler
@@ -10,13 +11,29 @@ from sal_lightning import processes
 from sal_lightning.rules.base import Rule
 
 
-def unit(scaler: GradScaler | None, optimizer: Optimizer | None, rules: Iterable[Rule]) -> float | None:
-    """What the gradients are multiplied by; None if the scaler will skip this step."""
-    if scaler is None or not scaler.is_enabled():
+def scales(scaler: GradScaler | None) -> TypeGuard[GradScaler]:
+    """Whether there is a scaler, and it scales."""
+    return scaler is not None and scaler.is_enabled()
+
+
+def unit(
+    scaler: GradScaler | None, optimizer: Optimizer | None, rules: Iterable[Rule], scaled: bool = False
+) -> float | None:
+    """What the gradients are multiplied by; None if the scaler will skip this step.
+
+    Args:
+        scaler: the loss scaler, if there is one.
+        optimizer: the optimizer that will use the gradients; a fused one unscales them in its step.
+        rules: whose parameters have the gradients, at least one.
+        scaled: whether the gradients are as the backward pass left them, before the scaler's ``unscale_``.
+    """
+    if not scales(scaler):
         return 1.0
     grads = [g for rule in rules for g in rule.gradients() if g is not None]
     finite = torch.stack([torch.isfinite(g.coalesce().values() if g.is_sparse else g).all() for g in grads]).all()
-    if processes.mean([finite.float()])[0] != 1:
-        return None
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return scaler.get_scale() if fused else 1.0
+    (everywhere,) = processes.mean([finite.float()])
+    one = torch.ones_like(everywhere)
+    scaled = scaled or getattr(optimizer, "_step_supports_amp_scaling", False)
+    # Both numbers in one transfer: each would wait for the device.
+    share, size = torch.stack([everywhere, scaler.scale(one) if scaled else one]).tolist()
+    return size if share == 1 else None

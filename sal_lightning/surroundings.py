@@ -17,8 +17,10 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
 
 
-def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], None]) -> None:
+def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[Tensor], object]) -> None:
     """Call ``do``, once, when a backward pass through a module's ``output`` also computes a gradient of ``weights``.
+
+    It is given the gradient at the output.
 
     ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
     ``weights`` any backward pass through the output does.
@@ -32,7 +34,7 @@ def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[], 
 
     def hook(grad: Tensor) -> None:
         if left and (not nodes or any(map(_executed, nodes))):
-            left.pop()()
+            left.pop()(grad)
 
     for x in reached:  # of several outputs a loss may use any
         x.register_hook(hook)  # type: ignore[no-untyped-call]

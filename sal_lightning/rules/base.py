@@ -129,12 +129,17 @@ class Rule(ABC):
         grads = self.gradients()
         if all(g is None for g in grads) or not (self.holds or measure):
             return None
-        G = [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
+        whole = [g for g in grads if g is not None]
+        G = whole if len(whole) == len(grads) else self._filled(grads)
         before = [g.clone() for g in G] if measure else []
         if self.holds:
             self.hold_back(G)
         held = [b - g for b, g in zip(before, G, strict=False)]
         return torch.stack([squares(held), squares(before)]) if measure else None
+
+    def _filled(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
+        """Zeros for the gradients that are missing."""
+        return [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
 
     def notice(self) -> None:  # noqa: B027
         """Before a step: has somebody else moved the weights since the last one?"""

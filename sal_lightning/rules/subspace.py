@@ -1,7 +1,7 @@
 """The subspace rule: stability of the directions of a layer's input."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,16 @@ BETA = 0.99  # a window remembers about a hundred steps
 AT_ONCE = ("cpu",)  # devices that have nothing queued, so that a result can be asked for
 SAME = 1e-6  # a relative difference of two fingerprints that is rounding
 FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
+
+
+class Operands(NamedTuple):
+    """What each step multiplies by, computed once for a memory: views of its directions where they can be."""
+
+    memory: Memory
+    q: Tensor  # the demand it was computed for
+    U: list[Tensor]  # the masked directions' rows of the weight and, if there is one, of the bias: (groups, columns, k)
+    f: Tensor  # (groups, 1, k)
+    back: Tensor  # what is put back of each step: (groups, out, 1), or one number where that is the same everywhere
 
 
 class Subspace(Rule):
@@ -70,9 +80,10 @@ class Subspace(Rule):
         self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
         self.waited = 0  # steps since then,
         self.stirred: Tensor | None = None  # and whether the optimizer moved anything in them
+        self._operands: Operands | None = None
         self.fed = False  # whether there is a gradient in this step
         self.version = 0  # of the weights, after the last step,
-        self.mark: list[Tensor] = []  # what they were then,
+        self.mark: Tensor | None = None  # what they were then,
         self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
     @property
@@ -211,11 +222,13 @@ class Subspace(Rule):
     def notice(self) -> None:
         if self.before is not None or self.memory is None:
             return
-        now, moved = self._fingerprint(), torch.zeros((), dtype=torch.bool, device=self.device)
-        for a, b in zip(now, self.mark, strict=True):
-            moved |= torch.linalg.vector_norm(a - b) > SAME * torch.linalg.vector_norm(b)
+        assert self.mark is not None, "what is held has no mark"
+        now, at_once = self._fingerprint(), self.device.type in AT_ONCE
+        if at_once and torch.equal(now, self.mark):
+            return
+        moved = torch.linalg.vector_norm(now - self.mark) > SAME * torch.linalg.vector_norm(self.mark)
         # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
-        if self.version != self._version() or moved.device.type in AT_ONCE:
+        if at_once or self.version != self._version():
             if moved:
                 self.anchor()
             self.version = self._version()
@@ -243,11 +256,14 @@ class Subspace(Rule):
         """Remember the weights as the last step left them."""
         self.version, self.mark = self._version(), self._fingerprint()
 
-    def _fingerprint(self) -> list[Tensor]:
-        """A product of the weight that changes with it, and the bias."""
+    def _fingerprint(self) -> Tensor:
+        """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
         weight, *bias = self.weights()
-        flat = weight.flatten(0, 1) if self.layer.stacked else weight.flatten(1)
-        return [flat @ probe(flat.shape[1], 1, flat.device)[:, 0].to(flat.dtype), *(b.clone() for b in bias)]
+        W = weight.mT if self.layer.transposed else weight if self.layer.stacked else weight.flatten(1)
+        z = probe(W.shape[-1], 1, W.device)[:, 0].to(W.dtype)
+        if bias and W.dim() == 2:
+            return torch.addmv(bias[0], W, z)
+        return W @ z + bias[0] if bias else W @ z
 
     def _version(self) -> int:
         """Changes with every change of the weights."""
@@ -259,8 +275,16 @@ class Subspace(Rule):
         if self.alone:
             super().hold_back(G)
             return
-        U = m.U[..., :MASK]
-        self._take(G, None, m.old(self.layer.along(G, U) * m.f[:, None, :MASK]), U)
+        U, f = self.operands.U, self.operands.f
+        M = [self.layer.matrix(g) for g in G]
+        if M[0].dtype is not f.dtype:
+            U = [u.to(M[0].dtype) for u in U]
+        Y = torch.bmm(M[0], U[0])
+        if len(M) > 1:
+            Y.baddbmm_(M[1], U[1])
+        Y = m.old(Y.mul_(f))
+        for g, x, u in zip(G, M, U, strict=True):
+            self.layer.write(g, x.baddbmm_(Y, u.mT, alpha=-1))
 
     @override
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
@@ -271,11 +295,11 @@ class Subspace(Rule):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
-        back = 1 - self._let_through * (1 - self._held.s_rest[:, None, None])
-        if self._held.rows is not None:
-            back = self._held.old(back.repeat(1, self.layer.out, 1))
+        back = self.operands.back
         for w, w0 in zip(W, W0, strict=True):
-            if w is not None:
+            if w is not None and not back.dim() and w.dtype == back.dtype:
+                w.lerp_(w0, back)
+            elif w is not None:
                 M = self.layer.matrix(w)
                 self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
         self.waited += 1
@@ -309,6 +333,21 @@ class Subspace(Rule):
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
         m = self._held
         self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + (moved > 0)), None
+
+    @property
+    def operands(self) -> Operands:
+        """What this step multiplies by."""
+        m, q, known = self._held, self.demand.q, self._operands
+        if known is None or known.memory is not m or known.q is not q:
+            back = 1 - self._let_through * (1 - m.s_rest[:, None, None])
+            if m.rows is not None:
+                back = m.old(back.repeat(1, self.layer.out, 1))
+            elif self.layer.groups == 1:
+                back = back.squeeze()
+            U = m.U[..., :MASK]
+            parts = [U[:, : self.inputs]] + ([U[:, self.inputs :]] if self.d > self.inputs else [])
+            self._operands = known = Operands(m, q, parts, m.f[:, None, :MASK], back)
+        return known
 
     @property
     def _let_through(self) -> Tensor:

@@ -131,6 +131,16 @@ def distance(A: Iterable[Tensor], B: Iterable[Tensor]) -> float:
     return float(torch.stack([(a.double() - b.double()).norm() for a, b in zip(A, B, strict=True)]).norm())
 
 
+def differences(a, b, path=""):
+    """Where two states are not equal to the bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted(a.keys() | b.keys(), key=str) for d in differences(a.get(k), b.get(k), f"{path}/{k}")]
+    if isinstance(a, list | tuple) and len(a) == len(b):
+        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{path}/{i}")]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+    return [] if same else [path]
+
+
 def furthest(A: Iterable[Tensor], B: Iterable[Tensor]) -> float:
     """The largest difference of two weights."""
     return max(float((a - b).abs().max()) for a, b in zip(A, B, strict=True))

@@ -13,6 +13,7 @@ from tests.everywhere.common import (
     Net,
     adam,
     batch,
+    differences,
     distance,
     equal,
     fit,
@@ -125,16 +126,6 @@ def test_importance_is_in_true_units_while_the_scale_grows(make):
         observed.append(callback.spectrum("observed"))
     assert distance(*importance) < 2 * HALF * distance(importance[0], [torch.zeros_like(o) for o in importance[0]])
     assert observed[1] == pytest.approx(observed[0], abs=1)
-
-
-def differences(a, b, path=""):
-    """Where two states are not equal to the bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted(a.keys() | b.keys(), key=str) for d in differences(a.get(k), b.get(k), f"{path}/{k}")]
-    if isinstance(a, list | tuple) and len(a) == len(b):
-        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{path}/{i}")]
-    same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-    return [] if same else [path]
 
 
 @cache

@@ -90,7 +90,7 @@ def test_another_version_is_refused(learned, protection, version):
     for inside in (True, False):
         state = copy.deepcopy(learned[protection])
         (state["layers"][0] if inside else state)["version"] = version
-        with pytest.raises(ValueError, match=rf"of a version in \(1, 2\), got {version!r}"):
+        with pytest.raises(ValueError, match=rf"of a version in \(3,\), got {version!r}"):
             SALCallback(protection).load_state_dict(state)
 
 
@@ -102,11 +102,9 @@ def mappings(state, path=()):
             yield from mappings(value, (*path, key))
 
 
-# What a state may be without: earlier versions were, or it is a name of a layer or parameter.
-OPTIONAL = {"watch", "pending", "waited", "stirred", "demand", "inside", "P", "R", "usual", "rows", "directions"} | {
-    "evidence"
-}
-BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending", "evidence"}
+# What a state may be without.
+OPTIONAL = {"watch", "P", "R", "rows", "directions"}
+BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending", "evidence", "samples", "signals"}
 
 
 @RULES

@@ -556,3 +556,52 @@ def test_weights_that_are_moved_and_put_back_between_two_steps_are_as_if_untouch
             steps(3)
         ended.append((weights(net), comm.spectrum()))
     assert models.equal(*ended)
+
+
+class Transposed(nn.Module):
+    """The linear layer of GPT-2: its weight is kept as (in, out)."""
+
+    def __init__(self, inputs, out):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, out)), nn.Parameter(torch.zeros(out))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+Transposed.__name__ = "Conv1D"
+LAYERS = {
+    "linear": (lambda: nn.Linear(4, 6), (8, 4)),
+    "without bias": (lambda: nn.Linear(4, 6, bias=False), (8, 4)),
+    "convolution in groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (8, 4, 5, 5)),
+    "transposed": (lambda: Transposed(4, 6), (8, 4)),
+    "double": (lambda: nn.Linear(4, 6).double(), (8, 4)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_weight_that_is_set_through_data_is_taken_as_set(kind):
+    torch.manual_seed(0)
+    make, shape = LAYERS[kind]
+    net = nn.Sequential(make())
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    comm = CommunicationLayer(net, optimizer, consolidate_on=None, strength=1e6)
+
+    def steps(n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            net(torch.randn(shape, dtype=next(net.parameters()).dtype)).square().mean().backward()
+            optimizer.step()
+
+    steps(5)
+    comm.consolidate()
+    steps(3)
+    for p in net.parameters():
+        for at in (0, p.numel() - 1):
+            p.data.view(-1)[at] += 1.0
+            start = weights(net)
+            steps(20)
+            comm.settle()
+            for now, then in zip(weights(net), start, strict=True):
+                assert (now - then).norm() < 1e-2
+    assert set(comm.coverage().values()) == {"subspace"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from experiments.continual.data import load
-from experiments.networks import streams
+from experiments.networks import networks, streams
 from experiments.networks.protocol import METHODS, Run, data_of, measures, run, useful
 from experiments.networks.training import Learner, Steps, evaluating
 
@@ -65,8 +65,19 @@ def test_a_network_in_evaluation_mode_trains_as_one_in_training_mode():
     assert kept[0] > 0.5
 
 
-def test_what_sal_cannot_do_well_is_in_the_record():
-    assert record("gru", steps=5)["warned"] == ["elements"]
+class Free(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(64, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+def test_what_sal_cannot_do_well_is_in_the_record(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "make", lambda *_: Free())
+        assert record("gru", steps=5)["warned"] == ["elements"]
     assert record("mlp", steps=5)["warned"] == []
 
 

@@ -1,0 +1,280 @@
+"""Change detection on networks whose first layer's rows hardly change, and on labels."""
+
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
+
+from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning.detection import DIFFERENT, TRIAL, Detection
+from sal_lightning.evidence import LOSS
+from sal_lightning.jumps import FEW, KNOWN, MARGIN, NEW, USUAL, Jumps
+from sal_lightning.novelty import CONFIRM, SUSPECT, WARM
+from sal_lightning.samples import SIZE, Samples, whole
+from tests.sal_lightning.nets import Net
+from tests.everywhere.models import loader, trainer
+
+CHANGE = 120
+
+
+class Rows(nn.Module):
+    """Pictures as sequences of their rows."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.reads, self.out = kind(8, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.out(self.reads(x.view(-1, 8, 8))[0][:, -1])
+
+
+class Placed(nn.Module):
+    """A position embedding is called first."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.reads, self.out = nn.Embedding(8, 32), nn.Linear(8, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        places = self.places(torch.arange(8).expand(len(x), 8))
+        return self.out((self.reads(x.view(-1, 8, 8)) + places).relu().mean(1))
+
+
+class Timed(nn.Module):
+    """Noise at a random level, whose embedding is called first."""
+
+    def __init__(self):
+        super().__init__()
+        self.level, self.reads, self.out = nn.Linear(2, 32), nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        t = torch.rand(len(x), 1)
+        level = self.level(torch.cat([t.cos(), t.sin()], 1))
+        return self.out((self.reads(x + 0.1 * t * torch.randn_like(x)) + level).relu())
+
+
+def convolutions(norm):
+    pictures = nn.Unflatten(1, (1, 8, 8))
+    return nn.Sequential(
+        pictures, nn.Conv2d(1, 16, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(144, 10),
+    )  # fmt: skip
+
+
+NETWORKS = {
+    "mlp": lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
+    "batchnorm": lambda: convolutions(nn.BatchNorm2d(16)),
+    "groupnorm": lambda: convolutions(nn.GroupNorm(4, 16)),
+    "gru": lambda: Rows(nn.GRU),
+    "lstm": lambda: Rows(nn.LSTM),
+    "positions": Placed,
+    "noise level": Timed,
+}
+
+
+def digits(classes, steps, labels=0, seed=0, batch=32):
+    """Batches of digits of these classes, their labels moved by so many."""
+    x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    chosen = torch.isin(y, torch.tensor(list(classes))).nonzero()[:, 0]
+    numbers = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        i = chosen[torch.randint(len(chosen), (batch,), generator=numbers)]
+        yield x[i].float() / 16, (y[i] + labels) % 10
+
+
+def train(network, *parts, lr=2e-3):
+    torch.manual_seed(0)
+    model = NETWORKS[network]()
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    comm = CommunicationLayer(model, optimizer)
+    for x, y in (batch for part in parts for batch in part):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return comm
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_classes_are_found_on_every_network(network):
+    comm = train(network, digits(range(5), CHANGE), digits(range(5, 10), 20, seed=1))
+    assert len(comm.events) == 1
+    assert CHANGE < comm.events[0] <= CHANGE + 20
+
+
+@pytest.mark.parametrize("network", ["mlp", "batchnorm", "gru"])
+def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
+    comm = train(network, digits(range(10), 2 * CHANGE), digits(range(10), 20, labels=1, seed=1))
+    assert comm.events == [2 * CHANGE + NEW]
+    assert comm.evidence == {2 * CHANGE + NEW: LOSS}
+    assert comm.state_dict()["evidence"] == comm.evidence
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_nothing_is_found_where_nothing_changes(network):
+    comm = train(network, digits(range(10), 400))
+    assert comm.events == []
+    assert not comm.jumped
+
+
+def test_schedules_that_restart_and_dropout_raise_no_alarm():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 100)
+    comm = CommunicationLayer(model, optimizer)
+    for x, y in digits(range(10), 600):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    assert comm.events == []
+
+
+def test_a_new_fit_on_the_same_data_is_held_for_a_while_and_taken_back(tmp_path):
+    callback, model = SALCallback(), Net()
+    trainer(tmp_path, [callback]).fit(model, loader(length=100, change=10**6))
+    held = []
+
+    class Look(type(callback).__mro__[-2]):
+        def on_train_batch_end(self, *_):
+            held.append(callback.layers[0].spectrum().volatile < 100)
+
+    trainer(tmp_path, [callback, Look()]).fit(model, loader(length=60, change=10**6))
+    assert callback.events == []
+    assert held == [True] * (TRIAL - 1) + [False] * (60 - TRIAL + 1)
+
+
+def test_a_new_fit_on_other_data_is_found_even_if_each_batch_alone_is_not_suspicious():
+    numbers, detection = random.Random(0), Detection()
+    for _ in range(200):
+        detection.learn({"x": numbers.gauss(0, 1)})
+    assert detection.ready
+    detection.begin_fit()
+    evidence = [detection.weigh({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)]
+    assert evidence[:-1] == [SUSPECT] * (TRIAL - 1)
+    assert evidence[-1] >= CONFIRM
+    # The same difference within a fit is not enough.
+    same = Detection()
+    numbers = random.Random(0)
+    for _ in range(200):
+        same.learn({"x": numbers.gauss(0, 1)})
+    assert max(same.weigh({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)) < SUSPECT
+
+
+def test_a_trial_goes_on_where_it_was_saved():
+    numbers, detection = random.Random(0), Detection()
+    for _ in range(WARM):
+        detection.learn({"x": numbers.gauss(0, 1), LOSS: numbers.gauss(0, 1)})
+    detection.begin_fit()
+    values = [{"x": numbers.gauss(1.5, 1), LOSS: numbers.gauss(0, 1)} for _ in range(TRIAL)]
+    for value in values[:5]:
+        detection.weigh(value)
+    again = Detection()
+    again.load_state_dict(detection.state_dict())
+    assert again.state_dict() == detection.state_dict()
+    assert [again.weigh(v) for v in values[5:]] == [detection.weigh(v) for v in values[5:]]
+
+
+def test_what_is_not_finite_is_not_familiar_and_proves_nothing():
+    detection = Detection()
+    for bad in (math.nan, math.inf):
+        assert detection.weigh({"x": bad}) == (SUSPECT, "")
+    assert not detection.signals
+
+
+# --- jumps ---
+
+
+def exchangeable(kind, n, seed):
+    numbers = random.Random(seed)
+    draw = {"normal": lambda: numbers.gauss(0, 1), "heavy": lambda: numbers.paretovariate(0.5)}[kind]
+    return [draw() for _ in range(n)]
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy"])
+def test_jumps_are_not_found_in_noise_of_any_kind(kind):
+    jumps = Jumps()
+    for value in exchangeable(kind, 20_000, seed=0):
+        assert jumps.weigh(value) < CONFIRM
+        jumps.learn(value)
+    assert len(jumps.usual) == USUAL
+
+
+def test_a_jump_is_suspected_and_then_believed():
+    jumps = Jumps()
+    for value in exchangeable("normal", KNOWN, seed=1):
+        jumps.learn(value)
+    high = max(jumps.usual) + 2 * MARGIN
+    evidence = [jumps.weigh(high) for _ in range(NEW)]
+    assert evidence[: FEW - 1] == [0.0] * (FEW - 1)
+    assert evidence[FEW - 1] == SUSPECT
+    assert evidence[-1] == CONFIRM
+    assert sorted(evidence) == evidence
+
+
+def test_values_that_were_only_outliers_become_usual():
+    jumps = Jumps()
+    for value in [0.0] * KNOWN:
+        jumps.learn(value)
+    for value in (1.0, 1.0):
+        assert jumps.weigh(value) == 0
+        jumps.learn(value)
+    assert max(jumps.usual) == 0.0
+    assert jumps.weigh(0.0) == 0
+    jumps.learn(0.0)
+    assert max(jumps.usual) == 1.0
+
+
+def test_the_first_steps_of_a_fit_may_raise_the_loss():
+    for first, believed in ((0.0, False), (5.0, True)):
+        jumps = Jumps()
+        for _ in range(USUAL):
+            jumps.learn(0.0)
+        jumps.begin_fit()
+        evidence = []
+        for value in [first] + [5.0] * NEW:
+            evidence.append(jumps.weigh(value))
+            if evidence[-1] < SUSPECT:
+                jumps.learn(value)
+        assert (max(evidence) >= CONFIRM) is believed
+
+
+# --- whole samples ---
+
+
+def test_whole_samples_are_means_over_a_grid():
+    x = torch.randn(6, 3, 12, 12)
+    side = int((SIZE / 3) ** 0.5)
+    assert torch.equal(whole(nn.Conv2d(3, 4, 3), x), F.adaptive_avg_pool2d(x, side).flatten(1))
+    x = torch.randn(6, 40, 100)
+    halves = torch.stack([x[:, :20].mean(1), x[:, 20:].mean(1)], -1).flatten(1)
+    torch.testing.assert_close(whole(nn.Linear(100, 4), x), halves)
+    torch.testing.assert_close(whole(nn.GRU(100, 4), x.transpose(0, 1)), halves)
+    torch.testing.assert_close(whole(nn.GRU(100, 4, batch_first=True), x), halves)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [(nn.Linear(4, 2), (5, 4)), (nn.Linear(4, 2), (4,)), (nn.Conv2d(3, 4, 3), (3, 8, 8)), (nn.Linear(4, 2), (0, 4))],
+)
+def test_rows_that_are_samples_already_are_not_looked_at_twice(module, shape):
+    assert whole(module, torch.ones(shape)) is None
+
+
+def test_sequences_of_any_length_are_compared():
+    samples, numbers = Samples(), torch.Generator().manual_seed(0)
+    for i in range(40):
+        x = torch.randn(8, 3 + i % 5, 64, generator=numbers)
+        samples.take(whole(nn.Linear(64, 2), x))
+        samples.observe()
+    assert samples.age == 40
+    again = Samples()
+    again.load_state_dict(samples.state_dict(), torch.device("cpu"))
+    for one in (samples, again):
+        one.take(whole(nn.Linear(64, 2), torch.ones(8, 4, 64)))
+    assert torch.equal(samples.surprise, again.surprise)
+    assert float(samples.surprise[0]) > 0

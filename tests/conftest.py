@@ -1,4 +1,5 @@
 import gc
+import os
 import sys
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -10,6 +11,10 @@ import torch
 from tests.everywhere.processes import Processes
 from tests.safi_agent.postgres_server import Server, server
 
+# Small tensors on many threads are slower, and other work on the machine makes them much slower; in processes that are
+# started too.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
@@ -32,12 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on many threads are slower, and other work on the machine makes them much slower."""
-    before = torch.get_num_threads()
+def one_thread() -> None:
+    """Whatever a test before has set."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

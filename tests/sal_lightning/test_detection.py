@@ -15,8 +15,8 @@ from sal_lightning.evidence import LOSS
 from sal_lightning.jumps import FEW, KNOWN, MARGIN, NEW, USUAL, Jumps
 from sal_lightning.novelty import CONFIRM, SUSPECT, WARM
 from sal_lightning.samples import SIZE, Samples, whole
-from tests.sal_lightning.nets import Net
 from tests.everywhere.models import loader, trainer
+from tests.sal_lightning.nets import Net
 
 CHANGE = 120
 
@@ -60,8 +60,8 @@ class Timed(nn.Module):
 def convolutions(norm):
     pictures = nn.Unflatten(1, (1, 8, 8))
     return nn.Sequential(
-        pictures, nn.Conv2d(1, 16, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(144, 10),
+        pictures, nn.Conv2d(1, 16, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(144, 10),
     )  # fmt: skip
 
 

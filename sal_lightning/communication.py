@@ -17,6 +17,7 @@ from sal_lightning.covering import Coverage, Eye
 from sal_lightning.hearing import Hearing
 from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT, Novelty
+from sal_lightning.padding import Padding
 from sal_lightning.provisional import Provisional
 from sal_lightning.reached import Reached
 from sal_lightning.remembering import energy, evaluating, gradients_kept, run
@@ -255,6 +256,11 @@ class CommunicationLayer:
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     @property
+    def padding(self) -> Padding:
+        """The masks that are in force in the model."""
+        return self._hearing.padding
+
+    @property
     def attached(self) -> bool:
         """Whether it is listening."""
         return self._attached
@@ -277,6 +283,7 @@ class CommunicationLayer:
         self._hearing.remove()
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
         compiling.renew()
+        self.padding.begin(self.model)
         for eye in self.eyes:
             self._hearing.listen(eye, self.heard, self.defer)
 
@@ -368,7 +375,7 @@ class CommunicationLayer:
         """Take in what the model does on this batch."""
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(energy(forward(batch)))
+            torch.autograd.backward(energy(forward(batch), self.padding))
         self._hand_over_unreached()
         with exactly(self._device):
             for rule in self._reached.observers():
@@ -464,6 +471,7 @@ class CommunicationLayer:
     def forget_step(self) -> None:
         """Drop what was gathered since the last step."""
         self._reached.forget()
+        self.padding.forget()
 
     # --- covering ---
 
@@ -489,6 +497,7 @@ class CommunicationLayer:
                 rule.anchor()  # the new weights are taken as they are
         if new:
             compiling.renew()
+            self.padding.begin(self.model)
             self._new.update(new)
         for eye in new:
             self._hearing.listen(eye, self.heard, self.defer)

@@ -123,7 +123,7 @@ class Driver(Answers):
             self._begin_anew()
         self._counted = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
-            self.watch.begin(watched, next(model.parameters()).device)
+            self.watch.begin(watched, next(model.parameters()).device, self.layers[0].padding)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning.compiling import uncompiled
 from sal_lightning.covering import Eye
 from sal_lightning.layers import readable
+from sal_lightning.padding import Padding
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.surroundings import in_backward, on_weight_gradient
@@ -30,6 +31,7 @@ class Hearing:
     def __init__(self) -> None:
         self.always = False  # whether every pass counts, in evaluation too
         self.in_step = True  # whether a training step is running; a plain loop does not say
+        self.padding = Padding()
         self._forward = set[Rule]()  # whose layer ran not only in a backward pass, as under reentrant checkpointing
         self._handles: dict[Rule, list[RemovableHandle]] = {}
         self._following = set[Rule]()  # those with a hook after the forward pass too
@@ -61,6 +63,7 @@ class Hearing:
         for handle in [handle for handles in self._handles.values() for handle in handles]:
             handle.remove()
         self._handles.clear()
+        self.padding.end()
         self._following.clear()
         self._running.clear()
 
@@ -83,6 +86,7 @@ class Hearing:
                     return  # run again for its activations
             else:
                 self._forward.add(eye)
+            eye.real = self.padding.among(module, given)
             if self.always or module.training:
                 heard(eye, given)
             else:

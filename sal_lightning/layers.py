@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sal_lightning.padding import Real
 from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Reals = Sequence[Real | None]  # of each input, which of its rows are no padding; None: all
 
 
 class Layer(NamedTuple):
@@ -24,7 +26,7 @@ class Layer(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     groups: int
-    rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
+    rows: Callable[[nn.Module, tuple[Any, ...], int, int, Reals], Tensor]
     transposed: bool = False  # kept as (in, out)
 
     @property
@@ -133,22 +135,27 @@ def sample(total: int, n: int, step: int, device: torch.device | None = None) ->
     return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total
 
 
+def rows(x: Tensor, n: int, step: int, real: Real | None) -> Tensor:
+    """At most ``n`` sampled rows of ``x`` (rows, d), of the real ones where it is known which these are."""
+    return x[sample(len(x), n, step, x.device)] if real is None else real.rows(x, n, step)
+
+
 def readable(x: Any) -> bool:
     """Whether this input is rows of real numbers, as all layers here expect; some subclasses are given other things."""
     return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
 
 
-def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     raise TypeError("An embedding's input is counted, not read as rows.")
 
 
-def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     x: Tensor = args[0].detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x[None]
-    return x[sample(len(x), n, step, x.device)][None]
+    return rows(x, n, step, real[0])[None]
 
 
-def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     assert isinstance(module, _CONVS)
     x: Tensor = args[0].detach()
     x = x if x.dim() == module.weight.dim() else x[None]
@@ -184,8 +191,8 @@ def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
     return taps
 
 
-def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
-    return torch.cat([_linear_rows(module, (x,), n, step) for x in args[:3]])
+def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
+    return torch.cat([_linear_rows(module, (x,), n, step, (r,)) for x, r in zip(args[:3], real, strict=False)])
 
 
 def homogeneous(x: Tensor) -> Tensor:

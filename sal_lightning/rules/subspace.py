@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
-from sal_lightning.layers import Layer, homogeneous
+from sal_lightning.layers import Layer, Reals, homogeneous
 from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
@@ -64,6 +64,7 @@ class Subspace(Rule):
         self.window = Window(self.d, self.rank, BETA, layer.groups)
         self.demand = Demand(BETA)
         self.age = 0  # steps since the window began
+        self.real: Reals = (None,) * 3  # which rows of what the layer is given are no padding
         self.seen: list[Tensor] = []  # rows of this step's batch
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
         self.memory: Memory | None = None
@@ -92,7 +93,7 @@ class Subspace(Rule):
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """Sampled rows (groups, n, d) of the input in a forward pass."""
-        x = self.layer.rows(self.layer.module, args, ROWS, step)
+        x = self.layer.rows(self.layer.module, args, ROWS, step, self.real)
         return x if self.layer.bias is None else homogeneous(x)
 
     def take(self, rows: Tensor, ask: bool = False) -> None:

@@ -42,7 +42,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "eyes": _named(_rule),
         "trusted": _optional(_named(_any)),
     }
-    _fields(required, {"pending": _named(_pending)}, extra=True)(state, at)
+    _fields(required, {"pending": _named(_pending), "statistics": _each(_text)}, extra=True)(state, at)
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")

@@ -13,7 +13,7 @@ from sal_lightning.checking import check_callback
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.covering import check
 from sal_lightning.notices import Notices
-from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.watching import AUTO, Watch, find
 
@@ -29,9 +29,10 @@ class Driver(Answers):
         recall: float = Settings.recall,
         share: float = Settings.share,
         field: str | None = AUTO,
+        running_statistics: Statistics = Settings.running_statistics,
     ) -> None:
         super().__init__()
-        self.settings = Settings(protection, consolidate_on, strength, recall, share)
+        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics)
         self.layers = []
         self.watch = None if field is None else Watch(field)
         self.notices = Notices()

@@ -74,6 +74,7 @@ class Subspace(Rule):
         self.fed = False  # whether there is a gradient in this step
         self.version = 0  # of the weights, after the last step,
         self.mark: list[Tensor] = []  # what they were then,
+        self.same = SAME
         self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
     @property
@@ -210,14 +211,20 @@ class Subspace(Rule):
             return
         now, moved = self._fingerprint(), torch.zeros((), dtype=torch.bool, device=self.device)
         for a, b in zip(now, self.mark, strict=True):
-            moved |= torch.linalg.vector_norm(a - b) > SAME * torch.linalg.vector_norm(b)
+            moved |= torch.linalg.vector_norm(a - b) > self.same * torch.linalg.vector_norm(b)
         # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
-        if self.version != self._version() or moved.device.type in AT_ONCE:
+        if self.version != self.version_of_weights() or moved.device.type in AT_ONCE:
             if moved:
                 self.anchor()
-            self.version = self._version()
+            self.version = self.version_of_weights()
         else:  # no device is waited for: the next time it is put back this is
             self.touched = moved if self.touched is None else self.touched | moved
+
+    @override
+    def exchanged(self, versions: int) -> None:
+        self.version += versions
+        # Exchanged and back again they differ by rounding.
+        self.same = max(SAME, 8 * torch.finfo(self.layer.weight.dtype).eps)
 
     @override
     def snapshot(self) -> None:
@@ -238,17 +245,13 @@ class Subspace(Rule):
 
     def _mark(self) -> None:
         """Remember the weights as the last step left them."""
-        self.version, self.mark = self._version(), self._fingerprint()
+        self.version, self.mark = self.version_of_weights(), self._fingerprint()
 
     def _fingerprint(self) -> list[Tensor]:
         """A product of the weight that changes with it, and the bias."""
         weight, *bias = self.weights()
         flat = weight.flatten(1)
         return [flat @ probe(flat.shape[1], 1, flat.device)[:, 0].to(flat.dtype), *(b.clone() for b in bias)]
-
-    def _version(self) -> int:
-        """Changes with every change of the weights."""
-        return sum(p._version for p in self.parameters.values())
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers that train at other weights than those that are evaluated, as schedule-free ones do (Defazio et al. 2024)."""
+"""Optimizers that train at other weights than are evaluated, as schedule-free ones do (Defazio et al. 2024)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from sal_lightning.rules.base import Rule
 
 
 def averages(optimizer: Any) -> bool:
-    """Whether the weights are now those of training, and ``optimizer.eval()`` puts those of evaluation in their place."""
+    """Whether the weights are now those of training, and ``optimizer.eval()`` exchanges them for those of evaluation."""
     return _changes(optimizer) and any(group.get("train_mode") for group in optimizer.param_groups)
 
 

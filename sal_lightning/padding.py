@@ -169,8 +169,8 @@ class Padding:
     """Masks in force in a model, from forward pre-hooks on the modules that take one by a usual name.
 
     The names are ``attention_mask``, ``decoder_attention_mask`` and ``encoder_attention_mask`` as in transformers, and
-    those of torch that end in ``key_padding_mask``. A mask holds for the layers inside of the module that is given it, and
-    for those called after it that are inside of no such module, until the next one, or the end of the step.
+    those of torch that end in ``key_padding_mask``. A mask holds for the layers inside of the module that is given it,
+    and for those called after it that are inside of no such module, until the next one, or the end of the step.
     """
 
     def __init__(self) -> None:

@@ -95,7 +95,9 @@ class RunningStatistics:
             call = self._calls.get(module)
             mean, variance = module.running_mean, module.running_var
             self._return(module)
-            return None if call is None else renormalised(module, args[0], output, mean, variance)
+            return (
+                None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
+            )
 
         return leave
 
@@ -125,6 +127,9 @@ def renormalised(module: Any, x: Tensor, y: Tensor, mean: Tensor, variance: Tens
     ``r = σ_B / σ`` and ``d = (μ_B − μ) / σ`` are constants to the gradient: ``(y − bias) r + weight d + bias``.
 
     Args:
+        module: a batch normalization.
+        x: (batch, channels, ...), its input.
+        y: its output for the statistics of the batch.
         mean: (channels,) of the batch, μ_B.
         variance: (channels,) of the batch, divided by the number of values less one.
     """

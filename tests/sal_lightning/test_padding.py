@@ -101,6 +101,11 @@ def read(model, run):
     return {e.name: e.seen[-1][0] if isinstance(e, Subspace) else e.counts for e in comm.eyes if e in comm._reached.now}
 
 
+def among(rows, others):
+    """Whether each row is one of the others."""
+    return bool((rows[:, None] == others).all(-1).any(1).all())
+
+
 def test_of_two_sequences_of_one_length_each_layer_knows_its_own():
     """What is read at each layer are rows that the layer was given at real positions of its own sequence."""
     model, batch, given = t5(), sequences(0, 4), {}
@@ -115,13 +120,9 @@ def test_of_two_sequences_of_one_length_each_layer_knows_its_own():
             continue
         cross = "EncDecAttention.k" in name or "EncDecAttention.v" in name
         mask = masks[0] if name.startswith("encoder") or cross else masks[1]
-        distance = torch.cdist(seen[name], x[mask])
-        assert distance.min(1).values.max() < 1e-4, name
+        assert among(seen[name], x[mask]), name
         checked += 1
     assert checked > 10
-    tokens = torch.bincount(batch["decoder_input_ids"][masks[1]], minlength=51)
-    tokens += torch.bincount(batch["input_ids"][masks[0]], minlength=51)
-    assert torch.equal(seen["shared"], tokens.float())
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -146,7 +147,7 @@ def test_masks_of_torch_mark_what_is_padded(batch_first, floating):
     rows = x[~padded] if batch_first else x.transpose(0, 1)[~padded]
     attention = seen["encoder.layers.0.self_attn"]
     assert attention[:, :8].abs().max() < 10
-    assert torch.cdist(attention[:, :8], rows).min(1).values.max() < 1e-4
+    assert among(attention[:, :8], rows)
 
 
 def test_rows_are_those_that_would_be_chosen_without_padding():

@@ -8,7 +8,7 @@ from sal_lightning.rules.base import Rule
 
 
 def averages(optimizer: Any) -> bool:
-    """Whether the weights are now those of training, and ``optimizer.eval()`` exchanges them for those of evaluation."""
+    """Whether the weights are those of training now, and ``optimizer.eval()`` puts others in their place."""
     return _changes(optimizer) and any(group.get("train_mode") for group in optimizer.param_groups)
 
 

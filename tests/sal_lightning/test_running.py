@@ -189,7 +189,7 @@ def test_a_layer_that_is_added_runs_until_the_next_consolidation_and_a_state_say
 
 
 def test_after_an_exception_in_a_forward_pass_and_detached_the_layer_is_as_it_was():
-    model, optimizer, comm = held()
+    model, _, comm = held()
     before, momentum = statistics(model), model[1].momentum
     model[1].register_forward_pre_hook(lambda module, args: args[0][:, :7])
     with pytest.raises(RuntimeError):

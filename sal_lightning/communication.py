@@ -355,9 +355,12 @@ class CommunicationLayer:
         self._coverage, self._reached, self._provisional, self.novelty = coverage, reached, provisional, novelty
         self.step, self.events = state["step"], list(state["events"])
         self._statistics.suspended = provisional.before is not None
-        self._statistics.kept = set(state.get("statistics", ()))
         if self.attached:
             self._hook_layers()
+        if "statistics" in state:
+            self._statistics.kept = set(state["statistics"])
+        elif any(rule.holds for rule in self.rules):  # earlier states do not say of which layers
+            self._statistics.keep()
 
     def _evaluated(self) -> AbstractContextManager[None]:
         """Inside, the weights are those that are evaluated, under an optimizer that trains at others."""

@@ -93,7 +93,7 @@ class RunningStatistics:
             if module is not watched:
                 return None
             call = self._calls.get(module)
-            mean, variance = module.running_mean, module.running_var
+            mean, variance = module._buffers["running_mean"], module._buffers["running_var"]
             self._return(module)
             return (
                 None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
@@ -140,10 +140,9 @@ def renormalised(module: Any, x: Tensor, y: Tensor, mean: Tensor, variance: Tens
         deviation = (module.running_var + module.eps).sqrt()
         r = ((variance * ((n - 1) / n) + module.eps).sqrt() / deviation).view(shape)
         d = ((mean - module.running_mean) / deviation).view(shape)
-    if not module.affine:
-        return (y * r + d).to(y.dtype)
-    weight, bias = module.weight.view(shape), module.bias.view(shape)
-    return ((y - bias) * r + weight * d + bias).to(y.dtype)
+    weight, bias = (module.weight.view(shape), module.bias.view(shape)) if module.affine else (1.0, 0.0)
+    out: Tensor = (y - bias) * r + weight * d + bias
+    return out.to(y.dtype)
 
 
 def _tracks(module: _NormBase) -> bool:

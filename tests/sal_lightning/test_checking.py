@@ -103,7 +103,20 @@ def mappings(state, path=()):
 
 
 # What a state may be without: earlier versions were, or it is a name of a layer or parameter.
-OPTIONAL = {"watch", "pending", "waited", "stirred", "demand", "inside", "P", "R", "usual", "rows", "directions"}
+OPTIONAL = {
+    "watch",
+    "pending",
+    "statistics",
+    "waited",
+    "stirred",
+    "demand",
+    "inside",
+    "P",
+    "R",
+    "usual",
+    "rows",
+    "directions",
+}
 BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending"}
 
 

@@ -16,8 +16,8 @@ from sal_lightning.layers import plain_name
 class _Call(NamedTuple):
     """What a layer has back after a forward pass."""
 
-    mean: Tensor
-    variance: Tensor
+    mean: Tensor | None
+    variance: Tensor | None
     batches: Tensor | None
     momentum: float | None
 
@@ -89,11 +89,11 @@ class RunningStatistics:
 
     def _leave(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        def leave(module: Any, args: tuple[Any, ...], output: Any) -> Any:
             if module is not watched:
                 return None
             call = self._calls.get(module)
-            mean, variance = module._buffers["running_mean"], module._buffers["running_var"]
+            mean, variance = module.running_mean, module.running_var
             self._return(module)
             return (
                 None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
@@ -107,10 +107,11 @@ class RunningStatistics:
             module.training = False
             self._lent.add(module)
             return
-        mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked
-        self._calls[module] = _Call(mean, variance, batches, module.momentum)
-        module.running_mean, module.running_var = torch.zeros_like(mean), torch.zeros_like(variance)
-        module.num_batches_tracked = None if batches is None else torch.zeros_like(batches)
+        call = _Call(module.running_mean, module.running_var, module.num_batches_tracked, module.momentum)
+        self._calls[module] = call
+        module.running_mean, module.running_var, module.num_batches_tracked = (
+            None if x is None else torch.zeros_like(x) for x in call[:3]
+        )
         module.momentum = 1.0
 
     def _return(self, module: Any) -> None:

@@ -89,11 +89,12 @@ class RunningStatistics:
 
     def _leave(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled
-        def leave(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if module is not watched:
                 return None
             call = self._calls.get(module)
-            mean, variance = module.running_mean, module.running_var
+            kept: Any = module
+            mean, variance = kept.running_mean, kept.running_var
             self._return(module)
             return (
                 None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)

@@ -15,7 +15,7 @@ from sal_lightning.report import panels
 from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
 from sal_lightning.scaling import scales
-from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.watching import AUTO
 
@@ -41,6 +41,8 @@ class SALCallback(Driver, Callback):
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         name: tells several of these callbacks in one Trainer apart: its values are logged as ``sal/NAME/…``.
         field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
+        running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
+            was consolidated, and training normalises by them) or ``"update"`` (as without this callback).
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or
@@ -56,8 +58,9 @@ class SALCallback(Driver, Callback):
         share: float = Settings.share,
         name: str = "",
         field: str | None = AUTO,
+        running_statistics: Statistics = Settings.running_statistics,
     ) -> None:
-        super().__init__(protection, consolidate_on, strength, recall, share, field)
+        super().__init__(protection, consolidate_on, strength, recall, share, field, running_statistics)
         if name in TAKEN:
             raise ValueError(
                 f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."

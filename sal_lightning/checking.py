@@ -44,7 +44,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
     }
-    _fields(required | {"evidence": _evidence}, extra=True)(state, at)
+    _fields(required | {"evidence": _evidence, "statistics": _each(_text)}, extra=True)(state, at)
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")

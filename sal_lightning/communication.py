@@ -1,7 +1,9 @@
 """The communication layer: ask what is stable, hold it back from the gradient, restore it after the step."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import checking, compiling, covering, processes
+from sal_lightning import averaging, checking, compiling, covering, processes
 from sal_lightning.covering import Coverage, Eye
 from sal_lightning.detection import Detection
 from sal_lightning.evidence import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
@@ -19,13 +21,15 @@ from sal_lightning.hearing import Hearing
 from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT
 from sal_lightning.output import OutputGradient
+from sal_lightning.padding import Padding
 from sal_lightning.provisional import Provisional
 from sal_lightning.reached import Reached
 from sal_lightning.remembering import energy, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
 from sal_lightning.rules.subspace import keep_pace
+from sal_lightning.running import RunningStatistics
 from sal_lightning.scaling import unit
-from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 from sal_lightning.stepping import Stepping, Unstepped, unwrapped
 from sal_lightning.surroundings import exactly
@@ -63,6 +67,8 @@ class CommunicationLayer:
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
+        running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
+            was consolidated, and training normalises by them) or ``"update"`` (as without this layer).
         scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
         notices: the warnings that were given already, where layers share them.
@@ -82,12 +88,13 @@ class CommunicationLayer:
         strength: float = Settings.strength,
         recall: float = Settings.recall,
         share: float = Settings.share,
+        running_statistics: Statistics = Settings.running_statistics,
         scaler: GradScaler | None = None,
         notices: Notices | None = None,
     ) -> None:
-        self.settings = Settings(protection, consolidate_on, strength, recall, share)
+        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics)
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
-        optimizer = unwrapped(optimizer)
+        wrapper, optimizer = optimizer, unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         covering.check(model, optimizer)
         self._coverage = Coverage(model, optimizer, self.settings)
@@ -108,6 +115,9 @@ class CommunicationLayer:
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
         self._new = set[Eye]()  # eyes that came since the last step
         self.notices = notices or Notices()
+        if averaging.hides(wrapper, optimizer):
+            self.notices.hidden_average(type(wrapper).__name__)
+        self._statistics = RunningStatistics()
         self._unstepped = Unstepped()
         self._looks = 0  # steps analyzed since it was attached
         self._coverage.grow()
@@ -150,7 +160,12 @@ class CommunicationLayer:
             self._follow_output()
             self._hand_over_unreached()
             self._look_at_itself()
-            familiar = self._familiar(signals)
+            with self._evaluated():
+                familiar = self._familiar(signals)
+            self._statistics.suspended = self.suspects
+            if not familiar:
+                self._statistics.put_back()
+            self._statistics.forget()
             due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
             if familiar:
                 self._reached.observe(size)
@@ -176,17 +191,18 @@ class CommunicationLayer:
         with exactly(self._device):
             if not self.stepping:
                 self._forget_weights()  # of a step that was skipped
-            if not self._moved_already:
+            with self._evaluated():
+                if not self._moved_already:
+                    for rule in self.rules:
+                        rule.notice()
                 for rule in self.rules:
-                    rule.notice()
-            for rule in self.rules:
-                rule.snapshot()
+                    rule.snapshot()
             self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
             self._measure("effect", [])  # until the optimizer has stepped: it may skip this one
 
     def restore(self) -> None:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
-        with exactly(self._device):
+        with exactly(self._device), self._evaluated():
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
             keep_pace(self.rules)
 
@@ -195,7 +211,7 @@ class CommunicationLayer:
 
         Not ``together``: other processes may be gone, and are not asked.
         """
-        with exactly(self._device):
+        with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 if rule.holds:
                     rule.notice()
@@ -209,7 +225,7 @@ class CommunicationLayer:
 
     def consolidate_for(self, evidence: str) -> None:
         """Consolidate, and note what this follows from: one of ``evidence.ASKED``."""
-        with exactly(self._device):
+        with exactly(self._device), self._evaluated():
             self._provisional.dismiss()
             self._coverage.consolidate()
             self._begin_window(evidence)
@@ -259,7 +275,8 @@ class CommunicationLayer:
 
     def drift(self) -> Tensor:
         """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
-        parts = [d for rule in self.rules if (d := rule.drift()) is not None]
+        with torch.no_grad(), self._evaluated():
+            parts = [d for rule in self.rules if (d := rule.drift()) is not None]
         return torch.stack(parts).sum(0) if parts else torch.zeros(2, device=self._device)
 
     def coverage(self) -> dict[str, str]:
@@ -291,6 +308,11 @@ class CommunicationLayer:
         return self._coverage.unbound()
 
     @property
+    def padding(self) -> Padding:
+        """The masks that are in force in the model."""
+        return self._hearing.padding
+
+    @property
     def attached(self) -> bool:
         """Whether it is listening."""
         return self._attached
@@ -315,13 +337,21 @@ class CommunicationLayer:
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
         self._output.follow(self._reached.last)
         compiling.renew()
+        self._follow_modules()
         for eye in self.eyes:
             self._hearing.listen(eye, self.heard, self.defer)
+
+    def _follow_modules(self) -> None:
+        """Know the modules that take masks or have running statistics, those that came last too."""
+        self.padding.begin(self.model)
+        if self.settings.running_statistics == "keep":
+            self._statistics.begin(self.model)
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
         self._hearing.remove()
         self._output.remove()
+        self._statistics.end()
         if self._stepping is not None:
             self._stepping.remove()
         self._stepping, self._attached = None, False
@@ -342,6 +372,7 @@ class CommunicationLayer:
             **self._coverage.state_dict(),
             "trusted": self._provisional.state_dict(),
             "pending": self._reached.pending(),
+            "statistics": sorted(self._statistics.kept),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -367,13 +398,27 @@ class CommunicationLayer:
         self._coverage, self._reached, self._provisional, self.detection = coverage, reached, provisional, detection
         self.step, self.events = state["step"], list(state["events"])
         self.evidence = dict(state["evidence"])
+        self._statistics.suspended = provisional.before is not None
         if self.attached:
             self._hook_layers()
+        if "statistics" in state:
+            self._statistics.kept = set(state["statistics"])
+        elif any(rule.holds for rule in self.rules):  # earlier states do not say of which layers
+            self._statistics.keep()
+
+    def _evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the weights are those that are evaluated, under an optimizer that trains at others."""
+        return averaging.evaluated(self.optimizer, self.rules)
 
     # --- asking ---
 
     def _familiar(self, signals: dict[str, float]) -> bool:
-        """Whether the batch fits the window; the first that does not is protected against before its own update."""
+        """Whether the batch fits the window; the first that does not is protected against before its own update.
+
+        One that overflowed, or is all padding, does not, and is no sign of a change either.
+        """
+        if not all(map(math.isfinite, signals.values())):
+            return False
         if self.settings.consolidate_on != "novelty":
             self._learn(signals)
             return True
@@ -398,6 +443,7 @@ class CommunicationLayer:
         self.events.append(self.step)
         self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), evidence)
         self.jumped = False
+        self._statistics.keep()
         self._clear_windows()
 
     def _clear_windows(self) -> None:
@@ -409,7 +455,7 @@ class CommunicationLayer:
         """Take in what the model does on this batch."""
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(energy(forward(batch)))
+            torch.autograd.backward(energy(forward(batch), self.padding))
         self._hand_over_unreached()
         with exactly(self._device):
             self._reached.observe()
@@ -474,7 +520,7 @@ class CommunicationLayer:
     def inner_step_begins(self) -> None:
         """The weights are back from where their gradient was taken: this is where the step begins."""
         if self._protected and self._moved_already:
-            with exactly(self._device):
+            with exactly(self._device), self._evaluated():
                 self._forget_weights()
                 for rule in self.rules:
                     rule.notice()
@@ -483,7 +529,7 @@ class CommunicationLayer:
     def stepped(self) -> None:
         """The optimizer has moved the weights."""
         self.restore()
-        if self.last:
+        if self.last or averaging.averages(self.optimizer):  # an average moves where no gradient asks for it
             self.settle()
 
     def step_ended(self) -> None:
@@ -497,12 +543,13 @@ class CommunicationLayer:
 
     def begin_anew(self) -> None:
         """Take the weights as they are: whatever moved them since the last step was meant."""
-        with exactly(self._device):
+        with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 rule.anchor()
             if self.settings.consolidate_on == "novelty" and self.detection.ready:
                 self.detection.begin_fit()
                 self._provisional.hold()
+                self._statistics.suspended = True
         self.forget_step()
 
     @property
@@ -514,6 +561,7 @@ class CommunicationLayer:
         """Drop what was gathered since the last step."""
         self._reached.forget()
         self._output.forget_step()
+        self.padding.forget()
 
     # --- covering ---
 
@@ -539,6 +587,7 @@ class CommunicationLayer:
                 rule.anchor()  # the new weights are taken as they are
         if new:
             compiling.renew()
+            self._follow_modules()
             self._new.update(new)
         for eye in new:
             self._hearing.listen(eye, self.heard, self.defer)

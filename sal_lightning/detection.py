@@ -1,6 +1,5 @@
 """Change detection: of several signals it is known what is usual; a change is believed where one shows it."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -55,9 +54,7 @@ class Detection:
         self.jumps.begin_fit()
 
     def weigh(self, values: Mapping[str, float]) -> Judgement:
-        """The evidence of a change, this batch included. What is not finite is not familiar, and proves nothing."""
-        if not all(map(math.isfinite, values.values())):
-            return Judgement(SUSPECT, "")
+        """The evidence of a change, this batch included."""
         self._measure(values)
         found = {name: self._novelty(name).weigh(x) for name, x in values.items() if name != LOSS}
         if LOSS in values:

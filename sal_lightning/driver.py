@@ -14,7 +14,7 @@ from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.covering import check
 from sal_lightning.evidence import NEW_FIT
 from sal_lightning.notices import Notices
-from sal_lightning.settings import Protection, Settings, Trigger
+from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.watching import AUTO, Watch, find
 
@@ -30,9 +30,10 @@ class Driver(Answers):
         recall: float = Settings.recall,
         share: float = Settings.share,
         field: str | None = AUTO,
+        running_statistics: Statistics = Settings.running_statistics,
     ) -> None:
         super().__init__()
-        self.settings = Settings(protection, consolidate_on, strength, recall, share)
+        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics)
         self.layers = []
         self.watch = None if field is None else Watch(field)
         self.notices = Notices()
@@ -125,7 +126,7 @@ class Driver(Answers):
             self._begin_anew()
         self._counted = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
-            self.watch.begin(watched, next(model.parameters()).device)
+            self.watch.begin(watched, next(model.parameters()).device, self.layers[0].padding)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:

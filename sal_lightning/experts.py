@@ -59,7 +59,7 @@ def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     return x.flatten(0, -2), index.flatten(0, -2)
 
 
-def rows(part: Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def rows(part: Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: object = None) -> Tensor:
     """At most ``n`` rows (experts, n, d + 1) of what this weight multiplies, with a 1 at the end of each.
 
     Of many experts fewer are read, so that they are at most MOST together.

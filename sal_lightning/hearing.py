@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning.compiling import uncompiled
 from sal_lightning.covering import Eye
 from sal_lightning.layers import given
+from sal_lightning.padding import Padding
 from sal_lightning.rules.base import Rule
 from sal_lightning.surroundings import in_backward, on_weight_gradient
 
@@ -36,6 +37,7 @@ class Hearing:
     def __init__(self) -> None:
         self.always = False  # whether every pass counts, in evaluation too
         self.in_step = True  # whether a training step is running; a plain loop does not say
+        self.padding = Padding()
         self._forward = set[Rule]()  # whose layer ran not only in a backward pass, as under reentrant checkpointing
         self._ears: dict[nn.Module, list[_Ear]] = {}
         self._handles: dict[nn.Module, list[RemovableHandle]] = {}
@@ -87,6 +89,9 @@ class Hearing:
             inputs = given(module, args, kwargs) if counting else ()
             if not inputs:
                 return
+            real = self.padding.among(module, inputs)
+            for ear in counting:
+                ear.eye.real = real
             if self.always or module.training:
                 for eye, heard, _ in counting:
                     heard(eye, inputs)

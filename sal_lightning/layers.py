@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal_lightning import experts, recurrent
+from sal_lightning.padding import Real
 from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
 from sal_lightning.sampling import sample
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
+Reals = Sequence[Real | None]  # of each input, which of its rows are no padding; None: all
 
 
 class Layer(NamedTuple):
@@ -30,7 +32,7 @@ class Layer(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     groups: int
-    rows: Callable[[nn.Module, tuple[Any, ...], int, int], Tensor]
+    rows: Callable[[nn.Module, tuple[Any, ...], int, int, Reals], Tensor]
     transposed: bool = False  # kept as (in, out)
     stacked: bool = False  # kept as (groups, out, in), the bias as (groups, out)
 
@@ -51,9 +53,12 @@ class Layer(NamedTuple):
         """Its columns, the bias left out."""
         return self.weight.numel() // (self.out * self.groups)
 
-    def read(self, args: tuple[Any, ...], n: int, step: int) -> Tensor:
-        """At most ``n`` sampled rows (groups, n, d) of the input in a forward pass, a 1 appended if there is a bias."""
-        x = self.rows(self.module, args, n, step)
+    def read(self, args: tuple[Any, ...], n: int, step: int, real: Reals | None = None) -> Tensor:
+        """At most ``n`` sampled rows (groups, n, d) of the input in a forward pass, a 1 appended if there is a bias.
+
+        ``real``: of each of ``args`` which rows are no padding; None: all.
+        """
+        x = self.rows(self.module, args, n, step, real or [None for _ in args])
         if self.stacked:  # these have it already, but where a group had nothing to multiply
             return x if self.bias is not None else x[..., :-1]
         return x if self.bias is None else homogeneous(x)
@@ -197,12 +202,17 @@ def _learning(bias: Tensor | None) -> Tensor | None:
     return bias if bias is not None and bias.requires_grad else None
 
 
+def rows(x: Tensor, n: int, step: int, real: Real | None) -> Tensor:
+    """At most ``n`` sampled rows of ``x`` (rows, d), of the real ones where it is known which these are."""
+    return x[sample(len(x), n, step, x.device)] if real is None else real.rows(x, n, step)
+
+
 def readable(x: Any) -> bool:
     """Whether this input is rows of real numbers, as all layers here expect; some subclasses are given other things."""
     return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
 
 
-def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     raise TypeError("An embedding's input is counted, not read as rows.")
 
 
@@ -218,13 +228,13 @@ def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     return found if found and readable(found[0]) else ()
 
 
-def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     x: Tensor = args[0].detach()
     x = x.flatten(0, -2) if x.dim() > 1 else x[None]
-    return x[sample(len(x), n, step, x.device)][None]
+    return rows(x, n, step, real[0])[None]
 
 
-def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     assert isinstance(module, _CONVS)
     x: Tensor = args[0].detach()
     x = x if x.dim() == module.weight.dim() else x[None]
@@ -267,18 +277,20 @@ def _geometry(module: nn.Module) -> tuple[Any, ...]:
     return module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode
 
 
-def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     n = min(n, *(x.shape[:-1].numel() for x in args[:3]))  # keys may be fewer than queries
-    return torch.cat([_linear_rows(module, (x,), n, step) for x in args[:3]])
+    return torch.cat([_linear_rows(module, (x,), n, step, (r,)) for x, r in zip(args[:3], real, strict=False)])
 
 
-def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
-    return _linear_rows(module, args[i : i + 1], n, step)
+def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
+    return _linear_rows(module, args[i : i + 1], n, step, real[i : i + 1])
 
 
-def _recurrent_rows(part: recurrent.Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int) -> Tensor:
+def _recurrent_rows(
+    part: recurrent.Part, module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals
+) -> Tensor:
     if isinstance(module, nn.RNNCellBase):
-        return _linear_rows(module, (recurrent.cell_rows(module, part.kind, args),), n, step)
+        return _linear_rows(module, (recurrent.cell_rows(module, part.kind, args),), n, step, (None,))
     call: recurrent.Call = args[1]
     return call.rows(part, n, step)[None]
 

@@ -13,6 +13,7 @@ NO_EVENT = "no event"
 TOO_FEW = "too few steps"
 UNBOUND = "unbound"
 NAMED = 5  # parameters named in a warning
+AVERAGE = "average"
 
 
 class Notices:
@@ -43,6 +44,15 @@ class Notices:
             f"No optimizer step was seen in {passes} forward passes, though the weights have moved: what {optimizer} "
             "does is not held back. Either its step() does not run the step hooks of torch.optim.Optimizer, or "
             "something else moves these weights. Hand over the optimizer whose step() is called.",
+        )
+
+    def hidden_average(self, wrapper: str) -> None:
+        """A wrapper averages the weights, and its inner optimizer does not know."""
+        self._once(
+            AVERAGE,
+            f"{wrapper} evaluates an average of the weights that the optimizer inside of it steps: what is held is not "
+            "held in that average. Use an optimizer that averages by itself, with train_mode in its param_groups, such "
+            "as AdamWScheduleFree.",
         )
 
     def unreached(self) -> None:

@@ -252,7 +252,7 @@ def _whole(eye: Eye, given: tuple[Any, ...]) -> Tensor | None:
     if isinstance(eye, Tokens) or not given[0].is_floating_point():
         return None
     x: Tensor = given[0].detach()
-    return whole(eye.layer.module, x)
+    return whole(eye.layer.module, x, eye.real[0])
 
 
 def _rows(eye: Eye) -> str:

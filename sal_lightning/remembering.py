@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, is_floating_point, nn
 
+from sal_lightning.padding import Padding
+
 
 def run(model: nn.Module, batch: Any) -> Any:
     """The model on a batch as a loader gives it, moved to where the model is."""
@@ -19,14 +21,21 @@ def run(model: nn.Module, batch: Any) -> Any:
     return model(move(batch[0] if isinstance(batch, list | tuple) else batch))
 
 
-def energy(output: Any) -> Tensor:
-    """Half the mean squared norm of a model's output; its gradient is importance as in MAS (Aljundi et al. 2018)."""
+def energy(output: Any, padding: Padding | None = None) -> Tensor:
+    """Half the mean squared norm of a model's output; its gradient is importance as in MAS (Aljundi et al. 2018).
+
+    Of padded positions, where the model was given a mask, the output does not count.
+    """
     if isinstance(output, Mapping):
         output = output.get("logits", tuple(output.values()))
     while isinstance(output, list | tuple):
         output = next(x for x in output if isinstance(x, list | tuple) or is_floating_point(x))
-    squares: Tensor = output.float().square().sum()
-    return squares / (2 * max(len(output), 1))
+    squares = output.float().square()
+    real = None if padding is None or output.dim() < 2 else padding.of_output(output)
+    if real is not None:
+        squares = squares * real.real.reshape(*output.shape[:-1], 1)
+    total: Tensor = squares.sum()
+    return total / (2 * max(len(output), 1))
 
 
 @contextmanager

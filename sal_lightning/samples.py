@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal_lightning.layers import homogeneous
+from sal_lightning.padding import Real
 from sal_lightning.rules.base import State
 from sal_lightning.rules.subspace import BETA, DENSE, EVERY, FLOOR, ROWS
 from sal_lightning.sampling import sample
@@ -16,10 +17,11 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
-def whole(module: nn.Module, x: Tensor) -> Tensor | None:
+def whole(module: nn.Module, x: Tensor, real: Real | None = None) -> Tensor | None:
     """The samples of a layer's input, each averaged over a coarse grid of its places: (samples, channels · places).
 
     Pictures (samples, channels, …) of convolutions and sequences (samples, …, channels) of all others are understood.
+    Where it is known which places are ``real``, and no padding, these are averaged together.
 
     Returns:
         None where rows are samples already: of inputs (samples, channels), and where there is no dimension of samples.
@@ -31,6 +33,8 @@ def whole(module: nn.Module, x: Tensor) -> Tensor | None:
     """
     if isinstance(module, _CONVS):
         x = x if x.dim() == module.weight.dim() else x[None, :0]
+    elif x.dim() > 2 and real is not None:
+        return _mean(x, real.real)
     elif x.dim() > 2:
         batch_first = getattr(module, "batch_first", True)
         x = (x.flatten(1, -2) if batch_first else x.transpose(0, 1).flatten(1, -2)).mT
@@ -39,6 +43,12 @@ def whole(module: nn.Module, x: Tensor) -> Tensor | None:
     places = x.dim() - 2
     side = max(1, int((SIZE / x.shape[1]) ** (1 / places) + 1e-6))
     return _POOL[places](x[sample(len(x), ROWS, 0, x.device)].float(), side).flatten(1)
+
+
+def _mean(x: Tensor, real: Tensor) -> Tensor:
+    """The mean (samples, channels) over the real places of each of the samples (samples, …, channels)."""
+    x, real = x.flatten(1, -2).float(), real.view(len(x), -1, 1).float()
+    return (x * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 class Samples:

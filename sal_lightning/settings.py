@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 Protection = Literal["subspace", "element", "tensor"]
 Trigger = Literal["novelty", "fit"] | int | None
+Statistics = Literal["keep", "update"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,16 @@ class Settings:
     strength: float = 4.0
     recall: float = 0.5
     share: float = 1.0
+    running_statistics: Statistics = "keep"
 
     def __post_init__(self) -> None:
         allowed = get_args(Protection)
         if self.protection not in allowed:
             raise ValueError(f"Expected protection to be one of {allowed}, got {self.protection!r}.")
+        if self.running_statistics not in get_args(Statistics):
+            raise ValueError(
+                f"Expected running_statistics to be one of {get_args(Statistics)}, got {self.running_statistics!r}."
+            )
         on = self.consolidate_on
         whole = isinstance(on, int) and not isinstance(on, bool) and on > 0
         if not (on is None or on in ("novelty", "fit") or whole):

@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning import processes
 from sal_lightning.compiling import uncompiled
 from sal_lightning.field import EmergenceField
-from sal_lightning.layers import plain_name
-from sal_lightning.sampling import sample
+from sal_lightning.layers import plain_name, rows
+from sal_lightning.padding import Padding
 from sal_lightning.surroundings import in_backward, on_weight_gradient
 
 AUTO = "auto"  # the last Linear
@@ -62,11 +62,15 @@ class Watch:
         self._forward = False  # whether the layer ran not only in a backward pass
         self._running: Tensor | None = None  # of a pass in evaluation mode, until it ends
         self._device: torch.device | None = None
+        self._padding: Padding | None = None
         self._handles: list[RemovableHandle] = []
 
-    def begin(self, layer: nn.Module | None, device: torch.device | None = None) -> None:
-        """Listen to this layer, of a model on this device."""
+    def begin(
+        self, layer: nn.Module | None, device: torch.device | None = None, padding: Padding | None = None
+    ) -> None:
+        """Listen to this layer, of a model on this device; ``padding`` knows the masks that are in force there."""
         self.end()
+        self._padding = padding
         self._device, self._forward, self.in_step = device, False, True
         if layer is not None:
             self._handles = [layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)]
@@ -77,7 +81,7 @@ class Watch:
         """Stop listening; what was seen stays in the field."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._running, self.seen = [], None, None
+        self._handles, self._padding, self._running, self.seen = [], None, None, None
         self.forget()
 
     @property
@@ -129,10 +133,10 @@ class Watch:
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if module is not watched or not self.in_step or not self._counts(module):
                 return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
-            x = self._states(module, (*args, *kwargs.values()))
+            given = (*args, *kwargs.values())
+            x = self._states(module, given)
             if x is not None and x.numel() and (self.wanted or self.due or self._is_other(x)):
-                rows = x.reshape(-1, x.shape[-1])
-                seen = rows[sample(len(rows), ROWS, self.steps, x.device)].float().clone()
+                seen = self._sampled(module, given[0], x)
                 if module.training:
                     self._rows.append(seen)
                 else:
@@ -140,6 +144,11 @@ class Watch:
                     self._follow(module)
 
         return listen
+
+    def _sampled(self, module: nn.Module, given: Tensor, x: Tensor) -> Tensor:
+        """Rows of states (..., d), of the real ones where the model is given a mask."""
+        real = None if self._padding is None else self._padding.among(module, [given])[0]
+        return rows(x.reshape(-1, x.shape[-1]), ROWS, self.steps, real).float().clone()
 
     def _follow(self, watched: nn.Module) -> None:
         """Of a pass in evaluation mode the rows count when a backward pass trains the layer, or what comes before."""

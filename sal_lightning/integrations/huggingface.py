@@ -41,6 +41,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
         recall: as in ``SALCallback``.
         share: as in ``SALCallback``.
         field: as in ``SALCallback``.
+        running_statistics: as in ``SALCallback``.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train or

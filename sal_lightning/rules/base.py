@@ -86,6 +86,13 @@ class Rule(ABC):
         """Whether any of the parameters is being trained now."""
         return any(p.requires_grad for p in self.parameters.values())
 
+    def version_of_weights(self) -> int:
+        """Changes with every change of the weights, but for those made through ``.data``."""
+        return sum(p._version for p in self.parameters.values())
+
+    def exchanged(self, versions: int) -> None:  # noqa: B027
+        """The optimizer itself put other weights in place, which changed their version by so much."""
+
     def weights(self) -> list[Tensor]:
         """The parameters' values, as far as they live in this process; the same memory."""
         return [local(p.detach()) for p in self.parameters.values()]

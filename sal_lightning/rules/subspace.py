@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
-from sal_lightning.layers import Layer
+from sal_lightning.layers import Layer, Reals
 from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
@@ -74,6 +74,7 @@ class Subspace(Rule):
         self.window = Window(self.d, self.rank, BETA, layer.groups)
         self.demand = Demand(BETA)
         self.age = 0  # steps since the window began
+        self.real: Reals = (None,) * 3  # which rows of what the layer is given are no padding
         self.seen: list[Tensor] = []  # rows of this step's batch
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
         self.memory: Memory | None = None
@@ -84,6 +85,7 @@ class Subspace(Rule):
         self.fed = False  # whether there is a gradient in this step
         self.version = 0  # of the weights, after the last step,
         self.mark: Tensor | None = None  # what they were then,
+        self.same = SAME
         self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
     @property
@@ -108,7 +110,7 @@ class Subspace(Rule):
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """Sampled rows (groups, n, d) of the input in a forward pass."""
-        return self.layer.read(args, ROWS, step)
+        return self.layer.read(args, ROWS, step, self.real)
 
     def take(self, rows: Tensor, ask: bool = False) -> None:
         """Gather the rows of one forward pass; ``ask`` how unusual they are."""
@@ -226,14 +228,20 @@ class Subspace(Rule):
         now, at_once = self._fingerprint(), self.device.type in AT_ONCE
         if at_once and torch.equal(now, self.mark):
             return
-        moved = torch.linalg.vector_norm(now - self.mark) > SAME * torch.linalg.vector_norm(self.mark)
+        moved = torch.linalg.vector_norm(now - self.mark) > self.same * torch.linalg.vector_norm(self.mark)
         # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
-        if at_once or self.version != self._version():
+        if at_once or self.version != self.version_of_weights():
             if moved:
                 self.anchor()
-            self.version = self._version()
+            self.version = self.version_of_weights()
         else:  # no device is waited for: the next time it is put back this is
             self.touched = moved if self.touched is None else self.touched | moved
+
+    @override
+    def exchanged(self, versions: int) -> None:
+        self.version += versions
+        # Exchanged and back again they differ by rounding.
+        self.same = max(SAME, 8 * torch.finfo(self.layer.weight.dtype).eps)
 
     @override
     def snapshot(self) -> None:
@@ -254,7 +262,7 @@ class Subspace(Rule):
 
     def _mark(self) -> None:
         """Remember the weights as the last step left them."""
-        self.version, self.mark = self._version(), self._fingerprint()
+        self.version, self.mark = self.version_of_weights(), self._fingerprint()
 
     def _fingerprint(self) -> Tensor:
         """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
@@ -264,10 +272,6 @@ class Subspace(Rule):
         if bias and W.dim() == 2:
             return torch.addmv(bias[0], W, z)
         return W @ z + bias[0] if bias else W @ z
-
-    def _version(self) -> int:
-        """Changes with every change of the weights."""
-        return sum(p._version for p in self.parameters.values())
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:

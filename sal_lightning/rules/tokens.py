@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning import directions
+from sal_lightning.layers import Reals
 from sal_lightning.processes import part
 from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
@@ -48,6 +49,7 @@ class Tokens(Rule):
         super().__init__(name or "model", parameters)
         self.table, self.strength = table, strength
         self.modules = modules or (table,)  # all that look up in it
+        self.real: Reals = (None,)  # which of the tokens that it is given are no padding
         self.counts: Tensor | None = None
         self.surprise: Tensor | None = None  # how unusual this step's tokens are, in log: (sum, count)
         self.memory: Memory | None = None
@@ -78,7 +80,12 @@ class Tokens(Rule):
         tokens = args[0].detach().flatten()
         # Not `bincount`, which waits for the device to know how many tokens there are.
         counts = torch.zeros(self.table.num_embeddings, device=tokens.device)
-        return counts.scatter_add_(0, tokens.long(), torch.ones(tokens.shape, device=tokens.device))
+        real = self.real[0]
+        ones = torch.ones(tokens.shape, device=tokens.device) if real is None else real.real.float()
+        counts.scatter_add_(0, tokens.long(), ones)
+        if self.table.padding_idx is not None:  # it gets no gradient
+            counts[self.table.padding_idx] = 0
+        return counts
 
     def take(self, counts: Tensor, ask: bool = False) -> None:
         """Add the counts of one forward pass; ``ask`` how unusual all counts of this step are."""
@@ -109,7 +116,10 @@ class Tokens(Rule):
     @override
     def observe(self, unit: float = 1.0) -> None:
         if self.counts is not None:
-            share = self.counts / self.counts.sum().clamp(min=1)
+            n = self.counts.sum()
+            # A step with nothing but padding leaves the shares as they are.
+            usual = self.counts if self.R is None else self.R / self.weight
+            share = torch.where(n > 0, self.counts / n.clamp(min=1), usual)
             self.R = share * (1 - BETA) if self.R is None else BETA * self.R + (1 - BETA) * share
             self.weight = BETA * self.weight + (1 - BETA)
         self.forget_step()

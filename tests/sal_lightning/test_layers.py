@@ -9,7 +9,7 @@ from sal_lightning.sampling import sample
 def outputs(layer, x):
     """What the layer's matrices make of its sampled rows: all rows, in order, as (groups, n, out)."""
     W = layer.weight.detach().reshape(layer.groups, layer.weight.shape[0] // layer.groups, -1)
-    rows = layer.rows(layer.module, x, 10**6, 0)
+    rows = layer.rows(layer.module, x, 10**6, 0, (None,) * 3)
     y = rows @ W.mT
     return y if layer.bias is None else y + layer.bias.detach().reshape(layer.groups, 1, -1)
 

@@ -1,0 +1,45 @@
+"""Optimizers that train at other weights than are evaluated, as schedule-free ones do (Defazio et al. 2024)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sal_lightning.rules.base import Rule
+
+
+def averages(optimizer: Any) -> bool:
+    """Whether the weights are those of training now, and ``optimizer.eval()`` puts others in their place."""
+    return _changes(optimizer) and any(group.get("train_mode") for group in optimizer.param_groups)
+
+
+def hides(optimizer: Any, inner: Any) -> bool:
+    """Whether this wrapper averages what the optimizer ``inner`` steps."""
+    return optimizer is not inner and _changes(optimizer) and hasattr(optimizer, "train_mode")
+
+
+def _changes(optimizer: Any) -> bool:
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
+
+
+@contextmanager
+def evaluated(optimizer: Any, rules: Sequence[Rule]) -> Iterator[None]:
+    """Inside, the weights are those that are evaluated; what is done to them is done to the average.
+
+    A schedule-free optimizer trains at ``y = (1 − β) z + β x`` and is evaluated at ``x``. What changes ``x`` by ``Δ``
+    changes ``y`` by ``β Δ``; ``z`` stays.
+    """
+    if not averages(optimizer):
+        yield
+        return
+    _exchange(optimizer.eval, rules)
+    try:
+        yield
+    finally:
+        _exchange(optimizer.train, rules)
+
+
+def _exchange(by: Callable[[], Any], rules: Sequence[Rule]) -> None:
+    versions = [rule.version_of_weights() for rule in rules]
+    by()
+    for rule, before in zip(rules, versions, strict=True):
+        rule.exchanged(rule.version_of_weights() - before)

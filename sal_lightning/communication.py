@@ -401,10 +401,7 @@ class CommunicationLayer:
         self._statistics.suspended = provisional.before is not None
         if self.attached:
             self._hook_layers()
-        if "statistics" in state:
-            self._statistics.kept = set(state["statistics"])
-        elif any(rule.holds for rule in self.rules):  # earlier states do not say of which layers
-            self._statistics.keep()
+        self._statistics.kept = set(state["statistics"])
 
     def _evaluated(self) -> AbstractContextManager[None]:
         """Inside, the weights are those that are evaluated, under an optimizer that trains at others."""

@@ -72,6 +72,7 @@ class Hearing:
         """Remove all hooks."""
         for module in list(self._ears):
             self._unhook(module)
+        self.padding.end()
 
     def _unhook(self, module: nn.Module) -> None:
         for handle in self._handles.pop(module):

@@ -75,7 +75,7 @@ def test_of_queries_and_keys_of_other_lengths_as_many_rows_are_read():
     module = nn.MultiheadAttention(4, 2)
     q, k = torch.randn(3, 2, 4), torch.randn(7, 2, 4)
     (layer,) = layers.find(module)
-    rows = layer.rows(module, (q, k, k), 128, 1)
+    rows = layer.rows(module, (q, k, k), 128, 1, (None, None, None))
     assert rows.shape == (3, 6, 4)
     for group, x in zip(rows, (q, k, k), strict=True):
         assert all((row == x.flatten(0, 1)).all(-1).any() for row in group)

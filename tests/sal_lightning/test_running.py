@@ -188,18 +188,6 @@ def test_a_layer_that_is_added_runs_until_the_next_consolidation_and_a_state_say
     assert equal(statistics(model[4]), before)
 
 
-def test_a_state_that_does_not_say_which_are_kept_keeps_all():
-    model, optimizer, comm = held()
-    state = comm.state_dict()
-    del state["statistics"]
-    comm.detach()
-    other = CommunicationLayer(model, optimizer, consolidate_on=None)
-    other.load_state_dict(state)
-    before = statistics(model)
-    step(model, optimizer, 0, bright=True)
-    assert equal(statistics(model), before)
-
-
 def test_after_an_exception_in_a_forward_pass_and_detached_the_layer_is_as_it_was():
     model, _, comm = held()
     before, momentum = statistics(model), model[1].momentum

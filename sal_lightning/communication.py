@@ -109,7 +109,7 @@ class CommunicationLayer:
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient()
+        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient(scaler)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
@@ -156,7 +156,7 @@ class CommunicationLayer:
             if self.analyzer is not None and self.step % STRIDE == 1:
                 self.analyzer.observe(size)
             self._reached.gather()
-            signals = self._reached.surprises(self._output, size)
+            signals = self._reached.surprises(self._output)
             self._follow_output()
             self._hand_over_unreached()
             self._look_at_itself()

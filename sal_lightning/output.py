@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.compiling import uncompiled
 from sal_lightning.readback import Readback
+from sal_lightning.scaling import scales
 from sal_lightning.surroundings import in_backward, on_weight_gradient
 
 
@@ -16,9 +18,13 @@ class OutputGradient:
 
     For a loss that is a mean over the samples this is the mean size of a sample's own gradient; unlike the gradient of
     a weight it does not cancel out.
+
+    Args:
+        scaler: the loss scaler of 16-bit training: the gradient is divided by its scale.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scaler: GradScaler | None = None) -> None:
+        self.scaler = scaler
         self.module: nn.Module | None = None
         self.in_step = True  # whether a training step is running
         self.total: Tensor | None = None  # of this step
@@ -63,6 +69,8 @@ class OutputGradient:
         if not grad.numel():
             return
         samples = grad.detach().flatten(1) if grad.dim() > 1 else grad.detach()
-        found = torch.linalg.vector_norm(samples, dim=-1).float().sum()
+        found = torch.linalg.vector_norm(samples.float(), dim=-1).sum()
+        if scales(self.scaler):
+            found = found / self.scaler.scale(torch.ones_like(found))
         self.total = found if self.total is None else self.total + found
         self._answer = Readback(self.total[None])

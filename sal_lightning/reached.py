@@ -118,16 +118,15 @@ class Reached:
             if eye in self.samples:
                 self.samples[eye].observe()
 
-    def surprises(self, output: OutputGradient, unit: float = 1.0) -> dict[str, float]:
+    def surprises(self, output: OutputGradient) -> dict[str, float]:
         """The signals of this step by name: how unusual the inputs of the layers asked are on average, and the loss.
 
         Args:
             output: the gradient at the model's output; the signal is the log of its size.
-            unit: so many times too large it is.
         """
         numbers = self._common(output) if processes.count() > 1 else self._own(output)
         found = {name: total / n for name, (total, n) in numbers.items() if n}
-        size = found.pop(LOSS, 0.0) / unit
+        size = found.pop(LOSS, 0.0)
         return found if size <= 0 else found | {LOSS: math.log(size)}
 
     def look(self, signals: Collection[str]) -> None:

@@ -286,3 +286,27 @@ def test_sequences_of_any_length_are_compared():
         one.take(whole(nn.Linear(64, 2), torch.ones(8, 4, 64)))
     assert torch.equal(samples.surprise, again.surprise)
     assert float(samples.surprise[0]) > 0
+
+
+@pytest.mark.parametrize("unscaled", [True, False])
+def test_the_loss_is_that_before_it_is_scaled(unscaled):
+    """The scale doubles every few steps, as it does in training."""
+    found = {}
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        model = NETWORKS["mlp"]()
+        optimizer = torch.optim.Adam(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10, enabled=scale > 1)
+        comm = CommunicationLayer(model, optimizer, scaler=scaler)
+        for x, y in digits(range(10), 60):
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+            if unscaled:
+                scaler.unscale_(optimizer)
+                comm.analyze()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        found[scale] = list(comm.detection.jumps.usual)
+        assert comm.events == []
+    assert len(found[1.0]) == 60
+    torch.testing.assert_close(found[1024.0], found[1.0], atol=1e-3, rtol=1e-3)

@@ -112,9 +112,9 @@ class _Transaction(Block):
 
     def __enter__(self) -> Connection:
         self.begin(sys._getframe(1))
-        self._database.entered(self)
         self._waiting = patience().waiting()
         try:
+            self._database.entered(self)
             left = self._waiting.left
             self._connection = connection = self._database.engine.connect()
             connection.begin()

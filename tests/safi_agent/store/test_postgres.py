@@ -1,6 +1,7 @@
 """PostgreSQL: turn and job come and go together, several processes open it at once, a lost connection is replaced."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +9,7 @@ from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
 from safi_agent.store import Store, open_store
-from safi_agent.store.postgres import Postgres
+from safi_agent.store.postgres import LOOK, Postgres
 from safi_agent.store.queue import LONGEST, queue_of
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
@@ -81,6 +82,28 @@ def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database:
     name = database.rpartition("/")[2]
     postgres.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     assert add(store, "b") == 2
+
+
+@pytest.mark.parametrize("part", ["patience", "LOOK"])
+def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
+    store: Store, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Before it waits, and while it looks for others that were interrupted."""
+
+    class Interrupted:
+        def __call__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __gt__(self, other: object) -> bool:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"safi_agent.store.postgres.{part}", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            store.find("a")
+    for turn in "abc":
+        time.sleep(2 * LOOK)
+        assert add(store, turn) > 0
 
 
 def test_a_child_has_connections_of_its_own(store: Store) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from safi_agent.threads import mark_own
 
 log = logging.getLogger("safi_agent")
-LEAVE = 1.0  # seconds in which tasks that are cancelled when the loop is stopped may end
+LEAVE = 10.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
 
 
 class LoopThread:

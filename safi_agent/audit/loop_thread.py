@@ -11,7 +11,7 @@ from typing import Any
 from safi_agent.threads import mark_own
 
 log = logging.getLogger("safi_agent")
-LEAVE = 10.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
+LEAVE = 15.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
 
 
 class LoopThread:
@@ -25,7 +25,8 @@ class LoopThread:
         self.loop = asyncio.SelectorEventLoop()
         self._stopped = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()  # a loop itself holds no reference to its tasks
-        self._thread = threading.Thread(target=_run, args=(self.loop, self._stopped), name=name, daemon=True)
+        run = (self.loop, self._stopped, self._tasks)
+        self._thread = threading.Thread(target=_run, args=run, name=name, daemon=True)
         try:
             self._thread.start()
         except (RuntimeError, MemoryError):
@@ -77,7 +78,7 @@ def stop_loop(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None
         return  # it has ended already
 
 
-def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event, submitted: set[asyncio.Task[None]]) -> None:
     mark_own()
     asyncio.set_event_loop(loop)
     while not stopped.is_set():
@@ -86,7 +87,9 @@ def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
         except BaseException as error:  # of a task that someone else began on this loop
             log.error("The loop of %r goes on.", threading.current_thread().name, exc_info=error)
     try:
-        _cancel_all(loop)
+        _cancel(loop, set(submitted))  # they end what they began, in their order
+        _cancel(loop, asyncio.all_tasks(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as error:
         log.error("The loop of %r ended.", threading.current_thread().name, exc_info=error)
     finally:
@@ -94,10 +97,8 @@ def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
         loop.close()
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
+def _cancel(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE))
-    loop.run_until_complete(loop.shutdown_asyncgens())

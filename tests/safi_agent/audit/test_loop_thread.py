@@ -68,3 +68,33 @@ def test_stopped_it_ends_and_cancels_what_was_under_way() -> None:
         time.sleep(0.01)
     assert not one.alive
     one.stop()
+
+
+def test_when_it_is_stopped_what_was_submitted_ends_what_it_began() -> None:
+    said: list[str] = []
+    began = threading.Event()
+
+    async def inner() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            said.append("inner was cancelled")
+            raise
+
+    async def outer() -> None:
+        task = asyncio.create_task(inner())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            said.append("outer ends it")
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.wait([task])
+
+    one = LoopThread("here")
+    ended = one.submit(outer)
+    assert began.wait(10)
+    one.stop()
+    ended.result(10)
+    assert said == ["outer ends it", "inner was cancelled"]

@@ -297,11 +297,9 @@ def by(model: str, reply: str) -> AIMessage:
 
 
 @pytest.mark.parametrize("audit", ["in process", "worker"])
-def test_the_record_names_the_model_that_judged(
-    audit: str, request: pytest.FixtureRequest, make: Any, tmp_path: Path
-) -> None:
+def test_the_record_names_the_model_that_judged(audit: str, database: str, make: Any, tmp_path: Path) -> None:
     """Of two turns under one key the second is judged first, and is kept until it can be committed."""
-    store = request.getfixturevalue("database") if audit == "worker" else f"sqlite:///{tmp_path}/s.db"
+    store = database if audit == "worker" else f"sqlite:///{tmp_path}/s.db"  # dropped after the worker has ended
     second = threading.Event()
 
     def judged(text: str) -> AIMessage:

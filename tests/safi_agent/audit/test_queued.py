@@ -64,12 +64,12 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
 
 @pytest.mark.parametrize("queue", [True, False])
 def test_one_that_cannot_begin_is_served_no_more(
-    queue: bool, request: pytest.FixtureRequest, make: Any, monkeypatch: pytest.MonkeyPatch
+    queue: bool, database: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(store: Store, *_: Any) -> list[Job]:
         raise OutboxError("out of reach")
 
-    store = {"store": request.getfixturevalue("database")} if queue else {}
+    store = {"store": database} if queue else {}
     before = set(served())
     monkeypatch.setattr(Store, "adopt", unreachable)
     with pytest.raises(OutboxError, match="out of reach"):

@@ -77,9 +77,9 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
 
 @pytest.mark.parametrize("audit", ["in process", "worker"])
 def test_of_a_turn_that_was_taken_over_hooks_get_the_offenders_of_its_own_set_and_the_record_names_who_judged(
-    audit: str, request: pytest.FixtureRequest, make: Any, tmp_path: Path
+    audit: str, database: str, make: Any, tmp_path: Path
 ) -> None:
-    store = request.getfixturevalue("database") if audit == "worker" else f"sqlite:///{tmp_path}/safi.db"
+    store = database if audit == "worker" else f"sqlite:///{tmp_path}/safi.db"
     killed(store, tmp_path / "old.json")
     told: list[tuple[str, ...]] = []
     hooks = [lambda alert: told.append(alert.offenders) if alert.kind == "review" else None]

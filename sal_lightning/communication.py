@@ -543,8 +543,7 @@ class CommunicationLayer:
         with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 rule.anchor()
-            if self.settings.consolidate_on == "novelty" and self.detection.ready:
-                self.detection.begin_fit()
+            if self.settings.consolidate_on == "novelty" and self.detection.begin_fit():
                 self._provisional.hold()
                 self._statistics.suspended = True
         self.forget_step()
@@ -640,8 +639,8 @@ class CommunicationLayer:
                 self.notices.elements(share, sizes)
 
     def _follow_output(self) -> None:
-        """The loss is known by the gradient at the output of the layer that runs last, from the next step on."""
-        if self._output.total is None and self._reached.last is not self._output.module:
+        """The loss is known by the gradient at the output of the layer that ran last in the first steps."""
+        if self._looks < 2 and self._output.total is None and self._reached.last is not self._output.module:
             self._output.follow(self._reached.last)
             compiling.renew()
 

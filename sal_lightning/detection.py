@@ -48,10 +48,12 @@ class Detection:
         """Whether anything is known to be usual."""
         return any(novelty.usual.n >= WARM for novelty in self.signals.values())
 
-    def begin_fit(self) -> None:
-        """A new fit begins, with an optimizer and perhaps with data of its own."""
-        self.trial, self.tried = {}, 0
+    def begin_fit(self) -> bool:
+        """A new fit begins, perhaps with other data; whether enough is known to judge its first batches together."""
         self.jumps.begin_fit()
+        if self.ready:
+            self.trial, self.tried = {}, 0
+        return self.ready
 
     def weigh(self, values: Mapping[str, float]) -> Judgement:
         """The evidence of a change, this batch included."""

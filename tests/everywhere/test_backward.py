@@ -230,7 +230,7 @@ class Own(Net):
 
 @pytest.mark.parametrize(("make", "precision"), [(sgd, "single"), (adam, "scaled")])
 def test_a_batch_that_its_module_takes_no_step_by_is_not_analyzed(make, precision):
-    """The loop sees the rows of both batches, and the gradients of the second."""
+    """Expected are the inputs of both batches and the gradients of the second."""
     batches, model, reference, callback = stream(2 * CHANGE, 30), Own(make), Net(make), SALCallback()
     optimizer = reference.configure_optimizers()
     comm = CommunicationLayer(reference, optimizer)

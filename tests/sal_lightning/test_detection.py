@@ -164,6 +164,32 @@ def test_a_new_fit_on_other_data_is_found_even_if_each_batch_alone_is_not_suspic
     assert max(same.weigh({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)) < SUSPECT
 
 
+def test_a_new_fit_may_raise_the_loss_where_only_the_loss_is_known():
+    model = NETWORKS["mlp"]()
+    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
+    for _ in range(USUAL):
+        comm.detection.learn({LOSS: 0.0})
+    comm.begin_anew()
+    assert not comm.suspects
+    for value in [0.0] + [5.0] * NEW:
+        assert comm.detection.weigh({LOSS: value}).evidence == 0
+        comm.detection.learn({LOSS: value})
+
+
+def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(monkeypatch):
+    torch.manual_seed(0)
+    body, heads, renewed = nn.Linear(64, 16), nn.ModuleList(nn.Linear(16, 10) for _ in range(2)), []
+    model = nn.ModuleDict({"body": body, "heads": heads})
+    optimizer = torch.optim.Adam(model.parameters())
+    comm = CommunicationLayer(model, optimizer)
+    monkeypatch.setattr("sal_lightning.compiling.renew", lambda: renewed.append(comm.step))
+    for i, (x, y) in enumerate(digits(range(10), 20)):
+        F.cross_entropy(heads[i % 2](body(x).relu()), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(renewed) <= 2
+
+
 def test_a_trial_goes_on_where_it_was_saved():
     numbers, detection = random.Random(0), Detection()
     for _ in range(WARM):

@@ -1,4 +1,4 @@
-"""Runs: what is trained, what is told, and what is measured of it."""
+"""Single runs: the training, the consolidations that are asked for, and the measures."""
 
 import pytest
 import torch

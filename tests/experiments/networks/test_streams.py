@@ -1,4 +1,4 @@
-"""The streams: what changes, when, and that each step has the same batch whoever asks."""
+"""The streams: the changes of their data, and that a step has the same batch in every run."""
 
 import pytest
 import torch

@@ -203,7 +203,8 @@ class Coverage:
         """
         elements = set(state["elements"])
         names = {plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        self.hand_over([r for r in self.rules if r.grain == "subspace" and set(r.parameters) <= elements])
+        # By the weight, which comes first: a bias that learns only now is named nowhere.
+        self.hand_over([r for r in self.rules if r.grain == "subspace" and next(iter(r.parameters)) in elements])
         for rule in [r for r in self.rules if isinstance(r, Subspace) and r.layer.bias is not None]:
             held = state["rules"].get(rule.name, {}).get("memory", {}).get("U")
             if held is not None and held.shape[1] == rule.inputs:

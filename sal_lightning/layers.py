@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sal_lightning import experts, recurrent
+from sal_lightning import attention, experts, recurrent
 from sal_lightning.padding import Real
 from sal_lightning.probing import is_linear
 from sal_lightning.processes import by_rows, sharded
 from sal_lightning.sampling import sample
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_INPUTS = ("input", "query", "key", "value")  # by whatever name a layer is given them
 Reals = Sequence[Real | None]  # of each input, which of its rows are no padding; None: all
 
 
@@ -159,16 +158,21 @@ def _read(name: str, module: nn.Module) -> list[Layer]:
 
 
 def _read_attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
-    """The three input projections; where their widths differ each by itself, without the bias, which they share."""
+    """The input projections, where their widths differ each without the bias that they share; the output projection."""
     weight = module._parameters.get("in_proj_weight")
-    if weight is not None:
-        return [Layer(name, (module,), weight, _learning(module.in_proj_bias), 3, _attention_rows)]
     weights = {n: module._parameters.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
-    return [
-        Layer(_joined(name, n), (module,), W, None, 1, partial(_argument_rows, i))
-        for i, (n, W) in enumerate(weights.items())
-        if W is not None
-    ]
+    if weight is not None:
+        found = [Layer(name, (module,), weight, _learning(module.in_proj_bias), 3, _attention_rows)]
+    else:
+        found = [
+            Layer(_joined(name, n), (module,), W, None, 1, partial(_argument_rows, i))
+            for i, (n, W) in enumerate(weights.items())
+            if W is not None
+        ]
+    if attention.can_run_again(module):
+        out = module.out_proj
+        found.append(Layer(_joined(name, "out_proj"), (module,), out.weight, _learning(out.bias), 1, _output_rows))
+    return found
 
 
 def _read_recurrent(name: str, module: nn.Module) -> list[Layer]:
@@ -209,7 +213,7 @@ def rows(x: Tensor, n: int, step: int, real: Real | None) -> Tensor:
 
 def readable(x: Any) -> bool:
     """Whether this input is rows of real numbers, as all layers here expect; some subclasses are given other things."""
-    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+    return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested and not x.is_complex()
 
 
 def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
@@ -220,7 +224,11 @@ def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     """What the layers of a module read of a call, the tensor that comes first being its main input."""
     if experts.parts(module):
         return experts.given(args, kwargs)
-    found = args + tuple(kwargs[name] for name in _INPUTS if name in kwargs)
+    if isinstance(module, nn.MultiheadAttention):
+        attend = attention.called(module, args, kwargs)
+        inputs = attend.query, attend.key, attend.value
+        return (*inputs, attend) if all(map(readable, inputs)) else ()
+    found = args + ((kwargs["input"],) if "input" in kwargs else ())
     if isinstance(module, nn.RNNBase | nn.RNNCellBase) and found:
         hx = found[1] if len(found) > 1 else kwargs.get("hx")
         call = recurrent.Call(module, found[0], hx) if isinstance(module, nn.RNNBase) else hx
@@ -284,6 +292,11 @@ def _attention_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int,
 
 def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
     return _linear_rows(module, args[i : i + 1], n, step, real[i : i + 1])
+
+
+def _output_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
+    call: attention.Call = args[3]  # of the module that was called: several may have this weight
+    return attention.rows(call, n, step, real[0])[None]
 
 
 def _recurrent_rows(

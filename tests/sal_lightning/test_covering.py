@@ -77,8 +77,6 @@ def test_coverage_names_every_parameter_and_its_grain():
     assert {n for n, grain in coverage.items() if grain == "element"} == {
         "norm.weight",
         "norm.bias",
-        "attention.out_proj.weight",
-        "attention.out_proj.bias",
     }
     for grain in ("element", "tensor"):
         comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), protection=grain)

@@ -1,0 +1,165 @@
+"""What the output projection of ``nn.MultiheadAttention`` multiplies: the outputs of its heads, computed again.
+
+They are not visible from outside, since the projection is called as a function. So attention is run once more for a few
+positions of a few sampled sequences, without gradients.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sal_lightning.padding import Real
+from sal_lightning.processes import sharded
+from sal_lightning.sampling import sample
+
+FEW = 8  # sequences that are run again; more where they are too short to give enough rows
+_ARGUMENTS = (  # in the order in which a call may give them
+    "query",
+    "key",
+    "value",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "average_attn_weights",
+    "is_causal",
+)
+
+
+class Call(NamedTuple):
+    """One call of an attention, with what its forward pass was given."""
+
+    module: nn.MultiheadAttention
+    query: Any
+    key: Any
+    value: Any
+    key_padding_mask: Tensor | None = None
+    attn_mask: Tensor | None = None
+    causal: bool = False  # whether this hint stands in the place of the mask
+
+
+def called(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """The call with these arguments; None for a query, key or value that is missing."""
+    given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+    padding, mask = given.get("key_padding_mask"), given.get("attn_mask")
+    # As in torch.nn.functional.multi_head_attention_forward.
+    causal = bool(given.get("is_causal")) and padding is None and not given.get("need_weights", True)
+    q, k, v = (given.get(name) for name in _ARGUMENTS[:3])
+    return Call(module, q, k, v, padding, None if causal else mask, causal)
+
+
+def can_run_again(module: nn.MultiheadAttention) -> bool:
+    """Whether its weights are whole, and parameters: not computed from others, as under a parametrization."""
+    own = module._parameters
+    packed, several = own.get("in_proj_weight"), [own.get(f"{x}_proj_weight") for x in "qkv"]
+    plain = "in_proj_bias" in own and (packed is not None or all(W is not None for W in several))
+    plain = plain and module.out_proj._parameters.get("weight") is not None
+    return plain and not any(map(sharded, module.parameters()))
+
+
+@torch.no_grad()
+def rows(call: Call, n: int, step: int, real: Real | None) -> Tensor:
+    """At most ``n`` sampled rows (n, embed_dim) that the output projection multiplies in this call.
+
+    They are in single precision at least, and without dropout, which leaves their mean as it is: which of the attention
+    weights the call itself drops cannot be known.
+
+    Args:
+        call: what the module is given.
+        n: rows, of at least ``FEW`` sequences where there are as many.
+        step: shifts which sequences and positions are chosen.
+        real: which positions of the query are no padding; None: all.
+    """
+    q = _sequences(call, call.query)
+    batch, length = q.shape[:2]
+    count = min(batch, max(FEW, math.ceil(n / length)))
+    if real is None:
+        some = torch.arange(batch, device=q.device)[sample(batch, count, step, q.device)]
+        there = torch.ones(count, length, dtype=torch.bool, device=q.device)
+    else:
+        whole = _sequences(call, real.real.view(call.query.shape[:-1])[..., None])[..., 0]
+        # By their real positions: a longer sequence is chosen more often, as each of them gives as many rows.
+        some = Real(whole.flatten()).sample(count, step) // length
+        there = whole[some]
+    x = _attend(call, some, _positions(there, min(length, math.ceil(n / count)), step)).flatten(0, 1)
+    x = x[sample(len(x), n, step, x.device)]
+    return x if real is None else x.where(real.real.any(), torch.nan)
+
+
+def _sequences(call: Call, x: Tensor) -> Tensor:
+    """As (batch, time, features)."""
+    x = x.detach()
+    if x.dim() == 2:
+        return x[None]
+    return x if call.module.batch_first else x.transpose(0, 1)
+
+
+def _positions(there: Tensor, n: int, step: int) -> Tensor:
+    """``n`` positions (sequences, n) among those that are ``there`` (sequences, time), evenly spread.
+
+    Other ones in each sequence and step; where there are fewer they come repeatedly.
+
+    >>> _positions(torch.tensor([[True, True, False, True]]), 3, step=0)
+    tensor([[0, 1, 3]])
+    """
+    ends = there.cumsum(1)
+    count = ends[:, -1:].clamp(min=1)
+    first = (step + torch.arange(len(there), device=there.device)[:, None]) * 7919
+    at = (torch.arange(n, device=there.device) * count // n + first) % count
+    return torch.searchsorted(ends, at + 1).clamp(max=there.shape[1] - 1)
+
+
+def _attend(call: Call, some: Tensor, at: Tensor) -> Tensor:
+    """The outputs of all heads side by side, (sequences, positions, embed_dim).
+
+    Args:
+        call: what the module is given.
+        some: (sequences,) indices of those that are run.
+        at: (sequences, positions) of their queries.
+    """
+    module, packed = call.module, call.module.in_proj_weight
+    dtype = torch.promote_types(module.out_proj.weight.dtype, torch.float32)
+    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight) if packed is None else packed.chunk(3)
+    biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.to(dtype).chunk(3)
+    query, key, value = (_sequences(call, x) for x in (call.query, call.key, call.value))
+    inputs = query[some[:, None], at], key[some], value[some]
+    q, k, v = (
+        F.linear(x.to(dtype), weight.to(dtype), bias) for x, weight, bias in zip(inputs, weights, biases, strict=True)
+    )
+    if module.bias_k is not None and module.bias_v is not None:
+        k, v = (
+            torch.cat([x, b.to(dtype).expand(len(x), -1, -1)], 1) for x, b in ((k, module.bias_k), (v, module.bias_v))
+        )
+    if module.add_zero_attn:
+        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+    mask = _mask(call, some, at, k.shape[1], dtype)
+    q, k, v = (x.view(*x.shape[:2], module.num_heads, -1).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _mask(call: Call, some: Tensor, at: Tensor, keys: int, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the attention of these queries to all keys: (sequences, heads or 1, positions or 1, keys)."""
+    parts = list[Tensor]()
+    if call.causal:
+        parts.append(_added(torch.arange(keys, device=at.device) > at[:, None, :, None], dtype))
+    if call.attn_mask is not None and call.attn_mask.dim() == 2:
+        parts.append(_added(call.attn_mask[at][:, None], dtype))
+    elif call.attn_mask is not None:
+        each = call.attn_mask.view(-1, call.module.num_heads, *call.attn_mask.shape[1:])
+        parts.append(_added(each[some[:, None], :, at].transpose(1, 2), dtype))
+    if call.key_padding_mask is not None:
+        padding = call.key_padding_mask
+        parts.append(_added(padding.view(-1, padding.shape[-1])[some][:, None, None], dtype))
+    # Keys that the module itself appends are for every query.
+    parts = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers to add: −inf where one of bools is True."""
+    mask = mask.detach()
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -torch.inf)

@@ -84,8 +84,7 @@ class Answers:
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
-        counts = self.bands() if kind == "held" else self.observed()
-        return spectrum(counts) if counts.any() else StabilitySpectrum(0.0, 0.0, 100.0)
+        return spectrum(self.bands() if kind == "held" else self.observed())
 
     def coverage(self) -> dict[str, str]:
         """The grain ("subspace", "element", "tensor") of each trainable parameter; empty before the first training."""

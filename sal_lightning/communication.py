@@ -265,11 +265,11 @@ class CommunicationLayer:
             self.notices.not_remembered()
 
     def spectrum(self) -> StabilitySpectrum:
-        """Percent of the covered weights that the next update will meet as protected, neutral and volatile."""
+        """Percent of the weights in training that the next update will meet as protected, neutral and volatile."""
         return spectrum(self.bands())
 
     def bands(self) -> Tensor:
-        """Covered weights that are (protected, neutral, volatile): counts (3,)."""
+        """Weights in training that are (protected, neutral, volatile): counts (3,)."""
         parts = [rule.bands().to(self._device) for rule in self.rules if rule.learns]
         return torch.stack(parts).sum(0) if parts else torch.zeros(3, device=self._device)
 
@@ -632,11 +632,12 @@ class CommunicationLayer:
         if self._had_eyes and not self._reached.known:
             self.notices.unreached()
         elif self.settings.protection == "subspace":
-            sizes = {n: p.numel() for r in self.rules for n, p in r.parameters.items() if r.grain == "element"}
+            single = {n: p for rule in self.rules if rule.grain == "element" for n, p in rule.parameters.items()}
+            sizes = {n: p.numel() for n, p in single.items() if covering.learns(p)}
             # Of all that is trained: biases alone may have an optimizer of their own.
-            share = sum(sizes.values()) / sum(p.numel() for p in self.model.parameters() if covering.learns(p))
-            if share > 0.5:
-                self.notices.elements(share, sizes)
+            total = sum(p.numel() for p in self.model.parameters() if covering.learns(p))
+            if sum(sizes.values()) > total / 2:
+                self.notices.elements(sum(sizes.values()) / total, sizes)
 
     def _follow_output(self) -> None:
         """The loss is known by the gradient at the output of the layer that ran last in the first steps."""

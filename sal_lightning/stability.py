@@ -35,13 +35,18 @@ class StabilitySpectrum(NamedTuple):
 
 
 def spectrum(counts: Tensor) -> StabilitySpectrum:
-    """The spectrum of (protected, neutral, volatile) counts.
+    """The spectrum of (protected, neutral, volatile) counts; where there are none all is volatile.
 
     >>> spectrum(torch.tensor([1.0, 2.0, 1.0]))
     StabilitySpectrum(protected=25.0, neutral=50.0, volatile=25.0)
+    >>> spectrum(torch.zeros(3))
+    StabilitySpectrum(protected=0.0, neutral=0.0, volatile=100.0)
     """
-    percent = 100 * counts.double() / counts.sum()
-    return StabilitySpectrum(*percent.tolist())
+    protected, neutral, volatile = counts.double().tolist()
+    whole = protected + neutral + volatile
+    if not whole:
+        return StabilitySpectrum(0.0, 0.0, 100.0)
+    return StabilitySpectrum(100 * protected / whole, 100 * neutral / whole, 100 * volatile / whole)
 
 
 class Signals(NamedTuple):
@@ -129,14 +134,17 @@ class StabilityAnalyzer:
         return {name: torch.stack(signals(*means[2:])).mean(0) for name, means in self.means.items()}
 
     def bands(self) -> Tensor:
-        """Weights that have settled, are between, still search: counts (3,); before the first look all search."""
+        """Weights that have settled, are between, still search: counts (3,); before the first look all search.
+
+        Those that are frozen now are left out.
+        """
         scores, unseen = self.scores(), torch.zeros(1, device=self.joint.device)
-        seen = [(scores.get(name, unseen), p.numel()) for name, p in self.parameters.items()]
+        seen = [(scores.get(name, unseen), p.numel()) for name, p in self.parameters.items() if p.requires_grad]
         parts = [bands(s, size / max(len(s), 1)) for s, size in seen]
         return torch.stack(parts).cpu().double().sum(0) if parts else torch.zeros(3, dtype=torch.double)
 
     def classify(self) -> StabilitySpectrum:
-        """Percent of all weights that have settled, are between, still search."""
+        """Percent of the weights in training that have settled, are between, still search."""
         return spectrum(self.bands())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:

@@ -205,8 +205,7 @@ def _bands(bands: StabilitySpectrum) -> str:
 
 def _settled(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
     counts = [layer.analyzer.bands() for layer in layers if layer.analyzer is not None]
-    whole = torch.stack(counts).sum(0) if counts else torch.zeros(3)
-    return spectrum(whole) if whole.any() else StabilitySpectrum(0.0, 0.0, 100.0)
+    return spectrum(torch.stack(counts).sum(0) if counts else torch.zeros(3))
 
 
 def _weights(layers: Sequence[CommunicationLayer]) -> str:
@@ -214,14 +213,14 @@ def _weights(layers: Sequence[CommunicationLayer]) -> str:
     ways = defaultdict[str, list[Rule]](list)
     for rule in (rule for layer in layers for rule in layer.rules if rule.learns):
         ways[WAYS[type(rule)]].append(rule)
-    total = sum(rule.numel() for rules in ways.values() for rule in rules)
+    total = sum(rule.trained() for rules in ways.values() for rule in rules)
     parts = []
     for way, rules in ways.items():
         if isinstance(rules[0], Subspace | Tokens):
             where = _number(len(rules), "layer")
         else:
-            where = listed([name for rule in rules for name in rule.parameters])
-        parts.append(f"{percent(100 * sum(rule.numel() for rule in rules) / total)} {way} ({where})")
+            where = listed([name for rule in rules for name, p in rule.parameters.items() if p.requires_grad])
+        parts.append(f"{percent(100 * sum(rule.trained() for rule in rules) / total)} {way} ({where})")
     return f"{total:,} in training: {', '.join(parts)}" if total else "none in training"
 
 

@@ -16,7 +16,7 @@ EDGES = tuple(i / BINS for i in range(BINS + 1))
 
 
 class View(NamedTuple):
-    """One layer; ``held`` and ``observed`` are numbers of weights, BINS of them, from stability 0 to 1."""
+    """One layer; ``held`` and ``observed`` are numbers of weights that learn, BINS of them, from stability 0 to 1."""
 
     grain: str
     weights: int
@@ -56,7 +56,7 @@ def views(layers: Sequence[CommunicationLayer]) -> dict[str, View]:
     counts = torch.stack([pair for _, pair in found]).tolist()  # one copy from the device for all
     seen: dict[str, View] = {}
     for (rule, _), (held, observed) in zip(found, counts, strict=True):
-        view = View(rule.grain, rule.numel(), tuple(held), tuple(observed))
+        view = View(rule.grain, rule.trained(), tuple(held), tuple(observed))
         seen[rule.name] = _sum(seen[rule.name], view) if rule.name in seen else view
     return seen
 
@@ -81,7 +81,8 @@ def _histograms(layer: CommunicationLayer) -> list[tuple[Rule, Tensor]]:
 
 def _observed(rule: Rule, settled: dict[str, Tensor]) -> list[Scores]:
     """Its sampled weights; what was not seen yet still searches."""
-    parts = [(settled.get(name, torch.zeros(1, device=p.device)), p) for name, p in rule.parameters.items()]
+    trained = {name: p for name, p in rule.parameters.items() if p.requires_grad}
+    parts = [(settled.get(name, torch.zeros(1, device=p.device)), p) for name, p in trained.items()]
     return [Scores(s, p.numel() / max(s.numel(), 1)) for s, p in parts]
 
 

@@ -54,10 +54,10 @@ class Rule(ABC):
 
     @abstractmethod
     def stabilities(self) -> list[Scores]:
-        """What is held how firmly; the numbers of weights that they stand for sum to the number of weights."""
+        """What is held how firmly; the numbers of weights that they stand for sum to ``trained()``."""
 
     def bands(self) -> Tensor:
-        """Weights that are (protected, neutral, volatile): counts that sum to the number of weights."""
+        """Weights that are (protected, neutral, volatile): counts that sum to ``trained()``, which must not be 0."""
         return torch.stack([bands(*scores) for scores in self.stabilities()]).sum(0)
 
     @abstractmethod
@@ -104,6 +104,10 @@ class Rule(ABC):
     def numel(self) -> int:
         """Weights under this rule."""
         return sum(p.numel() for p in self.parameters.values())
+
+    def trained(self) -> int:
+        """Those of them that are being trained now."""
+        return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
 
     def drift(self) -> Tensor | None:
         """How far what is held has moved, as (moved², size²); None where the rule keeps no reference."""

@@ -103,9 +103,13 @@ class Element(Rule):
     @override
     def stabilities(self) -> list[Scores]:
         if self.memory is None:
-            return [Scores(torch.zeros(1), self.numel())]
+            return [Scores(torch.zeros(1), self.trained())]
         # Of a sharded parameter the rows that live here stand for all.
-        return [Scores(s, p.numel() / max(s.numel(), 1)) for s, p in zip(self.s, self.parameters.values(), strict=True)]
+        return [
+            Scores(s, p.numel() / max(s.numel(), 1))
+            for s, p in zip(self.s, self.parameters.values(), strict=True)
+            if p.requires_grad
+        ]
 
     @override
     def state_dict(self) -> State:

@@ -379,10 +379,12 @@ class Subspace(Rule):
     def stabilities(self) -> list[Scores]:
         m = self.memory
         if m is None:
-            return [Scores(torch.zeros(1), self.numel())]
+            return [Scores(torch.zeros(1), self.trained())]
         k, out = m.f.shape[-1], self.layer.out if m.rows is None else m.rows
         free = [] if m.rows is None else [Scores(torch.zeros_like(m.s_rest), self.d * (self.layer.out - out))]
-        return [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), *free]
+        share = self.trained() / self.numel()  # a direction is one of weight and bias together
+        parts = [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), *free]
+        return [Scores(s, size * share) for s, size in parts]
 
     @override
     def drift(self) -> Tensor | None:

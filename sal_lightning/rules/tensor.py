@@ -81,7 +81,8 @@ class Tensor(Rule):
 
     @override
     def stabilities(self) -> list[Scores]:
-        return [Scores(s, p.numel()) for s, p in zip(self.s, self.parameters.values(), strict=True)]
+        pairs = zip(self.s, self.parameters.values(), strict=True)
+        return [Scores(s, p.numel()) for s, p in pairs if p.requires_grad]
 
     @override
     def state_dict(self) -> State:

@@ -174,7 +174,7 @@ class Tokens(Rule):
     @override
     def stabilities(self) -> list[Scores]:
         if self.memory is None:
-            return [Scores(torch.zeros(1), self.numel())]
+            return [Scores(torch.zeros(1), self.trained())]
         return [Scores(self.memory.s, self.table.embedding_dim)]
 
     @override

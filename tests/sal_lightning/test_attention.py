@@ -184,9 +184,9 @@ def test_rows_come_from_several_sequences_and_in_time_from_all():
 
 def test_in_time_every_position_is_met():
     """Each position attends to itself alone, and the values are the positions."""
-    time = 40
+    time = 200
     module = made(batch_first=True)
-    value = torch.arange(float(time)).view(1, -1, 1).expand(16, -1, E)
+    value = torch.arange(float(time)).view(1, -1, 1).expand(1, -1, E)
     with torch.no_grad():
         module.in_proj_weight[2 * E :].copy_(torch.eye(E))
         module.in_proj_bias.zero_()
@@ -402,6 +402,28 @@ def test_an_attention_that_cannot_be_run_again_is_held_weight_by_weight(how):
     of_attention = {name for name in names(model) if name.startswith("attention")}
     left = set() if how != "parametrized output" else {"attention.in_proj_weight", "attention.in_proj_bias"}
     assert by_element == of_attention - left
+
+
+class Counted(nn.Module):
+    """A parametrization that changes nothing, and counts how often it is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+
+    def forward(self, weight):
+        self.times += 1
+        return weight
+
+
+@pytest.mark.parametrize("of_output", [True, False])
+def test_a_parametrization_is_not_computed_to_find_the_layers(of_output):
+    module, counted = made(), Counted()
+    where = (module.out_proj, "weight") if of_output else (module, "in_proj_weight")
+    nn.utils.parametrize.register_parametrization(*where, counted)
+    before = counted.times
+    layers.find(module)
+    assert counted.times == before
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")

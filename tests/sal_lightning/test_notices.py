@@ -285,6 +285,53 @@ def test_weights_that_are_mostly_held_one_by_one_are_named_once(tmp_path):
     trainer(tmp_path, [SALCallback("element")]).fit(model, loader(length=5))  # asked for
 
 
+def thawed_and_frozen(freeze, protection="subspace"):
+    """A model of free parameters, a norm and a layer, parts of which are frozen after the first step."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"norm": nn.LayerNorm(32), "head": nn.Linear(32, 4)})
+    model["free"] = nn.ParameterDict({"first": torch.randn(32, 12), "second": torch.randn(32, 32)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=6)
+    for i in range(8):
+        if i == 1:
+            for name in freeze:
+                model.get_parameter(name).requires_grad_(False)
+        optimizer.zero_grad(set_to_none=False)
+        h = batch(0, i)[0] @ model["free"]["first"].T @ model["free"]["second"]
+        loss = model["head"](model["norm"](h)).square().mean()
+        if loss.requires_grad:
+            loss.backward()
+        optimizer.step()
+    return model, comm
+
+
+def test_only_weights_in_training_count_among_those_that_are_held_one_by_one():
+    """196 are trained then, and 1472 free parameters are not."""
+    _, comm = thawed_and_frozen(["free.first", "free.second"])
+    assert "elements" not in comm.notices.given
+    match = r"^91% of the trained weights .*: free\.first, free\.second\. It"
+    with pytest.warns(UserWarning, match=match):  # 1408 of 1540
+        thawed_and_frozen(["norm.weight", "norm.bias"])
+
+
+@pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
+@pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
+def test_the_spectrum_and_its_bands_are_of_the_weights_in_training(protection):
+    for freeze in (["free.first", "free.second"], ["free.first", "norm.bias", "head.bias"], ["head.weight"]):
+        model, comm = thawed_and_frozen(freeze, protection)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert float(comm.bands().sum()) == pytest.approx(trained)
+        assert sum(comm.spectrum()) == pytest.approx(100)
+
+
+def test_where_all_is_frozen_in_the_midst_of_training_there_is_nothing_to_count():
+    names = ["free.first", "free.second", "norm.weight", "norm.bias", "head.weight", "head.bias"]
+    _, comm = thawed_and_frozen(names)
+    assert comm.bands().tolist() == [0, 0, 0]
+    assert comm.spectrum() == (0, 0, 100)
+    assert comm.notices.given == {}
+
+
 def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_path):
     model, callback = Functional(), SALCallback(field=None)
     with pytest.warns(UserWarning, match=r"remember\(\) reached no layer.*functional_call.*Call the layers") as seen:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum
+from sal_lightning import CommunicationLayer, SALCallback, StabilityAnalyzer, StabilitySpectrum
 from sal_lightning.evidence import Counts
+from sal_lightning.report.views import views
 from sal_lightning.summary import Account, short, text, verdict
 from tests.everywhere import models
 from tests.everywhere.models import Alternating, At, loader, trainer
@@ -244,6 +245,33 @@ def test_with_much_to_say_it_fits_a_terminal():
     assert "72 frozen weights; weights that no optimizer here steps: a_part_of_the_network" in table["Left out"]
     assert table["Warnings"].endswith("and 3 more")
     assert "cure" not in table["Warnings"]
+
+
+def test_weights_that_are_frozen_in_the_midst_of_training_are_in_no_row_of_those_that_learn():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    layer = CommunicationLayer(model, optimizer, consolidate_on=2)
+    layer.analyzer = StabilityAnalyzer(model, optimizer)
+    for i in range(6):
+        if i == 3:
+            for p in (model[1].weight, model[2].bias):
+                p.requires_grad_(False)
+        optimizer.zero_grad()
+        model(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+    account = Account(layer.spectrum(), Counts(asked=3), 6)
+    table = rows(text(account, [layer], layer.settings, {}, {}))
+    # 40 + 16 of the layers, 8 of the norm's bias.
+    assert table["Weights"] == (
+        "64 in training: 88 % by directions of the input (2 layers), 12 % weight by weight (1.bias)"
+    )
+    assert table["Left out"].startswith("10 frozen weights")
+    assert float(layer.bands().sum()) == float(layer.analyzer.bands().sum()) == 64
+    assert {name: view.weights for name, view in views([layer]).items()} == {"0": 40, "2": 16, "element": 8}
+    for view in views([layer]).values():
+        assert sum(view.held) == pytest.approx(view.weights)
+        assert sum(view.observed) == pytest.approx(view.weights)
 
 
 def test_several_optimizers_are_one_summary(tmp_path):

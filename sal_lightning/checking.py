@@ -9,7 +9,8 @@ from torch import Tensor
 LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
 SQUARES = 1e24  # no squared input or gradient of a layer is
 ROUND = 1e-3  # what rounding may add
-VERSIONS = (3,)
+PULL = "(pull)"  # its name among those of rules
+VERSIONS = (4,)
 
 Check = Callable[[Any, str], None]
 
@@ -41,10 +42,12 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "elements": _each(_text),
         "rules": _named(_rule),
         "eyes": _named(_rule),
+        "pull": _pull,
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
     }
     _fields(required | {"evidence": _evidence, "statistics": _each(_text)}, extra=True)(state, at)
+    _anchors((state["trusted"] or {}).get(PULL, {}), f"{at}['trusted'][{PULL!r}]")
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
@@ -141,6 +144,22 @@ def _window(x: Any, at: str) -> None:
         raise ValueError(f"Expected {at} to be a sketch of as much energy as its trace says, got {size} and {trace}.")
     if bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
         raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
+
+
+def _pull(x: Any, at: str) -> None:
+    sums, numbers = _named(_factors), _each(_number(-float("inf"), float("inf")))
+    fisher = _fields({"age": _whole, "sums": sums, "seen": sums})
+    _fields({"fisher": fisher, "memory": _anchors, "left": _named(numbers)})(x, at)
+
+
+def _factors(x: Any, at: str) -> None:
+    size = _tensor(0, float("inf"))
+    _fields({"rows": size, "columns": size})(x, at)
+
+
+def _anchors(x: Any, at: str) -> None:
+    size = _tensor(0, float("inf"))
+    _named(_fields({"weight": _tensor(-LARGE, LARGE), "rows": size, "columns": size}))(x, at)
 
 
 def _samples(x: Any, at: str) -> None:

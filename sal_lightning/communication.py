@@ -23,8 +23,9 @@ from sal_lightning.novelty import CONFIRM, SUSPECT
 from sal_lightning.output import OutputGradient
 from sal_lightning.padding import Padding
 from sal_lightning.provisional import Provisional
+from sal_lightning.pull import Pull
 from sal_lightning.reached import Reached
-from sal_lightning.remembering import energy, evaluating, gradients_kept, run
+from sal_lightning.remembering import energies, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
 from sal_lightning.rules.subspace import keep_pace
 from sal_lightning.running import RunningStatistics
@@ -34,7 +35,7 @@ from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectr
 from sal_lightning.stepping import Stepping, Unstepped, unwrapped
 from sal_lightning.surroundings import exactly
 
-VERSION = 3  # of the state_dict
+VERSION = 4  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
 
 
@@ -65,6 +66,8 @@ class CommunicationLayer:
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit of a
             ``SALCallback``; here the same as None), every so many steps, or ``None`` (only ``consolidate()``).
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
+        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
+            much the outputs depend on it, in units of the weights' own movement; 0 does without.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
@@ -86,13 +89,14 @@ class CommunicationLayer:
         protection: Protection = "subspace",
         consolidate_on: Trigger = "novelty",
         strength: float = Settings.strength,
+        pull: float = Settings.pull,
         recall: float = Settings.recall,
         share: float = Settings.share,
         running_statistics: Statistics = Settings.running_statistics,
         scaler: GradScaler | None = None,
         notices: Notices | None = None,
     ) -> None:
-        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics)
+        self.settings = Settings(protection, consolidate_on, strength, pull, recall, share, running_statistics)
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
@@ -109,7 +113,7 @@ class CommunicationLayer:
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient(scaler)
+        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient(scaler, self._pull.fisher)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
@@ -169,6 +173,8 @@ class CommunicationLayer:
             due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
             if familiar:
                 self._reached.observe(size)
+                self._pull.fisher.observe()
+            self._say_no_pull()
             share_windows(due)
             for rule in due:
                 rule.reopen()
@@ -193,18 +199,32 @@ class CommunicationLayer:
                 self._forget_weights()  # of a step that was skipped
             with self._evaluated():
                 if not self._moved_already:
-                    for rule in self.rules:
-                        rule.notice()
-                for rule in self.rules:
-                    rule.snapshot()
+                    self._notice()
+                self._snapshot()
             self._measure("suppressed", [rule.mask(self.measure) for rule in self.rules])
             self._measure("effect", [])  # until the optimizer has stepped: it may skip this one
 
     def restore(self) -> None:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
         with exactly(self._device), self._evaluated():
+            restored = [rule for rule in self.rules if rule.before is not None]
+            self._pull.measure(restored)
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
+            self._pull.apply()
+            for rule in restored:
+                rule.mark()
             keep_pace(self.rules)
+
+    def _notice(self) -> None:
+        """What somebody else moved since the last step is taken as it is."""
+        for rule in self.rules:
+            if rule.notice():
+                self._pull.take(rule.parameters)
+
+    def _snapshot(self) -> None:
+        for rule in self.rules:
+            rule.snapshot()
+        self._pull.begin_step()
 
     def settle(self, together: bool = True) -> None:
         """Put back at once what ``restore()`` leaves for later: it looks along held directions every few steps.
@@ -214,8 +234,10 @@ class CommunicationLayer:
         with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 if rule.holds:
-                    rule.notice()
+                    if rule.notice():
+                        self._pull.take(rule.parameters)
                     rule.settle()
+            self._pull.leave()
             if together:
                 keep_pace(self.rules)
 
@@ -286,9 +308,9 @@ class CommunicationLayer:
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        state = sum(t.nbytes for rule in self._coverage.everybody() for t in rule.tensors())
+        state = sum(t.nbytes for one in (*self._coverage.everybody(), self._pull) for t in one.tensors())
         held = (rule for rule in self.rules if rule.holds and rule.restores)
-        step = sum(p.nbytes for rule in held for p in rule.parameters.values())
+        step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self._pull.working
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     @property
@@ -396,6 +418,7 @@ class CommunicationLayer:
         reached.load_state_dict(state["samples"])
         reached.resume(state["pending"])
         self._coverage, self._reached, self._provisional, self.detection = coverage, reached, provisional, detection
+        self._output.fisher = self._pull.fisher
         self.step, self.events = state["step"], list(state["events"])
         self.evidence = dict(state["evidence"])
         self._statistics.suspended = provisional.before is not None
@@ -452,10 +475,13 @@ class CommunicationLayer:
         """Take in what the model does on this batch."""
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(energy(forward(batch), self.padding))
+            each = energies(forward(batch), self.padding)
+            self._pull.fisher.see_importance(each)
+            torch.autograd.backward(each.mean())
         self._hand_over_unreached()
         with exactly(self._device):
             self._reached.observe()
+            self._pull.fisher.observe()
             self.forget_step()
 
     # --- what its hooks tell ---
@@ -519,9 +545,8 @@ class CommunicationLayer:
         if self._protected and self._moved_already:
             with exactly(self._device), self._evaluated():
                 self._forget_weights()
-                for rule in self.rules:
-                    rule.notice()
-                    rule.snapshot()
+                self._notice()
+                self._snapshot()
 
     def stepped(self) -> None:
         """The optimizer has moved the weights."""
@@ -543,6 +568,7 @@ class CommunicationLayer:
         with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 rule.anchor()
+            self._pull.come_back()
             if self.settings.consolidate_on == "novelty" and self.detection.begin_fit():
                 self._provisional.hold()
                 self._statistics.suspended = True
@@ -557,6 +583,7 @@ class CommunicationLayer:
         """Drop what was gathered since the last step."""
         self._reached.forget()
         self._output.forget_step()
+        self._pull.fisher.forget_step()
         self.padding.forget()
 
     # --- covering ---
@@ -581,6 +608,7 @@ class CommunicationLayer:
         for rule in self.rules:
             if rule.name in replaced:
                 rule.anchor()  # the new weights are taken as they are
+                self._pull.take(rule.parameters)
         if new:
             compiling.renew()
             self._follow_modules()
@@ -649,6 +677,14 @@ class CommunicationLayer:
         if self.measure:
             known = [part for part in parts if part is not None]
             self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2, device=self._device)
+
+    def _say_no_pull(self) -> None:
+        if self._pull.fisher.failure:
+            self.notices.no_pull(self._pull.fisher.failure)
+
+    @property
+    def _pull(self) -> Pull:
+        return self._coverage.pull
 
     @property
     def _device(self) -> torch.device:

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from sal_lightning import compiling, layers
 from sal_lightning.layers import plain_name
+from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
 from sal_lightning.rules.subspace import Subspace
@@ -106,6 +107,7 @@ class Coverage:
         self.waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
         self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
         self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
+        self.pull = Pull(settings.pull)
         self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
 
     def grow(self) -> list[Eye] | None:
@@ -124,6 +126,7 @@ class Coverage:
             known = {eye.name for eye in self.eyes}
             eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, eyes)
+        self.pull.cover(self.rules)
         return eyes
 
     def _given(self) -> Iterable[nn.Parameter]:
@@ -146,16 +149,22 @@ class Coverage:
             self.rules.remove(rule)
             self.eyes = [eye for eye in self.eyes if eye is not rule]
             self._take_in([Element(rule.parameters, self.settings.strength)], [])
+        self.pull.cover(self.rules)
 
     def consolidate(self) -> None:
         """Add what was seen to what is held."""
-        for rule in self.rules:
-            rule.consolidate()
+        for one in self.holders():
+            one.consolidate()
+
+    def holders(self) -> list[Rule | Pull]:
+        """All that hold something."""
+        return [*self.rules, self.pull]
 
     def clear(self) -> None:
         """Look at what comes with fresh eyes."""
         for rule in self.everybody():
             rule.clear()
+        self.pull.clear()
 
     @property
     def device(self) -> torch.device:
@@ -191,6 +200,7 @@ class Coverage:
             "elements": [name for name, grain in self.grains().items() if grain == "element"],
             "rules": {rule.name: rule.state_dict() for rule in self.rules} | self.waiting["rules"],
             "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self.waiting["eyes"],
+            "pull": self.pull.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -219,6 +229,8 @@ class Coverage:
             )
         self.waiting = {key: dict(state[key]) for key in self.waiting}
         self._resume(self.rules, self.eyes)
+        self.pull.cover(self.rules)
+        self.pull.load_state_dict(state["pull"])
 
     def _free_bias(self, rule: Subspace) -> None:
         """A bias that learns only now is no part of what is held of its layer: single weights start free."""

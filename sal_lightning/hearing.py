@@ -127,5 +127,5 @@ class Hearing:
         self._handles[watched].append(watched.register_forward_hook(ended))
 
 
-def _counted(confirm: Confirm) -> Callable[[Tensor], None]:
-    return lambda gradient: confirm()
+def _counted(confirm: Confirm) -> Callable[[Tensor, int], None]:
+    return lambda gradient, place: confirm()

@@ -14,6 +14,7 @@ TOO_FEW = "too few steps"
 UNBOUND = "unbound"
 NAMED = 5  # parameters named in a warning
 AVERAGE = "average"
+NO_PULL = "no pull"
 
 
 class Notices:
@@ -114,6 +115,17 @@ class Notices:
             f"Nothing is held: consolidate_on={every} is more than the {steps} steps that were taken until the end of "
             "this fit, and another one as long would not reach it. Steps are counted on over several fits. Set "
             "consolidate_on to a smaller number, or call consolidate().",
+        )
+
+    def no_pull(self, cause: str) -> None:
+        """Nobody can say how much the outputs depend on each weight."""
+        self._once(
+            NO_PULL,
+            f"The pull is off: how much the outputs depend on each weight could not be measured ({cause}). What is "
+            "held is held by directions of the inputs and single weights alone, which forgets more. It is measured by "
+            "a second backward pass, which reentrant checkpointing does not allow (pass use_reentrant=False), nor a "
+            "compiled model that gives memory away (set torch._functorch.config.donated_buffer = False), nor FSDP2. "
+            "Set pull=0 to do without.",
         )
 
     def unbound(self, names: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sal_lightning.covering import Coverage
+from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 
 
@@ -11,12 +12,12 @@ class Provisional:
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        self.before: dict[Rule, Any] | None = None  # the memory of each rule; None while nothing is suspected
+        self.before: dict[Rule | Pull, Any] | None = None  # the memory of each; None while nothing is suspected
 
     def hold(self) -> None:
         """A change is suspected: hold what was seen, once."""
         if self.before is None:
-            self.before = {rule: rule.memory for rule in self.coverage.rules}
+            self.before = {one: one.memory for one in self.coverage.holders()}
             self.coverage.consolidate()
 
     def dismiss(self) -> None:
@@ -39,6 +40,6 @@ class Provisional:
 
     def load_state_dict(self, state: State | None) -> None:
         """Continue where another stood."""
-        rules = {rule.name: rule for rule in self.coverage.rules}
+        rules = {one.name: one for one in self.coverage.holders()}
         known = {} if state is None else {rules[name]: kept for name, kept in state.items() if name in rules}
         self.before = None if state is None else {rule: rule.unpack(kept) for rule, kept in known.items()}

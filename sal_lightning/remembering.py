@@ -21,8 +21,10 @@ def run(model: nn.Module, batch: Any) -> Any:
     return model(move(batch[0] if isinstance(batch, list | tuple) else batch))
 
 
-def energy(output: Any, padding: Padding | None = None) -> Tensor:
-    """Half the mean squared norm of a model's output; its gradient is importance as in MAS (Aljundi et al. 2018).
+def energies(output: Any, padding: Padding | None = None) -> Tensor:
+    """Half the squared norm of a model's output for each sample, (n,).
+
+    The gradient of their mean is importance as in MAS (Aljundi et al. 2018).
 
     Of padded positions, where the model was given a mask, the output does not count.
     """
@@ -34,8 +36,8 @@ def energy(output: Any, padding: Padding | None = None) -> Tensor:
     real = None if padding is None or output.dim() < 2 else padding.of_output(output)
     if real is not None:
         squares = squares * real.real.reshape(*output.shape[:-1], 1)
-    total: Tensor = squares.sum()
-    return total / (2 * max(len(output), 1))
+    each: Tensor = squares.flatten(1).sum(1) if squares.dim() > 1 else squares
+    return each / 2
 
 
 @contextmanager

@@ -15,7 +15,8 @@ class Settings:
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
-    strength: float = 4.0
+    strength: float = 1.0
+    pull: float = 30.0
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"
@@ -35,6 +36,7 @@ class Settings:
                 f"Expected consolidate_on to be 'novelty', 'fit', None or a whole number of steps > 0, got {on!r}."
             )
         _check("strength", self.strength, "a number > 0", lambda v: 0 < v < float("inf"))
+        _check("pull", self.pull, "a number >= 0", lambda v: 0 <= v < float("inf"))
         _check("recall", self.recall, "a number >= 0", lambda v: 0 <= v < float("inf"))
         _check("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,27 +18,32 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
 
 
-def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[Tensor], object]) -> None:
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors in a module's output that have a gradient."""
+    return [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+
+
+def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[Tensor, int], object]) -> None:
     """Call ``do``, once, when a backward pass through a module's ``output`` also computes a gradient of ``weights``.
 
-    It is given the gradient at the output.
+    It is given the gradient at the output, and which of ``tensors(output)`` that is.
 
     ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
     ``weights`` any backward pass through the output does.
     """
-    reached = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+    reached = tensors(output)
     if not reached:
         return
     # FSDP2 computes with gathered copies: the parameters themselves are not in the graph.
     nodes = [] if any(map(sharded, weights)) else [get_gradient_edge(w).node for w in weights]
     left = [do]
 
-    def hook(grad: Tensor) -> None:
+    def hook(place: int, grad: Tensor) -> None:
         if left and (not nodes or any(map(_executed, nodes))):
-            left.pop()(grad)
+            left.pop()(grad, place)
 
-    for x in reached:  # of several outputs a loss may use any
-        x.register_hook(hook)  # type: ignore[no-untyped-call]
+    for place, x in enumerate(reached):  # of several outputs a loss may use any
+        x.register_hook(partial(hook, place))  # type: ignore[no-untyped-call]
 
 
 def _executed(node: Node) -> bool:

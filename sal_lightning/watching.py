@@ -160,7 +160,7 @@ class Watch:
             if module is watched and self._running is not None:
                 one, self._running = [self._running], None
                 weights = [p for p in module.parameters() if p.requires_grad]
-                on_weight_gradient(output, weights, lambda _: self._rows.append(one.pop()) if one else None)
+                on_weight_gradient(output, weights, lambda *_: self._rows.append(one.pop()) if one else None)
 
         self._handles.append(watched.register_forward_hook(ended))
 

@@ -38,6 +38,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
         protection: as in ``SALCallback``.
         consolidate_on: as in ``SALCallback``; ``"fit"``: at every new ``train()``.
         strength: as in ``SALCallback``.
+        pull: as in ``SALCallback``.
         recall: as in ``SALCallback``.
         share: as in ``SALCallback``.
         field: as in ``SALCallback``.

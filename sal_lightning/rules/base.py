@@ -152,8 +152,9 @@ class Rule(ABC):
         """Zeros for the gradients that are missing."""
         return [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
 
-    def notice(self) -> None:  # noqa: B027
-        """Before a step: has somebody else moved the weights since the last one?"""
+    def notice(self) -> bool:
+        """Before a step: take the weights as they are if somebody else moved them since the last one, and say so."""
+        return False
 
     def snapshot(self) -> None:
         """Keep W₀ for the length of one optimizer step; costs nothing while the rule holds nothing."""
@@ -178,6 +179,9 @@ class Rule(ABC):
         """``G ← G − held(G)``, in place."""
         for g, h in zip(G, self.held(G), strict=True):
             g.sub_(h)
+
+    def mark(self) -> None:  # noqa: B027
+        """The weights now are what the step left."""
 
     def anchor(self) -> None:  # noqa: B027
         """Take the weights as they are: somebody else has moved them."""

@@ -84,7 +84,7 @@ class Subspace(Rule):
         self._operands: Operands | None = None
         self.fed = False  # whether there is a gradient in this step
         self.version = 0  # of the weights, after the last step,
-        self.mark: Tensor | None = None  # what they were then,
+        self._marked: Tensor | None = None  # what they were then,
         self.same = SAME
         self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
@@ -221,21 +221,24 @@ class Subspace(Rule):
         return [self._held.old(torch.lerp(x, h, self._let_through.to(x.dtype))) for x, h in pairs]
 
     @override
-    def notice(self) -> None:
+    def notice(self) -> bool:
         if self.before is not None or self.memory is None:
-            return
-        assert self.mark is not None, "what is held has no mark"
+            return False
+        assert self._marked is not None, "what is held has no mark"
         now, at_once = self._fingerprint(), self.device.type in AT_ONCE
-        if at_once and torch.equal(now, self.mark):
-            return
-        moved = torch.linalg.vector_norm(now - self.mark) > self.same * torch.linalg.vector_norm(self.mark)
+        if at_once and torch.equal(now, self._marked):
+            return False
+        moved = torch.linalg.vector_norm(now - self._marked) > self.same * torch.linalg.vector_norm(self._marked)
         # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
         if at_once or self.version != self.version_of_weights():
-            if moved:
+            found = bool(moved)
+            if found:
                 self.anchor()
             self.version = self.version_of_weights()
-        else:  # no device is waited for: the next time it is put back this is
-            self.touched = moved if self.touched is None else self.touched | moved
+            return found
+        # No device is waited for: the next time it is put back this is.
+        self.touched = moved if self.touched is None else self.touched | moved
+        return False
 
     @override
     def exchanged(self, versions: int) -> None:
@@ -262,7 +265,7 @@ class Subspace(Rule):
 
     def _mark(self) -> None:
         """Remember the weights as the last step left them."""
-        self.version, self.mark = self.version_of_weights(), self._fingerprint()
+        self.version, self._marked = self.version_of_weights(), self._fingerprint()
 
     def _fingerprint(self) -> Tensor:
         """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
@@ -310,7 +313,11 @@ class Subspace(Rule):
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and self.fed:
             self.settle()
-        self._mark()
+
+    @override
+    def mark(self) -> None:
+        if self.memory is not None:
+            self._mark()
 
     @override
     def settle(self) -> None:

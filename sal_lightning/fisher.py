@@ -1,0 +1,170 @@
+"""Which weights the outputs depend on: the diagonal of the Fisher information, as sums over rows and columns."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from sal_lightning import processes
+from sal_lightning.rules.base import State
+from sal_lightning.rules.subspace import BETA
+
+FIRST, EVERY = (1, 3, 7, 15), 32  # steps of a window in which it is measured: these, then one in EVERY
+
+
+class Factors(NamedTuple):
+    """Sums of a matrix of numbers >= 0 over its columns, ``rows`` (m,), and over its rows, ``columns`` (n,).
+
+    They stand for the matrix ``rows columnsᵀ / sum``, as in Adafactor (Shazeer & Stern 2018): of all matrices of rank 1
+    the nearest in the generalised Kullback-Leibler divergence. A tensor counts as the matrix (first dimension, others).
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Factors":
+        """Those of a tensor, in single precision."""
+        X = x.reshape(len(x) if x.dim() else 1, -1).float()
+        return cls(X.sum(1), X.sum(0))
+
+    def matrix(self) -> Tensor:
+        """What they stand for, (m, n).
+
+        >>> Factors.of(torch.tensor([[1.0, 2.0], [2.0, 4.0]])).matrix()
+        tensor([[1., 2.],
+                [2., 4.]])
+        """
+        total = self.rows.sum().clamp(min=torch.finfo(self.rows.dtype).tiny)
+        return torch.outer(self.rows / total, self.columns)
+
+
+class Fisher:
+    """``F = E[g²]``, a running mean over a hundred steps; g is the gradient of the loss of one sample alone.
+
+    A sample's gradient is not computed by itself: in some steps the backward pass is run once more from the output of
+    the layer that runs last, with the sign of each sample's part of the gradient there drawn at random. The square of
+    the sum is then, in the mean, the sum of the squares. Labels are those of the data (the empirical Fisher).
+    """
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.failure = ""  # why it cannot be measured
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        self.age = 0  # steps since
+        self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
+        self.seen: dict[str, Factors] = {}  # in this step
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be measured in this step."""
+        return not self.failure and (self.age in FIRST or self.age % EVERY == EVERY - 1)
+
+    def see(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
+        """Run the backward pass from an output whose gradient has just been computed.
+
+        Args:
+            edge: where the output stands in the graph.
+            grad: the gradient of the loss at the output, samples first.
+            scale: what the loss was multiplied by.
+            tokens: whether each position of a sample, all dimensions but the last, counts as a sample of its own.
+        """
+        learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        if not learn:
+            return
+        shape = grad.shape[:-1] if tokens else grad.shape[:1]
+        generator = torch.Generator().manual_seed(self.age)
+        signs = torch.randint(2, shape, generator=generator).to(grad) * 2 - 1
+        signed = grad.detach() * signs.reshape(*shape, *(1,) * (grad.dim() - len(shape)))
+        try:
+            found = torch.autograd.grad(edge, list(learn.values()), signed, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:  # checkpointing by reentrant passes, compiled graphs that give memory away
+            self.failure = str(error).partition("\n")[0]
+            return
+        squares = {n: g.detach().float().square() for n, g in zip(learn, found, strict=True) if g is not None}
+        self.add({name: x if scale is None else x / scale.square() for name, x in squares.items()})
+
+    def see_importance(self, values: Tensor) -> None:
+        """Likewise, from one number for each sample, (n,), in place of its loss."""
+        learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        if learn and values.requires_grad:
+            signs = torch.randint(2, values.shape, generator=torch.Generator().manual_seed(self.age)).to(values) * 2 - 1
+            found = torch.autograd.grad(values @ signs, list(learn.values()), retain_graph=True, allow_unused=True)
+            self.add({n: g.detach().float().square() for n, g in zip(learn, found, strict=True) if g is not None})
+
+    def add(self, squares: Mapping[str, Tensor]) -> None:
+        """Squared gradients of this step; those that overflowed count as none."""
+        for name, x in squares.items():
+            new = Factors.of(x.nan_to_num(0.0, 0.0, 0.0))
+            old = self.seen.get(name)
+            self.seen[name] = new if old is None else Factors(old.rows + new.rows, old.columns + new.columns)
+
+    def observe(self) -> None:
+        """What this step gave counts."""
+        if self.seen:
+            new, keep = 1 - BETA**EVERY, BETA**EVERY
+            for name in self.parameters:
+                old, seen = self.sums.get(name), self.seen.get(name)
+                if seen is not None and old is not None:
+                    self.sums[name] = Factors(*(keep * a + new * b for a, b in zip(old, seen, strict=True)))
+                elif seen is not None:
+                    self.sums[name] = Factors(new * seen.rows, new * seen.columns)
+                elif old is not None:
+                    self.sums[name] = Factors(keep * old.rows, keep * old.columns)
+        self.age += 1
+        self.forget_step()
+
+    def forget_step(self) -> None:
+        """Drop what was gathered in this step."""
+        self.seen = {}
+
+    def relative(self) -> dict[str, Factors]:
+        """Of each parameter, scaled so that the mean over all weights is 1; empty if nothing was measured.
+
+        All processes call it together and get the mean of what they measured.
+        """
+        names = list(self.parameters)
+        if processes.count() > 1:
+            known = [self.sums.get(name) or self._zeros(name) for name in names]
+            merged = iter(processes.mean([t for factors in known for t in factors]))
+            sums = {name: Factors(next(merged), next(merged)) for name in names}
+        else:
+            sums = {name: self.sums[name] for name in names if name in self.sums}
+        if not sums:
+            return {}
+        total = torch.stack([f.rows.sum() for f in sums.values()]).sum()
+        size = sum(p.numel() for p in self.parameters.values())
+        unit = torch.where(total > 0, size / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
+        return {name: Factors(f.rows * unit, f.columns * unit) for name, f in sums.items()}
+
+    def _zeros(self, name: str) -> Factors:
+        p = self.parameters[name]
+        m = len(p) if p.dim() else 1
+        return Factors(torch.zeros(m, device=p.device), torch.zeros(p.numel() // max(m, 1), device=p.device))
+
+    def tensors(self) -> list[Tensor]:
+        """What is kept between steps."""
+        return [t for factors in self.sums.values() for t in factors]
+
+    def state_dict(self) -> State:
+        """Tensors and numbers only."""
+        sums = {name: f._asdict() for name, f in self.sums.items()}
+        seen = {name: f._asdict() for name, f in self.seen.items()}
+        return {"age": self.age, "sums": sums, "seen": seen}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where another stood, on the parameters' device; what has another shape begins anew."""
+        self.age = state["age"]
+        for name in ("sums", "seen"):
+            kept = {n: self._placed(n, f) for n, f in state[name].items() if n in self.parameters}
+            setattr(self, name, {n: f for n, f in kept.items() if f is not None})
+
+    def _placed(self, name: str, state: Mapping[str, Tensor]) -> Factors | None:
+        like = self._zeros(name)
+        found = Factors(*(state[key].to(like.rows.device) for key in Factors._fields))
+        return found if all(a.shape == b.shape for a, b in zip(found, like, strict=True)) else None

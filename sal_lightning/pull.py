@@ -1,6 +1,6 @@
 """The pull: after each step every weight goes a little way back to what it was when it was consolidated."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sal_lightning.fisher import Factors, Fisher
 from sal_lightning.processes import sharded
 from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.subspace import Subspace
 
 SAME = 1e-7  # of the sum of the weights' sizes: a difference of sums that is rounding
 EVERY = 16  # steps after which the movement of the weights is measured again
@@ -23,14 +24,14 @@ class Anchor(NamedTuple):
 
     @property
     def importance(self) -> Tensor:
-        """F, of the parameter's shape; in the mean over all weights 1 for each consolidation."""
+        """Summed over consolidations, each with a mean of 1 over all weights; of the parameter's shape."""
         return Factors(self.rows, self.columns).matrix().view_as(self.weight)
 
 
 class Pull:
     """``W ← W + c (W* − W)`` with ``c = t / (1 + t)`` and ``t = strength · F · ‖ΔW‖ / ‖W‖``.
 
-    F is the Fisher information, scaled so that its mean over all weights is 1, summed over consolidations. ‖ΔW‖ is the
+    F is the Fisher information, its mean over all weights scaled to 1, in the mean over consolidations. ‖ΔW‖ is the
     length of the optimizer's steps and ‖W‖ that of the weights, all together: the pace is the weights' own, whatever
     the learning rate, the optimizer or the scale of the loss. It is a step of proximal gradient descent on
     ``½ F (W − W*)²`` (as elastic weight consolidation has it, Kirkpatrick et al. 2017), which never overshoots.
@@ -45,6 +46,7 @@ class Pull:
         self.fisher = Fisher()
         self.memory: dict[str, Anchor] | None = None  # a consolidation makes a new one
         self.later: State = {}  # of a loaded memory, what belongs to parameters that do not learn yet
+        self.biases: dict[str, str] = {}  # of layers, and the weight of each
         self.left: dict[str, tuple[float, float]] = {}  # sums over the weights when training was last left
         self._forget_pace()
 
@@ -60,11 +62,16 @@ class Pull:
         """What is pulled, by name."""
         return self.fisher.parameters
 
-    def cover(self, rules: Iterable[Rule]) -> None:
+    def cover(self, rules: Sequence[Rule]) -> None:
         """Pull what these rules protect: all of it, or nothing where parameters are sharded."""
         found = {n: p for rule in rules if rule.restores and not rule.alone for n, p in rule.parameters.items()}
         usable = self.strength > 0 and not any(map(sharded, found.values()))
         self.fisher.parameters = {n: p for n, p in found.items() if not p.is_complex()} if usable else {}
+        self.biases = {}
+        for rule in rules:
+            if isinstance(rule, Subspace) and len(rule.parameters) == 2 and not rule.layer.transposed:
+                weight, bias = rule.parameters
+                self.biases[bias] = weight
         kept = self.pack(self.memory) | self.later
         if any(self._is_new(name, one["weight"]) for name, one in kept.items() if name in self.parameters):
             self.memory = self.unpack(kept)
@@ -85,6 +92,11 @@ class Pull:
         found = self.fisher.relative() if self.parameters else {}
         if not found:
             return
+        for bias, weight in self.biases.items():
+            if bias in found and weight in found and len(found[bias].rows) == len(found[weight].rows):
+                # A normalisation over the batch cancels the gradient of a bias before it, not what the bias does later.
+                rows = torch.maximum(found[bias].rows, found[weight].rows / len(found[weight].columns))
+                found[bias] = Factors(rows, rows.sum()[None])
         past = self.memory or {}
         memory = {}
         for name, p in self.parameters.items():
@@ -150,9 +162,11 @@ class Pull:
         now = torch.stack(list(steps.values())).sum()
         self.moved = now if self.moved is None else (self.moved + now) / 2
         size = torch.stack([torch.linalg.vector_norm(self.memory[n].weight.float()).square() for n in steps]).sum()
+        importance = torch.stack([a.rows.sum() for a in self.memory.values()]).sum()
+        mean = importance / sum(a.weight.numel() for a in self.memory.values())
         pace = self.strength * (self.moved / size.clamp(min=torch.finfo(size.dtype).tiny)).sqrt()
         for name, step in steps.items():
-            t = self.memory[name].importance * (pace * (step > 0))
+            t = self.memory[name].importance * (pace / mean.clamp(min=torch.finfo(mean.dtype).tiny) * (step > 0))
             self._rates[name] = (t / (1 + t)).to(self.memory[name].weight.dtype)
 
     def apply(self) -> None:

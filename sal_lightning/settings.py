@@ -15,8 +15,8 @@ class Settings:
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
-    strength: float = 1.0
-    pull: float = 30.0
+    strength: float = 0.5
+    pull: float = 15.0
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"

@@ -149,17 +149,29 @@ def _window(x: Any, at: str) -> None:
 def _pull(x: Any, at: str) -> None:
     sums, numbers = _named(_factors), _each(_number(-float("inf"), float("inf")))
     fisher = _fields({"age": _whole, "sums": sums, "seen": sums})
-    _fields({"fisher": fisher, "memory": _anchors, "left": _named(numbers)})(x, at)
+    size = _tensor(0, SQUARES)
+    required: dict[str, Check] = {"fisher": fisher, "memory": _anchors, "left": _named(numbers), "age": _whole}
+    _fields(required | {"moved": _optional(size), "paces": _named(size)})(x, at)
 
 
 def _factors(x: Any, at: str) -> None:
-    size = _tensor(0, float("inf"))
-    _fields({"rows": size, "columns": size})(x, at)
+    _fields({"rows": _tensor(0, SQUARES), "columns": _tensor(0, SQUARES)})(x, at)
+    _same_sum(x, at)
 
 
 def _anchors(x: Any, at: str) -> None:
-    size = _tensor(0, float("inf"))
+    size = _tensor(0, LARGE)
     _named(_fields({"weight": _tensor(-LARGE, LARGE), "rows": size, "columns": size}))(x, at)
+    for name, anchor in x.items():
+        _same_sum(anchor, f"{at}[{name!r}]")
+        if anchor["weight"].numel() != len(anchor["rows"]) * len(anchor["columns"]):
+            raise ValueError(f"Expected {at}[{name!r}] to have a row and a column for each weight.")
+
+
+def _same_sum(x: Any, at: str) -> None:
+    rows, columns = float(x["rows"].sum()), float(x["columns"].sum())
+    if abs(rows - columns) > 1e-2 * max(rows, columns):
+        raise ValueError(f"Expected {at} to have rows and columns of the same sum, at most rounding apart.")
 
 
 def _samples(x: Any, at: str) -> None:

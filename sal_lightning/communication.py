@@ -209,8 +209,12 @@ class CommunicationLayer:
         with exactly(self._device), self._evaluated():
             restored = [rule for rule in self.rules if rule.before is not None]
             self._pull.measure(restored)
+            touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
+            settling = {n for rule in restored if rule.settles for n in rule.parameters}
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
-            self._pull.apply()
+            self._pull.apply(touched)
+            for name in settling & touched.keys():
+                self._pull.take([name], touched[name])
             for rule in restored:
                 rule.mark()
             keep_pace(self.rules)
@@ -236,7 +240,10 @@ class CommunicationLayer:
                 if rule.holds:
                     if rule.notice():
                         self._pull.take(rule.parameters)
+                    touched = rule.touched
                     rule.settle()
+                    if touched is not None:
+                        self._pull.take(rule.parameters, touched)
             self._pull.leave()
             if together:
                 keep_pace(self.rules)

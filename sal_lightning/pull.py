@@ -53,7 +53,8 @@ class Pull:
     def _forget_pace(self) -> None:
         self.moved: Tensor | None = None  # ‖ΔW‖², of all parameters together
         self.age = 0  # steps since it was measured
-        self._rates: dict[str, Tensor] = {}  # c, for the memory below
+        self.paces: dict[str, Tensor] = {}  # t / F of each parameter
+        self._rates: dict[str, Tensor] = {}  # c, which follows from it, for the memory below
         self._memory: dict[str, Anchor] | None = None
         self._moving: set[str] = set()  # parameters with a gradient in this step
 
@@ -64,7 +65,7 @@ class Pull:
 
     def cover(self, rules: Sequence[Rule]) -> None:
         """Pull what these rules protect: all of it, or nothing where parameters are sharded."""
-        found = {n: p for rule in rules if rule.restores and not rule.alone for n, p in rule.parameters.items()}
+        found = {n: p for rule in rules if rule.restores for n, p in rule.parameters.items()}
         usable = self.strength > 0 and not any(map(sharded, found.values()))
         self.fisher.parameters = {n: p for n, p in found.items() if not p.is_complex()} if usable else {}
         self.biases = {}
@@ -75,7 +76,8 @@ class Pull:
         kept = self.pack(self.memory) | self.later
         if any(self._is_new(name, one["weight"]) for name, one in kept.items() if name in self.parameters):
             self.memory = self.unpack(kept)
-        self._rates = {}
+        for name in self._rates.keys() - self.parameters.keys():
+            del self._rates[name], self.paces[name]
 
     def _is_new(self, name: str, weight: Tensor) -> bool:
         known = (self.memory or {}).get(name)
@@ -112,12 +114,12 @@ class Pull:
         """Begin a new window."""
         self.fisher.clear()
 
-    def take(self, names: Iterable[str]) -> None:
-        """Somebody else moved these parameters: they are pulled to where they are now."""
-        if self.memory is not None:
-            for name in names:
-                if name in self.memory and name in self.parameters:
-                    self.memory[name].weight.copy_(self.parameters[name].detach())
+    def take(self, names: Iterable[str], moved: Tensor | None = None) -> None:
+        """Somebody else moved these parameters (``moved``: if so): they are pulled to where they are now."""
+        for name in names:
+            if self.memory and name in self.memory and name in self.parameters:
+                now, anchor = self.parameters[name].detach(), self.memory[name].weight
+                anchor.copy_(now if moved is None else torch.where(moved, now, anchor))
 
     def leave(self) -> None:
         """Training pauses here."""
@@ -164,19 +166,26 @@ class Pull:
         size = torch.stack([torch.linalg.vector_norm(self.memory[n].weight.float()).square() for n in steps]).sum()
         importance = torch.stack([a.rows.sum() for a in self.memory.values()]).sum()
         mean = importance / sum(a.weight.numel() for a in self.memory.values())
-        pace = self.strength * (self.moved / size.clamp(min=torch.finfo(size.dtype).tiny)).sqrt()
+        tiny = torch.finfo(mean.dtype).tiny
+        pace = self.strength * (self.moved / size.clamp(min=tiny)).sqrt() / mean.clamp(min=tiny)
         for name, step in steps.items():
-            t = self.memory[name].importance * (pace / mean.clamp(min=torch.finfo(mean.dtype).tiny) * (step > 0))
-            self._rates[name] = (t / (1 + t)).to(self.memory[name].weight.dtype)
+            self.paces[name] = pace * (step > 0)
+            self._set_rate(name)
 
-    def apply(self) -> None:
-        """Pull."""
+    def _set_rate(self, name: str) -> None:
+        assert self.memory is not None
+        t = self.memory[name].importance * self.paces[name]
+        self._rates[name] = (t / (1 + t)).to(self.memory[name].weight.dtype)
+
+    def apply(self, moved: Mapping[str, Tensor]) -> None:
+        """Pull, but for parameters that somebody else ``moved``, if so."""
         if not self.memory:
             return
         names = [n for n in self._rates if n in self._moving and self.parameters[n].requires_grad]
         weights = [self.parameters[n].detach() for n in names]
         if names:
-            torch._foreach_lerp_(weights, [self.memory[n].weight for n in names], [self._rates[n] for n in names])
+            rates = [self._rates[n] * ~moved[n] if n in moved else self._rates[n] for n in names]
+            torch._foreach_lerp_(weights, [self.memory[n].weight for n in names], rates)
 
     def tensors(self) -> list[Tensor]:
         """What is kept between steps."""
@@ -190,7 +199,8 @@ class Pull:
     def state_dict(self) -> State:
         """Tensors and numbers only."""
         memory = self.pack(self.memory) | self.later
-        return {"fisher": self.fisher.state_dict(), "memory": memory, "left": dict(self.left)}
+        pace = {"age": self.age, "moved": self.moved, "paces": dict(self.paces)}
+        return {"fisher": self.fisher.state_dict(), "memory": memory, "left": dict(self.left), **pace}
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood."""
@@ -198,6 +208,12 @@ class Pull:
         self.memory = self.unpack(state["memory"])
         self.left = dict(state["left"])
         self._forget_pace()
+        self._memory, self.age = self.memory, state["age"]
+        device = next((p.device for p in self.parameters.values()), None)
+        self.moved = None if state["moved"] is None else state["moved"].to(device)
+        self.paces = {name: x.to(device) for name, x in state["paces"].items() if name in (self.memory or {})}
+        for name in self.paces:
+            self._set_rate(name)
 
     def pack(self, memory: dict[str, Anchor] | None) -> State:
         """A memory as named tensors; empty for None."""

@@ -16,7 +16,7 @@ class Settings:
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
     strength: float = 0.5
-    pull: float = 15.0
+    pull: float = 10.0
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"

@@ -25,6 +25,8 @@ class Rule(ABC):
         self.alone = False  # whether nobody restores after the step, so that the gradient is all there is
         # What is held; a consolidation makes a new one, so that a provisional one can be taken back.
         self.memory: Any = None
+        # Whether somebody else moved the weights in a while that is not over, as far as no device was waited for.
+        self.touched: Tensor | None = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
 
     @property
@@ -179,6 +181,11 @@ class Rule(ABC):
         """``G ← G − held(G)``, in place."""
         for g, h in zip(G, self.held(G), strict=True):
             g.sub_(h)
+
+    @property
+    def settles(self) -> bool:
+        """Whether the next ``put_back`` ends that while."""
+        return False
 
     def mark(self) -> None:  # noqa: B027
         """The weights now are what the step left."""

@@ -86,7 +86,6 @@ class Subspace(Rule):
         self.version = 0  # of the weights, after the last step,
         self._marked: Tensor | None = None  # what they were then,
         self.same = SAME
-        self.touched: Tensor | None = None  # and whether somebody else moved them since they were last put right
 
     @property
     @override
@@ -313,6 +312,11 @@ class Subspace(Rule):
         # A layer without a gradient rests in this step, even if it was due.
         if self.waited >= SETTLE and self.fed:
             self.settle()
+
+    @property
+    @override
+    def settles(self) -> bool:
+        return self.waited >= SETTLE - 1 and self.fed
 
     @override
     def mark(self) -> None:

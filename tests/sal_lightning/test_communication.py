@@ -71,7 +71,7 @@ def test_the_element_rule_finds_changes_and_protects_too():
     for protected in (False, True):
         model = net()
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        comm = CommunicationLayer(model, optimizer, protection="element") if protected else None
+        comm = CommunicationLayer(model, optimizer, protection="element", strength=4.0) if protected else None
         train(model, optimizer, 0, 400, comm)
         first = loss(model, 0)
         train(model, optimizer, 1, 400, comm)
@@ -136,7 +136,7 @@ def test_consolidation_by_hand_and_by_the_clock():
     assert clock.events == [20, 40]
 
 
-def test_memory_of_the_default_on_the_published_net_stays_below_one_and_a_half_times_its_parameters():
+def test_memory_of_the_default_on_the_published_net_stays_below_two_and_a_half_times_its_parameters():
     model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
     optimizer = torch.optim.Adam(model.parameters())
     comm = CommunicationLayer(model, optimizer, consolidate_on=20)
@@ -149,8 +149,8 @@ def test_memory_of_the_default_on_the_published_net_stays_below_one_and_a_half_t
         optimizer.step()
     memory = comm.memory()
     assert memory["model"] == 4 * 478_410
-    assert memory["ratio"] == memory["state"] / memory["model"] <= 1.5
-    assert memory["step"] == memory["model"]  # the copy W₀, while the optimizer steps
+    assert memory["ratio"] == memory["state"] / memory["model"] <= 2.5
+    assert memory["step"] == 2 * memory["model"]  # W₀, while the optimizer steps, and the rates of the pull
     assert all(rule.before is None for rule in comm.rules)
 
 
@@ -158,7 +158,7 @@ def test_a_state_that_does_not_fit_is_refused():
     model = net()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
     state = comm.state_dict()
-    with pytest.raises(ValueError, match=r"version in \(3,\), got 99"):
+    with pytest.raises(ValueError, match=r"version in \(4,\), got 99"):
         comm.load_state_dict(state | {"version": 99})
     with pytest.raises(ValueError, match=r"'subspace'.*'element'"):
         comm.load_state_dict(state | {"protection": "element"})

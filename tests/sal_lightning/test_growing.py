@@ -110,7 +110,7 @@ def test_new_rows_move_as_in_a_layer_that_holds_nothing():
     torch.manual_seed(0)
     one, x = nn.Linear(6, 3), torch.randn(200, 8, 6)
     optimizer = torch.optim.SGD(one.parameters(), lr=0.05)
-    comm = CommunicationLayer(one, optimizer, consolidate_on=None, strength=10.0)
+    comm = CommunicationLayer(one, optimizer, consolidate_on=None, strength=10.0, pull=0)
     for i in range(40):
         optimizer.zero_grad()
         one(x[i]).square().mean().backward()
@@ -125,7 +125,7 @@ def test_new_rows_move_as_in_a_layer_that_holds_nothing():
 
     def train(model, held):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=10.0)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=10.0, pull=0)
         if held:
             comm.load_state_dict(state)
         for i in range(40, 140):

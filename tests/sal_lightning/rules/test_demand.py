@@ -109,7 +109,7 @@ def test_it_falls_where_present_data_can_be_learned(noise, least, most):
     model, known = nn.Linear(8, 4), torch.tensor([1.0] * 2 + [0.01] * 6)
     goal = torch.where(known == 1, model.weight.detach(), torch.randn(4, 8))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=4.0, pull=0)
     comm.remember([torch.randn(64, 8) * known])
     for _ in range(400):
         x = torch.randn(64, 8) * torch.tensor([1.0] * 2 + [0.3] * 6)

@@ -113,7 +113,8 @@ class CommunicationLayer:
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached, self._output = Hearing(), Reached(self._coverage), OutputGradient(scaler, self._pull.fisher)
+        self._hearing, self._reached = Hearing(), Reached(self._coverage)
+        self._output = OutputGradient(scaler, self._pull.fisher)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
@@ -315,7 +316,8 @@ class CommunicationLayer:
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        state = sum(t.nbytes for one in (*self._coverage.everybody(), self._pull) for t in one.tensors())
+        kept = [t for rule in self._coverage.everybody() for t in rule.tensors()] + self._pull.tensors()
+        state = sum(t.nbytes for t in kept)
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self._pull.working
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
@@ -686,8 +688,8 @@ class CommunicationLayer:
             self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2, device=self._device)
 
     def _say_no_pull(self) -> None:
-        if self._pull.fisher.failure:
-            self.notices.no_pull(self._pull.fisher.failure)
+        if failure := self._pull.failure or self._pull.fisher.failure:
+            self.notices.no_pull(failure)
 
     @property
     def _pull(self) -> Pull:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sal_lightning.fisher import Factors, Fisher
+from sal_lightning.fisher import FIRST, Factors, Fisher
 from sal_lightning.processes import sharded
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import Subspace
@@ -48,6 +48,7 @@ class Pull:
         self.later: State = {}  # of a loaded memory, what belongs to parameters that do not learn yet
         self.biases: dict[str, str] = {}  # of layers, and the weight of each
         self.left: dict[str, tuple[float, float]] = {}  # sums over the weights when training was last left
+        self.failure = ""  # why nothing is pulled that should be
         self._forget_pace()
 
     def _forget_pace(self) -> None:
@@ -66,7 +67,10 @@ class Pull:
     def cover(self, rules: Sequence[Rule]) -> None:
         """Pull what these rules protect: all of it, or nothing where parameters are sharded."""
         found = {n: p for rule in rules if rule.restores for n, p in rule.parameters.items()}
-        usable = self.strength > 0 and not any(map(sharded, found.values()))
+        wanted = self.strength > 0
+        if wanted and any(map(sharded, found.values())):
+            self.failure = "the parameters are dealt out to several processes"
+        usable = wanted and not self.failure
         self.fisher.parameters = {n: p for n, p in found.items() if not p.is_complex()} if usable else {}
         self.biases = {}
         for rule in rules:
@@ -93,6 +97,8 @@ class Pull:
         """Pull to what the weights are now; where nothing was measured, to what it was before."""
         found = self.fisher.relative() if self.parameters else {}
         if not found:
+            if self.parameters and self.fisher.age > FIRST[-1] and not self.memory:
+                self.failure = self.fisher.failure or "no gradient was seen at the output of the layer that runs last"
             return
         for bias, weight in self.biases.items():
             if bias in found and weight in found and len(found[bias].rows) == len(found[weight].rows):
@@ -100,7 +106,7 @@ class Pull:
                 rows = torch.maximum(found[bias].rows, found[weight].rows / len(found[weight].columns))
                 found[bias] = Factors(rows, rows.sum()[None])
         past = self.memory or {}
-        memory = {}
+        memory: dict[str, Anchor] = {}
         for name, p in self.parameters.items():
             new, old = found.get(name), past.get(name)
             if new is None:

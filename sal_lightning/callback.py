@@ -37,14 +37,14 @@ class SALCallback(Driver, Callback):
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), a
             number of steps, or ``None`` (only by ``consolidate()`` and ``remember()``).
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
-        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
-            much the outputs depend on it, in units of the weights' own movement; 0 does without.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         name: tells several of these callbacks in one Trainer apart: its values are logged as ``sal/NAME/…``.
         field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
         running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
             was consolidated, and training normalises by them) or ``"update"`` (as without this callback).
+        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
+            much the outputs depend on it, in units of the weights' own movement; 0 does without.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or
@@ -56,14 +56,14 @@ class SALCallback(Driver, Callback):
         protection: Protection = Settings.protection,
         consolidate_on: Trigger = Settings.consolidate_on,
         strength: float = Settings.strength,
-        pull: float = Settings.pull,
         recall: float = Settings.recall,
         share: float = Settings.share,
         name: str = "",
         field: str | None = AUTO,
         running_statistics: Statistics = Settings.running_statistics,
+        pull: float = Settings.pull,
     ) -> None:
-        super().__init__(protection, consolidate_on, strength, pull, recall, share, field, running_statistics)
+        super().__init__(protection, consolidate_on, strength, recall, share, field, running_statistics, pull)
         if name in TAKEN:
             raise ValueError(
                 f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."

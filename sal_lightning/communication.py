@@ -66,12 +66,12 @@ class CommunicationLayer:
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit of a
             ``SALCallback``; here the same as None), every so many steps, or ``None`` (only ``consolidate()``).
         strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
-        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
-            much the outputs depend on it, in units of the weights' own movement; 0 does without.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
             was consolidated, and training normalises by them) or ``"update"`` (as without this layer).
+        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
+            much the outputs depend on it, in units of the weights' own movement; 0 does without.
         scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
         notices: the warnings that were given already, where layers share them.
@@ -89,14 +89,14 @@ class CommunicationLayer:
         protection: Protection = "subspace",
         consolidate_on: Trigger = "novelty",
         strength: float = Settings.strength,
-        pull: float = Settings.pull,
         recall: float = Settings.recall,
         share: float = Settings.share,
         running_statistics: Statistics = Settings.running_statistics,
+        pull: float = Settings.pull,
         scaler: GradScaler | None = None,
         notices: Notices | None = None,
     ) -> None:
-        self.settings = Settings(protection, consolidate_on, strength, pull, recall, share, running_statistics)
+        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics, pull)
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler

@@ -27,14 +27,14 @@ class Driver(Answers):
         protection: Protection = Settings.protection,
         consolidate_on: Trigger = Settings.consolidate_on,
         strength: float = Settings.strength,
-        pull: float = Settings.pull,
         recall: float = Settings.recall,
         share: float = Settings.share,
         field: str | None = AUTO,
         running_statistics: Statistics = Settings.running_statistics,
+        pull: float = Settings.pull,
     ) -> None:
         super().__init__()
-        self.settings = Settings(protection, consolidate_on, strength, pull, recall, share, running_statistics)
+        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics, pull)
         self.layers = []
         self.watch = None if field is None else Watch(field)
         self.notices = Notices()

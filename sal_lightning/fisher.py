@@ -1,6 +1,6 @@
 """Which weights the outputs depend on: the diagonal of the Fisher information, as sums over rows and columns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class Fisher:
         """Begin a new window."""
         self.age = 0  # steps since
         self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
-        self.seen: dict[str, Factors] = {}  # in this step
+        self.forget_step()
 
     @property
     def due(self) -> bool:
@@ -78,38 +78,42 @@ class Fisher:
         if not learn:
             return
         shape = grad.shape[:-1] if tokens else grad.shape[:1]
-        generator = torch.Generator().manual_seed(self.age)
-        signs = torch.randint(2, shape, generator=generator).to(grad) * 2 - 1
-        signed = grad.detach() * signs.reshape(*shape, *(1,) * (grad.dim() - len(shape)))
+        signs = self._signs(shape).to(grad).reshape(*shape, *(1,) * (grad.dim() - len(shape)))
         try:
-            found = torch.autograd.grad(edge, list(learn.values()), signed, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(edge, list(learn.values()), grad.detach() * signs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:  # checkpointing by reentrant passes, compiled graphs that give memory away
             self.failure = str(error).partition("\n")[0]
             return
-        squares = {n: g.detach().float().square() for n, g in zip(learn, found, strict=True) if g is not None}
-        self.add({name: x if scale is None else x / scale.square() for name, x in squares.items()})
+        self._add(learn, found, scale)
 
     def see_importance(self, values: Tensor) -> None:
         """Likewise, from one number for each sample, (n,), in place of its loss."""
         learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
         if learn and values.requires_grad:
-            signs = torch.randint(2, values.shape, generator=torch.Generator().manual_seed(self.age)).to(values) * 2 - 1
-            found = torch.autograd.grad(values @ signs, list(learn.values()), retain_graph=True, allow_unused=True)
-            self.add({n: g.detach().float().square() for n, g in zip(learn, found, strict=True) if g is not None})
+            signed = values @ self._signs(values.shape).to(values)
+            self._add(learn, torch.autograd.grad(signed, list(learn.values()), retain_graph=True, allow_unused=True))
 
-    def add(self, squares: Mapping[str, Tensor]) -> None:
-        """Squared gradients of this step; those that overflowed count as none."""
-        for name, x in squares.items():
-            new = Factors.of(x.nan_to_num(0.0, 0.0, 0.0))
-            old = self.seen.get(name)
-            self.seen[name] = new if old is None else Factors(old.rows + new.rows, old.columns + new.columns)
+    def _signs(self, shape: Sequence[int]) -> Tensor:
+        """Random signs; those of accumulated batches go on where the batch before ended."""
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self.age)
+        return torch.randint(2, tuple(shape), generator=self._generator) * 2 - 1
+
+    def _add(self, names: Iterable[str], found: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
+        for name, g in zip(names, found, strict=True):
+            if g is not None:
+                g = (g.to_dense() if g.is_sparse else g).detach().float()
+                g = g if scale is None else g / scale
+                self.seen[name] = self.seen[name] + g if name in self.seen else g
 
     def observe(self) -> None:
         """What this step gave counts."""
         if self.seen:
             new, keep = 1 - BETA**EVERY, BETA**EVERY
             for name in self.parameters:
-                old, seen = self.sums.get(name), self.seen.get(name)
+                old, g = self.sums.get(name), self.seen.get(name)
+                # A gradient that overflowed counts as none.
+                seen = None if g is None else Factors.of(g.square().nan_to_num(0.0, 0.0, 0.0))
                 if seen is not None and old is not None:
                     self.sums[name] = Factors(*(keep * a + new * b for a, b in zip(old, seen, strict=True)))
                 elif seen is not None:
@@ -121,7 +125,8 @@ class Fisher:
 
     def forget_step(self) -> None:
         """Drop what was gathered in this step."""
-        self.seen = {}
+        self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
+        self._generator: torch.Generator | None = None
 
     def relative(self) -> dict[str, Factors]:
         """Of each parameter, scaled so that the mean over all weights is 1; empty if nothing was measured.
@@ -154,15 +159,13 @@ class Fisher:
     def state_dict(self) -> State:
         """Tensors and numbers only."""
         sums = {name: f._asdict() for name, f in self.sums.items()}
-        seen = {name: f._asdict() for name, f in self.seen.items()}
-        return {"age": self.age, "sums": sums, "seen": seen}
+        return {"age": self.age, "sums": sums}
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood, on the parameters' device; what has another shape begins anew."""
         self.age = state["age"]
-        for name in ("sums", "seen"):
-            kept = {n: self._placed(n, f) for n, f in state[name].items() if n in self.parameters}
-            setattr(self, name, {n: f for n, f in kept.items() if f is not None})
+        kept = {n: self._placed(n, f) for n, f in state["sums"].items() if n in self.parameters}
+        self.sums = {n: f for n, f in kept.items() if f is not None}
 
     def _placed(self, name: str, state: Mapping[str, Tensor]) -> Factors | None:
         like = self._zeros(name)

@@ -71,7 +71,9 @@ class Pull:
         if wanted and any(map(sharded, found.values())):
             self.failure = "the parameters are dealt out to several processes"
         usable = wanted and not self.failure
-        self.fisher.parameters = {n: p for n, p in found.items() if not p.is_complex()} if usable else {}
+        # By name, so that the order in which they were covered does not matter to the last bit.
+        named = {name: found[name] for name in sorted(found) if not found[name].is_complex()}
+        self.fisher.parameters = named if usable else {}
         self.biases = {}
         for rule in rules:
             if isinstance(rule, Subspace) and len(rule.parameters) == 2 and not rule.layer.transposed:
@@ -156,7 +158,7 @@ class Pull:
                 if name in self.memory and name in self._moving
             }
             if steps:
-                self._set_rates(steps)
+                self._set_rates(dict(sorted(steps.items())))
         self.age += 1
 
     def _forget_pace_of(self, memory: dict[str, Anchor]) -> None:

@@ -16,10 +16,10 @@ class Settings:
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
     strength: float = 0.5
-    pull: float = 10.0
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"
+    pull: float = 10.0
 
     def __post_init__(self) -> None:
         allowed = get_args(Protection)

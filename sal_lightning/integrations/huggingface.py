@@ -38,11 +38,11 @@ class SALTrainerCallback(Driver, TrainerCallback):
         protection: as in ``SALCallback``.
         consolidate_on: as in ``SALCallback``; ``"fit"``: at every new ``train()``.
         strength: as in ``SALCallback``.
-        pull: as in ``SALCallback``.
         recall: as in ``SALCallback``.
         share: as in ``SALCallback``.
         field: as in ``SALCallback``.
         running_statistics: as in ``SALCallback``.
+        pull: as in ``SALCallback``.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train or

@@ -74,6 +74,16 @@ def test_replicas_stay_equal_and_are_what_one_process_makes_of_the_same_rows(tra
     assert first.spectrum["protected"] > 0
 
 
+def test_under_the_pull_replicas_stay_equal_and_each_measures_its_rows(tmp_path, both):
+    first, second = both(tmp_path, fit, tmp_path, Plan(choices={"pull": 10.0, "strength": 0.5}))
+    assert models.equal(first.weights, second.weights)
+    pulls = [result.state["layers"][0]["pull"] for result in (first, second)]
+    assert models.equal(pulls[0]["memory"], pulls[1]["memory"])
+    assert set(pulls[0]["memory"]) == {f"net.{name}" for name in first.weights}
+    assert not models.equal(pulls[0]["fisher"]["sums"], pulls[1]["fisher"]["sums"])
+    assert first.events == second.events == [63]
+
+
 @pytest.mark.parametrize(("kind", "protection"), KINDS)
 def test_the_state_is_whole_and_the_same_in_every_process(trained, kind, protection):
     _, (first, second), *_ = trained(kind, protection)

@@ -50,7 +50,7 @@ def test_a_tied_weight_is_covered_once():
 def test_a_tied_weight_is_moved_back_once():
     model, rate = Tied(), 0.1
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1.0)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1.0, pull=0)
     tied_steps(model, optimizer, comm, 5)
     comm.consolidate()
     start = model.table.weight.detach().clone()
@@ -93,7 +93,7 @@ def tokens_of(task, i):
 def test_tokens_with_sparse_gradients_are_held_and_new_ones_are_free(kind, protection):
     model = table(sparse=True)
     optimizer = SPARSE[kind](model.parameters())
-    comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None, strength=1e6)
+    comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None, strength=1e6, pull=0)
     train(model, optimizer, comm, tokens_of, task=0, steps=20)
     comm.consolidate()
     old, new = model.weight[:10].detach().clone(), model.weight[10:].detach().clone()
@@ -113,7 +113,7 @@ def test_sparse_and_dense_gradients_give_the_same_weights():
     for sparse in (False, True):
         model = table(sparse)
         optimizer = SPARSE["SGD"](model.parameters())
-        comm = CommunicationLayer(model, optimizer, consolidate_on=15)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=15, strength=4.0, pull=0)
         train(model, optimizer, comm, tokens_of, task=0, steps=20)
         train(model, optimizer, comm, tokens_of, task=1, steps=20)
         assert comm.spectrum().protected > 0

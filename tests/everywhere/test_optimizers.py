@@ -73,7 +73,7 @@ def plain(name, clip):
 
 def protected(name, clip, strength):
     """Trained with what the first task used held from its last step on; what is held, and the weights at that step."""
-    model, callback, then = net(name), SALCallback(consolidate_on=None, strength=strength), []
+    model, callback, then = net(name), SALCallback(consolidate_on=None, strength=strength, pull=0), []
 
     def consolidate():
         callback.consolidate()
@@ -114,7 +114,7 @@ def test_inputs_never_seen_stay_free_however_firmly_the_others_are_held(name):
     """Single precision knows the energy of a direction to a share of 1e-7: the strength is that much below its end."""
     new, columns = slice(PART, 2 * PART), []
     model, plain = net(name), net(name)
-    callback = SALCallback(consolidate_on=None, strength=1e4)
+    callback = SALCallback(consolidate_on=None, strength=1e4, pull=0)
 
     def look(m):
         columns.append(m.body[0].weight.detach()[:, new].clone())
@@ -139,7 +139,7 @@ def test_gradient_and_update_are_each_held_back_once(clip, monkeypatch):
     wide = 40
     model = nn.Linear(wide, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None, recall=0.0)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=4.0, recall=0.0, pull=0)
     batches = [(torch.randn(ROWS, wide) + 0.1 * torch.arange(wide), torch.randn(ROWS, 3)) for _ in range(60)]
 
     def step(x, y):
@@ -178,7 +178,7 @@ def test_single_weights_are_held_back_once_in_gradient_and_update(clip):
     torch.manual_seed(0)
     model = nn.Linear(WIDTH, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    comm = CommunicationLayer(model, optimizer, protection="element", consolidate_on=None)
+    comm = CommunicationLayer(model, optimizer, protection="element", consolidate_on=None, pull=0)
     W = s = None
     for i, (x, _, *_) in enumerate(stream(20, 40)):
         if i == 20:

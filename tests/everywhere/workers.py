@@ -138,7 +138,8 @@ class Result(NamedTuple):
 
 
 def fit(rank: int, folder: Path, plan: Plan) -> Result:
-    sal = SALCallback(**plan.choices)
+    # By directions and weights alone: for the pull each process measures its own rows, with other random signs.
+    sal = SALCallback(**{"strength": 4.0, "pull": 0} | plan.choices)
 
     def consolidate(trainer: L.Trainer, module: Net) -> dict[str, Tensor]:
         sal.consolidate()
@@ -243,7 +244,7 @@ def by_hand(rank: int, make: Callable[[], nn.Module], schedule: Callable[[int, i
     model, held, several = make(), [], distributed.is_initialized()
     together = DistributedDataParallel(model, find_unused_parameters=True) if several else model
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=4.0, pull=0)
     for i in range(80):
         if i in (0, 40):
             comm.consolidate()
@@ -271,7 +272,7 @@ def remember(rank: int, protected: bool) -> tuple[dict[str, Tensor], dict[str, T
     model = normed()
     together, before = DistributedDataParallel(model), whole(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=4.0, pull=0)
     if protected:
         comm.remember([batch(rank, i) for i in range(20 + rank)])
     for i in range(120):
@@ -289,7 +290,7 @@ def tensor_parallel(rank: int, protection: Protection) -> tuple[dict[str, Tensor
         layers = {name: ColwiseParallel(output_layouts=Replicate()) for name in ("0", "3")}
         parallelize_module(model, init_device_mesh("cpu", (COUNT,)), layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    comm = CommunicationLayer(model, optimizer, protection=protection)
+    comm = CommunicationLayer(model, optimizer, protection=protection, strength=4.0, pull=0)
     for i in range(120):
         x, y = batch(int(i >= CHANGE), i)
         optimizer.zero_grad()

@@ -21,11 +21,12 @@ def measured(net, x, loss, draws, scale=None, tokens=False):
     """The mean over many draws of signs, in one tensor a parameter; factors are not made of it."""
     fisher, sums = Fisher(), {}
     fisher.parameters = dict(net.named_parameters())
-    fisher.add = lambda squares: sums.update({n: sums.get(n, 0) + s / draws for n, s in squares.items()})
     for fisher.age in range(draws):
         out = net(x)
         (grad,) = torch.autograd.grad(loss(out), out, retain_graph=True)
         fisher.see(get_gradient_edge(out), grad, scale, tokens)
+        sums.update({n: sums.get(n, 0) + g.square() / draws for n, g in fisher.seen.items()})
+        fisher.forget_step()
     return sums
 
 

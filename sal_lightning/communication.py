@@ -339,6 +339,16 @@ class CommunicationLayer:
         return self._coverage.unbound()
 
     @property
+    def pulled(self) -> int:
+        """Bytes of the covered weights that are pulled back to what they were when they were consolidated."""
+        return self._pull.bytes
+
+    @property
+    def no_pull(self) -> str:
+        """Why nothing is pulled that should be; empty if all is well."""
+        return self._pull.failure or self._pull.fisher.failure
+
+    @property
     def padding(self) -> Padding:
         """The masks that are in force in the model."""
         return self._hearing.padding
@@ -688,8 +698,8 @@ class CommunicationLayer:
             self.measured[name] = torch.stack(known).sum(0) if known else torch.zeros(2, device=self._device)
 
     def _say_no_pull(self) -> None:
-        if failure := self._pull.failure or self._pull.fisher.failure:
-            self.notices.no_pull(failure)
+        if self.no_pull:
+            self.notices.no_pull(self.no_pull)
 
     @property
     def _pull(self) -> Pull:

@@ -80,7 +80,9 @@ class Fisher:
         shape = grad.shape[:-1] if tokens else grad.shape[:1]
         signs = self._signs(shape).to(grad).reshape(*shape, *(1,) * (grad.dim() - len(shape)))
         try:
-            found = torch.autograd.grad(edge, list(learn.values()), grad.detach() * signs, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(
+                edge, list(learn.values()), grad.detach() * signs, retain_graph=True, allow_unused=True
+            )
         except RuntimeError as error:  # checkpointing by reentrant passes, compiled graphs that give memory away
             self.failure = str(error).partition("\n")[0]
             return

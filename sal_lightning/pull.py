@@ -200,6 +200,11 @@ class Pull:
         return [*self.fisher.tensors(), *(t for anchor in (self.memory or {}).values() for t in anchor)]
 
     @property
+    def bytes(self) -> int:
+        """Of the parameters that are pulled."""
+        return sum(self.parameters[name].nbytes for name in self.memory or {} if name in self.parameters)
+
+    @property
     def working(self) -> int:
         """Bytes that it keeps between steps beside its state: the rates, which follow from it."""
         return sum(c.nbytes for c in self._rates.values())

@@ -108,7 +108,7 @@ def text(
     """
     lines = [*textwrap.wrap(verdict(account), WIDTH), ""]
     chosen = f"consolidate_on={settings.consolidate_on!r}, protection={settings.protection!r}"
-    rows = {"Settings": f"{chosen}, strength={settings.strength:g}"}
+    rows = {"Settings": f"{chosen}, strength={settings.strength:g}, pull={settings.pull:g}"}
     if layers and not account.waits:
         rows |= {
             "Training": _training(layers),
@@ -117,11 +117,23 @@ def text(
             "Weights": _weights(layers),
             "Events": _events(layers),
             "Held back": _held_back(layers, shares),
+            "Pulled": _pulled(layers, settings),
             "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
         }
     for label, row in rows.items():
         lines += _row(label, row, LINES)
     return "\n".join([*lines, *_warnings(warnings)])
+
+
+def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
+    if not settings.pull or settings.protection == "tensor":
+        return "nothing: it is switched off"
+    if cause := next((layer.no_pull for layer in layers if layer.no_pull), ""):
+        return f"nothing: {cause}"
+    pulled, total = sum(layer.pulled for layer in layers), sum(layer.memory()["model"] for layer in layers)
+    if not pulled:
+        return "nothing yet"
+    return f"{percent(100 * pulled / total)} of the weights, back to what they were when they were consolidated"
 
 
 # --- the sentence ---

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning import CommunicationLayer, SALCallback, summary
 from sal_lightning.fisher import Factors
 from sal_lightning.pull import EVERY, Anchor
 from tests.sal_lightning.tasks import loss, net, task, train
@@ -267,6 +267,17 @@ def test_with_it_less_is_forgotten_for_the_same_that_is_learned():
         found[pull] = loss(some, 0) - first, loss(some, 1)
     assert found[10.0][0] < 0.8 * found[0.0][0]
     assert found[10.0][1] < 0.01  # which is learned all the same
+
+
+def test_the_layer_and_the_summary_say_how_much_is_pulled():
+    some, _, comm = consolidated()
+    assert comm.pulled == sum(p.nbytes for p in some.parameters())
+    assert comm.no_pull == ""
+    _, _, without = consolidated(pull=0)
+    assert without.pulled == 0
+    lines = {"over": summary._pulled([comm], comm.settings), "none": summary._pulled([without], without.settings)}
+    assert lines["over"] == "100 % of the weights, back to what they were when they were consolidated"
+    assert lines["none"] == "nothing: it is switched off"
 
 
 def test_the_callback_takes_it_and_refuses_what_cannot_be():

@@ -52,12 +52,14 @@ class Fisher:
     def __init__(self) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.failure = ""  # why it cannot be measured
-        self.clear()
+        self.age = 0  # steps since the window began
+        self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
+        self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
+        self._generator: torch.Generator | None = None
 
     def clear(self) -> None:
         """Begin a new window."""
-        self.age = 0  # steps since
-        self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
+        self.age, self.sums = 0, {}
         self.forget_step()
 
     @property
@@ -111,24 +113,18 @@ class Fisher:
     def observe(self) -> None:
         """What this step gave counts."""
         if self.seen:
-            new, keep = 1 - BETA**EVERY, BETA**EVERY
-            for name in self.parameters:
-                old, g = self.sums.get(name), self.seen.get(name)
+            keep = BETA**EVERY
+            self.sums = {name: Factors(keep * f.rows, keep * f.columns) for name, f in self.sums.items()}
+            for name, g in self.seen.items():
                 # A gradient that overflowed counts as none.
-                seen = None if g is None else Factors.of(g.square().nan_to_num(0.0, 0.0, 0.0))
-                if seen is not None and old is not None:
-                    self.sums[name] = Factors(*(keep * a + new * b for a, b in zip(old, seen, strict=True)))
-                elif seen is not None:
-                    self.sums[name] = Factors(new * seen.rows, new * seen.columns)
-                elif old is not None:
-                    self.sums[name] = Factors(keep * old.rows, keep * old.columns)
+                new, old = Factors.of(g.square().nan_to_num(0.0, 0.0, 0.0)), self.sums.get(name)
+                self.sums[name] = new if old is None else Factors(old.rows + new.rows, old.columns + new.columns)
         self.age += 1
         self.forget_step()
 
     def forget_step(self) -> None:
         """Drop what was gathered in this step."""
-        self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
-        self._generator: torch.Generator | None = None
+        self.seen, self._generator = {}, None
 
     def relative(self) -> dict[str, Factors]:
         """Of each parameter, scaled so that the mean over all weights is 1; empty if nothing was measured.

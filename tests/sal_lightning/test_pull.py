@@ -48,7 +48,7 @@ def test_each_step_ends_where_the_formula_says():
         twin.load_state_dict(W)
         x = torch.randn(16, 3, generator=torch.Generator().manual_seed(100 + i))
         loss = F.cross_entropy(twin(x), (x.argmax(1) + 1) % 4)
-        grads = dict(zip(W, torch.autograd.grad(loss, list(twin.parameters())), strict=True))
+        grads = dict(zip(W, torch.autograd.grad(loss, [dict(twin.named_parameters())[n] for n in W]), strict=True))
         if i % EVERY == 0:
             now = sum((0.05 * g).square().sum() for g in grads.values())
             moved = now if moved is None else (moved + now) / 2
@@ -79,7 +79,7 @@ def test_the_more_depends_on_a_weight_the_nearer_it_stays_under_any_optimizer(ma
         start = [p.detach().clone() for p in some.parameters()]
         steps(some, optimizer, range(100, 300), label=1)
         ended[pull] = torch.cat([(p - w).abs().flatten() for p, w in zip(some.parameters(), start, strict=True)])
-    importance = torch.cat([a.importance.flatten() for a in comm._pull.memory.values()])
+    importance = torch.cat([comm._pull.memory[n].importance.flatten() for n, _ in some.named_parameters()])
     share = ended[100.0].detach() / ended[0.0].detach()
     most, least = importance.topk(12).indices, (-importance).topk(12).indices
     assert share[most].median() < 0.5

@@ -238,7 +238,7 @@ def test_with_much_to_say_it_fits_a_terminal():
     warnings = {str(i): f"Something that goes on and on {'and on ' * 40}. And a cure." for i in range(7)}
     account = Account(StabilitySpectrum(0.4, 99.4, 0.2), Counts(30, 30, 30), 10**6, "novelty", suspects=True)
     lines = text(account, [layer], layer.settings, warnings, {}).splitlines()
-    assert len(lines) <= 25
+    assert len(lines) <= 26
     assert max(map(len, lines)) <= 100
     table = rows("\n".join(lines))
     assert table["Events"].startswith("24 earlier, step 50 (every n steps), step 52")

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback, summary
+from sal_lightning import pull as pull_module
 from sal_lightning.fisher import Factors
 from sal_lightning.pull import EVERY, Anchor
 from tests.sal_lightning.tasks import loss, net, task, train
@@ -278,6 +279,19 @@ def test_the_layer_and_the_summary_say_how_much_is_pulled():
     lines = {"over": summary._pulled([comm], comm.settings), "none": summary._pulled([without], without.settings)}
     assert lines["over"] == "100 % of the weights, back to what they were when they were consolidated"
     assert lines["none"] == "nothing: it is switched off"
+
+
+def test_where_parameters_are_sharded_a_warning_says_that_nothing_is_pulled(monkeypatch):
+    monkeypatch.setattr(pull_module, "sharded", lambda p: True)
+    some = model()
+    optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None)
+    with pytest.warns(UserWarning, match=r"The pull is off.*several processes.*FSDP2.*pull=0"):
+        steps(some, optimizer, [0])
+    steps(some, optimizer, range(1, 20))  # any further warning is an error here
+    comm.consolidate()
+    assert not comm._pull.holds
+    assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are dealt out")
 
 
 def test_the_callback_takes_it_and_refuses_what_cannot_be():

@@ -26,7 +26,7 @@ class Heard:
 def listen(source: Source, tick: Callable[[], None] = lambda: None) -> Heard:
     """Show the communication layer every batch, up to where the optimizer would step; nothing is trained."""
     net = source.net
-    comm = CommunicationLayer(net, torch.optim.SGD(net.parameters(), lr=0.0))
+    comm = CommunicationLayer(net, torch.optim.SGD(net.parameters(), lr=0.0), pull=0)
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     excess = []

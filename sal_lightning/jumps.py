@@ -1,6 +1,7 @@
 """Jumps of the loss: the only sign of new labels on old inputs."""
 
 from collections import deque
+from statistics import mean
 
 from sal_lightning.novelty import CONFIRM, SUSPECT
 from sal_lightning.rules.base import State
@@ -15,7 +16,8 @@ class Jumps:
 
     Of values that come in random order, whatever their distribution, the 6 newest of 70 are the 6 largest once in
     ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor noise raise false alarms. A slow rise, as a schedule of
-    the learning rate may bring it about, is not a jump: it becomes usual on the way.
+    the learning rate may bring it about, is not a jump: it becomes usual on the way. Nor is a fast one, as of a training
+    that diverges: a jump is more than three times what the usual values have risen from their older half to their newer one.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,14 @@ class Jumps:
     @property
     def long(self) -> bool:
         """Whether more values in a row lie above than chance explains, though perhaps too few to be believed."""
-        return len(self.above) > FEW
+        return len(self.above) > FEW and not self._rises
+
+    @property
+    def _rises(self) -> bool:
+        """Whether the values above go on with a rise of the usual ones."""
+        usual, half = list(self.usual), len(self.usual) // 2
+        older, newer = mean(usual[:half]), mean(usual[half:])
+        return min(self.above) - newer <= 3 * (newer - older)
 
     def weigh(self, value: float) -> float:
         """The evidence of a jump, this value included: 0, or from ``SUSPECT`` to ``CONFIRM``."""
@@ -50,7 +59,10 @@ class Jumps:
             self.above = []
             return 0.0
         self.above.append(value)
-        if len(self.above) < FEW:
+        if len(self.above) >= NEW and self._rises:
+            self.usual.extend(self.above)
+            self.above = []
+        if len(self.above) < FEW or self._rises:
             return 0.0
         return SUSPECT + (CONFIRM - SUSPECT) * (len(self.above) - FEW) / (NEW - FEW)
 

@@ -250,6 +250,16 @@ def test_a_jump_is_suspected_and_then_believed():
     assert sorted(evidence) == evidence
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_loss_that_rises_all_the_time_does_not_jump(seed):
+    jumps, noise = Jumps(), random.Random(seed)
+    for i in range(300):
+        value = 0.1 * i + noise.gauss(0, 0.5)
+        assert jumps.weigh(value) == 0
+        assert not jumps.long
+        jumps.learn(value)
+
+
 def test_values_that_were_only_outliers_become_usual():
     jumps = Jumps()
     for value in [0.0] * KNOWN:

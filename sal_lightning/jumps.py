@@ -16,8 +16,9 @@ class Jumps:
 
     Of values that come in random order, whatever their distribution, the 6 newest of 70 are the 6 largest once in
     ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor noise raise false alarms. A slow rise, as a schedule of
-    the learning rate may bring it about, is not a jump: it becomes usual on the way. Nor is a fast one, as of a training
-    that diverges: a jump is more than three times what the usual values have risen from their older half to their newer one.
+    the learning rate may bring it about, is not a jump: it becomes usual on the way. Nor is a fast one, as of a
+    training that diverges: a jump is more than three times what the usual values have risen from their older half to
+    their newer one.
     """
 
     def __init__(self) -> None:

@@ -117,6 +117,7 @@ class CommunicationLayer:
         self._output = OutputGradient(scaler, self._pull.fisher)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
+        self._attached = False
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
         self._new = set[Eye]()  # eyes that came since the last step
         self.notices = notices or Notices()
@@ -213,7 +214,8 @@ class CommunicationLayer:
             touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
             settling = {n for rule in restored if rule.settles for n in rule.parameters}
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
-            self._pull.apply(touched)
+            if restored:  # not of a step that the scaler skipped
+                self._pull.apply(touched)
             for name in settling & touched.keys():
                 self._pull.take([name], touched[name])
             for rule in restored:
@@ -245,7 +247,6 @@ class CommunicationLayer:
                     rule.settle()
                     if touched is not None:
                         self._pull.take(rule.parameters, touched)
-            self._pull.leave()
             if together:
                 keep_pace(self.rules)
 
@@ -390,6 +391,8 @@ class CommunicationLayer:
 
     def detach(self) -> None:
         """Stop listening; what was learned stays."""
+        if self.attached:
+            self._pull.leave()
         self._hearing.remove()
         self._output.remove()
         self._statistics.end()

@@ -157,6 +157,34 @@ def test_what_the_optimizer_leaves_alone_is_not_moved():
     assert torch.equal(some["c"].weight, before)
 
 
+def test_in_a_step_that_the_scaler_skips_nothing_is_pulled():
+    some = model()
+    optimizer, scaler = torch.optim.Adam(some.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=4.0)
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=100.0, scaler=scaler)
+
+    def step(scale):
+        x = torch.randn(16, 3)
+        optimizer.zero_grad()
+        scaler.scale(scale * F.cross_entropy(some(x), x.argmax(1))).backward()
+        scaler.unscale_(optimizer)
+        comm.analyze()
+        comm.protect()
+        scaler.step(optimizer)
+        scaler.update()
+
+    for i in range(40):
+        step(1.0)
+        if i == 20:
+            comm.consolidate()
+    before = [p.detach().clone() for p in some.parameters()]
+    step(float("inf"))
+    assert all(torch.equal(p, w) for p, w in zip(some.parameters(), before, strict=True))
+    comm.restore()
+    assert all(torch.equal(p, w) for p, w in zip(some.parameters(), before, strict=True))
+    step(1.0)
+    assert not any(torch.equal(p, w) for p, w in zip(some.parameters(), before, strict=True))
+
+
 def test_a_consolidation_that_is_taken_back_leaves_the_pull_as_it_was():
     some, optimizer, comm = consolidated()
     before = comm._pull.memory
@@ -220,7 +248,7 @@ def test_what_is_moved_between_two_fits_is_taken_as_it_is(moved):
     some, optimizer, comm = consolidated(pull=1e9)
     anchors = {n: a.weight.clone() for n, a in comm._pull.memory.items()}
     steps(some, optimizer, range(100, 103), label=1)
-    comm.settle()
+    comm.detach()
     if moved:
         some[2].weight.data.add_(1.0)
     comm.begin_anew()

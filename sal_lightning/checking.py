@@ -148,7 +148,8 @@ def _window(x: Any, at: str) -> None:
 
 def _pull(x: Any, at: str) -> None:
     sums, numbers = _named(_factors), _each(_number(-float("inf"), float("inf")))
-    fisher = _fields({"age": _whole, "sums": sums})
+    seen = _named(_tensor(-SQUARES, SQUARES))
+    fisher = _fields({"age": _whole, "sums": sums, "seen": seen, "drawn": _whole})
     size = _tensor(0, SQUARES)
     required: dict[str, Check] = {"fisher": fisher, "memory": _anchors, "left": _named(numbers), "age": _whole}
     _fields(required | {"moved": _optional(size), "paces": _named(size)})(x, at)

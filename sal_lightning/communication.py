@@ -210,11 +210,12 @@ class CommunicationLayer:
         """Put back what the step moved and should not have; the optimizer's own hook calls this where it is known."""
         with exactly(self._device), self._evaluated():
             restored = [rule for rule in self.rules if rule.before is not None]
-            self._pull.measure(restored)
+            if restored:  # not in a step that the scaler skipped
+                self._pull.measure(restored)
             touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
             settling = {n for rule in restored if rule.settles for n in rule.parameters}
             self._measure("effect", [rule.restore(self.measure) for rule in self.rules])
-            if restored:  # not of a step that the scaler skipped
+            if restored:
                 self._pull.apply(touched)
             for name in settling & touched.keys():
                 self._pull.take([name], touched[name])

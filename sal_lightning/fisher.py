@@ -1,5 +1,6 @@
 """Which weights the outputs depend on: the diagonal of the Fisher information, as sums over rows and columns."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Fisher:
         self.age = 0  # steps since the window began
         self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
         self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
-        self._generator: torch.Generator | None = None
+        self.drawn = 0  # signs, in this step
 
     def clear(self) -> None:
         """Begin a new window."""
@@ -99,9 +100,9 @@ class Fisher:
 
     def _signs(self, shape: Sequence[int]) -> Tensor:
         """Random signs; those of accumulated batches go on where the batch before ended."""
-        if self._generator is None:
-            self._generator = torch.Generator().manual_seed(self.age)
-        return torch.randint(2, tuple(shape), generator=self._generator) * 2 - 1
+        n, generator = math.prod(shape), torch.Generator().manual_seed(self.age)
+        self.drawn += n
+        return torch.randint(2, (self.drawn,), generator=generator)[self.drawn - n :].reshape(tuple(shape)) * 2 - 1
 
     def _add(self, names: Iterable[str], found: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
         for name, g in zip(names, found, strict=True):
@@ -124,7 +125,7 @@ class Fisher:
 
     def forget_step(self) -> None:
         """Drop what was gathered in this step."""
-        self.seen, self._generator = {}, None
+        self.seen, self.drawn = {}, 0
 
     def relative(self) -> dict[str, Factors]:
         """Of each parameter, scaled so that the mean over all weights is 1; empty if nothing was measured.
@@ -157,13 +158,16 @@ class Fisher:
     def state_dict(self) -> State:
         """Tensors and numbers only."""
         sums = {name: f._asdict() for name, f in self.sums.items()}
-        return {"age": self.age, "sums": sums}
+        return {"age": self.age, "sums": sums, "seen": dict(self.seen), "drawn": self.drawn}
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood, on the parameters' device; what has another shape begins anew."""
         self.age = state["age"]
         kept = {n: self._placed(n, f) for n, f in state["sums"].items() if n in self.parameters}
         self.sums = {n: f for n, f in kept.items() if f is not None}
+        like = {n: p for n, p in self.parameters.items() if n in state["seen"] and state["seen"][n].shape == p.shape}
+        self.seen = {n: state["seen"][n].to(p.device) for n, p in like.items()}
+        self.drawn = state["drawn"]
 
     def _placed(self, name: str, state: Mapping[str, Tensor]) -> Factors | None:
         like = self._zeros(name)

@@ -212,7 +212,12 @@ class Pull:
     def state_dict(self) -> State:
         """Tensors and numbers only."""
         memory = self.pack(self.memory) | self.later
-        pace = {"age": self.age, "moved": self.moved, "paces": dict(self.paces)}
+        known = self._memory is self.memory  # of a memory that no step has met yet no pace is known
+        pace = {
+            "age": self.age if known else 0,
+            "moved": self.moved if known else None,
+            "paces": dict(self.paces) if known else {},
+        }
         return {"fisher": self.fisher.state_dict(), "memory": memory, "left": dict(self.left), **pace}
 
     def load_state_dict(self, state: State) -> None:

@@ -1,7 +1,5 @@
 """Which rows of a batch are looked at."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -14,9 +12,5 @@ def sample(total: int, n: int, step: int, device: torch.device | None = None) ->
     """
     if total <= n:
         return slice(None)
-    # An odd stride meets every position of sequences whose length is a power of two; none may share a factor with the
-    # number of rows, or some would come twice.
-    stride = total // n | 1
-    while math.gcd(stride, total) > 1:
-        stride += 2
-    return (torch.arange(n, device=device) * stride + step * 7919) % total
+    # An odd stride meets every position of sequences whose length is a power of two.
+    return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total

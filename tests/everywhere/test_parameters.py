@@ -105,7 +105,7 @@ def test_parametrized_weights_are_covered_by_their_true_names_and_held(how):
     for held in (False, True):
         model = normed(how)
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e4)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e4, pull=0)
         train(model, optimizer, comm, overlapping, task=0, steps=60)
         assert set(comm.coverage()) == names(model)
         if held:

@@ -105,7 +105,7 @@ def mappings(state, path=()):
 # What a state may be without.
 OPTIONAL = {"watch", "P", "R", "rows", "directions"}
 BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending", "evidence", "samples", "signals"}
-BY_NAME |= {"sums", "left", "paces", "(pull)"}
+BY_NAME |= {"sums", "seen", "left", "paces", "(pull)"}
 
 
 @RULES

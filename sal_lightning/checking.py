@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sal_lightning.pull import Pull
+
 LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
 SQUARES = 1e24  # no squared input or gradient of a layer is
 ROUND = 1e-3  # what rounding may add
-PULL = "(pull)"  # its name among those of rules
+PULL = Pull.name
 VERSIONS = (4,)
 
 Check = Callable[[Any, str], None]

@@ -124,7 +124,8 @@ class Notices:
             f"The pull is off: how much the outputs depend on each weight could not be measured ({cause}). What is "
             "held is held by directions of the inputs and single weights alone, which forgets more. It is measured by "
             "a second backward pass, which reentrant checkpointing does not allow (pass use_reentrant=False), nor a "
-            "compiled model that gives memory away (set torch._functorch.config.donated_buffer = False), nor FSDP2. "
+            "compiled model that gives memory away (set torch._functorch.config.donated_buffer = False), nor FSDP2; "
+            "and only where the layer that runs last is a known one, neither parametrized nor a table of embeddings. "
             "Set pull=0 to do without.",
         )
 

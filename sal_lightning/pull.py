@@ -49,6 +49,7 @@ class Pull:
         self.biases: dict[str, str] = {}  # of layers, and the weight of each
         self.left: dict[str, tuple[float, float]] = {}  # sums over the weights when training was last left
         self.failure = ""  # why nothing is pulled that should be
+        self._moving: set[str] = set()  # parameters with a gradient in this step
         self._forget_pace()
 
     def _forget_pace(self) -> None:
@@ -57,7 +58,6 @@ class Pull:
         self.paces: dict[str, Tensor] = {}  # t / F of each parameter
         self._rates: dict[str, Tensor] = {}  # c, which follows from it, for the memory below
         self._memory: dict[str, Anchor] | None = None
-        self._moving: set[str] = set()  # parameters with a gradient in this step
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -148,7 +148,8 @@ class Pull:
         if not self.memory:
             return
         if self._memory is not self.memory:
-            self._forget_pace_of(self.memory)
+            self._forget_pace()
+            self._memory = self.memory
         if self.age % EVERY == 0 or not self._rates:
             steps = {
                 name: torch.linalg.vector_norm((w - w0).float()).square()
@@ -160,11 +161,6 @@ class Pull:
             if steps:
                 self._set_rates(dict(sorted(steps.items())))
         self.age += 1
-
-    def _forget_pace_of(self, memory: dict[str, Anchor]) -> None:
-        moving = self._moving
-        self._forget_pace()
-        self._memory, self._moving = memory, moving
 
     def _set_rates(self, steps: Mapping[str, Tensor]) -> None:
         """Take the rates c from the steps ‖ΔW‖² of single parameters."""

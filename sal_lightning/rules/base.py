@@ -25,7 +25,7 @@ class Rule(ABC):
         self.alone = False  # whether nobody restores after the step, so that the gradient is all there is
         # What is held; a consolidation makes a new one, so that a provisional one can be taken back.
         self.memory: Any = None
-        # Whether somebody else moved the weights in a while that is not over, as far as no device was waited for.
+        # Whether somebody else moved the weights since they were last put back; a tensor: no device is waited for.
         self.touched: Tensor | None = None
         self.before: list[Tensor] | None = None  # W₀: the weights, only while an optimizer step runs
 
@@ -184,7 +184,7 @@ class Rule(ABC):
 
     @property
     def settles(self) -> bool:
-        """Whether the next ``put_back`` ends that while."""
+        """Whether the next ``put_back`` also puts back what was left for later."""
         return False
 
     def mark(self) -> None:  # noqa: B027

@@ -62,8 +62,11 @@ class SALCallback(Driver, Callback):
         field: str | None = AUTO,
         running_statistics: Statistics = Settings.running_statistics,
         pull: float = Settings.pull,
+        absent_prior: float = Settings.absent_prior,
     ) -> None:
-        super().__init__(protection, consolidate_on, strength, recall, share, field, running_statistics, pull)
+        super().__init__(
+            protection, consolidate_on, strength, recall, share, field, running_statistics, pull, absent_prior
+        )
         if name in TAKEN:
             raise ValueError(
                 f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."

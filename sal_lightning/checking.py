@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 
 LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
 SQUARES = 1e24  # no squared input or gradient of a layer is
 ROUND = 1e-3  # what rounding may add
-PULL = Pull.name
-VERSIONS = (4,)
+PULL, CLASSES = Pull.name, LogitAdjustment.name
+VERSIONS = (5,)
 
 Check = Callable[[Any, str], None]
 
@@ -45,11 +46,13 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "rules": _named(_rule),
         "eyes": _named(_rule),
         "pull": _pull,
+        "adjustment": _fields({"memory": _outputs, "targets": _outputs, "seen": _outputs}),
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
     }
     _fields(required | {"evidence": _evidence, "statistics": _each(_text)}, extra=True)(state, at)
     _anchors((state["trusted"] or {}).get(PULL, {}), f"{at}['trusted'][{PULL!r}]")
+    _outputs((state["trusted"] or {}).get(CLASSES, {}), f"{at}['trusted'][{CLASSES!r}]")
     for name, memory in (state["trusted"] or {}).items():
         if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
@@ -175,6 +178,13 @@ def _same_sum(x: Any, at: str) -> None:
     rows, columns = float(x["rows"].sum()), float(x["columns"].sum())
     if abs(rows - columns) > 1e-2 * max(rows, columns):
         raise ValueError(f"Expected {at} to have rows and columns of the same sum, at most rounding apart.")
+
+
+def _outputs(x: Any, at: str) -> None:
+    _named(_any)(x, at)
+    for name, one in x.items():
+        if not isinstance(one, Tensor) or one.dtype != torch.bool or one.dim() != 1:
+            raise ValueError(f"Expected {at}[{name!r}] to be a tensor (outputs,) of bool.")
 
 
 def _samples(x: Any, at: str) -> None:

@@ -18,6 +18,7 @@ from sal_lightning.covering import Coverage, Eye
 from sal_lightning.detection import Detection
 from sal_lightning.evidence import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
 from sal_lightning.hearing import Hearing
+from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT
 from sal_lightning.output import OutputGradient
@@ -35,7 +36,7 @@ from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectr
 from sal_lightning.stepping import Stepping, Unstepped, unwrapped
 from sal_lightning.surroundings import exactly
 
-VERSION = 4  # of the state_dict
+VERSION = 5  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
 
 
@@ -72,6 +73,8 @@ class CommunicationLayer:
             was consolidated, and training normalises by them) or ``"update"`` (as without this layer).
         pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
             much the outputs depend on it, in units of the weights' own movement; 0 does without.
+        absent_prior: in (0, 1]; what counts in the softmax a class that was a target when something was consolidated
+            and has not been since; 1 does without.
         scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
         notices: the warnings that were given already, where layers share them.
@@ -93,10 +96,13 @@ class CommunicationLayer:
         share: float = Settings.share,
         running_statistics: Statistics = Settings.running_statistics,
         pull: float = Settings.pull,
+        absent_prior: float = Settings.absent_prior,
         scaler: GradScaler | None = None,
         notices: Notices | None = None,
     ) -> None:
-        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics, pull)
+        self.settings = Settings(
+            protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
+        )
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
@@ -114,7 +120,7 @@ class CommunicationLayer:
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
         self._hearing, self._reached = Hearing(), Reached(self._coverage)
-        self._output = OutputGradient(scaler, self._pull.fisher)
+        self._output = OutputGradient(scaler, self._pull.fisher, self._adjustment)
         self._provisional = Provisional(self._coverage)
         self._stepping: Stepping | None = None
         self._attached = False
@@ -168,6 +174,7 @@ class CommunicationLayer:
             self._look_at_itself()
             with self._evaluated():
                 familiar = self._familiar(signals)
+            self._adjustment.observe()
             self._statistics.suspended = self.suspects
             if not familiar:
                 self._statistics.put_back()
@@ -281,14 +288,14 @@ class CommunicationLayer:
         forward = forward or partial(run, self.model)
         self._provisional.dismiss()
         self._clear_windows()
-        self._hearing.always = True
+        self._hearing.always = self._output.predicts = True
         try:
             with evaluating(self.model), gradients_kept(self.model):
                 for batch in islice(batches, limit):
                     self._look_at(batch, forward)
                     looked += 1
         finally:
-            self._hearing.always = False
+            self._hearing.always = self._output.predicts = False
         if not looked and processes.count() == 1:  # others may have seen some
             raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
@@ -318,7 +325,8 @@ class CommunicationLayer:
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        kept = [t for rule in self._coverage.everybody() for t in rule.tensors()] + self._pull.tensors()
+        kept = [t for rule in self._coverage.everybody() for t in rule.tensors()]
+        kept += self._pull.tensors() + self._adjustment.tensors()
         state = sum(t.nbytes for t in kept)
         held = (rule for rule in self.rules if rule.holds and rule.restores)
         step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self._pull.working
@@ -441,7 +449,7 @@ class CommunicationLayer:
         reached.load_state_dict(state["samples"])
         reached.resume(state["pending"])
         self._coverage, self._reached, self._provisional, self.detection = coverage, reached, provisional, detection
-        self._output.fisher = self._pull.fisher
+        self._output.fisher, self._output.adjustment = self._pull.fisher, self._adjustment
         self.step, self.events = state["step"], list(state["events"])
         self.evidence = dict(state["evidence"])
         self._statistics.suspended = provisional.before is not None
@@ -505,6 +513,7 @@ class CommunicationLayer:
         with exactly(self._device):
             self._reached.observe()
             self._pull.fisher.observe()
+            self._adjustment.observe()
             self.forget_step()
 
     # --- what its hooks tell ---
@@ -607,6 +616,7 @@ class CommunicationLayer:
         self._reached.forget()
         self._output.forget_step()
         self._pull.fisher.forget_step()
+        self._adjustment.forget_step()
         self.padding.forget()
 
     # --- covering ---
@@ -708,6 +718,10 @@ class CommunicationLayer:
     @property
     def _pull(self) -> Pull:
         return self._coverage.pull
+
+    @property
+    def _adjustment(self) -> LogitAdjustment:
+        return self._coverage.adjustment
 
     @property
     def _device(self) -> torch.device:

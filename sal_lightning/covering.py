@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from sal_lightning import compiling, layers
 from sal_lightning.layers import plain_name
+from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
@@ -108,6 +109,7 @@ class Coverage:
         self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
         self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
         self.pull = Pull(settings.pull)
+        self.adjustment = LogitAdjustment(1.0 if settings.protection == "tensor" else settings.absent_prior)
         self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
 
     def grow(self) -> list[Eye] | None:
@@ -127,6 +129,7 @@ class Coverage:
             eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, eyes)
         self.pull.cover(self.rules)
+        self.adjustment.cover(self.eyes)
         return eyes
 
     def _given(self) -> Iterable[nn.Parameter]:
@@ -150,21 +153,28 @@ class Coverage:
             self.eyes = [eye for eye in self.eyes if eye is not rule]
             self._take_in([Element(rule.parameters, self.settings.strength)], [])
         self.pull.cover(self.rules)
+        self.adjustment.cover(self.eyes)
 
     def consolidate(self) -> None:
         """Add what was seen to what is held."""
-        for one in self.holders():
-            one.consolidate()
+        for rule in self.rules:
+            rule.consolidate()
+        self.adjustment.consolidate()
+        targets = self.adjustment.memory or {}
+        self.pull.consolidate(
+            {n: targets[eye.name] for eye in self.eyes if eye.name in targets for n in eye.parameters}
+        )
 
-    def holders(self) -> list[Rule | Pull]:
+    def holders(self) -> list[Rule | Pull | LogitAdjustment]:
         """All that hold something."""
-        return [*self.rules, self.pull]
+        return [*self.rules, self.pull, self.adjustment]
 
     def clear(self) -> None:
         """Look at what comes with fresh eyes."""
         for rule in self.everybody():
             rule.clear()
         self.pull.clear()
+        self.adjustment.clear()
 
     @property
     def device(self) -> torch.device:
@@ -201,6 +211,7 @@ class Coverage:
             "rules": {rule.name: rule.state_dict() for rule in self.rules} | self.waiting["rules"],
             "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self.waiting["eyes"],
             "pull": self.pull.state_dict(),
+            "adjustment": self.adjustment.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -231,6 +242,8 @@ class Coverage:
         self._resume(self.rules, self.eyes)
         self.pull.cover(self.rules)
         self.pull.load_state_dict(state["pull"])
+        self.adjustment.cover(self.eyes)
+        self.adjustment.load_state_dict(state["adjustment"])
 
     def _free_bias(self, rule: Subspace) -> None:
         """A bias that learns only now is no part of what is held of its layer: single weights start free."""

@@ -32,9 +32,12 @@ class Driver(Answers):
         field: str | None = AUTO,
         running_statistics: Statistics = Settings.running_statistics,
         pull: float = Settings.pull,
+        absent_prior: float = Settings.absent_prior,
     ) -> None:
         super().__init__()
-        self.settings = Settings(protection, consolidate_on, strength, recall, share, running_statistics, pull)
+        self.settings = Settings(
+            protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
+        )
         self.layers = []
         self.watch = None if field is None else Watch(field)
         self.notices = Notices()

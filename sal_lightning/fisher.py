@@ -31,6 +31,12 @@ class Factors(NamedTuple):
         X = x.reshape(len(x) if x.dim() else 1, -1).float()
         return cls(X.sum(1), X.sum(0))
 
+    def only(self, rows: Tensor) -> "Factors":
+        """Without the other rows; ``rows`` (m,) of bool."""
+        kept = self.rows * rows
+        share = kept.sum() / self.rows.sum().clamp(min=torch.finfo(self.rows.dtype).tiny)
+        return Factors(kept, self.columns * share)
+
     def matrix(self) -> Tensor:
         """What they stand for, (m, n).
 

@@ -1,5 +1,6 @@
 """How strongly the loss pulls at a layer's output, by its gradient there: it follows the loss of every batch."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sal_lightning.compiling import uncompiled
 from sal_lightning.fisher import Fisher
+from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.readback import Readback
 from sal_lightning.scaling import scales
 from sal_lightning.surroundings import in_backward, on_weight_gradient, tensors
@@ -24,11 +26,15 @@ class OutputGradient:
 
     Args:
         scaler: the loss scaler of 16-bit training: the gradient is divided by its scale.
+        adjustment: is shown the gradient, and may change it.
         fisher: is shown this gradient in the steps in which it is due.
     """
 
-    def __init__(self, scaler: GradScaler | None = None, fisher: Fisher | None = None) -> None:
-        self.scaler, self.fisher = scaler, fisher
+    def __init__(
+        self, scaler: GradScaler | None = None, fisher: Fisher | None = None, adjustment: LogitAdjustment | None = None
+    ) -> None:
+        self.scaler, self.fisher, self.adjustment = scaler, fisher, adjustment
+        self.predicts = False  # whether what the layer answers counts as the targets
         # Of this step's passes, where their outputs stand in the graph. A hook that had them would never be freed.
         self._edges: dict[int, list[GradientEdge]] = {}
         self.module: nn.Module | None = None
@@ -71,20 +77,42 @@ class OutputGradient:
                 number = len(self._edges)
                 due = self.fisher is not None and self.fisher.due
                 self._edges[number] = [get_gradient_edge(x) for x in tensors(output)] if due else []
-                on_weight_gradient(output, weights, partial(self._add, number))
+                adjusts = self.adjustment is not None and self.adjustment.holds(module) and not self.predicts
+                logits = [x.detach() for x in tensors(output)] if adjusts else []
+                changes: list[Tensor] = []
+                if adjusts and args and isinstance(args[0], Tensor) and args[0].requires_grad:
+                    args[0].register_hook(partial(self._pass_on, module, changes))  # type: ignore[no-untyped-call]
+                if self.predicts and self.adjustment is not None:
+                    for x in tensors(output):
+                        self.adjustment.see_answers(module, x.detach())
+                on_weight_gradient(output, weights, partial(self._add, number, logits, changes))
 
         return ended
 
-    def _add(self, number: int, grad: Tensor, place: int) -> None:
-        if not grad.numel():
+    def _add(self, number: int, logits: Sequence[Tensor], changes: list[Tensor], grad: Tensor, place: int) -> None:
+        if not grad.numel() or self.module is None:
             return
+        changed = None
+        if self.adjustment is not None and not self.predicts and not torch.is_grad_enabled():  # no second derivatives
+            changed = self.adjustment.see(self.module, grad.detach(), logits[place] if logits else None)
         edges = self._edges.get(number, [])
         if edges and self.fisher is not None:
             scale = self.scaler.scale(torch.ones((), device=grad.device)) if scales(self.scaler) else None
-            self.fisher.see(edges[place], grad, scale, tokens=isinstance(self.module, nn.Linear))
+            self.fisher.see(
+                edges[place], grad if changed is None else changed, scale, tokens=isinstance(self.module, nn.Linear)
+            )
         samples = grad.detach().flatten(1) if grad.dim() > 1 else grad.detach()
         found = torch.linalg.vector_norm(samples.float(), dim=-1).sum()
         if scales(self.scaler):
             found = found / self.scaler.scale(torch.ones_like(found))
         self.total = found if self.total is None else self.total + found
         self._answer = Readback(self.total[None])
+        if changed is not None:
+            changes.append(changed - grad.detach())
+
+    def _pass_on(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
+        """The layers before the last get the changed gradient; the last gets its own."""
+        if not changes:
+            return None
+        weight: Tensor = module.weight.detach()  # type: ignore[operator]
+        return grad + (changes.pop().to(weight.dtype) @ weight).to(grad.dtype)

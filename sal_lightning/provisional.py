@@ -3,6 +3,7 @@
 from typing import Any
 
 from sal_lightning.covering import Coverage
+from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 
@@ -12,7 +13,9 @@ class Provisional:
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        self.before: dict[Rule | Pull, Any] | None = None  # the memory of each; None while nothing is suspected
+        self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = (
+            None  # the memory of each; None while nothing is suspected
+        )
 
     def hold(self) -> None:
         """A change is suspected: hold what was seen, once."""

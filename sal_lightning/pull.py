@@ -95,8 +95,12 @@ class Pull:
         return bool(self.memory)
 
     @torch.no_grad()
-    def consolidate(self) -> None:
-        """Pull to what the weights are now; where nothing was measured, to what it was before."""
+    def consolidate(self, known: Mapping[str, Tensor] | None = None) -> None:
+        """Pull to what the weights are now; where nothing was measured, to what it was before.
+
+        Args:
+            known: of some parameters which rows are in use, (m,) of bool; the others are not pulled.
+        """
         found = self.fisher.relative() if self.parameters else {}
         if not found:
             if self.parameters and self.fisher.age > FIRST[-1] and not self.memory:
@@ -107,6 +111,9 @@ class Pull:
                 # A normalisation over the batch cancels the gradient of a bias before it, not what the bias does later.
                 rows = torch.maximum(found[bias].rows, found[weight].rows / len(found[weight].columns))
                 found[bias] = Factors(rows, rows.sum()[None])
+        for name, rows in (known or {}).items():
+            if name in found and len(found[name].rows) == len(rows):
+                found[name] = found[name].only(rows)
         past = self.memory or {}
         memory: dict[str, Anchor] = {}
         for name, p in self.parameters.items():

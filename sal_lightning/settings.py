@@ -19,7 +19,8 @@ class Settings:
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"
-    pull: float = 10.0
+    pull: float = 5.0
+    absent_prior: float = 0.001
 
     def __post_init__(self) -> None:
         allowed = get_args(Protection)
@@ -37,6 +38,7 @@ class Settings:
             )
         _check("strength", self.strength, "a number > 0", lambda v: 0 < v < float("inf"))
         _check("pull", self.pull, "a number >= 0", lambda v: 0 <= v < float("inf"))
+        _check("absent_prior", self.absent_prior, "a number in (0, 1]", lambda v: 0 < v <= 1)
         _check("recall", self.recall, "a number >= 0", lambda v: 0 <= v < float("inf"))
         _check("share", self.share, "a number in (0, 1]", lambda v: 0 < v <= 1)
 

@@ -43,6 +43,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
         field: as in ``SALCallback``.
         running_statistics: as in ``SALCallback``.
         pull: as in ``SALCallback``.
+        absent_prior: as in ``SALCallback``.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train or

@@ -214,6 +214,14 @@ def test_tensor_parallel_training_is_that_of_one_process(both, tmp_path, protect
     assert furthest(first[0], weights) < CLOSE
 
 
+def test_absent_classes_are_those_of_all_processes(both, tmp_path):
+    (first, absent), (second, _) = both(tmp_path, workers.classes)
+    weights, there = workers.classes(0)
+    assert models.equal(first, second)
+    assert furthest(first, weights) < CLOSE
+    assert absent == there == 2
+
+
 @pytest.mark.parametrize("original", [True, False])
 def test_flattened_parameters_are_refused_by_name(both, tmp_path, original):
     assert all("FSDP1" in said for said in both(tmp_path, workers.flattened, original))

@@ -194,7 +194,7 @@ def test_each_optimizer_of_a_gan_observes_its_own_weights_and_steps(kind):
 @KINDS
 def test_each_optimizer_of_a_gan_observes_its_own_gradients(kind):
     """The other one's pass leaves gradients in its weights too."""
-    model, callback, _ = train(kind, protection="element", strength=1e-30, pull=0)
+    model, callback, _ = train(kind, protection="element", strength=1e-30, pull=0, absent_prior=1)
     for layer, name in zip(callback.layers, "GD", strict=True):
         steps = layer.events[0]
         squares = [torch.zeros_like(g) for g in model.gradients[name][0]]
@@ -211,7 +211,7 @@ def test_both_networks_of_a_gan_are_protected(kind):
     for layer_marks in marks:
         assert len(layer_marks.rules) == 2
         assert max(layer_marks.moved()) < 1e-5
-    free, _, _ = train(kind, strength=1e-30, pull=0)
+    free, _, _ = train(kind, strength=1e-30, pull=0, absent_prior=1)
     assert all(furthest(weights(a), weights(b)) > 1e-2 for a, b in ((model.G, free.G), (model.D, free.D)))
 
 
@@ -219,7 +219,7 @@ def test_both_networks_of_a_gan_are_protected(kind):
 def test_at_no_stability_a_gan_is_trained_as_without_it_bit_for_bit(kind):
     plain = Gan(**kind)
     fit(plain, stream(BEFORE, AFTER, heads=True))
-    model, callback, _ = train(kind, strength=1e-30, pull=0)
+    model, callback, _ = train(kind, strength=1e-30, pull=0, absent_prior=1)
     assert all(rule.holds for layer in callback.layers for rule in layer.rules)
     assert equal(weights(model), weights(plain))
 
@@ -264,7 +264,11 @@ def test_weights_of_one_optimizer_with_biases_of_another_are_both_protected():
 
 
 def test_at_no_stability_two_optimizers_in_one_layer_train_as_without_it_bit_for_bit():
-    plain, model, callback = MuonAndAdam(), MuonAndAdam(), SALCallback(consolidate_on=None, strength=1e-30, pull=0)
+    plain, model, callback = (
+        MuonAndAdam(),
+        MuonAndAdam(),
+        SALCallback(consolidate_on=None, strength=1e-30, pull=0, absent_prior=1),
+    )
     fit(plain, stream(BEFORE, AFTER, heads=True))
     fit(model, stream(BEFORE, AFTER, heads=True), callback, At(BEFORE, callback.consolidate))
     assert callback.events == [BEFORE] * 2

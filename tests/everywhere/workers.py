@@ -299,6 +299,26 @@ def tensor_parallel(rank: int, protection: Protection) -> tuple[dict[str, Tensor
     return whole(model), comm.coverage(), comm.events
 
 
+def classes(rank: int) -> tuple[dict[str, Tensor], int]:
+    """Two classes and then two others, told; each process has every other row, one process has all."""
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+    several = distributed.is_initialized()
+    net = DistributedDataParallel(model) if several else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, pull=0)
+    for i in range(60):
+        if i == 30:
+            comm.consolidate()
+        generator = torch.Generator().manual_seed(i)
+        x, y = torch.randn(16, 6, generator=generator), torch.randint(2, (16,), generator=generator) + 2 * (i >= 30)
+        rows = slice(rank, None, COUNT) if several else slice(None)
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return whole(model), comm._adjustment.absent()
+
+
 def flattened(rank: int, original: bool) -> str:
     """What is said to a model of FSDP1."""
     model = FullyShardedDataParallel(models.mlp(), use_orig_params=original, device_id=torch.device("cpu"))

@@ -28,7 +28,9 @@ def steps(some, optimizer, seeds, factor=1.0, label=0):
 def consolidated(make=torch.optim.SGD, pull=3.0, factor=1.0, strength=1e-9, **options):
     some = model()
     optimizer = make(some.parameters(), **{"lr": 0.05} | options)
-    comm = CommunicationLayer(some, optimizer, consolidate_on=None, strength=strength, pull=pull, recall=0)
+    comm = CommunicationLayer(
+        some, optimizer, consolidate_on=None, strength=strength, pull=pull, recall=0, absent_prior=1
+    )
     steps(some, optimizer, range(40), factor)
     comm.consolidate()
     return some, optimizer, comm
@@ -217,7 +219,7 @@ def test_of_a_parameter_that_grew_the_new_part_is_free_and_the_old_one_is_pulled
         large[0].load_state_dict(small[0].state_dict())
         large[2].weight[:4], large[2].bias[:4] = small[2].weight, small[2].bias
     optimizer = torch.optim.SGD(large.parameters(), lr=0.05)
-    other = CommunicationLayer(large, optimizer, consolidate_on=None, strength=1e-9, pull=1e9, recall=0)
+    other = CommunicationLayer(large, optimizer, consolidate_on=None, strength=1e-9, pull=1e9, recall=0, absent_prior=1)
     other.load_state_dict(comm.state_dict())
     before = large[2].weight.detach().clone()
     for seed in range(30):
@@ -234,7 +236,7 @@ def test_of_parameters_that_learn_later_what_is_held_waits():
     state = comm.state_dict()
     some[0].requires_grad_(False)
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
-    other = CommunicationLayer(some, optimizer, consolidate_on=None, strength=1e-9, pull=1e9, recall=0)
+    other = CommunicationLayer(some, optimizer, consolidate_on=None, strength=1e-9, pull=1e9, recall=0, absent_prior=1)
     other.load_state_dict(state)
     assert set(other._pull.memory) == {"2.weight", "2.bias"}
     assert set(other.state_dict()["pull"]["memory"]) == set(dict(some.named_parameters()))

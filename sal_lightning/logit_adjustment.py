@@ -1,0 +1,173 @@
+"""Classes that are absent from the data now: the gradient at the logits counts them as rare, not as ruled out."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sal_lightning import processes
+from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.subspace import Subspace
+
+ROUNDING = 1000, 2e-2  # what a row may sum to, in its size: machine precisions, and at most
+
+
+def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
+    """The gradient of the cross-entropy at logits in which ``absent`` classes have this prior, the others 1.
+
+    With ``p = softmax(z)``, P the probability of the absent classes and D their gradient, summed:
+    ``Z = 1 − (1 − prior) P``, absent ``g ← prior · g / Z``, others ``g ← g + (1 − prior) p D / Z``.
+    That is the gradient at ``z + log prior`` (logit adjustment, Menon et al. 2021), whatever the weight of a sample.
+    A class that is the target of a row is not absent in it.
+
+    Args:
+        z: logits, (..., n).
+        G: gradient of the loss there, (..., n); where it is 0 a class takes no part.
+        absent: (n,) of bool.
+        prior: in (0, 1]; 1 changes nothing.
+
+    Returns:
+        The gradient (..., n); one that is no cross-entropy's (see ``competing``) stays.
+    """
+    g = G.float()
+    p = torch.softmax(z.float().masked_fill(g == 0, -torch.inf), -1).nan_to_num(0.0)
+    pushed = absent & (g > 0)
+    P, D = (p * pushed).sum(-1, keepdim=True), (g * pushed).sum(-1, keepdim=True)
+    Z = 1 - (1 - prior) * P
+    found = torch.where(pushed, prior * g / Z, g + (1 - prior) * p * D / Z)
+    return torch.where(competing(G), found, g).to(G.dtype)
+
+
+def competing(G: Tensor) -> Tensor:
+    """Whether each row of a gradient (..., n) sums to 0, as with a softmax, which only compares logits: ()."""
+    times, most = ROUNDING
+    g = G.float()
+    return (g.sum(-1).abs() <= min(times * torch.finfo(G.dtype).eps, most) * g.abs().sum(-1)).all()
+
+
+class LogitAdjustment:
+    """Knows which outputs of the last layer were targets before something was held, and since.
+
+    One that was and is not any more is *absent*. Trained further, a classifier lowers its logit for every sample and
+    so forgets it fastest of all, whatever its weights: nothing in the data speaks for it.
+    """
+
+    name = "(logit adjustment)"  # among those of rules
+
+    def __init__(self, prior: float) -> None:
+        self.prior = prior
+        self.memory: dict[str, Tensor] | None = None  # by layer, outputs that were targets: (n,) of bool
+        self.targets: dict[str, Tensor] = {}  # since the window began,
+        self.seen: dict[str, Tensor] = {}  # and in this step
+        self._names: dict[nn.Module, str] = {}
+
+    def cover(self, eyes: Iterable[Rule]) -> None:
+        """The layers that may be the last."""
+        layers = {eye.layer.module: eye for eye in eyes if isinstance(eye, Subspace)} if self.prior < 1 else {}
+        whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(processes.sharded, m.parameters())))
+        self._names = {module: layers[module].name for module in whole}
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether outputs of this layer may be absent."""
+        return self._names.get(module) in (self.memory or {})
+
+    def see(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
+        """Note the targets in the gradient at a layer's output; returns that with absent classes adjusted.
+
+        Args:
+            module: the layer.
+            grad: the gradient there.
+            logits: the output; it may be left out where the layer holds nothing.
+        """
+        if (name := self._names.get(module)) is None or grad.dim() < 2 or not grad.is_floating_point():
+            return None
+        self._note(name, grad)
+        known = (self.memory or {}).get(name)
+        if known is None or logits is None or len(known) != grad.shape[-1]:
+            return None
+        now = self.targets.get(name)
+        absent = known if now is None else known & ~now
+        return adjusted(logits, grad, absent, self.prior)
+
+    def see_answers(self, module: nn.Module, logits: Tensor) -> None:
+        """What the model answers counts as the targets."""
+        if (name := self._names.get(module)) is not None and logits.dim() > 1:
+            self._note(name, -logits, any_size=True)
+
+    def _note(self, name: str, G: Tensor, any_size: bool = False) -> None:
+        n = G.shape[-1]
+        least, at = G.min(-1)
+        if not any_size:  # a row of zeros has no target
+            at = torch.where((least < 0) & competing(G), at, n)
+        seen = torch.zeros(n + 1, dtype=torch.bool, device=G.device)
+        seen[at.flatten()] = True
+        self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
+
+    def observe(self) -> None:
+        """What was a target in this step counts; all processes call it together."""
+        if self.memory and processes.count() > 1:
+            names = sorted(self.memory)
+            found = processes.mean(
+                [self.seen[n] if n in self.seen else torch.zeros_like(self.memory[n]) for n in names]
+            )
+            self.seen |= {name: x > 0 for name, x in zip(names, found, strict=True)}
+        for name, seen in self.seen.items():
+            self.targets[name] = _union(self.targets.get(name), seen)
+        self.forget_step()
+
+    def forget_step(self) -> None:
+        """Drop what was gathered in this step."""
+        self.seen = {}
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """The targets of the window are known; all processes call it together."""
+        names = sorted(self.targets)
+        found = processes.mean([self.targets[name].float() for name in names])
+        new = {name: x > 0 for name, x in zip(names, found, strict=True)}
+        self.targets, past = dict(new), self.memory or {}
+        self.memory = past | {name: _union(past.get(name), x) for name, x in new.items() if x.any()} or None
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        self.targets = {}
+
+    def tensors(self) -> list[Tensor]:
+        """What is kept between steps."""
+        return [*(self.memory or {}).values(), *self.targets.values()]
+
+    def absent(self) -> int:
+        """How many outputs were targets and are not any more."""
+        return sum(int((known & ~self._now(name, known)).sum()) for name, known in (self.memory or {}).items())
+
+    def _now(self, name: str, like: Tensor) -> Tensor:
+        return _union(self.targets.get(name), torch.zeros_like(like))[: len(like)]
+
+    def state_dict(self) -> State:
+        """Tensors only."""
+        return {"memory": self.pack(self.memory), "targets": dict(self.targets), "seen": dict(self.seen)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where another stood."""
+        self.memory = self.unpack(state["memory"])
+        self.targets, self.seen = self._placed(state["targets"]), self._placed(state["seen"])
+
+    def pack(self, memory: dict[str, Tensor] | None) -> State:
+        """A memory as named tensors; empty for None."""
+        return dict(memory or {})
+
+    def unpack(self, state: State) -> dict[str, Tensor] | None:
+        """The memory that ``pack`` packed, on the layers' device."""
+        return self._placed(state) or None
+
+    def _placed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        devices = {name: p.device for module, name in self._names.items() for p in module.parameters()}
+        return {name: x.to(devices.get(name)) for name, x in state.items()}
+
+
+def _union(one: Tensor | None, other: Tensor) -> Tensor:
+    """Of two sets of outputs; a layer may have grown between them."""
+    if one is None:
+        return other
+    n = max(len(one), len(other))
+    return torch.nn.functional.pad(one, (0, n - len(one))) | torch.nn.functional.pad(other, (0, n - len(other)))

@@ -1,0 +1,350 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sal_lightning import CommunicationLayer
+from sal_lightning.logit_adjustment import adjusted, competing
+
+FREE = {"strength": 1e-9, "pull": 0.0, "recall": 0.0}  # holds next to nothing
+
+
+def model(outputs=6, hidden=5):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+def batch(seed, labels, n=24):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.tensor(labels)[torch.randint(len(labels), (n,), generator=generator)]
+    return torch.randn(n, 4, generator=generator) + 0.5 * torch.nn.functional.one_hot(y % 4, 4), y
+
+
+def steps(some, optimizer, seeds, labels, loss=F.cross_entropy):
+    for seed in seeds:
+        x, y = batch(seed, labels)
+        optimizer.zero_grad()
+        loss(some(x), y).backward()
+        optimizer.step()
+
+
+def consolidated(prior=0.01, some=None, labels=(0, 1, 2), **options):
+    some = model() if some is None else some
+    optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+    settings = {"consolidate_on": None, "absent_prior": prior} | FREE | options
+    comm = CommunicationLayer(some, optimizer, **settings)
+    steps(some, optimizer, range(20), labels)
+    comm.consolidate()
+    return some, optimizer, comm
+
+
+# --- the formula ---
+
+
+@pytest.mark.parametrize("prior", [1e-3, 0.1, 0.9])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "sum"},
+        {"weight": torch.tensor([0.5, 2.0, 1.0, 3.0, 0.1, 1.0])},
+        {"ignore_index": 3},
+    ],
+    ids=["mean", "sum", "weights", "ignored"],
+)
+def test_the_gradient_is_that_of_the_loss_at_logits_with_the_prior(prior, options):
+    generator = torch.Generator().manual_seed(3)
+    z = (4 * torch.randn(50, 6, generator=generator)).requires_grad_()
+    y = torch.randint(2, 6, (50,), generator=generator)
+    absent = torch.tensor([True, True, False, False, False, False])
+    (G,) = torch.autograd.grad(F.cross_entropy(z, y, **options), z)
+    (expected,) = torch.autograd.grad(F.cross_entropy(z + absent * torch.tensor(prior).log(), y, **options), z)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, prior), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_of_a_sequence_each_position_is_a_row():
+    z = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = torch.full((3, 7), 4)
+    absent = torch.tensor([True, False, False, False, False])
+    (G,) = torch.autograd.grad(F.cross_entropy(z.flatten(0, 1), y.flatten()), z)
+    shifted = z + absent * torch.tensor(0.01).log()
+    (expected,) = torch.autograd.grad(F.cross_entropy(shifted.flatten(0, 1), y.flatten()), z)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01), expected)
+
+
+def test_logits_that_take_no_part_are_left_out():
+    """As where a model cuts off the outputs of classes to come."""
+    z = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = torch.full((8,), 2)
+    absent = torch.tensor([True, True, False, False, False, False])
+    (G,) = torch.autograd.grad(F.cross_entropy(z[:, :4], y), z)
+    (expected,) = torch.autograd.grad(F.cross_entropy((z + absent * torch.tensor(0.01).log())[:, :4], y), z)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01), expected)
+
+
+def test_a_class_is_not_absent_in_a_row_whose_target_it_is():
+    z = torch.zeros(2, 3, requires_grad=True)
+    y = torch.tensor([0, 1])
+    (G,) = torch.autograd.grad(F.cross_entropy(z, y), z)
+    found = adjusted(z.detach(), G, torch.tensor([True, False, False]), 0.5)
+    assert torch.equal(found[0], G[0])
+    # By hand: probabilities 1/5, 2/5, 2/5 in the second row; the mean of two samples.
+    torch.testing.assert_close(found[1], torch.tensor([0.1, -0.3, 0.2]))
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.binary_cross_entropy_with_logits])
+def test_what_is_no_gradient_of_competing_logits_stays(loss):
+    z = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (G,) = torch.autograd.grad(loss(z, torch.zeros(40, 4)), z)
+    assert not competing(G)
+    assert torch.equal(adjusted(z.detach(), G, torch.tensor([True, True, False, False]), 0.01), G)
+
+
+def test_half_precision_counts_as_competing():
+    z = torch.randn(20, 300, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (G,) = torch.autograd.grad(F.cross_entropy(z, torch.arange(20)), z)
+    assert competing(G)
+    assert competing(G.bfloat16())
+    assert competing(G.half())
+
+
+# --- in training ---
+
+
+def gradients(some, x, y):
+    some.zero_grad()
+    F.cross_entropy(some(x), y).backward()
+    return [p.grad.clone() for p in some.parameters()]
+
+
+def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own():
+    some, _, comm = consolidated(prior=0.01)
+    twin = copy.deepcopy(some)
+    x, y = batch(100, (3, 4))
+    found = gradients(some, x, y)
+    hidden = twin[1](twin[0](x))
+    absent = torch.tensor([True, True, True, False, False, False])
+    z = F.linear(hidden, twin[2].weight, twin[2].bias)
+    own = torch.autograd.grad(F.cross_entropy(z, y), [twin[2].weight, twin[2].bias], retain_graph=True)
+    shifted = F.cross_entropy(z + absent * torch.tensor(0.01).log(), y)
+    before = torch.autograd.grad(shifted, [twin[0].weight, twin[0].bias])
+    for got, expected in zip(found, [*before, *own], strict=True):
+        torch.testing.assert_close(got, expected)
+    assert comm._adjustment.absent() == 3
+
+
+def test_before_something_is_held_nothing_is_changed():
+    some, plain = model(), model()
+    CommunicationLayer(some, torch.optim.SGD(some.parameters(), lr=0.05), consolidate_on=None, **FREE)
+    for got, expected in zip(gradients(some, *batch(1, (3, 4))), gradients(plain, *batch(1, (3, 4))), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_classes_that_come_again_are_not_absent_after_one_step():
+    some, optimizer, comm = consolidated()
+    steps(some, optimizer, [50], (0, 1, 2))
+    assert comm._adjustment.absent() == 0
+    plain = copy.deepcopy(some)
+    for got, expected in zip(gradients(some, *batch(51, (0, 2))), gradients(plain, *batch(51, (0, 2))), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_micro_batches_come_to_the_same_as_one_batch():
+    ended = []
+    for parts in (1, 4):
+        some, optimizer, _ = consolidated()
+        for seed in (100, 101, 102):
+            x, y = batch(seed, (0, 3, 4))
+            optimizer.zero_grad()
+            for a, b in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                (F.cross_entropy(some(a), b) / parts).backward()
+            optimizer.step()
+        ended.append(torch.cat([p.detach().flatten() for p in some.parameters()]))
+    torch.testing.assert_close(*ended, atol=1e-6, rtol=1e-5)
+
+
+def test_a_regression_is_trained_as_without():
+    ended = []
+    for prior in (0.01, 1.0):
+        loss = lambda z, y: F.mse_loss(z, F.one_hot(y, 6).float())  # noqa: E731
+        some = model()
+        optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+        comm = CommunicationLayer(some, optimizer, consolidate_on=None, absent_prior=prior)
+        steps(some, optimizer, range(20), (0, 1, 2), loss)
+        comm.consolidate()
+        steps(some, optimizer, range(100, 140), (3, 4), loss)
+        ended.append(torch.cat([p.detach().flatten() for p in some.parameters()]))
+    assert torch.equal(*ended)
+
+
+def test_second_derivatives_are_those_of_the_loss():
+    some, _, _ = consolidated()
+    twin = copy.deepcopy(some)
+    x, y = batch(100, (3, 4))
+    found = []
+    for one in (some, twin):
+        grads = torch.autograd.grad(F.cross_entropy(one(x), y), list(one.parameters()), create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), list(one.parameters())))
+    for got, expected in zip(*found, strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_the_last_layer_may_share_its_input():
+    """With a residual around it: only its own part of the gradient is changed."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            h = self.first(x)
+            return self.last(h) + h
+
+    torch.manual_seed(0)
+    some, _, _ = consolidated(some=Residual())
+    twin = copy.deepcopy(some)
+    x, y = batch(100, (3, 4))
+    some.zero_grad()
+    F.cross_entropy(some(x), y).backward()
+    h = twin.first(x)
+    z = (twin.last(h) + h).detach().requires_grad_()
+    (G,) = torch.autograd.grad(F.cross_entropy(z, y), z)
+    absent = torch.tensor([True, True, True, False, False, False])
+    changed = adjusted(twin.last(h).detach(), G, absent, 0.01)
+    (expected,) = torch.autograd.grad(h, twin.first.weight, changed @ twin.last.weight.detach() + G)
+    torch.testing.assert_close(some.first.weight.grad, expected)
+
+
+def test_rows_of_classes_that_never_were_targets_are_not_pulled():
+    _, _, comm = consolidated(pull=10.0)
+    rows = comm._pull.memory["2.weight"].rows
+    assert (rows[:3] > 0).all()
+    assert (rows[3:] == 0).all()
+    anchor = comm._pull.memory["2.weight"]
+    torch.testing.assert_close(anchor.rows.sum(), anchor.columns.sum())
+
+
+class Reader(nn.Module):
+    """A narrow recurrent network: old and new sequences use all of its directions."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRU(3, 16, batch_first=True), nn.Linear(16, 6)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+def accuracies(**choices):
+    """Of three old and three new classes, learned one after the other."""
+    torch.manual_seed(0)
+    some = Reader()
+    optimizer = torch.optim.Adam(some.parameters(), lr=0.01)
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None, **choices)
+    centres = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1))
+
+    def data(seed, labels, n=32):
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.tensor(labels)[torch.randint(len(labels), (n,), generator=generator)]
+        return centres[y] + torch.randn(n, 5, 3, generator=generator), y
+
+    tasks = (0, 1, 2), (3, 4, 5)
+    for number, labels in enumerate(tasks):
+        for seed in range(200):
+            x, y = data(1000 * number + seed, labels)
+            optimizer.zero_grad()
+            F.cross_entropy(some(x), y).backward()
+            optimizer.step()
+        if not number:
+            comm.consolidate()
+    tests = [data(5000 + number, labels, 500) for number, labels in enumerate(tasks)]
+    return [(some(x).argmax(1) == y).float().mean().item() for x, y in tests]
+
+
+def test_old_classes_are_kept_and_new_ones_learned():
+    without, found = accuracies(absent_prior=1), accuracies()
+    assert found[0] > without[0] + 0.15
+    assert found[1] > 0.85
+
+
+# --- what is kept ---
+
+
+def test_a_state_goes_on_where_it_stood():
+    some, optimizer, comm = consolidated()
+    steps(some, optimizer, [100], (3, 4))
+    state, weights = copy.deepcopy(comm.state_dict()), copy.deepcopy(some.state_dict())
+    steps(some, optimizer, range(101, 110), (3, 4))
+    other = model()
+    other.load_state_dict(weights)
+    again = torch.optim.SGD(other.parameters(), lr=0.05)
+    second = CommunicationLayer(other, again, consolidate_on=None, absent_prior=0.01, **FREE)
+    second.load_state_dict(state)
+    assert second._adjustment.absent() == 3
+    steps(other, again, range(101, 110), (3, 4))
+    for a, b in zip(some.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_head_that_grew_knows_its_old_classes():
+    some, _, comm = consolidated()
+    larger = model(outputs=8)
+    with torch.no_grad():
+        larger[0].load_state_dict(some[0].state_dict())
+        larger[2].weight[:6].copy_(some[2].weight)
+        larger[2].bias[:6].copy_(some[2].bias)
+    optimizer = torch.optim.SGD(larger.parameters(), lr=0.05)
+    second = CommunicationLayer(larger, optimizer, consolidate_on=None, absent_prior=0.01, **FREE)
+    second.load_state_dict(comm.state_dict())
+    steps(larger, optimizer, [100], (6, 7))
+    assert second._adjustment.absent() == 3
+    second.consolidate()
+    steps(larger, optimizer, [101], (3,))
+    assert second._adjustment.absent() == 5
+    twin = copy.deepcopy(larger)
+    x, y = batch(102, (3,))
+    found = gradients(larger, x, y)
+    absent = torch.tensor([True, True, True, False, False, False, True, True])
+    shifted = F.cross_entropy(twin(x) + absent * torch.tensor(0.01).log(), y)
+    (expected,) = torch.autograd.grad(shifted, twin[0].weight)
+    torch.testing.assert_close(found[0], expected)
+
+
+def test_what_a_model_answers_is_remembered():
+    some = model()
+    optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+    steps(some, optimizer, range(60), (0, 1, 2))
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None, absent_prior=0.01, **FREE)
+    batches = [batch(seed, (0, 1, 2))[0] for seed in range(4)]
+    comm.remember(batches)
+    answers = torch.cat([some(x).argmax(1) for x in batches]).unique()
+    known = comm._adjustment.memory["2"]
+    assert known.nonzero()[:, 0].tolist() == answers.tolist()
+
+
+def test_a_suspicion_that_is_dismissed_leaves_what_was_known():
+    some, optimizer, comm = consolidated()
+    before = comm._adjustment.memory
+    steps(some, optimizer, [100], (3, 4))
+    comm._provisional.hold()
+    assert comm._adjustment.memory["2"].sum() == 5
+    comm._provisional.dismiss()
+    assert comm._adjustment.memory is before
+
+
+def test_a_row_without_a_target_says_nothing():
+    some, optimizer, comm = consolidated()
+    x, y = batch(100, (3,))
+    optimizer.zero_grad()
+    F.cross_entropy(some(x), torch.where(torch.arange(len(y)) < 20, -100, y)).backward()
+    optimizer.step()
+    assert comm._adjustment.absent() == 3
+
+
+def test_without_it_nothing_is_kept():
+    _, _, comm = consolidated(prior=1.0)
+    assert comm._adjustment.memory is None
+    assert comm._adjustment.tensors() == []

@@ -354,6 +354,11 @@ class CommunicationLayer:
         return self._pull.bytes
 
     @property
+    def absent(self) -> int:
+        """How many classes were targets when something was consolidated and have not been since."""
+        return self._adjustment.absent()
+
+    @property
     def no_pull(self) -> str:
         """Why nothing is pulled that should be; empty if all is well."""
         return self._pull.failure or self._pull.fisher.failure

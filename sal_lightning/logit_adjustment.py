@@ -9,7 +9,7 @@ from sal_lightning import processes
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import Subspace
 
-ROUNDING = 1000, 2e-2  # what a row may sum to, in its size: machine precisions, and at most
+ROUNDING = 1e4, 2e-2  # what rows may sum to, in their size: machine precisions, and at most
 
 
 def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
@@ -39,10 +39,13 @@ def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
 
 
 def competing(G: Tensor) -> Tensor:
-    """Whether each row of a gradient (..., n) sums to 0, as with a softmax, which only compares logits: ()."""
+    """Whether the rows of a gradient (..., n) sum to 0, as with a softmax, which only compares logits: ().
+
+    All together: of a sample that is learned, nothing but rounding is left.
+    """
     times, most = ROUNDING
     g = G.float()
-    return (g.sum(-1).abs() <= min(times * torch.finfo(G.dtype).eps, most) * g.abs().sum(-1)).all()
+    return g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * g.abs().sum()
 
 
 class LogitAdjustment:

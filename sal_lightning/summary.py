@@ -120,6 +120,9 @@ def text(
             "Pulled": _pulled(layers, settings),
             "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
         }
+        if absent := sum(layer.absent for layer in layers):
+            what = _number(absent, "output") + " of the last layer, targets before and not now"
+            rows["Absent"] = f"{what}; for the layers before it they count {settings.absent_prior:g} in the softmax"
     for label, row in rows.items():
         lines += _row(label, row, LINES)
     return "\n".join([*lines, *_warnings(warnings)])

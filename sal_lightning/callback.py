@@ -45,6 +45,8 @@ class SALCallback(Driver, Callback):
             was consolidated, and training normalises by them) or ``"update"`` (as without this callback).
         pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
             much the outputs depend on it, in units of the weights' own movement; 0 does without.
+        absent_prior: in (0, 1]; the prior, in the softmax that the layers before the last learn by, at which a class
+            starts that was a target when something was consolidated and has not been since; 1 does without.
 
     Raises:
         ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or

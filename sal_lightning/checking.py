@@ -46,7 +46,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "rules": _named(_rule),
         "eyes": _named(_rule),
         "pull": _pull,
-        "adjustment": _fields({"memory": _outputs, "targets": _outputs, "seen": _outputs}),
+        "adjustment": _adjustment,
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
     }
@@ -178,6 +178,11 @@ def _same_sum(x: Any, at: str) -> None:
     rows, columns = float(x["rows"].sum()), float(x["columns"].sum())
     if abs(rows - columns) > 1e-2 * max(rows, columns):
         raise ValueError(f"Expected {at} to have rows and columns of the same sum, at most rounding apart.")
+
+
+def _adjustment(x: Any, at: str) -> None:
+    parts: dict[str, Check] = dict.fromkeys(("memory", "targets", "seen"), _outputs)
+    _fields(parts | {"priors": _named(_tensor(0, 1)), "shares": _named(_tensor(0, LARGE))})(x, at)
 
 
 def _outputs(x: Any, at: str) -> None:

@@ -73,8 +73,8 @@ class CommunicationLayer:
             was consolidated, and training normalises by them) or ``"update"`` (as without this layer).
         pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
             much the outputs depend on it, in units of the weights' own movement; 0 does without.
-        absent_prior: in (0, 1]; what counts in the softmax a class that was a target when something was consolidated
-            and has not been since; 1 does without.
+        absent_prior: in (0, 1]; the prior, in the softmax that the layers before the last learn by, at which a class
+            starts that was a target when something was consolidated and has not been since; 1 does without.
         scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
             ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
         notices: the warnings that were given already, where layers share them.

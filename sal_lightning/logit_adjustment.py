@@ -9,10 +9,12 @@ from sal_lightning import processes
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import Subspace
 
+SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # of the prior: see LogitAdjustment
+ALONE = 0.9  # of what is negative in the gradient: the targets' share, where each row has one
 ROUNDING = 1e4, 2e-2  # what rows may sum to, in their size: machine precisions, and at most
 
 
-def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
+def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of the cross-entropy at logits in which ``absent`` classes have this prior, the others 1.
 
     With ``p = softmax(z)``, P the probability of the absent classes and D their gradient, summed:
@@ -27,7 +29,8 @@ def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
         prior: in (0, 1]; 1 changes nothing.
 
     Returns:
-        The gradient (..., n); one that is no cross-entropy's (see ``competing``) stays.
+        The gradient (..., n), and P of each row (...). A gradient that is no cross-entropy's stays, and P is 0: see
+        ``competing``.
     """
     g = G.float()
     p = torch.softmax(z.float().masked_fill(g == 0, -torch.inf), -1).nan_to_num(0.0)
@@ -35,17 +38,21 @@ def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float) -> Tensor:
     P, D = (p * pushed).sum(-1, keepdim=True), (g * pushed).sum(-1, keepdim=True)
     Z = 1 - (1 - prior) * P
     found = torch.where(pushed, prior * g / Z, g + (1 - prior) * p * D / Z)
-    return torch.where(competing(G), found, g).to(G.dtype)
+    fits = competing(G)
+    return torch.where(fits, found, g).to(G.dtype), P[..., 0] * fits
 
 
 def competing(G: Tensor) -> Tensor:
-    """Whether the rows of a gradient (..., n) sum to 0, as with a softmax, which only compares logits: ().
+    """Whether a gradient (..., n) is that of a softmax with one target a row: ().
 
-    All together: of a sample that is learned, nothing but rounding is left.
+    A row then sums to 0, since a softmax only compares logits, and is negative at the target alone. Judged are all rows
+    together, by their sizes: of a sample that is learned, nothing but rounding is left.
     """
     times, most = ROUNDING
     g = G.float()
-    return g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * g.abs().sum()
+    size, low = g.abs().sum(), g.amin(-1).clamp(max=0).sum()
+    balanced = g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * size
+    return balanced & (-low >= ALONE * g.clamp(max=0).abs().sum())
 
 
 class LogitAdjustment:
@@ -53,6 +60,11 @@ class LogitAdjustment:
 
     One that was and is not any more is *absent*. Trained further, a classifier lowers its logit for every sample and
     so forgets it fastest of all, whatever its weights: nothing in the data speaks for it.
+
+    How rare absent classes are to be cannot be known without their data. It starts at ``prior`` when something is
+    consolidated, and grows while absent classes have more than SHARE of the probability of present samples: the last
+    layer alone cannot tell old and new apart then, and the others have to learn it. It falls while they have less:
+    ``prior ← prior · exp(PACE (P − SHARE))`` in each step, in [LEAST, 1].
     """
 
     name = "(logit adjustment)"  # among those of rules
@@ -62,6 +74,8 @@ class LogitAdjustment:
         self.memory: dict[str, Tensor] | None = None  # by layer, outputs that were targets: (n,) of bool
         self.targets: dict[str, Tensor] = {}  # since the window began,
         self.seen: dict[str, Tensor] = {}  # and in this step
+        self.priors: dict[str, Tensor] = {}  # by layer, of absent classes, since the window began
+        self.shares: dict[str, Tensor] = {}  # the sum of P over the samples of this step, and their number: (2,)
         self._names: dict[nn.Module, str] = {}
 
     def cover(self, eyes: Iterable[Rule]) -> None:
@@ -90,7 +104,11 @@ class LogitAdjustment:
             return None
         now = self.targets.get(name)
         absent = known if now is None else known & ~now
-        return adjusted(logits, grad, absent, self.prior)
+        prior = self.priors.setdefault(name, torch.tensor(self.prior, device=grad.device))
+        changed, P = adjusted(logits, grad, absent, prior)
+        share = torch.stack([P.sum(), (grad != 0).any(-1).sum() * absent.any()])
+        self.shares[name] = share + self.shares[name] if name in self.shares else share
+        return changed
 
     def see_answers(self, module: nn.Module, logits: Tensor) -> None:
         """What the model answers counts as the targets."""
@@ -114,13 +132,22 @@ class LogitAdjustment:
                 [self.seen[n] if n in self.seen else torch.zeros_like(self.memory[n]) for n in names]
             )
             self.seen |= {name: x > 0 for name, x in zip(names, found, strict=True)}
+        self._pace()
         for name, seen in self.seen.items():
             self.targets[name] = _union(self.targets.get(name), seen)
         self.forget_step()
 
+    def _pace(self) -> None:
+        names = sorted(self.priors)
+        nothing = [torch.zeros(2, device=self.priors[name].device) for name in names]
+        parts = processes.mean([self.shares.get(name, zero) for name, zero in zip(names, nothing, strict=True)])
+        for name, (total, number) in zip(names, parts, strict=True):
+            grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))
+            self.priors[name] = torch.where(number > 0, grown.clamp(LEAST, 1.0), self.priors[name])
+
     def forget_step(self) -> None:
         """Drop what was gathered in this step."""
-        self.seen = {}
+        self.seen, self.shares = {}, {}
 
     @torch.no_grad()
     def consolidate(self) -> None:
@@ -133,11 +160,11 @@ class LogitAdjustment:
 
     def clear(self) -> None:
         """Begin a new window."""
-        self.targets = {}
+        self.targets, self.priors = {}, {}
 
     def tensors(self) -> list[Tensor]:
         """What is kept between steps."""
-        return [*(self.memory or {}).values(), *self.targets.values()]
+        return [*(self.memory or {}).values(), *self.targets.values(), *self.priors.values()]
 
     def absent(self) -> int:
         """How many outputs were targets and are not any more."""
@@ -148,12 +175,14 @@ class LogitAdjustment:
 
     def state_dict(self) -> State:
         """Tensors only."""
-        return {"memory": self.pack(self.memory), "targets": dict(self.targets), "seen": dict(self.seen)}
+        parts = {"targets": self.targets, "seen": self.seen, "priors": self.priors, "shares": self.shares}
+        return {"memory": self.pack(self.memory)} | {key: dict(part) for key, part in parts.items()}
 
     def load_state_dict(self, state: State) -> None:
         """Continue where another stood."""
         self.memory = self.unpack(state["memory"])
-        self.targets, self.seen = self._placed(state["targets"]), self._placed(state["seen"])
+        parts = (self._placed(state[key]) for key in ("targets", "seen", "priors", "shares"))
+        self.targets, self.seen, self.priors, self.shares = parts
 
     def pack(self, memory: dict[str, Tensor] | None) -> State:
         """A memory as named tensors; empty for None."""

@@ -19,8 +19,8 @@ class Settings:
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"
-    pull: float = 5.0
-    absent_prior: float = 0.001
+    pull: float = 6.0
+    absent_prior: float = 0.0002
 
     def __post_init__(self) -> None:
         allowed = get_args(Protection)

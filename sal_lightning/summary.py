@@ -122,7 +122,7 @@ def text(
         }
         if absent := sum(layer.absent for layer in layers):
             what = _number(absent, "output") + " of the last layer, targets before and not now"
-            rows["Absent"] = f"{what}; for the layers before it they count {settings.absent_prior:g} in the softmax"
+            rows["Absent"] = f"{what}: rare, not ruled out, for the layers before it"
     for label, row in rows.items():
         lines += _row(label, row, LINES)
     return "\n".join([*lines, *_warnings(warnings)])

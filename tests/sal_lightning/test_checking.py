@@ -105,7 +105,7 @@ def mappings(state, path=()):
 # What a state may be without.
 OPTIONAL = {"watch", "P", "R", "rows", "directions"}
 BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending", "evidence", "samples", "signals"}
-BY_NAME |= {"sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets"}
+BY_NAME |= {"sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets", "priors", "shares"}
 
 
 @RULES

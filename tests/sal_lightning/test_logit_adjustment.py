@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_the_gradient_is_that_of_the_loss_at_logits_with_the_prior(prior, option
     absent = torch.tensor([True, True, False, False, False, False])
     (G,) = torch.autograd.grad(F.cross_entropy(z, y, **options), z)
     (expected,) = torch.autograd.grad(F.cross_entropy(z + absent * torch.tensor(prior).log(), y, **options), z)
-    torch.testing.assert_close(adjusted(z.detach(), G, absent, prior), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, prior)[0], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_of_a_sequence_each_position_is_a_row():
@@ -71,7 +72,7 @@ def test_of_a_sequence_each_position_is_a_row():
     (G,) = torch.autograd.grad(F.cross_entropy(z.flatten(0, 1), y.flatten()), z)
     shifted = z + absent * torch.tensor(0.01).log()
     (expected,) = torch.autograd.grad(F.cross_entropy(shifted.flatten(0, 1), y.flatten()), z)
-    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01), expected)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01)[0], expected)
 
 
 def test_logits_that_take_no_part_are_left_out():
@@ -81,14 +82,15 @@ def test_logits_that_take_no_part_are_left_out():
     absent = torch.tensor([True, True, False, False, False, False])
     (G,) = torch.autograd.grad(F.cross_entropy(z[:, :4], y), z)
     (expected,) = torch.autograd.grad(F.cross_entropy((z + absent * torch.tensor(0.01).log())[:, :4], y), z)
-    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01), expected)
+    torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01)[0], expected)
 
 
 def test_a_class_is_not_absent_in_a_row_whose_target_it_is():
     z = torch.zeros(2, 3, requires_grad=True)
     y = torch.tensor([0, 1])
     (G,) = torch.autograd.grad(F.cross_entropy(z, y), z)
-    found = adjusted(z.detach(), G, torch.tensor([True, False, False]), 0.5)
+    found, P = adjusted(z.detach(), G, torch.tensor([True, False, False]), 0.5)
+    torch.testing.assert_close(P, torch.tensor([0.0, 1 / 3]))
     assert torch.equal(found[0], G[0])
     # By hand: probabilities 1/5, 2/5, 2/5 in the second row; the mean of two samples.
     torch.testing.assert_close(found[1], torch.tensor([0.1, -0.3, 0.2]))
@@ -99,7 +101,23 @@ def test_what_is_no_gradient_of_competing_logits_stays(loss):
     z = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (G,) = torch.autograd.grad(loss(z, torch.zeros(40, 4)), z)
     assert not competing(G)
-    assert torch.equal(adjusted(z.detach(), G, torch.tensor([True, True, False, False]), 0.01), G)
+    found, P = adjusted(z.detach(), G, torch.tensor([True, True, False, False]), 0.01)
+    assert torch.equal(found, G)
+    assert not P.any()
+
+
+def test_a_normalisation_after_the_layer_is_no_softmax():
+    """Its gradient sums to 0 in each row as well."""
+    z = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (G,) = torch.autograd.grad(F.layer_norm(z, (6,)).sub(1).square()[:, :2].mean(), z)
+    assert (G.sum(-1).abs() < 1e-6).all()
+    assert not competing(G)
+
+
+def test_smoothed_labels_count_as_a_target():
+    z = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (G,) = torch.autograd.grad(F.cross_entropy(z, torch.arange(30) % 6, label_smoothing=0.1), z)
+    assert competing(G)
 
 
 def test_half_precision_counts_as_competing():
@@ -159,6 +177,23 @@ def test_classes_that_come_again_are_not_absent_after_one_step():
     plain = copy.deepcopy(some)
     for got, expected in zip(gradients(some, *batch(51, (0, 2))), gradients(plain, *batch(51, (0, 2))), strict=True):
         assert torch.equal(got, expected)
+
+
+def test_the_prior_grows_while_absent_classes_have_much_of_the_probability():
+    """By hand, over some steps."""
+    some, optimizer, comm = consolidated()
+    expected = 0.01
+    for seed in range(100, 110):
+        x, y = batch(seed, (3, 4))
+        P = some(x).softmax(1)[:, :3].sum(1).mean().item()
+        optimizer.zero_grad()
+        F.cross_entropy(some(x), y).backward()
+        optimizer.step()
+        expected *= math.exp(0.03 * (P - 0.1))
+        assert comm._adjustment.priors["2"].item() == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.011
+    comm.consolidate()
+    assert comm._adjustment.priors == {}
 
 
 def test_micro_batches_come_to_the_same_as_one_batch():
@@ -223,7 +258,7 @@ def test_the_last_layer_may_share_its_input():
     z = (twin.last(h) + h).detach().requires_grad_()
     (G,) = torch.autograd.grad(F.cross_entropy(z, y), z)
     absent = torch.tensor([True, True, True, False, False, False])
-    changed = adjusted(twin.last(h).detach(), G, absent, 0.01)
+    changed, _ = adjusted(twin.last(h).detach(), G, absent, 0.01)
     (expected,) = torch.autograd.grad(h, twin.first.weight, changed @ twin.last.weight.detach() + G)
     torch.testing.assert_close(some.first.weight.grad, expected)
 
@@ -314,11 +349,12 @@ def test_a_head_that_grew_knows_its_old_classes():
     second.consolidate()
     steps(larger, optimizer, [101], (3,))
     assert second._adjustment.absent() == 5
+    prior = second._adjustment.priors["2"]
     twin = copy.deepcopy(larger)
     x, y = batch(102, (3,))
     found = gradients(larger, x, y)
     absent = torch.tensor([True, True, True, False, False, False, True, True])
-    shifted = F.cross_entropy(twin(x) + absent * torch.tensor(0.01).log(), y)
+    shifted = F.cross_entropy(twin(x) + absent * prior.log(), y)
     (expected,) = torch.autograd.grad(shifted, twin[0].weight)
     torch.testing.assert_close(found[0], expected)
 

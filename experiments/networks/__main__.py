@@ -8,11 +8,12 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
+from experiments.filing import Record
 from experiments.networks import page, results
 from experiments.networks.jobs import carry_out
 from experiments.networks.mobilenet import WeightsMissing, weights_file
 from experiments.networks.networks import MOBILENET, NAMES
-from experiments.networks.protocol import BATCH, METHODS, STEPS, Run, data_of, useful
+from experiments.networks.protocol import BATCH, METHODS, STEPS, Run, data_of, known, useful
 from experiments.networks.streams import STREAMS
 from experiments.options import add_data, add_results
 from experiments.pages import rewrite
@@ -23,13 +24,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.networks", description=__doc__)
     made.add_argument("--networks", choices=NAMES, nargs="+", default=NAMES)
     made.add_argument("--streams", choices=tuple(STREAMS), nargs="+", default=tuple(STREAMS))
-    made.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
+    about = f"of {', '.join(METHODS)}, ewc; options may follow: told:pull=0,strength=4, ewc:strength=1e4"
+    made.add_argument("--methods", type=known, nargs="+", default=METHODS, help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
     made.add_argument("--batch", type=int, default=BATCH, help="images a step (default: %(default)s)")
     made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"with ImageNet's weights, for {MOBILENET}")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process (default: %(default)s)")
     made.add_argument("--quick", action="store_true", help="small images, 20 steps a task and one seed")
+    made.add_argument("--variants", type=Path, metavar="FILE.md", help="fill this page's networks-variants block")
     add_data(made)
     add_results(made, "results/networks", "networks block")
     return made
@@ -74,15 +77,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress.advance(bar)
     asked = set(runs)
     records = [record for record in results.read(file) if results.key(record) in asked]
+    report(records, console, args.table, args.variants)
+    console.print(f"{len(todo) - len(failures)} run, {len(runs) - len(todo)} there already, in {file}")
+    if failures:
+        raise SystemExit(f"{len(failures)} failed.")
+
+
+def report(records: Sequence[Record], console: Console, table: Path | None, variants: Path | None) -> None:
+    """Show the tables, and write them into pages."""
     groups = results.grouped(records)
     for stream in STREAMS:
         if rows := list(page.rows(groups, stream)):
             console.print(show.table(stream, page.SHORT, map(page.short, rows)))
-    console.print(f"{len(todo) - len(failures)} run, {len(runs) - len(todo)} there already, in {file}")
-    if args.table and records:
-        rewrite(args.table, "networks", page.page(records))
-    if failures:
-        raise SystemExit(f"{len(failures)} failed.")
+    headings, rows = page.variants(groups)
+    if rows:
+        console.print(show.table("variants, old / new", headings, rows))
+    if table and records:
+        rewrite(table, "networks", page.page(records))
+    if variants and rows:
+        rewrite(variants, "networks-variants", page.variants_page(records))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,23 @@ def rows(groups: Group, stream: str) -> Iterator[tuple[str, ...]]:
             yield network, str(max(map(len, found.values()))), *seen, learned, *scores, warned
 
 
+def variants(groups: Group) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Of the methods with options, and of EWC, old / new on each stream and network: headings and rows."""
+    varied = list(dict.fromkeys(method for _, _, method in groups if method not in METHODS))
+    places = dict.fromkeys((network, stream) for network, stream, method in groups if method in varied)
+    columns = [m for m in METHODS if any((*place, m) in groups for place in places)] + varied
+    made = [
+        (*place, *(str(cell(groups[*place, m])) if (*place, m) in groups else "" for m in columns)) for place in places
+    ]
+    return ["network", "stream", *columns], made
+
+
+def variants_page(records: Sequence[Record]) -> str:
+    """The table of variants, and how to get it again."""
+    made = grid(*variants(grouped(records)))
+    return f"{made}\n{origin(records)}"
+
+
 def short(row: Sequence[str]) -> list[str]:
     """The cells of a row under SHORT."""
     return [row[HEADINGS.index(heading)] for heading in SHORT]

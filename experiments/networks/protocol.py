@@ -11,16 +11,19 @@ import lightning as L
 from lightning.pytorch import Callback
 
 from experiments.continual.data import load
+from experiments.continual.methods import parse
 from experiments.continual.protocol import quiet
 from experiments.continual.protocol import trainer as make_trainer
 from experiments.filing import Record, origin
 from experiments.networks import networks, streams
+from experiments.networks.ewc import EWC
 from experiments.networks.networks import MOBILENET
 from experiments.networks.objective import DENOISER
 from experiments.networks.training import Learner, Scores, Steps, Tell
 from sal_lightning import SALCallback
 
 METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
+VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback, or strength
 SAMPLES = 2000  # of each test set
 FASHION = "fashion-mnist"
 STEPS, BATCH = 250, 32
@@ -49,6 +52,18 @@ class Run(NamedTuple):
         return line + (" --weights FOLDER" if self.network == MOBILENET else "")
 
 
+def known(method: str) -> str:
+    """The method itself, if there is such a one; options of those in VARIED may follow: ``told:pull=0,strength=4``.
+
+    Raises:
+        ValueError: an unknown method, or options that are none.
+    """
+    name, options = parse(method)
+    if name not in (*METHODS, "ewc") or (options and name not in VARIED):
+        raise ValueError(f"Expected method to be one of {(*METHODS, 'ewc')}, with options {VARIED}, got {method!r}.")
+    return method
+
+
 def useful(run: Run, first_seed: int) -> bool:
     """Whether a run can say something that others do not.
 
@@ -60,20 +75,28 @@ def useful(run: Run, first_seed: int) -> bool:
     >>> useful(Run("mlp", "stationary", "told", 0, "mnist"), 0), useful(Run("mlp", "split-two", "joint", 1, "mnist"), 0)
     (False, False)
     """
-    without = {"stationary": ("plain", "told", "joint"), "labels": ("told", "joint"), "split-two-fits": ("joint",)}
+    without = {
+        "stationary": ("plain", "told", "joint", "ewc"),
+        "labels": ("told", "joint", "ewc"),
+        "split-two-fits": ("joint",),
+    }
+    method, _ = parse(run.method)
     once = run.method in ("plain", "joint") or run.network == MOBILENET
     left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
-    return not (run.method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
+    return not (method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
 
 
 def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
     """The method as callbacks."""
-    if run.method == "sal":
-        yield SALCallback()
-    elif run.method == "told" and len(stream.fits) > 1:
-        yield SALCallback(consolidate_on="fit")
-    elif run.method == "told":
-        sal = SALCallback(consolidate_on=None)
+    method, options = parse(run.method)
+    if method == "ewc":
+        yield EWC(stream, **options)
+    elif method == "sal":
+        yield SALCallback(**options)
+    elif method == "told" and len(stream.fits) > 1:
+        yield SALCallback(consolidate_on="fit", **options)
+    elif method == "told":
+        sal = SALCallback(consolidate_on=None, **options)
         yield from (sal, Tell(sal, stream.changes))
 
 
@@ -84,8 +107,7 @@ def run(asked: Run, weights: Path | None = None) -> Record:
         ValueError: an unknown network, stream or method, or a network whose weights are missing.
         ArithmeticError: training diverged.
     """
-    if asked.method not in METHODS:
-        raise ValueError(f"Expected method to be one of {METHODS}, got {asked.method!r}.")
+    known(asked.method)
     arrays = load(asked.data)
     stream = streams.make(asked.stream, arrays, asked.seed, asked.steps, asked.batch)
     L.seed_everything(asked.seed, verbose=False)

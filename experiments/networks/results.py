@@ -23,7 +23,8 @@ def read(file: Path) -> list[Record]:
 def place(run: Run) -> tuple[int, int, int, Run]:
     """Where it stands: networks, streams and methods in the order of their lists, then seeds."""
     streams = list(STREAMS)
-    return NAMES.index(run.network), streams.index(run.stream), METHODS.index(run.method), run
+    method = METHODS.index(run.method) if run.method in METHODS else len(METHODS)
+    return NAMES.index(run.network), streams.index(run.stream), method, run
 
 
 def key(record: Record) -> Run:

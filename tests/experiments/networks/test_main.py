@@ -61,3 +61,19 @@ def test_by_default_all_that_is_useful_is_run():
     assert {run.data for run in runs if run.network == "mobilenet-imagenet"} == {"fashion-mnist"}
     chosen = parser().parse_args(["--networks", "gru", "--streams", "labels", "--seeds", "4", "5"])
     assert [(run.method, run.seed) for run in wanted(chosen)] == [("plain", 4), ("sal", 4), ("sal", 5)]
+
+
+def test_variants_have_a_table_of_their_own(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    asked = ["told", "told:pull=0", "ewc:strength=100"]
+    main([*QUICK, *asked, "--out", str(tmp_path), "--variants", str(page)])
+    assert "variants, old / new" in capsys.readouterr().out
+    heading = next(line for line in page.read_text().splitlines() if line.startswith("| network"))
+    assert [cell.strip() for cell in heading.strip("|").split("|")] == [
+        "network",
+        "stream",
+        "told",
+        "ewc:strength=100",
+        "told:pull=0",
+    ]
+    assert "--methods told ewc:strength=100 told:pull=0" in page.read_text()

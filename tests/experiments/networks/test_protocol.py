@@ -137,5 +137,7 @@ def test_runs_that_add_nothing_are_left_out():
 def test_mobilenet_is_shown_clothes_and_unknown_methods_are_refused():
     assert data_of("mobilenet-imagenet", "mnist") == "fashion-mnist"
     assert (data_of("mlp", "mnist"), data_of("mobilenet-imagenet", "digits")) == ("mnist", "digits")
-    with pytest.raises(ValueError, match=r"method to be one of \('plain', .*, got 'ewc'"):
-        record(method="ewc")
+    with pytest.raises(ValueError, match=r"method to be one of \('plain', .*, got 'lwf'"):
+        record(method="lwf")
+    with pytest.raises(ValueError, match=r"with options \('sal', .*, got 'plain:pull=0'"):
+        record(method="plain:pull=0")

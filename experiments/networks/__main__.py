@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"with ImageNet's weights, for {MOBILENET}")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process (default: %(default)s)")
     made.add_argument("--quick", action="store_true", help="small images, 20 steps a task and one seed")
-    made.add_argument("--variants", type=Path, metavar="FILE.md", help="fill this page's networks-variants block")
+    made.add_argument(
+        "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants on these data"
+    )
     add_data(made)
     add_results(made, "results/networks", "networks block")
     return made
@@ -95,7 +97,7 @@ def report(records: Sequence[Record], console: Console, table: Path | None, vari
     if table and records:
         rewrite(table, "networks", page.page(records))
     if variants and rows:
-        rewrite(variants, "networks-variants", page.variants_page(records))
+        rewrite(variants, f"networks-variants-{records[0]['data']}", page.variants_page(records))
 
 
 if __name__ == "__main__":

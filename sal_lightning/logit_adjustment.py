@@ -11,11 +11,12 @@ from sal_lightning.rules.subspace import Subspace
 
 SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # of the prior: see LogitAdjustment
 ALONE = 0.9  # of what is negative in the gradient: the targets' share, where each row has one
+OUT = -1e30  # a logit that takes no part
 ROUNDING = 1e4, 2e-2  # what rows may sum to, in their size: machine precisions, and at most
 
 
-def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of the cross-entropy at logits in which ``absent`` classes have this prior, the others 1.
+def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> tuple[Tensor, Tensor]:
+    """What has to be added to a cross-entropy's gradient where ``absent`` classes have this prior, the others 1.
 
     With ``p = softmax(z)``, P the probability of the absent classes and D their gradient, summed:
     ``Z = 1 − (1 − prior) P``, absent ``g ← prior · g / Z``, others ``g ← g + (1 − prior) p D / Z``.
@@ -29,30 +30,32 @@ def adjusted(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> tup
         prior: in (0, 1]; 1 changes nothing.
 
     Returns:
-        The gradient (..., n), and P of each row (...). A gradient that is no cross-entropy's stays, and P is 0: see
-        ``competing``.
+        The change (..., n), in single precision, and P of each row, (...).
     """
     g = G.float()
-    p = torch.softmax(z.float().masked_fill(g == 0, -torch.inf), -1).nan_to_num(0.0)
+    p = torch.softmax(z.float().masked_fill(g == 0, OUT), -1)
     pushed = absent & (g > 0)
     P, D = (p * pushed).sum(-1, keepdim=True), (g * pushed).sum(-1, keepdim=True)
     Z = 1 - (1 - prior) * P
-    found = torch.where(pushed, prior * g / Z, g + (1 - prior) * p * D / Z)
-    fits = competing(G)
-    return torch.where(fits, found, g).to(G.dtype), P[..., 0] * fits
+    return torch.where(pushed, (prior / Z - 1) * g, (1 - prior) * D / Z * p), P[..., 0]
 
 
-def competing(G: Tensor) -> Tensor:
-    """Whether a gradient (..., n) is that of a softmax with one target a row: ().
+def targets(G: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row of a gradient (..., n) has its target, and whether it is that of a softmax with one target a row.
 
-    A row then sums to 0, since a softmax only compares logits, and is negative at the target alone. Judged are all rows
+    Such a row sums to 0, since a softmax only compares logits, and is negative at the target alone. Judged are all rows
     together, by their sizes: of a sample that is learned, nothing but rounding is left.
+
+    Returns:
+        Indices (...), n where a row has no target; and a bool, ().
     """
     times, most = ROUNDING
     g = G.float()
-    size, low = g.abs().sum(), g.amin(-1).clamp(max=0).sum()
+    low, at = g.min(-1)
+    size, low = g.abs().sum(), low.clamp(max=0)
     balanced = g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * size
-    return balanced & (-low >= ALONE * g.clamp(max=0).abs().sum())
+    fits = balanced & (-low.sum() >= ALONE * size / 2)  # half of a balanced gradient is negative
+    return torch.where((low < 0) & fits, at, G.shape[-1]), fits
 
 
 class LogitAdjustment:
@@ -89,7 +92,7 @@ class LogitAdjustment:
         return self._names.get(module) in (self.memory or {})
 
     def see(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
-        """Note the targets in the gradient at a layer's output; returns that with absent classes adjusted.
+        """Note the targets in the gradient at a layer's output; returns what has to be added to it, None for nothing.
 
         Args:
             module: the layer.
@@ -98,29 +101,29 @@ class LogitAdjustment:
         """
         if (name := self._names.get(module)) is None or grad.dim() < 2 or not grad.is_floating_point():
             return None
-        self._note(name, grad)
+        at, fits = targets(grad)
+        self._note(name, at, grad.shape[-1])
         known = (self.memory or {}).get(name)
         if known is None or logits is None or len(known) != grad.shape[-1]:
             return None
         now = self.targets.get(name)
         absent = known if now is None else known & ~now
-        prior = self.priors.setdefault(name, torch.tensor(self.prior, device=grad.device))
-        changed, P = adjusted(logits, grad, absent, prior)
-        share = torch.stack([P.sum(), (grad != 0).any(-1).sum() * absent.any()])
+        if absent.device.type == "cpu" and not absent.any():
+            return None  # on a device nobody waits to know
+        if name not in self.priors:
+            self.priors[name] = torch.tensor(self.prior, device=grad.device)
+        change, P = adjustment(logits, grad, absent, self.priors[name])
+        share = torch.stack([P.sum(), (at < grad.shape[-1]).sum()]) * (fits & absent.any())
         self.shares[name] = share + self.shares[name] if name in self.shares else share
-        return changed
+        return (change * fits).to(grad.dtype)
 
     def see_answers(self, module: nn.Module, logits: Tensor) -> None:
         """What the model answers counts as the targets."""
         if (name := self._names.get(module)) is not None and logits.dim() > 1:
-            self._note(name, -logits, any_size=True)
+            self._note(name, logits.argmax(-1), logits.shape[-1])
 
-    def _note(self, name: str, G: Tensor, any_size: bool = False) -> None:
-        n = G.shape[-1]
-        least, at = G.min(-1)
-        if not any_size:  # a row of zeros has no target
-            at = torch.where((least < 0) & competing(G), at, n)
-        seen = torch.zeros(n + 1, dtype=torch.bool, device=G.device)
+    def _note(self, name: str, at: Tensor, n: int) -> None:
+        seen = torch.zeros(n + 1, dtype=torch.bool, device=at.device)
         seen[at.flatten()] = True
         self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
 
@@ -138,12 +141,13 @@ class LogitAdjustment:
         self.forget_step()
 
     def _pace(self) -> None:
-        names = sorted(self.priors)
-        nothing = [torch.zeros(2, device=self.priors[name].device) for name in names]
-        parts = processes.mean([self.shares.get(name, zero) for name, zero in zip(names, nothing, strict=True)])
-        for name, (total, number) in zip(names, parts, strict=True):
-            grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))
-            self.priors[name] = torch.where(number > 0, grown.clamp(LEAST, 1.0), self.priors[name])
+        names = sorted(self.memory or {}) if processes.count() > 1 else list(self.shares)
+        nothing = {name: torch.zeros(2, device=self.memory[name].device) for name in names if self.memory}
+        shares = processes.mean([self.shares.get(name, nothing[name]) for name in names])
+        for name, (total, number) in zip(names, shares, strict=True):
+            if name in self.priors:
+                grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))
+                self.priors[name] = torch.where(number > 0, grown.clamp(LEAST, 1.0), self.priors[name])
 
     def forget_step(self) -> None:
         """Drop what was gathered in this step."""

@@ -92,14 +92,17 @@ class OutputGradient:
     def _add(self, number: int, logits: Sequence[Tensor], changes: list[Tensor], grad: Tensor, place: int) -> None:
         if not grad.numel() or self.module is None:
             return
-        changed = None
+        change = None
         if self.adjustment is not None and not self.predicts and not torch.is_grad_enabled():  # no second derivatives
-            changed = self.adjustment.see(self.module, grad.detach(), logits[place] if logits else None)
+            change = self.adjustment.see(self.module, grad.detach(), logits[place] if logits else None)
         edges = self._edges.get(number, [])
         if edges and self.fisher is not None:
             scale = self.scaler.scale(torch.ones((), device=grad.device)) if scales(self.scaler) else None
             self.fisher.see(
-                edges[place], grad if changed is None else changed, scale, tokens=isinstance(self.module, nn.Linear)
+                edges[place],
+                grad if change is None else grad + change,
+                scale,
+                tokens=isinstance(self.module, nn.Linear),
             )
         samples = grad.detach().flatten(1) if grad.dim() > 1 else grad.detach()
         found = torch.linalg.vector_norm(samples.float(), dim=-1).sum()
@@ -107,8 +110,8 @@ class OutputGradient:
             found = found / self.scaler.scale(torch.ones_like(found))
         self.total = found if self.total is None else self.total + found
         self._answer = Readback(self.total[None])
-        if changed is not None:
-            changes.append(changed - grad.detach())
+        if change is not None:
+            changes.append(change)
 
     def _pass_on(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
         """The layers before the last get the changed gradient; the last gets its own."""

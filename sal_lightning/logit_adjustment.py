@@ -99,8 +99,8 @@ class LogitAdjustment:
             grad: the gradient there.
             logits: the output; it may be left out where the layer holds nothing.
         """
-        if (name := self._names.get(module)) is None or grad.dim() < 2 or not grad.is_floating_point():
-            return None
+        if (name := self._names.get(module)) is None or grad.dim() != 2 or not grad.is_floating_point():
+            return None  # of sequences, as in a language model, each place would cost a pass over the vocabulary
         at, fits = targets(grad)
         self._note(name, at, grad.shape[-1])
         known = (self.memory or {}).get(name)
@@ -119,7 +119,7 @@ class LogitAdjustment:
 
     def see_answers(self, module: nn.Module, logits: Tensor) -> None:
         """What the model answers counts as the targets."""
-        if (name := self._names.get(module)) is not None and logits.dim() > 1:
+        if (name := self._names.get(module)) is not None and logits.dim() == 2:
             self._note(name, logits.argmax(-1), logits.shape[-1])
 
     def _note(self, name: str, at: Tensor, n: int) -> None:

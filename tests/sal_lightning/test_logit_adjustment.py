@@ -398,6 +398,19 @@ def test_a_row_without_a_target_says_nothing():
     assert comm._adjustment.absent() == 3
 
 
+def test_of_sequences_nothing_is_noted():
+    some = model()
+    optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None, absent_prior=0.01)
+    for seed in range(3):
+        x, y = batch(seed, (0, 1))
+        optimizer.zero_grad()
+        F.cross_entropy(some(x.view(4, 6, 4)).flatten(0, 1), y).backward()
+        optimizer.step()
+    comm.consolidate()
+    assert comm._adjustment.memory is None
+
+
 def test_without_it_nothing_is_kept():
     _, _, comm = consolidated(prior=1.0)
     assert comm._adjustment.memory is None

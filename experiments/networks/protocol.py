@@ -68,7 +68,7 @@ def useful(run: Run, first_seed: int) -> bool:
     """Whether a run can say something that others do not.
 
     Where nothing changes there is nothing to be told and nothing to forget. Where old images get new labels nobody
-    can know both. Plain and joint training are there to compare with: one seed of them is enough, and what two fits
+    can know both. Plain and joint training, and EWC, are there to compare with: one seed is enough, and what two fits
     draw from all tasks is what one fit draws. MobileNetV2 costs as much as all others: it has one seed, and three
     streams.
 
@@ -81,7 +81,7 @@ def useful(run: Run, first_seed: int) -> bool:
         "split-two-fits": ("joint",),
     }
     method, _ = parse(run.method)
-    once = run.method in ("plain", "joint") or run.network == MOBILENET
+    once = method in ("plain", "joint", "ewc") or run.network == MOBILENET
     left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
     return not (method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
 

@@ -19,13 +19,21 @@ from experiments.options import add_data, add_results
 from experiments.pages import rewrite
 
 
+def method(text: str) -> str:
+    """One that there is; what is wrong with another is said by argparse."""
+    try:
+        return known(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m experiments.networks", description=__doc__)
     made.add_argument("--networks", choices=NAMES, nargs="+", default=NAMES)
     made.add_argument("--streams", choices=tuple(STREAMS), nargs="+", default=tuple(STREAMS))
     about = f"of {', '.join(METHODS)}, ewc; options may follow: told:pull=0,strength=4, ewc:strength=1e4"
-    made.add_argument("--methods", type=known, nargs="+", default=METHODS, help=about)
+    made.add_argument("--methods", type=method, nargs="+", default=METHODS, help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
     made.add_argument("--batch", type=int, default=BATCH, help="images a step (default: %(default)s)")

@@ -77,3 +77,9 @@ def test_variants_have_a_table_of_their_own(tmp_path, capsys):
         "told:pull=0",
     ]
     assert "--methods told ewc:strength=100 told:pull=0" in page.read_text()
+
+
+def test_an_unknown_method_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--methods", "tolt:pull=0"])
+    assert "Expected method to be one of ('plain', 'sal', 'told', 'joint', 'ewc')" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def calling(number, name, /, **arguments):
 SCRIPT = {
     "Please pay Ann what she is owed.": [
         calling(1, "look_up", name="Ann"),
-        calling(2, "pay", to="Ann", amount=4000),
+        calling(2, "pay", to="Ann", amount=4000.5),
         calling(3, "pay", to="Ann", amount=40),
         AIMessage("Ann has been paid the 40 euros of the ledger, with accuracy and care."),
     ],

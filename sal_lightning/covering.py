@@ -18,6 +18,7 @@ from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings
 
 Eye = Subspace | Tokens  # a rule that looks at its layer's input
+RECURRENT = 4  # times as strong as others recurrent layers are held
 
 
 def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Parameter]:
@@ -90,7 +91,9 @@ def layer_rules(
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
     if isinstance(layer.module, nn.Embedding):
         return Tokens(layer.name, names, layer.module, settings.strength, layer.modules)
-    return Subspace(layer, names, settings.strength, settings.recall, settings.share)
+    # A change of a recurrent weight acts anew in every time step of a sequence.
+    times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
+    return Subspace(layer, names, times * settings.strength, settings.recall, settings.share)
 
 
 def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:

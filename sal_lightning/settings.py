@@ -15,11 +15,11 @@ class Settings:
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"
-    strength: float = 0.5
+    strength: float = 0.25
     recall: float = 0.5
     share: float = 1.0
     running_statistics: Statistics = "keep"
-    pull: float = 6.0
+    pull: float = 5.0
     absent_prior: float = 0.0002
 
     def __post_init__(self) -> None:

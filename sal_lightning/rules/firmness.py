@@ -1,6 +1,7 @@
 """How firmly each direction is held, and as one all those that were not kept.
 
-Letters: ``s`` stability of a direction, ``s̄`` of the rest, ``f`` what is held back of a direction beyond that.
+Letters: ``s`` stability of a direction, ``s̄`` of the rest, ``f`` what is held back of a direction beyond that,
+``α`` the strength.
 """
 
 import torch
@@ -11,6 +12,19 @@ from sal_lightning.directions import Directions
 
 GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
 LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it
+PACE = 500  # steps after a consolidation by which the strength has grown by itself,
+MOST = 8  # at most to so many times itself
+
+
+def firmed(strength: float, steps: int) -> float:
+    """The strength ``α min(1 + t/500, 8)`` after t steps since a consolidation.
+
+    What passes along a held direction adds up over the steps. New data teaches the network most in its first steps.
+
+    >>> firmed(0.25, 0), firmed(0.25, 500), firmed(0.25, 100_000)
+    (0.25, 0.5, 2.0)
+    """
+    return strength * min(1 + steps / PACE, MOST)
 
 
 def firmness(s: Tensor, s_rest: Tensor) -> Tensor:

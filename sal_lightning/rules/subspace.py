@@ -12,7 +12,7 @@ from sal_lightning.layers import Layer, Reals
 from sal_lightning.processes import agree, shards, totals
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
-from sal_lightning.rules.firmness import LEAST, hold, worth
+from sal_lightning.rules.firmness import LEAST, MOST, firmed, hold, worth
 from sal_lightning.rules.memory import Memory
 from sal_lightning.rules.scores import Scores
 from sal_lightning.window import Window, probe
@@ -179,7 +179,7 @@ class Subspace(Rule):
         k = m.f.shape[-1]
         o = self.window.outside(k).clamp(LEAST, 1)
         self.demand.measure(o)
-        f, s_rest = hold(m.directions, k, o, m.strength)
+        f, s_rest = hold(m.directions, k, o, firmed(m.strength, self.age))
         self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
@@ -189,7 +189,7 @@ class Subspace(Rule):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
-        k = worth(found, self.strength)
+        k = worth(found, MOST * self.strength)  # what will be worth it once it is held as firmly as it ever is
         # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
         f, s_rest = hold(found, k, torch.full_like(found.rest, LEAST), self.strength)
         A = self.layer.along(self.weights(), found.U[..., :k]).float()

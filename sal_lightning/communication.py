@@ -66,7 +66,8 @@ class CommunicationLayer:
         protection: the grain: ``"subspace"``, ``"element"`` or ``"tensor"``, see ``sal_lightning.rules``.
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit of a
             ``SALCallback``; here the same as None), every so many steps, or ``None`` (only ``consolidate()``).
-        strength: > 0; a direction of mean energy is held with stability ``1 / (1 + 1/strength)``.
+        strength: > 0; just after a consolidation a direction of mean energy is held with stability
+            ``1 / (1 + 1/strength)``. It grows by itself every 500 steps, at most to eight times itself.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it

@@ -1,3 +1,4 @@
+import math
 from functools import cache
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.rules import subspace
+from sal_lightning.rules import firmness, subspace
 from tests.everywhere.common import (
     AFTER,
     BEFORE,
@@ -135,6 +136,7 @@ def test_gradient_and_update_are_each_held_back_once(clip, monkeypatch):
     monkeypatch.setattr(subspace, "SETTLE", 1)
     monkeypatch.setattr(subspace, "LEAST", 1.0)  # what is held stays the same, whatever present data asks
     monkeypatch.setattr(subspace, "MASK", 16)
+    monkeypatch.setattr(firmness, "PACE", math.inf)
     torch.manual_seed(0)
     wide = 40
     model = nn.Linear(wide, 3)

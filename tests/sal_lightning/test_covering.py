@@ -34,6 +34,20 @@ def test_every_parameter_has_exactly_one_rule(protection):
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
 
 
+def test_recurrent_layers_are_held_more_firmly():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.cell, self.head = nn.LSTM(3, 4), nn.GRUCell(4, 4), nn.Linear(4, 2)
+
+    reader = Reader()
+    rules = covering.rules_for(Settings(strength=0.5), dict(reader.named_parameters()), reader)
+    firm = {rule.layer.name: rule.strength for rule in rules if isinstance(rule, Subspace)}
+    assert firm.pop("head") == 0.5
+    assert len(firm) == 4
+    assert set(firm.values()) == {2.0}
+
+
 def test_a_shared_weight_is_covered_once():
     net = model()
     net[1].weight = nn.Parameter(torch.zeros(5, 4))
@@ -93,7 +107,7 @@ def test_only_what_the_optimizer_owns_is_covered():
 def test_complex_weights_are_protected_weight_by_weight():
     model = nn.Linear(4, 2, dtype=torch.complex64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=4.0)
     assert set(comm.coverage().values()) == {"element"}
     for _ in range(3):
         model(torch.randn(8, 4, dtype=torch.complex64)).abs().square().mean().backward()

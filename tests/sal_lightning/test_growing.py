@@ -221,7 +221,8 @@ def test_rows_added_to_an_embedding_are_free_and_the_old_ones_stay_held(tmp_path
 def test_a_second_adapter_is_free_and_the_first_one_stays_known(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True)
-    net, callback = peft.get_peft_model(gpt2(), config, adapter_name="one"), SALCallback(consolidate_on=None)
+    net = peft.get_peft_model(gpt2(), config, adapter_name="one")
+    callback = SALCallback(consolidate_on=None, strength=4.0)
     trainer(tmp_path, [callback]).fit(Language(net), texts(0, 25))
     callback.consolidate()
     held = callback.spectrum()

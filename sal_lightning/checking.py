@@ -242,7 +242,8 @@ def _analyzer(x: Any, at: str) -> None:
 def _watch(x: Any, at: str) -> None:
     if x is not None:
         field = _fields({"rank": _whole}, {"d": _whole, "window": _or_empty(_window)})
-        _fields({"steps": _whole, "field": field})(x, at)
+        shift = _fields({"mean": _tensor(-LARGE, LARGE), "weight": _SHARE, "logs": _tensor(-LARGE, LARGE)})
+        _fields({"steps": _whole, "field": field, "shift": _or_empty(shift)})(x, at)
         if ("d" in x["field"]) != ("window" in x["field"]):
             raise ValueError(f"Expected {at}['field'] to have both 'd' and 'window', or neither.")
 

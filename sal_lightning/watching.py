@@ -12,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from sal_lightning import processes
 from sal_lightning.compiling import uncompiled
-from sal_lightning.field import EmergenceField
+from sal_lightning.field import COHERENT, NOVEL, EmergenceField
 from sal_lightning.layers import plain_name, rows
+from sal_lightning.mean_shift import MeanShift
 from sal_lightning.padding import Padding
 from sal_lightning.surroundings import in_backward, on_weight_gradient
 
@@ -55,7 +56,7 @@ class Watch:
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}.")
-        self.name, self.field = name, EmergenceField()
+        self.name, self.field, self.shift = name, EmergenceField(), MeanShift()
         self.steps = 0
         self.seen: Tensor | None = None  # (4,) what the last look that was measured found
         self._rows: list[Tensor] = []  # of this step
@@ -98,35 +99,53 @@ class Watch:
         x = torch.cat(self._rows) if self._rows else None
         self.forget()
         if x is not None and self._is_other(x):
-            self.field, self.steps = EmergenceField(), 0
-        self.seen = self.field.look(x) if measure and x is not None else None
+            self.field, self.shift, self.steps = EmergenceField(), MeanShift(), 0
+        self.seen = self._measured(x) if measure and x is not None else None
         if self.due:
             self._learn(x, 1 if self.steps < DENSE else EVERY)
         self.steps += 1
 
+    def _measured(self, x: Tensor) -> Tensor:
+        """As the field's look, but with the novelty of the states' mean."""
+        together, _, inside, _ = self.field.look(x)
+        x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
+        with torch.autocast(x.device.type, enabled=False):
+            new = self.shift.measure(x)
+        emergence = (together >= COHERENT) & (new >= NOVEL)
+        return torch.stack([together, new, inside, emergence.to(x.dtype)])
+
     def _learn(self, x: Tensor | None, steps: int) -> None:
         """All processes keep one field: the mean of what they saw; a step that one of them did not see is left out."""
         if x is not None and processes.count() == 1:
-            self.field.update(x, steps)
+            self._update(x, steps)
         elif processes.count() > 1:
             saw = torch.tensor([float(x is not None)], device=self._device)
             if processes.mean([saw])[0] < 1:
                 return
             assert x is not None
-            self.field.update(x, steps)
+            self._update(x, steps)
             w = self.field.window
             assert w is not None
             assert w.Y is not None
-            w.Y, w.trace, w.weight, w.inside = processes.mean([w.Y, w.trace, w.weight, w.inside])
+            w.Y, w.trace, w.weight, w.inside, *shift = processes.mean(
+                [w.Y, w.trace, w.weight, w.inside, *self.shift.tensors()]
+            )
+            self.shift.set_tensors(shift)
+
+    def _update(self, x: Tensor, steps: int) -> None:
+        self.field.update(x, steps)
+        with torch.autocast(x.device.type, enabled=False):
+            self.shift.update(torch.where(x.isfinite().all(1, keepdim=True), x, 0.0), steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
-        return {"steps": self.steps, "field": self.field.state_dict()}
+        return {"steps": self.steps, "field": self.field.state_dict(), "shift": self.shift.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue where another stood."""
         self.steps = state["steps"]
         self.field.load_state_dict(state["field"], device)
+        self.shift.load_state_dict(state["shift"], device)
 
     def _listener(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled

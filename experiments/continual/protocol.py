@@ -107,15 +107,17 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def trainer(callbacks: Sequence[Callback], accelerator: str, logger: Logger | None = None) -> L.Trainer:
-    """One epoch is the whole stream; nothing is written but by a logger."""
+def trainer(
+    callbacks: Sequence[Callback], accelerator: str, logger: Logger | None = None, every: int = LOG_STEPS
+) -> L.Trainer:
+    """One epoch is the whole stream; nothing is written but by a logger, every so many steps."""
     return L.Trainer(
         max_epochs=1,
         accelerator=accelerator,
         devices=1,
         callbacks=list(callbacks),
         logger=logger or False,
-        log_every_n_steps=LOG_STEPS,
+        log_every_n_steps=every,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -28,7 +28,7 @@ from sal_lightning import SALCallback
 
 NETWORKS = "mlp", "convnet-groupnorm", "gru", "vit-patch4"
 STREAMS = "split-two", "permuted", "brighter", "split-five", "stationary"
-STEPS, BATCH, SAMPLES = 250, 32, 2000  # steps a task, images a step, test images of a task
+STEPS, BATCH, SAMPLES = 250, 32, 2000  # steps a task if nothing else is said, images a step, test images of a task
 START, NEAR = 20, 30  # steps at the start, and after a change, that belong to it
 FROZEN = 1e6  # strength of a hold that lets nothing through
 HEADINGS = ("network", "stream", "held", "at the start", "after a change", "elsewhere", "spectrum", "learned")
@@ -51,11 +51,13 @@ class Run(NamedTuple):
     frozen: bool
     seed: int
     data: str
+    each: int = STEPS  # steps a task
 
     @property
     def name(self) -> str:
         """For a file."""
-        return f"{self.network}-{self.stream}{'-frozen' * self.frozen}-{self.data}-seed{self.seed}"
+        kind = f"{self.network}-{self.stream}{'-frozen' * self.frozen}"
+        return f"{kind}-{self.data}-steps{self.each}-seed{self.seed}"
 
 
 class Readings(Callback):
@@ -76,7 +78,7 @@ class Readings(Callback):
 def run(asked: Run) -> Record:
     """Train once through the stream."""
     arrays = load(asked.data)
-    stream = streams.make(asked.stream, arrays, asked.seed, STEPS, BATCH)
+    stream = streams.make(asked.stream, arrays, asked.seed, asked.each, BATCH)
     L.seed_everything(asked.seed, verbose=False)
     learner = Learner(asked.network, networks.make(asked.network, round(arrays.train_x.shape[1] ** 0.5)))
     sal = SALCallback(strength=FROZEN) if asked.frozen else SALCallback()
@@ -117,9 +119,9 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
     for network in args.networks:
         for stream in args.streams:
             for seed in args.seeds:
-                yield Run(network, stream, False, seed, args.data)
+                yield Run(network, stream, False, seed, args.data, args.steps)
                 if stream == "split-five":
-                    yield Run(network, stream, True, seed, args.data)
+                    yield Run(network, stream, True, seed, args.data, args.steps)
 
 
 def page(records: Sequence[Record]) -> str:
@@ -136,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--networks", choices=networks.NAMES, nargs="+", default=NETWORKS)
     made.add_argument("--streams", choices=tuple(streams.STREAMS), nargs="+", default=STREAMS)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
     add_data(made)
     add_results(made, "results/readings", "readings block")
     args = made.parse_args(argv)

@@ -49,7 +49,9 @@ def in_a_fork(name: str, folder: Path, settings: dict[str, Any], asked: dict[str
     sources = [cell.source for cell in cells]
     sources[at] += "".join(f"\n{name} = {value!r}" for name, value in settings.items())
     (folder / "cells.json").write_text(json.dumps(sources))
-    env = {**os.environ, "PLOTLY_RENDERER": "plotly_mimetype", "IPYTHONDIR": str(folder)}
+    # IPython warns of an environment that is active while that of another checkout runs.
+    ours = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env = {**ours, "PLOTLY_RENDERER": "plotly_mimetype", "IPYTHONDIR": str(folder)}
     done = forked.run(CELLS, folder, cwd=folder, env=env, timeout=600)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -126,10 +126,10 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
 
 def page(records: Sequence[Record]) -> str:
     """The table and where it is from."""
-    quiet = [record for record in records if not record["frozen"]]
-    steps, rows = sum(record["steps"] for record in quiet), [cells(record) for record in records]
-    said = f"Something emerged elsewhere in {sum(int(row[5]) for row in rows)} of {steps:,} steps.\n"
-    return "\n".join([NOTE, grid(HEADINGS, rows), said, source(records[0])])
+    by_default = [record for record in records if not record["frozen"]]
+    elsewhere, steps = sum(int(cells(r)[5]) for r in by_default), sum(r["steps"] for r in by_default)
+    said = f"Held by default, something emerged elsewhere in {elsewhere} of {steps:,} steps.\n"
+    return "\n".join([NOTE, grid(HEADINGS, map(cells, records)), said, source(records[0])])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -37,7 +37,8 @@ class SALCallback(Driver, Callback):
         consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), a
             number of steps, or ``None`` (only by ``consolidate()`` and ``remember()``).
         strength: > 0; just after a consolidation a direction of mean energy is held with stability
-            ``1 / (1 + 1/strength)``. It grows by itself every 500 steps, at most to eight times itself.
+            ``1 / (1 + 1/strength)``. It grows with the steps since then, by its own value every 500 steps, up to
+            eight times that, and is four times as large for recurrent layers. The element rule keeps it constant.
         recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
         share: in (0, 1]; no more directions are kept than hold this share of the energy.
         name: tells several of these callbacks in one Trainer apart: its values are logged as ``sal/NAME/…``.

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.continual.data import OWN, SHARED, load
 from sal_lightning import SALCallback
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.metrics import AverageAccuracy
 from sal_lightning.report import plots, reading
 from sal_page.themes import THEMES, template

@@ -14,8 +14,8 @@ from typing_extensions import override
 from experiments.continual.model import MLP
 from experiments.continual.protocol import Result, run
 from experiments.continual.streams import StreamName
-from sal_lightning.cascade import PulseCascade
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
+from sal_lightning.emergence.cascade import PulseCascade
 from sal_lightning.report import flow
 from sal_lightning.report.page import write
 from sal_lightning.report.reading import CASCADE, read

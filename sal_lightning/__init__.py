@@ -1,11 +1,11 @@
 """Self-Alignment Learning: training that measures what a network has settled on and protects it while it learns on."""
 
 from sal_lightning.callback import SALCallback
-from sal_lightning.cascade import PulseCascade
 from sal_lightning.communication import CommunicationLayer
-from sal_lightning.field import EmergenceField, EmergenceState
-from sal_lightning.population import Lineage, Pulse
-from sal_lightning.resonance import emergence_select
+from sal_lightning.emergence.cascade import PulseCascade
+from sal_lightning.emergence.field import EmergenceField, EmergenceState
+from sal_lightning.emergence.population import Lineage, Pulse
+from sal_lightning.emergence.selection import emergence_select
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum
 
 __version__ = "0.1.0"

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sal_lightning import evidence
+from sal_lightning import consolidation_reasons
 from sal_lightning.communication import CommunicationLayer
-from sal_lightning.notices import Notices
+from sal_lightning.emergence.activations import AUTO, Watch
 from sal_lightning.settings import Settings
 from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.summary import Account, short, text
-from sal_lightning.watching import AUTO, Watch
+from sal_lightning.user_warnings import Notices
 
 BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
@@ -55,8 +55,8 @@ class Answers:
         live = [(layer.step, layer.events, layer.evidence) for layer in self.layers]
         saved = [(one["step"], one["events"], one.get("evidence", {})) for one in self._waiting.get("layers", [])]
         known = saved or live
-        parts = [evidence.count(events, why) for _, events, why in known]
-        counts = evidence.Counts(*(sum(column) for column in zip(*parts, strict=True)))
+        parts = [consolidation_reasons.count(events, why) for _, events, why in known]
+        counts = consolidation_reasons.Counts(*(sum(column) for column in zip(*parts, strict=True)))
         suspects = any(layer.suspects for layer in self.layers)
         return Account(
             # Trainers ask for the repr of their callbacks: no device is waited for where nothing can be held.

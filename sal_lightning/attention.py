@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sal_lightning.distributed import sharded
 from sal_lightning.padding import Real
-from sal_lightning.processes import sharded
 from sal_lightning.sampling import sample
 
 FEW = 8  # sequences that are run again; more where they are too short to give enough rows

@@ -9,15 +9,15 @@ from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
 from sal_lightning.answers import BANDS, FIELD, SHARES
-from sal_lightning.driver import Driver
+from sal_lightning.emergence.activations import AUTO
+from sal_lightning.grad_scaler import scales
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.report import panels
 from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
-from sal_lightning.scaling import scales
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
-from sal_lightning.watching import AUTO
+from sal_lightning.trainer_callback import Driver
 
 TAKEN = ("layers", "observed")  # what follows sal/ already
 # Strategies that hand out neither whole gradients nor whole rows of them.

@@ -13,28 +13,28 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import averaging, checking, compiling, covering, processes
-from sal_lightning.covering import Coverage, Eye
-from sal_lightning.detection import Detection
-from sal_lightning.evidence import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
-from sal_lightning.hearing import Hearing
+from sal_lightning import averaged_weights, coverage, distributed, state_validation, torch_compile
+from sal_lightning.batch_norm import RunningStatistics
+from sal_lightning.change_detection import Detection
+from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
+from sal_lightning.coverage import Coverage, Eye
+from sal_lightning.forward_hooks import Hearing
+from sal_lightning.grad_scaler import unit
 from sal_lightning.logit_adjustment import LogitAdjustment
-from sal_lightning.notices import Notices
 from sal_lightning.novelty import CONFIRM, SUSPECT
-from sal_lightning.output import OutputGradient
+from sal_lightning.optimizer_hooks import Stepping, Unstepped, unwrapped
+from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.padding import Padding
 from sal_lightning.provisional import Provisional
 from sal_lightning.pull import Pull
-from sal_lightning.reached import Reached
 from sal_lightning.remembering import energies, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
 from sal_lightning.rules.subspace import keep_pace
-from sal_lightning.running import RunningStatistics
-from sal_lightning.scaling import unit
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
-from sal_lightning.stepping import Stepping, Unstepped, unwrapped
+from sal_lightning.step_inputs import Reached
 from sal_lightning.surroundings import exactly
+from sal_lightning.user_warnings import Notices
 
 VERSION = 5  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
@@ -108,7 +108,7 @@ class CommunicationLayer:
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        covering.check(model, optimizer)
+        coverage.check(model, optimizer)
         self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
         self.detection = Detection()
@@ -129,7 +129,7 @@ class CommunicationLayer:
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
         self._new = set[Eye]()  # eyes that came since the last step
         self.notices = notices or Notices()
-        if averaging.hides(wrapper, optimizer):
+        if averaged_weights.hides(wrapper, optimizer):
             self.notices.hidden_average(type(wrapper).__name__)
         self._statistics = RunningStatistics()
         self._unstepped = Unstepped()
@@ -298,7 +298,7 @@ class CommunicationLayer:
                     looked += 1
         finally:
             self._hearing.always = self._output.predicts = False
-        if not looked and processes.count() == 1:  # others may have seen some
+        if not looked and distributed.count() == 1:  # others may have seen some
             raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
         self.consolidate_for(REMEMBERED)
@@ -394,7 +394,7 @@ class CommunicationLayer:
         self.begun = self.step
         self._new, self._had_eyes, self._looks = set(self.eyes), bool(self.eyes), 0
         self._output.follow(self._reached.last)
-        compiling.renew()
+        torch_compile.renew()
         self._follow_modules()
         for eye in self.eyes:
             self._hearing.listen(eye, self.heard, self.defer)
@@ -442,7 +442,7 @@ class CommunicationLayer:
             ValueError: a state of an unknown version, of another rule or of another model, one that lacks a part, and
                 one with numbers that cannot be: not finite, or beyond the bounds of what they stand for.
         """
-        checking.check_layer(state)
+        state_validation.check_layer(state)
         if state["protection"] != self.settings.protection:
             raise ValueError(
                 f"Expected the state of protection={self.settings.protection!r}, got that of {state['protection']!r}."
@@ -466,7 +466,7 @@ class CommunicationLayer:
 
     def _evaluated(self) -> AbstractContextManager[None]:
         """Inside, the weights are those that are evaluated, under an optimizer that trains at others."""
-        return averaging.evaluated(self.optimizer, self.rules)
+        return averaged_weights.evaluated(self.optimizer, self.rules)
 
     # --- asking ---
 
@@ -590,7 +590,7 @@ class CommunicationLayer:
     def stepped(self) -> None:
         """The optimizer has moved the weights."""
         self.restore()
-        if self.last or averaging.averages(self.optimizer):  # an average moves where no gradient asks for it
+        if self.last or averaged_weights.averages(self.optimizer):  # an average moves where no gradient asks for it
             self.settle()
 
     def step_ended(self) -> None:
@@ -650,13 +650,13 @@ class CommunicationLayer:
                 rule.anchor()  # the new weights are taken as they are
                 self._pull.take(rule.parameters)
         if new:
-            compiling.renew()
+            torch_compile.renew()
             self._follow_modules()
             self._new.update(new)
         for eye in new:
             self._hearing.listen(eye, self.heard, self.defer)
         if self.analyzer is not None:
-            self.analyzer.watch(covering.owned(self.model, self.optimizer))
+            self.analyzer.watch(coverage.owned(self.model, self.optimizer))
 
     def _hand_over_unreached(self) -> None:
         """Layers whose weights are used without calling the layer are protected weight by weight."""
@@ -701,9 +701,9 @@ class CommunicationLayer:
             self.notices.unreached()
         elif self.settings.protection == "subspace":
             single = {n: p for rule in self.rules if rule.grain == "element" for n, p in rule.parameters.items()}
-            sizes = {n: p.numel() for n, p in single.items() if covering.learns(p)}
+            sizes = {n: p.numel() for n, p in single.items() if coverage.learns(p)}
             # Of all that is trained: biases alone may have an optimizer of their own.
-            total = sum(p.numel() for p in self.model.parameters() if covering.learns(p))
+            total = sum(p.numel() for p in self.model.parameters() if coverage.learns(p))
             if sum(sizes.values()) > total / 2:
                 self.notices.elements(sum(sizes.values()) / total, sizes)
 
@@ -711,7 +711,7 @@ class CommunicationLayer:
         """The loss is known by the gradient at the output of the layer that ran last in the first steps."""
         if self._looks < 2 and self._output.total is None and self._reached.last is not self._output.module:
             self._output.follow(self._reached.last)
-            compiling.renew()
+            torch_compile.renew()
 
     def _measure(self, name: str, parts: list[Tensor | None]) -> None:
         if self.measure:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from sal_lightning import processes
+from sal_lightning import distributed
 from sal_lightning.rules.base import State
 from sal_lightning.rules.subspace import BETA
 
@@ -139,9 +139,9 @@ class Fisher:
         All processes call it together and get the mean of what they measured.
         """
         names = list(self.parameters)
-        if processes.count() > 1:
+        if distributed.count() > 1:
             known = [self.sums.get(name) or self._zeros(name) for name in names]
-            merged = iter(processes.mean([t for factors in known for t in factors]))
+            merged = iter(distributed.mean([t for factors in known for t in factors]))
             sums = {name: Factors(next(merged), next(merged)) for name in names}
         else:
             sums = {name: self.sums[name] for name in names if name in self.sums}

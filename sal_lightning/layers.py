@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal_lightning import attention, experts, recurrent
+from sal_lightning.distributed import by_rows, sharded
+from sal_lightning.linearity import is_linear
 from sal_lightning.padding import Real
-from sal_lightning.probing import is_linear
-from sal_lightning.processes import by_rows, sharded
 from sal_lightning.sampling import sample
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from sal_lightning import processes
+from sal_lightning import distributed
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import Subspace
 
@@ -84,7 +84,7 @@ class LogitAdjustment:
     def cover(self, eyes: Iterable[Rule]) -> None:
         """The layers that may be the last."""
         layers = {eye.layer.module: eye for eye in eyes if isinstance(eye, Subspace)} if self.prior < 1 else {}
-        whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(processes.sharded, m.parameters())))
+        whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(distributed.sharded, m.parameters())))
         self._names = {module: layers[module].name for module in whole}
 
     def holds(self, module: nn.Module) -> bool:
@@ -129,9 +129,9 @@ class LogitAdjustment:
 
     def observe(self) -> None:
         """What was a target in this step counts; all processes call it together."""
-        if self.memory and processes.count() > 1:
+        if self.memory and distributed.count() > 1:
             names = sorted(self.memory)
-            found = processes.mean(
+            found = distributed.mean(
                 [self.seen[n] if n in self.seen else torch.zeros_like(self.memory[n]) for n in names]
             )
             self.seen |= {name: x > 0 for name, x in zip(names, found, strict=True)}
@@ -141,9 +141,9 @@ class LogitAdjustment:
         self.forget_step()
 
     def _pace(self) -> None:
-        names = sorted(self.memory or {}) if processes.count() > 1 else list(self.shares)
+        names = sorted(self.memory or {}) if distributed.count() > 1 else list(self.shares)
         nothing = {name: torch.zeros(2, device=self.memory[name].device) for name in names if self.memory}
-        shares = processes.mean([self.shares.get(name, nothing[name]) for name in names])
+        shares = distributed.mean([self.shares.get(name, nothing[name]) for name in names])
         for name, (total, number) in zip(names, shares, strict=True):
             if name in self.priors:
                 grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))
@@ -157,7 +157,7 @@ class LogitAdjustment:
     def consolidate(self) -> None:
         """The targets of the window are known; all processes call it together."""
         names = sorted(self.targets)
-        found = processes.mean([self.targets[name].float() for name in names])
+        found = distributed.mean([self.targets[name].float() for name in names])
         new = {name: x > 0 for name, x in zip(names, found, strict=True)}
         self.targets, past = dict(new), self.memory or {}
         self.memory = past | {name: _union(past.get(name), x) for name, x in new.items() if x.any()} or None

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning.compiling import uncompiled
+from sal_lightning.torch_compile import uncompiled
 
 # Masks of transformers, not zero at a real position, and those of torch, True or -inf at a padded one.
 _OWN = ("attention_mask", "src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sal_lightning.covering import Coverage
+from sal_lightning.coverage import Coverage
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sal_lightning.distributed import sharded
 from sal_lightning.fisher import FIRST, Factors, Fisher
-from sal_lightning.processes import sharded
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import Subspace
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sal_lightning.covering import owned
-from sal_lightning.processes import local, sharded
+from sal_lightning.coverage import owned
+from sal_lightning.distributed import local, sharded
 from sal_lightning.rules.scores import bands
 
 BETA = 0.98  # the signals look back over about fifty steps

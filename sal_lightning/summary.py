@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from sal_lightning.communication import CommunicationLayer
-from sal_lightning.evidence import Counts
-from sal_lightning.notices import listed
+from sal_lightning.consolidation_reasons import Counts
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.element import Element
+from sal_lightning.rules.embedding import Tokens
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor as Whole
-from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings, Trigger
 from sal_lightning.stability import StabilitySpectrum, spectrum
+from sal_lightning.user_warnings import listed
 
 WIDTH, LABEL = 100, 11  # columns of a line, and of what stands before it
 LINES = 2  # of a row; what is longer is cut

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
-from sal_lightning.processes import sharded
+from sal_lightning.distributed import sharded
 
 
 def in_backward() -> bool:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning.answers import FIELD, SHARES
-from sal_lightning.driver import Driver
 from sal_lightning.metrics import NormShare
-from sal_lightning.stepping import unwrapped
+from sal_lightning.optimizer_hooks import unwrapped
+from sal_lightning.trainer_callback import Driver
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

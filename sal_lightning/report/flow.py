@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sal_lightning.cascade import PulseCascade
+from sal_lightning.emergence.cascade import PulseCascade
 from sal_lightning.report.reading import CASCADE
 
 FIELDS = ("number", "lineage", "parent", "born", "ended", "fate", "into", "weight")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sal_lightning import summary
-from sal_lightning.evidence import Counts
+from sal_lightning.consolidation_reasons import Counts
 from sal_lightning.report import layers as layered
 from sal_lightning.report import plots, pulses
 from sal_lightning.report.parts import BANDS
@@ -93,7 +93,8 @@ def drift(run: Run, against: Run | None = None) -> Section:
     title = "Drift: how far the features of the same inputs moved"
     if "feature_drift" not in run.series:
         return _missing(
-            title, "drift of features was not logged: add sal_lightning.drift.DriftMonitor to this run and a plain one."
+            title,
+            "drift of features was not logged: add sal_lightning.DriftMonitor to this run and a plain one.",
         )
     text = "Distance of the last hidden features of fixed inputs from what they were, relative to their size."
     less = None if against is None else plots.less_drift(run, against)

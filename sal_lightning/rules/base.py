@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sal_lightning import processes
-from sal_lightning.processes import local
+from sal_lightning import distributed
+from sal_lightning.distributed import local
 from sal_lightning.rules.scores import Scores, bands
 
 State = dict[str, Any]
@@ -224,9 +224,9 @@ def grown(x: Tensor, shape: Sequence[int], what: str) -> Tensor:
 
 def share_windows(rules: Sequence[Rule]) -> None:
     """Give all processes one window: the mean of what they saw."""
-    if processes.count() > 1:
+    if distributed.count() > 1:
         windows = [rule.window_tensors() for rule in rules]
-        merged = iter(processes.mean([t for window in windows for t in window]))
+        merged = iter(distributed.mean([t for window in windows for t in window]))
         for rule, window in zip(rules, windows, strict=True):
             rule.set_window([next(merged) for _ in window])
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning import directions
-from sal_lightning.processes import gather, local, part, sharded, totals
+from sal_lightning.distributed import gather, local, part, sharded, totals
+from sal_lightning.rules import directions
 from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA

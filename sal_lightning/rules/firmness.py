@@ -7,8 +7,8 @@ Letters: ``s`` stability of a direction, ``s̄`` of the rest, ``f`` what is held
 import torch
 from torch import Tensor
 
-from sal_lightning import directions
-from sal_lightning.directions import Directions
+from sal_lightning.rules import directions
+from sal_lightning.rules.directions import Directions
 
 GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
 LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from sal_lightning.directions import Directions
+from sal_lightning.distributed import gather, part, sharded
 from sal_lightning.layers import Layer
-from sal_lightning.processes import gather, part, sharded
 from sal_lightning.rules.base import State
+from sal_lightning.rules.directions import Directions
 
 
 class Memory(NamedTuple):

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning import directions
+from sal_lightning.distributed import agree, shards, totals
+from sal_lightning.input_sketch import Window, probe
 from sal_lightning.layers import Layer, Reals
-from sal_lightning.processes import agree, shards, totals
+from sal_lightning.rules import directions
 from sal_lightning.rules.base import Rule, State, squares
 from sal_lightning.rules.demand import Demand
 from sal_lightning.rules.firmness import LEAST, MOST, firmed, hold, worth
 from sal_lightning.rules.memory import Memory
 from sal_lightning.rules.scores import Scores
-from sal_lightning.window import Window, probe
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide

@@ -7,7 +7,7 @@ from torch import Tensor as T
 from torch import nn
 from typing_extensions import override
 
-from sal_lightning.processes import gather, part, totals
+from sal_lightning.distributed import gather, part, totals
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.scores import Scores
 

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning import SALCallback
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.report import dashboard
 from tests.everywhere.models import Batches
 from tests.sal_lightning.report.runs import fit

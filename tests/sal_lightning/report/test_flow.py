@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sal_lightning.cascade import PulseCascade
+from sal_lightning.emergence.cascade import PulseCascade
 from sal_lightning.report.flow import lanes, record, save
 
 

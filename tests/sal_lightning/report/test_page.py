@@ -6,8 +6,8 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning import SALCallback
-from sal_lightning.cascade import PulseCascade
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
+from sal_lightning.emergence.cascade import PulseCascade
 from sal_lightning.report import flow, page, parts, plots
 from sal_lightning.report import layers as layered
 from sal_lightning.report.reading import Run, Series, read

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from sal_lightning import SALCallback
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.report.reading import Run, Series, find, read
 from tests.everywhere.models import Batches
 from tests.sal_lightning.report.runs import fit

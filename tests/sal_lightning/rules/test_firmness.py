@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from sal_lightning.input_sketch import Window
 from sal_lightning.rules import firmness, subspace
-from sal_lightning.window import Window
 from tests.sal_lightning.rules.subspaces import inputs, make, show
 
 

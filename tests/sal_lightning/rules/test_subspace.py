@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from sal_lightning.input_sketch import Window
 from sal_lightning.rules import firmness, subspace
-from sal_lightning.window import Window
 from tests.sal_lightning.rules.subspaces import inputs, make, narrow, restore, show
 
 

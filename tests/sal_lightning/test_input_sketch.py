@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sal_lightning.window import Window, probe
+from sal_lightning.input_sketch import Window, probe
 
 D = 40
 

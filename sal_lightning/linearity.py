@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from sal_lightning.processes import sharded
+from sal_lightning.distributed import sharded
 
 _KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Of these a forward pass of one's own is not tried: it counts as another.

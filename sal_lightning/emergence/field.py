@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sal_lightning.directions import decompose
-from sal_lightning.window import Window
+from sal_lightning.input_sketch import Window
+from sal_lightning.rules.directions import decompose
 
 COHERENT, NOVEL = 0.6, 0.4  # where emergence begins
 BETA = 0.99  # the field remembers about a hundred observations

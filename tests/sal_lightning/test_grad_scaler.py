@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from sal_lightning.grad_scaler import unit
 from sal_lightning.rules.element import Element
-from sal_lightning.scaling import unit
 
 
 @pytest.mark.parametrize("kind", ["none", "disabled", "unscaled", "fused"])

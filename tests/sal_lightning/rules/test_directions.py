@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sal_lightning import directions
+from sal_lightning.rules import directions
 
 
 def rows(groups=2, n=20, d=8, seed=0, decay=0.7):

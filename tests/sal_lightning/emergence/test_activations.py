@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import EmergenceField, SALCallback
-from sal_lightning.mean_shift import MeanShift
-from sal_lightning.watching import DENSE, EVERY, ROWS, Watch, find
+from sal_lightning.emergence.activations import DENSE, EVERY, ROWS, Watch, find
+from sal_lightning.emergence.mean_shift import MeanShift
 from tests.everywhere.models import loader, trainer, weights
 from tests.sal_lightning.nets import Net
 

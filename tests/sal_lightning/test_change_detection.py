@@ -9,11 +9,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.detection import DIFFERENT, TRIAL, Detection
-from sal_lightning.evidence import LOSS
+from sal_lightning.change_detection import DIFFERENT, TRIAL, Detection
+from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.jumps import FEW, KNOWN, MARGIN, NEW, USUAL, Jumps
 from sal_lightning.novelty import CONFIRM, SUSPECT, WARM
-from sal_lightning.samples import SIZE, Samples, whole
+from sal_lightning.sample_sketch import SIZE, Samples, whole
 from tests.everywhere.models import loader, trainer
 from tests.sal_lightning.nets import Net
 
@@ -182,7 +182,7 @@ def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(mon
     model = nn.ModuleDict({"body": body, "heads": heads})
     optimizer = torch.optim.Adam(model.parameters())
     comm = CommunicationLayer(model, optimizer)
-    monkeypatch.setattr("sal_lightning.compiling.renew", lambda: renewed.append(comm.step))
+    monkeypatch.setattr("sal_lightning.torch_compile.renew", lambda: renewed.append(comm.step))
     for i, (x, y) in enumerate(digits(range(10), 20)):
         F.cross_entropy(heads[i % 2](body(x).relu()), y).backward()
         optimizer.step()

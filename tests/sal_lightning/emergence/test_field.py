@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sal_lightning import EmergenceField
-from sal_lightning.field import coherence, novelty, resonance
+from sal_lightning.emergence.field import coherence, novelty, resonance
 
 
 def noise(n=256, d=32, seed=0):

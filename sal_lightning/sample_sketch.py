@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sal_lightning.input_sketch import Window
 from sal_lightning.layers import homogeneous
 from sal_lightning.padding import Real
 from sal_lightning.rules.base import State
 from sal_lightning.rules.subspace import BETA, DENSE, EVERY, FLOOR, ROWS
 from sal_lightning.sampling import sample
-from sal_lightning.window import Window
 
 SIZE = 256  # numbers that a sample is averaged to, or a few more
 RANK = 64  # of the window

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
-from sal_lightning.drift import DriftMonitor
+from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.report.reading import read
 from tests.everywhere.models import Batches
 from tests.sal_lightning.report.runs import Net, fit

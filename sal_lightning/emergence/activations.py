@@ -10,13 +10,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import processes
-from sal_lightning.compiling import uncompiled
-from sal_lightning.field import COHERENT, NOVEL, EmergenceField
+from sal_lightning import distributed
+from sal_lightning.emergence.field import COHERENT, NOVEL, EmergenceField
+from sal_lightning.emergence.mean_shift import MeanShift
 from sal_lightning.layers import plain_name, rows
-from sal_lightning.mean_shift import MeanShift
 from sal_lightning.padding import Padding
 from sal_lightning.surroundings import in_backward, on_weight_gradient
+from sal_lightning.torch_compile import uncompiled
 
 AUTO = "auto"  # the last Linear
 ROWS = 128  # rows of a step that are looked at
@@ -116,18 +116,18 @@ class Watch:
 
     def _learn(self, x: Tensor | None, steps: int) -> None:
         """All processes keep one field: the mean of what they saw; a step that one of them did not see is left out."""
-        if x is not None and processes.count() == 1:
+        if x is not None and distributed.count() == 1:
             self._update(x, steps)
-        elif processes.count() > 1:
+        elif distributed.count() > 1:
             saw = torch.tensor([float(x is not None)], device=self._device)
-            if processes.mean([saw])[0] < 1:
+            if distributed.mean([saw])[0] < 1:
                 return
             assert x is not None
             self._update(x, steps)
             w = self.field.window
             assert w is not None
             assert w.Y is not None
-            w.Y, w.trace, w.weight, w.inside, *shift = processes.mean(
+            w.Y, w.trace, w.weight, w.inside, *shift = distributed.mean(
                 [w.Y, w.trace, w.weight, w.inside, *self.shift.tensors()]
             )
             self.shift.set_tensors(shift)
@@ -198,7 +198,7 @@ class Watch:
 
     def _states(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor | None:
         """What the layer is given, as states (..., d): a view of it. None where that is none and nobody named it."""
-        x = processes.local(given[0].detach()) if given and isinstance(given[0], Tensor) else None
+        x = distributed.local(given[0].detach()) if given and isinstance(given[0], Tensor) else None
         if x is None or not (x.layout == torch.strided and x.is_floating_point() and x.dim() > 0):
             if self.name == AUTO:
                 return None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sal_lightning.evidence import LOSS
+from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.jumps import Jumps
 from sal_lightning.novelty import CONFIRM, SUSPECT, WARM, Novelty
 from sal_lightning.rules.base import State

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning.compiling import uncompiled
-from sal_lightning.covering import Eye
+from sal_lightning.coverage import Eye
 from sal_lightning.layers import given
 from sal_lightning.padding import Padding
 from sal_lightning.rules.base import Rule
 from sal_lightning.surroundings import in_backward, on_weight_gradient
+from sal_lightning.torch_compile import uncompiled
 
 Heard = Callable[[Eye, tuple[Any, ...]], None]
 Confirm = Callable[[], None]

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sal_lightning import compiling, layers
+from sal_lightning import layers, torch_compile
 from sal_lightning.layers import plain_name
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import Element
+from sal_lightning.rules.embedding import Tokens
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
-from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings
 
 Eye = Subspace | Tokens  # a rule that looks at its layer's input
@@ -53,7 +53,7 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
     ids = {id(p) for p in parameters}
     if optimizer is not None and not any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
         raise ValueError("Expected optimizer to own parameters of model, got one that owns none of them.")
-    compiling.check(model)
+    torch_compile.check(model)
     if any(type(p).__name__ == "FlatParameter" or hasattr(p, "_fsdp_flattened") for p in parameters):
         raise ValueError("Expected whole parameters or those of FSDP2 (fully_shard), got flattened ones of FSDP1.")
 

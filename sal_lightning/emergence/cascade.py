@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sal_lightning.field import COHERENT, NOVEL
-from sal_lightning.population import Emergence, Fate, Lineage, Population, Pulse
-from sal_lightning.resonance import MERGE, Selection, agreement, emergence_select, leaders, medoid, unit
+from sal_lightning.emergence.field import COHERENT, NOVEL
+from sal_lightning.emergence.population import Emergence, Fate, Lineage, Population, Pulse
+from sal_lightning.emergence.selection import MERGE, Selection, agreement, emergence_select, leaders, medoid, unit
 
 __all__ = ["Emergence", "Evolve", "Fate", "Lineage", "Measure", "Pulse", "PulseCascade", "agreement"]
 

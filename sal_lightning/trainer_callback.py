@@ -9,14 +9,14 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sal_lightning.answers import Answers
-from sal_lightning.checking import check_callback
 from sal_lightning.communication import VERSION, CommunicationLayer
-from sal_lightning.covering import check
-from sal_lightning.evidence import NEW_FIT
-from sal_lightning.notices import Notices
+from sal_lightning.consolidation_reasons import NEW_FIT
+from sal_lightning.coverage import check
+from sal_lightning.emergence.activations import AUTO, Watch, find
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer
-from sal_lightning.watching import AUTO, Watch, find
+from sal_lightning.state_validation import check_callback
+from sal_lightning.user_warnings import Notices
 
 
 class Driver(Answers):

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sal_lightning import processes
-from sal_lightning.covering import Coverage, Eye
-from sal_lightning.evidence import LOSS
-from sal_lightning.output import OutputGradient
+from sal_lightning import distributed
+from sal_lightning.consolidation_reasons import LOSS
+from sal_lightning.coverage import Coverage, Eye
+from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
+from sal_lightning.rules.embedding import Tokens
 from sal_lightning.rules.subspace import Subspace
-from sal_lightning.rules.tokens import Tokens
-from sal_lightning.samples import Samples, whole
+from sal_lightning.sample_sketch import Samples, whole
 from sal_lightning.surroundings import exactly
 
 ASKED = 4  # layers that are asked how unusual their input is, at most
@@ -71,7 +71,7 @@ class Reached:
         ask = self._asks(eye, self._is_outside(eye, given[0]))
         if ask or self._due(eye):
             with exactly(eye.device):
-                given = tuple(map(processes.local, given))
+                given = tuple(map(distributed.local, given))
                 eye.see(given, step, ask)
                 if ask:
                     self._ask(eye, _whole(eye, given))
@@ -86,7 +86,7 @@ class Reached:
         asked = outside or eye in (self._begun, self._led)
         if asked or self._due(eye):
             with exactly(eye.device):
-                given = tuple(map(processes.local, given))
+                given = tuple(map(distributed.local, given))
                 read, samples = eye.read(given, step), _whole(eye, given) if asked else None
         one, confirmed = [_Pass(self._count, eye, read, samples, outside)], self._confirmed
         # Only the graph of the pass keeps what was read: without a backward pass both are dropped.
@@ -124,7 +124,7 @@ class Reached:
         Args:
             output: the gradient at the model's output; the signal is the log of its size.
         """
-        numbers = self._common(output) if processes.count() > 1 else self._own(output)
+        numbers = self._common(output) if distributed.count() > 1 else self._own(output)
         found = {name: total / n for name, (total, n) in numbers.items() if n}
         size = found.pop(LOSS, 0.0)
         return found if size <= 0 else found | {LOSS: math.log(size)}
@@ -212,7 +212,7 @@ class Reached:
     def _ask(self, eye: Eye, samples: Tensor | None) -> None:
         if samples is not None:
             self.samples.setdefault(eye, Samples()).take(samples)
-        if processes.count() == 1 and (numbers := self._numbers(eye)):
+        if distributed.count() == 1 and (numbers := self._numbers(eye)):
             self.asked[eye] = Readback(torch.stack(list(numbers.values())))
 
     def _numbers(self, eye: Eye) -> dict[str, Tensor]:
@@ -240,7 +240,7 @@ class Reached:
             mine[LOSS] = torch.stack([output.total, torch.ones_like(output.total)])
         known = torch.tensor([float(eye in self.known) for eye in eyes], device=self.coverage.device)
         parts = [mine.get(name, nothing).to(nothing) for name in names]
-        numbers = processes.mean([torch.cat([*parts, known])])[0].tolist()
+        numbers = distributed.mean([torch.cat([*parts, known])])[0].tolist()
         pairs, anywhere = numbers[: 2 * len(names)], numbers[2 * len(names) :]
         self.known.update(eye for eye, share in zip(eyes, anywhere, strict=True) if share)
         return dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))

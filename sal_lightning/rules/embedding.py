@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning import directions
+from sal_lightning.distributed import part
 from sal_lightning.layers import Reals
-from sal_lightning.processes import part
+from sal_lightning.rules import directions
 from sal_lightning.rules.base import Rule, State, grown
 from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA, DENSE, FLOOR

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning import CommunicationLayer, covering
+from sal_lightning import CommunicationLayer, coverage
 from sal_lightning.rules.element import Element
+from sal_lightning.rules.embedding import Tokens
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.rules.tensor import Tensor
-from sal_lightning.rules.tokens import Tokens
 from sal_lightning.settings import Settings
 from tests.sal_lightning.tasks import net
 
@@ -16,7 +16,7 @@ def model():
 
 
 def kinds(protection, net):
-    return [type(rule) for rule in covering.rules_for(Settings(protection), covering.owned(net, None), net)]
+    return [type(rule) for rule in coverage.rules_for(Settings(protection), coverage.owned(net, None), net)]
 
 
 def test_each_protection_has_its_rules():
@@ -29,7 +29,7 @@ def test_each_protection_has_its_rules():
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 def test_every_parameter_has_exactly_one_rule(protection):
     net = model()
-    rules = covering.rules_for(Settings(protection), covering.owned(net, None), net)
+    rules = coverage.rules_for(Settings(protection), coverage.owned(net, None), net)
     names = [name for rule in rules for name in rule.parameters]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
 
@@ -41,7 +41,7 @@ def test_recurrent_layers_are_held_more_firmly():
             self.layers, self.cell, self.head = nn.LSTM(3, 4), nn.GRUCell(4, 4), nn.Linear(4, 2)
 
     reader = Reader()
-    rules = covering.rules_for(Settings(strength=0.5), dict(reader.named_parameters()), reader)
+    rules = coverage.rules_for(Settings(strength=0.5), dict(reader.named_parameters()), reader)
     firm = {rule.layer.name: rule.strength for rule in rules if isinstance(rule, Subspace)}
     assert firm.pop("head") == 0.5
     assert len(firm) == 4
@@ -52,21 +52,21 @@ def test_a_shared_weight_is_covered_once():
     net = model()
     net[1].weight = nn.Parameter(torch.zeros(5, 4))
     net[0].weight = net[1].weight
-    rules = covering.rules_for(Settings(), covering.owned(net, None), net)
+    rules = coverage.rules_for(Settings(), coverage.owned(net, None), net)
     assert sum(p is net[0].weight for rule in rules for p in rule.parameters.values()) == 1
 
 
 def test_a_bias_alone_goes_weight_by_weight():
     net = nn.Linear(2, 2)
     net.weight.requires_grad_(False)
-    (rule,) = covering.rules_for(Settings(), covering.owned(net, None), net)
+    (rule,) = coverage.rules_for(Settings(), coverage.owned(net, None), net)
     assert isinstance(rule, Element)
     assert set(rule.parameters) == {"bias"}
 
 
 def test_a_bias_of_another_optimizer_is_left_to_it():
     net = nn.Linear(2, 2)
-    (rule,) = covering.rules_for(Settings(), covering.owned(net, torch.optim.SGD([net.weight])), net)
+    (rule,) = coverage.rules_for(Settings(), coverage.owned(net, torch.optim.SGD([net.weight])), net)
     assert set(rule.parameters) == {"weight"}
     assert rule.layer.bias is None
 
@@ -74,7 +74,7 @@ def test_a_bias_of_another_optimizer_is_left_to_it():
 def test_compiled_modules_keep_their_names():
     compiled = nn.Module()
     compiled._orig_mod = nn.Sequential(nn.Linear(2, 2))  # as torch.compile wraps it
-    assert set(covering.owned(compiled, None)) == {"0.weight", "0.bias"}
+    assert set(coverage.owned(compiled, None)) == {"0.weight", "0.bias"}
 
 
 def test_coverage_names_every_parameter_and_its_grain():
@@ -141,4 +141,4 @@ def test_wrong_partners_are_refused():
 )
 def test_what_is_neither_model_nor_optimizer_is_named(net, optimizer, expected):
     with pytest.raises(TypeError, match=f"Expected {expected}"):
-        covering.check(net, optimizer)
+        coverage.check(net, optimizer)

@@ -3,7 +3,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from sal_lightning import processes
+from sal_lightning import distributed
 
 TABLES = {"even": (4, 3), "uneven": (5, 3), "one row": (1, 3), "vector": (3,), "kernel": (5, 2, 3, 3)}
 PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "whole": Replicate()}
@@ -28,11 +28,11 @@ def parts(rank):
     """Of each table what lives here, whether that is found again, and what all get when it is gathered."""
     return {
         key: {
-            "here": tuple(processes.local(x).shape),
-            "part": torch.equal(processes.part(whole, x), processes.local(x)),
-            "gathered": torch.equal(processes.gather(processes.local(x).clone(), x), whole),
-            "by rows": processes.by_rows(x),
-            "shards": processes.shards(x),
+            "here": tuple(distributed.local(x).shape),
+            "part": torch.equal(distributed.part(whole, x), distributed.local(x)),
+            "gathered": torch.equal(distributed.gather(distributed.local(x).clone(), x), whole),
+            "by rows": distributed.by_rows(x),
+            "shards": distributed.shards(x),
         }
         for key, (whole, x) in spread().items()
     }
@@ -41,26 +41,26 @@ def parts(rank):
 def other_columns(rank):
     """What belongs to the rows of a table and has columns of its own."""
     x, whole = spread()["uneven", "rows"][1], table((5, 7))
-    return torch.equal(processes.gather(processes.part(whole, x).clone(), x), whole)
+    return torch.equal(distributed.gather(distributed.part(whole, x).clone(), x), whole)
 
 
 def sums(rank):
     """Totals over the rows of an uneven table, beside a number that all have."""
     dealt, same = spread()["uneven", "rows"][1], torch.zeros(2)
-    mine = [processes.local(dealt).sum(), torch.tensor(3.0)]
-    return [float(x) for x in processes.totals(mine, [dealt, same])]
+    mine = [distributed.local(dealt).sum(), torch.tensor(3.0)]
+    return [float(x) for x in distributed.totals(mine, [dealt, same])]
 
 
 def agreements(rank):
     """The mean of what differs, and what the first says."""
     mine = [torch.full((2, 2), float(rank)), torch.tensor(10 * rank, dtype=torch.double)]
-    merged = processes.mean(mine)
-    processes.agree(mine)
+    merged = distributed.mean(mine)
+    distributed.agree(mine)
     return {
-        "count": processes.count(),
+        "count": distributed.count(),
         "mean": [x.tolist() for x in merged],
         "kinds": [x.dtype == y.dtype and x.shape == y.shape for x, y in zip(mine, merged, strict=True)],
-        "nothing": processes.mean([]),
+        "nothing": distributed.mean([]),
         "first": [x.tolist() for x in mine],
     }
 
@@ -109,13 +109,13 @@ def test_the_mean_is_that_of_all_and_the_first_is_right(found):
 
 def test_a_process_alone_has_everything():
     x = torch.ones(3, 2)
-    assert processes.count() == 1
-    assert processes.mean([x])[0] is x
-    assert processes.local(x) is processes.part(x, x) is processes.gather(x, x) is x
-    assert processes.by_rows(x)
-    assert not processes.sharded(x)
-    assert processes.shards(x) == 1
-    (total,) = processes.totals([x.sum()], [x])
+    assert distributed.count() == 1
+    assert distributed.mean([x])[0] is x
+    assert distributed.local(x) is distributed.part(x, x) is distributed.gather(x, x) is x
+    assert distributed.by_rows(x)
+    assert not distributed.sharded(x)
+    assert distributed.shards(x) == 1
+    (total,) = distributed.totals([x.sum()], [x])
     assert total == 6
-    processes.agree([x])
+    distributed.agree([x])
     assert torch.equal(x, torch.ones(3, 2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sal_lightning import PulseCascade, emergence_select
-from sal_lightning.cascade import agreement
+from sal_lightning.emergence.cascade import agreement
 
 
 def still(states):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sal_lightning import emergence_select
-from sal_lightning.resonance import BLOCK, leaders, medoid
+from sal_lightning.emergence.selection import BLOCK, leaders, medoid
 
 
 def clusters(sizes, d=16, noise=0.2, seed=0):

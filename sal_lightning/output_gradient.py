@@ -10,12 +10,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning.compiling import uncompiled
 from sal_lightning.fisher import Fisher
+from sal_lightning.grad_scaler import scales
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.readback import Readback
-from sal_lightning.scaling import scales
 from sal_lightning.surroundings import in_backward, on_weight_gradient, tensors
+from sal_lightning.torch_compile import uncompiled
 
 
 class OutputGradient:

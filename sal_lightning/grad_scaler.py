@@ -7,7 +7,7 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import processes
+from sal_lightning import distributed
 from sal_lightning.rules.base import Rule
 
 
@@ -31,7 +31,7 @@ def unit(
         return 1.0
     grads = [g for rule in rules for g in rule.gradients() if g is not None]
     finite = torch.stack([torch.isfinite(g.coalesce().values() if g.is_sparse else g).all() for g in grads]).all()
-    (everywhere,) = processes.mean([finite.float()])
+    (everywhere,) = distributed.mean([finite.float()])
     one = torch.ones_like(everywhere)
     scaled = scaled or getattr(optimizer, "_step_supports_amp_scaling", False)
     # Both numbers in one transfer: each would wait for the device.

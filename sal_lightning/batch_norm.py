@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import processes
-from sal_lightning.compiling import uncompiled
+from sal_lightning import distributed
 from sal_lightning.layers import plain_name
+from sal_lightning.torch_compile import uncompiled
 
 
 class _Call(NamedTuple):
@@ -137,7 +137,7 @@ def renormalised(module: Any, x: Tensor, y: Tensor, mean: Tensor, variance: Tens
     """
     shape = (1, -1, *[1] * (x.dim() - 2))
     n = x.numel() // x.shape[1]
-    n *= processes.count() if isinstance(module, nn.SyncBatchNorm) else 1
+    n *= distributed.count() if isinstance(module, nn.SyncBatchNorm) else 1
     with torch.no_grad():
         deviation = (module.running_var + module.eps).sqrt()
         r = ((variance * ((n - 1) / n) + module.eps).sqrt() / deviation).view(shape)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sal_lightning.mean_shift import DEVIATIONS, MEAN, USUAL, MeanShift, mean_shift
+from sal_lightning.emergence.mean_shift import DEVIATIONS, MEAN, USUAL, MeanShift, mean_shift
 
 
 def batch(seed, n=32, d=16, shift=0.0):

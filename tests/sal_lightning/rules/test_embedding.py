@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from sal_lightning.rules.tokens import Tokens
+from sal_lightning.rules.embedding import Tokens
 
 
 def rule_of(table, strength=4.0):

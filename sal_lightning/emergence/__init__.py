@@ -1,0 +1,1 @@
+"""The emergence field: coherence, novelty and resonance of a network's activations, and what is built on them."""

@@ -8,7 +8,6 @@ from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
-from sal_lightning.answers import BANDS, FIELD, SHARES
 from sal_lightning.emergence.activations import AUTO
 from sal_lightning.grad_scaler import scales
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
@@ -17,7 +16,7 @@ from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
-from sal_lightning.trainer_callback import Driver
+from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, Driver
 
 TAKEN = ("layers", "observed")  # what follows sal/ already
 # Strategies that hand out neither whole gradients nor whole rows of them.

@@ -1,90 +1,265 @@
-"""Change detection: of several signals it is known what is usual; a change is believed where one shows it."""
+"""Change detection: tests on the novelty of inputs and on the loss, and the decision that the data have changed."""
 
+import math
+from collections import deque
 from collections.abc import Mapping
+from statistics import mean
 from typing import NamedTuple
 
 from sal_lightning.consolidation_reasons import LOSS
-from sal_lightning.jumps import Jumps
-from sal_lightning.novelty import CONFIRM, SUSPECT, WARM, Novelty
 from sal_lightning.rules.base import State
 
+SUSPECT = 3.0  # evidence that is worth a provisional hold: one batch five deviations off, or two that are less clear
+CONFIRM = 9.0  # evidence of a change: three clear batches in a row, or more that are less clear
+
+# Cumulative sum test
+WARM = 20  # values needed before one can be called unusual
+KNOWN = 100  # values after which the baseline is final: one that followed on would follow a slow change
+DOUBT = 2.0  # factor on the deviation right after a refresh, until the new baseline has WARM values
+REFRESH = 128  # familiar batches after which the reference is refreshed, and again after 256, 512, …
+SPREAD = 0.02  # lower bound of the standard deviation (of log distance)
+CLIP, EXPECTED = 5.0, 2.0  # a batch adds its standard score, at most CLIP, less EXPECTED
+PATIENCE = 20  # batches after which a suspicion that has not gone away counts as a change too
+
+# Jump test of the loss
+JUMP, FEW = 6, 3  # values in a row above all usual ones that are a jump, and that are suspicious
+LONGEST, SHORTEST = 64, 32  # usual values that are kept, and that are needed
+MARGIN = 0.05  # how far above the usual values (in log) a value has to lie
+
+# A new fit
 TRIAL = 16  # batches of a new fit that are judged together
-DIFFERENT = 1.5  # mean standard score of these from which they are other data
+DIFFERENT = 1.5  # mean standard score of these from which they count as other data
 
 
-class Judgement(NamedTuple):
-    """Of one batch."""
+class Baseline(NamedTuple):
+    """Mean and standard deviation of the values of familiar batches."""
 
-    evidence: float  #: ``SUSPECT`` and more: a change is suspected, ``CONFIRM`` and more: it is believed
-    signal: str  #: the name of the signal that gave it
+    n: int = 0
+    total: float = 0.0
+    square: float = 0.0
+
+    def updated(self, value: float) -> "Baseline":
+        """The baseline with one more value."""
+        return Baseline(self.n + 1, self.total + value, self.square + value**2)
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return self.total / self.n
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation, at least ``SPREAD``."""
+        return math.sqrt(max(self.square / self.n - self.mean**2, SPREAD**2))
 
 
-class Detection:
-    """What is usual of each signal, by its name: rows and samples of layers' inputs, and the loss.
+class CumulativeSumTest:
+    """One-sided cumulative sum test (Page 1954) of a value that is larger the more unusual a batch is.
 
-    A signal is one number a step, the larger the more unusual; in one step some of them may be missing. That of the
-    loss is judged by its jumps. While one of them is suspicious none of them learns.
+    ``S ← max(0, S + min(z, 5) − 2)``, where ``z`` is the standard score of the value. While a change is suspected
+    nothing is learned, so a suspicion that lasts ``PATIENCE`` batches counts as a change.
 
-    The first ``TRIAL`` batches of a new fit are suspicious in themselves: a small difference counts that is the same in
-    all of them.
+    The reference that values are measured against is refreshed ever more rarely: one that followed the data would
+    never show a slow change. After a refresh the old baseline decides until the new one has ``WARM`` values.
     """
 
     def __init__(self) -> None:
-        self.signals: dict[str, Novelty] = {}
-        self.jumps = Jumps()
+        self.clear()
+
+    def clear(self) -> None:
+        """Start a new window without a baseline."""
+        self.count = 0  # familiar batches
+        self.baseline = self.recent = Baseline()  # the one in use, and the one learned since the last refresh
+        self.evidence, self.suspected = 0.0, 0
+
+    def excess(self, value: float) -> float:
+        """The value less the baseline's mean (in log distance); 0 before there is a baseline."""
+        return value - self.baseline.mean if self.baseline.n >= WARM else 0.0
+
+    def detect(self, value: float) -> float:
+        """The evidence of a change, this batch included."""
+        if self.baseline.n >= WARM:
+            doubt = 1.0 if self.recent.n >= WARM else DOUBT
+            z = (value - self.baseline.mean) / (self.baseline.deviation * doubt)
+            self.evidence = max(0.0, self.evidence + min(z, CLIP) - EXPECTED)
+            self.suspected = self.suspected + 1 if self.evidence >= SUSPECT else 0
+            if self.suspected >= PATIENCE:
+                self.evidence = max(self.evidence, CONFIRM)
+        return self.evidence
+
+    def update(self, value: float) -> bool:
+        """Add the value of a familiar batch to the baseline. Returns whether the reference is to be refreshed now."""
+        self.count += 1
+        if self.recent.n < KNOWN:
+            self.recent = self.recent.updated(value)
+        if self.recent.n >= WARM or self.baseline.n < WARM:
+            self.baseline = self.recent
+        due = self.count >= REFRESH and self.count & (self.count - 1) == 0
+        if due:
+            self.recent = Baseline()
+        return due
+
+    def state_dict(self) -> State:
+        """Plain numbers."""
+        return {
+            "evidence": self.evidence,
+            "suspected": self.suspected,
+            "count": self.count,
+            "usual": list(self.baseline),
+            "fresh": list(self.recent),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a saved state."""
+        self.evidence, self.suspected, self.count = state["evidence"], state["suspected"], state["count"]
+        self.baseline, self.recent = Baseline(*state["usual"]), Baseline(*state["fresh"])
+
+
+class LossJumpTest:
+    """Tests whether the newest losses, in log, all lie above all usual ones by more than ``MARGIN``.
+
+    A jump of the loss is the only sign of new labels on old inputs. Of values in random order, whatever their
+    distribution, the 6 newest of 70 are the 6 largest once in ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor
+    noise raise false alarms. A slow rise, as a learning rate schedule may cause it, is no jump, since it becomes usual
+    on the way. Nor is a fast one, as of a training that diverges: a jump is more than three times as large as the rise
+    of the usual values from their older half to their newer one.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start a new window."""
+        self.usual = deque[float](maxlen=LONGEST)
+        self.above: list[float] = []  # the newest values, as far as they lie above the usual ones
+        self.first = False  # whether the next value is the first one of a fit
+
+    def begin_fit(self) -> None:
+        """Start a new fit, whose optimizer is new: its first steps may raise the loss whatever the data are.
+
+        Its first value belongs to weights that have not moved since. Where that one is usual, start a new window.
+        """
+        self.above, self.first = [], True
+
+    @property
+    def long(self) -> bool:
+        """Whether more values in a row lie above than chance explains, though perhaps too few for a jump."""
+        return len(self.above) > FEW and not self._continues_a_rise
+
+    @property
+    def _continues_a_rise(self) -> bool:
+        usual, half = list(self.usual), len(self.usual) // 2
+        older, newer = mean(usual[:half]), mean(usual[half:])
+        return min(self.above) - newer <= 3 * (newer - older)
+
+    def detect(self, value: float) -> float:
+        """The evidence of a jump, this value included: 0, or from ``SUSPECT`` to ``CONFIRM``."""
+        high = len(self.usual) >= SHORTEST and value > max(self.usual) + MARGIN
+        if self.first and not high:
+            self.usual.clear()
+        self.first = False
+        if not high:
+            self.usual.extend(self.above)  # they were outliers
+            self.above = []
+            return 0.0
+        self.above.append(value)
+        if len(self.above) >= JUMP and self._continues_a_rise:
+            self.usual.extend(self.above)
+            self.above = []
+        if len(self.above) < FEW or self._continues_a_rise:
+            return 0.0
+        return SUSPECT + (CONFIRM - SUSPECT) * (len(self.above) - FEW) / (JUMP - FEW)
+
+    def update(self, value: float) -> None:
+        """Add a value to the usual ones, unless it lies above: the next values may show that it is not usual."""
+        if not self.above:
+            self.usual.append(value)
+
+    def state_dict(self) -> State:
+        """Plain numbers."""
+        return {"usual": list(self.usual), "above": list(self.above), "first": self.first}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a saved state."""
+        self.clear()
+        self.usual.extend(state["usual"])
+        self.above, self.first = list(state["above"]), state["first"]
+
+
+class Detection(NamedTuple):
+    """The result for one batch."""
+
+    evidence: float  #: from ``SUSPECT`` a change is suspected, from ``CONFIRM`` it is certain
+    signal: str  #: the name of the signal with the most evidence
+
+
+class ChangeDetector:
+    """Detects a change of the data in several signals: rows and whole samples of layers' inputs, and the loss.
+
+    A signal is one number a step, larger the more unusual the batch is; in one step some signals may be missing. Each
+    input signal has a ``CumulativeSumTest``, the loss a ``LossJumpTest``. While one signal is suspicious no test
+    learns.
+
+    The first ``TRIAL`` batches of a new fit are suspicious in themselves: a small difference that all of them share
+    counts as a change.
+    """
+
+    def __init__(self) -> None:
+        self.tests: dict[str, CumulativeSumTest] = {}
+        self.loss = LossJumpTest()
         self.excess = 0.0  # log of how much farther than usual the last batch was
         self.trial: dict[str, list[float]] | None = None  # standard scores of each signal in a new fit so far
         self.tried = 0
 
     def clear(self) -> None:
-        """Forget what was usual: a new window begins."""
-        for novelty in self.signals.values():
-            novelty.clear()
-        self.jumps.clear()
+        """Start a new window."""
+        for test in self.tests.values():
+            test.clear()
+        self.loss.clear()
         self.trial, self.tried = None, 0
 
     @property
     def ready(self) -> bool:
-        """Whether anything is known to be usual."""
-        return any(novelty.usual.n >= WARM for novelty in self.signals.values())
+        """Whether any signal has a baseline."""
+        return any(test.baseline.n >= WARM for test in self.tests.values())
 
     def begin_fit(self) -> bool:
-        """A new fit begins, perhaps with other data; whether enough is known to judge its first batches together."""
-        self.jumps.begin_fit()
+        """Start a new fit, perhaps with other data. Returns whether its first batches can be judged together."""
+        self.loss.begin_fit()
         if self.ready:
             self.trial, self.tried = {}, 0
         return self.ready
 
-    def weigh(self, values: Mapping[str, float]) -> Judgement:
+    def detect(self, signals: Mapping[str, float]) -> Detection:
         """The evidence of a change, this batch included."""
-        self._measure(values)
-        found = {name: self._novelty(name).weigh(x) for name, x in values.items() if name != LOSS}
-        if LOSS in values:
-            found[LOSS] = self.jumps.weigh(values[LOSS])
+        self._measure_excess(signals)
+        found = {name: self._test(name).detect(x) for name, x in signals.items() if name != LOSS}
+        if LOSS in signals:
+            found[LOSS] = self.loss.detect(signals[LOSS])
         if self.trial is not None:
-            self._try(values, found)
+            self._judge_trial(signals, found)
         signal = max(found, key=lambda name: found[name], default="")
-        return Judgement(found.get(signal, 0.0), signal)
+        return Detection(found.get(signal, 0.0), signal)
 
-    def learn(self, values: Mapping[str, float]) -> list[str]:
-        """This batch was familiar. Returns the signals that it is time to measure by all that was seen so far."""
-        self._measure(values)
-        if LOSS in values:
-            self.jumps.learn(values[LOSS])
-        return [name for name, x in values.items() if name != LOSS and self._novelty(name).learn(x)]
+    def update(self, signals: Mapping[str, float]) -> list[str]:
+        """Add a familiar batch to the baselines. Returns the signals whose reference is to be refreshed now."""
+        self._measure_excess(signals)
+        if LOSS in signals:
+            self.loss.update(signals[LOSS])
+        return [name for name, x in signals.items() if name != LOSS and self._test(name).update(x)]
 
-    def _measure(self, values: Mapping[str, float]) -> None:
-        self.excess = max((self._novelty(n).excess(x) for n, x in values.items() if n != LOSS), default=0.0)
+    def _measure_excess(self, signals: Mapping[str, float]) -> None:
+        self.excess = max((self._test(n).excess(x) for n, x in signals.items() if n != LOSS), default=0.0)
 
-    def _novelty(self, name: str) -> Novelty:
-        return self.signals.setdefault(name, Novelty())
+    def _test(self, name: str) -> CumulativeSumTest:
+        return self.tests.setdefault(name, CumulativeSumTest())
 
-    def _try(self, values: Mapping[str, float], found: dict[str, float]) -> None:
-        """Judge the batches of a new fit together; until then each of them is suspicious."""
+    def _judge_trial(self, signals: Mapping[str, float], found: dict[str, float]) -> None:
+        """Judge the batches of a new fit together; until the last one each of them is suspicious."""
         assert self.trial is not None
         for name in found:
-            if name != LOSS and (usual := self.signals[name].usual).n >= WARM:
-                self.trial.setdefault(name, []).append((values[name] - usual.mean) / usual.deviation)
+            if name != LOSS and (baseline := self.tests[name].baseline).n >= WARM:
+                self.trial.setdefault(name, []).append((signals[name] - baseline.mean) / baseline.deviation)
         self.tried += 1
         for name, scores in self.trial.items():
             least = SUSPECT if self.tried < TRIAL else 0.0
@@ -97,16 +272,16 @@ class Detection:
     def state_dict(self) -> State:
         """Plain numbers and lists of them."""
         return {
-            "signals": {name: novelty.state_dict() for name, novelty in self.signals.items()},
-            "jumps": self.jumps.state_dict(),
+            "signals": {name: test.state_dict() for name, test in self.tests.items()},
+            "jumps": self.loss.state_dict(),
             "trial": self.trial,
             "tried": self.tried,
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood."""
-        self.signals = {}
+        """Continue from a saved state."""
+        self.tests = {}
         for name, kept in state["signals"].items():
-            self._novelty(name).load_state_dict(kept)
-        self.jumps.load_state_dict(state["jumps"])
+            self._test(name).load_state_dict(kept)
+        self.loss.load_state_dict(state["jumps"])
         self.trial, self.tried = state["trial"], state["tried"]

@@ -15,17 +15,15 @@ from torch.optim import Optimizer
 
 from sal_lightning import averaged_weights, coverage, distributed, state_validation, torch_compile
 from sal_lightning.batch_norm import RunningStatistics
-from sal_lightning.change_detection import Detection
+from sal_lightning.change_detection import CONFIRM, SUSPECT, ChangeDetector
 from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
-from sal_lightning.coverage import Coverage, Eye
-from sal_lightning.forward_hooks import Hearing
+from sal_lightning.coverage import Coverage, Eye, Provisional
+from sal_lightning.forward_hooks import Hearing, exactly
 from sal_lightning.grad_scaler import unit
 from sal_lightning.logit_adjustment import LogitAdjustment
-from sal_lightning.novelty import CONFIRM, SUSPECT
 from sal_lightning.optimizer_hooks import Stepping, Unstepped, unwrapped
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.padding import Padding
-from sal_lightning.provisional import Provisional
 from sal_lightning.pull import Pull
 from sal_lightning.remembering import energies, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
@@ -33,7 +31,6 @@ from sal_lightning.rules.subspace import keep_pace
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 from sal_lightning.step_inputs import Reached
-from sal_lightning.surroundings import exactly
 from sal_lightning.user_warnings import Notices
 
 VERSION = 5  # of the state_dict
@@ -111,7 +108,7 @@ class CommunicationLayer:
         coverage.check(model, optimizer)
         self._coverage = Coverage(model, optimizer, self.settings)
         self.analyzer: StabilityAnalyzer | None = None  # looks at each step's gradients before they are held back
-        self.detection = Detection()
+        self.detection = ChangeDetector()
         self.step = 0  # optimizer steps analyzed,
         self.begun = 0  # and when it began to listen
         self.skips = 0  # that the scaler skipped
@@ -450,7 +447,7 @@ class CommunicationLayer:
         coverage = Coverage(self.model, self.optimizer, self.settings)
         coverage.grow()
         coverage.load_state_dict(state)
-        reached, provisional, detection = Reached(coverage), Provisional(coverage), Detection()
+        reached, provisional, detection = Reached(coverage), Provisional(coverage), ChangeDetector()
         detection.load_state_dict(state["detection"])
         provisional.load_state_dict(state["trusted"])
         reached.load_state_dict(state["samples"])
@@ -480,8 +477,8 @@ class CommunicationLayer:
         if self.settings.consolidate_on != "novelty":
             self._learn(signals)
             return True
-        evidence, signal = self.detection.weigh(signals)
-        self.jumped = self.jumped or self.detection.jumps.long
+        evidence, signal = self.detection.detect(signals)
+        self.jumped = self.jumped or self.detection.loss.long
         if evidence < SUSPECT:
             self._provisional.dismiss()
             self._learn(signals)
@@ -493,7 +490,7 @@ class CommunicationLayer:
         return False
 
     def _learn(self, signals: dict[str, float]) -> None:
-        if due := self.detection.learn(signals):
+        if due := self.detection.update(signals):
             self._reached.look(due)
 
     def _begin_window(self, evidence: str) -> None:

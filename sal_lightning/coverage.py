@@ -1,6 +1,7 @@
-"""Which rule covers which parameter, and which layers are listened to."""
+"""Which rule covers which parameter, and consolidations that can be rolled back."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -275,3 +276,43 @@ class Coverage:
             for rule in chosen:
                 if rule.name in self.waiting[kind]:
                     rule.load_state_dict(self.waiting[kind].pop(rule.name))
+
+
+class Provisional:
+    """Knows what was held before a change was suspected."""
+
+    def __init__(self, coverage: Coverage) -> None:
+        self.coverage = coverage
+        self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = (
+            None  # the memory of each; None while nothing is suspected
+        )
+
+    def hold(self) -> None:
+        """A change is suspected: hold what was seen, once."""
+        if self.before is None:
+            self.before = {one: one.memory for one in self.coverage.holders()}
+            self.coverage.consolidate()
+
+    def dismiss(self) -> None:
+        """It was no change: hold again what was held before."""
+        for rule, memory in (self.before or {}).items():
+            rule.memory = memory
+        self.before = None
+
+    def confirm(self) -> None:
+        """It was one: what is held stays."""
+        self.before = None
+
+    def follow(self) -> None:
+        """Rules were replaced, or took in more parameters: take their memories back to those that are there now."""
+        self.load_state_dict(self.state_dict())
+
+    def state_dict(self) -> State | None:
+        """Each rule's memory by its name."""
+        return None if self.before is None else {rule.name: rule.pack(memory) for rule, memory in self.before.items()}
+
+    def load_state_dict(self, state: State | None) -> None:
+        """Continue where another stood."""
+        rules = {one.name: one for one in self.coverage.holders()}
+        known = {} if state is None else {rules[name]: kept for name, kept in state.items() if name in rules}
+        self.before = None if state is None else {rule: rule.unpack(kept) for rule, kept in known.items()}

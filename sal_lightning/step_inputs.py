@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from sal_lightning import distributed
 from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.coverage import Coverage, Eye
+from sal_lightning.forward_hooks import exactly
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.embedding import Tokens
 from sal_lightning.rules.subspace import Subspace
 from sal_lightning.sample_sketch import Samples, whole
-from sal_lightning.surroundings import exactly
 
 ASKED = 4  # layers that are asked how unusual their input is, at most
 

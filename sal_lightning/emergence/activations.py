@@ -13,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning import distributed
 from sal_lightning.emergence.field import COHERENT, NOVEL, EmergenceField
 from sal_lightning.emergence.mean_shift import MeanShift
+from sal_lightning.forward_hooks import in_backward, on_weight_gradient
 from sal_lightning.layers import plain_name, rows
 from sal_lightning.padding import Padding
-from sal_lightning.surroundings import in_backward, on_weight_gradient
 from sal_lightning.torch_compile import uncompiled
 
 AUTO = "auto"  # the last Linear

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning.answers import FIELD, SHARES
 from sal_lightning.metrics import NormShare
 from sal_lightning.optimizer_hooks import unwrapped
-from sal_lightning.trainer_callback import Driver
+from sal_lightning.trainer_callback import FIELD, SHARES, Driver
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -9,10 +9,21 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.change_detection import DIFFERENT, TRIAL, Detection
+from sal_lightning.change_detection import (
+    CONFIRM,
+    DIFFERENT,
+    FEW,
+    JUMP,
+    LONGEST,
+    MARGIN,
+    SHORTEST,
+    SUSPECT,
+    TRIAL,
+    WARM,
+    ChangeDetector,
+    LossJumpTest,
+)
 from sal_lightning.consolidation_reasons import LOSS
-from sal_lightning.jumps import FEW, KNOWN, MARGIN, NEW, USUAL, Jumps
-from sal_lightning.novelty import CONFIRM, SUSPECT, WARM
 from sal_lightning.sample_sketch import SIZE, Samples, whole
 from tests.everywhere.models import loader, trainer
 from tests.sal_lightning.nets import Net
@@ -107,8 +118,8 @@ def test_other_classes_are_found_on_every_network(network):
 @pytest.mark.parametrize("network", ["mlp", "batchnorm", "gru"])
 def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
     comm = train(network, digits(range(10), 2 * CHANGE), digits(range(10), 20, labels=1, seed=1))
-    assert comm.events == [2 * CHANGE + NEW]
-    assert comm.evidence == {2 * CHANGE + NEW: LOSS}
+    assert comm.events == [2 * CHANGE + JUMP]
+    assert comm.evidence == {2 * CHANGE + JUMP: LOSS}
     assert comm.state_dict()["evidence"] == comm.evidence
 
 
@@ -148,32 +159,32 @@ def test_a_new_fit_on_the_same_data_is_held_for_a_while_and_taken_back(tmp_path)
 
 
 def test_a_new_fit_on_other_data_is_found_even_if_each_batch_alone_is_not_suspicious():
-    numbers, detection = random.Random(0), Detection()
+    numbers, detection = random.Random(0), ChangeDetector()
     for _ in range(200):
-        detection.learn({"x": numbers.gauss(0, 1)})
+        detection.update({"x": numbers.gauss(0, 1)})
     assert detection.ready
     detection.begin_fit()
-    evidence = [detection.weigh({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)]
+    evidence = [detection.detect({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)]
     assert evidence[:-1] == [SUSPECT] * (TRIAL - 1)
     assert evidence[-1] >= CONFIRM
     # The same difference within a fit is not enough.
-    same = Detection()
+    same = ChangeDetector()
     numbers = random.Random(0)
     for _ in range(200):
-        same.learn({"x": numbers.gauss(0, 1)})
-    assert max(same.weigh({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)) < SUSPECT
+        same.update({"x": numbers.gauss(0, 1)})
+    assert max(same.detect({"x": DIFFERENT + 0.5}).evidence for _ in range(TRIAL)) < SUSPECT
 
 
 def test_a_new_fit_may_raise_the_loss_where_only_the_loss_is_known():
     model = NETWORKS["mlp"]()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
-    for _ in range(USUAL):
-        comm.detection.learn({LOSS: 0.0})
+    for _ in range(LONGEST):
+        comm.detection.update({LOSS: 0.0})
     comm.begin_anew()
     assert not comm.suspects
-    for value in [0.0] + [5.0] * NEW:
-        assert comm.detection.weigh({LOSS: value}).evidence == 0
-        comm.detection.learn({LOSS: value})
+    for value in [0.0] + [5.0] * JUMP:
+        assert comm.detection.detect({LOSS: value}).evidence == 0
+        comm.detection.update({LOSS: value})
 
 
 def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(monkeypatch):
@@ -191,17 +202,17 @@ def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(mon
 
 
 def test_a_trial_goes_on_where_it_was_saved():
-    numbers, detection = random.Random(0), Detection()
+    numbers, detection = random.Random(0), ChangeDetector()
     for _ in range(WARM):
-        detection.learn({"x": numbers.gauss(0, 1), LOSS: numbers.gauss(0, 1)})
+        detection.update({"x": numbers.gauss(0, 1), LOSS: numbers.gauss(0, 1)})
     detection.begin_fit()
     values = [{"x": numbers.gauss(1.5, 1), LOSS: numbers.gauss(0, 1)} for _ in range(TRIAL)]
     for value in values[:5]:
-        detection.weigh(value)
-    again = Detection()
+        detection.detect(value)
+    again = ChangeDetector()
     again.load_state_dict(detection.state_dict())
     assert again.state_dict() == detection.state_dict()
-    assert [again.weigh(v) for v in values[5:]] == [detection.weigh(v) for v in values[5:]]
+    assert [again.detect(v) for v in values[5:]] == [detection.detect(v) for v in values[5:]]
 
 
 def test_a_batch_that_overflows_is_no_sign_of_a_change():
@@ -231,19 +242,19 @@ def exchangeable(kind, n, seed):
 
 @pytest.mark.parametrize("kind", ["normal", "heavy"])
 def test_jumps_are_not_found_in_noise_of_any_kind(kind):
-    jumps = Jumps()
+    jumps = LossJumpTest()
     for value in exchangeable(kind, 20_000, seed=0):
-        assert jumps.weigh(value) < CONFIRM
-        jumps.learn(value)
-    assert len(jumps.usual) == USUAL
+        assert jumps.detect(value) < CONFIRM
+        jumps.update(value)
+    assert len(jumps.usual) == LONGEST
 
 
 def test_a_jump_is_suspected_and_then_believed():
-    jumps = Jumps()
-    for value in exchangeable("normal", KNOWN, seed=1):
-        jumps.learn(value)
+    jumps = LossJumpTest()
+    for value in exchangeable("normal", SHORTEST, seed=1):
+        jumps.update(value)
     high = max(jumps.usual) + 2 * MARGIN
-    evidence = [jumps.weigh(high) for _ in range(NEW)]
+    evidence = [jumps.detect(high) for _ in range(JUMP)]
     assert evidence[: FEW - 1] == [0.0] * (FEW - 1)
     assert evidence[FEW - 1] == SUSPECT
     assert evidence[-1] == CONFIRM
@@ -252,38 +263,38 @@ def test_a_jump_is_suspected_and_then_believed():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_loss_that_rises_all_the_time_does_not_jump(seed):
-    jumps, noise = Jumps(), random.Random(seed)
+    jumps, noise = LossJumpTest(), random.Random(seed)
     for i in range(300):
         value = 0.1 * i + noise.gauss(0, 0.5)
-        assert jumps.weigh(value) == 0
+        assert jumps.detect(value) == 0
         assert not jumps.long
-        jumps.learn(value)
+        jumps.update(value)
 
 
 def test_values_that_were_only_outliers_become_usual():
-    jumps = Jumps()
-    for value in [0.0] * KNOWN:
-        jumps.learn(value)
+    jumps = LossJumpTest()
+    for value in [0.0] * SHORTEST:
+        jumps.update(value)
     for value in (1.0, 1.0):
-        assert jumps.weigh(value) == 0
-        jumps.learn(value)
+        assert jumps.detect(value) == 0
+        jumps.update(value)
     assert max(jumps.usual) == 0.0
-    assert jumps.weigh(0.0) == 0
-    jumps.learn(0.0)
+    assert jumps.detect(0.0) == 0
+    jumps.update(0.0)
     assert max(jumps.usual) == 1.0
 
 
 def test_the_first_steps_of_a_fit_may_raise_the_loss():
     for first, believed in ((0.0, False), (5.0, True)):
-        jumps = Jumps()
-        for _ in range(USUAL):
-            jumps.learn(0.0)
+        jumps = LossJumpTest()
+        for _ in range(LONGEST):
+            jumps.update(0.0)
         jumps.begin_fit()
         evidence = []
-        for value in [first] + [5.0] * NEW:
-            evidence.append(jumps.weigh(value))
+        for value in [first] + [5.0] * JUMP:
+            evidence.append(jumps.detect(value))
             if evidence[-1] < SUSPECT:
-                jumps.learn(value)
+                jumps.update(value)
         assert (max(evidence) >= CONFIRM) is believed
 
 
@@ -342,7 +353,7 @@ def test_the_loss_is_that_before_it_is_scaled(unscaled):
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-        found[scale] = list(comm.detection.jumps.usual)
+        found[scale] = list(comm.detection.loss.usual)
         assert comm.events == []
     assert len(found[1.0]) == 60
     torch.testing.assert_close(found[1024.0], found[1.0], atol=1e-3, rtol=1e-3)

@@ -181,7 +181,7 @@ def test_more_padding_of_the_same_text_is_no_change():
         model(**text(i, 8 if i < 60 else 56)).loss.backward()
         optimizer.step()
     assert comm.events == []
-    assert comm.detection.signals["the input of transformer.wte"].count > 60
+    assert comm.detection.tests["the input of transformer.wte"].count > 60
 
 
 def test_a_batch_that_is_all_padding_leaves_everything_as_it_was():

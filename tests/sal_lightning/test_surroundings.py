@@ -1,6 +1,6 @@
 import torch
 
-from sal_lightning.surroundings import exactly, in_backward
+from sal_lightning.forward_hooks import exactly, in_backward
 
 
 def test_exactly_neither_casts_nor_records():

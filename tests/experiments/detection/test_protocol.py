@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from experiments.detection.protocol import Heard, auroc, delays, false_alarms, kinds, listen, measures
 from experiments.detection.sources import named, pictures
 from sal_lightning import SALCallback
-from sal_lightning.novelty import WARM
+from sal_lightning.change_detection import WARM
 from tests.sal_lightning.test_callback import Net, loader, trainer
 
 NAN = float("nan")

@@ -22,7 +22,7 @@ from experiments.filing import Record, origin, read, save, source
 from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
 from sal_lightning import SALCallback
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 
 STREAMS: tuple[StreamName, ...] = ("split-domain", "split-class")
 NOTE = """\
@@ -94,7 +94,7 @@ def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
     """Train with SAL, then undo parts: accuracy on each task by what was undone."""
     sal, ends = SALCallback(), Ends()
     run(stream, "plain", seed, steps, data=data, every=steps, callbacks=[sal, ends])
-    rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, Subspace)]
+    rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, SubspaceRule)]
     directions = {r.layer.name: torch.zeros(r.d, 0) if r.memory is None else r.memory.U[0] for r in rules}
     *earlier, now = ends.W
     found: dict[str, list[float]] = {}

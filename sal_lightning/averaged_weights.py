@@ -42,4 +42,4 @@ def _exchange(by: Callable[[], Any], rules: Sequence[Rule]) -> None:
     versions = [rule.version_of_weights() for rule in rules]
     by()
     for rule, before in zip(rules, versions, strict=True):
-        rule.exchanged(rule.version_of_weights() - before)
+        rule.weights_exchanged(rule.version_of_weights() - before)

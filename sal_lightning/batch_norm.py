@@ -56,7 +56,7 @@ class RunningStatistics:
         self._handles.clear()
         for module in [*self._lent, *self._calls]:
             self._return(module)
-        self.forget()
+        self.discard_step()
 
     def keep(self) -> None:
         """Something was consolidated: the statistics that go with it are those of now."""
@@ -68,7 +68,7 @@ class RunningStatistics:
             for now, then in zip(_statistics(module), before, strict=True):
                 now.copy_(then)
 
-    def forget(self) -> None:
+    def discard_step(self) -> None:
         """The step is over."""
         self._before.clear()
 

@@ -16,14 +16,14 @@ from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.views import views
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
-from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, Driver
+from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, BaseCallback
 
 TAKEN = ("layers", "observed")  # what follows sal/ already
 # Strategies that hand out neither whole gradients nor whole rows of them.
 CLOSED = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
 
 
-class SALCallback(Driver, Callback):
+class SALCallback(BaseCallback, Callback):
     """Measures what a network has settled on and protects it while it goes on learning.
 
     >>> callback = SALCallback()
@@ -143,7 +143,7 @@ class SALCallback(Driver, Callback):
     ) -> None:
         # Measured steps are logged once: not again by the micro-batches that lead to the next step.
         self.pause()
-        self.look()
+        self.update_field()
         if self._measured():
             self._log(trainer, pl_module)
         if trainer.is_last_batch:  # a checkpoint of this step is resumed after the end of the epoch

@@ -17,21 +17,21 @@ from sal_lightning import averaged_weights, coverage, distributed, state_validat
 from sal_lightning.batch_norm import RunningStatistics
 from sal_lightning.change_detection import CONFIRM, SUSPECT, ChangeDetector
 from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
-from sal_lightning.coverage import Coverage, Eye, Provisional
-from sal_lightning.forward_hooks import Hearing, exactly
+from sal_lightning.coverage import Coverage, Eye, ProvisionalHold
+from sal_lightning.forward_hooks import ForwardHooks, exactly
 from sal_lightning.grad_scaler import unit
 from sal_lightning.logit_adjustment import LogitAdjustment
-from sal_lightning.optimizer_hooks import Stepping, Unstepped, unwrapped
+from sal_lightning.optimizer_hooks import OptimizerHooks, UnobservedSteps, unwrapped
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.padding import Padding
 from sal_lightning.pull import Pull
 from sal_lightning.remembering import energies, evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
-from sal_lightning.rules.subspace import keep_pace
+from sal_lightning.rules.subspace import update_pace
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
-from sal_lightning.step_inputs import Reached
-from sal_lightning.user_warnings import Notices
+from sal_lightning.step_inputs import StepInputs
+from sal_lightning.user_warnings import UserWarnings
 
 VERSION = 5  # of the state_dict
 STRIDE = 4  # steps from one look of the analyzer to the next
@@ -97,7 +97,7 @@ class CommunicationLayer:
         pull: float = Settings.pull,
         absent_prior: float = Settings.absent_prior,
         scaler: GradScaler | None = None,
-        notices: Notices | None = None,
+        notices: UserWarnings | None = None,
     ) -> None:
         self.settings = Settings(
             protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
@@ -118,18 +118,18 @@ class CommunicationLayer:
         self.last = False  # whether the step that is under way is the last one before what moved has to be put back
         self.measure = False  # whether to measure what this step holds back
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient ("suppressed"), the update ("effect")
-        self._hearing, self._reached = Hearing(), Reached(self._coverage)
+        self._hearing, self._reached = ForwardHooks(), StepInputs(self._coverage)
         self._output = OutputGradient(scaler, self._pull.fisher, self._adjustment)
-        self._provisional = Provisional(self._coverage)
-        self._stepping: Stepping | None = None
+        self._provisional = ProvisionalHold(self._coverage)
+        self._stepping: OptimizerHooks | None = None
         self._attached = False
         self._analyzed = self._protected = self._skipped = False  # in the step that is under way
         self._new = set[Eye]()  # eyes that came since the last step
-        self.notices = notices or Notices()
+        self.notices = notices or UserWarnings()
         if averaged_weights.hides(wrapper, optimizer):
             self.notices.hidden_average(type(wrapper).__name__)
         self._statistics = RunningStatistics()
-        self._unstepped = Unstepped()
+        self._unstepped = UnobservedSteps()
         self._looks = 0  # steps analyzed since it was attached
         self._coverage.grow()
         self._say_other()
@@ -165,7 +165,7 @@ class CommunicationLayer:
             self._analyzed = True  # a closure may come several times in one step
             self.step += 1
             if self.analyzer is not None and self.step % STRIDE == 1:
-                self.analyzer.observe(size)
+                self.analyzer.update(size)
             self._reached.gather()
             signals = self._reached.surprises(self._output)
             self._follow_output()
@@ -173,20 +173,20 @@ class CommunicationLayer:
             self._look_at_itself()
             with self._evaluated():
                 familiar = self._familiar(signals)
-            self._adjustment.observe()
+            self._adjustment.update()
             self._statistics.suspended = self.suspects
             if not familiar:
                 self._statistics.put_back()
-            self._statistics.forget()
+            self._statistics.discard_step()
             due = [rule for rule in self.rules if familiar and rule.due and rule in self._reached.known]
             if familiar:
-                self._reached.observe(size)
-                self._pull.fisher.observe()
+                self._reached.update(size)
+                self._pull.fisher.update()
             self._say_no_pull()
             share_windows(due)
             for rule in due:
-                rule.reopen()
-            self.forget_step()
+                rule.adapt_hold()
+            self.discard_step()
             every = self.settings.consolidate_on
             if isinstance(every, int) and self.step % every == 0:
                 self.consolidate_for(EVERY_STEPS)
@@ -195,7 +195,7 @@ class CommunicationLayer:
         """Observe and protect nothing of this step: its gradients will not be used."""
         self._skipped = True
         self.skips += 1
-        self.forget_step()
+        self.discard_step()
 
     def protect(self) -> None:
         """Hold the gradient back where it would overwrite what is held: ``G ← G − held(G)``."""
@@ -224,16 +224,16 @@ class CommunicationLayer:
             if restored:
                 self._pull.apply(touched)
             for name in settling & touched.keys():
-                self._pull.take([name], touched[name])
+                self._pull.set_anchor([name], touched[name])
             for rule in restored:
-                rule.mark()
-            keep_pace(self.rules)
+                rule.record_weights()
+            update_pace(self.rules)
 
     def _notice(self) -> None:
         """What somebody else moved since the last step is taken as it is."""
         for rule in self.rules:
-            if rule.notice():
-                self._pull.take(rule.parameters)
+            if rule.detect_external_change():
+                self._pull.set_anchor(rule.parameters)
 
     def _snapshot(self) -> None:
         for rule in self.rules:
@@ -248,14 +248,14 @@ class CommunicationLayer:
         with exactly(self._device), self._evaluated():
             for rule in self.rules:
                 if rule.holds:
-                    if rule.notice():
-                        self._pull.take(rule.parameters)
+                    if rule.detect_external_change():
+                        self._pull.set_anchor(rule.parameters)
                     touched = rule.touched
                     rule.settle()
                     if touched is not None:
-                        self._pull.take(rule.parameters, touched)
+                        self._pull.set_anchor(rule.parameters, touched)
             if together:
-                keep_pace(self.rules)
+                update_pace(self.rules)
 
     def consolidate(self) -> None:
         """By hand: what the network does now is worth keeping."""
@@ -324,7 +324,7 @@ class CommunicationLayer:
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
         model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        kept = [t for rule in self._coverage.everybody() for t in rule.tensors()]
+        kept = [t for rule in self._coverage.all_rules() for t in rule.tensors()]
         kept += self._pull.tensors() + self._adjustment.tensors()
         state = sum(t.nbytes for t in kept)
         held = (rule for rule in self.rules if rule.holds and rule.restores)
@@ -378,7 +378,7 @@ class CommunicationLayer:
         self._attached = True
         self._hook_layers()
         if self.optimizer is not None:
-            self._stepping = Stepping(self.optimizer, self)
+            self._stepping = OptimizerHooks(self.optimizer, self)
         elif self.settings.protection != "tensor":
             warnings.warn(
                 "CommunicationLayer was given no optimizer: only the gradient is held back, which protects under plain "
@@ -447,7 +447,7 @@ class CommunicationLayer:
         coverage = Coverage(self.model, self.optimizer, self.settings)
         coverage.grow()
         coverage.load_state_dict(state)
-        reached, provisional, detection = Reached(coverage), Provisional(coverage), ChangeDetector()
+        reached, provisional, detection = StepInputs(coverage), ProvisionalHold(coverage), ChangeDetector()
         detection.load_state_dict(state["detection"])
         provisional.load_state_dict(state["trusted"])
         reached.load_state_dict(state["samples"])
@@ -491,7 +491,7 @@ class CommunicationLayer:
 
     def _learn(self, signals: dict[str, float]) -> None:
         if due := self.detection.update(signals):
-            self._reached.look(due)
+            self._reached.refresh(due)
 
     def _begin_window(self, evidence: str) -> None:
         """What emerged is kept: note the event and look at what comes with fresh eyes."""
@@ -511,21 +511,21 @@ class CommunicationLayer:
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
             each = energies(forward(batch), self.padding)
-            self._pull.fisher.see_importance(each)
+            self._pull.fisher.collect_importance(each)
             torch.autograd.backward(each.mean())
         self._hand_over_unreached()
         with exactly(self._device):
-            self._reached.observe()
-            self._pull.fisher.observe()
-            self._adjustment.observe()
-            self.forget_step()
+            self._reached.update()
+            self._pull.fisher.update()
+            self._adjustment.update()
+            self.discard_step()
 
     # --- what its hooks tell ---
 
     def heard(self, eye: Eye, given: tuple[Any, ...]) -> None:
         """A layer is called in training."""
         self._forward_begins(eye)
-        self._reached.see(eye, given, self.step)
+        self._reached.collect(eye, given, self.step)
 
     def defer(self, eye: Eye, given: tuple[Any, ...]) -> Callable[[], None]:
         """A layer is called in evaluation mode; what is returned is called when its backward pass comes."""
@@ -603,25 +603,25 @@ class CommunicationLayer:
         """Take the weights as they are: whatever moved them since the last step was meant."""
         with exactly(self._device), self._evaluated():
             for rule in self.rules:
-                rule.anchor()
+                rule.accept_weights()
             self._pull.come_back()
             if self.settings.consolidate_on == "novelty" and self.detection.begin_fit():
                 self._provisional.hold()
                 self._statistics.suspended = True
-        self.forget_step()
+        self.discard_step()
 
     @property
     def excess(self) -> float:
         """Log of how much farther than usual the last batch was."""
         return self.detection.excess
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered since the last step."""
-        self._reached.forget()
-        self._output.forget_step()
-        self._pull.fisher.forget_step()
-        self._adjustment.forget_step()
-        self.padding.forget()
+        self._reached.discard_step()
+        self._output.discard_step()
+        self._pull.fisher.discard_step()
+        self._adjustment.discard_step()
+        self.padding.discard_step()
 
     # --- covering ---
 
@@ -644,8 +644,8 @@ class CommunicationLayer:
         replaced = {rule.name for rule in self._coverage.gone}
         for rule in self.rules:
             if rule.name in replaced:
-                rule.anchor()  # the new weights are taken as they are
-                self._pull.take(rule.parameters)
+                rule.accept_weights()  # the new weights are taken as they are
+                self._pull.set_anchor(rule.parameters)
         if new:
             torch_compile.renew()
             self._follow_modules()
@@ -663,7 +663,7 @@ class CommunicationLayer:
         lost: list[Rule] = [e for e in unreached if e not in new]
         self._new = set()
         if lost := [r for r in lost if any(p.grad is not None for p in r.parameters.values())]:
-            self._coverage.hand_over(lost)
+            self._coverage.use_element_rule(lost)
             self._provisional.follow()
 
     def _say_other(self) -> None:

@@ -12,13 +12,13 @@ from sal_lightning.layers import plain_name
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.element import Element
-from sal_lightning.rules.embedding import Tokens
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.element import ElementRule
+from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import Tensor
 from sal_lightning.settings import Settings
 
-Eye = Subspace | Tokens  # a rule that looks at its layer's input
+Eye = SubspaceRule | EmbeddingRule  # a rule that looks at its layer's input
 RECURRENT = 4  # times as strong as others recurrent layers are held
 
 
@@ -70,7 +70,7 @@ def rules_for(
         return [Tensor(parameters)]
     left = dict(parameters)
     rules: list[Rule] = [*layer_rules(settings, left, model, other)] if settings.protection == "subspace" else []
-    return rules + ([Element(left, settings.strength)] if left else [])
+    return rules + ([ElementRule(left, settings.strength)] if left else [])
 
 
 def layer_rules(
@@ -91,10 +91,10 @@ def layer_rules(
 
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
     if isinstance(layer.module, nn.Embedding):
-        return Tokens(layer.name, names, layer.module, settings.strength, layer.modules)
+        return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
     # A change of a recurrent weight acts anew in every time step of a sequence.
     times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
-    return Subspace(layer, names, times * settings.strength, settings.recall, settings.share)
+    return SubspaceRule(layer, names, times * settings.strength, settings.recall, settings.share)
 
 
 def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:
@@ -144,18 +144,18 @@ class Coverage:
     def _drop_replaced(self) -> None:
         """Rules whose parameters are no longer the model's make room; what they hold waits for those of their name."""
         there = {id(p) for p in self.model.parameters()}
-        self.gone = [r for r in self.everybody() if any(id(p) not in there for p in r.parameters.values())]
+        self.gone = [r for r in self.all_rules() if any(id(p) not in there for p in r.parameters.values())]
         for rule in self.gone:
             self.waiting["rules" if rule in self.rules else "eyes"][rule.name] = rule.state_dict()
         self.rules = [rule for rule in self.rules if rule not in self.gone]
         self.eyes = [eye for eye in self.eyes if eye not in self.gone]
 
-    def hand_over(self, lost: Iterable[Rule]) -> None:
+    def use_element_rule(self, lost: Iterable[Rule]) -> None:
         """Protect what these rules cannot follow weight by weight."""
         for rule in list(lost):
             self.rules.remove(rule)
             self.eyes = [eye for eye in self.eyes if eye is not rule]
-            self._take_in([Element(rule.parameters, self.settings.strength)], [])
+            self._take_in([ElementRule(rule.parameters, self.settings.strength)], [])
         self.pull.cover(self.rules)
         self.adjustment.cover(self.eyes)
 
@@ -175,7 +175,7 @@ class Coverage:
 
     def clear(self) -> None:
         """Look at what comes with fresh eyes."""
-        for rule in self.everybody():
+        for rule in self.all_rules():
             rule.clear()
         self.pull.clear()
         self.adjustment.clear()
@@ -189,7 +189,7 @@ class Coverage:
         """The grain at which each covered parameter is protected."""
         return {name: rule.grain for rule in self.rules for name in rule.parameters}
 
-    def everybody(self) -> set[Rule]:
+    def all_rules(self) -> set[Rule]:
         """Rules and eyes."""
         return {*self.rules, *self.eyes}
 
@@ -200,7 +200,9 @@ class Coverage:
         # A bias may be held by itself.
         weights = [name for name in names if not name.endswith("bias")]
         whole = {name for name in weights if (name.rpartition(".")[0] or "model") in held}
-        single = held.get("element", {}) | next((r.later["memory"] for r in self.rules if isinstance(r, Element)), {})
+        single = held.get("element", {}) | next(
+            (r.later["memory"] for r in self.rules if isinstance(r, ElementRule)), {}
+        )
         return whole | (set(names) & set(single))
 
     def unbound(self) -> list[str]:
@@ -229,8 +231,8 @@ class Coverage:
         elements = set(state["elements"])
         names = {plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)}
         # By the weight, which comes first: a bias that learns only now is named nowhere.
-        self.hand_over([r for r in self.rules if r.grain == "subspace" and next(iter(r.parameters)) in elements])
-        for rule in [r for r in self.rules if isinstance(r, Subspace) and r.layer.bias is not None]:
+        self.use_element_rule([r for r in self.rules if r.grain == "subspace" and next(iter(r.parameters)) in elements])
+        for rule in [r for r in self.rules if isinstance(r, SubspaceRule) and r.layer.bias is not None]:
             held = state["rules"].get(rule.name, {}).get("memory", {}).get("U")
             if held is not None and held.shape[1] == rule.inputs:
                 self._free_bias(rule)
@@ -249,7 +251,7 @@ class Coverage:
         self.adjustment.cover(self.eyes)
         self.adjustment.load_state_dict(state["adjustment"])
 
-    def _free_bias(self, rule: Subspace) -> None:
+    def _free_bias(self, rule: SubspaceRule) -> None:
         """A bias that learns only now is no part of what is held of its layer: single weights start free."""
         bias = {name: p for name, p in rule.parameters.items() if p is rule.layer.bias}
         weight = {name: p for name, p in rule.parameters.items() if name not in bias}
@@ -257,12 +259,12 @@ class Coverage:
         alone.alone = rule.alone
         self.rules = [alone if r is rule else r for r in self.rules]
         self.eyes = [alone if e is rule else e for e in self.eyes]
-        self._take_in([Element(bias, self.settings.strength)], [])
+        self._take_in([ElementRule(bias, self.settings.strength)], [])
 
     def _take_in(self, rules: list[Rule], eyes: list[Eye]) -> None:
         for rule in rules:
             rule.alone = self.optimizer is None
-            mine = next((r for r in self.rules if isinstance(r, Element) and r.name == rule.name), None)
+            mine = next((r for r in self.rules if isinstance(r, ElementRule) and r.name == rule.name), None)
             if mine is None:
                 self.rules.append(rule)
             else:
@@ -278,7 +280,7 @@ class Coverage:
                     rule.load_state_dict(self.waiting[kind].pop(rule.name))
 
 
-class Provisional:
+class ProvisionalHold:
     """Knows what was held before a change was suspected."""
 
     def __init__(self, coverage: Coverage) -> None:

@@ -67,14 +67,14 @@ class Fisher:
     def clear(self) -> None:
         """Begin a new window."""
         self.age, self.sums = 0, {}
-        self.forget_step()
+        self.discard_step()
 
     @property
     def due(self) -> bool:
         """Whether it is to be measured in this step."""
         return not self.failure and (self.age in FIRST or self.age % EVERY == EVERY - 1)
 
-    def see(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
+    def collect(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
         """Run the backward pass from an output whose gradient has just been computed.
 
         Args:
@@ -97,7 +97,7 @@ class Fisher:
             return
         self._add(learn, found, scale)
 
-    def see_importance(self, values: Tensor) -> None:
+    def collect_importance(self, values: Tensor) -> None:
         """Likewise, from one number for each sample, (n,), in place of its loss."""
         learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
         if learn and values.requires_grad:
@@ -117,7 +117,7 @@ class Fisher:
                 g = g if scale is None else g / scale
                 self.seen[name] = self.seen[name] + g if name in self.seen else g
 
-    def observe(self) -> None:
+    def update(self) -> None:
         """What this step gave counts."""
         if self.seen:
             keep = BETA**EVERY
@@ -127,9 +127,9 @@ class Fisher:
                 new, old = Factors.of(g.square().nan_to_num(0.0, 0.0, 0.0)), self.sums.get(name)
                 self.sums[name] = new if old is None else Factors(old.rows + new.rows, old.columns + new.columns)
         self.age += 1
-        self.forget_step()
+        self.discard_step()
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered in this step."""
         self.seen, self.drawn = {}, 0
 

@@ -81,7 +81,7 @@ class _Ear(NamedTuple):
     defer: Defer
 
 
-class Hearing:
+class ForwardHooks:
     """Hooks on the forward passes of modules, one for all eyes of a module.
 
     A pass counts if gradients are enabled and, where a trainer says so, a training step is running. Of a module in

@@ -34,7 +34,7 @@ def _finite(x: Tensor) -> Tensor:
     return torch.where(x.isfinite().all(-1, keepdim=True), x, 0.0)
 
 
-class Window:
+class InputSketch:
     """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as ``Y = RΩ``.
 
     A Nyström sketch (Tropp et al. 2017): linear, so two thin products a batch and a sum over processes are all it
@@ -90,7 +90,7 @@ class Window:
         rows: Tensor = B.mT * self._units().sqrt()[:, None, None]
         return rows.float()
 
-    def look(self, floor: float) -> None:
+    def refresh(self, floor: float) -> None:
         """Take in what was seen so far: ``distance`` is measured by this until the next look.
 
         ``floor`` (in mean eigenvalues) is added to every eigenvalue: a direction never seen is far, not infinitely far.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sal_lightning import distributed
 from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 
 SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # of the prior: see LogitAdjustment
 ALONE = 0.9  # of what is negative in the gradient: the targets' share, where each row has one
@@ -83,7 +83,7 @@ class LogitAdjustment:
 
     def cover(self, eyes: Iterable[Rule]) -> None:
         """The layers that may be the last."""
-        layers = {eye.layer.module: eye for eye in eyes if isinstance(eye, Subspace)} if self.prior < 1 else {}
+        layers = {eye.layer.module: eye for eye in eyes if isinstance(eye, SubspaceRule)} if self.prior < 1 else {}
         whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(distributed.sharded, m.parameters())))
         self._names = {module: layers[module].name for module in whole}
 
@@ -91,7 +91,7 @@ class LogitAdjustment:
         """Whether outputs of this layer may be absent."""
         return self._names.get(module) in (self.memory or {})
 
-    def see(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
+    def adjust(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
         """Note the targets in the gradient at a layer's output; returns what has to be added to it, None for nothing.
 
         Args:
@@ -117,7 +117,7 @@ class LogitAdjustment:
         self.shares[name] = share + self.shares[name] if name in self.shares else share
         return (change * fits).to(grad.dtype)
 
-    def see_answers(self, module: nn.Module, logits: Tensor) -> None:
+    def collect_predictions(self, module: nn.Module, logits: Tensor) -> None:
         """What the model answers counts as the targets."""
         if (name := self._names.get(module)) is not None and logits.dim() == 2:
             self._note(name, logits.argmax(-1), logits.shape[-1])
@@ -127,7 +127,7 @@ class LogitAdjustment:
         seen[at.flatten()] = True
         self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
 
-    def observe(self) -> None:
+    def update(self) -> None:
         """What was a target in this step counts; all processes call it together."""
         if self.memory and distributed.count() > 1:
             names = sorted(self.memory)
@@ -138,7 +138,7 @@ class LogitAdjustment:
         self._pace()
         for name, seen in self.seen.items():
             self.targets[name] = _union(self.targets.get(name), seen)
-        self.forget_step()
+        self.discard_step()
 
     def _pace(self) -> None:
         names = sorted(self.memory or {}) if distributed.count() > 1 else list(self.shares)
@@ -149,7 +149,7 @@ class LogitAdjustment:
                 grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))
                 self.priors[name] = torch.where(number > 0, grown.clamp(LEAST, 1.0), self.priors[name])
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered in this step."""
         self.seen, self.shares = {}, {}
 

@@ -60,7 +60,7 @@ def _hooked(x: Any) -> bool:
     return isinstance(x, Optimizer) and hasattr(x, "_optimizer_step_pre_hooks")
 
 
-class Unstepped:
+class UnobservedSteps:
     """Whether weights move although no step of their optimizer is seen; looked at ever more rarely."""
 
     FIRST, SAMPLE = 16, 64  # passes before it is looked at, and again after twice as many; weights that are compared
@@ -93,7 +93,7 @@ def _attributes(optimizer: Optimizer) -> Iterator[Any]:
             yield from value
 
 
-class Stepping:
+class OptimizerHooks:
     """Hooks on the steps of one optimizer, and of those inside of it."""
 
     def __init__(self, optimizer: Optimizer, listener: Listener) -> None:

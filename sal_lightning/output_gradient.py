@@ -55,9 +55,9 @@ class OutputGradient:
         if self._handle is not None:
             self._handle.remove()
         self.module = self._handle = None
-        self.forget_step()
+        self.discard_step()
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered in this step."""
         self.total = self._answer = None
         self._edges.clear()
@@ -84,7 +84,7 @@ class OutputGradient:
                     args[0].register_hook(partial(self._pass_on, module, changes))  # type: ignore[no-untyped-call]
                 if self.predicts and self.adjustment is not None:
                     for x in tensors(output):
-                        self.adjustment.see_answers(module, x.detach())
+                        self.adjustment.collect_predictions(module, x.detach())
                 on_weight_gradient(output, weights, partial(self._add, number, logits, changes))
 
         return ended
@@ -94,11 +94,11 @@ class OutputGradient:
             return
         change = None
         if self.adjustment is not None and not self.predicts and not torch.is_grad_enabled():  # no second derivatives
-            change = self.adjustment.see(self.module, grad.detach(), logits[place] if logits else None)
+            change = self.adjustment.adjust(self.module, grad.detach(), logits[place] if logits else None)
         edges = self._edges.get(number, [])
         if edges and self.fisher is not None:
             scale = self.scaler.scale(torch.ones((), device=grad.device)) if scales(self.scaler) else None
-            self.fisher.see(
+            self.fisher.collect(
                 edges[place],
                 grad if change is None else grad + change,
                 scale,

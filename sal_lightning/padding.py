@@ -123,16 +123,16 @@ class _Scope:
         first = (m.batch_first for m in module.modules() if isinstance(getattr(m, "batch_first", None), bool))
         self.time_first = not next(first, True)
         self.entered = 0
-        self.forget()
+        self.discard_step()
 
-    def forget(self) -> None:
+    def discard_step(self) -> None:
         """Its last call is over."""
         self.own: Mask | None = None  # of the sequence that its layers work on; None: it said nothing
         self.pairs: list[_Pair] = []
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """It is called."""
-        self.forget()
+        self.discard_step()
         given = {n: args[i] if i < len(args) else kwargs.get(n) for n, i in self.places.items()}
         if self.two:
             for inputs, masks in _TWO:
@@ -199,13 +199,13 @@ class Padding:
         self._scopes.clear()
         self._around.clear()
         self._early.clear()
-        self.forget()
+        self.discard_step()
 
-    def forget(self) -> None:
+    def discard_step(self) -> None:
         """The step is over."""
         self._last = None
         for scope in self._scopes.values():
-            scope.forget()
+            scope.discard_step()
 
     def among(self, module: nn.Module, given: Sequence[Any]) -> list[Real | None]:
         """Of each input that a layer is given, which rows are real; None where that is not known: all."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sal_lightning.distributed import sharded
 from sal_lightning.fisher import FIRST, Factors, Fisher
 from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 
 SAME = 1e-7  # of the sum of the weights' sizes: a difference of sums that is rounding
 EVERY = 16  # steps after which the movement of the weights is measured again
@@ -76,7 +76,7 @@ class Pull:
         self.fisher.parameters = named if usable else {}
         self.biases = {}
         for rule in rules:
-            if isinstance(rule, Subspace) and len(rule.parameters) == 2 and not rule.layer.transposed:
+            if isinstance(rule, SubspaceRule) and len(rule.parameters) == 2 and not rule.layer.transposed:
                 weight, bias = rule.parameters
                 self.biases[bias] = weight
         kept = self.pack(self.memory) | self.later
@@ -129,7 +129,7 @@ class Pull:
         """Begin a new window."""
         self.fisher.clear()
 
-    def take(self, names: Iterable[str], moved: Tensor | None = None) -> None:
+    def set_anchor(self, names: Iterable[str], moved: Tensor | None = None) -> None:
         """Somebody else moved these parameters (``moved``: if so): they are pulled to where they are now."""
         for name in names:
             if self.memory and name in self.memory and name in self.parameters:
@@ -143,7 +143,7 @@ class Pull:
     def come_back(self) -> None:
         """Training begins again: what was moved in between is pulled to where it is now."""
         now = {name: _sums(self.parameters[name]) for name in self.left if name in self.parameters}
-        self.take(n for n, (total, size) in now.items() if abs(total - self.left[n][0]) > SAME * max(size, 1e-30))
+        self.set_anchor(n for n, (total, size) in now.items() if abs(total - self.left[n][0]) > SAME * max(size, 1e-30))
 
     def begin_step(self) -> None:
         """Before the optimizer's step: some drop the gradients before it ends."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sal_lightning.input_sketch import Window
+from sal_lightning.input_sketch import InputSketch
 from sal_lightning.layers import homogeneous
 from sal_lightning.padding import Real
 from sal_lightning.rules.base import State
@@ -51,11 +51,11 @@ def _mean(x: Tensor, real: Tensor) -> Tensor:
     return (x * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-class Samples:
+class SampleSketch:
     """What whole samples of one layer's input usually are, and how unusual those of this step are."""
 
     def __init__(self) -> None:
-        self.window: Window | None = None
+        self.window: InputSketch | None = None
         self.age = 0  # steps since the window began
         self.seen: list[Tensor] = []  # samples of this step
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
@@ -65,32 +65,32 @@ class Samples:
         """Whether the window wants the samples of this step."""
         return self.age < DENSE or self.age % EVERY == 0
 
-    def take(self, x: Tensor) -> None:
+    def collect(self, x: Tensor) -> None:
         """Gather samples (n, p) of one forward pass; accumulated batches add up."""
         x = homogeneous(x)[None]
         if self.window is None or self.window.d != x.shape[-1]:
-            self.window, self.age = Window(x.shape[-1], RANK, BETA), 0
+            self.window, self.age = InputSketch(x.shape[-1], RANK, BETA), 0
         self.seen.append(x)
         if self.age >= DENSE:
             if self.window.P is None:
-                self.window.look(FLOOR)
+                self.window.refresh(FLOOR)
             distance = self.window.distance(x, FLOOR)
             found = torch.stack([distance.sum(), torch.full_like(distance.sum(), distance.numel())])
             self.surprise = found if self.surprise is None else self.surprise + found
 
-    def observe(self) -> None:
+    def update(self) -> None:
         """Take this step's samples into the window."""
         if self.window is not None and self.seen and self.due:
             self.window.update(torch.cat(self.seen, 1), 1 if self.age < DENSE else EVERY)
         self.age += bool(self.seen)
-        self.forget_step()
+        self.discard_step()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Measure what is unusual by all that was seen so far, from now on."""
         if self.window is not None and self.window.P is not None:
-            self.window.look(FLOOR)
+            self.window.refresh(FLOOR)
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered in this step."""
         self.seen, self.surprise = [], None
 
@@ -109,5 +109,5 @@ class Samples:
         self.clear()
         self.age = state["age"]
         if "d" in state:
-            self.window = Window(state["d"], RANK, BETA)
+            self.window = InputSketch(state["d"], RANK, BETA)
             self.window.load_state_dict(state["window"], device)

@@ -99,7 +99,7 @@ class StabilityAnalyzer:
         self.watch(owned(model, optimizer))
 
     def watch(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Watch these parameters too, if they have real numbers."""
+        """ActivationObserver these parameters too, if they have real numbers."""
         for name, p in parameters.items():
             if self.parameters.get(name) is not p and p.is_floating_point():
                 self.means.pop(name, None)  # of a parameter whose place it takes
@@ -109,7 +109,7 @@ class StabilityAnalyzer:
         self._lay_out(self.means)
 
     @torch.no_grad()
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         """Take in the weights as the last step left them, and this one's gradients, ``unit`` times too large.
 
         Parameters without a gradient are left out.

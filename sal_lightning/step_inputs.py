@@ -14,9 +14,9 @@ from sal_lightning.forward_hooks import exactly
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
-from sal_lightning.rules.embedding import Tokens
-from sal_lightning.rules.subspace import Subspace
-from sal_lightning.sample_sketch import Samples, whole
+from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.subspace import SubspaceRule
+from sal_lightning.sample_sketch import SampleSketch, whole
 
 ASKED = 4  # layers that are asked how unusual their input is, at most
 
@@ -31,7 +31,7 @@ class _Pass(NamedTuple):
     outside: bool  # whether it is data from outside
 
 
-class Reached:
+class StepInputs:
     """The eyes whose layer ran since the last step.
 
     Novelty is asked of the first, and of those whose input comes from outside: it depends on no weight that is trained,
@@ -46,7 +46,7 @@ class Reached:
         self._begun: Eye | None = None  # the first in this step, its backward pass known or not,
         self._led: Eye | None = None  # and in the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode whose backward pass came
-        self.samples: dict[Eye, Samples] = {}  # of the inputs from outside
+        self.samples: dict[Eye, SampleSketch] = {}  # of the inputs from outside
         self._positions: dict[Eye, bool] = {}  # whether a table's input is positions, which say nothing of the data
         self.asked: dict[Eye, Readback | None] = {}  # in this step, with their surprise on its way from the device
 
@@ -58,10 +58,10 @@ class Reached:
     @property
     def last(self) -> nn.Module | None:
         """The layer that ran last in this step, tables of embeddings left out; before any, the last of the model."""
-        eyes = [eye for eye in self.now or self.coverage.eyes if isinstance(eye, Subspace)]
+        eyes = [eye for eye in self.now or self.coverage.eyes if isinstance(eye, SubspaceRule)]
         return eyes[-1].layer.module if eyes else None
 
-    def see(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
+    def collect(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
         """A layer runs: look at what it is given, if there is anything and this step is one of those looked at."""
         if not given[0].numel():
             return  # as an expert that no token was sent to
@@ -72,7 +72,7 @@ class Reached:
         if ask or self._due(eye):
             with exactly(eye.device):
                 given = tuple(map(distributed.local, given))
-                eye.see(given, step, ask)
+                eye.collect(given, step, ask)
                 if ask:
                     self._ask(eye, _whole(eye, given))
 
@@ -106,17 +106,17 @@ class Reached:
             if p.read is not None:
                 with exactly(p.eye.device):
                     ask = self._asks(p.eye, p.outside)
-                    p.eye.take(p.read, ask)
+                    p.eye.collect_rows(p.read, ask)
                     if ask:
                         self._ask(p.eye, p.samples)
 
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         """Take this step into all windows, of gradients ``unit`` times too large."""
         for rule in (*self.coverage.rules, *(eye for eye in self.asked if eye not in self.coverage.rules)):
-            rule.observe(unit)
+            rule.update(unit)
         for eye in self.asked:
             if eye in self.samples:
-                self.samples[eye].observe()
+                self.samples[eye].update()
 
     def surprises(self, output: OutputGradient) -> dict[str, float]:
         """The signals of this step by name: how unusual the inputs of the layers asked are on average, and the loss.
@@ -129,25 +129,25 @@ class Reached:
         size = found.pop(LOSS, 0.0)
         return found if size <= 0 else found | {LOSS: math.log(size)}
 
-    def look(self, signals: Collection[str]) -> None:
+    def refresh(self, signals: Collection[str]) -> None:
         """Measure these signals by all that was seen so far, from the next batch on."""
         for eye in self.coverage.eyes:
             if _rows(eye) in signals:
-                eye.look()
+                eye.refresh()
             if _samples(eye) in signals and eye in self.samples:
-                self.samples[eye].look()
+                self.samples[eye].refresh()
 
     def clear(self) -> None:
         """Begin new windows of whole samples."""
         for samples in self.samples.values():
             samples.clear()
 
-    def forget(self) -> None:
+    def discard_step(self) -> None:
         """Drop what was gathered since the last step."""
         for eye in self.coverage.eyes:
-            eye.forget_step()
+            eye.discard_step()
         for samples in self.samples.values():
-            samples.forget_step()
+            samples.discard_step()
         self._led = self.first or self._led
         self.now.clear()
         self.asked.clear()
@@ -185,7 +185,7 @@ class Reached:
         """Continue where another stood."""
         for eye in self.coverage.eyes:
             if eye.name in state:
-                self.samples[eye] = Samples()
+                self.samples[eye] = SampleSketch()
                 self.samples[eye].load_state_dict(state[eye.name], eye.device)
 
     def _due(self, eye: Eye) -> bool:
@@ -205,13 +205,13 @@ class Reached:
 
     def _is_outside(self, eye: Eye, x: Tensor) -> bool:
         """Whether a layer's input depends on no weight that is trained, and is not the numbers 0, 1, 2, … alone."""
-        if isinstance(eye, Tokens) and eye not in self._positions and x.dim() and x.shape[-1] > 1:
+        if isinstance(eye, EmbeddingRule) and eye not in self._positions and x.dim() and x.shape[-1] > 1:
             self._positions[eye] = bool((x.detach().diff() == 1).all())  # waits for the device, once a table
         return not x.requires_grad and not self._positions.get(eye)
 
     def _ask(self, eye: Eye, samples: Tensor | None) -> None:
         if samples is not None:
-            self.samples.setdefault(eye, Samples()).take(samples)
+            self.samples.setdefault(eye, SampleSketch()).collect(samples)
         if distributed.count() == 1 and (numbers := self._numbers(eye)):
             self.asked[eye] = Readback(torch.stack(list(numbers.values())))
 
@@ -248,7 +248,7 @@ class Reached:
 
 def _whole(eye: Eye, given: tuple[Any, ...]) -> Tensor | None:
     """The whole samples of what a layer is given; of tokens all are looked at together."""
-    if isinstance(eye, Tokens) or not given[0].is_floating_point():
+    if isinstance(eye, EmbeddingRule) or not given[0].is_floating_point():
         return None
     x: Tensor = given[0].detach()
     return whole(eye.layer.module, x, eye.real[0])

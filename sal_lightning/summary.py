@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sal_lightning.communication import CommunicationLayer
 from sal_lightning.consolidation_reasons import Counts
 from sal_lightning.rules.base import Rule
-from sal_lightning.rules.element import Element
-from sal_lightning.rules.embedding import Tokens
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.element import ElementRule
+from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import Tensor as Whole
 from sal_lightning.settings import Settings, Trigger
 from sal_lightning.stability import StabilitySpectrum, spectrum
@@ -28,9 +28,9 @@ FOLLOWED = (  # as in Counts, for one and for several
     ("consolidation was made", "consolidations were made"),
 )
 WAYS: dict[type[Rule], str] = {
-    Subspace: "by directions of the input",
-    Tokens: "by tokens",
-    Element: "weight by weight",
+    SubspaceRule: "by directions of the input",
+    EmbeddingRule: "by tokens",
+    ElementRule: "weight by weight",
     Whole: "tensor by tensor",
 }
 
@@ -231,7 +231,7 @@ def _weights(layers: Sequence[CommunicationLayer]) -> str:
     total = sum(rule.trained() for rules in ways.values() for rule in rules)
     parts = []
     for way, rules in ways.items():
-        if isinstance(rules[0], Subspace | Tokens):
+        if isinstance(rules[0], SubspaceRule | EmbeddingRule):
             where = _number(len(rules), "layer")
         else:
             where = listed([name for rule in rules for name, p in rule.parameters.items() if p.requires_grad])

@@ -14,12 +14,12 @@ from sal_lightning import consolidation_reasons
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.consolidation_reasons import NEW_FIT
 from sal_lightning.coverage import check
-from sal_lightning.emergence.activations import AUTO, Watch, find
+from sal_lightning.emergence.activations import AUTO, ActivationObserver, find
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 from sal_lightning.state_validation import check_callback
 from sal_lightning.summary import Account, short, text
-from sal_lightning.user_warnings import Notices
+from sal_lightning.user_warnings import UserWarnings
 
 BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
@@ -30,9 +30,9 @@ class Answers:
     """Sums over the layers."""
 
     layers: list[CommunicationLayer]  # one an optimizer
-    watch: Watch | None
+    watch: ActivationObserver | None
     settings: Settings
-    notices: Notices
+    notices: UserWarnings
     shares: dict[str, Tensor]  # (held², whole²) of the gradient and the update, when last measured
     _waiting: dict[str, Any]  # a state that no training has taken up yet
 
@@ -131,7 +131,7 @@ class Answers:
         return None if self.watch is None else self.watch.seen
 
 
-class Driver(Answers):
+class BaseCallback(Answers):
     """Owns the layers of one training, and what they learned between trainings."""
 
     def __init__(
@@ -151,8 +151,8 @@ class Driver(Answers):
             protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
         )
         self.layers = []
-        self.watch = None if field is None else Watch(field)
-        self.notices = Notices()
+        self.watch = None if field is None else ActivationObserver(field)
+        self.notices = UserWarnings()
         self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured
         self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
@@ -213,7 +213,7 @@ class Driver(Answers):
     # --- what a trainer's hooks call ---
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer], scaler: GradScaler | None = None) -> None:
-        """Watch this model, and go on from where the last training stood.
+        """ActivationObserver this model, and go on from where the last training stood.
 
         Raises:
             ValueError: a model with nothing to train or without the field's layer, or a state of another model or
@@ -269,13 +269,13 @@ class Driver(Answers):
         """The step is over: forward passes up to the next one are evaluation, whatever their mode."""
         self._in_step(False)
 
-    def look(self) -> None:
+    def update_field(self) -> None:
         """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
         steps, skips = (sum(getattr(layer, name) for layer in self.layers) for name in ("step", "skips"))
         if self.watch is not None and steps > self._counted[0]:
-            self.watch.look(self._measured())
+            self.watch.update_field(self._measured())
         elif self.watch is not None and skips > self._counted[1]:
-            self.watch.forget()
+            self.watch.discard_step()
         self._counted = steps, skips
 
     def keep_measured(self, values: dict[str, Tensor]) -> None:
@@ -330,6 +330,6 @@ class Driver(Answers):
 
     def __getstate__(self) -> dict[str, Any]:
         # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.
-        watch = None if self.watch is None else Watch(self.watch.name)
+        watch = None if self.watch is None else ActivationObserver(self.watch.name)
         state = self.__dict__ | {"layers": [], "shares": {}, "watch": watch, "_waiting": self.state_dict()}
         return {key: value for key, value in state.items() if key not in ("log", "log_dict")}

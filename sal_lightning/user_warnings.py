@@ -17,7 +17,7 @@ AVERAGE = "average"
 NO_PULL = "no pull"
 
 
-class Notices:
+class UserWarnings:
     """Warnings that were given; several layers, and several fits, may share them."""
 
     def __init__(self) -> None:

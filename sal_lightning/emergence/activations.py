@@ -40,7 +40,7 @@ def find(model: nn.Module, name: str) -> nn.Module | None:
     raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}. Nearest are {near}.")
 
 
-class Watch:
+class ActivationObserver:
     """Gathers sampled rows of the input of one layer, and shows them to a field once a step.
 
     Args:
@@ -83,21 +83,21 @@ class Watch:
         for handle in self._handles:
             handle.remove()
         self._handles, self._padding, self._running, self.seen = [], None, None, None
-        self.forget()
+        self.discard_step()
 
     @property
     def due(self) -> bool:
         """Whether this step enters the field."""
         return self.steps < DENSE or self.steps % EVERY == 0
 
-    def forget(self) -> None:
+    def discard_step(self) -> None:
         """Drop what this step gathered."""
         self._rows.clear()
 
-    def look(self, measure: bool) -> None:
+    def update_field(self, measure: bool) -> None:
         """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
         x = torch.cat(self._rows) if self._rows else None
-        self.forget()
+        self.discard_step()
         if x is not None and self._is_other(x):
             self.field, self.shift, self.steps = EmergenceField(), MeanShift(), 0
         self.seen = self._measured(x) if measure and x is not None else None
@@ -107,7 +107,7 @@ class Watch:
 
     def _measured(self, x: Tensor) -> Tensor:
         """As the field's look, but with the novelty of the states' mean."""
-        together, _, inside, _ = self.field.look(x)
+        together, _, inside, _ = self.field.measure(x)
         x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
         with torch.autocast(x.device.type, enabled=False):
             new = self.shift.measure(x)

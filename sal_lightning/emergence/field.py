@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sal_lightning.input_sketch import Window
+from sal_lightning.input_sketch import InputSketch
 from sal_lightning.rules.directions import decompose
 
 COHERENT, NOVEL = 0.6, 0.4  # where emergence begins
@@ -99,20 +99,20 @@ class EmergenceField:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise ValueError(f"Expected rank to be a whole number >= 1, got {rank!r}.")
         self.rank = rank
-        self.window: Window | None = None
+        self.window: InputSketch | None = None
         self._found: tuple[Tensor, Tensor] | None = None  # directions of the window as it is
 
     def measure_coherence(self, state: Tensor) -> float:
         """1 − the spectral entropy of the batch's second moment, as a share of the largest possible: in [0, 1]."""
-        return float(self.look(state)[0])
+        return float(self.measure(state)[0])
 
     def measure_novelty(self, state: Tensor) -> float:
         """The share of the states' energy outside the field's directions, in [0, 1]; 1 before anything was observed."""
-        return float(self.look(state)[1])
+        return float(self.measure(state)[1])
 
     def measure_resonance(self, state: Tensor) -> float:
         """The share of the states' energy inside the field, each direction by its energy (strongest: 1): in [0, 1]."""
-        return float(self.look(state)[2])
+        return float(self.measure(state)[2])
 
     def detect_emergence(self, coherence: float, novelty: float) -> bool:
         """Whether something coherent is new: coherence >= 0.6 and novelty >= 0.4."""
@@ -120,12 +120,12 @@ class EmergenceField:
 
     def observe(self, state: Tensor) -> EmergenceState:
         """Measure a batch of states, then add it to the field."""
-        seen = self.look(state)
+        seen = self.measure(state)
         self.update(state)
         together, new, inside, emergence = seen.tolist()
         return EmergenceState(together, new, inside, bool(emergence))
 
-    def look(self, state: Tensor) -> Tensor:
+    def measure(self, state: Tensor) -> Tensor:
         """Coherence, novelty, resonance and emergence (0 or 1) as a tensor (4,) where the states are."""
         x = self._states(state)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -139,7 +139,7 @@ class EmergenceField:
     def update(self, state: Tensor, steps: int = 1) -> None:
         """Add a batch of states that stands for so many; nothing is measured, and no device is waited for."""
         x = self._states(state)
-        self.window = self.window or Window(x.shape[1], self.rank, BETA)
+        self.window = self.window or InputSketch(x.shape[1], self.rank, BETA)
         with torch.autocast(x.device.type, enabled=False):
             self.window.update(x[None], steps)
         self._found = None
@@ -164,7 +164,7 @@ class EmergenceField:
             raise ValueError(f"Expected the state of a field of rank {self.rank}, got that of rank {state['rank']}.")
         self.window = self._found = None
         if "d" in state:
-            self.window = Window(state["d"], self.rank, BETA)
+            self.window = InputSketch(state["d"], self.rank, BETA)
             self.window.load_state_dict(state["window"], torch.device(device))
 
     def _states(self, state: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class EmergenceField:
             raise ValueError(f"Expected state to be of width {self.window.d} as before, got {x.shape[1]}.")
         return torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
 
-    def _directions(self, window: Window) -> tuple[Tensor, Tensor]:
+    def _directions(self, window: InputSketch) -> tuple[Tensor, Tensor]:
         if self._found is None:
             U, lam = decompose(window.rows(), self.rank)
             seen = lam[0] > NOISE * lam[0, 0]

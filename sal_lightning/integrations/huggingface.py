@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sal_lightning.metrics import NormShare
 from sal_lightning.optimizer_hooks import unwrapped
-from sal_lightning.trainer_callback import FIELD, SHARES, Driver
+from sal_lightning.trainer_callback import FIELD, SHARES, BaseCallback
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,7 +23,7 @@ except ImportError as error:
 FILE = "sal.pt"  # beside the model's weights in a checkpoint
 
 
-class SALTrainerCallback(Driver, TrainerCallback):
+class SALTrainerCallback(BaseCallback, TrainerCallback):
     """``SALCallback`` for ``transformers.Trainer(..., callbacks=[SALTrainerCallback()])``.
 
     The ``sal/...`` values join ``state.log_history`` and whatever reports after this callback. Reporters named in
@@ -80,7 +80,7 @@ class SALTrainerCallback(Driver, TrainerCallback):
             layer.measured.clear()
             layer.analyze()
             layer.protect()
-        self.look()
+        self.update_field()
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -124,7 +124,7 @@ def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
     return args.logging_strategy == "steps" and step % state.logging_steps == 0
 
 
-def _numbers(driver: Driver) -> dict[str, float]:
+def _numbers(driver: BaseCallback) -> dict[str, float]:
     pairs, seen = driver.values(), driver.seen()
     field = {} if seen is None else dict(zip(FIELD, seen.tolist(), strict=True))
     shares = {name: NormShare()(x).item() if name in SHARES else x.item() for name, x in pairs.items()}

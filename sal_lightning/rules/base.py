@@ -43,7 +43,7 @@ class Rule(ABC):
         return self.held(X)
 
     @abstractmethod
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         """Take this step's inputs and gradients (still whole, ``unit`` times their size) into the window."""
 
     @abstractmethod
@@ -92,7 +92,7 @@ class Rule(ABC):
         """Changes with every change of the weights, but for those made through ``.data``."""
         return sum(p._version for p in self.parameters.values())
 
-    def exchanged(self, versions: int) -> None:  # noqa: B027
+    def weights_exchanged(self, versions: int) -> None:  # noqa: B027
         """The optimizer itself put other weights in place, which changed their version by so much."""
 
     def weights(self) -> list[Tensor]:
@@ -115,7 +115,7 @@ class Rule(ABC):
         """How far what is held has moved, as (moved², size²); None where the rule keeps no reference."""
         return None
 
-    def forget_step(self) -> None:  # noqa: B027  (a rule that gathers nothing has nothing to drop)
+    def discard_step(self) -> None:  # noqa: B027  (a rule that gathers nothing has nothing to drop)
         """Drop what was gathered in a step that will not be observed."""
 
     @property
@@ -130,7 +130,7 @@ class Rule(ABC):
     def set_window(self, tensors: Sequence[Tensor]) -> None:  # noqa: B027
         """Put the averages in its place."""
 
-    def reopen(self) -> None:  # noqa: B027
+    def adapt_hold(self) -> None:  # noqa: B027
         """What is held follows what the window shows that present data needs."""
 
     def tensors(self) -> list[Tensor]:
@@ -154,7 +154,7 @@ class Rule(ABC):
         """Zeros for the gradients that are missing."""
         return [torch.zeros_like(w) if g is None else g for w, g in zip(self.weights(), grads, strict=True)]
 
-    def notice(self) -> bool:
+    def detect_external_change(self) -> bool:
         """Before a step: take the weights as they are if somebody else moved them since the last one, and say so."""
         return False
 
@@ -187,10 +187,10 @@ class Rule(ABC):
         """Whether the next ``put_back`` also puts back what was left for later."""
         return False
 
-    def mark(self) -> None:  # noqa: B027
+    def record_weights(self) -> None:  # noqa: B027
         """The weights now are what the step left."""
 
-    def anchor(self) -> None:  # noqa: B027
+    def accept_weights(self) -> None:  # noqa: B027
         """Take the weights as they are: somebody else has moved them."""
 
     def settle(self) -> None:  # noqa: B027

@@ -26,7 +26,7 @@ class Demand:
         self.sum, self.weight, self.most = torch.zeros(3)  # ḡ before it is divided by its weight; max ḡ
         self.q = torch.ones(())
 
-    def see(self, squares: Tensor, batches: int = 1) -> None:
+    def update(self, squares: Tensor, batches: int = 1) -> None:
         """See ‖G‖² of a batch that stands for this many; one that overflowed counts as none."""
         keep = self.beta**batches
         seen, before = squares.nan_to_num(0.0, 0.0, 0.0), self._mean().to(squares)

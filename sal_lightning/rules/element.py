@@ -13,7 +13,7 @@ from sal_lightning.rules.scores import Scores
 from sal_lightning.rules.subspace import BETA
 
 
-class Element(Rule):
+class ElementRule(Rule):
     """``held(X) = s ⊙ X`` with ``s = Ω / (Ω + 1/strength)``.
 
     ``Ω`` sums, over what was consolidated, the root of the mean squared gradient (√Fisher: what SI and MAS measure too,
@@ -45,7 +45,7 @@ class Element(Rule):
 
     @torch.no_grad()
     @override
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         if self.F is None:
             self.F = [_zeros(p) for p in self.parameters.values()]
         seen = [(f, g) for f, g in zip(self.F, self.gradients(), strict=True) if g is not None]

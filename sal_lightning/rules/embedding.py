@@ -33,7 +33,7 @@ def far(q: Tensor, R: Tensor) -> Tensor:
     return ((q - R).square() / (R + FLOOR / len(R))).sum().clamp(min=torch.finfo(R.dtype).tiny)
 
 
-class Tokens(Rule):
+class EmbeddingRule(Rule):
     """``held(X) = diag(s) X``: each row of the table is held as firmly as its token was frequent."""
 
     grain = "subspace"
@@ -71,9 +71,9 @@ class Tokens(Rule):
         """Whether the layer's input was ever read, in this training or before."""
         return self.holds or self.R is not None
 
-    def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
+    def collect(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Count the tokens of a forward pass."""
-        self.take(self.read(args, step), ask)
+        self.collect_rows(self.read(args, step), ask)
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """How often each token came in a forward pass, (tokens,)."""
@@ -87,7 +87,7 @@ class Tokens(Rule):
             counts[self.table.padding_idx] = 0
         return counts
 
-    def take(self, counts: Tensor, ask: bool = False) -> None:
+    def collect_rows(self, counts: Tensor, ask: bool = False) -> None:
         """Add the counts of one forward pass; ``ask`` how unusual all counts of this step are."""
         self.counts = counts if self.counts is None else self.counts + counts
         if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
@@ -98,7 +98,7 @@ class Tokens(Rule):
             distance = far(self.counts / n.clamp(min=1), self.usual) + LEAST
             self.surprise = torch.stack([n * distance.log(), n])
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Measure what is unusual by all that was seen so far, from the next batch on."""
         self.usual = None
 
@@ -114,7 +114,7 @@ class Tokens(Rule):
             self.counts = self._grown(self.counts)
 
     @override
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         if self.counts is not None:
             n = self.counts.sum()
             # A step with nothing but padding leaves the shares as they are.
@@ -122,10 +122,10 @@ class Tokens(Rule):
             share = torch.where(n > 0, self.counts / n.clamp(min=1), usual)
             self.R = share * (1 - BETA) if self.R is None else BETA * self.R + (1 - BETA) * share
             self.weight = BETA * self.weight + (1 - BETA)
-        self.forget_step()
+        self.discard_step()
 
     @override
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         self.counts = self.surprise = None
 
     @override

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from sal_lightning.distributed import agree, gather, part, sharded, shards, totals
-from sal_lightning.input_sketch import Window, probe
+from sal_lightning.input_sketch import InputSketch, probe
 from sal_lightning.layers import Layer, Reals
 from sal_lightning.rules import directions
 from sal_lightning.rules.base import Rule, State, squares
@@ -19,7 +19,7 @@ from sal_lightning.rules.firmness import LEAST, MOST, firmed, hold, worth
 from sal_lightning.rules.scores import Scores
 
 
-class Memory(NamedTuple):
+class SubspaceMemory(NamedTuple):
     """What is held: directions with their stability, and how the weights have moved along them since."""
 
     directions: Directions
@@ -57,7 +57,7 @@ class Memory(NamedTuple):
         return X
 
     @classmethod
-    def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor]) -> "Memory":
+    def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor]) -> "SubspaceMemory":
         """What ``pack`` packed, where the layer's ``weights`` live."""
         device, whole = layer.weight.device, layer.weight
         state = _fitted(state, layer)
@@ -113,14 +113,14 @@ FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
 class Operands(NamedTuple):
     """What each step multiplies by, computed once for a memory: views of its directions where they can be."""
 
-    memory: Memory
+    memory: SubspaceMemory
     q: Tensor  # the demand it was computed for
     U: list[Tensor]  # the masked directions' rows of the weight and, if there is one, of the bias: (groups, columns, k)
     f: Tensor  # (groups, 1, k)
     back: Tensor  # what is put back of each step: (groups, out, 1), or one number where that is the same everywhere
 
 
-class Subspace(Rule):
+class SubspaceRule(Rule):
     """``held(X) = X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)`` over the input directions of one layer.
 
     ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
@@ -152,13 +152,13 @@ class Subspace(Rule):
         self.inputs = layer.inputs
         self.d = self.inputs + (layer.bias is not None)
         self.rank = min(self.d, max(MIN_RANK, min(int(RANK * self.d), MAX_RANK)))
-        self.window = Window(self.d, self.rank, BETA, layer.groups)
+        self.window = InputSketch(self.d, self.rank, BETA, layer.groups)
         self.demand = Demand(BETA)
         self.age = 0  # steps since the window began
         self.real: Reals = (None,) * 3  # which rows of what the layer is given are no padding
         self.seen: list[Tensor] = []  # rows of this step's batch
         self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
-        self.memory: Memory | None = None
+        self.memory: SubspaceMemory | None = None
         self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
         self.waited = 0  # steps since then,
         self.stirred: Tensor | None = None  # and whether the optimizer moved anything in them
@@ -184,26 +184,26 @@ class Subspace(Rule):
         """Whether the layer's input was ever read, in this training or before."""
         return self.holds or bool(self.window.weight > 0)
 
-    def see(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
+    def collect(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
         """Gather sampled rows of the input in a forward pass; accumulated batches add up."""
-        self.take(self.read(args, step), ask)
+        self.collect_rows(self.read(args, step), ask)
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """Sampled rows (groups, n, d) of the input in a forward pass."""
         return self.layer.read(args, ROWS, step, self.real)
 
-    def take(self, rows: Tensor, ask: bool = False) -> None:
+    def collect_rows(self, rows: Tensor, ask: bool = False) -> None:
         """Gather the rows of one forward pass; ``ask`` how unusual they are."""
         self.seen.append(rows)
         if ask and self.age >= DENSE and self.window.Y is not None:
             if self.window.P is None:
-                self.window.look(FLOOR)
+                self.window.refresh(FLOOR)
             distance = self.window.distance(self.seen[-1], FLOOR)
             # Nothing counts while the window is empty: one that no process has anything for yet.
             found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Measure what is unusual by all that was seen so far, from the next batch on."""
         self.window.P = None
 
@@ -223,19 +223,19 @@ class Subspace(Rule):
         return torch.cat(self.seen, 1)
 
     @override
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         if self.due and (x := self.rows()) is not None:
             held = None if self.memory is None else self.memory.U
             steps = 1 if self.age < DENSE else EVERY
             self.window.update(x, steps, U=held)
             if G := [g for g in self.gradients() if g is not None]:
                 # Each process has its part of the sum, of which all take the mean.
-                self.demand.see(squares(G) * shards(self.layer.weight) / unit**2, steps)
+                self.demand.update(squares(G) * shards(self.layer.weight) / unit**2, steps)
         self.age += 1
-        self.forget_step()
+        self.discard_step()
 
     @override
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         self.seen.clear()
         self.surprise = None
 
@@ -253,7 +253,7 @@ class Subspace(Rule):
         self.demand.sum, self.demand.weight = tensors[4:]
 
     @override
-    def reopen(self) -> None:
+    def adapt_hold(self) -> None:
         m = self.memory
         if m is None or self.window.Y is None:
             return
@@ -276,7 +276,7 @@ class Subspace(Rule):
         A = self.layer.along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)
-        self.memory = Memory(found, f, s_rest, A, torch.zeros_like(A), size, zero, zero, self.strength)
+        self.memory = SubspaceMemory(found, f, s_rest, A, torch.zeros_like(A), size, zero, zero, self.strength)
         self._begin_cycle()
 
     @override
@@ -301,7 +301,7 @@ class Subspace(Rule):
         return [self._held.old(torch.lerp(x, h, self._let_through.to(x.dtype))) for x, h in pairs]
 
     @override
-    def notice(self) -> bool:
+    def detect_external_change(self) -> bool:
         if self.before is not None or self.memory is None:
             return False
         assert self._marked is not None, "what is held has no mark"
@@ -313,7 +313,7 @@ class Subspace(Rule):
         if at_once or self.version != self.version_of_weights():
             found = bool(moved)
             if found:
-                self.anchor()
+                self.accept_weights()
             self.version = self.version_of_weights()
             return found
         # No device is waited for: the next time it is put back this is.
@@ -321,7 +321,7 @@ class Subspace(Rule):
         return False
 
     @override
-    def exchanged(self, versions: int) -> None:
+    def weights_exchanged(self, versions: int) -> None:
         self.version += versions
         # Exchanged and back again they differ by rounding.
         self.same = max(SAME, 8 * torch.finfo(self.layer.weight.dtype).eps)
@@ -333,7 +333,7 @@ class Subspace(Rule):
         super().snapshot()
 
     @override
-    def anchor(self) -> None:
+    def accept_weights(self) -> None:
         if self.memory is not None:
             self.memory.A.copy_(self.layer.along(self.weights(), self.memory.U))
             self._begin_cycle()
@@ -400,7 +400,7 @@ class Subspace(Rule):
         return self.waited >= SETTLE - 1 and self.fed
 
     @override
-    def mark(self) -> None:
+    def record_weights(self) -> None:
         if self.memory is not None:
             self._mark()
 
@@ -425,7 +425,7 @@ class Subspace(Rule):
         self.moved = (M / (1 - m.s_rest)[:, None, None].clamp(min=1e-6)).square().sum()
         self._begin_cycle()
 
-    def keep_pace(self, moved: Tensor) -> None:
+    def update_pace(self, moved: Tensor) -> None:
         """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
         m = self._held
         self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + (moved > 0)), None
@@ -453,7 +453,7 @@ class Subspace(Rule):
         return p
 
     @property
-    def _held(self) -> Memory:
+    def _held(self) -> SubspaceMemory:
         assert self.memory is not None, "nothing is held yet"
         return self.memory
 
@@ -514,18 +514,18 @@ class Subspace(Rule):
         return "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d)
 
     @override
-    def pack(self, memory: Memory | None) -> State:
+    def pack(self, memory: SubspaceMemory | None) -> State:
         return {} if memory is None else memory.pack(self.layer.weight)
 
     @override
-    def unpack(self, state: State) -> Memory | None:
-        return Memory.unpack(state, self.layer, self.weights()) if state else None
+    def unpack(self, state: State) -> SubspaceMemory | None:
+        return SubspaceMemory.unpack(state, self.layer, self.weights()) if state else None
 
 
-def keep_pace(rules: Iterable[Rule]) -> None:
+def update_pace(rules: Iterable[Rule]) -> None:
     """Tell those that were put right in this step how far all processes' rows of ``W U`` had moved."""
-    moved = {r: r.moved for r in rules if isinstance(r, Subspace) and r.moved is not None}
+    moved = {r: r.moved for r in rules if isinstance(r, SubspaceRule) and r.moved is not None}
     if moved:
         sums = totals(list(moved.values()), [rule.layer.weight for rule in moved])
         for rule, total in zip(moved, sums, strict=True):
-            rule.keep_pace(total)
+            rule.update_pace(total)

@@ -53,7 +53,7 @@ class Tensor(Rule):
 
     @torch.no_grad()
     @override
-    def observe(self, unit: float = 1.0) -> None:
+    def update(self, unit: float = 1.0) -> None:
         W, P = self.weights(), list(self.parameters.values())
         G = {i: g for i, g in enumerate(self.gradients()) if g is not None}
         grad = _norms(list(G.values()), [P[i] for i in G]) / unit

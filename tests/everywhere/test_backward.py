@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 from tests.everywhere.common import (
     At,
     Net,
@@ -291,14 +291,14 @@ def test_what_a_step_multiplies_by_is_computed_anew_whenever_it_changes(make, mo
     """Held by hand, then a strange batch that is dismissed, then a change; one run computes it anew in each step."""
     first, second = stream(65), stream(0, 20)
     batches, ended = [*first[:55], batch(2, 0), *first[55:], *second], []
-    cached = Subspace.operands.fget
+    cached = SubspaceRule.operands.fget
 
     def anew(rule):
         rule._operands = None
         return cached(rule)
 
     for way in (cached, anew):
-        monkeypatch.setattr(Subspace, "operands", property(way))
+        monkeypatch.setattr(SubspaceRule, "operands", property(way))
         model, callback = Net(make), SALCallback()
         fit(model, batches, callback, At(10, callback.consolidate))
         ended.append((weights(model), callback.events, callback.layers[0].state_dict()))

@@ -62,7 +62,7 @@ def interrupted(rank: int, i: int) -> tuple[Tensor, Tensor]:
 
 
 def words(rank: int, i: int) -> tuple[Tensor, Tensor]:
-    """Tokens of the lower half of the table, later of the upper."""
+    """EmbeddingRule of the lower half of the table, later of the upper."""
     tokens = torch.randint(5, (32, 3), generator=torch.Generator().manual_seed(i)) + 6 * int(i >= CHANGE)
     y = torch.randn(11, 1, generator=torch.Generator().manual_seed(9))[tokens].sum(1)
     return tokens[rank::COUNT], y[rank::COUNT]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, layers
-from sal_lightning.rules.subspace import ROWS, Subspace
+from sal_lightning.rules.subspace import ROWS, SubspaceRule
 from tests.everywhere.models import close, moved, names, overlapping, train, weights
 
 ALL = 10**6  # rows: as many as there are
@@ -208,7 +208,7 @@ def test_padded_positions_of_a_query_are_no_rows(batch_first, floating):
     comm = CommunicationLayer(module, torch.optim.SGD(module.parameters(), lr=0.0), consolidate_on=None)
     module(given, given, given, **kwargs)
     (rule,) = (rule for rule in comm.rules if rule.name == "out_proj")
-    assert isinstance(rule, Subspace)
+    assert isinstance(rule, SubspaceRule)
     rows = rule.seen[-1][0][:, :E]
     assert rows.isfinite().all()
     assert among(rows, expected)

@@ -24,7 +24,7 @@ from sal_lightning.change_detection import (
     LossJumpTest,
 )
 from sal_lightning.consolidation_reasons import LOSS
-from sal_lightning.sample_sketch import SIZE, Samples, whole
+from sal_lightning.sample_sketch import SIZE, SampleSketch, whole
 from tests.everywhere.models import loader, trainer
 from tests.sal_lightning.nets import Net
 
@@ -321,16 +321,16 @@ def test_rows_that_are_samples_already_are_not_looked_at_twice(module, shape):
 
 
 def test_sequences_of_any_length_are_compared():
-    samples, numbers = Samples(), torch.Generator().manual_seed(0)
+    samples, numbers = SampleSketch(), torch.Generator().manual_seed(0)
     for i in range(40):
         x = torch.randn(8, 3 + i % 5, 64, generator=numbers)
-        samples.take(whole(nn.Linear(64, 2), x))
-        samples.observe()
+        samples.collect(whole(nn.Linear(64, 2), x))
+        samples.update()
     assert samples.age == 40
-    again = Samples()
+    again = SampleSketch()
     again.load_state_dict(samples.state_dict(), torch.device("cpu"))
     for one in (samples, again):
-        one.take(whole(nn.Linear(64, 2), torch.ones(8, 4, 64)))
+        one.collect(whole(nn.Linear(64, 2), torch.ones(8, 4, 64)))
     assert torch.equal(samples.surprise, again.surprise)
     assert float(samples.surprise[0]) > 0
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, coverage
-from sal_lightning.rules.element import Element
-from sal_lightning.rules.embedding import Tokens
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.element import ElementRule
+from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import Tensor
 from sal_lightning.settings import Settings
 from tests.sal_lightning.tasks import net
@@ -20,10 +20,10 @@ def kinds(protection, net):
 
 
 def test_each_protection_has_its_rules():
-    assert kinds("subspace", model()) == [Tokens, Subspace, Element]
-    assert kinds("element", model()) == [Element]
+    assert kinds("subspace", model()) == [EmbeddingRule, SubspaceRule, ElementRule]
+    assert kinds("element", model()) == [ElementRule]
     assert kinds("tensor", model()) == [Tensor]
-    assert kinds("subspace", nn.Linear(2, 2)) == [Subspace]
+    assert kinds("subspace", nn.Linear(2, 2)) == [SubspaceRule]
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
@@ -42,7 +42,7 @@ def test_recurrent_layers_are_held_more_firmly():
 
     reader = Reader()
     rules = coverage.rules_for(Settings(strength=0.5), dict(reader.named_parameters()), reader)
-    firm = {rule.layer.name: rule.strength for rule in rules if isinstance(rule, Subspace)}
+    firm = {rule.layer.name: rule.strength for rule in rules if isinstance(rule, SubspaceRule)}
     assert firm.pop("head") == 0.5
     assert len(firm) == 4
     assert set(firm.values()) == {2.0}
@@ -60,7 +60,7 @@ def test_a_bias_alone_goes_weight_by_weight():
     net = nn.Linear(2, 2)
     net.weight.requires_grad_(False)
     (rule,) = coverage.rules_for(Settings(), coverage.owned(net, None), net)
-    assert isinstance(rule, Element)
+    assert isinstance(rule, ElementRule)
     assert set(rule.parameters) == {"bias"}
 
 

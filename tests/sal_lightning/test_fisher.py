@@ -24,9 +24,9 @@ def measured(net, x, loss, draws, scale=None, tokens=False):
     for fisher.age in range(draws):
         out = net(x)
         (grad,) = torch.autograd.grad(loss(out), out, retain_graph=True)
-        fisher.see(get_gradient_edge(out), grad, scale, tokens)
+        fisher.collect(get_gradient_edge(out), grad, scale, tokens)
         sums.update({n: sums.get(n, 0) + g.square() / draws for n, g in fisher.seen.items()})
-        fisher.forget_step()
+        fisher.discard_step()
     return sums
 
 
@@ -113,8 +113,8 @@ def test_the_mean_over_all_weights_is_one_whatever_the_scale_of_the_loss():
         fisher.parameters = dict(net.named_parameters())
         for fisher.age in range(3):
             out = net(torch.ones(8, 3))
-            fisher.see(get_gradient_edge(out), factor * out.detach())
-            fisher.observe()
+            fisher.collect(get_gradient_edge(out), factor * out.detach())
+            fisher.update()
         relative = fisher.relative()
         assert sum(f.rows.sum() for f in relative.values()) == pytest.approx(sum(p.numel() for p in net.parameters()))
         found.append(relative["0.weight"].matrix())

@@ -4,7 +4,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from sal_lightning.grad_scaler import unit
-from sal_lightning.rules.element import Element
+from sal_lightning.rules.element import ElementRule
 
 
 @pytest.mark.parametrize("kind", ["none", "disabled", "unscaled", "fused"])
@@ -17,4 +17,4 @@ def test_the_size_of_gradients_is_known_and_so_is_a_step_that_will_be_skipped(ki
         p.grad = torch.full_like(p, 1.0 if finite else torch.inf)
     skipped = not finite and kind in ("unscaled", "fused")
     expected = None if skipped else 8.0 if kind == "fused" else 1.0
-    assert unit(scaler, optimizer, [Element(dict(model.named_parameters()), 1.0)]) == expected
+    assert unit(scaler, optimizer, [ElementRule(dict(model.named_parameters()), 1.0)]) == expected

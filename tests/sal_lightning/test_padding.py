@@ -8,7 +8,7 @@ from torch import nn
 from sal_lightning import CommunicationLayer, EmergenceField, SALCallback
 from sal_lightning.layers import sample
 from sal_lightning.padding import Mask, Real
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,7 +74,7 @@ def windows(comm):
     """What is known of each layer's input, or of each weight's gradient."""
     found = {}
     for rule in comm.rules:
-        if isinstance(rule, Subspace):
+        if isinstance(rule, SubspaceRule):
             found[rule.name] = rule.window.Y
         else:
             found |= (
@@ -98,7 +98,9 @@ def read(model, run):
     comm = CommunicationLayer(model, torch.optim.SGD(model.parameters(), lr=0.0), consolidate_on=None)
     run(model)
     comm.detach()
-    return {e.name: e.seen[-1][0] if isinstance(e, Subspace) else e.counts for e in comm.eyes if e in comm._reached.now}
+    return {
+        e.name: e.seen[-1][0] if isinstance(e, SubspaceRule) else e.counts for e in comm.eyes if e in comm._reached.now
+    }
 
 
 def among(rows, others):

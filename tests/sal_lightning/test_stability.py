@@ -18,7 +18,7 @@ def train(model, analyzer, optimizer, steps, labels="right", start=0):
         x, y = data(i, labels)
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
-        analyzer.observe()
+        analyzer.update()
         optimizer.step()
 
 
@@ -116,7 +116,7 @@ def test_scores_do_not_depend_on_the_unit_of_weights_or_gradients():
             with torch.no_grad():
                 model.weight.add_(scale * torch.randn(2, 10))
             model.weight.grad = torch.randn(2, 10) / scale
-            analyzer.observe()
+            analyzer.update()
         scores.append(analyzer.scores()["weight"])
     torch.testing.assert_close(*scores, atol=0.02, rtol=0)
 
@@ -126,7 +126,7 @@ def test_it_watches_a_fixed_sample_however_large_the_tensor():
     analyzer = StabilityAnalyzer(model)
     model(torch.randn(4, 1000)).sum().backward()
     for _ in range(3):
-        analyzer.observe()
+        analyzer.update()
     assert analyzer.scores()["weight"].shape == (SAMPLE,)
     assert analyzer.scores()["bias"].shape == (100,)
     assert sum(t.numel() for t in analyzer.means.values()) == 8 * (SAMPLE + 100)

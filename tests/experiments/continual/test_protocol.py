@@ -15,7 +15,7 @@ from experiments.continual.streams import StreamName
 pytestmark = pytest.mark.slow
 
 
-class Watch(Callback):
+class ActivationObserver(Callback):
     """Remember what a method could see."""
 
     def __init__(self) -> None:
@@ -80,13 +80,13 @@ def test_looking_more_often_changes_no_number_and_another_seed_is_another_run() 
 
 
 def test_one_fit_one_optimizer_and_no_reset() -> None:
-    watch = Watch()
+    watch = ActivationObserver()
     run("split-class", "plain", seed=0, steps=3, data="digits", callbacks=[watch])
     assert (watch.fits, len(watch.optimizers), watch.adam_steps) == (1, 1, 15)
 
 
 def test_training_mode_and_gradients_come_back_after_each_look() -> None:
-    watch = Watch()
+    watch = ActivationObserver()
     run("split-task", "plain", seed=0, steps=4, data="digits", every=1, callbacks=[watch])
     assert watch.training == {True}
 
@@ -95,7 +95,7 @@ def test_training_mode_and_gradients_come_back_after_each_look() -> None:
 def test_every_method_gets_the_same_batches_and_leaves_a_whole_record(stream: StreamName) -> None:
     seen = {}
     for method in methods.METHODS:
-        seen[method] = watch = Watch()
+        seen[method] = watch = ActivationObserver()
         result = run(stream, method, seed=2, steps=4, data="digits", callbacks=[watch])
         assert json.loads(json.dumps(result.record(), allow_nan=False))["method"] == method
         assert all(isinstance(step, int) for step in result.events)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import EmergenceField, SALCallback
-from sal_lightning.emergence.activations import DENSE, EVERY, ROWS, Watch, find
+from sal_lightning.emergence.activations import DENSE, EVERY, ROWS, ActivationObserver, find
 from sal_lightning.emergence.mean_shift import MeanShift
 from tests.everywhere.models import loader, trainer, weights
 from tests.sal_lightning.nets import Net
@@ -37,7 +37,7 @@ class Expected:
 
 
 def watching(layer, name="auto"):
-    watch = Watch(name)
+    watch = ActivationObserver(name)
     watch.begin(layer)
     return watch
 
@@ -66,16 +66,16 @@ def test_it_observes_what_the_layer_is_given_in_training_and_nothing_else():
     layer, alone = nn.Linear(12, 2), Expected()
     watch = watching(layer)
     layer.eval()(pattern(5))
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.seen is None
     layer.train()
     for axis in (0, 0, 1):
         layer(pattern(axis)).sum().backward()
-        watch.look(measure=True)
+        watch.update_field(measure=True)
         assert watch.seen.tolist() == list(alone.observe(pattern(axis)))
     watch.end()
     layer(pattern(0))
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.seen is None
     assert torch.equal(watch.field.window.Y, alone.field.window.Y)
 
@@ -85,18 +85,18 @@ def test_what_is_measured_changes_nothing():
     often, never = watching(layer), watching(layer)
     for step in range(40):
         layer(pattern(step % 3))
-        often.look(measure=True)
-        never.look(measure=False)
+        often.update_field(measure=True)
+        never.update_field(measure=False)
         assert never.seen is None
     assert torch.equal(often.field.window.Y, never.field.window.Y)
 
 
 def test_after_the_first_steps_one_in_so_many_stands_for_all():
-    layer, watch = nn.Linear(12, 2), Watch("auto")
+    layer, watch = nn.Linear(12, 2), ActivationObserver("auto")
     watch.begin(layer)
     for _ in range(16 + 10 * EVERY):
         layer(pattern(0))
-        watch.look(measure=False)
+        watch.update_field(measure=False)
     assert watch.field.window.weight.item() == pytest.approx(1 - 0.99 ** (16 + 10 * EVERY), rel=1e-4)
 
 
@@ -107,15 +107,15 @@ def test_rows_are_copied_only_for_steps_that_enter_the_field_or_are_measured():
         sparing.wanted = step % 7 == 0
         layer(pattern(step % 3))
         assert bool(sparing._rows) == (step < DENSE or step % EVERY == 0 or step % 7 == 0)
-        eager.look(measure=sparing.wanted)
-        sparing.look(measure=sparing.wanted)
+        eager.update_field(measure=sparing.wanted)
+        sparing.update_field(measure=sparing.wanted)
         assert (eager.seen is None) == (sparing.seen is None) == (not sparing.wanted)
         assert eager.seen is None or torch.equal(eager.seen, sparing.seen)
     assert torch.equal(eager.field.window.Y, sparing.field.window.Y)
     sparing.wanted = False
     sparing.begin(narrow := nn.Linear(5, 2))
     narrow(torch.ones(2, 5))
-    sparing.look(measure=False)
+    sparing.update_field(measure=False)
     assert sparing.field.window.d == 5  # another network is met at once
 
 
@@ -124,19 +124,19 @@ def test_layers_run_again_by_checkpointing_are_read_once(reentrant):
     layer = nn.Linear(12, 2)
     watch, alone = watching(layer), watching(nn.Identity())
     checkpoint(layer, pattern(0).requires_grad_(), use_reentrant=reentrant).sum().backward()
-    watch.look(measure=False)
+    watch.update_field(measure=False)
     alone.field.update(pattern(0))
     assert torch.equal(watch.field.window.Y, alone.field.window.Y)
     assert len(watch._rows) == 0
 
 
 def test_batches_of_one_step_are_one_observation_of_limited_size():
-    layer, watch = nn.Linear(12, 2), Watch("auto")
+    layer, watch = nn.Linear(12, 2), ActivationObserver("auto")
     watch.begin(layer)
     layer(torch.randn(500, 12))
     layer(torch.randn(3, 7, 12))
     assert [len(rows) for rows in watch._rows] == [ROWS, 21]
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.steps == 1
 
 
@@ -148,12 +148,12 @@ def test_channels_are_what_states_of_a_convolution_are_made_of():
     ):
         watch = watching(layer)
         layer(torch.randn(shape))
-        watch.look(measure=False)
+        watch.update_field(measure=False)
         assert watch.field.window.d == 5
 
 
 def test_rows_are_those_of_the_moment_though_the_layer_writes_over_them():
-    layer, watch = nn.ReLU(inplace=True), Watch("0")
+    layer, watch = nn.ReLU(inplace=True), ActivationObserver("0")
     watch.begin(layer)
     layer(-torch.ones(4, 3))
     assert torch.equal(watch._rows[0], -torch.ones(4, 3))
@@ -179,21 +179,21 @@ GIVEN = {
 def test_the_last_linear_that_nobody_named_may_be_given_anything(given):
     watch = watching(layer := nn.Identity())
     layer(given)
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.seen is None
     layer(pattern(0))
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.seen is not None
 
 
 def test_another_network_is_looked_at_with_fresh_eyes():
     watch = watching(wide := nn.Linear(12, 2))
     wide(pattern(0))
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     narrow = nn.Linear(5, 2)
     watch.begin(narrow)
     narrow(torch.ones(2, 5))
-    watch.look(measure=True)
+    watch.update_field(measure=True)
     assert watch.seen.tolist() == [1, 1, 0, 1]
 
 

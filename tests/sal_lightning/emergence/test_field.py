@@ -117,7 +117,7 @@ def test_measures_do_not_depend_on_scale_or_rotation():
     for change in (lambda x: x, lambda x: 1e3 * x, lambda x: 1e-3 * x, lambda x: x @ rotation):
         field = EmergenceField(rank=32)
         field.observe(change(noise(8)))
-        values.append(field.look(change(noise(8, seed=1) + 2 * noise(8))))
+        values.append(field.measure(change(noise(8, seed=1) + 2 * noise(8))))
     assert 0 < values[0][1] < 1
     for other in values[1:]:
         torch.testing.assert_close(other, values[0], atol=1e-4, rtol=1e-4)
@@ -148,9 +148,9 @@ def test_observing_changes_the_field_and_measuring_does_not():
     field.measure_novelty(noise())
     assert field.window is None
     field.observe(noise())
-    before = field.look(noise(seed=1))
+    before = field.measure(noise(seed=1))
     field.measure_coherence(noise(seed=2))
-    assert torch.equal(field.look(noise(seed=1)), before)
+    assert torch.equal(field.measure(noise(seed=1)), before)
 
 
 def test_what_is_kept_does_not_grow():
@@ -192,7 +192,7 @@ def test_state_continues_exactly_and_is_plain(tmp_path):
     resumed.load_state_dict(torch.load(tmp_path / "field.pt", weights_only=True))
     for seed in range(2, 4):
         resumed.observe(noise(20, 100, seed))
-    assert torch.equal(whole.look(noise(20, 100, 9)), resumed.look(noise(20, 100, 9)))
+    assert torch.equal(whole.measure(noise(20, 100, 9)), resumed.measure(noise(20, 100, 9)))
 
 
 def test_what_makes_no_sense_is_refused():

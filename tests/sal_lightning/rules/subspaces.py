@@ -1,22 +1,22 @@
-"""Subspace rules of small layers, and what they are shown."""
+"""SubspaceRule rules of small layers, and what they are shown."""
 
 import torch
 
 from sal_lightning import layers
 from sal_lightning.rules import firmness, subspace
-from sal_lightning.rules.subspace import Subspace
+from sal_lightning.rules.subspace import SubspaceRule
 
 
 def make(module, strength=4.0, recall=0.5, share=1.0):
     (layer,) = layers.find(module)
     names = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
-    return Subspace(layer, names, strength, recall, share)
+    return SubspaceRule(layer, names, strength, recall, share)
 
 
 def show(rule, x, steps=20):
     for step in range(steps):
-        rule.see((x,), step)
-        rule.observe()
+        rule.collect((x,), step)
+        rule.update()
 
 
 def inputs(d, n=64, seed=0):
@@ -27,7 +27,7 @@ def restore(rule):
     """As the communication layer does it in one process."""
     rule.restore()
     if rule.moved is not None:
-        rule.keep_pace(rule.moved)
+        rule.update_pace(rule.moved)
 
 
 def narrow(monkeypatch, rank=6, mask=4):

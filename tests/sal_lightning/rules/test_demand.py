@@ -11,7 +11,7 @@ from tests.sal_lightning.rules.subspaces import inputs, make, show
 
 def see(demand, sizes, batches=1, needed=0.0):
     for g in sizes:
-        demand.see(torch.tensor(float(g) ** 2), batches)
+        demand.update(torch.tensor(float(g) ** 2), batches)
         demand.measure(torch.tensor([needed]))
     return float(demand.q)
 
@@ -89,7 +89,7 @@ def test_data_that_lies_outside_what_is_held_is_asked_for_though_its_gradient_va
     rule.consolidate()
     see(rule.demand, [1] + [0] * 2000)
     rule.window.outside = lambda k: torch.tensor([outside])
-    rule.reopen()
+    rule.adapt_hold()
     assert rule.demand.q == pytest.approx(q)
 
 

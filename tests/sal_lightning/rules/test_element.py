@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from sal_lightning.rules.element import Element
+from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.subspace import BETA
 
 
@@ -14,11 +14,11 @@ def backward(model, seed):
 def test_importance_is_the_root_of_the_mean_squared_gradient_scaled_over_all_weights():
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
-    rule = Element(dict(model.named_parameters()), strength=4.0)
+    rule = ElementRule(dict(model.named_parameters()), strength=4.0)
     F = torch.zeros(15)
     for seed in range(20):
         backward(model, seed)
-        rule.observe()
+        rule.update()
         F = BETA * F + (1 - BETA) * torch.cat([p.grad.flatten() for p in model.parameters()]) ** 2
     rule.consolidate()
     omega = F.sqrt() / F.sqrt().mean()
@@ -33,9 +33,9 @@ def test_importance_is_the_root_of_the_mean_squared_gradient_scaled_over_all_wei
 def test_the_update_is_scaled_under_adam():
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
-    rule = Element(dict(model.named_parameters()), strength=4.0)
+    rule = ElementRule(dict(model.named_parameters()), strength=4.0)
     backward(model, 0)
-    rule.observe()
+    rule.update()
     rule.consolidate()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     before = [p.detach().clone() for p in model.parameters()]
@@ -52,11 +52,11 @@ def test_importance_does_not_depend_on_the_size_of_the_gradients():
     model = nn.Linear(4, 3)
     omegas = []
     for scale in (1e-3, 1e3):
-        rule = Element(dict(model.named_parameters()), strength=4.0)
+        rule = ElementRule(dict(model.named_parameters()), strength=4.0)
         backward(model, 0)
         for p in model.parameters():
             p.grad.mul_(scale)
-        rule.observe()
+        rule.update()
         rule.consolidate()
         omegas.append(torch.cat([o.flatten() for o in rule.memory]))
     torch.testing.assert_close(*omegas, atol=1e-5, rtol=1e-3)
@@ -64,24 +64,24 @@ def test_importance_does_not_depend_on_the_size_of_the_gradients():
 
 def test_adopted_parameters_start_free():
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    rule = Element(dict(model[0].named_parameters(prefix="0")), strength=4.0)
+    rule = ElementRule(dict(model[0].named_parameters(prefix="0")), strength=4.0)
     backward(model, 0)
-    rule.observe()
+    rule.update()
     rule.consolidate()
     rule.adopt(dict(model[1].named_parameters(prefix="1")))
     assert [float(o.sum()) for o in rule.memory[2:]] == [0.0, 0.0]
     assert rule.bands().sum() == sum(p.numel() for p in model.parameters())
-    rule.observe()
+    rule.update()
     assert len(rule.F) == 4
 
 
 def test_state_continues_exactly():
     model = nn.Linear(4, 3)
-    rule = Element(dict(model.named_parameters()), strength=4.0)
+    rule = ElementRule(dict(model.named_parameters()), strength=4.0)
     backward(model, 0)
-    rule.observe()
+    rule.update()
     rule.consolidate()
-    resumed = Element(dict(model.named_parameters()), strength=4.0)
+    resumed = ElementRule(dict(model.named_parameters()), strength=4.0)
     resumed.load_state_dict(rule.state_dict())
     for a, b in zip(rule.tensors(), resumed.tensors(), strict=True):
         assert torch.equal(a, b)

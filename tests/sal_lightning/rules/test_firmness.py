@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning.input_sketch import Window
+from sal_lightning.input_sketch import InputSketch
 from sal_lightning.rules import firmness, subspace
 from tests.sal_lightning.rules.subspaces import inputs, make, show
 
 
 def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_others_fade_in():
     rule = make(nn.Linear(40, 6, bias=False), strength=1.0)
-    rule.window = Window(40, 40, subspace.BETA)
+    rule.window = InputSketch(40, 40, subspace.BETA)
     rule.window.update(torch.diag(torch.linspace(1, 1.6, 40).sqrt())[None])
     rule.rank = 30
     rule.consolidate()
@@ -25,11 +25,11 @@ def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_other
     for need, alpha in ((None, firmness.LEAST), (10.0, 1.0), (0.5, 0.5)):
         if need:
             rule.window.outside = lambda k, need=need: torch.tensor([need])
-            rule.reopen()
+            rule.adapt_hold()
         s_rest = lam[k:].mean() / (lam[k:].mean() + alpha)
         torch.testing.assert_close(rule.memory.s_rest, s_rest[None], atol=1e-5, rtol=1e-5)
     rule.window.outside = lambda k: torch.tensor([1.0])
-    rule.reopen()
+    rule.adapt_hold()
     expected = (1 - passes(lam[:k]) / passes(lam[k:].mean()) / (1 - firmness.GAP)).clamp(min=0)
     assert 0 < int((expected > 0).sum()) < k
     held = (rule.memory.s[0] - rule.memory.s_rest[0]) / (1 - rule.memory.s_rest[0])
@@ -47,10 +47,10 @@ def test_the_rest_opens_as_far_as_new_data_needs_it():
         rule.consolidate()
         rule.clear()
         shut = rule.memory.s_rest
-        rule.see((new,), 0)
-        rule.observe()
+        rule.collect((new,), 0)
+        rule.update()
         rule.age = 0  # it is held as firmly as at first
-        rule.reopen()
+        rule.adapt_hold()
         U, outside = rule.memory.U[0], rule.window.outside(4)
         inside = (new @ U).square().sum(1).mean()
         torch.testing.assert_close(
@@ -71,7 +71,7 @@ def test_what_is_held_firms_with_the_steps_and_a_consolidation_begins_anew():
     for age, strength in ((0, 0.25), (250, 0.375), (1000, 0.75), (3500, 2.0), (10**6, 2.0)):
         show(rule, inputs(10))
         rule.age = age
-        rule.reopen()
+        rule.adapt_hold()
         s, s_rest = rule.memory.s[0], rule.memory.s_rest[0]
         k = len(s)
         f = ((lam[:k] / (lam[:k] + 1 / strength) - s_rest) / (1 - s_rest) - firmness.GAP) / (1 - firmness.GAP)
@@ -79,7 +79,7 @@ def test_what_is_held_firms_with_the_steps_and_a_consolidation_begins_anew():
         held.append(s)
     assert held[0].max() < held[1].max() < held[2].max() < held[3].max() == held[4].max()
     rule.age = 0
-    rule.reopen()
+    rule.adapt_hold()
     torch.testing.assert_close(rule.memory.s[0], held[0])
 
 

@@ -47,7 +47,7 @@ def test_the_rule_matches_the_published_formula_on_one_gradient_stream(optimizer
         for model in (fast, slow):
             model.zero_grad()
             (model(x).sum(1) - x.sum(1)).square().mean().backward()
-        rule.observe()
+        rule.update()
         rule.mask()
         twin.analyze()
         twin.protect()
@@ -71,7 +71,7 @@ def test_the_published_rule_freezes_under_sgd():
             model.zero_grad()
             loss = (model(x)[:, 0] - x.sum(1)).square().mean()
             loss.backward()
-            rule.observe()
+            rule.update()
             if protect:
                 rule.mask()
             optimizer.step()
@@ -83,7 +83,7 @@ def test_a_tensor_without_gradient_is_left_out():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     rule = Tensor(dict(model.named_parameters()))
     model[0](torch.ones(1, 2)).sum().backward()
-    rule.observe()
+    rule.update()
     assert rule.s[2:].tolist() == [0.5, 0.5]
     assert rule.s[:2].tolist() == pytest.approx([0.65, 0.65])
 
@@ -95,7 +95,7 @@ def pushed(size, optimizer, steps, protect=True):
     lengths = []
     for _ in range(steps):
         w.grad = torch.full_like(w, size / 10)  # of norm ``size``
-        rule.observe()
+        rule.update()
         if protect:
             rule.mask()
         before = w.detach().clone()
@@ -144,6 +144,6 @@ def test_of_its_past_three_percent_are_left_after_ten_steps():
         rule.s.fill_(start)
         for _ in range(10):
             w.grad = torch.ones_like(w)
-            rule.observe()
+            rule.update()
         rules.append(rule)
     assert (rules[1].s - rules[0].s).item() == pytest.approx(0.7**10, rel=1e-4) == pytest.approx(0.028, abs=1e-3)

@@ -68,6 +68,13 @@ class RunningStatistics:
             for now, then in zip(_statistics(module), before, strict=True):
                 now.copy_(then)
 
+    def end_step(self, familiar: bool, suspended: bool) -> None:
+        """After a step was analyzed: undo the update of the statistics by a batch that is not familiar."""
+        self.suspended = suspended
+        if not familiar:
+            self.put_back()
+        self.discard_step()
+
     def discard_step(self) -> None:
         """The step is over."""
         self._before.clear()

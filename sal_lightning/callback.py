@@ -98,7 +98,7 @@ class SALCallback(BaseCallback, Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         closed = _closed(trainer)
         if closed:
-            self.notices.closed(closed, waiting=bool(self.state_dict()))
+            self.user_warnings.closed(closed, waiting=bool(self.state_dict()))
         self.begin(pl_module, [] if closed else trainer.optimizers, scaler)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
@@ -122,7 +122,7 @@ class SALCallback(BaseCallback, Callback):
             return
         self._backward = True
         for layer in self.layers:
-            if layer.stepping or (scales(layer.scaler) and _steps_next(trainer, pl_module)):
+            if layer.optimizer_step.running or (scales(layer.scaler) and _steps_next(trainer, pl_module)):
                 layer.analyze(scaled=True)
                 self._analyzed = True
 

@@ -14,11 +14,11 @@ from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
-from sal_lightning.rules.subspace import SubspaceRule
+from sal_lightning.rules.subspace import SubspaceRule, update_pace
 from sal_lightning.rules.tensor import Tensor
 from sal_lightning.settings import Settings
 
-Eye = SubspaceRule | EmbeddingRule  # a rule that looks at its layer's input
+InputRule = SubspaceRule | EmbeddingRule  # a rule that collects the input of its layer
 RECURRENT = 4  # times as strong as others recurrent layers are held
 
 
@@ -75,9 +75,9 @@ def rules_for(
 
 def layer_rules(
     settings: Settings, left: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
-) -> list[Eye]:
+) -> list[InputRule]:
     """One rule a layer that is understood; takes its parameters out of ``left``."""
-    rules: list[Eye] = []
+    rules: list[InputRule] = []
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):
         if names.get(id(layer.weight)) not in left:
@@ -89,7 +89,7 @@ def layer_rules(
     return rules
 
 
-def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> Eye:
+def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> InputRule:
     if isinstance(layer.module, nn.Embedding):
         return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
     # A change of a recurrent weight acts anew in every time step of a sequence.
@@ -107,17 +107,17 @@ class Coverage:
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, settings: Settings) -> None:
         self.model, self.optimizer, self.settings = model, optimizer, settings
         self.rules: list[Rule] = []
-        self.eyes: list[Eye] = []  # what listens to forward passes
+        self.input_rules: list[InputRule] = []  # rules that collect inputs in forward passes
         # Of a loaded state, what belongs to parameters that do not learn yet.
-        self.waiting: dict[str, dict[str, State]] = {"rules": {}, "eyes": {}}
+        self.waiting: dict[str, dict[str, State]] = {"rules": {}, "input_rules": {}}
         self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
         self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
         self.pull = Pull(settings.pull)
         self.adjustment = LogitAdjustment(1.0 if settings.protection == "tensor" else settings.absent_prior)
         self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
 
-    def grow(self) -> list[Eye] | None:
-        """Cover what began to learn or took another's place; returns the new eyes, None if it is the same as before."""
+    def grow(self) -> list[InputRule] | None:
+        """Cover parameters that are new or replaced; returns the new input rules, None if nothing has changed."""
         learning = [p for p in self._given() if learns(p)]
         if self._learning is not None and _identical(learning, self._learning):
             return None
@@ -127,14 +127,14 @@ class Coverage:
         new = {n: p for n, p in owned(self.model, self.optimizer).items() if id(p) not in covered}
         self.other = []
         rules = rules_for(self.settings, new, self.model, self.other) if new else []
-        eyes = [rule for rule in rules if isinstance(rule, Eye)]
+        input_rules = [rule for rule in rules if isinstance(rule, InputRule)]
         if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
-            known = {eye.name for eye in self.eyes}
-            eyes = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
-        self._take_in(rules, eyes)
+            known = {rule.name for rule in self.input_rules}
+            input_rules = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
+        self._take_in(rules, input_rules)
         self.pull.cover(self.rules)
-        self.adjustment.cover(self.eyes)
-        return eyes
+        self.adjustment.cover(self.input_rules)
+        return input_rules
 
     def _given(self) -> Iterable[nn.Parameter]:
         if self.optimizer is None:
@@ -146,18 +146,18 @@ class Coverage:
         there = {id(p) for p in self.model.parameters()}
         self.gone = [r for r in self.all_rules() if any(id(p) not in there for p in r.parameters.values())]
         for rule in self.gone:
-            self.waiting["rules" if rule in self.rules else "eyes"][rule.name] = rule.state_dict()
+            self.waiting["rules" if rule in self.rules else "input_rules"][rule.name] = rule.state_dict()
         self.rules = [rule for rule in self.rules if rule not in self.gone]
-        self.eyes = [eye for eye in self.eyes if eye not in self.gone]
+        self.input_rules = [rule for rule in self.input_rules if rule not in self.gone]
 
     def use_element_rule(self, lost: Iterable[Rule]) -> None:
         """Protect what these rules cannot follow weight by weight."""
         for rule in list(lost):
             self.rules.remove(rule)
-            self.eyes = [eye for eye in self.eyes if eye is not rule]
+            self.input_rules = [r for r in self.input_rules if r is not rule]
             self._take_in([ElementRule(rule.parameters, self.settings.strength)], [])
         self.pull.cover(self.rules)
-        self.adjustment.cover(self.eyes)
+        self.adjustment.cover(self.input_rules)
 
     def consolidate(self) -> None:
         """Add what was seen to what is held."""
@@ -166,7 +166,7 @@ class Coverage:
         self.adjustment.consolidate()
         targets = self.adjustment.memory or {}
         self.pull.consolidate(
-            {n: targets[eye.name] for eye in self.eyes if eye.name in targets for n in eye.parameters}
+            {n: targets[rule.name] for rule in self.input_rules if rule.name in targets for n in rule.parameters}
         )
 
     def holders(self) -> list[Rule | Pull | LogitAdjustment]:
@@ -174,7 +174,7 @@ class Coverage:
         return [*self.rules, self.pull, self.adjustment]
 
     def clear(self) -> None:
-        """Look at what comes with fresh eyes."""
+        """Start new windows."""
         for rule in self.all_rules():
             rule.clear()
         self.pull.clear()
@@ -185,13 +185,89 @@ class Coverage:
         """Where the model lives now."""
         return next(self.model.parameters()).device
 
+    # --- one step ---
+
+    def accept_changed_weights(self) -> None:
+        """Accept weights that something else has changed since the last step."""
+        for rule in self.rules:
+            if rule.detect_external_change():
+                self.pull.set_anchor(rule.parameters)
+
+    def accept_replaced_weights(self) -> None:
+        """Accept the weights of parameters that ``grow`` found to be replaced."""
+        replaced = {rule.name for rule in self.gone}
+        for rule in self.rules:
+            if rule.name in replaced:
+                rule.accept_weights()
+                self.pull.set_anchor(rule.parameters)
+
+    def snapshot(self) -> None:
+        """Keep the weights for the length of one optimizer step."""
+        for rule in self.rules:
+            rule.snapshot()
+        self.pull.begin_step()
+
+    def restore(self, measure: bool) -> torch.Tensor:
+        """Undo the part of the step that is held back, then pull; returns (held², whole²), zeros if not measured."""
+        restored = [rule for rule in self.rules if rule.before is not None]
+        if restored:  # not in a step that the scaler skipped
+            self.pull.measure(restored)
+        touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
+        settling = {n for rule in restored if rule.settles for n in rule.parameters}
+        effect = self.total([rule.restore(measure) for rule in self.rules])
+        if restored:
+            self.pull.apply(touched)
+        for name in settling & touched.keys():
+            self.pull.set_anchor([name], touched[name])
+        for rule in restored:
+            rule.record_weights()
+        update_pace(self.rules)
+        return effect
+
+    def settle(self) -> None:
+        """Undo now what the rules leave for later."""
+        for rule in self.rules:
+            if rule.holds:
+                if rule.detect_external_change():
+                    self.pull.set_anchor(rule.parameters)
+                touched = rule.touched
+                rule.settle()
+                if touched is not None:
+                    self.pull.set_anchor(rule.parameters, touched)
+
+    def total(self, parts: Iterable[torch.Tensor | None]) -> torch.Tensor:
+        """The sum of those that are there, (2,)."""
+        known = [part for part in parts if part is not None]
+        return torch.stack(known).sum(0) if known else torch.zeros(2, device=self.device)
+
+    # --- measurements ---
+
+    def bands(self) -> torch.Tensor:
+        """Weights in training that are (protected, neutral, volatile): counts (3,)."""
+        parts = [rule.bands().to(self.device) for rule in self.rules if rule.learns]
+        return torch.stack(parts).sum(0) if parts else torch.zeros(3, device=self.device)
+
+    def drift(self) -> torch.Tensor:
+        """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
+        return self.total(rule.drift() for rule in self.rules)
+
+    def memory(self) -> dict[str, float]:
+        """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
+        model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
+        kept = [t for rule in self.all_rules() for t in rule.tensors()]
+        kept += self.pull.tensors() + self.adjustment.tensors()
+        state = sum(t.nbytes for t in kept)
+        held = (rule for rule in self.rules if rule.holds and rule.restores)
+        step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self.pull.working
+        return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
+
     def grains(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
         return {name: rule.grain for rule in self.rules for name in rule.parameters}
 
     def all_rules(self) -> set[Rule]:
-        """Rules and eyes."""
-        return {*self.rules, *self.eyes}
+        """Rules that protect, and input rules that only collect."""
+        return {*self.rules, *self.input_rules}
 
     def kept(self) -> set[str]:
         """Parameters of the model of which something is held that waits until they learn."""
@@ -211,11 +287,12 @@ class Coverage:
         return sorted(self.kept() & learning)
 
     def state_dict(self) -> State:
-        """Of each rule and eye, by its name."""
+        """The state of each rule, by its name."""
         return {
             "elements": [name for name, grain in self.grains().items() if grain == "element"],
             "rules": {rule.name: rule.state_dict() for rule in self.rules} | self.waiting["rules"],
-            "eyes": {e.name: e.state_dict() for e in self.eyes if e not in self.rules} | self.waiting["eyes"],
+            "input_rules": {r.name: r.state_dict() for r in self.input_rules if r not in self.rules}
+            | self.waiting["input_rules"],
             "pull": self.pull.state_dict(),
             "adjustment": self.adjustment.state_dict(),
         }
@@ -245,10 +322,10 @@ class Coverage:
                 "Parts may be added to a model, not taken away."
             )
         self.waiting = {key: dict(state[key]) for key in self.waiting}
-        self._resume(self.rules, self.eyes)
+        self._resume(self.rules, self.input_rules)
         self.pull.cover(self.rules)
         self.pull.load_state_dict(state["pull"])
-        self.adjustment.cover(self.eyes)
+        self.adjustment.cover(self.input_rules)
         self.adjustment.load_state_dict(state["adjustment"])
 
     def _free_bias(self, rule: SubspaceRule) -> None:
@@ -258,10 +335,10 @@ class Coverage:
         alone = _rule(rule.layer._replace(bias=None), weight, self.settings)
         alone.alone = rule.alone
         self.rules = [alone if r is rule else r for r in self.rules]
-        self.eyes = [alone if e is rule else e for e in self.eyes]
+        self.input_rules = [alone if e is rule else e for e in self.input_rules]
         self._take_in([ElementRule(bias, self.settings.strength)], [])
 
-    def _take_in(self, rules: list[Rule], eyes: list[Eye]) -> None:
+    def _take_in(self, rules: list[Rule], input_rules: list[InputRule]) -> None:
         for rule in rules:
             rule.alone = self.optimizer is None
             mine = next((r for r in self.rules if isinstance(r, ElementRule) and r.name == rule.name), None)
@@ -269,44 +346,43 @@ class Coverage:
                 self.rules.append(rule)
             else:
                 mine.adopt(rule.parameters)
-        self.eyes += eyes
-        self._resume(rules, eyes)
+        self.input_rules += input_rules
+        self._resume(rules, input_rules)
 
-    def _resume(self, rules: Iterable[Rule], eyes: Iterable[Rule]) -> None:
-        watching = (eye for eye in eyes if eye not in self.rules)
-        for kind, chosen in (("rules", rules), ("eyes", watching)):
+    def _resume(self, rules: Iterable[Rule], input_rules: Iterable[Rule]) -> None:
+        watching = (rule for rule in input_rules if rule not in self.rules)
+        for kind, chosen in (("rules", rules), ("input_rules", watching)):
             for rule in chosen:
                 if rule.name in self.waiting[kind]:
                     rule.load_state_dict(self.waiting[kind].pop(rule.name))
 
 
 class ProvisionalHold:
-    """Knows what was held before a change was suspected."""
+    """A consolidation that can be rolled back: made when a change is suspected, kept when it is confirmed."""
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = (
-            None  # the memory of each; None while nothing is suspected
-        )
+        # The memory of each rule before the suspicion; None while nothing is suspected.
+        self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = None
 
-    def hold(self) -> None:
-        """A change is suspected: hold what was seen, once."""
+    def consolidate(self) -> None:
+        """Consolidate on a first suspicion; does nothing while one lasts."""
         if self.before is None:
             self.before = {one: one.memory for one in self.coverage.holders()}
             self.coverage.consolidate()
 
-    def dismiss(self) -> None:
-        """It was no change: hold again what was held before."""
+    def roll_back(self) -> None:
+        """Restore what was held before the suspicion."""
         for rule, memory in (self.before or {}).items():
             rule.memory = memory
         self.before = None
 
     def confirm(self) -> None:
-        """It was one: what is held stays."""
+        """Keep what was consolidated."""
         self.before = None
 
-    def follow(self) -> None:
-        """Rules were replaced, or took in more parameters: take their memories back to those that are there now."""
+    def rebind(self) -> None:
+        """Assign the memories to the rules that are there now, after rules were replaced or took in parameters."""
         self.load_state_dict(self.state_dict())
 
     def state_dict(self) -> State | None:
@@ -314,7 +390,7 @@ class ProvisionalHold:
         return None if self.before is None else {rule.name: rule.pack(memory) for rule, memory in self.before.items()}
 
     def load_state_dict(self, state: State | None) -> None:
-        """Continue where another stood."""
+        """Continue from a saved state."""
         rules = {one.name: one for one in self.coverage.holders()}
         known = {} if state is None else {rules[name]: kept for name, kept in state.items() if name in rules}
         self.before = None if state is None else {rule: rule.unpack(kept) for rule, kept in known.items()}

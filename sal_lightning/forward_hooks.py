@@ -1,9 +1,8 @@
 """Forward pre-hooks on layers; they skip evaluation, copies of the model and checkpoint recomputation."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning.coverage import Eye
+from sal_lightning.coverage import InputRule
 from sal_lightning.distributed import sharded
 from sal_lightning.layers import given
 from sal_lightning.padding import Padding
@@ -60,126 +59,111 @@ def _executed(node: Node) -> bool:
         return True
 
 
-@contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in the tensors' own precision whatever the loop around it casts to."""
-    casts = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
-    with torch.no_grad(), casts:
-        yield
-
-
-Heard = Callable[[Eye, tuple[Any, ...]], None]
+Collect = Callable[[InputRule, tuple[Any, ...]], None]
 Confirm = Callable[[], None]
-Defer = Callable[[Eye, tuple[Any, ...]], Confirm]
-
-
-class _Ear(NamedTuple):
-    """What is called when a module of this eye runs."""
-
-    eye: Eye
-    heard: Heard
-    defer: Defer
+CollectLater = Callable[[InputRule, tuple[Any, ...]], Confirm]
 
 
 class ForwardHooks:
-    """Hooks on the forward passes of modules, one for all eyes of a module.
+    """Hooks that collect the inputs of modules in forward passes; one hook for all rules of a module.
 
-    A pass counts if gradients are enabled and, where a trainer says so, a training step is running. Of a module in
-    training mode it counts at once; of one in evaluation mode when a backward pass computes the layer's gradient.
+    A forward pass counts if gradients are enabled and, where a trainer tells, a training step is running. For a module
+    in training mode it counts at once; for one in evaluation mode when a backward pass computes the gradient of the
+    rule's weights.
+
+    Args:
+        collect: called with the input of a pass that counts at once.
+        collect_later: called with the input of a pass in evaluation mode. It returns a function that is called when
+            that pass counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, collect: Collect, collect_later: CollectLater) -> None:
+        self.collect, self.collect_later = collect, collect_later
         self.always = False  # whether every pass counts, in evaluation too
-        self.in_step = True  # whether a training step is running; a plain loop does not say
+        self.in_step = True  # whether a training step is running; a plain loop leaves this True
         self.padding = Padding()
-        self._forward = set[Rule]()  # whose layer ran not only in a backward pass, as under reentrant checkpointing
-        self._ears: dict[nn.Module, list[_Ear]] = {}
+        self._forward = set[Rule]()  # rules whose layer ran outside a backward pass, unlike reentrant checkpointing
+        self._rules: dict[nn.Module, list[InputRule]] = {}
         self._handles: dict[nn.Module, list[RemovableHandle]] = {}
-        self._following = set[nn.Module]()  # those with a hook after the forward pass too
-        self._running: dict[nn.Module, list[tuple[Eye, Confirm]]] = {}  # in evaluation mode, during their forward pass
+        self._with_forward_hook = set[nn.Module]()
+        self._running: dict[nn.Module, list[tuple[InputRule, Confirm]]] = {}  # passes in evaluation mode
 
-    def listen(self, eye: Eye, heard: Heard, defer: Defer) -> None:
-        """Hook the modules of this eye too.
-
-        Args:
-            eye: its modules are hooked.
-            heard: called with the input of a pass that counts at once.
-            defer: called with the input of a pass in evaluation mode; what it returns is called if that pass counts.
-        """
-        for module in eye.modules:
-            ears = self._ears.setdefault(module, [])
-            ears.append(_Ear(eye, heard, defer))
+    def add(self, rule: InputRule) -> None:
+        """Hook the modules of this rule."""
+        for module in rule.modules:
+            rules = self._rules.setdefault(module, [])
+            rules.append(rule)
             if module not in self._handles:
-                handle = module.register_forward_pre_hook(self._listener(module, ears), with_kwargs=True)
+                handle = module.register_forward_pre_hook(self._pre_hook(module, rules), with_kwargs=True)
                 self._handles[module] = [handle]
-            if not module.training:  # code compiled later knows the hooks that are there by then
-                self._follow(module)
+            if not module.training:  # compiled code knows only hooks that were registered before it was compiled
+                self._add_forward_hook(module)
 
-    def forget(self, eye: Rule) -> None:
-        """Stop listening for this eye."""
-        for module, ears in list(self._ears.items()):
-            ears[:] = [ear for ear in ears if ear.eye is not eye]
-            if not ears:
-                self._unhook(module)
+    def remove(self, rule: Rule) -> None:
+        """Remove the hooks of this rule."""
+        for module, rules in list(self._rules.items()):
+            rules[:] = [other for other in rules if other is not rule]
+            if not rules:
+                self._remove_module(module)
 
-    def remove(self) -> None:
+    def clear(self) -> None:
         """Remove all hooks."""
-        for module in list(self._ears):
-            self._unhook(module)
+        for module in list(self._rules):
+            self._remove_module(module)
         self.padding.end()
 
-    def _unhook(self, module: nn.Module) -> None:
+    def _remove_module(self, module: nn.Module) -> None:
         for handle in self._handles.pop(module):
             handle.remove()
-        del self._ears[module]
-        self._following.discard(module)
+        del self._rules[module]
+        self._with_forward_hook.discard(module)
         self._running.pop(module, None)
 
-    def _listener(self, watched: nn.Module, ears: list[_Ear]) -> Callable[..., None]:
+    def _pre_hook(self, hooked: nn.Module, rules: list[InputRule]) -> Callable[..., None]:
         @uncompiled
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if module is not watched or not (self.always or (self.in_step and torch.is_grad_enabled())):
+        def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module is not hooked or not (self.always or (self.in_step and torch.is_grad_enabled())):
                 return  # evaluation, or a copy of the model: hooks are copied with it
-            counting = [ear for ear in ears if self._counts(ear.eye)]
+            counting = [rule for rule in rules if self._counts(rule)]
             inputs = given(module, args, kwargs) if counting else ()
             if not inputs:
                 return
             real = self.padding.among(module, inputs)
-            for ear in counting:
-                ear.eye.real = real
+            for rule in counting:
+                rule.real = real
             if self.always or module.training:
-                for eye, heard, _ in counting:
-                    heard(eye, inputs)
+                for rule in counting:
+                    self.collect(rule, inputs)
             else:
-                self._running[module] = [(eye, defer(eye, inputs)) for eye, _, defer in counting]
-                self._follow(module)
+                self._running[module] = [(rule, self.collect_later(rule, inputs)) for rule in counting]
+                self._add_forward_hook(module)
 
-        return listen
+        return pre_hook
 
-    def _counts(self, eye: Eye) -> bool:
-        """Whether a pass counts for this eye: its weight learns, and the layer is not run again for its activations."""
-        if not (self.always or next(iter(eye.parameters.values())).requires_grad):
+    def _counts(self, rule: InputRule) -> bool:
+        """Whether a pass counts for this rule: its weight is trained, and the pass is no checkpoint recomputation."""
+        if not (self.always or next(iter(rule.parameters.values())).requires_grad):
             return False
         if in_backward():
-            return eye not in self._forward
-        self._forward.add(eye)
+            return rule not in self._forward
+        self._forward.add(rule)
         return True
 
-    def _follow(self, watched: nn.Module) -> None:
-        """Hook the end of this module's forward passes, where its output can be asked for a backward pass."""
-        if watched in self._following:
+    def _add_forward_hook(self, hooked: nn.Module) -> None:
+        """Hook the end of this module's forward passes, where a backward hook can be added to its output."""
+        if hooked in self._with_forward_hook:
             return
-        self._following.add(watched)
+        self._with_forward_hook.add(hooked)
 
         @uncompiled
-        def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            running = self._running.pop(module, []) if module is watched else []
-            for eye, confirm in running:
-                weights = [p for p in eye.parameters.values() if p.requires_grad]
-                on_weight_gradient(output, weights, _counted(confirm))
+        def forward_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            running = self._running.pop(module, []) if module is hooked else []
+            for rule, confirm in running:
+                weights = [p for p in rule.parameters.values() if p.requires_grad]
+                on_weight_gradient(output, weights, _without_arguments(confirm))
 
-        self._handles[watched].append(watched.register_forward_hook(ended))
+        self._handles[hooked].append(hooked.register_forward_hook(forward_hook))
 
 
-def _counted(confirm: Confirm) -> Callable[[Tensor, int], None]:
+def _without_arguments(confirm: Confirm) -> Callable[[Tensor, int], None]:
     return lambda gradient, place: confirm()

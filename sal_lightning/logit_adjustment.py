@@ -81,9 +81,9 @@ class LogitAdjustment:
         self.shares: dict[str, Tensor] = {}  # the sum of P over the samples of this step, and their number: (2,)
         self._names: dict[nn.Module, str] = {}
 
-    def cover(self, eyes: Iterable[Rule]) -> None:
+    def cover(self, rules: Iterable[Rule]) -> None:
         """The layers that may be the last."""
-        layers = {eye.layer.module: eye for eye in eyes if isinstance(eye, SubspaceRule)} if self.prior < 1 else {}
+        layers = {rule.layer.module: rule for rule in rules if isinstance(rule, SubspaceRule)} if self.prior < 1 else {}
         whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(distributed.sharded, m.parameters())))
         self._names = {module: layers[module].name for module in whole}
 

@@ -94,6 +94,11 @@ class Pull:
         """Whether anything is pulled."""
         return bool(self.memory)
 
+    @property
+    def problem(self) -> str:
+        """Why nothing is pulled that should be; empty if all is well."""
+        return self.failure or self.fisher.failure
+
     @torch.no_grad()
     def consolidate(self, known: Mapping[str, Tensor] | None = None) -> None:
         """Pull to what the weights are now; where nothing was measured, to what it was before.

@@ -13,7 +13,7 @@ LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
 SQUARES = 1e24  # no squared input or gradient of a layer is
 ROUND = 1e-3  # what rounding may add
 PULL, CLASSES = Pull.name, LogitAdjustment.name
-VERSIONS = (5,)
+VERSIONS = (6,)
 
 Check = Callable[[Any, str], None]
 
@@ -44,7 +44,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "samples": _named(_samples),
         "elements": _each(_text),
         "rules": _named(_rule),
-        "eyes": _named(_rule),
+        "input_rules": _named(_rule),
         "pull": _pull,
         "adjustment": _adjustment,
         "trusted": _optional(_named(_any)),

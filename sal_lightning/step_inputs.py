@@ -1,4 +1,4 @@
-"""Layers that ran since the last step, in order, and how unusual the inputs were that come from outside."""
+"""Inputs of the layers that ran since the last optimizer step, and how unusual they are."""
 
 import math
 from collections.abc import Callable, Collection
@@ -9,117 +9,118 @@ from torch import Tensor, nn
 
 from sal_lightning import distributed
 from sal_lightning.consolidation_reasons import LOSS
-from sal_lightning.coverage import Coverage, Eye
-from sal_lightning.forward_hooks import exactly
+from sal_lightning.coverage import Coverage, InputRule
 from sal_lightning.output_gradient import OutputGradient
+from sal_lightning.precision import full_precision
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.sample_sketch import SampleSketch, whole
 
-ASKED = 4  # layers that are asked how unusual their input is, at most
+MEASURED = 4  # layers whose input novelty is measured, at most
 
 
 class _Pass(NamedTuple):
-    """A forward pass in evaluation mode: it counts if a backward pass follows."""
+    """The input of a forward pass in evaluation mode; it counts if a backward pass follows."""
 
     order: int
-    eye: Eye
-    read: Any  # what the eye read of its input; None where it is not due
-    samples: Tensor | None  # whole samples of it
-    outside: bool  # whether it is data from outside
+    rule: InputRule
+    read: Any  # what the rule takes from its input; None where it is not due
+    samples: Tensor | None  # whole samples of the input
+    outside: bool  # whether the input is data, not activations
 
 
 class StepInputs:
-    """The eyes whose layer ran since the last step.
+    """The rules whose layer ran since the last optimizer step, with their inputs.
 
-    Novelty is asked of the first, and of those whose input comes from outside: it depends on no weight that is trained,
-    so it does not change while the network learns.
+    Novelty is measured at the first layer, and at layers whose input is data: it depends on no trained weight, so it
+    does not change while the network learns.
     """
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        self.known = set[Rule]()  # the eyes whose layer ever ran
-        self.now: dict[Eye, int] = {}  # in this step, in order, with the number of its first pass
+        self.known = set[Rule]()  # rules whose layer ever ran
+        self.now: dict[InputRule, int] = {}  # those of this step, in order, with the number of their first pass
         self._count = 0  # forward passes
-        self._begun: Eye | None = None  # the first in this step, its backward pass known or not,
-        self._led: Eye | None = None  # and in the last step
-        self._confirmed: list[_Pass] = []  # passes in evaluation mode whose backward pass came
-        self.samples: dict[Eye, SampleSketch] = {}  # of the inputs from outside
-        self._positions: dict[Eye, bool] = {}  # whether a table's input is positions, which say nothing of the data
-        self.asked: dict[Eye, Readback | None] = {}  # in this step, with their surprise on its way from the device
+        self._begun: InputRule | None = None  # the first rule of this step, with or without a backward pass,
+        self._led: InputRule | None = None  # and the first one of the last step
+        self._confirmed: list[_Pass] = []  # passes in evaluation mode that had a backward pass
+        self.samples: dict[InputRule, SampleSketch] = {}  # sketches of whole samples of data
+        self._positions: dict[InputRule, bool] = {}  # whether an embedding's inputs are positions, not data
+        # Rules whose novelty is measured in this step, with the value while it is copied from the device.
+        self.measured: dict[InputRule, Readback | None] = {}
 
     @property
-    def first(self) -> Eye | None:
-        """The eye of the layer that ran first."""
+    def first(self) -> InputRule | None:
+        """The rule of the layer that ran first in this step."""
         return next(iter(self.now), None)
 
     @property
     def last(self) -> nn.Module | None:
-        """The layer that ran last in this step, tables of embeddings left out; before any, the last of the model."""
-        eyes = [eye for eye in self.now or self.coverage.eyes if isinstance(eye, SubspaceRule)]
-        return eyes[-1].layer.module if eyes else None
+        """The layer that ran last in this step, embeddings left out; before the first pass, the last of the model."""
+        input_rules = [rule for rule in self.now or self.coverage.input_rules if isinstance(rule, SubspaceRule)]
+        return input_rules[-1].layer.module if input_rules else None
 
-    def collect(self, eye: Eye, given: tuple[Any, ...], step: int) -> None:
-        """A layer runs: look at what it is given, if there is anything and this step is one of those looked at."""
+    def collect(self, rule: InputRule, given: tuple[Any, ...], step: int) -> None:
+        """Collect the input of a layer that runs, unless it is empty or the rule is not due in this step."""
         if not given[0].numel():
-            return  # as an expert that no token was sent to
+            return  # for example an expert without tokens
         self._count += 1
-        self.known.add(eye)
-        self.now.setdefault(eye, self._count)
-        ask = self._asks(eye, self._is_outside(eye, given[0]))
-        if ask or self._due(eye):
-            with exactly(eye.device):
+        self.known.add(rule)
+        self.now.setdefault(rule, self._count)
+        measured = self._is_measured(rule, self._is_outside(rule, given[0]))
+        if measured or self._due(rule):
+            with full_precision(rule.device):
                 given = tuple(map(distributed.local, given))
-                eye.collect(given, step, ask)
-                if ask:
-                    self._ask(eye, _whole(eye, given))
+                rule.collect(given, step, measured)
+                if measured:
+                    self._measure(rule, _whole(rule, given))
 
-    def defer(self, eye: Eye, given: tuple[Any, ...], step: int) -> Callable[[], None]:
-        """Read what a layer in evaluation mode is given; it counts once what is returned is called."""
+    def collect_later(self, rule: InputRule, given: tuple[Any, ...], step: int) -> Callable[[], None]:
+        """Read the input of a layer in evaluation mode; it counts when the returned function is called."""
         if not given[0].numel():
             return lambda: None
         self._count += 1
-        self._begun = self._begun or eye
-        read, samples, outside = None, None, self._is_outside(eye, given[0])
-        asked = outside or eye in (self._begun, self._led)
-        if asked or self._due(eye):
-            with exactly(eye.device):
+        self._begun = self._begun or rule
+        read, samples, outside = None, None, self._is_outside(rule, given[0])
+        measured = outside or rule in (self._begun, self._led)
+        if measured or self._due(rule):
+            with full_precision(rule.device):
                 given = tuple(map(distributed.local, given))
-                read, samples = eye.read(given, step), _whole(eye, given) if asked else None
-        one, confirmed = [_Pass(self._count, eye, read, samples, outside)], self._confirmed
-        # Only the graph of the pass keeps what was read: without a backward pass both are dropped.
+                read, samples = rule.read(given, step), _whole(rule, given) if measured else None
+        one, confirmed = [_Pass(self._count, rule, read, samples, outside)], self._confirmed
+        # Only the autograd graph keeps what was read: without a backward pass both are freed.
         return lambda: confirmed.append(one.pop()) if one else None
 
-    def gather(self) -> None:
-        """Count the passes in evaluation mode whose backward pass came, in the order of their forward passes."""
+    def confirm_deferred(self) -> None:
+        """Count the passes in evaluation mode that had a backward pass, in the order of their forward passes."""
         if not self._confirmed:
             return
         passes = sorted(self._confirmed, key=lambda p: p.order)
         self._confirmed.clear()
-        self.known.update(p.eye for p in passes)
+        self.known.update(p.rule for p in passes)
         for p in reversed(passes):
-            self.now[p.eye] = min(p.order, self.now.get(p.eye, p.order))
+            self.now[p.rule] = min(p.order, self.now.get(p.rule, p.order))
         self.now = dict(sorted(self.now.items(), key=lambda item: item[1]))
         for p in passes:
             if p.read is not None:
-                with exactly(p.eye.device):
-                    ask = self._asks(p.eye, p.outside)
-                    p.eye.collect_rows(p.read, ask)
-                    if ask:
-                        self._ask(p.eye, p.samples)
+                with full_precision(p.rule.device):
+                    measured = self._is_measured(p.rule, p.outside)
+                    p.rule.collect_rows(p.read, measured)
+                    if measured:
+                        self._measure(p.rule, p.samples)
 
     def update(self, unit: float = 1.0) -> None:
-        """Take this step into all windows, of gradients ``unit`` times too large."""
-        for rule in (*self.coverage.rules, *(eye for eye in self.asked if eye not in self.coverage.rules)):
+        """Update all windows with this step, whose gradients are ``unit`` times too large."""
+        for rule in (*self.coverage.rules, *(rule for rule in self.measured if rule not in self.coverage.rules)):
             rule.update(unit)
-        for eye in self.asked:
-            if eye in self.samples:
-                self.samples[eye].update()
+        for rule in self.measured:
+            if rule in self.samples:
+                self.samples[rule].update()
 
-    def surprises(self, output: OutputGradient) -> dict[str, float]:
-        """The signals of this step by name: how unusual the inputs of the layers asked are on average, and the loss.
+    def signals(self, output: OutputGradient) -> dict[str, float]:
+        """The signals of this step by name: mean novelty of the inputs of the measured layers, and the loss.
 
         Args:
             output: the gradient at the model's output; the signal is the log of its size.
@@ -130,133 +131,133 @@ class StepInputs:
         return found if size <= 0 else found | {LOSS: math.log(size)}
 
     def refresh(self, signals: Collection[str]) -> None:
-        """Measure these signals by all that was seen so far, from the next batch on."""
-        for eye in self.coverage.eyes:
-            if _rows(eye) in signals:
-                eye.refresh()
-            if _samples(eye) in signals and eye in self.samples:
-                self.samples[eye].refresh()
+        """Measure these signals against all data of the window so far, from the next batch on."""
+        for rule in self.coverage.input_rules:
+            if _rows(rule) in signals:
+                rule.refresh()
+            if _samples(rule) in signals and rule in self.samples:
+                self.samples[rule].refresh()
 
     def clear(self) -> None:
-        """Begin new windows of whole samples."""
+        """Start new windows of whole samples."""
         for samples in self.samples.values():
             samples.clear()
 
     def discard_step(self) -> None:
-        """Drop what was gathered since the last step."""
-        for eye in self.coverage.eyes:
-            eye.discard_step()
+        """Discard what was collected since the last step."""
+        for rule in self.coverage.input_rules:
+            rule.discard_step()
         for samples in self.samples.values():
             samples.discard_step()
         self._led = self.first or self._led
         self.now.clear()
-        self.asked.clear()
+        self.measured.clear()
         self._confirmed.clear()
         self._begun = None
 
-    def drop(self, eyes: Collection[Rule]) -> None:
-        """These eyes are gone: their layers were replaced."""
-        self.now = {eye: order for eye, order in self.now.items() if eye not in eyes}
-        self.known.difference_update(eyes)
-        self._confirmed[:] = [p for p in self._confirmed if p.eye not in eyes]
-        for kept in (self.samples, self.asked, self._positions):
-            for eye in [eye for eye in kept if eye in eyes]:
-                del kept[eye]
+    def remove(self, rules: Collection[Rule]) -> None:
+        """Remove rules whose layers were replaced."""
+        self.now = {rule: order for rule, order in self.now.items() if rule not in rules}
+        self.known.difference_update(rules)
+        self._confirmed[:] = [p for p in self._confirmed if p.rule not in rules]
+        for kept in (self.samples, self.measured, self._positions):
+            for rule in [rule for rule in kept if rule in rules]:
+                del kept[rule]
         self._begun = self._led = None
 
     def pending(self) -> State:
-        """Rows of passes that another optimizer has stepped since, of each eye by its name."""
-        self.gather()
-        return {eye.name: eye.pending() for eye in self.now}
+        """What was collected since the last step of this optimizer, by the name of the rule."""
+        self.confirm_deferred()
+        return {rule.name: rule.pending() for rule in self.now}
 
     def resume(self, pending: State) -> None:
-        """Go on with these rows."""
-        eyes = {eye.name: eye for eye in self.coverage.eyes}
-        for name in filter(eyes.__contains__, pending):
-            eyes[name].resume(pending[name])
+        """Continue with what ``pending`` returned."""
+        input_rules = {rule.name: rule for rule in self.coverage.input_rules}
+        for name in filter(input_rules.__contains__, pending):
+            input_rules[name].resume(pending[name])
             self._count += 1
-            self.now[eyes[name]] = self._count
+            self.now[input_rules[name]] = self._count
 
     def state_dict(self) -> State:
-        """The windows of whole samples, of each layer by its name."""
-        return {eye.name: samples.state_dict() for eye, samples in self.samples.items()}
+        """The sketches of whole samples, by the name of the rule."""
+        return {rule.name: samples.state_dict() for rule, samples in self.samples.items()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood."""
-        for eye in self.coverage.eyes:
-            if eye.name in state:
-                self.samples[eye] = SampleSketch()
-                self.samples[eye].load_state_dict(state[eye.name], eye.device)
+        """Continue from a saved state."""
+        for rule in self.coverage.input_rules:
+            if rule.name in state:
+                self.samples[rule] = SampleSketch()
+                self.samples[rule].load_state_dict(state[rule.name], rule.device)
 
-    def _due(self, eye: Eye) -> bool:
-        return eye.due and eye in self.coverage.rules
+    def _due(self, rule: InputRule) -> bool:
+        return rule.due and rule in self.coverage.rules
 
-    def _asks(self, eye: Eye, outside: bool) -> bool:
-        """Whether this eye is asked, in this step, how unusual its input is; of several weights of a layer the first.
+    def _is_measured(self, rule: InputRule, outside: bool) -> bool:
+        """Whether the novelty of this rule's input is measured in this step; once for several weights of a layer.
 
-        Where the first layer is given positions the second one counts as the first.
+        Where the first layer is given positions, the second one counts as the first.
         """
-        if eye not in self.asked:
-            new = all(eye.modules[0] not in other.modules for other in self.asked)
-            first = not self.asked and not self._positions.get(eye)
-            if new and (first or (outside and len(self.asked) < ASKED)):
-                self.asked[eye] = None
-        return eye in self.asked
+        if rule not in self.measured:
+            new = all(rule.modules[0] not in other.modules for other in self.measured)
+            first = not self.measured and not self._positions.get(rule)
+            if new and (first or (outside and len(self.measured) < MEASURED)):
+                self.measured[rule] = None
+        return rule in self.measured
 
-    def _is_outside(self, eye: Eye, x: Tensor) -> bool:
-        """Whether a layer's input depends on no weight that is trained, and is not the numbers 0, 1, 2, … alone."""
-        if isinstance(eye, EmbeddingRule) and eye not in self._positions and x.dim() and x.shape[-1] > 1:
-            self._positions[eye] = bool((x.detach().diff() == 1).all())  # waits for the device, once a table
-        return not x.requires_grad and not self._positions.get(eye)
+    def _is_outside(self, rule: InputRule, x: Tensor) -> bool:
+        """Whether a layer's input depends on no trained weight, and is more than positions."""
+        if isinstance(rule, EmbeddingRule) and rule not in self._positions and x.dim() and x.shape[-1] > 1:
+            self._positions[rule] = bool((x.detach().diff() == 1).all())  # waits for the device, once per embedding
+        return not x.requires_grad and not self._positions.get(rule)
 
-    def _ask(self, eye: Eye, samples: Tensor | None) -> None:
+    def _measure(self, rule: InputRule, samples: Tensor | None) -> None:
         if samples is not None:
-            self.samples.setdefault(eye, SampleSketch()).collect(samples)
-        if distributed.count() == 1 and (numbers := self._numbers(eye)):
-            self.asked[eye] = Readback(torch.stack(list(numbers.values())))
+            self.samples.setdefault(rule, SampleSketch()).collect(samples)
+        if distributed.count() == 1 and (numbers := self._numbers(rule)):
+            self.measured[rule] = Readback(torch.stack(list(numbers.values())))
 
-    def _numbers(self, eye: Eye) -> dict[str, Tensor]:
-        """The surprise of one eye by its signals, each (sum, count), of those that know what is usual."""
-        samples = self.samples.get(eye)
-        parts = {_rows(eye): eye.surprise, _samples(eye): None if samples is None else samples.surprise}
+    def _numbers(self, rule: InputRule) -> dict[str, Tensor]:
+        """The novelty of one rule's input as (sum, count) by signal, where there is a reference."""
+        samples = self.samples.get(rule)
+        parts = {_rows(rule): rule.surprise, _samples(rule): None if samples is None else samples.surprise}
         return {name: part for name, part in parts.items() if part is not None}
 
     def _own(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
-        """(sum, count) of each signal where this process is the only one."""
+        """(sum, count) of each signal in a single process."""
         numbers: dict[str, tuple[float, float]] = {}
-        for eye, answer in self.asked.items():
+        for rule, answer in self.measured.items():
             if answer is not None:
-                numbers |= dict(zip(self._numbers(eye), map(tuple, answer.read()), strict=True))
+                numbers |= dict(zip(self._numbers(rule), map(tuple, answer.read()), strict=True))
         if (size := output.read()) is not None:
             numbers[LOSS] = size, 1.0
         return numbers
 
     def _common(self, output: OutputGradient) -> dict[str, tuple[float, float]]:
-        """(sum, count) of each signal over all processes; a layer that ran in one of them is known in all."""
-        eyes, nothing = self.coverage.eyes, torch.zeros(2, device=self.coverage.device)
-        names = [*(name(eye) for eye in eyes for name in (_rows, _samples)), LOSS]
-        mine = {name: part for eye in self.asked for name, part in self._numbers(eye).items()}
+        """(sum, count) of each signal over all processes; a layer that ran in one process is known in all."""
+        input_rules, nothing = self.coverage.input_rules, torch.zeros(2, device=self.coverage.device)
+        names = [*(name(rule) for rule in input_rules for name in (_rows, _samples)), LOSS]
+        mine = {name: part for rule in self.measured for name, part in self._numbers(rule).items()}
         if output.total is not None:
             mine[LOSS] = torch.stack([output.total, torch.ones_like(output.total)])
-        known = torch.tensor([float(eye in self.known) for eye in eyes], device=self.coverage.device)
+        known = torch.tensor([float(rule in self.known) for rule in input_rules], device=self.coverage.device)
         parts = [mine.get(name, nothing).to(nothing) for name in names]
         numbers = distributed.mean([torch.cat([*parts, known])])[0].tolist()
         pairs, anywhere = numbers[: 2 * len(names)], numbers[2 * len(names) :]
-        self.known.update(eye for eye, share in zip(eyes, anywhere, strict=True) if share)
+        self.known.update(rule for rule, share in zip(input_rules, anywhere, strict=True) if share)
         return dict(zip(names, zip(pairs[::2], pairs[1::2], strict=True), strict=True))
 
 
-def _whole(eye: Eye, given: tuple[Any, ...]) -> Tensor | None:
-    """The whole samples of what a layer is given; of tokens all are looked at together."""
-    if isinstance(eye, EmbeddingRule) or not given[0].is_floating_point():
+def _whole(rule: InputRule, given: tuple[Any, ...]) -> Tensor | None:
+    """The whole samples of a layer's input; None for tokens, whose counts are compared as a whole."""
+    if isinstance(rule, EmbeddingRule) or not given[0].is_floating_point():
         return None
     x: Tensor = given[0].detach()
-    return whole(eye.layer.module, x, eye.real[0])
+    return whole(rule.layer.module, x, rule.real[0])
 
 
-def _rows(eye: Eye) -> str:
-    return f"the input of {eye.name}"
+def _rows(rule: InputRule) -> str:
+    return f"the input of {rule.name}"
 
 
-def _samples(eye: Eye) -> str:
-    return f"whole samples of the input of {eye.name}"
+def _samples(rule: InputRule) -> str:
+    return f"whole samples of the input of {rule.name}"

@@ -120,7 +120,7 @@ def text(
             "Pulled": _pulled(layers, settings),
             "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
         }
-        if absent := sum(layer.absent for layer in layers):
+        if absent := sum(layer.covered.adjustment.absent() for layer in layers):
             what = _number(absent, "output") + " of the last layer, targets before and not now"
             rows["Absent"] = f"{what}: rare, not ruled out, for the layers before it"
     for label, row in rows.items():
@@ -131,9 +131,9 @@ def text(
 def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
     if not settings.pull or settings.protection == "tensor":
         return "nothing: it is switched off"
-    if cause := next((layer.no_pull for layer in layers if layer.no_pull), ""):
+    if cause := next((layer.covered.pull.problem for layer in layers if layer.covered.pull.problem), ""):
         return f"nothing: {cause}"
-    pulled, total = sum(layer.pulled for layer in layers), sum(layer.memory()["model"] for layer in layers)
+    pulled, total = sum(layer.covered.pull.bytes for layer in layers), sum(layer.memory()["model"] for layer in layers)
     if not pulled:
         return "nothing yet"
     return f"{percent(100 * pulled / total)} of the weights, back to what they were when they were consolidated"
@@ -250,7 +250,7 @@ def _events(layers: Sequence[CommunicationLayer]) -> str:
 
 
 def _held_back(layers: Sequence[CommunicationLayer], shares: Mapping[str, Tensor]) -> str:
-    if not any(layer.events or layer.suspects for layer in layers):
+    if not any(layer.events or layer.monitor.suspects for layer in layers):
         return "nothing yet"
     drift = torch.stack([layer.drift() for layer in layers]).sum(0)
     moved = f"what is held has moved by {percent(_root(drift))} of its size" if drift[1] > 0 else ""
@@ -277,13 +277,13 @@ def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Itera
         yield f"{frozen:,} frozen weights"
     if strange := [name for name, p in parameters.items() if p.requires_grad and id(p) not in covered]:
         yield f"weights that no optimizer here steps: {listed(strange)}"
-    if unreached := {name for layer in layers for name in layer.unreached}:
+    if unreached := {name for layer in layers for name in layer.collector.unreached}:
         yield f"inputs of layers that did not run: {listed(unreached)}"
-    if unbound := {name for layer in layers for name in layer.unbound}:
+    if unbound := {name for layer in layers for name in layer.covered.unbound()}:
         yield f"what a loaded state holds of {listed(unbound)}"
     if settings.consolidate_on != "novelty":
         yield f"changes of the data, since consolidate_on={settings.consolidate_on!r}"
-    elif not any(layer.eyes for layer in layers):
+    elif not any(layer.covered.input_rules for layer in layers):
         yield "changes of the data: no layer's input is read"
 
 

@@ -32,7 +32,7 @@ class Answers:
     layers: list[CommunicationLayer]  # one an optimizer
     watch: ActivationObserver | None
     settings: Settings
-    notices: UserWarnings
+    user_warnings: UserWarnings
     shares: dict[str, Tensor]  # (held², whole²) of the gradient and the update, when last measured
     _waiting: dict[str, Any]  # a state that no training has taken up yet
 
@@ -47,7 +47,7 @@ class Answers:
         was held back when it was last measured, the warnings that were given (their first sentences), and what is not
         observed. Costs nothing before it is asked for.
         """
-        return text(self._account(), self.layers, self.settings, self.notices.given, self.shares)
+        return text(self._account(), self.layers, self.settings, self.user_warnings.given, self.shares)
 
     def choices(self) -> dict[str, Any]:
         """Those of its arguments that are not the defaults, by name."""
@@ -63,7 +63,7 @@ class Answers:
         known = saved or live
         parts = [consolidation_reasons.count(events, why) for _, events, why in known]
         counts = consolidation_reasons.Counts(*(sum(column) for column in zip(*parts, strict=True)))
-        suspects = any(layer.suspects for layer in self.layers)
+        suspects = any(layer.monitor.suspects for layer in self.layers)
         return Account(
             # Trainers ask for the repr of their callbacks: no device is waited for where nothing can be held.
             self.spectrum() if any(counts) or suspects else StabilitySpectrum(0.0, 0.0, 100.0),
@@ -108,7 +108,7 @@ class Answers:
 
     def bands(self) -> Tensor:
         """Weights that are (protected, neutral, volatile) as held: counts (3,)."""
-        return torch.stack([layer.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
+        return torch.stack([layer.covered.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
 
     def observed(self) -> Tensor:
         """Weights that have settled, are between, still search, by their own movement: counts (3,)."""
@@ -119,7 +119,7 @@ class Answers:
         """What is logged beside the bands, by name: of SHARES the two sums, of the others the number."""
         sums = {key: [layer.measured[key] for layer in self.layers] for key in ("suppressed", "effect")}
         sums["drift"] = [layer.drift() for layer in self.layers]
-        excess = max(layer.excess for layer in self.layers)
+        excess = max(layer.monitor.detector.excess for layer in self.layers)
         return {key: torch.stack(parts).sum(0) for key, parts in sums.items()} | {
             "surprise": torch.tensor(1 - exp(-max(excess, 0.0))),
             "consolidations": torch.tensor(float(len(self.events))),
@@ -152,7 +152,7 @@ class BaseCallback(Answers):
         )
         self.layers = []
         self.watch = None if field is None else ActivationObserver(field)
-        self.notices = UserWarnings()
+        self.user_warnings = UserWarnings()
         self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured
         self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
         self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
@@ -228,7 +228,9 @@ class BaseCallback(Answers):
         before, self.layers = self.layers, []
         try:
             for optimizer in optimizers:
-                layer = CommunicationLayer(model, optimizer, **vars(self.settings), scaler=scaler, notices=self.notices)
+                layer = CommunicationLayer(
+                    model, optimizer, **vars(self.settings), scaler=scaler, user_warnings=self.user_warnings
+                )
                 layer.analyzer = StabilityAnalyzer(model, layer.optimizer)
                 self.layers.append(layer)
             if state:
@@ -239,10 +241,10 @@ class BaseCallback(Answers):
             self.layers = before
             raise
         if state and not self._resumed:
-            self._begin_anew()
+            self._begin_fit()
         self._counted = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
-            self.watch.begin(watched, next(model.parameters()).device, self.layers[0].padding)
+            self.watch.begin(watched, next(model.parameters()).device, self.layers[0].collector.hooks.padding)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:
@@ -292,17 +294,17 @@ class BaseCallback(Answers):
         for layer in self.layers:
             if not layer.attached or layer.step == layer.begun:
                 continue  # as after remember(): nothing was trained
-            if layer.unbound:
-                self.notices.unbound(layer.unbound)
-            if every == "novelty" and layer.jumped:
-                self.notices.no_event(layer.step - layer.begun, held=bool(layer.events))
+            if unbound := layer.covered.unbound():
+                self.user_warnings.unbound(unbound)
+            if every == "novelty" and layer.monitor.jumped:
+                self.user_warnings.no_event(layer.step - layer.begun, held=bool(layer.events))
             # Steps count on: a second fit as long may reach what the first did not.
             elif isinstance(every, int) and 2 * layer.step - layer.begun < every and not layer.events:
-                self.notices.too_few_steps(every, layer.step)
+                self.user_warnings.too_few_steps(every, layer.step)
 
     def _in_step(self, running: bool) -> None:
         for layer in self.layers:
-            layer.in_step = running
+            layer.collector.in_step = running
         if self.watch is not None:
             self.watch.in_step = running
 
@@ -322,11 +324,11 @@ class BaseCallback(Answers):
         if self.watch is not None and state.get("watch"):
             self.watch.load_state_dict(state["watch"], next(self.layers[0].model.parameters()).device)
 
-    def _begin_anew(self) -> None:
+    def _begin_fit(self) -> None:
         for layer in self.layers:
-            layer.begin_anew()
+            layer.begin_fit()
             if self.settings.consolidate_on == "fit":
-                layer.consolidate_for(NEW_FIT)
+                layer.consolidate(NEW_FIT)
 
     def __getstate__(self) -> dict[str, Any]:
         # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.

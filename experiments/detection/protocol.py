@@ -32,9 +32,9 @@ def listen(source: Source, tick: Callable[[], None] = lambda: None) -> Heard:
     excess = []
     for x in source.batches():
         net(x)
-        known = comm.detection.ready
+        known = comm.monitor.detector.ready
         comm.analyze()
-        excess.append(comm.excess if known else float("nan"))
+        excess.append(comm.monitor.detector.excess if known else float("nan"))
         tick()
     return Heard(source.changes, excess, list(comm.events), source.lasting)
 

@@ -128,7 +128,7 @@ def run(asked: Run, weights: Path | None = None) -> Record:
         "changes": list(stream.changes),
         "events": list(sal.events) if sal else [],
         "evidence": [layer.evidence[step] for layer in sal.layers for step in layer.events] if sal else [],
-        "warned": sorted(sal.notices.given) if sal else [],
+        "warned": sorted(sal.user_warnings.given) if sal else [],
         "learned": scores.learned,
         "kept": scores.kept,
         "cpu_seconds": round(seconds, 1),

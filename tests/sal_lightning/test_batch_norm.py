@@ -155,12 +155,12 @@ def test_a_suspicious_batch_does_not_count_and_dismissed_they_run_again():
     x, y = data(0)
     F.mse_loss(model(20 * x), y).backward()
     optimizer.step()
-    assert comm._provisional.before is not None
+    assert comm.monitor.provisional.before is not None
     assert equal(statistics(model), before)
     for i in range(60, 80):
         step(model, optimizer, i)
     assert comm.events == []
-    assert comm._provisional.before is None
+    assert comm.monitor.provisional.before is None
     assert not equal(statistics(model), before)
 
 

@@ -179,12 +179,12 @@ def test_a_new_fit_may_raise_the_loss_where_only_the_loss_is_known():
     model = NETWORKS["mlp"]()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
     for _ in range(LONGEST):
-        comm.detection.update({LOSS: 0.0})
-    comm.begin_anew()
-    assert not comm.suspects
+        comm.monitor.detector.update({LOSS: 0.0})
+    comm.begin_fit()
+    assert not comm.monitor.suspects
     for value in [0.0] + [5.0] * JUMP:
-        assert comm.detection.detect({LOSS: value}).evidence == 0
-        comm.detection.update({LOSS: value})
+        assert comm.monitor.detector.detect({LOSS: value}).evidence == 0
+        comm.monitor.detector.update({LOSS: value})
 
 
 def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(monkeypatch):
@@ -227,7 +227,7 @@ def test_a_batch_that_overflows_is_no_sign_of_a_change():
             p.grad.nan_to_num_(0, 0, 0)
         optimizer.step()
         optimizer.zero_grad()
-        assert not comm.suspects
+        assert not comm.monitor.suspects
     assert comm.events == []
 
 
@@ -353,7 +353,7 @@ def test_the_loss_is_that_before_it_is_scaled(unscaled):
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-        found[scale] = list(comm.detection.loss.usual)
+        found[scale] = list(comm.monitor.detector.loss.usual)
         assert comm.events == []
     assert len(found[1.0]) == 60
     torch.testing.assert_close(found[1024.0], found[1.0], atol=1e-3, rtol=1e-3)

@@ -100,7 +100,7 @@ def test_it_is_measured_in_few_steps_and_changes_no_gradient():
     assert without.state_dict()["pull"]["fisher"]["sums"] == {}
     for a, b in zip(with_it, plain, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    fisher = comm._pull.fisher
+    fisher = comm.covered.pull.fisher
     for fisher.age in range(100):
         seen += [fisher.age] if fisher.due else []
     assert seen == [*FIRST, EVERY - 1, 2 * EVERY - 1, 3 * EVERY - 1]
@@ -136,8 +136,8 @@ def test_nothing_of_a_step_stays_in_memory():
             out.square().mean().backward()
             optimizer.step()
             del out
-        assert comm._pull.fisher.sums
-        assert not comm._output._edges
+        assert comm.covered.pull.fisher.sums
+        assert not comm.collector.output._edges
         assert [node() for node in nodes] == [None] * 10
     finally:
         gc.enable()
@@ -161,7 +161,7 @@ def test_where_it_cannot_be_measured_one_warning_says_so_and_training_goes_on():
         step()
     step()  # any further warning is an error here
     assert len(grads) == 40
-    assert not comm._pull.holds
+    assert not comm.covered.pull.holds
     assert comm.spectrum().volatile < 100  # the hold is what it was
 
 
@@ -171,5 +171,5 @@ def test_it_is_measured_under_checkpointing_that_is_not_reentrant():
     plain, expected = trained(1.0)
     for a, b in zip(grads, expected, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    found, wanted = comm._pull.fisher.sums, plain._pull.fisher.sums
+    found, wanted = comm.covered.pull.fisher.sums, plain.covered.pull.fisher.sums
     assert torch.allclose(found["0.weight"].rows, wanted["0.weight"].rows)

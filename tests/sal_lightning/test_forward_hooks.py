@@ -23,7 +23,7 @@ def test_steps_without_gradients_and_evaluation_are_not_observed():
     with torch.no_grad():
         model(torch.randn(4, 12))
     assert comm.step == 0
-    assert not comm._reached.now
+    assert not comm.collector.inputs.now
 
 
 def test_detached_it_leaves_the_model_alone():

@@ -99,7 +99,9 @@ def read(model, run):
     run(model)
     comm.detach()
     return {
-        e.name: e.seen[-1][0] if isinstance(e, SubspaceRule) else e.counts for e in comm.eyes if e in comm._reached.now
+        e.name: e.seen[-1][0] if isinstance(e, SubspaceRule) else e.counts
+        for e in comm.covered.input_rules
+        if e in comm.collector.inputs.now
     }
 
 
@@ -183,7 +185,7 @@ def test_more_padding_of_the_same_text_is_no_change():
         model(**text(i, 8 if i < 60 else 56)).loss.backward()
         optimizer.step()
     assert comm.events == []
-    assert comm.detection.tests["the input of transformer.wte"].count > 60
+    assert comm.monitor.detector.tests["the input of transformer.wte"].count > 60
 
 
 def test_a_batch_that_is_all_padding_leaves_everything_as_it_was():

@@ -36,7 +36,7 @@ def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
                 comm.detach()
                 comm = CommunicationLayer(model, optimizer)
                 comm.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-                assert comm._provisional.before is not None
+                assert comm.monitor.provisional.before is not None
             train(model, optimizer, int(i >= 100), 1, comm, start=i)
         assert comm.events == [103]
         weights.append([p.detach().clone() for p in model.parameters()])

@@ -284,7 +284,7 @@ def test_states_in_which_recurrent_weights_were_held_one_by_one_still_load(monke
     assert {n for n, grain in held.items() if grain == "element"} == {n for n in held if n.startswith("memory")}
     again, optimizer, comm = trained(saved)
     again.load_state_dict(model.state_dict())
-    comm.begin_anew()
+    comm.begin_fit()
     assert comm.coverage() == held
     assert comm.spectrum() == spectrum
     start = weights(again)

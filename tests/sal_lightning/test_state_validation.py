@@ -30,7 +30,7 @@ def learned(tmp_path_factory):
     for protection in ("subspace", "element", "tensor"):
         callback = SALCallback(protection, 20)
         trainer(tmp_path_factory.mktemp("state"), [callback]).fit(Everything(), loader(length=50, change=10**6))
-        callback.layers[0]._provisional.hold()
+        callback.layers[0].monitor.provisional.consolidate()
         states[protection] = callback.state_dict()
     torch.set_num_threads(threads)
     return states
@@ -104,8 +104,19 @@ def mappings(state, path=()):
 
 # What a state may be without.
 OPTIONAL = {"watch", "P", "R", "rows", "directions"}
-BY_NAME = {"rules", "eyes", "places", "means", "trusted", "previous", "pending", "evidence", "samples", "signals"}
-BY_NAME |= {"sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets", "priors", "shares"}
+BY_NAME = {
+    "rules",
+    "input_rules",
+    "places",
+    "means",
+    "trusted",
+    "previous",
+    "pending",
+    "evidence",
+    "samples",
+    "signals",
+}
+BY_NAME |= {"signals", "sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets", "priors", "shares"}
 
 
 @RULES
@@ -180,7 +191,7 @@ def test_a_gradient_that_overflowed_leaves_a_state_that_can_be_saved_and_loaded(
             comm.analyze()
             if i == 2:
                 model[1].weight.grad[0], model[0].weight.grad[0, 0] = float("nan"), float("inf")
-                comm._analyzed = False
+                comm.optimizer_step.analyzed = False
                 comm.analyze()
         comm.consolidate()
         comm.load_state_dict(comm.state_dict())

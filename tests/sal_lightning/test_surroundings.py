@@ -1,13 +1,14 @@
 import torch
 
-from sal_lightning.forward_hooks import exactly, in_backward
+from sal_lightning.forward_hooks import in_backward
+from sal_lightning.precision import full_precision
 
 
 def test_exactly_neither_casts_nor_records():
     w = torch.ones(2, 2, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (w @ w).dtype == torch.bfloat16
-        with exactly(torch.device("cpu")):
+        with full_precision(torch.device("cpu")):
             product = w @ w
     assert product.dtype == torch.float32
     assert not product.requires_grad

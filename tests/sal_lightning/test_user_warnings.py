@@ -308,7 +308,7 @@ def thawed_and_frozen(freeze, protection="subspace"):
 def test_only_weights_in_training_count_among_those_that_are_held_one_by_one():
     """196 are trained then, and 1472 free parameters are not."""
     _, comm = thawed_and_frozen(["free.first", "free.second"])
-    assert "elements" not in comm.notices.given
+    assert "elements" not in comm.checks.warnings.given
     match = r"^91% of the trained weights .*: free\.first, free\.second\. It"
     with pytest.warns(UserWarning, match=match):  # 1408 of 1540
         thawed_and_frozen(["norm.weight", "norm.bias"])
@@ -320,16 +320,16 @@ def test_the_spectrum_and_its_bands_are_of_the_weights_in_training(protection):
     for freeze in (["free.first", "free.second"], ["free.first", "norm.bias", "head.bias"], ["head.weight"]):
         model, comm = thawed_and_frozen(freeze, protection)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert float(comm.bands().sum()) == pytest.approx(trained)
+        assert float(comm.covered.bands().sum()) == pytest.approx(trained)
         assert sum(comm.spectrum()) == pytest.approx(100)
 
 
 def test_where_all_is_frozen_in_the_midst_of_training_there_is_nothing_to_count():
     names = ["free.first", "free.second", "norm.weight", "norm.bias", "head.weight", "head.bias"]
     _, comm = thawed_and_frozen(names)
-    assert comm.bands().tolist() == [0, 0, 0]
+    assert comm.covered.bands().tolist() == [0, 0, 0]
     assert comm.spectrum() == (0, 0, 100)
-    assert comm.notices.given == {}
+    assert comm.checks.warnings.given == {}
 
 
 def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_path):
@@ -339,7 +339,7 @@ def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_p
     assert len([w for w in seen if "layer" in str(w.message)]) == 1
     callback.remember(model, loader(length=5))
     trainer(tmp_path, [callback]).fit(model, loader(length=5))
-    assert list(callback.notices.given) == ["not remembered"]
+    assert list(callback.user_warnings.given) == ["not remembered"]
     assert "Warnings   - remember() reached no layer" in callback.summary()
 
 
@@ -355,7 +355,7 @@ def test_a_number_of_steps_that_no_fit_reaches_is_said_once(tmp_path):
     for every in (20, 40):  # in this fit, or in another one as long
         callback = SALCallback(consolidate_on=every)
         trainer(tmp_path, [callback]).fit(Net(), loader(length=20))
-        assert callback.notices.given == {}
+        assert callback.user_warnings.given == {}
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -372,7 +372,7 @@ def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, be
     assert len([w for w in seen if "jumped" in str(w.message)]) == 1
     again = models.At(10, lambda *_: setattr(callback.layers[0], "jumped", True))
     trainer(tmp_path, [callback, again]).fit(model, loader(length=20, change=10**6))
-    assert callback.layers[0].jumped
+    assert callback.layers[0].monitor.jumped
 
 
 def test_a_jump_that_an_event_followed_or_that_nobody_waits_for_is_no_reason_to_warn(tmp_path):
@@ -380,7 +380,7 @@ def test_a_jump_that_an_event_followed_or_that_nobody_waits_for_is_no_reason_to_
         callback = SALCallback(consolidate_on=trigger)
         jump = models.At(59, lambda *_, one=callback: setattr(one.layers[0], "jumped", True))
         trainer(tmp_path, [callback, jump]).fit(Net(), loader(length=70))
-        assert callback.notices.given == {}
+        assert callback.user_warnings.given == {}
     assert not callback.events
 
 
@@ -424,7 +424,7 @@ def test_what_is_held_of_weights_that_another_rule_has_now_is_named(tmp_path, fi
 
 def test_what_is_held_of_frozen_weights_is_no_reason_to_warn(tmp_path):
     callback = after(tmp_path, lambda model: None, lambda model: model.net[0].requires_grad_(False))
-    assert callback.notices.given == {}
+    assert callback.user_warnings.given == {}
     assert "416 frozen weights" in callback.summary()
 
 
@@ -461,7 +461,7 @@ def test_a_fit_in_which_nothing_changes_gives_no_warning(tmp_path, kind):
     trainer(tmp_path, [callback]).fit(kind(), loader(length=300, change=10**6))
     assert models.steps(callback) == [300]
     assert callback.events == []
-    assert callback.notices.given == {}
+    assert callback.user_warnings.given == {}
     assert callback.summary().startswith("Nothing is held: no change of the data was found in 300 steps.")
 
 

@@ -65,7 +65,7 @@ def test_it_hears_what_the_callback_does_in_a_training(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Net(), data)
     assert run.events == callback.events == [63]
-    assert callback.layers[0].excess == pytest.approx(run.excess[-1], abs=1e-4)
+    assert callback.layers[0].monitor.detector.excess == pytest.approx(run.excess[-1], abs=1e-4)
 
 
 def test_a_gradual_change_is_found_while_it_lasts():

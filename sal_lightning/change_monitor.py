@@ -1,0 +1,60 @@
+"""Decides whether a batch fits the data of the window, and holds provisionally while a change is suspected."""
+
+import math
+from collections.abc import Mapping
+
+from sal_lightning.change_detection import CONFIRM, SUSPECT, ChangeDetector
+from sal_lightning.coverage import Coverage, ProvisionalHold
+from sal_lightning.settings import Trigger
+from sal_lightning.step_inputs import StepInputs
+
+
+class ChangeMonitor:
+    """Change detection, and the provisional hold that follows from a suspicion.
+
+    Args:
+        coverage: the rules that consolidate on a suspicion.
+        consolidate_on: where it is not ``"novelty"``, every batch counts as familiar.
+    """
+
+    def __init__(self, coverage: Coverage, consolidate_on: Trigger) -> None:
+        self.consolidate_on = consolidate_on
+        self.detector, self.provisional = ChangeDetector(), ProvisionalHold(coverage)
+        self.jumped = False  # whether the loss or a deeper layer jumped in this fit, and no change was detected
+        self.change = ""  # the signal in which the last batch confirmed a change; empty if it did not
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a change is suspected, so that more is held than was consolidated."""
+        return self.provisional.before is not None
+
+    def begin_fit(self) -> None:
+        """Start a new fit, whose first batches may be other data."""
+        if self.consolidate_on == "novelty" and self.detector.begin_fit():
+            self.provisional.consolidate()
+
+    def fits(self, signals: Mapping[str, float], inputs: StepInputs) -> bool:
+        """Whether the batch fits the window. The first one that does not is held against before its own update.
+
+        A batch that overflowed, or is all padding, does not fit, and is no evidence of a change either.
+        """
+        self.change = ""
+        if not all(map(math.isfinite, signals.values())):
+            return False
+        if self.consolidate_on == "novelty":
+            evidence, signal = self.detector.detect(signals)
+            self.jumped = self.jumped or self.detector.loss.long
+            if evidence >= SUSPECT:
+                self.provisional.consolidate()
+                if evidence >= CONFIRM:
+                    self.provisional.confirm()
+                    self.change = signal
+                return False
+            self.provisional.roll_back()
+        if due := self.detector.update(signals):
+            inputs.refresh(due)
+        return True
+
+    def clear(self) -> None:
+        """Start a new window."""
+        self.detector.clear()

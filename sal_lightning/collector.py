@@ -1,0 +1,198 @@
+"""Collects what a training step uses: inputs of layers and the gradient at the output, by hooks on the modules."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from sal_lightning import torch_compile
+from sal_lightning.batch_norm import RunningStatistics
+from sal_lightning.coverage import Coverage, InputRule
+from sal_lightning.forward_hooks import ForwardHooks
+from sal_lightning.output_gradient import OutputGradient
+from sal_lightning.precision import full_precision
+from sal_lightning.remembering import energies
+from sal_lightning.rules.base import Rule
+from sal_lightning.step_inputs import StepInputs
+
+FOLLOWED = 2  # steps in which the layer that runs last is looked for
+
+
+class Collector:
+    """The hooks on one model, and what they collected since the last optimizer step.
+
+    Args:
+        coverage: the rules, whose layers are hooked.
+        scaler: the loss scaler of 16-bit training.
+        keep_statistics: whether running statistics of batch normalization are kept where something is held.
+        on_forward: called at each forward pass that counts, before its input is collected.
+    """
+
+    def __init__(
+        self,
+        coverage: Coverage,
+        scaler: GradScaler | None,
+        keep_statistics: bool,
+        on_forward: Callable[[InputRule], None],
+    ) -> None:
+        self.coverage, self.keep_statistics, self.on_forward = coverage, keep_statistics, on_forward
+        self.inputs = StepInputs(coverage)
+        self.hooks = ForwardHooks(self._collect, self._collect_later)
+        self.output = OutputGradient(scaler, coverage.pull.fisher, coverage.adjustment)
+        self.statistics = RunningStatistics()
+        self.step = 0  # the number of the optimizer step, which decides which rows of a batch are sampled
+        self.steps = 0  # steps since the layers were hooked, or since parameters were added
+        self.had_input_rules = False  # whether any layer was hooked
+        self._new = set[InputRule]()  # rules that were added since the last step
+
+    # --- hooks ---
+
+    def attach(self) -> None:
+        """Hook all layers."""
+        self.hooks.clear()
+        rules = self.coverage.input_rules
+        self._new, self.had_input_rules, self.steps = set(rules), bool(rules), 0
+        self.output.follow(self.inputs.last)
+        torch_compile.renew()
+        self._hook_modules()
+        for rule in rules:
+            self.hooks.add(rule)
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        self.hooks.clear()
+        self.output.remove()
+        self.statistics.end()
+
+    def replace(self, coverage: Coverage, inputs: StepInputs) -> None:
+        """Collect for other rules from now on; ``attach`` hooks their layers."""
+        self.coverage, self.inputs = coverage, inputs
+        self.output.fisher, self.output.adjustment = coverage.pull.fisher, coverage.adjustment
+
+    def cover_new(self) -> bool:
+        """Cover and hook parameters that are new or replaced; returns whether there were any."""
+        new = self.coverage.grow()
+        if new is None:
+            return False
+        self.steps = 0
+        for rule in self.coverage.gone:
+            self.hooks.remove(rule)
+        self.inputs.remove(self.coverage.gone)
+        if new:
+            torch_compile.renew()
+            self._hook_modules()
+            self._new.update(new)
+        for rule in new:
+            self.hooks.add(rule)
+        return True
+
+    def _hook_modules(self) -> None:
+        """Hook modules that are given masks or have running statistics."""
+        self.hooks.padding.begin(self.coverage.model)
+        if self.keep_statistics:
+            self.statistics.begin(self.coverage.model)
+
+    # --- forward passes ---
+
+    @property
+    def in_step(self) -> bool:
+        """Whether forward passes belong to a training step; a trainer's callback sets it, a plain loop need not."""
+        return self.hooks.in_step
+
+    @in_step.setter
+    def in_step(self, running: bool) -> None:
+        self.hooks.in_step = self.output.in_step = running
+
+    def _collect(self, rule: InputRule, inputs: tuple[Any, ...]) -> None:
+        self.on_forward(rule)
+        self.inputs.collect(rule, inputs, self.step)
+
+    def _collect_later(self, rule: InputRule, inputs: tuple[Any, ...]) -> Callable[[], None]:
+        confirm = self.inputs.collect_later(rule, inputs, self.step)
+
+        def confirmed() -> None:
+            self.on_forward(rule)
+            confirm()
+
+        return confirmed
+
+    # --- a step ---
+
+    def signals(self) -> dict[str, float]:
+        """How unusual this step's data are, by the name of the signal."""
+        self.inputs.confirm_deferred()
+        found = self.inputs.signals(self.output)
+        if self.steps < FOLLOWED and self.output.total is None and self.inputs.last is not self.output.module:
+            self.output.follow(self.inputs.last)
+            torch_compile.renew()
+        return found
+
+    def replace_unreached(self) -> bool:
+        """Protect layers that are not called, though their weights are used, by the element rule; whether any are."""
+        # The gradient of a rule that is new may be older than its hooks.
+        new = set() if self.hooks.always else self._new
+        unreached = (r for r in self.coverage.input_rules if r in self.coverage.rules and r not in self.inputs.known)
+        lost: list[Rule] = [rule for rule in unreached if not rule.used and rule not in new]
+        self._new = set()
+        if lost := [rule for rule in lost if any(p.grad is not None for p in rule.parameters.values())]:
+            self.coverage.use_element_rule(lost)
+        return bool(lost)
+
+    def update(self, unit: float = 1.0) -> None:
+        """Update all statistics with this step, whose gradients are ``unit`` times too large."""
+        self.inputs.update(unit)
+        self.coverage.pull.fisher.update()
+
+    def discard_step(self) -> None:
+        """Discard what was collected since the last step."""
+        self.inputs.discard_step()
+        self.output.discard_step()
+        self.coverage.pull.fisher.discard_step()
+        self.coverage.adjustment.discard_step()
+        self.hooks.padding.discard_step()
+
+    def clear(self) -> None:
+        """Start new windows."""
+        self.inputs.clear()
+        self.coverage.clear()
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that are protected by their inputs and have not run yet; empty before any has."""
+        known = self.inputs.known
+        rules = self.coverage.rules
+        return [r.name for r in self.coverage.input_rules if r in rules and r not in known] if known else []
+
+    # --- data to remember ---
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Inside, every forward pass counts, and predictions count as targets."""
+        self.hooks.always = self.output.predicts = True
+        try:
+            yield
+        finally:
+            self.hooks.always = self.output.predicts = False
+
+    def collect_batch(self, batch: Any, forward: Callable[[Any], Any]) -> None:
+        """Run the model on a batch to remember, and update all statistics with it."""
+        self.coverage.model.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            each = energies(forward(batch), self.hooks.padding)
+            self.coverage.pull.fisher.collect_importance(each)
+            torch.autograd.backward(each.mean())
+        self.replace_unreached()
+        with full_precision(self.coverage.device):
+            self.update()
+            self.coverage.adjustment.update()
+            self.discard_step()
+
+
+def has_gradients(coverage: Coverage) -> bool:
+    """Whether any parameter of the optimizer has a gradient; without an optimizer, any parameter that is covered."""
+    optimizer = coverage.optimizer
+    if optimizer is None:
+        return any(p.grad is not None for rule in coverage.rules for p in rule.parameters.values())
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

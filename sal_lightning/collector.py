@@ -39,7 +39,7 @@ class Collector:
     ) -> None:
         self.coverage, self.keep_statistics, self.on_forward = coverage, keep_statistics, on_forward
         self.inputs = StepInputs(coverage)
-        self.hooks = ForwardHooks(self._collect, self._collect_later)
+        self.hooks = ForwardHooks()
         self.output = OutputGradient(scaler, coverage.pull.fisher, coverage.adjustment)
         self.statistics = RunningStatistics()
         self.step = 0  # the number of the optimizer step, which decides which rows of a batch are sampled
@@ -51,7 +51,7 @@ class Collector:
 
     def attach(self) -> None:
         """Hook all layers."""
-        self.hooks.clear()
+        self.hooks.begin(self._collect, self._collect_later)
         rules = self.coverage.input_rules
         self._new, self.had_input_rules, self.steps = set(rules), bool(rules), 0
         self.output.follow(self.inputs.last)

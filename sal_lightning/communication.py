@@ -111,7 +111,7 @@ class CommunicationLayer:
         self.analyzer: StabilityAnalyzer | None = None  # sees each step's gradients before they are masked
         self.covered = Coverage(model, optimizer, self.settings)
         self.monitor = ChangeMonitor(self.covered, consolidate_on)
-        self.optimizer_step = OptimizerStep(self)
+        self.optimizer_step = OptimizerStep()
         self.collector = Collector(
             self.covered, scaler, running_statistics == "keep", on_forward=self.optimizer_step.forward_begins
         )
@@ -189,7 +189,7 @@ class CommunicationLayer:
         step.protected = True
         with full_precision(self.covered.device):
             if not step.running:
-                step.forget_weights()  # those of a step that was skipped
+                self.covered.forget_weights()  # those of a step that was skipped
             with evaluated(self.optimizer, self.rules):
                 if not step.at_other_weights:
                     self.covered.accept_changed_weights()
@@ -283,9 +283,8 @@ class CommunicationLayer:
         self.detach()
         self.attached, self.begun = True, self.step
         self.collector.attach()
-        if self.optimizer is not None:
-            self.optimizer_step.hooks = OptimizerHooks(self.optimizer, self.optimizer_step)
-        elif self.settings.protection != "tensor":
+        self.optimizer_step.attach(self)
+        if self.optimizer is None and self.settings.protection != "tensor":
             warnings.warn(
                 "CommunicationLayer was given no optimizer: only the gradient is held back, which protects under plain "
                 "SGD but not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
@@ -297,9 +296,8 @@ class CommunicationLayer:
         if self.attached:
             self.covered.pull.leave()
         self.collector.detach()
-        if self.optimizer_step.hooks is not None:
-            self.optimizer_step.hooks.remove()
-        self.optimizer_step.hooks, self.attached = None, False
+        self.optimizer_step.detach()
+        self.attached = False
 
     def begin_fit(self) -> None:
         """Start a new fit: accept the weights as they are, whatever has changed them since the last step."""
@@ -394,10 +392,27 @@ class CommunicationLayer:
 class OptimizerStep:
     """The optimizer step under way: calls the communication layer at its points, in order; a listener of hooks."""
 
-    def __init__(self, layer: CommunicationLayer) -> None:
-        self.layer = layer
+    def __init__(self) -> None:
+        self._layer: CommunicationLayer | None = None  # only while it is attached: a cycle would not be freed at once
         self.hooks: OptimizerHooks | None = None
         self.analyzed = self.protected = self.skipped = False  # in the step that is under way
+
+    def attach(self, layer: CommunicationLayer) -> None:
+        """Hook the steps of the layer's optimizer."""
+        self._layer = layer
+        self.hooks = None if layer.optimizer is None else OptimizerHooks(layer.optimizer, self)
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        if self.hooks is not None:
+            self.hooks.remove()
+        self.hooks = self._layer = None
+
+    @property
+    def layer(self) -> CommunicationLayer:
+        """The communication layer that is called."""
+        assert self._layer is not None, "a step of a layer that is not attached"
+        return self._layer
 
     @property
     def running(self) -> bool:
@@ -436,7 +451,7 @@ class OptimizerStep:
         layer = self.layer
         if self.protected and self.at_other_weights:
             with full_precision(layer.covered.device), evaluated(layer.optimizer, layer.rules):
-                self.forget_weights()
+                layer.covered.forget_weights()
                 layer.covered.accept_changed_weights()
                 layer.covered.snapshot()
 
@@ -450,9 +465,4 @@ class OptimizerStep:
     def step_ended(self) -> None:
         """The step is over, perhaps by an exception."""
         self.analyzed = self.protected = self.skipped = False
-        self.forget_weights()
-
-    def forget_weights(self) -> None:
-        """Drop the weights from before the step."""
-        for rule in self.layer.rules:
-            rule.before = None
+        self.layer.covered.forget_weights()

@@ -207,6 +207,11 @@ class Coverage:
             rule.snapshot()
         self.pull.begin_step()
 
+    def forget_weights(self) -> None:
+        """Drop the weights that ``snapshot`` kept."""
+        for rule in self.rules:
+            rule.before = None
+
     def restore(self, measure: bool) -> torch.Tensor:
         """Undo the part of the step that is held back, then pull; returns (held², whole²), zeros if not measured."""
         restored = [rule for rule in self.rules if rule.before is not None]

@@ -70,23 +70,30 @@ class ForwardHooks:
     A forward pass counts if gradients are enabled and, where a trainer tells, a training step is running. For a module
     in training mode it counts at once; for one in evaluation mode when a backward pass computes the gradient of the
     rule's weights.
-
-    Args:
-        collect: called with the input of a pass that counts at once.
-        collect_later: called with the input of a pass in evaluation mode. It returns a function that is called when
-            that pass counts.
     """
 
-    def __init__(self, collect: Collect, collect_later: CollectLater) -> None:
-        self.collect, self.collect_later = collect, collect_later
+    def __init__(self) -> None:
         self.always = False  # whether every pass counts, in evaluation too
         self.in_step = True  # whether a training step is running; a plain loop leaves this True
         self.padding = Padding()
         self._forward = set[Rule]()  # rules whose layer ran outside a backward pass, unlike reentrant checkpointing
+        self._collect: Collect | None = None
+        self._collect_later: CollectLater | None = None
         self._rules: dict[nn.Module, list[InputRule]] = {}
         self._handles: dict[nn.Module, list[RemovableHandle]] = {}
         self._with_forward_hook = set[nn.Module]()
         self._running: dict[nn.Module, list[tuple[InputRule, Confirm]]] = {}  # passes in evaluation mode
+
+    def begin(self, collect: Collect, collect_later: CollectLater) -> None:
+        """Remove all hooks, and collect by these functions from now on.
+
+        Args:
+            collect: called with the input of a pass that counts at once.
+            collect_later: called with the input of a pass in evaluation mode. It returns a function that is called
+                when that pass counts.
+        """
+        self.clear()
+        self._collect, self._collect_later = collect, collect_later
 
     def add(self, rule: InputRule) -> None:
         """Hook the modules of this rule."""
@@ -111,6 +118,7 @@ class ForwardHooks:
         for module in list(self._rules):
             self._remove_module(module)
         self.padding.end()
+        self._collect = self._collect_later = None
 
     def _remove_module(self, module: nn.Module) -> None:
         for handle in self._handles.pop(module):
@@ -131,11 +139,12 @@ class ForwardHooks:
             real = self.padding.among(module, inputs)
             for rule in counting:
                 rule.real = real
+            assert self._collect is not None and self._collect_later is not None, "hooks that were removed"
             if self.always or module.training:
                 for rule in counting:
-                    self.collect(rule, inputs)
+                    self._collect(rule, inputs)
             else:
-                self._running[module] = [(rule, self.collect_later(rule, inputs)) for rule in counting]
+                self._running[module] = [(rule, self._collect_later(rule, inputs)) for rule in counting]
                 self._add_forward_hook(module)
 
         return pre_hook

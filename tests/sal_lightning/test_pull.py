@@ -305,7 +305,7 @@ def test_the_layer_and_the_summary_say_how_much_is_pulled():
     assert comm.covered.pull.bytes == sum(p.nbytes for p in some.parameters())
     assert comm.covered.pull.problem == ""
     _, _, without = consolidated(pull=0)
-    assert without.pulled == 0
+    assert without.covered.pull.bytes == 0
     lines = {"over": summary._pulled([comm], comm.settings), "none": summary._pulled([without], without.settings)}
     assert lines["over"] == "100 % of the weights, back to what they were when they were consolidated"
     assert lines["none"] == "nothing: it is switched off"

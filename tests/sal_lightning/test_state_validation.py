@@ -90,7 +90,7 @@ def test_another_version_is_refused(learned, protection, version):
     for inside in (True, False):
         state = copy.deepcopy(learned[protection])
         (state["layers"][0] if inside else state)["version"] = version
-        with pytest.raises(ValueError, match=rf"of a version in \(5,\), got {version!r}"):
+        with pytest.raises(ValueError, match=rf"of a version in \(6,\), got {version!r}"):
             SALCallback(protection).load_state_dict(state)
 
 

@@ -18,7 +18,7 @@ copyright = f"2025, {author}"
 version = release = sal_lightning.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["html_image"]
+myst_enable_extensions = ["deflist", "html_image"]
 myst_heading_anchors = 3
 highlight_language = "none"
 

@@ -139,7 +139,8 @@ class ForwardHooks:
             real = self.padding.among(module, inputs)
             for rule in counting:
                 rule.real = real
-            assert self._collect is not None and self._collect_later is not None, "hooks that were removed"
+            assert self._collect is not None
+            assert self._collect_later is not None
             if self.always or module.training:
                 for rule in counting:
                     self._collect(rule, inputs)

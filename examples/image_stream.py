@@ -25,8 +25,7 @@ from plotly.subplots import make_subplots
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.continual.data import OWN, SHARED, load
-from sal_lightning import SALCallback
-from sal_lightning.drift_monitor import DriftMonitor
+from sal_lightning import DriftMonitor, SALCallback
 from sal_lightning.metrics import AverageAccuracy
 from sal_lightning.report import plots, reading
 from sal_page.themes import THEMES, template

@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 from torchmetrics import MaxMetric, MeanMetric, Metric
 from typing_extensions import override
 
-from sal_lightning.emergence.activations import AUTO
 from sal_lightning.grad_scaler import scales
+from sal_lightning.layers import AUTO
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.report import panels
 from sal_lightning.report.naming import PREFIX, prefix

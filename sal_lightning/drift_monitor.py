@@ -1,4 +1,4 @@
-"""How far a network's view of the same inputs moves while it trains on; for any run, with SAL or without."""
+"""Drift of a network's features on fixed inputs during training, in any run, with SAL or without."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,23 +9,26 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sal_lightning.layers import AUTO, find_layer, given
 from sal_lightning.metrics import NormShare
 from sal_lightning.remembering import evaluating
+from sal_lightning.torch_compile import eagerly
 
 
 class DriftMonitor(Callback):
     """Logs ``sal/feature_drift``: ``‖h − h₀‖ / ‖h₀‖`` of the features ``h`` of fixed inputs; ``h₀`` are those at first.
 
-    The features are what goes into the last Linear. They are looked at on log steps, in evaluation mode; nothing is
-    changed, so that a run without SAL is a fair comparison of one with it.
+    The features are the input of one layer, by default of the last Linear that is called. They are computed on log
+    steps, in evaluation mode and without compiled code; nothing is changed, so that runs with and without SAL compare.
 
     Args:
         inputs: what the model is run on: a tensor, or of a tuple or list the first entry, of a mapping all by name.
         since: >= 0; steps after which ``h₀`` is taken: as many as what is to be kept takes to learn.
-        layer: name of the module whose input is looked at instead.
+        layer: name of the layer whose input is used instead.
 
     Raises:
-        ValueError: at construction for ``since`` below 0; at ``fit`` for an unknown layer or a model without a Linear.
+        ValueError: at construction for ``since`` below 0; at ``fit`` for an unknown layer or a model without a Linear;
+            if the model does not call the layer.
     """
 
     def __init__(self, inputs: Any, since: int = 0, layer: str | None = None) -> None:
@@ -62,27 +65,34 @@ class DriftMonitor(Callback):
 
     @torch.no_grad()
     def features(self, model: nn.Module) -> Tensor:
-        """What goes into the watched module, as single precision."""
-        seen: list[Tensor] = []
-        handle = self.watched(model).register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+        """The input of the layer, in single precision.
+
+        Raises:
+            ValueError: the model does not call the layer, or the layer's input is no tensor.
+        """
+        found: list[Tensor] = []
+
+        def collect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.extend(x.detach() for x in given(module, args, kwargs)[:1])
+
+        handle = self.watched(model).register_forward_pre_hook(collect, with_kwargs=True)
         try:
-            with evaluating(model):
+            with evaluating(model), eagerly():
                 inputs = move_data_to_device(self.inputs, next(model.parameters()).device)
                 first = inputs[0] if isinstance(inputs, tuple | list) else inputs
                 model(**first) if isinstance(first, Mapping) else model(first)
         finally:
             handle.remove()
-        return torch.cat(seen).float()
+        if not found:
+            raise ValueError("Expected layer to be called by the model with a tensor, got a layer that is not.")
+        return torch.cat(found).float()
 
     def watched(self, model: nn.Module) -> nn.Module:
-        """The module whose input is looked at."""
-        modules: dict[str, nn.Module] = dict(model.named_modules())
-        if self.layer is not None and self.layer not in modules:
-            raise ValueError(f"Expected layer to be one of {[name for name in modules if name]}, got {self.layer!r}.")
-        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-        if self.layer is None and not linear:
+        """The layer whose input is used."""
+        layer = find_layer(model, AUTO if self.layer is None else self.layer, "layer")
+        if layer is None:
             raise ValueError("Expected a model with a Linear, or the name of a layer, got neither.")
-        return modules[self.layer if self.layer is not None else linear[-1]]
+        return layer
 
     @override
     def state_dict(self) -> dict[str, Any]:

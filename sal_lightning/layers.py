@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from sal_lightning.linearity import is_linear
 from sal_lightning.padding import Real
 from sal_lightning.sampling import sample
 
+AUTO = "auto"  # as the name of a layer: the last Linear
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Reals = Sequence[Real | None]  # of each input, which of its rows are no padding; None: all
 
@@ -118,6 +120,30 @@ def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
             before = layers.get(key)
             layers[key] = layer if before is None else before._replace(modules=before.modules + layer.modules)
     return [layer for layer in layers.values() if id(layer.weight) not in changed]
+
+
+def find_layer(model: nn.Module, name: str, argument: str) -> nn.Module | None:
+    """The layer of this name; for ``"auto"`` the last Linear that is called, None where there is none.
+
+    Args:
+        model: the module to look through, compiled or not.
+        name: as in ``model.named_modules()``, or "auto".
+        argument: the name of the argument that the layer was given by, for the error.
+
+    Raises:
+        ValueError: no layer has this name; the error lists the nearest ones.
+    """
+    named: dict[str, nn.Module] = {plain_name(n): module for n, module in model.named_modules()}
+    if name in named:
+        return named[name]
+    if name == AUTO:
+        # The projections inside an attention module are called as functions: their hooks are never called.
+        inside = {m for module in named.values() if isinstance(module, nn.MultiheadAttention) for m in module.modules()}
+        return next((m for m in reversed(named.values()) if isinstance(m, nn.Linear) and m not in inside), None)
+    near = get_close_matches(name, filter(None, named), n=3, cutoff=0.0)
+    raise ValueError(
+        f"Expected {argument} to be the name of a layer, {AUTO!r} or None, got {name!r}. Nearest are {near}."
+    )
 
 
 def plain_name(name: str) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +40,17 @@ def renew() -> None:
     """Let everything be compiled anew: compiled code ignores hooks that were added to a module after it ran."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Inside, compiled modules run as plain Python, so that hooks that were added after compilation are called."""
+    if hasattr(torch.compiler, "set_stance"):  # since torch 2.6
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        renew()
+        yield
 
 
 def _contexts(module: nn.Module) -> Iterator[Any]:

@@ -14,7 +14,8 @@ from sal_lightning import consolidation_reasons
 from sal_lightning.communication import VERSION, CommunicationLayer
 from sal_lightning.consolidation_reasons import NEW_FIT
 from sal_lightning.coverage import check
-from sal_lightning.emergence.activations import AUTO, ActivationObserver, find
+from sal_lightning.emergence.activations import ActivationObserver
+from sal_lightning.layers import AUTO, find_layer
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
 from sal_lightning.state_validation import check_callback
@@ -219,7 +220,7 @@ class BaseCallback(Answers):
             ValueError: a model with nothing to train or without the field's layer, or a state of another model or
                 number of optimizers.
         """
-        watched = None if self.watch is None else find(model, self.watch.name)
+        watched = None if self.watch is None else find_layer(model, self.watch.name, "field")
         self.end()
         state = self.state_dict()
         if not optimizers:  # what was learned waits for a training that can be watched

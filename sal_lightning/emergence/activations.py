@@ -1,7 +1,6 @@
 """Which activation the emergence field looks at, and the ear that gathers it in training."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -14,30 +13,12 @@ from sal_lightning import distributed
 from sal_lightning.emergence.field import COHERENT, NOVEL, EmergenceField
 from sal_lightning.emergence.mean_shift import MeanShift
 from sal_lightning.forward_hooks import in_backward, on_weight_gradient
-from sal_lightning.layers import plain_name, rows
+from sal_lightning.layers import AUTO, rows
 from sal_lightning.padding import Padding
 from sal_lightning.torch_compile import uncompiled
 
-AUTO = "auto"  # the last Linear
 ROWS = 128  # rows of a step that are looked at
 DENSE, EVERY = 16, 8  # the first steps all enter the field, then one in EVERY that stands for so many
-
-
-def find(model: nn.Module, name: str) -> nn.Module | None:
-    """The layer of this name; for "auto" the last Linear, None where there is none.
-
-    Raises:
-        ValueError: for a name that no layer has; it lists the nearest.
-    """
-    named: dict[str, nn.Module] = {plain_name(n): module for n, module in model.named_modules()}
-    if name in named:
-        return named[name]
-    if name == AUTO:
-        # The projections inside an attention are called as functions: their hooks never fire.
-        inside = {m for module in named.values() if isinstance(module, nn.MultiheadAttention) for m in module.modules()}
-        return next((m for m in reversed(named.values()) if isinstance(m, nn.Linear) and m not in inside), None)
-    near = get_close_matches(name, filter(None, named), n=3, cutoff=0.0)
-    raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}. Nearest are {near}.")
 
 
 class ActivationObserver:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
 from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.report.reading import read
@@ -66,5 +67,46 @@ def test_a_second_training_goes_on_from_the_first(tmp_path):
 def test_bad_choices_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"since to be a whole number >= 0, got -1"):
         DriftMonitor(X, since=-1)
-    with pytest.raises(ValueError, match=r"layer to be one of .*net\.3.*, got 'head'"):
+    with pytest.raises(ValueError, match=r"layer to be the name of a layer.*, got 'head'\. Nearest are \["):
         fit(tmp_path, [DriftMonitor(X, layer="head")])
+
+
+class Attentive(nn.Module):
+    """Its last Linear by name is the projection inside an attention module, which is called as a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        h = self.first(input=x)
+        return self.attention(h, h, h)[0]
+
+
+def test_of_a_model_that_ends_in_attention_it_is_the_last_linear_that_is_called():
+    model, x = Attentive(), torch.randn(3, 5, 4)
+    assert torch.equal(DriftMonitor(x).features(model), x)
+    by_name = DriftMonitor(x, layer="attention").features(model)
+    assert torch.equal(by_name, model.first(x))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_of_a_compiled_model_that_has_run_it_is_what_it_is_of_a_plain_one(in_place):
+    torch.manual_seed(0)
+    plain, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(3, 4)
+    expected = DriftMonitor(x).features(plain)
+    compiled = plain
+    if in_place:
+        plain.compile(backend="eager")
+    else:
+        compiled = torch.compile(plain, backend="eager")
+    compiled(x).sum().backward()
+    assert torch.equal(DriftMonitor(x).features(compiled), expected)
+    assert torch.equal(DriftMonitor(x, layer="2").features(compiled), expected)
+
+
+def test_a_layer_that_is_not_called_is_refused():
+    model = Attentive()
+    with pytest.raises(ValueError, match="layer to be called by the model"):
+        DriftMonitor(torch.randn(3, 5, 4), layer="attention.out_proj").features(model)

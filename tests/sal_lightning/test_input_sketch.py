@@ -72,7 +72,7 @@ def test_rows_have_the_same_energy_whatever_the_unit():
 @pytest.mark.parametrize(("rank", "atol"), [(D, 1e-3), (20, 3e-2)])
 def test_distance_is_that_of_mahalanobis(rank, atol):
     made, x, floor = window(rank, batches()), batches(1, seed=7)[0], 0.3
-    made.update_field(floor)
+    made.refresh(floor)
     R = dense(batches()) / (1 - 0.9**30)
     unit = D / R.diagonal(dim1=-2, dim2=-1).sum(-1)
     inverse = torch.linalg.inv(scaled(dense(batches())) + floor * torch.eye(D))
@@ -85,7 +85,7 @@ def test_distance_rises_outside_the_window_and_not_with_the_unit():
         inside = torch.zeros(1, 32, D)
         inside[..., :3] = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(0))
         made = window(3, [scale * inside], groups=1)
-        made.update_field(0.3)
+        made.refresh(0.3)
         outside = made.distance(scale * inside.flip(-1), 0.3)
         assert outside.mean() > made.distance(scale * inside, 0.3).mean() + 1
 
@@ -101,7 +101,7 @@ def test_the_probe_never_changes():
 
 def test_state_continues_exactly():
     whole, part, resumed = window(12, batches(10)), window(12, batches(10)[:5]), window(12)
-    part.update_field(0.3)
+    part.refresh(0.3)
     resumed.load_state_dict(part.state_dict(), torch.device("cpu"))
     assert torch.equal(resumed.P, part.P)
     for x in batches(10)[5:]:
@@ -127,7 +127,7 @@ def test_a_group_that_saw_nothing_has_no_energy_and_is_not_unusual():
     for x in xs:
         x[1] = 0
     seen, alone = window(20, xs), window(20, [x[:1] for x in xs], groups=1)
-    seen.update_field(0.3), alone.update_field(0.3)
+    seen.refresh(0.3), alone.refresh(0.3)
     assert not seen.rows()[1].any()
     torch.testing.assert_close(seen.rows()[:1], alone.rows())
     distance = seen.distance(torch.ones(2, 5, D), 0.3)

@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import EmergenceField, SALCallback
-from sal_lightning.emergence.activations import DENSE, EVERY, ROWS, ActivationObserver, find
+from sal_lightning.emergence.activations import DENSE, EVERY, ROWS, ActivationObserver
 from sal_lightning.emergence.mean_shift import MeanShift
+from sal_lightning.layers import find_layer
 from tests.everywhere.models import loader, trainer, weights
 from tests.sal_lightning.nets import Net
 
@@ -44,13 +45,13 @@ def watching(layer, name="auto"):
 
 def test_the_last_linear_is_watched_unless_another_layer_is_named():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 4), nn.Linear(4, 2), nn.ReLU())
-    assert find(net, "auto") is net[2]
-    assert find(net, "0") is net[0]
-    assert find(nn.Sequential(nn.Conv2d(1, 2, 3)), "auto") is None
+    assert find_layer(net, "auto", "field") is net[2]
+    assert find_layer(net, "0", "field") is net[0]
+    assert find_layer(nn.Sequential(nn.Conv2d(1, 2, 3)), "auto", "field") is None
     attentive = Attentive()
-    assert find(attentive, "auto") is attentive.first  # the attention's own projection is never called
+    assert find_layer(attentive, "auto", "field") is attentive.first  # the attention's own projection is never called
     named = nn.ModuleDict({"auto": nn.ReLU(), "last": nn.Linear(2, 2)})
-    assert find(named, "auto") is named["auto"]
+    assert find_layer(named, "auto", "field") is named["auto"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):

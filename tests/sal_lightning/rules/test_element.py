@@ -86,6 +86,6 @@ def test_state_continues_exactly():
     for a, b in zip(rule.tensors(), resumed.tensors(), strict=True):
         assert torch.equal(a, b)
     kept = [f.clone() for f in rule.F]
-    resumed.observe()  # changes its own window in place, not the one it came from
+    resumed.update()  # changes its own window in place, not the one it came from
     for f, k in zip(rule.F, kept, strict=True):
         assert torch.equal(f, k)

@@ -154,7 +154,7 @@ class SALCallback(BaseCallback, Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pause()  # a hook that skips the rest of the epoch skips the end of its batch too
         for layer in self.layers:
-            layer.check_steps()
+            layer.optimizer_step.check_observed()
             layer.settle()
 
     @override

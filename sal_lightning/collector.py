@@ -80,6 +80,7 @@ class Collector:
         for rule in self.coverage.gone:
             self.hooks.remove(rule)
         self.inputs.remove(self.coverage.gone)
+        self.coverage.accept_replaced_weights()
         if new:
             torch_compile.renew()
             self._hook_modules()

@@ -120,7 +120,7 @@ class CommunicationLayer:
         if averaged_weights.hides(wrapper, optimizer):
             self.checks.warnings.hidden_average(type(wrapper).__name__)
         self.covered.grow()
-        self.checks.covered(self.collector)
+        self.checks.own_forward(self.covered)
         self.attach()
 
     @property
@@ -142,7 +142,10 @@ class CommunicationLayer:
         if not step.running:
             self.checks.forward_pass(collector, step.hooks, self.skips)
         with full_precision(self.covered.device):
-            self._cover_new_parameters()
+            if collector.cover_new():
+                monitor.provisional.rebind()
+                if self.analyzer is not None:
+                    self.analyzer.watch(coverage.owned(self.model, self.optimizer))
             unit = grad_scaler.unit(self.scaler, self.optimizer, self.rules, scaled)
             if unit is None:
                 self.skip()
@@ -247,7 +250,8 @@ class CommunicationLayer:
         used = 0
         forward = forward or partial(run, self.model)
         self.monitor.provisional.roll_back()
-        self._clear_windows()
+        self.monitor.clear()
+        self.collector.clear()
         with self.collector.remembering(), evaluating(self.model), gradients_kept(self.model):
             for batch in islice(batches, limit):
                 self.collector.collect_batch(batch, forward)
@@ -309,10 +313,6 @@ class CommunicationLayer:
             self.collector.statistics.suspended = self.monitor.suspects
         self.collector.discard_step()
 
-    def check_steps(self) -> None:
-        """Warn, once, if the weights have moved and no step of the optimizer was observed."""
-        self.checks.steps_observed(self.collector, self.optimizer_step.hooks, self.skips)
-
     # --- state ---
 
     def state_dict(self) -> State:
@@ -368,23 +368,12 @@ class CommunicationLayer:
 
     # --- parts ---
 
-    def _cover_new_parameters(self) -> None:
-        if self.collector.cover_new():
-            self.checks.covered(self.collector)
-            self.monitor.provisional.rebind()
-            self.covered.accept_replaced_weights()
-            if self.analyzer is not None:
-                self.analyzer.watch(coverage.owned(self.model, self.optimizer))
-
     def _start_window(self, reason: str) -> None:
         """Log a consolidation, and start new windows."""
         self.events.append(self.step)
         self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), reason)
         self.monitor.jumped = False
         self.collector.statistics.keep()
-        self._clear_windows()
-
-    def _clear_windows(self) -> None:
         self.monitor.clear()
         self.collector.clear()
 
@@ -433,6 +422,11 @@ class OptimizerStep:
             self.hooks.forward_begins()
             if self.hooks.inner:  # two partial steps, each with gradients of its own, which have to be masked anew
                 self.protected = False
+
+    def check_observed(self) -> None:
+        """Warn, once, if the weights have moved and no step of the optimizer was observed."""
+        if self._layer is not None:
+            self._layer.checks.steps_observed(self._layer.collector, self.hooks, self._layer.skips)
 
     def gradients_begin(self) -> None:
         """The optimizer calls its closure, whose gradients have to be masked anew."""

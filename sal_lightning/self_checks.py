@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sal_lightning.collector import Collector
-from sal_lightning.coverage import learns
+from sal_lightning.coverage import Coverage, learns
 from sal_lightning.optimizer_hooks import OptimizerHooks, UnobservedSteps
 from sal_lightning.settings import Protection
 from sal_lightning.user_warnings import UserWarnings
@@ -18,16 +18,17 @@ class SelfChecks:
         self.warnings, self.protection = warnings, protection
         self.unobserved = UnobservedSteps()
 
-    def covered(self, collector: Collector) -> None:
-        """After parameters were covered: do their layers have a forward pass of their own?"""
-        if collector.coverage.other:
-            self.warnings.own_forward(collector.coverage.other)
+    def own_forward(self, coverage: Coverage) -> None:
+        """Have layers a forward pass of their own?"""
+        if coverage.other:
+            self.warnings.own_forward(coverage.other)
 
     def step(self, collector: Collector) -> None:
-        """After the second step: was any layer reached, and are most weights protected by directions?"""
+        """Have layers a forward pass of their own? In the second step: was any reached, are most held by directions?"""
+        coverage = collector.coverage
+        self.own_forward(coverage)
         if collector.steps != SECOND or self.protection == "tensor":
             return
-        coverage = collector.coverage
         if collector.had_input_rules and not collector.inputs.known:
             self.warnings.unreached()
         elif self.protection == "subspace":

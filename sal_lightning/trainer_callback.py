@@ -254,7 +254,7 @@ class BaseCallback(Answers):
             self._look_back()
         for layer in self.layers:
             if layer.attached:
-                layer.check_steps()
+                layer.optimizer_step.check_observed()
                 layer.settle(together)
             layer.detach()
         if self.watch is not None:

@@ -127,7 +127,7 @@ def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
 def test_nothing_is_found_where_nothing_changes(network):
     comm = train(network, digits(range(10), 400))
     assert comm.events == []
-    assert not comm.jumped
+    assert not comm.monitor.jumped
 
 
 def test_schedules_that_restart_and_dropout_raise_no_alarm():

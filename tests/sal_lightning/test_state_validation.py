@@ -85,7 +85,7 @@ def test_tensors_scaled_by_much_are_refused_wherever_it_changes_something(learne
 
 
 @RULES
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 99, "5", None, True])
+@pytest.mark.parametrize("version", [0, 4, 5, 99, "5", None, True])
 def test_another_version_is_refused(learned, protection, version):
     for inside in (True, False):
         state = copy.deepcopy(learned[protection])
@@ -140,7 +140,7 @@ def test_a_key_that_is_missing_is_named(learned, protection):
     assert count >= 12
 
 
-@pytest.mark.parametrize("state", [["state"], "state", {"version": 5}, {"layers": []}])
+@pytest.mark.parametrize("state", [["state"], "state", {"version": 6}, {"layers": []}])
 def test_what_is_no_state_is_refused(state):
     with pytest.raises(ValueError, match=r"mapping|missing"):
         SALCallback().load_state_dict(state)

@@ -23,8 +23,8 @@ from safi_agent.faculties.fence import harmless
 from safi_agent.faculties.reflection import split
 from safi_agent.faculties.will import rules
 from safi_agent.parsing import parse_text
-from safi_agent.text import plain
 from safi_agent.turn import Draft
+from safi_agent.unicode_text import plain
 from safi_agent.values import shipped
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)  # characters

@@ -13,29 +13,28 @@ from pydantic import PrivateAttr
 from typing_extensions import override
 
 from safi_agent.audit import Audits, open_audits
-from safi_agent.boundary import acontain, contain, input_errors
-from safi_agent.drained import Drained
+from safi_agent.backpressure import Room
+from safi_agent.error_boundary import acontain, contain, input_errors
 from safi_agent.errors import ClosedError, ViolationError
 from safi_agent.faculties import conscience, will
-from safi_agent.faculties.calls import needs_config
-from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.self_consistency import Panel
+from safi_agent.faculties.structured_output import needs_config
 from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
+from safi_agent.idempotency import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.inputs import SafiInput
-from safi_agent.inside import Inside, counts
-from safi_agent.lifetime import Lifetime
+from safi_agent.isolation import Inside, counts
+from safi_agent.lifecycle import Drained, Lifetime
 from safi_agent.log import log_path
 from safi_agent.models import default_model, model_label, resolve
-from safi_agent.opening import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.release import Release
-from safi_agent.room import Room
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
 from safi_agent.store.backlog import Backlog
-from safi_agent.store.failing import opening
-from safi_agent.store.patience import one_patience
+from safi_agent.store.database_errors import opening
+from safi_agent.store.timeout_budget import one_patience
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 

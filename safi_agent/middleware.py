@@ -22,19 +22,17 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.types import Command
 from typing_extensions import override
 
-from safi_agent.agents.course import Asking, Courses, Review
-from safi_agent.agents.ending import Ending
-from safi_agent.agents.marks import Marks
+from safi_agent.agents.approval import seen
+from safi_agent.agents.final_answer import Ending
+from safi_agent.agents.governance import Asking, Courses, Review, awalk, walk
 from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
-from safi_agent.agents.review import seen
+from safi_agent.agents.signatures import Marks
 from safi_agent.agents.tools import ToolRule, read_rules
-from safi_agent.agents.walk import awalk, walk
-from safi_agent.boundary import Instead, acontain, contain, input_errors
 from safi_agent.chain import create_safi_chain
-from safi_agent.drained import Drained
-from safi_agent.lifetime import Lifetime
+from safi_agent.error_boundary import Instead, acontain, contain, input_errors
+from safi_agent.lifecycle import Drained, Lifetime
 from safi_agent.store.backlog import Backlog
-from safi_agent.store.patience import one_patience
+from safi_agent.store.timeout_budget import one_patience
 from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 

@@ -9,7 +9,7 @@ from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
-from safi_agent.offline import LABEL, RehearsalModel
+from safi_agent.offline_model import LABEL, RehearsalModel
 
 DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"

@@ -9,11 +9,11 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from safi_agent.coaching import KEPT, coaching_note
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
+from safi_agent.feedback import KEPT, coaching_note
 from safi_agent.hooks import kinds, name_of
 from safi_agent.ledger import ContinuousFinding, read_ledger
-from safi_agent.offline import LABEL
+from safi_agent.offline_model import LABEL
 from safi_agent.store import Commit, Memory, Row
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label

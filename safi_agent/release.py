@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit import Audits
 from safi_agent.faculties.base import Faculty
-from safi_agent.offline import LABEL
+from safi_agent.offline_model import LABEL
 from safi_agent.record import body
 from safi_agent.store import Job
 from safi_agent.turn import Turn

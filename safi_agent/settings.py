@@ -1,27 +1,58 @@
-"""A chain's settings: what there is to choose, and what cannot be meant."""
+"""The settings of a chain: fields, defaults and validation."""
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableSerializable
-from langchain_core.runnables.utils import AnyConfigurableField
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
 from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from safi_agent.audit import Where
 from safi_agent.audit.plan import Plan
-from safi_agent.configured import ConfiguredOnThread
+from safi_agent.backpressure import WhenFull
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, beta_out, identity, linear
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.record import Measure
-from safi_agent.room import WhenFull
 from safi_agent.values import ValueSet
+
+
+class ConfiguredOnThread(RunnableConfigurableFields[Input, Output]):
+    """What ``configurable_fields`` gives; LangChain's own makes the chain on the caller's loop."""
+
+    @override
+    async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        return await runnable.ainvoke(input, prepared, **kwargs)
+
+    @override
+    async def abatch(self, inputs: list[Input], config: Any = None, **kwargs: Any) -> list[Output]:
+        return await Runnable.abatch(self, inputs, config, **kwargs)
+
+    @override
+    async def astream(
+        self, input: Input, config: RunnableConfig | None = None, **kwargs: Any | None
+    ) -> AsyncIterator[Output]:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        async for piece in runnable.astream(input, prepared, **kwargs):
+            yield piece
+
+    @override
+    async def atransform(
+        self, input: AsyncIterator[Input], config: RunnableConfig | None = None, **kwargs: Any | None
+    ) -> AsyncIterator[Output]:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        async for piece in runnable.atransform(input, prepared, **kwargs):
+            yield piece
+
 
 MOST_DRAFTS = 64
 LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
-from safi_agent.agents.marks import Marks
+from safi_agent.agents.signatures import Marks
 from safi_agent.agents.tools import UNKNOWN, shown, texts
 from safi_agent.turn import Draft, Turn, Verdict
 

@@ -2,9 +2,9 @@
 
 from typing import Literal, Protocol
 
-from safi_agent.audit.auditor import Auditor
+from safi_agent.audit.local import Auditor
 from safi_agent.audit.plan import Plan
-from safi_agent.drained import Drained
+from safi_agent.lifecycle import Drained
 from safi_agent.store import Job, Store
 from safi_agent.store.sqlite import Sqlite
 
@@ -39,6 +39,6 @@ def open_audits(plan: Plan, store: Store, where: Where) -> Audits:
         if where == "worker":
             raise ValueError("audit: expected 'here' with this store, got 'worker': workers need one on PostgreSQL.")
         return Auditor(plan, store)
-    from safi_agent.audit.queued import QueuedAuditor
+    from safi_agent.audit.postgres import QueuedAuditor
 
     return QueuedAuditor(plan, store, works=where == "here")

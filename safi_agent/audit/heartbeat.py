@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from safi_agent.fork import Forked, Stage, register
+from safi_agent.fork_safety import Forked, Stage, register
 from safi_agent.store import LEASE
-from safi_agent.threads import Threads, mark_own
+from safi_agent.thread_pool import Threads, mark_own
 
 log = logging.getLogger("safi_agent")
 EXIT_TIMEOUT = 15.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit.telling import Due
+from safi_agent.audit.hook_dispatcher import Due
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.hooks import Alert, Hook, Kind, asks, kinds, offenders
 from safi_agent.record import Measure, commit, unpack, values_of

@@ -21,13 +21,13 @@ from procrastinate.manager import JobManager
 from procrastinate.worker import Worker as QueueWorker
 from psycopg_pool import PoolTimeout
 
-from safi_agent.audit.judging import AT_ONCE
+from safi_agent.audit.attempts import AT_ONCE
+from safi_agent.audit.hook_dispatcher import Telling
 from safi_agent.audit.plan import RECONNECT, Outcome, Plan
-from safi_agent.audit.telling import Telling
 from safi_agent.log import flush
 from safi_agent.store import Kept, Store
-from safi_agent.store.queue import conninfo, queue_of
-from safi_agent.threads import Threads
+from safi_agent.store.job_queue import conninfo, queue_of
+from safi_agent.thread_pool import Threads
 
 log = logging.getLogger("safi_agent")
 SILENT = 30.0  # seconds without a sign of life after which a worker's jobs are given to others

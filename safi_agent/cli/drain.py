@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
-from safi_agent.text import many
+from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
-    from safi_agent.drained import Drained
+    from safi_agent.lifecycle import Drained
 
 
 def drain(

@@ -56,7 +56,7 @@ def kept_store(url: str) -> "Store":
     from sqlalchemy import make_url
 
     from safi_agent.store import open_store
-    from safi_agent.store.failing import opening
+    from safi_agent.store.database_errors import opening
 
     database = opening(make_url)(url).database if url.startswith("sqlite") else None
     if database is not None and not Path(database).is_file():

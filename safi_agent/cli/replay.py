@@ -41,7 +41,7 @@ def replay(
 def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
     from safi_agent.record import values_of
-    from safi_agent.store.failing import told_as
+    from safi_agent.store.database_errors import told_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.proofread import proofread
 from safi_agent.values import load_values, text_of
+from safi_agent.values.linting import proofread
 
 SOUND, WRONG, UNREAD = 0, 1, 2
 app = typer.Typer(help="Value sets.", no_args_is_help=True)

@@ -9,9 +9,9 @@ from safi_agent.cli.options import LOG, STORE, kept_store
 from safi_agent.errors import LogError
 
 if TYPE_CHECKING:
-    from safi_agent.log.check import Checked
+    from safi_agent.log.reconciliation import Checked
     from safi_agent.store import Store
-    from safi_agent.store.witness import Account
+    from safi_agent.store.log_account import Account
 
 WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
@@ -29,7 +29,7 @@ def verify(
     Ends with 0 if it is as it was written; 1 if it is not, and says where; 2 if that could not be checked; 3 if none of
     its lines has a mac, so that nothing can be said of it.
     """
-    from safi_agent.store.failing import told_as
+    from safi_agent.store.database_errors import told_as
 
     compared = told_as(_unreadable, "The store could not be read")(_with_store)
     try:
@@ -46,7 +46,7 @@ def _unreadable(cause: str) -> LogError:
 
 def _alone(log: Path, first_line: int) -> int:
     """Without the store."""
-    from safi_agent.log.check import Checked
+    from safi_agent.log.reconciliation import Checked
     from safi_agent.log.verify import is_chained
     from safi_agent.log.verify import verify as verify_log
 
@@ -66,10 +66,9 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
         FileNotFoundError: there is neither the log nor a store that could have written it.
         ValueError: the log is there, and the store is not or cannot be opened.
     """
-    from safi_agent.log.check import check
-    from safi_agent.log.crosscheck import known_as
+    from safi_agent.log.reconciliation import check, known_as
     from safi_agent.log.verify import is_chained
-    from safi_agent.store.witness import account_of
+    from safi_agent.store.log_account import account_of
 
     store = _opened(log, url)
     if (told := _remembered(store, log)) is not None:
@@ -101,7 +100,7 @@ def _key(log: Path) -> bytes:
 
 
 def _opened(log: Path, url: str) -> "Store":
-    from safi_agent.log.files import log_files
+    from safi_agent.log.rotation import log_files
 
     try:
         return kept_store(url)
@@ -113,7 +112,7 @@ def _opened(log: Path, url: str) -> "Store":
 
 def _remembered(store: "Store", log: Path) -> "Account | None":
     """The store's account of a log at this path, also where the file does not exist any more."""
-    from safi_agent.store.witness import account_of
+    from safi_agent.store.log_account import account_of
 
     for path in dict.fromkeys((log.resolve(), log.absolute())):
         if (told := account_of(store, str(path))).anchor or told.written:

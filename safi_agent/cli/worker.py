@@ -12,8 +12,8 @@ from safi_agent.cli.options import LOG, Log, Model, Values, in_plain_words
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
-    from safi_agent.audit.queued import QueuedAuditor
-    from safi_agent.drained import Drained
+    from safi_agent.audit.postgres import QueuedAuditor
+    from safi_agent.lifecycle import Drained
 
 Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
 Grace = Annotated[float, typer.Option(help="Seconds that audits under way get when it is told to end.")]

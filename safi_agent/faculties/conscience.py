@@ -15,7 +15,7 @@ from safi_agent.faculties.fence import CLAUSE, fence
 from safi_agent.faculties.judge import Answer, Judge, Read
 from safi_agent.ledger import ContinuousFinding, Finding, Findings, Ledger, read_ledger
 from safi_agent.parsing import folded
-from safi_agent.threads import Threads
+from safi_agent.thread_pool import Threads
 from safi_agent.turn import Turn
 from safi_agent.values import Value, ValueSet
 

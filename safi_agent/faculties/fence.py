@@ -4,7 +4,7 @@ import re
 
 import regex
 
-from safi_agent.text import letters, visible
+from safi_agent.unicode_text import letters, visible
 
 NAMES = ("user_prompt", "context", "draft", "reflection")
 CLAUSE = (

@@ -11,9 +11,9 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
-from safi_agent.faculties.calls import Model
-from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.reflection import split
+from safi_agent.faculties.self_consistency import Panel
+from safi_agent.faculties.structured_output import Model
 from safi_agent.models import answered_by
 from safi_agent.parsing import after_reasoning, cut_off
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn

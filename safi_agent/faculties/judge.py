@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.faculties.calls import Model, Schema, judging
+from safi_agent.faculties.structured_output import Model, Schema, judging
 from safi_agent.models import answered_by
 from safi_agent.parsing import declined, parse_reply
 

@@ -16,8 +16,8 @@ from safi_agent.faculties.intellect import listing
 from safi_agent.faculties.judge import Answer, Judge
 from safi_agent.parsing import folded
 from safi_agent.patterns import search
-from safi_agent.text import plain, visible
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
+from safi_agent.unicode_text import plain, visible
 from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")

@@ -10,8 +10,8 @@ import json
 import re
 
 from safi_agent.errors import LogError
+from safi_agent.log.hash_chain import Tip
 from safi_agent.log.key import key_id
-from safi_agent.log.seal import Tip
 from safi_agent.store import Anchor
 
 _KEY = re.compile(r"([0-9a-f]{16})\.(0|[1-9]\d{0,17})\.([0-9a-f]{64})")

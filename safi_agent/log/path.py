@@ -8,9 +8,9 @@ from pathlib import Path
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from safi_agent.log.files import lines
+from safi_agent.log.hash_chain import read_seal
 from safi_agent.log.key import given_key, key_file
-from safi_agent.log.seal import read_seal
+from safi_agent.log.rotation import lines
 
 DATABASE = b"SQLite format 3\0"
 BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of the files that lie beside a log

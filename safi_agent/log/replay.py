@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from safi_agent.errors import LogError
 from safi_agent.faculties.spirit import assess, identity, linear
 from safi_agent.ledger import ContinuousFinding
-from safi_agent.log.files import lines, log_files
+from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_TOLD, Fault
 from safi_agent.values import ValueSet
 

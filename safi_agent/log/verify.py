@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple
 
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import anchor_key_id
-from safi_agent.log.files import LONGEST, full_files, lines, log_files
+from safi_agent.log.hash_chain import BEGINS, Seal, Tip, beginning, genuine, read_seal
 from safi_agent.log.key import key_id
-from safi_agent.log.seal import BEGINS, Seal, Tip, beginning, genuine, read_seal
+from safi_agent.log.rotation import LONGEST, full_files, lines, log_files
 from safi_agent.store import Anchor
 
 MOST_TOLD = 20

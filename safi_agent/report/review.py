@@ -5,9 +5,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safi_agent.log.files import log_files
-from safi_agent.report.reading import Entry, read, records
-from safi_agent.report.trends import NONE
+from safi_agent.log.rotation import log_files
+from safi_agent.report.binning import NONE
+from safi_agent.report.entries import Entry, read, records
 
 MOST_VALUES = 100  # a log with more names in its ledgers was not written by one set of values
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
-from safi_agent.fork import Stage, register
-from safi_agent.store.access import Database
-from safi_agent.store.again import Again
-from safi_agent.store.failing import opening
-from safi_agent.store.lane import Lane, make
+from safi_agent.fork_safety import Stage, register
+from safi_agent.store.commits import Lane, make
+from safi_agent.store.database import Database
+from safi_agent.store.database_errors import opening
 from safi_agent.store.leases import LEASE, Leases
-from safi_agent.store.lines import Lines
+from safi_agent.store.log_state import Lines
+from safi_agent.store.reaudit import Again
 from safi_agent.store.rows import Anchor, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
 from safi_agent.store.secrets import Secrets
 from safi_agent.store.sqlite import MEMORY, Sqlite

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, select
 
 from safi_agent.errors import OutboxError
-from safi_agent.store.access import Access
-from safi_agent.store.failing import told_as
+from safi_agent.store.database import Access
+from safi_agent.store.database_errors import told_as
 from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
-from safi_agent.store.owner import me
+from safi_agent.store.process_id import me
 from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
-from safi_agent.text import many
+from safi_agent.unicode_text import many
 
 FRESH = 0.5  # seconds for which a count is taken for true where there is room
 LOOK = 0.05  # seconds from one count to the next while there is none

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
-from safi_agent.store.access import Access, Task
-from safi_agent.store.owner import is_dead, me
+from safi_agent.store.database import Access, Task
+from safi_agent.store.process_id import is_dead, me
 from safi_agent.store.rows import Job
 from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, value_sets
 

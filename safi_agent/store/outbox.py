@@ -10,9 +10,9 @@ from sqlalchemy.exc import IntegrityError
 
 from safi_agent.errors import OutboxError
 from safi_agent.store.backlog import Backlogs
-from safi_agent.store.failing import told_as
+from safi_agent.store.database_errors import told_as
 from safi_agent.store.leases import LEASE
-from safi_agent.store.owner import me
+from safi_agent.store.process_id import me
 from safi_agent.store.tables import memory, turns
 
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note

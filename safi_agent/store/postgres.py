@@ -14,12 +14,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, func, select, tex
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
-from safi_agent.store.access import Task
-from safi_agent.store.block import LOOK, Block
-from safi_agent.store.engine import OwnEngine
-from safi_agent.store.patience import BUSY, patience
-from safi_agent.store.queue import drop, make_tables, put, untaken
-from safi_agent.store.versions import bring_up
+from safi_agent.store.database import OwnEngine, Task
+from safi_agent.store.interruptible_lock import LOOK, Block
+from safi_agent.store.job_queue import drop, make_tables, put, untaken
+from safi_agent.store.schema_version import bring_up
+from safi_agent.store.timeout_budget import BUSY, patience
 
 UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
 PLACES = 0x5AF3  # that of those who give turns their places in the order of commits

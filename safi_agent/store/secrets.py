@@ -6,8 +6,8 @@ from secrets import token_hex
 from sqlalchemy import inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from safi_agent.store.access import Access
-from safi_agent.store.failing import opening
+from safi_agent.store.database import Access
+from safi_agent.store.database_errors import opening
 from safi_agent.store.tables import secrets
 
 

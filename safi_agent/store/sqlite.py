@@ -24,12 +24,11 @@ from sqlalchemy.exc import TimeoutError as WaitedTooLongError
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
-from safi_agent.fork import PATIENCE
-from safi_agent.store.access import Task
-from safi_agent.store.block import Block, Exclusive
-from safi_agent.store.engine import OwnEngine
-from safi_agent.store.patience import BUSY, Patience, Waiting, patience
-from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
+from safi_agent.fork_safety import PATIENCE
+from safi_agent.store.database import OwnEngine, Task
+from safi_agent.store.interruptible_lock import Block, Exclusive
+from safi_agent.store.schema_version import bring_up, newest, refuse_newer, version_of
+from safi_agent.store.timeout_budget import BUSY, Patience, Waiting, patience
 
 log = logging.getLogger("safi_agent")
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint

@@ -20,7 +20,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from sqlalchemy import Engine
 
-from safi_agent.audit.auditor import Auditor
+from safi_agent.audit.local import Auditor
 from safi_agent.store import Store
 
 # What is the operator's, or the process's: models, the store with its database, loops with all that runs on them.

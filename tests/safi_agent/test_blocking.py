@@ -172,7 +172,7 @@ from langchain_core.messages import HumanMessage
 from safi_agent import SafiMiddleware, create_safi_chain
 safi = create_safi_chain("offline", store="sqlite:///s.db", log="log.json")
 middleware = SafiMiddleware(model="offline", store="sqlite:///s.db", log="log.json")
-from safi_agent.offline import RehearsalModel
+from safi_agent.offline_model import RehearsalModel
 agent = create_agent(RehearsalModel(), [], middleware=[middleware])
 async def main():
     with blockbuster_ctx():

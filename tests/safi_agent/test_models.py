@@ -9,7 +9,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_openai import ChatOpenAI
 
 from safi_agent.models import answered_by, model_label, resolve
-from safi_agent.offline import LABEL, RehearsalModel
+from safi_agent.offline_model import LABEL, RehearsalModel
 
 CHAT = ChatOpenAI(model="m-1", api_key="k")  # type: ignore[arg-type]
 

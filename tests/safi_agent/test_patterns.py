@@ -10,7 +10,7 @@ import regex
 
 from safi_agent import Value, ValueSet, load_values
 from safi_agent.patterns import compiled, search
-from safi_agent.proofread import proofread
+from safi_agent.values.linting import proofread
 
 LETTERS = [*"ab e_-1{}[]#.:&|~,<>=", "\u0131", "\u0130", "\u00e9", "\u0301", "\U0001f170", "\u00b9", "\u0903", "\u200d"]
 LETTERS += ["\u00df", "\u017f", "\u212a", "k", "s", "\n", "\u203f"]

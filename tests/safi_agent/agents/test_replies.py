@@ -6,8 +6,8 @@ import pytest
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from safi_agent.agents.marks import Marks
 from safi_agent.agents.replies import BROKEN, denied, journal, leaving, made_calls, mark_of, read_reply
+from safi_agent.agents.signatures import Marks
 from safi_agent.turn import Draft, Turn, Verdict
 from tests.safi_agent.agents.calling import call, calls
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from safi_agent import Alert
-from safi_agent.audit import auditor as module
+from safi_agent.audit import local as module
 from safi_agent.log.replay import replay
-from safi_agent.store import owner
+from safi_agent.store import process_id
 from tests.safi_agent.fakes import THREE, Fake, ledger
 
 
@@ -291,7 +291,7 @@ def test_a_judge_without_a_thread_of_its_own_is_tried_again(make: Any, monkeypat
     told: list[str] = []
     safi = make(Fake(conscience=ledger(score=-1)), hooks=[lambda alert: told.append(alert.kind)])
     monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr("safi_agent.audit.judging.AGAIN", 0.01)
+    monkeypatch.setattr("safi_agent.audit.attempts.AGAIN", 0.01)
     safi.invoke("a")
     assert safi.drain(60) == 1
     assert (len(refused), told) == (3, ["review"])
@@ -452,7 +452,7 @@ def test_a_lane_that_waits_for_a_process_which_is_gone_takes_over_from_it(make: 
     first.invoke("a", {"configurable": {"safi_key": "k"}})
     while not first.model.asked("conscience"):
         time.sleep(0.01)
-    name = owner.me().partition(":")[0]
+    name = process_id.me().partition(":")[0]
     safi = make()
     safi.invoke("b", {"configurable": {"safi_key": "k"}})
     assert safi.drain(0.2).left == 2

@@ -9,8 +9,8 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from safi_agent.errors import IntellectError
-from safi_agent.faculties.drafting import Chosen, LexicalEmbeddings, Panel
 from safi_agent.faculties.intellect import Intellect
+from safi_agent.faculties.self_consistency import Chosen, LexicalEmbeddings, Panel
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, YES, Fake
 

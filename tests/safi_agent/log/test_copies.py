@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from safi_agent import create_safi_chain
 from safi_agent.cli import app
 from safi_agent.log import flush
-from safi_agent.log.crosscheck import known_as
 from safi_agent.log.key import find_key
+from safi_agent.log.reconciliation import known_as
 from safi_agent.store import open_store, sqlite
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.log.filled import fill, ids

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from safi_agent.log import flush
-from safi_agent.log.check import check
-from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
+from safi_agent.log.reconciliation import check
+from safi_agent.log.rotation import log_files
 from safi_agent.store import open_store
-from safi_agent.store.witness import account_of
+from safi_agent.store.log_account import account_of
 from tests import forked
 from tests.safi_agent.log.writer import work
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safi_agent.errors import LogError
-from safi_agent.log.seal import Tip, beginning, read_seal
+from safi_agent.log.hash_chain import Tip, beginning, read_seal
 from safi_agent.log.verify import MOST_TOLD, verify
 from tests.safi_agent.log.attacks import ATTACKS, LOG, OTHER, STRANGER
 from tests.safi_agent.log.chains import KEY, anchor, chain, record, write

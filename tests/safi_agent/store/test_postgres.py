@@ -9,8 +9,8 @@ from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
 from safi_agent.store import Store, open_store
+from safi_agent.store.job_queue import LONGEST, queue_of
 from safi_agent.store.postgres import LOOK, Postgres
-from safi_agent.store.queue import LONGEST, queue_of
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
 

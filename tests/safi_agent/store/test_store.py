@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import event, select, update
 
 from safi_agent.errors import OutboxError
-from safi_agent.store import Commit, Memory, Row, Store, make, open_store, owner
-from safi_agent.store.patience import one_patience
+from safi_agent.store import Commit, Memory, Row, Store, make, open_store, process_id
 from safi_agent.store.sqlite import Sqlite, prepare
 from safi_agent.store.tables import turns, value_sets
+from safi_agent.store.timeout_budget import one_patience
 
 V = sha256(b"{}").hexdigest()  # the id of a value set is that of its text
 
@@ -129,12 +129,12 @@ def test_many_committers_add_up(store: Store) -> None:
 
 
 def test_work_is_taken_over_from_the_dead_and_the_silent_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, _, _ = owner.me().rsplit(":", 2)
+    host, _, _ = process_id.me().rsplit(":", 2)
     owners = {
-        "mine": (owner.me(), 60),
+        "mine": (process_id.me(), 60),
         "dead": (f"{host}:4194000:x", 60),
         "alive": (f"{host}:1:x", 60),
-        "reborn": (f"{host}:{owner.os.getpid()}:x", 60),
+        "reborn": (f"{host}:{process_id.os.getpid()}:x", 60),
         "far": ("elsewhere:5:x", 60),
         "silent": ("elsewhere:6:x", -1),
     }

@@ -1,0 +1,104 @@
+"""An event loop in a daemon thread of its own, that goes on whatever is raised in it."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import Context
+from typing import Any
+
+from safi_agent.thread_pool import mark_own
+
+log = logging.getLogger("safi_agent")
+LEAVE = 15.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
+
+
+class LoopThread:
+    """Runs coroutines until it is stopped, in an empty context.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.SelectorEventLoop()
+        self._stopped = threading.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop itself holds no reference to its tasks
+        run = (self.loop, self._stopped, self._tasks)
+        self._thread = threading.Thread(target=_run, args=run, name=name, daemon=True)
+        try:
+            self._thread.start()
+        except (RuntimeError, MemoryError):
+            self.loop.close()
+            raise
+
+    def submit(self, make: Callable[[], Coroutine[Any, Any, None]]) -> "Future[None]":
+        """Run a coroutine that raises nothing; the result is there once it has ended."""
+        ended: Future[None] = Future()
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            ended.set_result(None)
+
+        def begin() -> None:
+            task = self.loop.create_task(make())
+            self._tasks.add(task)
+            task.add_done_callback(end)
+
+        self.loop.call_soon_threadsafe(begin, context=Context())
+        return ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is submitted will be run."""
+        return self._thread.is_alive() and not self._stopped.is_set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs in it any more."""
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Run nothing more, as soon as what runs just now lets the loop go on."""
+        stop_loop(self.loop, self._stopped)
+
+    def finalizer(self) -> Callable[[], None]:
+        """``stop`` without a reference to this object."""
+        loop, stopped = self.loop, self._stopped
+        return lambda: stop_loop(loop, stopped)
+
+
+def stop_loop(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+    """Have the thread of this loop end."""
+    stopped.set()
+    try:
+        loop.call_soon_threadsafe(loop.stop)
+    except RuntimeError:
+        return  # it has ended already
+
+
+def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event, submitted: set[asyncio.Task[None]]) -> None:
+    mark_own()
+    asyncio.set_event_loop(loop)
+    while not stopped.is_set():
+        try:
+            loop.run_forever()
+        except BaseException as error:  # of a task that someone else began on this loop
+            log.error("The loop of %r goes on.", threading.current_thread().name, exc_info=error)
+    try:
+        _cancel(loop, set(submitted))  # they end what they began, in their order
+        _cancel(loop, asyncio.all_tasks(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    except BaseException as error:
+        log.error("The loop of %r ended.", threading.current_thread().name, exc_info=error)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE))

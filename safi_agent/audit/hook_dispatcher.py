@@ -1,0 +1,170 @@
+"""Calling the hooks of a chain: each has a thread with an event loop of its own, so that it holds up no other."""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from safi_agent.audit.event_loop_thread import LoopThread
+from safi_agent.hooks import Alert, Hook, call, name_of
+
+log = logging.getLogger("safi_agent")
+MOST_STUCK = 3  # threads of one hook that may hang before it is called no more
+LOOK = 1.0  # seconds, at most, from one look at the calls that are under way to the next
+
+
+class Due(NamedTuple):
+    """A hook to call, and what with."""
+
+    hook: Hook
+    alert: Alert
+
+
+class _Call:
+    """A call that is under way; ``begun`` is when its hook was entered, on the monotonic clock."""
+
+    def __init__(self, due: Due, end: Callable[[], None]) -> None:
+        self.due, self.end = due, end
+        self.begun: float | None = None
+        self.on: LoopThread | None = None
+
+
+class Telling:
+    """Calls hooks turn by turn, those of one turn in order; async calls of several turns may overlap.
+
+    A call that has not ended after ``timeout`` seconds is given up. Where it blocks its hook's thread the hook gets
+    another one, ``MOST_STUCK`` times: after that the hook is not called until one of its threads is free again. Every
+    call that is left out is logged.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._lock = threading.RLock()
+        self._places: dict[int, _Place] = {}
+
+    def tell(self, dues: Sequence[Due], done: Callable[[], None]) -> None:
+        """Make these calls one after the other, then call ``done``, on any thread."""
+        left = deque(dues)
+
+        def go_on() -> None:
+            if left:
+                due = left.popleft()
+                self._place(due.hook).add(_Call(due, go_on))
+            else:
+                done()
+
+        with self._lock:
+            go_on()
+
+    def _place(self, hook: Hook) -> "_Place":
+        if (place := self._places.get(id(hook))) is None:
+            place = self._places[id(hook)] = _Place(hook, self.timeout, self._lock)
+            weakref.finalize(self, place.stop).atexit = False  # hooks are called while the interpreter exits
+        return place
+
+    def look(self) -> float:
+        """Give up what has taken too long; seconds until it should be looked again, infinity for no need."""
+        with self._lock:
+            waiting = [place.look() for place in list(self._places.values())]
+        return min(LOOK, self.timeout / 2) if any(waiting) else math.inf
+
+    def blocked(self) -> list[str]:
+        """A sentence for each hook that holds up turns now."""
+        with self._lock:
+            return [sentence for place in self._places.values() if (sentence := place.blocked())]
+
+    def stop(self) -> None:
+        """End the threads; what is called later gets new ones."""
+        with self._lock:
+            for place in self._places.values():
+                place.stop()
+
+
+class _Place:
+    """Where one hook is called. All methods are called under the lock."""
+
+    def __init__(self, hook: Hook, timeout: float, lock: threading.RLock) -> None:
+        self.hook, self.timeout, self._lock = hook, timeout, lock
+        self._calls: dict[_Call, None] = {}  # not ended yet, the oldest first
+        self._on: LoopThread | None = None
+        self._stuck: list[LoopThread] = []
+
+    def add(self, one: _Call) -> None:
+        self._stuck = [thread for thread in self._stuck if not thread.ended]
+        if len(self._stuck) >= MOST_STUCK:
+            self._leave_out(one, f"{len(self._stuck)} calls of it have not ended")
+            return
+        self._calls[one] = None
+        self._begin(one)
+
+    def _begin(self, one: _Call) -> None:
+        try:
+            if self._on is None or not self._on.alive:
+                self._on = LoopThread("safi-hook")
+            one.on = on = self._on
+            on.submit(lambda: self._called(one, on))
+        except (RuntimeError, MemoryError, OSError) as error:  # tried again when it is looked next
+            log.error("No thread for the hook %s could be had (%s).", name_of(self.hook), error)
+
+    async def _called(self, one: _Call, on: LoopThread) -> None:
+        with self._lock:
+            if one.on is not on or one not in self._calls:
+                return  # it was moved, or given up
+            one.begun = time.monotonic()
+        rest, in_time = call(*one.due), True
+        if rest is not None:
+            task = asyncio.create_task(rest)
+            in_time = bool((await asyncio.wait([task], timeout=self.timeout))[0])
+            if not in_time:
+                task.cancel()
+        with self._lock:
+            self._end(one, in_time=in_time)
+
+    def _end(self, one: _Call, *, in_time: bool) -> None:
+        if one not in self._calls:
+            return
+        del self._calls[one]
+        if not in_time:
+            log.error(
+                "The hook %s did not end on turn %s within %g s.",
+                name_of(self.hook),
+                one.due.alert.turn_id,
+                self.timeout,
+            )
+        one.end()
+
+    def _leave_out(self, one: _Call, why: str) -> None:
+        log.error("The hook %s is not called on turn %s: %s.", name_of(self.hook), one.due.alert.turn_id, why)
+        one.end()
+
+    def look(self) -> bool:
+        """Give up what blocks the thread for too long; whether anything is under way."""
+        late = time.monotonic() - self.timeout - min(LOOK, self.timeout / 2)
+        over = [one for one in self._calls if one.begun is not None and one.begun < late]
+        if over and self._on is not None and any(one.on is self._on for one in over):
+            self._on.stop()
+            self._stuck.append(self._on)
+            self._on = None
+        for one in over:
+            self._end(one, in_time=False)
+        lost = self._on is None or not self._on.alive
+        for one in [one for one in self._calls if one.begun is None and (lost or one.on is not self._on)]:
+            del self._calls[one]
+            self.add(one)
+        return bool(self._calls)
+
+    def blocked(self) -> str | None:
+        begun = [one.begun for one in self._calls if one.begun is not None]
+        if not self._calls:
+            return None
+        since = f" for {time.monotonic() - min(begun):.0f} s" if begun else ""
+        return f"{len(self._calls)} calls of the hook {name_of(self.hook)} are under way{since}."
+
+    def stop(self) -> None:
+        if self._on is not None:
+            self._on.stop()

@@ -1,0 +1,178 @@
+"""The audit branch on a queue that several processes share; what this process answers for, and its own worker."""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import override
+
+from safi_agent.audit.drain import why_left
+from safi_agent.audit.event_loop_thread import LoopThread
+from safi_agent.audit.heartbeat import ensure, serve
+from safi_agent.audit.local import SELF
+from safi_agent.audit.plan import Plan
+from safi_agent.audit.worker import Worker
+from safi_agent.fork_safety import Forked, Stage, register
+from safi_agent.lifecycle import Drained
+from safi_agent.log import flush
+from safi_agent.store import Job, Store
+from safi_agent.thread_pool import is_own
+
+log = logging.getLogger("safi_agent")
+LEAVE = 5.0  # seconds in which a worker that has stopped says so to the database
+LOOK = 0.05  # seconds from the first look at the store to the next, while it is drained; then twice as many
+LONGEST_LOOK = 0.4
+
+
+class _Running(NamedTuple):
+    worker: Worker
+    thread: LoopThread
+    ended: Future[None]
+
+
+class QueuedAuditor(Forked):
+    """Waits for the audits of this process, whoever carries them out; has a worker unless that is done elsewhere."""
+
+    def __init__(self, plan: Plan, store: Store, *, works: bool) -> None:
+        self.plan, self.store = plan, store
+        self._works = works
+        self._fresh()
+        store.keep_values(plan.values_id, plan.values.model_dump_json())
+        self.beat()
+        _open.add(self)
+        register(self, Stage.WORK)
+        serve(self)
+        self._start()
+
+    def _fresh(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = self._told = 0
+        self._running: _Running | None = None
+        self._done = 0  # audits that workers carried out which have ended
+        self._stopped = False
+
+    @override
+    def after_fork(self) -> None:
+        self._fresh()
+
+    def beat(self) -> None:
+        """Renew the leases on what is under way, and answer for what dead processes left; their jobs are still there.
+
+        Lines that no worker could write, because the log is not within its reach, are written too.
+        """
+        if self._stopped:
+            return
+        self.store.renew()
+        for job in self.store.adopt(self.plan.values.name):
+            self._count(job)
+        self._start()
+        flush(self.store, self.plan.log, self.plan.log_max_bytes)
+
+    def submit(self, job: Job) -> None:
+        """Its jobs came into the queue with it; whoever is free takes them."""
+        self._count(job)
+        self._start()
+
+    def _count(self, job: Job) -> None:
+        with self._lock:
+            self._taken += job.audit
+
+    def _start(self) -> None:
+        """Have a worker that runs; a forked child needs one of its own when it has answered for the first time."""
+        with self._lock:
+            if not self._works or self._stopped:
+                return
+            if (running := self._running) is not None:
+                if running.thread.alive and not running.ended.done():
+                    return
+                log.error("The worker had ended; another one is started.")
+                running.thread.stop()
+                self._done += running.worker.done
+            worker = Worker(self.plan, self.store)
+            try:
+                thread = LoopThread("safi-worker")
+            except (RuntimeError, MemoryError, OSError) as error:
+                log.error("The worker could not be started (%s); it is tried again.", error)
+                return
+            self._running = _Running(worker, thread, thread.submit(worker.run))
+
+    def drain(self, timeout: float | None = None) -> Drained:
+        """Wait until no turn of this process is open; how many audits were finished since the last call.
+
+        Raises:
+            RuntimeError: it was called by a hook or a model, in a thread that audits.
+        """
+        if is_own():
+            raise RuntimeError(SELF)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        look = LOOK
+        while (mine := self._mine())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0:
+            self._start()
+            ensure()
+            time.sleep(min(look, rest))
+            look = min(2 * look, LONGEST_LOOK)
+        with self._lock:
+            finished = max(0, self._taken - mine[1] - self._told)
+            self._told += finished
+        return self.left(finished)
+
+    def left(self, finished: int) -> Drained:
+        """This count, with what is not done and why."""
+        return Drained(finished, *self._left())
+
+    def _left(self) -> tuple[int, list[str]]:
+        """How many turns are not done, and why."""
+        name = self.plan.values.name
+        try:
+            left = self.store.left(name)
+            blocked = why_left(self.store, name, left)
+        except (SQLAlchemyError, OSError) as error:
+            return self._taken - self._told, [f"The store cannot be read ({type(error).__name__})."]
+        count = sum(left.values())
+        if count and (running := self._running) is not None and not self._stopped:
+            blocked += running.worker.blocked() or [f"{count} turns are in the queue, or under way at a worker."]
+        elif count:
+            blocked.append(f"{count} turns wait for a worker; this process has none.")
+        return count, blocked
+
+    def _mine(self) -> tuple[int, int]:
+        """Open turns of this process, and open audits among them."""
+        try:
+            return self.store.mine_open(self.plan.values.name)
+        except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
+            log.error("It cannot be seen which audits are done.", exc_info=error)
+            return 1, self._taken - self._told
+
+    def leave(self, timeout: float) -> None:
+        """The interpreter exits: wait, unless others do the work, and stop."""
+        if self._stopped:
+            return
+        start = time.monotonic()
+        if self._works:
+            self.drain(timeout)
+        self.stop(max(0.0, start + timeout - time.monotonic()))
+
+    @property
+    def done(self) -> int:
+        """How many audits the workers of this process have carried out."""
+        return self._done + (self._running.worker.done if self._running else 0)
+
+    def stop(self, timeout: float) -> None:
+        """Begin nothing more here; what is not done within so many seconds goes back to the queue."""
+        with self._lock:
+            self._stopped = True
+            running = self._running
+        _open.discard(self)
+        if running is not None and running.thread.alive:
+            with contextlib.suppress(TimeoutError, RuntimeError):  # it may end just now
+                running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
+                running.ended.result(timeout + LEAVE)
+            running.thread.stop()
+
+
+_open: set[QueuedAuditor] = set()  # a chain that was let go of is not done before its turns are

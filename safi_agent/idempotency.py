@@ -1,0 +1,202 @@
+"""A turn begins: what was asked, under the id and the memory key that the config names.
+
+``safi_turn_id`` names a request, so that asking again gives the answer that there was. Several turns may come under one
+name: the prompts of a batch, the nodes of a graph, a governed agent that a tool of another one calls. The turn that is
+stored first has the name itself as its id. Every other one has an id derived from the name and from what was asked, and
+so have all that are started inside a governed one. When all of it is done again, in any order and in any process, each
+turn is found by what was asked.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.utils.utils import LC_AUTO_PREFIX
+
+from safi_agent.inputs import SafiInput, read_input
+from safi_agent.record import now
+from safi_agent.release import is_same, message, moved
+from safi_agent.store import Store
+from safi_agent.turn import Turn
+from safi_agent.unicode_text import LONGEST_NAME, is_name
+
+KEY, TURN_ID = "safi_key", "safi_turn_id"
+
+# What a name stands for inside a governed turn that has it: the beginning of the ids of turns there.
+_inside: ContextVar[Mapping[str, str]] = ContextVar("safi_inside", default={})  # noqa: B039 (it is never changed)
+
+
+class Name(NamedTuple):
+    """The id of a turn; for one that the caller named, ``asked`` and ``spare`` as in Turn.
+
+    ``asked`` leaves out earlier attempts at the same prompt, which a conversation that is kept by a checkpointer or a
+    message history contains when a request is sent again; ``spare`` is made of exactly the messages that came.
+    """
+
+    id: str
+    asked: str = ""
+    spare: str = ""
+
+    @property
+    def text(self) -> str:
+        """The name as one string, for an agent's state; the id where there is nothing else to it."""
+        return json.dumps(self) if self.asked else self.id
+
+    @classmethod
+    def read(cls, text: str) -> "Name":
+        """The name that ``text`` gave; any other string is an id."""
+        try:
+            return cls(*json.loads(text)) if text.startswith("[") else cls(text)
+        except (ValueError, TypeError):
+            return cls(text)
+
+
+def name_of(
+    config: RunnableConfig, messages: Sequence[BaseMessage], key: str, value_set: str, place: Sequence[str] = ()
+) -> Name:
+    """The name of a turn: a new one where the config has none.
+
+    Args:
+        config: the config of the call.
+        messages: the whole conversation.
+        key: the memory key.
+        value_set: the name of the value set.
+        place: what else tells this turn from others that are asked the same, such as a node of a graph.
+
+    Raises:
+        ValueError: the name is not 1 to 200 printable characters.
+    """
+    given = _named(config, TURN_ID, "")
+    if not given:
+        return Name(str(uuid4()))
+    scope = _inside.get().get(given)
+    exactly = f"{scope or given}/{_digest(messages, key, value_set, *place)}"
+    if scope is not None:
+        return Name(exactly, exactly)
+    again = f"{given}/{_digest(_without_attempts(messages), key, value_set, *place)}"
+    return Name(given, again, exactly)
+
+
+def new_turn(
+    given: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: Name | None = None
+) -> Turn:
+    """A turn of its own id where none is named, and of the usual key, which is the name of the value set.
+
+    ``note`` is the coaching note; ``name`` is used in place of the one that the config and the input make.
+
+    Raises:
+        TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
+    """
+    request, key = read_input(given), key_of(config, value_set)
+    if name is None:
+        name = name_of(config, request.messages, key, value_set, ["chain", *place_of(config)])
+    return {
+        "id": name.id,
+        "asked": name.asked,
+        "spare": name.spare,
+        "key": key,
+        "time": now(),
+        "prompt": request.prompt,
+        "messages": request.messages,
+        "context": request.context,
+        "not_shown": request.not_shown,
+        "metadata": request.metadata,
+        "coaching": note,
+    }
+
+
+def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
+    """A named turn under the id that is its own, and the answer it has had; None for one that is new.
+
+    Raises:
+        ValueError: its id was used for something else, and it has no other.
+    """
+    while turn["asked"] and (before := store.find(turn["id"])) is not None:
+        number, kept = before
+        if is_same(kept, turn):
+            return turn, message(kept, number)
+        turn = moved(turn)
+    return turn, None
+
+
+@contextmanager
+def inside(config: RunnableConfig, asked: str, step: str = "") -> Iterator[None]:
+    """Within it, what is started under the config's name gets ids derived from ``asked`` of a turn and the ``step``."""
+    given = _asked(config).get(TURN_ID)
+    if not given or not asked:
+        yield
+        return
+    token = _inside.set({**_inside.get(), given: f"{asked}/{step}" if step else asked})
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+def key_of(config: RunnableConfig, usual: str) -> str:
+    """The memory key that the config names."""
+    return _named(config, KEY, usual)
+
+
+def is_named(config: RunnableConfig) -> bool:
+    """Whether the config names the turn, which may then have been answered before."""
+    return TURN_ID in _asked(config)
+
+
+def place_of(config: RunnableConfig) -> list[str]:
+    """The nodes of LangGraph's graphs in which a call is made, the outermost first.
+
+    A node's namespace also has the id of its task, which is another one each time.
+    """
+    namespace = str((config.get("metadata") or {}).get("langgraph_checkpoint_ns") or "")
+    return [node.partition(":")[0] for node in namespace.split("|") if node]
+
+
+def _without_attempts(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages without earlier ones with exactly the same prompt and what came of those."""
+    last = next((n for n in reversed(range(len(messages))) if isinstance(messages[n], HumanMessage)), 0)
+    first = last
+    for n in reversed(range(last)):
+        if isinstance(messages[n], HumanMessage):
+            if messages[n].content != messages[last].content:
+                break
+            first = n
+    known = [message.content for message in messages[:first]]
+    between = [m for m in messages[first:last] if isinstance(m, SystemMessage) and m.content not in known]
+    return [*messages[:first], *between, *messages[last:]]
+
+
+def _digest(messages: Sequence[BaseMessage], *more: str) -> str:
+    said = [[m.type, m.name, _content(m.content), _calls(m)] for m in messages]
+    text = json.dumps([more, said], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()[:32]
+
+
+def _content(content: Any) -> Any:
+    """Content without the ids that LangChain makes up for blocks, which are others each time."""
+    if isinstance(content, str):
+        return content
+    made_up = [isinstance(b, Mapping) and str(b.get("id", "")).startswith(LC_AUTO_PREFIX) for b in content]
+    return [{**b, "id": None} if made else b for b, made in zip(content, made_up, strict=True)]
+
+
+def _calls(message: BaseMessage) -> list[Any]:
+    return [[c["name"], c["args"]] for c in message.tool_calls] if isinstance(message, AIMessage) else []
+
+
+def _asked(config: RunnableConfig) -> Mapping[str, Any]:
+    return config.get("configurable") or {}
+
+
+def _named(config: RunnableConfig, argument: str, default: str) -> str:
+    asked = _asked(config)
+    name: str = asked.get(argument, default)
+    if argument in asked and not (isinstance(name, str) and is_name(name)):
+        raise ValueError(f"{argument}: expected 1 to {LONGEST_NAME} printable characters, got {name!r}.")
+    return name

@@ -1,0 +1,126 @@
+"""Writing the log: one JSON object a line, one line a turn, each written whole and once, and chained."""
+
+import logging
+import os
+
+from filelock import FileLock
+from typing_extensions import override
+
+from safi_agent.errors import LogError
+from safi_agent.fork_safety import Held, Stage
+from safi_agent.log.anchors import checked_turns, make_anchor
+from safi_agent.log.hash_chain import Tip, seal
+from safi_agent.log.key import find_key, keep_key, key_file, new_key
+from safi_agent.log.path import refuse_others
+from safi_agent.log.reconciliation import known_as
+from safi_agent.log.recovery import find_end
+from safi_agent.log.rotation import set_aside
+from safi_agent.store import Anchor, Store
+
+log = logging.getLogger("safi_agent")
+PATIENCE = 10.0  # seconds for which another process may hold the log
+
+
+class _Writing(Held):
+    """One thread of this process writes at a time, and one process on each log."""
+
+    def __init__(self) -> None:
+        super().__init__(Stage.LOG)
+        self._files: dict[str, FileLock] = {}
+
+    def file_lock(self, path: str) -> FileLock:
+        """The lock on this log among processes, to be asked for under the other one; an interrupt may have left it."""
+        lock = self._files.setdefault(path, FileLock(f"{path}.lock", timeout=PATIENCE, thread_local=False))
+        lock.release(force=True)
+        return lock
+
+    @override
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._files = {}  # a lock of the parent is none of the child's
+
+
+_writing = _Writing()
+
+
+def write(store: Store, path: str, most: int | None = None) -> list[str]:
+    """Append what was committed and is not in the log yet; ids of the turns whose lines are now in it.
+
+    The store knows how long the log was when it was last written, and with which line it ended. What stands after that
+    was written by a process that died before it could say so: whole lines of the chain are counted as written, a torn
+    one is cut off. A log of ``most`` bytes or more is set aside, and the chain goes on in a new file.
+    """
+    if not path:
+        return []
+    try:
+        with _writing.lock, _writing.file_lock(path):
+            anchor, waiting = store.unlogged(path)
+            if waiting:
+                _append(store, path, anchor, waiting, most)
+    except (OSError, LogError, ValueError) as error:
+        log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
+        return []
+    return [turn_id for turn_id, _ in waiting]
+
+
+def flush(store: Store, path: str, most: int | None = None) -> list[str]:
+    """The same where there may be nothing to write: then the log is left alone."""
+    return write(store, path, most) if path and store.unlogged(path)[1] else []
+
+
+def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
+    given = _key(path, anchor)
+    key = given or new_key()
+    turns = 0
+    if anchor:
+        turns = checked_turns(path, anchor, key)
+    else:
+        refuse_others(path)
+        anchor = _of_copy(store, path, key)
+    if most and anchor and _size(path) == anchor.size >= most:  # the store knows all of it
+        set_aside(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        tip, there = find_end(descriptor, path, anchor, key)
+        if given is None:
+            keep_key(path, key)
+        for turn_id, record in waiting:
+            if turn_id not in there:
+                tip = _write(descriptor, record, tip, key)
+        made = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
+        store.logged(path, [turn_id for turn_id, _ in waiting], made)
+    finally:
+        os.close(descriptor)
+
+
+def _key(path: str, anchor: Anchor | None) -> bytes | None:
+    """The key of this log; None where its chain is yet to begin."""
+    key = find_key(path)
+    if anchor and key is None:
+        raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")
+    return key
+
+
+def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
+    """Where a log ends that this store wrote at another path: a copy that was cut is not made whole by it.
+
+    Raises:
+        LogError: the anchor that the store has for the other path was changed.
+    """
+    if (known := known_as(store, path, key)) is None:
+        return None
+    checked_turns(*known, key)
+    return known[1]
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else -1
+
+
+def _write(descriptor: int, record: str, tip: Tip, key: bytes) -> Tip:
+    line, tip = seal(record, tip, key)
+    start = os.fstat(descriptor).st_size
+    if os.write(descriptor, line) < len(line):  # the disk is full: half a line is no line
+        os.ftruncate(descriptor, start)
+        raise OSError("no room for a whole line")
+    return tip

@@ -1,0 +1,98 @@
+"""The interface between a store and its database, and a database engine that survives a fork."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Connection, Engine, Table
+from typing_extensions import override
+
+from safi_agent.fork_safety import Forked, Stage, register
+
+Task = Literal["safi.judge", "safi.settle"]
+
+
+class Database(Protocol):
+    """What a store needs of a database; each has a file of its own."""
+
+    engine: Engine
+
+    @property
+    def insert(self) -> Callable[[Table], Any]:
+        """The dialect's ``INSERT``, which knows ``ON CONFLICT``."""
+
+    def transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction; it is undone if what is done in it raises.
+
+        Waiting is limited by the patience of the turn that is under way, or by that of a new one.
+
+        Raises:
+            SQLAlchemyError: the database failed, or was waited for in vain.
+        """
+
+    def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
+        """Have some process do this, from the moment this transaction is committed."""
+
+    def give_places(self, c: Connection) -> None:
+        """Let no other transaction give places in the order of commits until this one has ended."""
+
+    def checkpoint(self) -> None:
+        """Move what was committed to where it stays, if that is not done by itself."""
+
+    def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+        """Have what was enqueued for these turns of a value set done by nobody."""
+
+    def untaken(self, c: Connection, value_set: str) -> int:
+        """How many jobs of a value set are due that no worker takes."""
+
+
+class Access(Forked):
+    """Every method of a store is one transaction on its database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._connected()
+
+    def _connected(self) -> None:
+        """Begin anew: nothing that was read before counts."""
+
+    def _transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
+        return self.database.transaction(reading=reading)
+
+    def checkpoint(self) -> None:
+        """Move what was committed to where it stays, if that is not done by itself."""
+        self.database.checkpoint()
+
+    @override
+    def after_fork(self) -> None:
+        """In the child: what was read by the parent does not count."""
+        self._connected()
+
+
+_left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
+
+
+class OwnEngine(Forked):
+    """Holds an engine until it is let go of itself, or the process is forked."""
+
+    engine: Engine
+
+    def __init__(self) -> None:
+        self._hold()
+        register(self, Stage.STORE)
+
+    def _made(self) -> Engine:
+        """A new engine; it connects when it is first used."""
+        raise NotImplementedError
+
+    def _hold(self) -> None:
+        self.engine = self._made()
+        self._finalizer = weakref.finalize(self, self.engine.dispose)
+
+    @override
+    def after_fork(self) -> None:
+        """In the child: connections of its own."""
+        _left_behind.append(self.engine)
+        self._finalizer.detach()
+        self._hold()

@@ -1,0 +1,89 @@
+"""The block of a transaction, and a lock for one block at a time that an interrupt cannot leave locked.
+
+Ctrl-C raises wherever the main thread is, also between the end of a ``with`` block and the first line of its
+``__exit__``; then nothing of ``__exit__`` is run. So a block remembers its thread and the frame of its ``with``: once
+that frame is not running any more the block is over, whether or not its end was reached.
+"""
+
+import sys
+import threading
+from types import FrameType
+
+from safi_agent.store.timeout_budget import Waiting
+
+LOOK = 0.25  # seconds until it is looked whether the block that is waited for is over
+
+
+class Block:
+    """Where a ``with`` is run; entered by ``begin``, from its ``__enter__``."""
+
+    _frame: FrameType | None = None
+    _thread = 0
+
+    def begin(self, frame: FrameType | None) -> None:
+        """Remember the frame of the ``with``."""
+        self._thread, self._frame = threading.get_ident(), frame
+
+    def end(self) -> None:
+        """Forget it, so that nothing in it is kept alive."""
+        self._frame = None
+
+    def is_here(self) -> bool:
+        """Whether this thread is the one that runs it."""
+        return self._thread == threading.get_ident()
+
+    def is_over(self) -> bool:
+        """Whether its thread has left it."""
+        running = sys._current_frames().get(self._thread)
+        while running is not None and running is not self._frame:
+            running = running.f_back
+        return running is None
+
+
+class Exclusive:
+    """A lock for one block at a time."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.RLock()  # an interrupt cannot come between it and its block: both are C
+        self._freed = threading.Lock()  # locked while nothing was released: what waits for a release locks it
+        self._holder: Block | None = None
+
+    def take(self, block: Block, waiting: Waiting) -> bool | None:
+        """Lock it for this block, waiting at most so long.
+
+        True: it was free. False: the block that held it was interrupted, and what it did not end has to be undone.
+        None: it could not be locked in time.
+
+        Raises:
+            RuntimeError: this thread is in a block already, as in a signal handler.
+        """
+        free = self._try(block, look=False)
+        while free is None and (left := waiting.left) > 0:
+            woken = self._freed.acquire(timeout=min(left, LOOK))
+            free = self._try(block, look=not woken)
+        return free
+
+    def _try(self, block: Block, *, look: bool) -> bool | None:
+        with self._mutex:
+            if (holder := self._holder) is None:
+                self._holder = block
+                return True
+            if (look or holder.is_here()) and holder.is_over():
+                self._holder = block
+                return False
+            if holder.is_here():
+                raise RuntimeError("A transaction of this thread is under way; it cannot wait for itself.")
+            return None
+
+    def is_held_by(self, block: Block) -> bool:
+        """Whether it is locked for this block."""
+        return self._holder is block
+
+    def release(self, block: Block) -> None:
+        """Release it, if it is locked for this block."""
+        if self._holder is block:
+            self._holder = None
+            try:
+                self._freed.release()
+            except RuntimeError:
+                return  # nobody has waited since the last release

@@ -1,0 +1,112 @@
+"""Jobs of the queue, procrastinate's, put there in the transaction that makes them needed: both stay, or neither."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import psycopg
+from procrastinate import App, SyncPsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.schema import SchemaManager
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection, Engine, bindparam, text
+from sqlalchemy.exc import DBAPIError
+
+from safi_agent.store.database import Task
+
+LONGEST = 32  # bytes of a name in a channel's, which has 63
+DUE = 5.0  # seconds after which a job that is due would have been taken, if a worker were free
+GONE = 30.0  # seconds without a sign of life after which a worker is gone
+_app = App(connector=SyncPsycopgConnector())  # never opened: it writes on connections of the store
+
+
+def queue_of(value_set: str) -> str:
+    """The queue for turns of a value set; whoever knows that set works on it.
+
+    >>> queue_of("unesco")
+    'safi:unesco'
+    """
+    name = value_set if len(value_set.encode()) <= LONGEST else sha256(value_set.encode()).hexdigest()[:LONGEST]
+    return f"safi:{name}"
+
+
+def conninfo(engine: Engine) -> str:
+    """The database's address as psycopg takes it."""
+    arguments = engine.dialect.create_connect_args(engine.url)[1]
+    return make_conninfo(**{name: value for name, value in arguments.items() if name != "context"})
+
+
+def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
+    """Enqueue in the caller's transaction.
+
+    Judging takes long and may be done side by side. Settling is done by one at a time for a memory key, in the order
+    of its jobs, and first, so that what was judged does not wait for what was not.
+    """
+    settle = task == "safi.settle"
+    job = _app.configure_task(
+        task,
+        queue=queue_of(value_set),
+        lock=f"safi:{key}" if settle else None,
+        priority=int(settle),
+        connection=c.connection.driver_connection,
+    )
+    try:
+        job.defer(key=key, turn=turn_id)
+    except ConnectorException as error:
+        raise _of(error.__cause__ or error) from None
+
+
+# Jobs that were due long enough ago, while no worker that gives signs of life is at work on others.
+_UNTAKEN = text("""
+    SELECT count(*) FROM procrastinate_jobs AS job WHERE queue_name = :queue AND status = 'todo'
+    AND coalesce(scheduled_at, '-infinity') < now() - make_interval(secs => :due)
+    AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_events AS event
+        WHERE event.job_id = job.id AND event.at > now() - make_interval(secs => :due)
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_jobs AS other JOIN procrastinate_workers AS worker ON worker.id = other.worker_id
+        WHERE other.queue_name = :queue AND other.status = 'doing'
+        AND worker.last_heartbeat > now() - make_interval(secs => :gone)
+    )
+""")
+_DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args->>'turn' IN :turns").bindparams(
+    bindparam("turns", expanding=True)
+)
+
+
+def untaken(c: Connection, value_set: str) -> int:
+    """How many jobs of a value set are due that no worker takes: neither now nor, as far as can be seen, soon."""
+    return c.scalar(_UNTAKEN, {"queue": queue_of(value_set), "gone": GONE, "due": DUE}) or 0
+
+
+def drop(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+    """Take the jobs of these turns out of the queue of a value set."""
+    c.execute(_DROP, {"queue": queue_of(value_set), "turns": list(turn_ids)})
+
+
+def make_tables(c: Connection) -> None:
+    """The queue's own tables, if they are not there.
+
+    Raises:
+        ValueError: they are there, from a procrastinate that is too old.
+        DBAPIError: they cannot be made.
+    """
+    there, works = c.execute(
+        text("SELECT to_regclass('procrastinate_jobs'), to_regproc('procrastinate_retry_job_v2')")
+    ).one()
+    if there is None:
+        driver: Any = c.connection.driver_connection
+        try:
+            driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
+        except psycopg.Error as error:
+            raise _of(error) from None
+    elif works is None:
+        raise ValueError(
+            "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
+        )
+
+
+def _of(error: BaseException) -> DBAPIError:
+    """The driver's error as SQLAlchemy would have raised it, without a statement."""
+    return DBAPIError(None, None, error, hide_parameters=True)

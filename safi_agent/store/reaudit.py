@@ -1,0 +1,107 @@
+"""Audits that failed for good, and turns that repeat them.
+
+The log is append-only and μ depends on the order of audits, so a repeated audit cannot take the place of the first. It
+is a turn of its own at the end of its memory key, with an id and a number of its own; it has the body of the first and
+names it.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Collection, Iterable
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from sqlalchemy import Connection, and_, exists, func, or_, select, update
+
+from safi_agent.store.database import Access
+from safi_agent.store.leases import LEASE, cure, lost_sets
+from safi_agent.store.process_id import me
+from safi_agent.store.rows import Job
+from safi_agent.store.tables import AGAIN, FAILED, memory, turns
+
+log = logging.getLogger("safi_agent")
+FLAG = "reaudited"
+
+_repeat = turns.alias("repeat")
+# Of a first turn: a repetition of it that is open, or that succeeded.
+_REPEATED = exists().where(
+    _repeat.c.reaudit_of == turns.c.id, or_(_repeat.c.status != "done", _repeat.c.error.is_(None))
+)
+_TO_REPEAT = and_(FAILED, turns.c.status == "done", turns.c.reaudit_of.is_(None), ~_REPEATED)
+_COPIED = ("key", "values_id", "log", "audit")
+
+
+class Again(Access):
+    """Finds failed audits and puts them in once more."""
+
+    def failed(self, value_set: str, turn_ids: Collection[str] | None = None) -> list[str]:
+        """Ids of the turns whose audit failed, was not repeated with success, and is not being repeated now.
+
+        Args:
+            value_set: the name of their value set, where ``turn_ids`` is None.
+            turn_ids: look at these alone, of whatever value set.
+
+        Raises:
+            ValueError: there is no turn of such an id.
+        """
+        with self._transaction(reading=True) as c:
+            which = turns.c.value_set == value_set if turn_ids is None else turns.c.id.in_(_firsts(c, turn_ids))
+            return list(c.scalars(select(turns.c.id).where(which, _TO_REPEAT).order_by(turns.c.key, turns.c.turn)))
+
+    def repeating(self, turn_ids: Collection[str]) -> list[str]:
+        """Ids of those of these turns whose audit is being repeated."""
+        open_ = and_(AGAIN, turns.c.reaudit_of.in_(turn_ids), turns.c.status != "done")
+        with self._transaction(reading=True) as c:
+            return list(c.scalars(select(turns.c.reaudit_of).where(open_)))
+
+    def repeat(self, value_set: str, turn_id: str) -> Job | None:
+        """Put the audit of this turn in once more, for the chain of this value set; None where that is not needed."""
+        with self._transaction() as c:
+            key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
+            c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())  # one at a time
+            first = c.execute(select(turns).where(turns.c.id == turn_id, _TO_REPEAT)).first()
+            if first is None or _is_lost(c, first):
+                return None
+            one_more = update(memory).where(memory.c.key == key).values(turns=memory.c.turns + 1)
+            row = _repetition(c, first, value_set, c.execute(one_more.returning(memory.c.turns)).scalar_one())
+            c.execute(turns.insert(), row)
+            self.database.enqueue(c, "safi.judge", value_set, row["key"], row["id"])
+        return Job(row["id"], row["key"], row["log"], True)
+
+
+def _is_lost(c: Connection, first: Any) -> bool:
+    if lost := lost_sets(c, [first.values_id]):
+        log.warning("Turn %s is not audited again: %s", first.id, cure(first.values_id))
+    return bool(lost)
+
+
+def _firsts(c: Connection, turn_ids: Iterable[str]) -> list[str]:
+    asked = list(dict.fromkeys(turn_ids))
+    rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(asked)))
+    found = {row.id: row.reaudit_of or row.id for row in rows}
+    if unknown := [turn_id for turn_id in asked if turn_id not in found]:
+        raise ValueError(f"turn_ids: expected ids of turns that this store has, got {unknown[0]!r}.")
+    return list(found.values())
+
+
+def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[str, Any]:
+    times = c.scalar(select(func.count()).select_from(turns).where(AGAIN, turns.c.reaudit_of == first.id)) or 0
+    own = str(uuid5(NAMESPACE_OID, f"safi.reaudit:{first.id}:{times + 1}"))
+    kept = json.loads(first.body)
+    flags = [*(flag for flag in kept["flags"] if flag != FLAG), FLAG]
+    return {
+        **{name: getattr(first, name) for name in _COPIED},
+        "id": own,
+        "turn": number,
+        "value_set": value_set,
+        "status": "pending",
+        "attempts": 0,
+        "body": json.dumps({**kept, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
+        "logged": 0 if first.log else 1,
+        "settled": 0,
+        "owner": me(),
+        "lease": time.time() + LEASE,
+        "since": time.time(),
+        "reaudit_of": first.id,
+    }

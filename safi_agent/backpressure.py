@@ -7,7 +7,7 @@ from typing import Literal
 
 from safi_agent.errors import BacklogError
 from safi_agent.store import Store
-from safi_agent.store.backlog import LOOK, Place
+from safi_agent.store.backlog import LOOK, Slot
 from safi_agent.store.timeout_budget import Waiting, patience
 
 log = logging.getLogger("safi_agent")
@@ -32,46 +32,46 @@ class Room:
         """
         return _Turn(self)
 
-    def enter(self) -> Place | None:
+    def enter(self) -> Slot | None:
         """Wait for room, as the settings say."""
         if self.most is None:
             return None
         waiting = patience().waiting()
         try:
             while True:
-                if self.store.is_stale(self.value_set, self.most):
-                    self.store.count(self.value_set)
+                if self.store.pending.is_stale(self.value_set, self.most):
+                    self.store.pending.refresh(self.value_set)
                 if (place := self._let_in(waiting)) is not None:
                     return place
                 waiting.pause()
         finally:
             waiting.over()
 
-    async def aenter(self) -> Place | None:
+    async def aenter(self) -> Slot | None:
         """The same without blocking."""
         if self.most is None:
             return None
         waiting = patience().waiting()
         try:
             while True:
-                if self.store.is_stale(self.value_set, self.most):
-                    await asyncio.to_thread(self.store.count, self.value_set)
+                if self.store.pending.is_stale(self.value_set, self.most):
+                    await asyncio.to_thread(self.store.pending.refresh, self.value_set)
                 if (place := self._let_in(waiting)) is not None:
                     return place
                 await asyncio.sleep(min(LOOK, waiting.left))
         finally:
             waiting.over()
 
-    def _let_in(self, waiting: Waiting) -> Place | None:
-        place = self.store.let_in(self.value_set, self.most)
+    def _let_in(self, waiting: Waiting) -> Slot | None:
+        place = self.store.pending.acquire(self.value_set, self.most)
         if place is not None:
-            self._said &= 2 * self.store.open_here(self.value_set) > (self.most or 0)
+            self._said &= 2 * self.store.pending.estimate(self.value_set) > (self.most or 0)
             return place
         self._say()
         if self.when_full == "warn":
-            return self.store.let_in(self.value_set, None)
+            return self.store.pending.acquire(self.value_set, None)
         if self.when_full == "refuse" or not waiting.left:
-            raise BacklogError(self.store.open_here(self.value_set), self.most or 0)
+            raise BacklogError(self.store.pending.estimate(self.value_set), self.most or 0)
         return None
 
     def _say(self) -> None:
@@ -81,7 +81,7 @@ class Room:
             what = {"wait": "new turns wait", "refuse": "new turns are refused", "warn": "turns go on all the same"}
             log.warning(
                 "%d audits of %r are open, and max_pending is %d: %s. Audits are slower than answers.",
-                self.store.open_here(self.value_set),
+                self.store.pending.estimate(self.value_set),
                 self.value_set,
                 self.most,
                 what[self.when_full],
@@ -93,7 +93,7 @@ class _Turn:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._place: Place | None = None
+        self._place: Slot | None = None
 
     def __enter__(self) -> None:
         self._place = self._room.enter()
@@ -104,7 +104,7 @@ class _Turn:
     def __exit__(self, *_: object) -> None:
         place, self._place = self._place, None
         if place is not None:
-            self._room.store.give_back(self._room.value_set, place)
+            self._room.store.pending.release(self._room.value_set, place)
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()

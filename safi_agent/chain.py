@@ -15,8 +15,9 @@ from typing_extensions import override
 from safi_agent.audit import Audits, open_audits
 from safi_agent.backpressure import Room
 from safi_agent.error_boundary import acontain, contain, input_errors
-from safi_agent.errors import ClosedError, ViolationError
+from safi_agent.errors import ClosedError, IntellectError, ViolationError
 from safi_agent.faculties import conscience, will
+from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.self_consistency import Panel
@@ -25,15 +26,17 @@ from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
 from safi_agent.idempotency import Name, answered_before, is_named, key_of, new_turn
 from safi_agent.inputs import SafiInput
-from safi_agent.isolation import Inside, counts
+from safi_agent.isolation import isolated
 from safi_agent.lifecycle import Drained, Lifetime
 from safi_agent.log import log_path
-from safi_agent.models import default_model, model_label, resolve
+from safi_agent.models import default_model, model_label, resolve, token_counts
 from safi_agent.release import Release
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
-from safi_agent.store.backlog import Backlog
+from safi_agent.store.backlog import Backlog, read_backlog
 from safi_agent.store.database_errors import opening
+from safi_agent.store.reaudit import add_reaudit, failed_audits
+from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import one_patience
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
@@ -45,7 +48,6 @@ class SafiChain(Lifetime, Settings):
     _auditor: Audits = PrivateAttr()
     _release: Release = PrivateAttr()
     _gate: Will = PrivateAttr()
-    _inside: Inside = PrivateAttr()
     _room: Room = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
@@ -68,7 +70,6 @@ class SafiChain(Lifetime, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
         self._release = Release(self._auditor, names)
-        self._inside = Inside(self.tracers, self._release)
         self._room = Room(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._gate = Will(
@@ -114,7 +115,7 @@ class SafiChain(Lifetime, Settings):
             if known is not None:
                 return self.give(known)
             with self._room.place():
-                return self.give(self._inside.govern(self._steps, turn, config)["answer"])
+                return self.give(self.run_steps(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
         with one_patience():
@@ -123,7 +124,7 @@ class SafiChain(Lifetime, Settings):
             if known is not None:
                 return self.give(known)
             async with self._room.place():
-                return self.give((await self._inside.agovern(self._steps, turn, config))["answer"])
+                return self.give((await self.arun_steps(self._steps, turn, config))["answer"])
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer where it was answered before."""
@@ -131,10 +132,31 @@ class SafiChain(Lifetime, Settings):
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """The same, on a thread where the store has to be asked."""
-        note = self._auditor.store.known_note(key_of(config, self.values.name))
+        note = self._auditor.store.cached_feedback_note(key_of(config, self.values.name))
         if is_named(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
         return self.begin(given, config, note=note), None
+
+    def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """Run a turn through faculties, hidden from the caller's callbacks and streams.
+
+        Errors are raised unchanged, with all that they refer to: call it within ``error_boundary`` only.
+        """
+        with isolated(config, self.tracers, turn) as inner:
+            try:
+                return run(steps, turn, inner)
+            except IntellectError:
+                self._release.record_failure(turn)
+                raise
+
+    async def arun_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """Asynchronous version of ``run_steps``."""
+        with isolated(config, self.tracers, turn) as inner:
+            try:
+                return await arun(steps, turn, inner)
+            except IntellectError:
+                await asyncio.to_thread(self._release.record_failure, turn)
+                raise
 
     def begin(
         self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: Name | None = None
@@ -151,7 +173,7 @@ class SafiChain(Lifetime, Settings):
         if self._closed:
             raise ClosedError("The chain is closed.")
         if note is None:
-            note = self._auditor.store.note(key_of(config, self.values.name))
+            note = self._auditor.store.feedback_note(key_of(config, self.values.name))
         return new_turn(given, config, self.values.name, note, name)
 
     def known(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
@@ -165,7 +187,7 @@ class SafiChain(Lifetime, Settings):
 
     def give(self, answer: AIMessage) -> AIMessage:
         """The answer, or the error that was asked for in place of a refusal."""
-        answer.usage_metadata = counts(answer.usage_metadata)
+        answer.usage_metadata = token_counts(answer.usage_metadata)
         told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
             raise ViolationError(str(answer.text), told)
@@ -177,7 +199,7 @@ class SafiChain(Lifetime, Settings):
         Raises:
             OutboxError: the store failed.
         """
-        return self._auditor.store.backlog(self.values.name)
+        return read_backlog(self._auditor.store.database, self.values.name)
 
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
         """Audit turns again whose audit failed for good; how many. ``drain`` waits for them.
@@ -198,8 +220,8 @@ class SafiChain(Lifetime, Settings):
             raise ClosedError("The chain is closed.")
         asked = None if turn_ids is None else _several("turn_ids", turn_ids)
         store, count = self._auditor.store, 0
-        for turn_id in store.failed(self.values.name, asked):
-            if (job := store.repeat(self.values.name, turn_id)) is not None:
+        for turn_id in failed_audits(store, self.values.name, asked):
+            if (job := add_reaudit(store, self.values.name, turn_id)) is not None:
                 self._auditor.submit(job)
                 count += 1
         return count
@@ -208,11 +230,6 @@ class SafiChain(Lifetime, Settings):
     def room(self) -> Room:
         """What bounds the open audits."""
         return self._room
-
-    @property
-    def inside(self) -> Inside:
-        """Where turns go through faculties."""
-        return self._inside
 
     @property
     def gate(self) -> Will:
@@ -226,11 +243,11 @@ class SafiChain(Lifetime, Settings):
 
     def answered(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
         """Number and body of the turn that was released under this id."""
-        return self._auditor.store.find(turn_id)
+        return self._auditor.store.find_turn(turn_id)
 
     def secret(self, name: str) -> str:
         """A key that this store keeps: the same in every process that uses it."""
-        return self._auditor.store.secret(name)
+        return read_secret(self._auditor.store, name)
 
     @override
     def drain(self, timeout: float | None = 30) -> Drained:

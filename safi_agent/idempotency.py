@@ -29,7 +29,7 @@ from safi_agent.unicode_text import LONGEST_NAME, is_name
 KEY, TURN_ID = "safi_key", "safi_turn_id"
 
 # What a name stands for inside a governed turn that has it: the beginning of the ids of turns there.
-_inside: ContextVar[Mapping[str, str]] = ContextVar("safi_inside", default={})  # noqa: B039 (it is never changed)
+_scopes: ContextVar[Mapping[str, str]] = ContextVar("safi_scopes", default={})  # noqa: B039 (it is never changed)
 
 
 class Name(NamedTuple):
@@ -75,7 +75,7 @@ def name_of(
     given = _named(config, TURN_ID, "")
     if not given:
         return Name(str(uuid4()))
-    scope = _inside.get().get(given)
+    scope = _scopes.get().get(given)
     exactly = f"{scope or given}/{_digest(messages, key, value_set, *place)}"
     if scope is not None:
         return Name(exactly, exactly)
@@ -117,7 +117,7 @@ def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
     Raises:
         ValueError: its id was used for something else, and it has no other.
     """
-    while turn["asked"] and (before := store.find(turn["id"])) is not None:
+    while turn["asked"] and (before := store.find_turn(turn["id"])) is not None:
         number, kept = before
         if is_same(kept, turn):
             return turn, message(kept, number)
@@ -126,17 +126,17 @@ def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
 
 
 @contextmanager
-def inside(config: RunnableConfig, asked: str, step: str = "") -> Iterator[None]:
-    """Within it, what is started under the config's name gets ids derived from ``asked`` of a turn and the ``step``."""
+def derived_ids(config: RunnableConfig, asked: str, step: str = "") -> Iterator[None]:
+    """Turns started within this context under the same ``safi_turn_id`` get ids derived from ``asked`` and ``step``."""
     given = _asked(config).get(TURN_ID)
     if not given or not asked:
         yield
         return
-    token = _inside.set({**_inside.get(), given: f"{asked}/{step}" if step else asked})
+    token = _scopes.set({**_scopes.get(), given: f"{asked}/{step}" if step else asked})
     try:
         yield
     finally:
-        _inside.reset(token)
+        _scopes.reset(token)
 
 
 def key_of(config: RunnableConfig, usual: str) -> str:

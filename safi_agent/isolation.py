@@ -1,35 +1,37 @@
-"""The doors by which a draft could leave while the Will has not ruled on it, and how they are shut.
+"""Hide drafts from the caller's callbacks, tracers and streams until the Will has ruled on them.
 
-Everything that a caller hangs on a run, to watch it or to stream from it, sees the chain as one step: the input and the
-approved answer. Only tracers of the operator see inside: those named by ``tracers=``, and LangSmith's where the
-environment turned it on. A caller's handler is not one of them, of whatever class it is, and neither is what a caller
-set for its own context (``tracing_v2_enabled``, ``tracing_context``).
+A caller's callback handlers and streams receive the chain as one step: the input and the approved answer. Only the
+operator's tracers receive the inner runs: those given as ``tracers=``, and LangSmith's where the environment enables
+it. A caller's handler is never one of them, whatever its class, and neither is a tracer that the caller has set for its
+own context (``tracing_v2_enabled``, ``tracing_context``).
 """
 
-import asyncio
-import contextlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.context import _configure_hooks, tracing_v2_callback_var
 from langsmith import utils as langsmith_utils
 from langsmith.run_helpers import get_current_run_tree, tracing_context
 
-from safi_agent.errors import IntellectError, SafiError
-from safi_agent.faculties.base import arun, run
-from safi_agent.idempotency import inside
-from safi_agent.release import Release
+from safi_agent.idempotency import derived_ids
 from safi_agent.turn import Turn
+
+
+@contextmanager
+def isolated(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler], turn: Turn) -> Iterator[RunnableConfig]:
+    """Run the faculties of a turn within this context and with the config that it yields.
+
+    Turns that are started within it under the caller's ``safi_turn_id`` get ids derived from this turn.
+    """
+    inner = inner_config(config, tracers, turn["id"])
+    with derived_ids(config, turn.get("asked", "")), hidden_handlers(inner):
+        yield inner
 
 
 def environment_traces() -> bool:
@@ -38,9 +40,9 @@ def environment_traces() -> bool:
 
 
 def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler], turn_id: str) -> RunnableConfig:
-    """The config for what happens inside: the caller's without handlers that are not tracers of the operator.
+    """The config for the inner runs: the caller's config, with the operator's tracers as its only handlers.
 
-    What tracers are told carries the turn's id, as its audit's run does, so that the one is found from the other.
+    The metadata of inner runs contains the turn's id, as that of the audit's run does, so that the two can be matched.
     """
     inner = ensure_config(config)
     inner["metadata"] = {**(inner.get("metadata") or {}), "safi_turn_id": turn_id}
@@ -50,18 +52,18 @@ def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler],
     if isinstance(manager, BaseCallbackManager):
         inner["callbacks"] = own = manager.copy()
         if environment_traces() and not any(isinstance(tracer, LangChainTracer) for tracer in tracers):
-            kept.append(_environments(manager, own))
+            kept.append(_environment_tracer(manager, own))
         own.set_handlers(kept)
-    inner["tags"] = [*(inner.get("tags") or []), "nostream"]  # what LangGraph passes over when it streams messages
+    inner["tags"] = [*(inner.get("tags") or []), "nostream"]  # LangGraph does not stream messages of runs with this tag
     held = inner.get("configurable") or {}
     inner["configurable"] = {key: item for key, item in held.items() if not key.startswith("__pregel")}
     return inner
 
 
-def _environments(manager: BaseCallbackManager, own: BaseCallbackManager) -> LangChainTracer:
-    """A tracer as the environment asks for, which no caller has in hand; its runs are below the run outside.
+def _environment_tracer(manager: BaseCallbackManager, own: BaseCallbackManager) -> LangChainTracer:
+    """A new LangSmith tracer as configured by the environment, whose runs are children of the caller's run.
 
-    Of a tracer outside it takes ids alone, and those only where that sends to the same place.
+    Only run ids are taken from the caller's tracers, and only from those that use the same client.
     """
     tracer, parent = LangChainTracer(), manager.parent_run_id
     for handler in manager.handlers:
@@ -71,15 +73,16 @@ def _environments(manager: BaseCallbackManager, own: BaseCallbackManager) -> Lan
     if run is not None and run.client is tracer.client:
         tracer.order_map[run.id] = (run.trace_id, run.dotted_order)
         if parent is None or str(parent) in run.dotted_order:
-            own.parent_run_id = run.id  # LangChain's own rule: the run outside is this one, or one below it
+            own.parent_run_id = run.id  # LangChain's rule: the caller's run is this one or below it
     return tracer
 
 
 @contextmanager
-def shut(inner: RunnableConfig) -> Iterator[None]:
-    """Within it, handlers that come by way of a context variable are not there, and ``inner`` is the run's config.
+def hidden_handlers(inner: RunnableConfig) -> Iterator[None]:
+    """Remove handlers that are set in context variables, and make ``inner`` the surrounding config.
 
-    A bound model (``model.bind(...)``) adds the callbacks of the config that surrounds it to those that it is given.
+    The config has to be replaced because a bound model (``model.bind(...)``) adds the callbacks of the surrounding
+    config to those that it is given.
     """
     hooks = [variable for variable, *_ in _configure_hooks]
     variables: list[ContextVar[Any]] = [tracing_v2_callback_var, *hooks]
@@ -89,7 +92,7 @@ def shut(inner: RunnableConfig) -> Iterator[None]:
         with tracing_context(parent=False, enabled=_traces(inner)):
             yield
     finally:
-        with suppress(ValueError):  # a coroutine that was given up is closed in another context
+        with suppress(ValueError):  # an abandoned coroutine is closed in another context
             var_child_runnable_config.reset(surrounding)
             for variable, token in before:
                 variable.reset(token)
@@ -99,54 +102,3 @@ def _traces(inner: RunnableConfig) -> bool:
     callbacks = inner.get("callbacks")
     handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
     return environment_traces() or any(isinstance(handler, LangChainTracer) for handler in handlers)
-
-
-_NAME = re.compile(r"[a-z0-9_]{1,40}")
-
-
-@dataclass(frozen=True, eq=False)
-class Inside:
-    """Takes turns through faculties with all doors shut; only the operator's ``tracers`` see in.
-
-    Errors are raised as they came, with all that they hold, so it is called within ``boundary.contain`` alone.
-    """
-
-    tracers: Sequence[BaseCallbackHandler]
-    release: Release
-
-    def govern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-        """The turn as the faculties leave it."""
-        with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
-            try:
-                return run(steps, turn, inner)
-            except IntellectError:
-                self._keep(turn)
-                raise
-
-    async def agovern(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-        """The same without blocking."""
-        with inside(config, turn.get("asked", "")), shut(inner := inner_config(config, self.tracers, turn["id"])):
-            try:
-                return await arun(steps, turn, inner)
-            except IntellectError:
-                await asyncio.to_thread(self._keep, turn)
-                raise
-
-    def _keep(self, turn: Turn) -> None:
-        """A turn without a draft gets its line in the log all the same."""
-        with contextlib.suppress(SafiError):
-            self.release.write({**turn, "id": str(uuid4())}, None, audit=False)
-
-
-def counts(usage: Any) -> UsageMetadata | None:
-    """The numbers of a message's token usage, and nothing else that a model's integration put there."""
-    return _numbers(usage) if isinstance(usage, Mapping) else None  # type: ignore[return-value]
-
-
-def _numbers(usage: Mapping[Any, Any]) -> dict[str, Any]:
-    named = {name: item for name, item in usage.items() if isinstance(name, str) and _NAME.fullmatch(name)}
-    return {
-        name: _numbers(item) if isinstance(item, Mapping) else item
-        for name, item in named.items()
-        if isinstance(item, int | float | Mapping)
-    }

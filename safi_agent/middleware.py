@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
-from uuid import uuid4
 
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -23,8 +22,8 @@ from langgraph.types import Command
 from typing_extensions import override
 
 from safi_agent.agents.approval import seen
-from safi_agent.agents.final_answer import Ending
-from safi_agent.agents.governance import Asking, Courses, Review, awalk, walk
+from safi_agent.agents.final_answer import FinalAnswer
+from safi_agent.agents.governance import AgentModel, Governance, Review, arun_flow, run_flow
 from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
 from safi_agent.agents.signatures import Marks
 from safi_agent.agents.tools import ToolRule, read_rules
@@ -33,7 +32,7 @@ from safi_agent.error_boundary import Instead, acontain, contain, input_errors
 from safi_agent.lifecycle import Drained, Lifetime
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import one_patience
-from safi_agent.turn import Turn, Verdict
+from safi_agent.turn import Verdict
 from safi_agent.values import ValueSet
 
 Result = ToolMessage | Command[Any]
@@ -82,7 +81,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
             raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
         self.chain = create_safi_chain(model, values, **settings)
         marks = Marks(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
-        self._courses = Courses(self.chain, rules, judge_calls, review, marks)
+        self._governance = Governance(self.chain, rules, judge_calls, review, marks)
 
     # The run
 
@@ -100,7 +99,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     def _begin_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
         fresh = {} if state.get("structured_response") is None else {"structured_response": None}  # of an earlier run
         with input_errors():
-            run, answer = self._courses.open(state["messages"], config)
+            run, answer = self._governance.start_run(state["messages"], config)
         if answer is None:
             return {**fresh, "safi_run": run}
         return {**fresh, "safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
@@ -118,24 +117,15 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         return await acontain(partial(self._aend, state, ensure_config()))
 
     def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        if (turn := self._ungoverned(ending := Ending.of(state), state, config)) is None:
+        if (turn := self._governance.begin_ending(ending := FinalAnswer.of(state), state, config)) is None:
             return None
-        return _instead(ending, walk(self.chain.inside, self._courses.answer(turn, ending.text), config))
+        return _instead(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
 
     async def _aend(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        ending = Ending.of(state)
-        if (turn := await asyncio.to_thread(self._ungoverned, ending, state, config)) is None:
+        ending = FinalAnswer.of(state)
+        if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        return _instead(ending, await awalk(self.chain.inside, self._courses.answer(turn, ending.text), config))
-
-    def _ungoverned(self, ending: Ending, state: Any, config: RunnableConfig) -> Turn | None:
-        """A turn for what the agent ends with; None where there is nothing, or it is what was released."""
-        if ending.last is None and ending.structured is None:
-            return None
-        turn = self._begin(state, ending.before, config)
-        if ending.is_released(turn, self.chain.answered, self._courses.marks):
-            return None
-        return self._courses.place(turn, again=False)[0]
+        return _instead(ending, await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
 
     # What the agent says
 
@@ -152,29 +142,21 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
     def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
         with one_patience():
-            turn, known = self._place(request, config)
+            turn, known = self._governance.begin_model_call(request, config)
             if known is not None:
                 return ModelResponse([self.chain.give(known)])
-            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
+            model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             with self.chain.room.place():
-                return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+                return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
 
     async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
         with one_patience():
-            turn, known = await asyncio.to_thread(self._place, request, config)
+            turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if known is not None:
                 return ModelResponse([self.chain.give(known)])
-            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
+            model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             async with self.chain.room.place():
-                return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
-
-    def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        own = [request.system_message] if request.system_message else []
-        turn = self._begin(request.state, [*own, *request.messages], config)
-        return self._courses.place(turn, again=request.response_format is None)
-
-    def _begin(self, state: Any, messages: list[AnyMessage], config: RunnableConfig) -> Turn:
-        return self._courses.begin(state.get("safi_run") or str(uuid4()), messages, config)
+                return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
 
     # What the agent does
 
@@ -188,7 +170,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, contain(partial(self._rule, request, config)))
         if verdict.decision == "violation":
             return contain(partial(self._deny, request, verdict, config))
-        with self._courses.inside(request, config):
+        with self._governance.tool_context(request, config):
             return contain(partial(self._result, request, handler, config)) if is_answer(request) else handler(request)
 
     @override
@@ -199,36 +181,30 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         verdict = seen(request.tool_call, await acontain(partial(self._arule, request, config)))
         if verdict.decision == "violation":
             return await asyncio.to_thread(contain, partial(self._deny, request, verdict, config))
-        with self._courses.inside(request, config):
+        with self._governance.tool_context(request, config):
             if is_answer(request):
                 return await acontain(partial(self._aresult, request, handler, config))
             return await handler(request)
 
-    def _begin_call(self, request: ToolCallRequest, config: RunnableConfig) -> Turn:
-        return self._begin(request.state, request.state["messages"], config)
-
     def _rule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
-        turn = self._begin_call(request, config)
-        return walk(self.chain.inside, self._courses.call(turn, request), config)
+        turn = self._governance.begin_call(request, config)
+        return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     async def _arule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
-        turn = await asyncio.to_thread(self._begin_call, request, config)
-        return await awalk(self.chain.inside, self._courses.call(turn, request), config)
+        turn = await asyncio.to_thread(self._governance.begin_call, request, config)
+        return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
-        return denied(self._begin_call(request, config), request.tool_call, verdict, self._courses.marks)
+        return denied(self._governance.begin_call(request, config), request.tool_call, verdict, self._governance.marks)
 
     def _result(self, request: ToolCallRequest, handler: Callable[..., Result], config: RunnableConfig) -> ToolMessage:
         try:
             result = handler(request)
         except BaseException as error:
             raise Instead(error) from None
-        turn, known = self._place_result(request, config)
-        course = self._courses.answer(turn, result_text(result), known)
-        return _direct(request, walk(self.chain.inside, course, config))
-
-    def _place_result(self, request: ToolCallRequest, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        return self._courses.place_result(self._begin_call(request, config), request)
+        turn, known = self._governance.begin_result(request, config)
+        course = self._governance.answer_flow(turn, result_text(result), known)
+        return _direct(request, run_flow(self.chain, course, config))
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -237,9 +213,9 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
             result = await handler(request)
         except BaseException as error:
             raise Instead(error) from None
-        turn, known = await asyncio.to_thread(self._place_result, request, config)
-        course = self._courses.answer(turn, result_text(result), known)
-        return _direct(request, await awalk(self.chain.inside, course, config))
+        turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
+        course = self._governance.answer_flow(turn, result_text(result), known)
+        return _direct(request, await arun_flow(self.chain, course, config))
 
     def backlog(self) -> Backlog:
         """How many audits of this value set are open on this store, and how old the oldest is."""
@@ -265,7 +241,7 @@ def _direct(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
     return governed_result(request.tool_call["name"], str(request.tool_call["id"]), answer)
 
 
-def _instead(ending: Ending, answer: AIMessage) -> dict[str, Any]:
+def _instead(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
     """The governed answer in the place of what the agent would have ended with."""
     last = ending.last
     left: AnyMessage = answer

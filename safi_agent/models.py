@@ -1,10 +1,13 @@
 """From a name to a model, and from a model to the name that records carry."""
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
@@ -15,6 +18,7 @@ DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"
 TIMEOUT = 60.0
 LONGEST = 200  # characters of a name
+_USAGE_KEY = re.compile(r"[a-z0-9_]{1,40}")
 _INSIDE: dict[type, str] = {RunnableBindingBase: "bound", RunnableWithFallbacks: "runnable", DynamicRunnable: "default"}
 
 
@@ -84,3 +88,17 @@ def answered_by(reply: object) -> str:
     told = reply.response_metadata if isinstance(reply, AIMessage) else {}
     names = (told.get(key) for key in ("model_name", "model", "model_id"))
     return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")
+
+
+def token_counts(usage: object) -> UsageMetadata | None:
+    """The numbers of a message's token usage, without anything else that the model's integration has put there."""
+    return _numbers(usage) if isinstance(usage, Mapping) else None  # type: ignore[return-value]
+
+
+def _numbers(usage: Mapping[Any, Any]) -> dict[str, Any]:
+    named = {name: item for name, item in usage.items() if isinstance(name, str) and _USAGE_KEY.fullmatch(name)}
+    return {
+        name: _numbers(item) if isinstance(item, Mapping) else item
+        for name, item in named.items()
+        if isinstance(item, int | float | Mapping)
+    }

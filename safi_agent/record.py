@@ -202,9 +202,9 @@ def _told(row: Row) -> dict[str, Any]:
         "valueSet": kept["valueSet"],
         "models": {**kept["models"], **({"conscience": row.judge} if row.judge else {})},
         "flags": kept["flags"],
-        "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
-        "agreement": kept.get("agreement"),
-        **({"notShown": kept["notShown"]} if kept.get("notShown") else {}),
+        "drafts": kept["drafts"],
+        "agreement": kept["agreement"],
+        **({"notShown": kept["notShown"]} if kept["notShown"] else {}),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
         **({"reauditOf": kept["reauditOf"]} if "reauditOf" in kept else {}),
     }

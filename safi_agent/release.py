@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit import Audits
+from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
 from safi_agent.offline_model import LABEL
 from safi_agent.record import body
@@ -45,7 +48,7 @@ def is_same(kept: Mapping[str, Any], turn: Turn) -> bool:
     """Whether what is kept under the turn's id is this turn."""
     if asked := kept.get("asked"):
         return bool(asked == turn.get("asked"))
-    # It was not named, or was kept by an older version.
+    # The stored turn had no safi_turn_id.
     return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
 
 
@@ -87,6 +90,11 @@ class Release(Faculty):
         """
         return await asyncio.to_thread(self.work, turn, config)
 
+    def record_failure(self, turn: Turn) -> None:
+        """Log a turn for which the Intellect gave no draft, under an id of its own; the turn itself may be repeated."""
+        with suppress(SafiError):
+            self.write({**turn, "id": str(uuid4())}, None, audit=False)
+
     def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
         """Make the turn durable once; what was kept before as this turn, if anything, is what counts.
 
@@ -96,7 +104,7 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = body(turn, plan.values.name, self.models, final)
-        number, before = store.add(new, plan.values_id, plan.log, audit=audit)
+        number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
             return (number, before) if is_same(before, turn) else self.write(moved(turn), final, audit=audit)
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))

@@ -1,14 +1,12 @@
 """The turn that flows through the faculties."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-if TYPE_CHECKING:
-    from safi_agent.faculties.spirit import Assessment
-    from safi_agent.ledger import Findings
+from safi_agent.ledger import Findings
 
 Decision = Literal["approve", "violation"]
 ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draft, and codes of the verdicts on them
@@ -45,9 +43,10 @@ class Verdict(NamedTuple):
 class Turn(TypedDict, total=False):
     """One governed turn; each faculty adds its key.
 
-    Where the caller named it, ``asked`` stands for what was asked under that name (see ``opening.Name``), and ``spare``
-    is the id that it gets where ``id`` turns out to belong to another turn; both are empty otherwise. ``not_shown``
-    says what of the conversation judges do not get: "6 earlier messages", "2 images".
+    Where the caller gave a ``safi_turn_id``, ``asked`` is derived from that id and the request (see
+    ``idempotency.Name``), and ``spare`` is the id that the turn gets if ``id`` belongs to another turn; both are empty
+    otherwise. ``not_shown`` lists the parts of the conversation that the judges do not get: "6 earlier messages",
+    "2 images".
     """
 
     id: str
@@ -64,6 +63,4 @@ class Turn(TypedDict, total=False):
     draft: Draft
     verdict: Verdict
     answer: AIMessage
-    ledger: "Findings"
-    mu: Mapping[str, float]
-    spirit: "Assessment"
+    ledger: Findings

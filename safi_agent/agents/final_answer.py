@@ -17,14 +17,14 @@ from safi_agent.turn import Turn
 Answered = Callable[[str], tuple[int, Mapping[str, Any]] | None]
 
 
-class Ending(NamedTuple):
+class FinalAnswer(NamedTuple):
     """The last message where it is not a user's, and the structured response, as they stand in the state."""
 
     messages: Sequence[AnyMessage]
     structured: Any
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "Ending":
+    def of(cls, state: Mapping[str, Any]) -> "FinalAnswer":
         """What this state of an agent ends with."""
         return cls(state["messages"], state.get("structured_response"))
 

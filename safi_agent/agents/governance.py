@@ -1,7 +1,8 @@
-"""Taking a turn through a course, written once for those that wait and once for those that do not.
+"""Governance of an agent: the steps that its drafts, tool calls and answers go through.
 
-A course is a generator: it yields a faculty and the turn to take through it, gets the turn back, and returns what
-leaves. Errors are raised as they came: a course is walked within ``boundary.contain`` alone.
+A flow is a generator. It yields a faculty and the turn to run through it, receives the turn with the faculty's result,
+and returns what leaves the agent. It is written once and run synchronously or asynchronously. Errors are raised
+unchanged, so a flow is run within ``error_boundary`` only.
 """
 
 import logging
@@ -10,13 +11,14 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from langchain.agents.middleware import ModelRequest, ModelResponse, ToolCallRequest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
-from safi_agent.agents.final_answer import digest, result_id
+from safi_agent.agents.final_answer import FinalAnswer, digest, result_id
 from safi_agent.agents.replies import (
     Reply,
     Verdicts,
@@ -36,36 +38,24 @@ from safi_agent.chain import SafiChain
 from safi_agent.error_boundary import input_errors
 from safi_agent.faculties.intellect import Intellect, without_reasoning
 from safi_agent.faculties.will import BY_RULES, REPLY, UnfinishedError, Will, rules_at_once
-from safi_agent.idempotency import Name, inside, key_of, name_of, place_of
-from safi_agent.isolation import Inside, counts
-from safi_agent.models import model_label
+from safi_agent.generator_driver import adrive, drive
+from safi_agent.idempotency import Name, derived_ids, key_of, name_of, place_of
+from safi_agent.models import model_label, token_counts
 from safi_agent.release import is_same, message, moved
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")
-Course = Generator[tuple[Runnable[Turn, Turn], Turn], Turn, T]
+Flow = Generator[tuple[Runnable[Turn, Turn], Turn], Turn, T]
 
 
-def walk(inside: Inside, course: Course[T], config: RunnableConfig) -> T:
-    """What the course returns."""
-    back: Any = None
-    while True:
-        try:
-            step, turn = course.send(back)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        back = inside.govern(step, turn, config)
+def run_flow(chain: SafiChain, flow: Flow[T], config: RunnableConfig) -> T:
+    """Run each step of a flow and return the flow's result."""
+    return drive(flow, lambda request: chain.run_steps(*request, config))
 
 
-async def awalk(inside: Inside, course: Course[T], config: RunnableConfig) -> T:
-    """The same without blocking."""
-    back: Any = None
-    while True:
-        try:
-            step, turn = course.send(back)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        back = await inside.agovern(step, turn, config)
+async def arun_flow(chain: SafiChain, flow: Flow[T], config: RunnableConfig) -> T:
+    """Asynchronous version of ``run_flow``."""
+    return await adrive(flow, lambda request: chain.arun_steps(*request, config))
 
 
 def step_of(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
@@ -98,7 +88,7 @@ REFUSED = "It would not keep to the values."
 WITHHELD = Verdict("violation", "It was denied before.", "mark_unverified")
 
 
-class Asking:
+class AgentModel:
     """The agent's own model as the Intellect asks it; keeps what the call came to, structured output included."""
 
     def __init__(
@@ -130,8 +120,8 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Courses:
-    """The settings of the courses: who judges, which calls are allowed, which a person has to see."""
+class Governance:
+    """Creates the flows of an agent's run: which calls are allowed, which are judged, and which need approval."""
 
     chain: SafiChain
     rules: Rules | None
@@ -139,7 +129,7 @@ class Courses:
     review: Review | None
     marks: Marks
 
-    def open(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
+    def start_run(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
 
         It is not given again under an id that a message of the thread has, which it would replace.
@@ -160,7 +150,7 @@ class Courses:
         return Name(turn["id"], turn["asked"], turn["spare"]).text, answer
 
     def _last_answer(self, turn: Turn, first: AIMessage) -> AIMessage:
-        """A run that is sent back to its model answers again, under the ids that ``place`` gives."""
+        """A run that is sent back to its model answers again, under the ids that ``assign_id`` gives."""
         answer = first
         for n in count(1):
             before = self.chain.answered(f"{turn['id']}.{n}")
@@ -169,12 +159,12 @@ class Courses:
             answer = message(before[1], before[0])
         return answer
 
-    def inside(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
+    def tool_context(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
         """Within it, governed runs that a tool starts get ids derived from this run and from the call."""
         run = Name.read(request.state.get("safi_run") or "")
-        return inside(config, run.asked, step_of(request.tool_call, request.state["messages"]))
+        return derived_ids(config, run.asked, step_of(request.tool_call, request.state["messages"]))
 
-    def begin(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
+    def begin_turn(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
         with input_errors():
             turn = self.chain.begin(list(messages), config, name=Name.read(run))
@@ -182,7 +172,34 @@ class Courses:
         tools = journal(turn, messages, self.marks)
         return {**turn, "metadata": {**turn["metadata"], **({"tools": tools} if tools else {})}}
 
-    def place(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
+    def begin_turn_of(self, state: Mapping[str, Any], messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
+        """A turn of the run that this state of the agent belongs to."""
+        return self.begin_turn(state.get("safi_run") or str(uuid4()), messages, config)
+
+    def begin_call(self, request: ToolCallRequest, config: RunnableConfig) -> Turn:
+        """A turn for a tool call."""
+        return self.begin_turn_of(request.state, request.state["messages"], config)
+
+    def begin_model_call(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+        """A turn for a call of the agent's model, and its answer where it was answered before."""
+        own = [request.system_message] if request.system_message else []
+        turn = self.begin_turn_of(request.state, [*own, *request.messages], config)
+        return self.assign_id(turn, again=request.response_format is None)
+
+    def begin_result(self, request: ToolCallRequest, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+        """A turn for a tool's result that is the agent's answer, and its answer where it was answered before."""
+        return self.assign_result_id(self.begin_call(request, config), request)
+
+    def begin_ending(self, ending: FinalAnswer, state: Mapping[str, Any], config: RunnableConfig) -> Turn | None:
+        """A turn for the agent's final answer; None where there is no answer, or it is the released one."""
+        if ending.last is None and ending.structured is None:
+            return None
+        turn = self.begin_turn_of(state, ending.before, config)
+        if ending.is_released(turn, self.chain.answered, self.marks):
+            return None
+        return self.assign_id(turn, again=False)[0]
+
+    def assign_id(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an id that is free, and its answer where exactly this was answered before.
 
         One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
@@ -195,54 +212,54 @@ class Courses:
                 return placed, None
             number, kept = before
             if turn["spare"] and not is_same(kept, turn):
-                return self.place(moved(turn), again=again)
+                return self.assign_id(moved(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
                 return placed, message(kept, number)
         raise AssertionError  # count() does not end
 
-    def draft(self, turn: Turn, asking: Asking, *, awaited: bool) -> Course[ModelResponse[Any]]:
+    def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
         """Intellect, the calls' rules, Will, and for an answer the release."""
-        plain = asking.request.response_format is None
-        turn = yield Intellect(asking.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
-        reply = read_reply(asking.response, turn["draft"])
-        verdicts = yield from self._rule_all(turn, reply, asking.known)
+        plain = model.request.response_format is None
+        turn = yield Intellect(model.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
+        reply = read_reply(model.response, turn["draft"])
+        verdicts = yield from self._rule_calls(turn, reply, model.known)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
-        made = made_calls(turn, reply, verdicts, asking.known, self.marks)
+        made = made_calls(turn, reply, verdicts, model.known, self.marks)
         if approved and not reply.final:
-            usage = counts(_usage(turn, verdicts))
-            return ModelResponse([leaving(reply, made, {}, usage, asking.name), *reply.notes])
+            usage = token_counts(_usage(turn, verdicts))
+            return ModelResponse([leaving(reply, made, {}, usage, model.name), *reply.notes])
         if reply.structured is not None:
             left = digest(
                 reply.text if reply.notes else reply.words, [c for c, _ in made], reply.notes, reply.structured
             )
             turn = {**turn, "metadata": {**turn["metadata"], "structured": left}}
-        turn = yield self._release(asking), turn
+        turn = yield self._release(model), turn
         answer = self.chain.give(turn["answer"])
-        answer.name = asking.name
+        answer.name = model.name
         if not approved or reply.structured is None:
             return ModelResponse([answer])
         if reply.notes:
             told = answer.response_metadata["safi"]
-            answer = leaving(reply, made, told, answer.usage_metadata, asking.name)
+            answer = leaving(reply, made, told, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
-    def _release(self, asking: Asking) -> Runnable[Turn, Turn]:
+    def _release(self, model: AgentModel) -> Runnable[Turn, Turn]:
         release = self.chain.release
-        return replace(release, models={**release.models, "intellect": model_label(asking.request.model)})
+        return replace(release, models={**release.models, "intellect": model_label(model.request.model)})
 
-    def _rule_all(self, turn: Turn, reply: Reply, known: Collection[str]) -> Course[Verdicts]:
+    def _rule_calls(self, turn: Turn, reply: Reply, known: Collection[str]) -> Flow[Verdicts]:
         verdicts: dict[str, Verdict] = {}
         for call in reply.calls:
             call_id = str(call["id"])
-            verdicts[call_id] = reply.broken.get(call_id) or (yield from self.rule(turn, call, known))
+            verdicts[call_id] = reply.broken.get(call_id) or (yield from self._rule_call(turn, call, known))
         return verdicts
 
-    def rule(
+    def _rule_call(
         self, turn: Turn, call: ToolCall, known: Collection[str], before: Verdict | None = None
-    ) -> Course[Verdict]:
+    ) -> Flow[Verdict]:
         """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it.
 
         With a ruling ``before`` on the same call the judge is not asked again; all else is done again.
@@ -254,9 +271,9 @@ class Courses:
             log.warning("A call of %s was denied (%s): %.120s", call["name"], verdict.code, call_text(call))
             return verdict
         wanted = before is not None and before.code == "review"
-        return verdict._replace(code="review") if wanted or self._to_review(call) else verdict
+        return verdict._replace(code="review") if wanted or self._needs_approval(call) else verdict
 
-    def _judge(self, turn: Turn, before: Verdict | None) -> Course[Verdict]:
+    def _judge(self, turn: Turn, before: Verdict | None) -> Flow[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         judge = self.chain.gate.judge if self.judge_calls and before is None else None
         verdict = yield from self._ruled(turn, Will(judge, values, sees_reflection=False, asked=ASKED))
@@ -265,7 +282,7 @@ class Courses:
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
 
-    def _ruled(self, turn: Turn, ruling: Will) -> Course[Verdict]:
+    def _ruled(self, turn: Turn, ruling: Will) -> Flow[Verdict]:
         """What the Will says; without a judge at once, if that can be."""
         if ruling.judge is None:
             with suppress(UnfinishedError):
@@ -273,14 +290,14 @@ class Courses:
         turn = yield ruling, turn
         return turn["verdict"]
 
-    def _to_review(self, call: ToolCall) -> bool:
+    def _needs_approval(self, call: ToolCall) -> bool:
         try:
             return self.review is not None and bool(self.review(call))
         except Exception as error:
             log.error("The review hook failed on a call of %s; a person has to see it.", call["name"], exc_info=error)
             return True
 
-    def call(self, turn: Turn, request: ToolCallRequest) -> Course[Verdict]:
+    def tool_call_flow(self, turn: Turn, request: ToolCallRequest) -> Flow[Verdict]:
         """What holds for a call that is to be made now: a denial that was made when it left, or all rules again.
 
         A mark that was not made for this call in this run counts for nothing.
@@ -293,19 +310,19 @@ class Courses:
         if before is not None and before.decision == "violation":
             return before
         known = [request.tool.name] if request.tool is not None else []
-        return (yield from self.rule(turn, call, known, before))
+        return (yield from self._rule_call(turn, call, known, before))
 
-    def place_result(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
-        """The turn of a tool's result that is to be the agent's answer, as ``place`` gives it.
+    def assign_result_id(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
+        """The turn of a tool's result that is to be the agent's answer, as ``assign_id`` gives it.
 
         The one that the agent ends with has the run's own id, by which it is found when the run is asked for again;
         others have ids that the run and the call make.
         """
         if ends_run(request):
-            return self.place(turn)
+            return self.assign_id(turn)
         return {**turn, "id": result_id(turn["id"], str(request.tool_call["id"]))}, None
 
-    def answer(self, turn: Turn, text: str, known: AIMessage | None = None) -> Course[AIMessage]:
+    def answer_flow(self, turn: Turn, text: str, known: AIMessage | None = None) -> Flow[AIMessage]:
         """An answer that is not the model's own, a tool's result for one, is governed, unless it is ``known``."""
         if known is None:
             turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from safi_agent.store import Store
+from safi_agent.store.backlog import blocking_reasons
+from safi_agent.store.log_state import count_unlogged
 from safi_agent.store.process_id import is_dead, me
 from safi_agent.unicode_text import many
 
@@ -15,8 +17,8 @@ def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]
         value_set: the name of the set whose turns are left.
         left: how many there are, by owner.
     """
-    lines = store.lines_left(value_set) if left else {}
-    said = store.blocked(value_set)
+    lines = count_unlogged(store, value_set) if left else {}
+    said = blocking_reasons(store.database, value_set)
     said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
     others = {owner.rpartition(":")[0]: count for owner, count in left.items() if owner != me() and not is_dead(owner)}
     named = " ".join(said)

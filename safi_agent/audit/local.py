@@ -39,7 +39,7 @@ class Auditor(Forked):
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self._fresh()
-        store.keep_values(plan.values_id, plan.values.model_dump_json())
+        store.save_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
         register(self, Stage.WORK)
         serve(self)
@@ -65,15 +65,15 @@ class Auditor(Forked):
         """Take over what dead processes left, renew the leases on what is open, and see that the thread runs."""
         self._adopt()  # first: a turn of this process that nobody audits is known by its old lease
         if self._open:
-            self.store.renew()
+            self.store.leases.renew()
         self._ensure()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
-        self.store.checkpoint()
+        self.store.database.checkpoint()
         if (hanging := self._hanging()) is not None:
             log.error("%s", hanging)
 
     def _adopt(self) -> None:
-        for job in self.store.adopt(self.plan.values.name, self.store.under_way):
+        for job in self.store.leases.take_over(self.plan.values.name, self.store.leases.under_way):
             self.submit(job)
 
     def submit(self, job: Job) -> None:
@@ -124,7 +124,7 @@ class Auditor(Forked):
         if (hanging := self._hanging()) is not None:
             blocked.append(hanging)
         try:
-            left = self.store.left(self.plan.values.name)
+            left = self.store.count_unfinished(self.plan.values.name)
             blocked += why_left(self.store, self.plan.values.name, left)
         except (SQLAlchemyError, OSError) as error:
             return len(self._open), [*blocked, f"The store cannot be read ({type(error).__name__})."]

@@ -11,8 +11,8 @@ from safi_agent.audit.attempts import Came, Judging
 from safi_agent.audit.hook_dispatcher import Telling
 from safi_agent.audit.plan import Plan
 from safi_agent.log import write
-from safi_agent.store import Job, Made, Ready, Store, make
-from safi_agent.store.commits import AT_A_TIME
+from safi_agent.store import Job, Made, Ready, Store, prepare_batch
+from safi_agent.store.store import AT_A_TIME
 from safi_agent.unicode_text import many
 
 log = logging.getLogger("safi_agent")
@@ -60,7 +60,7 @@ class Carriage:
                 self._settling.append(told)
         elif isinstance(what, Job) and what.id not in self._jobs:
             self._jobs[what.id] = what
-            self.store.under_way.add(what.id)  # here, where no Ctrl-C comes between this and its audit
+            self.store.leases.under_way.add(what.id)  # here, where no Ctrl-C comes between this and its audit
             if what.audit:
                 self._judging.add(what)
             else:
@@ -95,7 +95,7 @@ class Carriage:
         self._begin()
         for job in settled:
             self._jobs.pop(job.id, None)
-            self.store.under_way.discard(job.id)
+            self.store.leases.under_way.discard(job.id)
         return settled
 
     def _look(self) -> None:
@@ -108,7 +108,7 @@ class Carriage:
         busy = self._judging.keys()
         ids = [job.id for job in self._in_lane.values() if job.key not in busy][:MOST_ASKED]
         if ids:
-            self._have(self.store.records(ids))
+            self._have(self.store.load_records(ids))
             self._adopt()
             self._dirty.update(self._in_lane[i].key for i in ids if i in self._in_lane)
         self._look_at = now + POLL
@@ -123,7 +123,7 @@ class Carriage:
         found, tried, settling, keys = self._judging.found, self._judging.tried, self._settling, self._dirty
         if not (found or tried or settling or keys):
             return []
-        ready = self.store.ready(keys, found) if keys else []
+        ready = self.store.load_ready(keys, found) if keys else []
         lanes = [made for lane in ready if (made := self._made(lane)) is not None]
         done = {}
         if lanes or found or tried or settling:
@@ -140,7 +140,7 @@ class Carriage:
     def _made(self, lane: Ready) -> Made | None:
         """What is to be written of a lane; None where it cannot be computed, so that others go on."""
         try:
-            made = make(lane, self.plan.compute)
+            made = prepare_batch(lane, self.plan.compute)
         except Exception as error:
             if lane.key not in self._unmade:  # once, however often it is tried again
                 log.error("The turns under the memory key %r cannot be committed.", lane.key, exc_info=error)
@@ -155,7 +155,7 @@ class Carriage:
             write(self.store, path, self.plan.log_max_bytes)
         for turn_id, record in self._committed.items():
             job = self._jobs[turn_id]
-            if self.plan.dues(turn_id, record, self.store.kept_values):
+            if self.plan.dues(turn_id, record, self.store.read_values):
                 self._to_tell.append((job, record if len(self._to_tell) < AHEAD else None))
             else:
                 self._settling.append(job)
@@ -167,17 +167,17 @@ class Carriage:
         if count > 0 and self._to_tell:
             now, self._to_tell = self._to_tell[:count], self._to_tell[count:]
             missing = [job.id for job, record in now if record is None]
-            read = self.store.records(missing) if missing else {}
+            read = self.store.load_records(missing) if missing else {}
             for job, record in now:
                 self._telling_of.add(job.id)
-                dues = self.plan.dues(job.id, record or read[job.id], self.store.kept_values)
+                dues = self.plan.dues(job.id, record or read[job.id], self.store.read_values)
                 self._telling.tell(dues, partial(self._put, Told(job.id)))
         self._tell_at = time.monotonic() + self._telling.look()
 
     def _begin(self) -> None:
         """Begin audits where there is room; their bodies are read now."""
         jobs = self._judging.next()
-        kept = self.store.load([job.id for job in jobs]) if jobs else {}
+        kept = self.store.load_turns([job.id for job in jobs]) if jobs else {}
         for job in jobs:
             one = kept.get(job.id)
             if one is not None and one.status == "pending":

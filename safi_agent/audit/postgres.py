@@ -42,7 +42,7 @@ class QueuedAuditor(Forked):
         self.plan, self.store = plan, store
         self._works = works
         self._fresh()
-        store.keep_values(plan.values_id, plan.values.model_dump_json())
+        store.save_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
         _open.add(self)
         register(self, Stage.WORK)
@@ -67,8 +67,8 @@ class QueuedAuditor(Forked):
         """
         if self._stopped:
             return
-        self.store.renew()
-        for job in self.store.adopt(self.plan.values.name):
+        self.store.leases.renew()
+        for job in self.store.leases.take_over(self.plan.values.name):
             self._count(job)
         self._start()
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
@@ -129,7 +129,7 @@ class QueuedAuditor(Forked):
         """How many turns are not done, and why."""
         name = self.plan.values.name
         try:
-            left = self.store.left(name)
+            left = self.store.count_unfinished(name)
             blocked = why_left(self.store, name, left)
         except (SQLAlchemyError, OSError) as error:
             return self._taken - self._told, [f"The store cannot be read ({type(error).__name__})."]
@@ -143,7 +143,7 @@ class QueuedAuditor(Forked):
     def _mine(self) -> tuple[int, int]:
         """Open turns of this process, and open audits among them."""
         try:
-            return self.store.mine_open(self.plan.values.name)
+            return self.store.leases.count_own(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
             log.error("It cannot be seen which audits are done.", exc_info=error)
             return 1, self._taken - self._told

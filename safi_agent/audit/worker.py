@@ -137,24 +137,24 @@ class Worker:
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
         """Have the Conscience judge, unless that was done before; give up after so many attempts."""
-        kept = (await self._at_store(partial(self.store.load, [turn]))).get(turn)
+        kept = (await self._at_store(partial(self.store.load_turns, [turn]))).get(turn)
         if kept is None:
             log.error("Turn %s is not in the store any more; it is not audited.", turn)
             return
         if kept.status != "pending":
             return
         if context.job.attempts - kept.attempts >= GIVE_UP:
-            await self._at_store(partial(self.store.judged, turn, None, f"interrupted {GIVE_UP} times"))
+            await self._at_store(partial(self.store.save_ledger, turn, None, f"interrupted {GIVE_UP} times"))
             return
         outcome = await self._attempt(turn, kept)
         if outcome.ledger is not None:
-            await self._at_store(partial(self.store.judged, turn, outcome.ledger, None, outcome.judge))
+            await self._at_store(partial(self.store.save_ledger, turn, outcome.ledger, None, outcome.judge))
             return
         after = self.plan.next(turn, kept.attempts, outcome.error)
-        await self._at_store(partial(self.store.tried, turn, after.failed))
+        await self._at_store(partial(self.store.save_attempts, turn, after.failed))
         if after.wait is not None:
             raise TryAgainError(after.wait)
-        await self._at_store(partial(self.store.judged, turn, None, after.why))
+        await self._at_store(partial(self.store.save_ledger, turn, None, after.why))
 
     async def _attempt(self, turn: str, kept: Kept) -> Outcome:
         """One attempt, in a thread; where none can be had, or it takes too long, it has failed."""
@@ -174,14 +174,14 @@ class Worker:
         """Commit what can be committed in this lane, write its lines, call hooks. Nobody else does so meanwhile."""
         name = self.plan.values.name
         await self._at_store(partial(self.store.commit_ready, key, self.plan.compute, name))
-        for turn_id, path, record in await self._at_store(partial(self.store.unsettled, key, name)):
+        for turn_id, path, record in await self._at_store(partial(self.store.load_unsettled, key, name)):
             await self._at_store(partial(flush, self.store, path, self.plan.log_max_bytes))
             await self._tell(turn_id, record)
-            await self._at_store(partial(self.store.settle, [turn_id]))
+            await self._at_store(partial(self.store.mark_settled, [turn_id]))
             self.done += record["auditStatus"] != "none"
 
     async def _tell(self, turn_id: str, record: dict[str, Any]) -> None:
-        dues = await self._at_store(partial(self.plan.dues, turn_id, record, self.store.kept_values))
+        dues = await self._at_store(partial(self.plan.dues, turn_id, record, self.store.read_values))
         if not dues:
             return
         told: Future[None] = Future()

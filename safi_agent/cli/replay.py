@@ -54,7 +54,7 @@ def _finder(files: list[str], store: str) -> "Find":
 
     @told_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
-        if name not in known and (text := kept.kept_values(name)) is not None:
+        if name not in known and (text := kept.read_values(name)) is not None:
             found = values_of(text)
             if name == found.fingerprint:  # what was edited in the store is not the one
                 known[name] = found

@@ -9,11 +9,13 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.structured_output import Model, Schema, judging
+from safi_agent.generator_driver import adrive, drive
 from safi_agent.models import answered_by
 from safi_agent.parsing import declined, parse_reply
 
 T = TypeVar("T")
 Read = Callable[[dict[str, Any]], T | None]
+Request = tuple[Model, list[BaseMessage]]
 AGAIN = "Your reply could not be used. Reply again with the JSON object alone, complete, and with nothing around it."
 _INCLUDED_RAW = {"raw", "parsed", "parsing_error"}
 # OpenAI's client raises these where a reply in a schema was cut off: that is a reply, and it is unclear.
@@ -52,35 +54,29 @@ class Judge:
             TypeError: the model gave something other than a str or an AIMessage.
             Exception: whatever the model raises.
         """
-        steps = self._replies(list(messages), read)
-        model, asked = next(steps)
-        while True:
+
+        def perform(request: Request) -> Any:
+            model, prompt = request
             try:
-                reply = model.invoke(asked, config)
+                return model.invoke(prompt, config)
             except Exception as error:
-                reply = error
-            try:
-                model, asked = steps.send(reply)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+                return error
+
+        return drive(self._replies(list(messages), read), perform)
 
     async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
-        """The same without blocking."""
-        steps = self._replies(list(messages), read)
-        model, asked = next(steps)
-        while True:
-            try:
-                reply = await model.ainvoke(asked, config)
-            except Exception as error:
-                reply = error
-            try:
-                model, asked = steps.send(reply)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+        """Asynchronous version of ``ask``."""
 
-    def _replies(
-        self, messages: list[BaseMessage], read: Read[T]
-    ) -> Generator[tuple[Model, list[BaseMessage]], Any, Answer[T]]:
+        async def perform(request: Request) -> Any:
+            model, prompt = request
+            try:
+                return await model.ainvoke(prompt, config)
+            except Exception as error:
+                return error
+
+        return await adrive(self._replies(list(messages), read), perform)
+
+    def _replies(self, messages: list[BaseMessage], read: Read[T]) -> Generator[Request, Any, Answer[T]]:
         reply = _reply((yield self.structured, messages))
         first = _answer(reply, read)
         if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and declined(reply)):

@@ -23,11 +23,12 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from typing_extensions import override
 
 from safi_agent.faculties.provider_errors import Feature, unsupported
+from safi_agent.generator_driver import adrive, drive
 
 log = logging.getLogger("safi_agent")
 Model = Runnable[Any, Any]
 Schema = dict[str, Any]
-Attempts = Generator[tuple[Model, dict[str, Any]], Any, Any]
+Request = tuple[Model, dict[str, Any]]
 
 
 def judging(model: Model, schema: Schema | None) -> Model:
@@ -80,33 +81,27 @@ class JudgeCall(Runnable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        attempts = self._attempts(kwargs)
-        model, given = next(attempts)
-        while True:
+        def perform(request: Request) -> Any:
+            model, given = request
             try:
-                reply = model.invoke(input, config, **given)
+                return model.invoke(input, config, **given)
             except Exception as error:
-                reply = error
-            try:
-                model, given = attempts.send(reply)
-            except StopIteration as done:
-                return done.value
+                return error
+
+        return drive(self._attempts(kwargs), perform)
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        attempts = self._attempts(kwargs)
-        model, given = next(attempts)
-        while True:
+        async def perform(request: Request) -> Any:
+            model, given = request
             try:
-                reply = await model.ainvoke(input, config, **given)
+                return await model.ainvoke(input, config, **given)
             except Exception as error:
-                reply = error
-            try:
-                model, given = attempts.send(reply)
-            except StopIteration as done:
-                return done.value
+                return error
 
-    def _attempts(self, kwargs: dict[str, Any]) -> Attempts:
+        return await adrive(self._attempts(kwargs), perform)
+
+    def _attempts(self, kwargs: dict[str, Any]) -> Generator[Request, Any, Any]:
         without = self._without
         while True:
             model = self._prepared(without)

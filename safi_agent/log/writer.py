@@ -16,6 +16,7 @@ from safi_agent.log.reconciliation import known_as
 from safi_agent.log.recovery import find_end
 from safi_agent.log.rotation import set_aside
 from safi_agent.store import Anchor, Store
+from safi_agent.store.log_state import mark_logged, read_unlogged
 
 log = logging.getLogger("safi_agent")
 PATIENCE = 10.0  # seconds for which another process may hold the log
@@ -54,7 +55,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
         return []
     try:
         with _writing.lock, _writing.file_lock(path):
-            anchor, waiting = store.unlogged(path)
+            anchor, waiting = read_unlogged(store, path)
             if waiting:
                 _append(store, path, anchor, waiting, most)
     except (OSError, LogError, ValueError) as error:
@@ -65,7 +66,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
 
 def flush(store: Store, path: str, most: int | None = None) -> list[str]:
     """The same where there may be nothing to write: then the log is left alone."""
-    return write(store, path, most) if path and store.unlogged(path)[1] else []
+    return write(store, path, most) if path and read_unlogged(store, path)[1] else []
 
 
 def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
@@ -88,7 +89,7 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
             if turn_id not in there:
                 tip = _write(descriptor, record, tip, key)
         made = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
-        store.logged(path, [turn_id for turn_id, _ in waiting], made)
+        mark_logged(store, path, [turn_id for turn_id, _ in waiting], made)
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, select
 
 from safi_agent.errors import OutboxError
-from safi_agent.store.database import Access
+from safi_agent.store.database import Database
 from safi_agent.store.database_errors import told_as
 from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
 from safi_agent.store.process_id import me
@@ -28,8 +28,8 @@ class Backlog(NamedTuple):
     oldest: float | None  #: seconds since the oldest was answered; None where there is none
 
 
-class Place:
-    """Of a turn that was let in and whose audit is not counted yet."""
+class Slot:
+    """The slot of a turn that has begun and whose audit is not counted yet."""
 
 
 class _Count:
@@ -39,12 +39,12 @@ class _Count:
         self.at = -FRESH
         self.depth = 0
         self.added = self.counted = 0  # in all since the process began; how many of them are in ``depth``
-        self.places: weakref.WeakSet[Place] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
+        self.slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
 
     @property
     def about(self) -> int:
         """How many there are, as far as is known here."""
-        return self.depth + self.added - self.counted + len(self.places)
+        return self.depth + self.added - self.counted + len(self.slots)
 
 
 # The first condition is that of the index that has the value sets.
@@ -53,72 +53,81 @@ _DEPTH = select(func.count()).select_from(turns).where(*_OPEN)
 _AGE = select(func.count(), func.min(turns.c.since)).where(*_OPEN)
 
 
-_or_withheld = told_as(OutboxError, "The store failed")
+_raise_outbox_error = told_as(OutboxError, "The store failed")
 
 
-class Backlogs(Access):
-    """Counts open audits, and says what holds them up."""
+class PendingAudits:
+    """Counts the open audits of each value set, as a bound on them needs it: cached, and with turns under way.
 
-    def _connected(self) -> None:
-        super()._connected()
+    ``acquire`` reserves a slot for a turn whose audit is not yet counted.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all counts, as after a fork."""
         self._counts: defaultdict[str, _Count] = defaultdict(_Count)
-        self._letting_in = threading.RLock()
-
-    @_or_withheld
-    def backlog(self, value_set: str) -> Backlog:
-        """Depth and age of the backlog of a value set (by its name), as they are now."""
-        with self._transaction(reading=True) as c:
-            depth, since = c.execute(_AGE, {"of": value_set}).one()
-        return Backlog(depth, None if since is None else max(0.0, time.time() - since))
+        self._lock = threading.RLock()
 
     def is_stale(self, value_set: str, most: int) -> bool:
-        """Whether ``count`` should be called before ``let_in``."""
+        """Whether ``refresh`` should be called before ``acquire``."""
         count = self._counts[value_set]
         return time.monotonic() - count.at > (FRESH if count.about < most else LOOK)
 
-    @_or_withheld
-    def count(self, value_set: str) -> None:
+    @_raise_outbox_error
+    def refresh(self, value_set: str) -> None:
         """Ask the database how many audits are open."""
         count = self._counts[value_set]
         count.at = time.monotonic()  # others take what was known before
-        with self._transaction(reading=True) as c:
+        with self.database.transaction(reading=True) as c:
             counted = count.added
             depth = c.scalar(_DEPTH, {"of": value_set}) or 0
-        with self._letting_in:
+        with self._lock:
             count.depth, count.counted = depth, counted
 
-    def let_in(self, value_set: str, most: int | None) -> Place | None:
-        """A place for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
+    def acquire(self, value_set: str, most: int | None) -> Slot | None:
+        """A slot for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
         count = self._counts[value_set]
-        with self._letting_in:
+        with self._lock:
             if most is not None and count.about >= most:
                 return None
-            count.places.add(place := Place())
-            return place
+            count.slots.add(slot := Slot())
+            return slot
 
-    def give_back(self, value_set: str, place: Place) -> None:
+    def release(self, value_set: str, slot: Slot) -> None:
         """The turn has ended, with or without an audit."""
-        self._counts[value_set].places.discard(place)
+        self._counts[value_set].slots.discard(slot)
 
-    def added(self, value_set: str) -> None:
+    def add(self, value_set: str) -> None:
         """One more audit is open."""
-        with self._letting_in:
+        with self._lock:
             self._counts[value_set].added += 1
 
-    def open_here(self, value_set: str) -> int:
+    def estimate(self, value_set: str) -> int:
         """About how many audits are open, as last counted."""
         return self._counts[value_set].about
 
-    def blocked(self, value_set: str) -> list[str]:
-        """Why turns cannot go on, a sentence for each cause; empty where nothing is known to hold them up.
 
-        A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
-        another process is at work, or a queue from which no worker takes jobs.
-        """
-        with self._transaction(reading=True) as c:
-            untaken = self.database.untaken(c, value_set)
-            no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
-            return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
+@_raise_outbox_error
+def read_backlog(database: Database, value_set: str) -> Backlog:
+    """Depth and age of the backlog of a value set (by its name), as they are now."""
+    with database.transaction(reading=True) as c:
+        depth, since = c.execute(_AGE, {"of": value_set}).one()
+    return Backlog(depth, None if since is None else max(0.0, time.time() - since))
+
+
+def blocking_reasons(database: Database, value_set: str) -> list[str]:
+    """Why turns cannot go on, a sentence for each cause; empty where nothing is known to hold them up.
+
+    A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
+    another process is at work, or a queue from which no worker takes jobs.
+    """
+    with database.transaction(reading=True) as c:
+        untaken = database.untaken(c, value_set)
+        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
+        return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
 
 
 def _lost(c: Connection) -> list[str]:

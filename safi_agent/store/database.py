@@ -47,29 +47,6 @@ class Database(Protocol):
         """How many jobs of a value set are due that no worker takes."""
 
 
-class Access(Forked):
-    """Every method of a store is one transaction on its database."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self._connected()
-
-    def _connected(self) -> None:
-        """Begin anew: nothing that was read before counts."""
-
-    def _transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
-        return self.database.transaction(reading=reading)
-
-    def checkpoint(self) -> None:
-        """Move what was committed to where it stays, if that is not done by itself."""
-        self.database.checkpoint()
-
-    @override
-    def after_fork(self) -> None:
-        """In the child: what was read by the parent does not count."""
-        self._connected()
-
-
 _left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
 
 

@@ -85,7 +85,7 @@ def drop(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
     c.execute(_DROP, {"queue": queue_of(value_set), "turns": list(turn_ids)})
 
 
-def make_tables(c: Connection) -> None:
+def create_queue_tables(c: Connection) -> None:
     """The queue's own tables, if they are not there.
 
     Raises:

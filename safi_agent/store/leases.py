@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
-from safi_agent.store.database import Access, Task
+from safi_agent.store.database import Database, Task
 from safi_agent.store.process_id import is_dead, me
 from safi_agent.store.rows import Job
 from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, value_sets
@@ -32,16 +32,20 @@ _BY_OWNER = (
 _JOB = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts, turns.c.status)
 
 
-class Leases(Access):
-    """Takes over what others left."""
+class Leases:
+    """Renews the leases of this process, and takes over the turns of processes that have ended."""
 
-    def _connected(self) -> None:
-        super()._connected()
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what this process has read and reported, as after a fork."""
         self._said: dict[str, float] = {}  # when the store was last told of a chain of this process
         self._told: set[str] = set()
         self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
 
-    def adopt(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
+    def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
         """Take over the unfinished turns of processes that are dead or silent for longer than their lease.
 
         Args:
@@ -51,12 +55,12 @@ class Leases(Access):
                 left.
         """
         self._say_alive(value_set)
-        with self._transaction(reading=True) as c:
+        with self.database.transaction(reading=True) as c:
             theirs = self._left_behind(c, value_set)
             forgotten = self._forgotten(c, value_set, known)
         if not theirs and not forgotten:
             return []
-        with self._transaction() as c:
+        with self.database.transaction() as c:
             jobs = [job for name, owners in theirs.items() for job in self._take(c, value_set, name, owners)]
             jobs += self._take_forgotten(c, forgotten)
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
@@ -68,7 +72,7 @@ class Leases(Access):
         now = time.time()
         mine = {"value_set": value_set, "owner": me(), "lease": now + LEASE}
         one = self.database.insert(chains).values(mine)
-        with self._transaction() as c:
+        with self.database.transaction() as c:
             c.execute(one.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE}))
             c.execute(delete(chains).where(chains.c.lease < now - LEASE))
         self._said[value_set] = time.monotonic()
@@ -133,16 +137,16 @@ class Leases(Access):
                 self._told.add(values_id)
                 log.warning("Turns of the value set %r wait: %s", name, cure(values_id))
 
-    def mine_open(self, value_set: str) -> tuple[int, int]:
+    def count_own(self, value_set: str) -> tuple[int, int]:
         """How many turns that this process has answered, or taken over, are not done; how many of them are audited."""
         mine = (turns.c.value_set == value_set, turns.c.owner == me(), NOT_SETTLED)
-        with self._transaction(reading=True) as c:
+        with self.database.transaction(reading=True) as c:
             row = c.execute(select(func.count(), func.coalesce(func.sum(turns.c.audit), 0)).where(*mine)).one()
         return row[0], row[1]
 
     def renew(self) -> None:
         """Say that this process is still at work on what is its own."""
-        with self._transaction() as c:
+        with self.database.transaction() as c:
             mine = and_(turns.c.owner == me(), UNFINISHED)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
 

@@ -1,11 +1,11 @@
-"""The lines that the log still has to get, and where it ended when it got the last."""
+"""The store's side of the log: records that are not yet written, and the anchor of the last write."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from safi_agent.store.database import Access
 from safi_agent.store.rows import Anchor
+from safi_agent.store.store import Store
 from safi_agent.store.tables import NOT_LOGGED, PLACED, anchors, turns
 
 # What every flush asks is put together once.
@@ -16,33 +16,33 @@ _ANCHOR = select(anchors.c.size, anchors.c.lines, anchors.c.mac, anchors.c.key).
 _LOGGED = update(turns).where(turns.c.id.in_(bindparam("those", expanding=True))).values(logged=1)
 
 
-class Lines(Access):
-    """Knows what was committed and is not in its log, and what the log must still hold."""
+def read_anchor(store: Store, log: str) -> Anchor | None:
+    """The log as it was when it was last written; None if it never was."""
+    with store.database.transaction(reading=True) as c:
+        return _anchor(c, log)
 
-    def anchor(self, log: str) -> Anchor | None:
-        """The log as it was when it was last written; None if it never was."""
-        with self._transaction(reading=True) as c:
-            return _anchor(c, log)
 
-    def unlogged(self, log: str) -> tuple[Anchor | None, list[tuple[str, str]]]:
-        """The log as it was when it was last written, and ids and records that are not yet in it."""
-        with self._transaction(reading=True) as c:
-            rows = c.execute(_WAITING, {"of": log}).all()
-            return _anchor(c, log), [(row.id, row.record) for row in rows]
+def read_unlogged(store: Store, log: str) -> tuple[Anchor | None, list[tuple[str, str]]]:
+    """The log as it was when it was last written, and ids and records that are not yet in it."""
+    with store.database.transaction(reading=True) as c:
+        rows = c.execute(_WAITING, {"of": log}).all()
+        return _anchor(c, log), [(row.id, row.record) for row in rows]
 
-    def lines_left(self, value_set: str) -> dict[str, int]:
-        """How many committed turns of this value set are not in their log, by log."""
-        waiting = (turns.c.value_set == value_set, NOT_LOGGED, PLACED)
-        with self._transaction(reading=True) as c:
-            rows = c.execute(select(turns.c.log, func.count()).where(*waiting).group_by(turns.c.log)).all()
-        return {log: count for log, count in rows}
 
-    def logged(self, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
-        """These turns are in the log, and this is how it ends now: both or neither is remembered."""
-        with self._transaction() as c:
-            c.execute(_LOGGED, {"those": list(turn_ids)})
-            kept = self.database.insert(anchors).values(log=log, **anchor._asdict())
-            c.execute(kept.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
+def count_unlogged(store: Store, value_set: str) -> dict[str, int]:
+    """How many committed turns of this value set are not in their log, by log."""
+    waiting = (turns.c.value_set == value_set, NOT_LOGGED, PLACED)
+    with store.database.transaction(reading=True) as c:
+        rows = c.execute(select(turns.c.log, func.count()).where(*waiting).group_by(turns.c.log)).all()
+    return {log: count for log, count in rows}
+
+
+def mark_logged(store: Store, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
+    """These turns are in the log, and this is how it ends now: both or neither is remembered."""
+    with store.database.transaction() as c:
+        c.execute(_LOGGED, {"those": list(turn_ids)})
+        kept = store.database.insert(anchors).values(log=log, **anchor._asdict())
+        c.execute(kept.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
 
 
 def _anchor(c: Connection, log: str) -> Anchor | None:

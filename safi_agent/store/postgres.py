@@ -16,11 +16,11 @@ from typing_extensions import override
 
 from safi_agent.store.database import OwnEngine, Task
 from safi_agent.store.interruptible_lock import LOOK, Block
-from safi_agent.store.job_queue import drop, make_tables, put, untaken
-from safi_agent.store.schema_version import bring_up
+from safi_agent.store.job_queue import create_queue_tables, drop, put, untaken
+from safi_agent.store.schema_version import create_tables
 from safi_agent.store.timeout_budget import BUSY, patience
 
-UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
+CREATE_TABLES = 0x5AF1  # advisory lock of the process that creates the tables
 PLACES = 0x5AF3  # that of those who give turns their places in the order of commits
 _PLACES = select(func.pg_advisory_xact_lock(PLACES))
 _LIMIT = text("SELECT set_config('lock_timeout', :most, true)")
@@ -35,10 +35,10 @@ class Postgres(OwnEngine):
         self.url = url
         super().__init__()
         with self.transaction() as c:
-            c.execute(_LIMIT, {"most": "0"})  # another one may be taking steps that take long
-            c.execute(select(func.pg_advisory_xact_lock(UPGRADE)))
-            bring_up(c)
-            make_tables(c)
+            c.execute(_LIMIT, {"most": "0"})  # another process may be creating the tables
+            c.execute(select(func.pg_advisory_xact_lock(CREATE_TABLES)))
+            create_tables(c)
+            create_queue_tables(c)
 
     @override
     def _hold(self) -> None:

@@ -14,10 +14,10 @@ from uuid import NAMESPACE_OID, uuid5
 
 from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
-from safi_agent.store.database import Access
 from safi_agent.store.leases import LEASE, cure, lost_sets
 from safi_agent.store.process_id import me
 from safi_agent.store.rows import Job
+from safi_agent.store.store import Store
 from safi_agent.store.tables import AGAIN, FAILED, memory, turns
 
 log = logging.getLogger("safi_agent")
@@ -32,42 +32,42 @@ _TO_REPEAT = and_(FAILED, turns.c.status == "done", turns.c.reaudit_of.is_(None)
 _COPIED = ("key", "values_id", "log", "audit")
 
 
-class Again(Access):
-    """Finds failed audits and puts them in once more."""
+def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None = None) -> list[str]:
+    """Ids of the turns whose audit failed, was not repeated with success, and is not being repeated now.
 
-    def failed(self, value_set: str, turn_ids: Collection[str] | None = None) -> list[str]:
-        """Ids of the turns whose audit failed, was not repeated with success, and is not being repeated now.
+    Args:
+        store: the store of the turns.
+        value_set: the name of their value set, where ``turn_ids`` is None.
+        turn_ids: look at these alone, of whatever value set.
 
-        Args:
-            value_set: the name of their value set, where ``turn_ids`` is None.
-            turn_ids: look at these alone, of whatever value set.
+    Raises:
+        ValueError: there is no turn of such an id.
+    """
+    with store.database.transaction(reading=True) as c:
+        which = turns.c.value_set == value_set if turn_ids is None else turns.c.id.in_(_firsts(c, turn_ids))
+        return list(c.scalars(select(turns.c.id).where(which, _TO_REPEAT).order_by(turns.c.key, turns.c.turn)))
 
-        Raises:
-            ValueError: there is no turn of such an id.
-        """
-        with self._transaction(reading=True) as c:
-            which = turns.c.value_set == value_set if turn_ids is None else turns.c.id.in_(_firsts(c, turn_ids))
-            return list(c.scalars(select(turns.c.id).where(which, _TO_REPEAT).order_by(turns.c.key, turns.c.turn)))
 
-    def repeating(self, turn_ids: Collection[str]) -> list[str]:
-        """Ids of those of these turns whose audit is being repeated."""
-        open_ = and_(AGAIN, turns.c.reaudit_of.in_(turn_ids), turns.c.status != "done")
-        with self._transaction(reading=True) as c:
-            return list(c.scalars(select(turns.c.reaudit_of).where(open_)))
+def open_reaudits(store: Store, turn_ids: Collection[str]) -> list[str]:
+    """Ids of those of these turns whose audit is being repeated."""
+    open_ = and_(AGAIN, turns.c.reaudit_of.in_(turn_ids), turns.c.status != "done")
+    with store.database.transaction(reading=True) as c:
+        return list(c.scalars(select(turns.c.reaudit_of).where(open_)))
 
-    def repeat(self, value_set: str, turn_id: str) -> Job | None:
-        """Put the audit of this turn in once more, for the chain of this value set; None where that is not needed."""
-        with self._transaction() as c:
-            key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
-            c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())  # one at a time
-            first = c.execute(select(turns).where(turns.c.id == turn_id, _TO_REPEAT)).first()
-            if first is None or _is_lost(c, first):
-                return None
-            one_more = update(memory).where(memory.c.key == key).values(turns=memory.c.turns + 1)
-            row = _repetition(c, first, value_set, c.execute(one_more.returning(memory.c.turns)).scalar_one())
-            c.execute(turns.insert(), row)
-            self.database.enqueue(c, "safi.judge", value_set, row["key"], row["id"])
-        return Job(row["id"], row["key"], row["log"], True)
+
+def add_reaudit(store: Store, value_set: str, turn_id: str) -> Job | None:
+    """Put the audit of this turn in once more, for the chain of this value set; None where that is not needed."""
+    with store.database.transaction() as c:
+        key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
+        c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())  # one at a time
+        first = c.execute(select(turns).where(turns.c.id == turn_id, _TO_REPEAT)).first()
+        if first is None or _is_lost(c, first):
+            return None
+        one_more = update(memory).where(memory.c.key == key).values(turns=memory.c.turns + 1)
+        row = _repetition(c, first, value_set, c.execute(one_more.returning(memory.c.turns)).scalar_one())
+        c.execute(turns.insert(), row)
+        store.database.enqueue(c, "safi.judge", value_set, row["key"], row["id"])
+    return Job(row["id"], row["key"], row["log"], True)
 
 
 def _is_lost(c: Connection, first: Any) -> bool:

@@ -27,7 +27,7 @@ from typing_extensions import override
 from safi_agent.fork_safety import PATIENCE
 from safi_agent.store.database import OwnEngine, Task
 from safi_agent.store.interruptible_lock import Block, Exclusive
-from safi_agent.store.schema_version import bring_up, newest, refuse_newer, version_of
+from safi_agent.store.schema_version import VERSION, create_tables, refuse_other_versions, version_of
 from safi_agent.store.timeout_budget import BUSY, Patience, Waiting, patience
 
 log = logging.getLogger("safi_agent")
@@ -79,15 +79,15 @@ class Sqlite(OwnEngine):
         return engine
 
     def _prepare(self) -> None:
-        """Make the tables, or bring them to this version."""
+        """Create the tables if they do not exist."""
         if not self._is_memory and not (path := Path(self._path)).exists():
             with suppress(OSError):  # SQLite says it better
                 path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
         with self.transaction(reading=True) as c:
-            current = version_of(c) == newest()
+            current = version_of(c) == VERSION
         if not current:
             with self.transaction() as c:
-                bring_up(c)
+                create_tables(c)
 
     @property
     def _is_memory(self) -> bool:
@@ -276,19 +276,19 @@ class _Transaction(Block):
 def prepare(connection: Any, _: Any) -> None:
     """Set up a new connection."""
     connection.isolation_level = None  # transactions are begun by hand, below
-    _refuse_newer(connection)
+    _refuse_other_versions(connection)
     _write_ahead(connection)
     for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _refuse_newer(connection: sqlite3.Connection) -> None:
+def _refuse_other_versions(connection: sqlite3.Connection) -> None:
     try:
         row = connection.execute("SELECT version FROM safi_version").fetchone()
     except sqlite3.OperationalError:
         return  # there are no tables yet, or none with a version
     try:
-        refuse_newer(row[0] if row else 0)
+        refuse_other_versions(row[0] if row else 0)
     except ValueError:
         connection.close()
         raise

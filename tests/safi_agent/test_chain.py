@@ -165,7 +165,7 @@ def test_a_store_that_fails_holds_the_answer_back_and_tells_nothing_of_it(
     make: Any, lost: str, asked: dict[str, str]
 ) -> None:
     safi = make(Fake(intellect="the canary"), store=None)
-    with safi._auditor.store._transaction() as connection:
+    with safi._auditor.store.database.transaction() as connection:
         connection.exec_driver_sql(f"DROP TABLE safi_{lost}")
     with pytest.raises(OutboxError, match="could not be made durable") as caught:
         safi.invoke("a canary", {"configurable": asked})

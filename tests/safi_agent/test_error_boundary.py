@@ -121,7 +121,7 @@ def broken(make: Any, word: str, how: str, model: type[Fake] = Fake) -> SafiChai
     lost = settings.pop("lost", None)
     safi: SafiChain = make(model(**replies), store=None, log=None, **settings)
     if lost is not None:
-        with safi._auditor.store._transaction() as connection:
+        with safi._auditor.store.database.transaction() as connection:
             connection.exec_driver_sql(f"DROP TABLE safi_{lost}")
     return safi
 
@@ -539,7 +539,7 @@ def test_a_row_that_cannot_be_read_gives_away_nothing(make: Any) -> None:
     word, config = secret(), {"configurable": {"safi_turn_id": "t"}}
     safi = make(Fake(**draft(word)))
     safi.invoke("q", config)
-    with safi._auditor.store._transaction() as connection:
+    with safi._auditor.store.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE safi_turns SET body = substr(body, 1, length(body) - 2)")
     error = caught(lambda: safi.invoke("q", config))
     assert isinstance(error, ValueError | SafiError)
@@ -572,7 +572,7 @@ def agent_whose_judge_of_calls_breaks(govern: Any, word: str) -> Any:
 
 def agent_whose_store_fails(govern: Any, word: str) -> Any:
     middleware = govern(Fake(**draft(word)), store=None, log=None)
-    with middleware.chain._auditor.store._transaction() as connection:
+    with middleware.chain._auditor.store.database.transaction() as connection:
         connection.exec_driver_sql("DROP TABLE safi_turns")
     return create_agent(AwaitedCalling(**draft(word)), [], middleware=[middleware])
 

@@ -16,7 +16,8 @@ import pytest
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
 from safi_agent.audit.heartbeat import served
-from safi_agent.store import Job, Store
+from safi_agent.store import Job
+from safi_agent.store.leases import Leases
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.postgres_server import Server
 
@@ -66,12 +67,12 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
 def test_one_that_cannot_begin_is_served_no_more(
     queue: bool, database: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(store: Store, *_: Any) -> list[Job]:
+    def unreachable(leases: Leases, *_: Any) -> list[Job]:
         raise OutboxError("out of reach")
 
     store = {"store": database} if queue else {}
     before = set(served())
-    monkeypatch.setattr(Store, "adopt", unreachable)
+    monkeypatch.setattr(Leases, "take_over", unreachable)
     with pytest.raises(OutboxError, match="out of reach"):
         make(**store)
     assert set(served()) == before

@@ -9,6 +9,7 @@ from safi_agent.log import flush
 from safi_agent.log.hash_chain import Tip, seal
 from safi_agent.log.key import find_key
 from safi_agent.store import open_store
+from safi_agent.store.log_state import read_unlogged
 from tests.safi_agent.log.chains import plain_faults
 from tests.safi_agent.log.filled import fill, ids, verdict
 
@@ -19,7 +20,7 @@ def test_what_was_written_before_a_death_is_not_written_again_and_a_torn_line_is
     fill(store, path, "a")
     flush(store, path)
     fill(store, path, "b", "c")
-    anchor, waiting = store.unlogged(path)
+    anchor, waiting = read_unlogged(store, path)
     key = find_key(path)
     assert anchor
     assert key

@@ -11,6 +11,7 @@ import pytest
 from safi_agent.log import flush, log_path
 from safi_agent.log.rotation import log_files
 from safi_agent.store import open_store
+from safi_agent.store.log_state import read_anchor
 from tests.safi_agent.fakes import Fake
 from tests.safi_agent.log.filled import fill, ids, verdict
 from tests.safi_agent.logged import lines
@@ -74,9 +75,9 @@ def test_many_threads_write_whole_lines(path: str) -> None:
 def test_a_database_elsewhere_remembers_the_end_of_the_log_too(path: str, database: str) -> None:
     stores = [open_store(database), open_store(None)]
     for store in (*stores, *stores):
-        fill(store, path, f"{id(store)}-{store.anchor(path)}")
+        fill(store, path, f"{id(store)}-{read_anchor(store, path)}")
         assert flush(store, path)
-    assert stores[0].anchor(path) != stores[1].anchor(path)
+    assert read_anchor(stores[0], path) != read_anchor(stores[1], path)
     assert verdict(stores[0], path)[1:3] == verdict(stores[1], path)[1:3] == (0, 4)
     lines = Path(path).read_bytes().splitlines(True)
     Path(path).write_bytes(b"".join(lines[:2]))

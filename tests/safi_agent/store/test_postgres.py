@@ -16,13 +16,13 @@ from tests.safi_agent.postgres_server import Server
 
 
 def add(store: Store, turn_id: str, *, audit: bool = True) -> int:
-    return store.add({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]
+    return store.add_turn({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]
 
 
 @pytest.fixture
 def store(database: str) -> Store:
     made = open_store(database)
-    made.keep_values("v", "{}")
+    made.save_values("v", "{}")
     return made
 
 
@@ -34,8 +34,8 @@ def jobs(postgres: Server, database: str) -> list[tuple[object, ...]]:
 def test_a_job_comes_with_its_turn_and_the_next_with_its_ledger(store: Store, postgres: Server, database: str) -> None:
     add(store, "a")
     assert jobs(postgres, database) == [("safi.judge", "a", None, "safi:s")]
-    store.judged("a", [], None)
-    store.judged("a", [], None)
+    store.save_ledger("a", [], None)
+    store.save_ledger("a", [], None)
     assert jobs(postgres, database)[1:] == [("safi.settle", "a", "safi:k", "safi:s")]
     add(store, "b", audit=False)
     assert jobs(postgres, database)[2:] == [("safi.settle", "b", "safi:k", "safi:s")]
@@ -51,7 +51,7 @@ def test_without_its_job_there_is_no_turn(
     assert raised.value.__context__ is None
     assert "violates check constraint" in caplog.text
     assert "valueSet" not in caplog.text
-    assert (store.find("a"), jobs(postgres, database)) == (None, [])
+    assert (store.find_turn("a"), jobs(postgres, database)) == (None, [])
     postgres.ask("ALTER TABLE procrastinate_jobs DROP CONSTRAINT no", name)
     assert add(store, "a") == 1
 
@@ -100,7 +100,7 @@ def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         patch.setattr(f"safi_agent.store.postgres.{part}", Interrupted())
         with pytest.raises(KeyboardInterrupt):
-            store.find("a")
+            store.find_turn("a")
     for turn in "abc":
         time.sleep(2 * LOOK)
         assert add(store, turn) > 0

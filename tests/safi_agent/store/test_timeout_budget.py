@@ -50,7 +50,7 @@ def test_turns_at_a_locked_store_each_wait_their_own_time(make: Any, tmp_path: P
         for took, cause in pool.map(lambda n: timed(safi, str(n)), range(TURNS)):
             assert cause == "TimeoutError"
             assert took < WAIT * TURNS / 2  # one behind the other they would take from 1 to 6 times as long
-        assert safi._auditor.store.note("another key") == ""  # reading waits for nobody
+        assert safi._auditor.store.feedback_note("another key") == ""  # reading waits for nobody
     assert timed(safi, "b")[1] == ""
     assert safi.drain() == 1
 
@@ -71,7 +71,7 @@ def test_the_time_for_which_a_transaction_has_waited_is_missing_to_the_next(make
         for _ in range(3):
             start = time.monotonic()
             with pytest.raises(OutboxError):
-                store.add({"id": "a", "key": "k", "valueSet": "s"}, "v", "", audit=True)
+                store.add_turn({"id": "a", "key": "k", "valueSet": "s"}, "v", "", audit=True)
         assert left.left == 0
         assert time.monotonic() - start < 0.4
 
@@ -117,7 +117,7 @@ def test_a_long_transaction_of_another_thread_counts_too(make: Any) -> None:
     there, go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._transaction():
+        with store.database.transaction():
             there.set()
             go.wait(60)
 
@@ -125,7 +125,7 @@ def test_a_long_transaction_of_another_thread_counts_too(make: Any) -> None:
     thread.start()
     there.wait(20)
     with one_patience(0.3), pytest.raises(OutboxError, match="TimeoutError"):
-        store.note("k")
+        store.feedback_note("k")
     go.set()
     thread.join()
-    assert store.note("k") == ""
+    assert store.feedback_note("k") == ""

@@ -7,104 +7,104 @@ from typing import Literal
 
 from safi_agent.errors import BacklogError
 from safi_agent.store import Store
-from safi_agent.store.backlog import LOOK, Slot
-from safi_agent.store.timeout_budget import Waiting, patience
+from safi_agent.store.backlog import RECOUNT_INTERVAL, Slot
+from safi_agent.store.timeout_budget import Wait, current_timeout_budget
 
 log = logging.getLogger("safi_agent")
 WhenFull = Literal["wait", "refuse", "warn"]
 
 
 @dataclass(eq=False)
-class Room:
-    """Lets turns of a chain in before their Intellect is asked: ``with room.place(): …``, ``async with`` likewise."""
+class Backpressure:
+    """Bounds the open audits of a chain: a turn begins within ``with backpressure.admit(): …`` (or ``async with``)."""
 
     store: Store
     value_set: str
-    most: int | None
+    max_pending: int | None
     when_full: WhenFull
-    _said: bool = field(default=False, init=False)
+    _warned: bool = field(default=False, init=False)
 
-    def place(self) -> "_Turn":
+    def admit(self) -> "_Admission":
         """Of one turn.
 
         Raises:
             BacklogError: on entering, where there is no room and none came in time.
         """
-        return _Turn(self)
+        return _Admission(self)
 
-    def enter(self) -> Slot | None:
+    def acquire(self) -> Slot | None:
         """Wait for room, as the settings say."""
-        if self.most is None:
+        if self.max_pending is None:
             return None
-        waiting = patience().waiting()
+        waiting = current_timeout_budget().wait()
         try:
             while True:
-                if self.store.pending.is_stale(self.value_set, self.most):
+                if self.store.pending.is_stale(self.value_set, self.max_pending):
                     self.store.pending.refresh(self.value_set)
-                if (place := self._let_in(waiting)) is not None:
-                    return place
+                if (slot := self._try_acquire(waiting)) is not None:
+                    return slot
                 waiting.pause()
         finally:
-            waiting.over()
+            waiting.end()
 
-    async def aenter(self) -> Slot | None:
+    async def aacquire(self) -> Slot | None:
         """The same without blocking."""
-        if self.most is None:
+        if self.max_pending is None:
             return None
-        waiting = patience().waiting()
+        waiting = current_timeout_budget().wait()
         try:
             while True:
-                if self.store.pending.is_stale(self.value_set, self.most):
+                if self.store.pending.is_stale(self.value_set, self.max_pending):
                     await asyncio.to_thread(self.store.pending.refresh, self.value_set)
-                if (place := self._let_in(waiting)) is not None:
-                    return place
-                await asyncio.sleep(min(LOOK, waiting.left))
+                if (slot := self._try_acquire(waiting)) is not None:
+                    return slot
+                await asyncio.sleep(min(RECOUNT_INTERVAL, waiting.left))
         finally:
-            waiting.over()
+            waiting.end()
 
-    def _let_in(self, waiting: Waiting) -> Slot | None:
-        place = self.store.pending.acquire(self.value_set, self.most)
-        if place is not None:
-            self._said &= 2 * self.store.pending.estimate(self.value_set) > (self.most or 0)
-            return place
-        self._say()
+    def _try_acquire(self, waiting: Wait) -> Slot | None:
+        slot = self.store.pending.acquire(self.value_set, self.max_pending)
+        if slot is not None:
+            self._warned &= 2 * self.store.pending.estimate(self.value_set) > (self.max_pending or 0)
+            return slot
+        self._warn()
         if self.when_full == "warn":
             return self.store.pending.acquire(self.value_set, None)
         if self.when_full == "refuse" or not waiting.left:
-            raise BacklogError(self.store.pending.estimate(self.value_set), self.most or 0)
+            raise BacklogError(self.store.pending.estimate(self.value_set), self.max_pending or 0)
         return None
 
-    def _say(self) -> None:
+    def _warn(self) -> None:
         """Once, until half of it is done."""
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             what = {"wait": "new turns wait", "refuse": "new turns are refused", "warn": "turns go on all the same"}
             log.warning(
                 "%d audits of %r are open, and max_pending is %d: %s. Audits are slower than answers.",
                 self.store.pending.estimate(self.value_set),
                 self.value_set,
-                self.most,
+                self.max_pending,
                 what[self.when_full],
             )
 
 
-class _Turn:
+class _Admission:
     """One turn's place, given back at the end."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._place: Slot | None = None
+    def __init__(self, backpressure: Backpressure) -> None:
+        self._backpressure = backpressure
+        self._slot: Slot | None = None
 
     def __enter__(self) -> None:
-        self._place = self._room.enter()
+        self._slot = self._backpressure.acquire()
 
     async def __aenter__(self) -> None:
-        self._place = await self._room.aenter()
+        self._slot = await self._backpressure.aacquire()
 
     def __exit__(self, *_: object) -> None:
-        place, self._place = self._place, None
-        if place is not None:
-            self._room.store.pending.release(self._room.value_set, place)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._backpressure.store.pending.release(self._backpressure.value_set, slot)
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()

@@ -12,22 +12,22 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import PrivateAttr
 from typing_extensions import override
 
-from safi_agent.audit import Audits, open_audits
-from safi_agent.backpressure import Room
-from safi_agent.error_boundary import acontain, contain, input_errors
+from safi_agent.audit import AuditBranch, open_audit_branch
+from safi_agent.backpressure import Backpressure
+from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
 from safi_agent.errors import ClosedError, IntellectError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.self_consistency import Panel
-from safi_agent.faculties.structured_output import needs_config
+from safi_agent.faculties.self_consistency import DraftSelector
+from safi_agent.faculties.structured_output import is_unresolved
 from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
-from safi_agent.idempotency import Name, answered_before, is_named, key_of, new_turn
+from safi_agent.idempotency import TurnName, find_earlier_answer, is_named, memory_key, new_turn
 from safi_agent.inputs import SafiInput
 from safi_agent.isolation import isolated
-from safi_agent.lifecycle import Drained, Lifetime
+from safi_agent.lifecycle import Drained, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import default_model, model_label, resolve, token_counts
 from safi_agent.release import Release
@@ -37,30 +37,30 @@ from safi_agent.store.backlog import Backlog, read_backlog
 from safi_agent.store.database_errors import opening
 from safi_agent.store.reaudit import add_reaudit, failed_audits
 from safi_agent.store.secrets import read_secret
-from safi_agent.store.timeout_budget import one_patience
+from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
 
-class SafiChain(Lifetime, Settings):
+class SafiChain(Lifecycle, Settings):
     """A governed chat model: answers what its Will approves, audits every answer afterwards. See create_safi_chain."""
 
-    _auditor: Audits = PrivateAttr()
+    _auditor: AuditBranch = PrivateAttr()
     _release: Release = PrivateAttr()
     _gate: Will = PrivateAttr()
-    _room: Room = PrivateAttr()
+    _backpressure: Backpressure = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
 
     @override
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
-        panel = Panel.of(self.drafts, self.embeddings, self.drafts_alike)
+        panel = DraftSelector.of(self.drafts, self.embeddings, self.drafts_alike)
         intellect = resolve(self.model, "model")
         # A name is resolved anew for the judges, which are asked at temperature 0.
         ruling = resolve(self.will_model or self.model, "will_model", judge=True)
         judging = resolve(self.conscience_model or self.model, "conscience_model", judge=True)
-        if self.audit == "here" and needs_config(judging):
+        if self.audit == "here" and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be asked without the config of a run, since audits are "
                 "made after it; got one that only a config names. Give conscience_model, or a default model."
@@ -68,9 +68,9 @@ class SafiChain(Lifetime, Settings):
         models = {"intellect": intellect, "will": ruling, "conscience": judging}
         names = {faculty: model_label(model) for faculty, model in models.items()}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
-        self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
+        self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit)
         self._release = Release(self._auditor, names)
-        self._room = Room(self._auditor.store, self.values.name, self.max_pending, self.when_full)
+        self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._gate = Will(
             judge,
@@ -101,29 +101,29 @@ class SafiChain(Lifetime, Settings):
         return await self._acall_with_config(self._aanswer, input, config)
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
-        return contain(partial(self._governed, given, config))
+        return contain_errors(partial(self._governed, given, config))
 
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        return await acontain(partial(self._agoverned, given, config))
+        return await acontain_errors(partial(self._agoverned, given, config))
 
     def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with one_patience():
+        with shared_timeout_budget():
             with input_errors():
                 turn, known = self._open(given, config)
             if known is not None:
                 return self.give(known)
-            with self._room.place():
+            with self._backpressure.admit():
                 return self.give(self.run_steps(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with one_patience():
+        with shared_timeout_budget():
             with input_errors():
                 turn, known = await self._aopen(given, config)
             if known is not None:
                 return self.give(known)
-            async with self._room.place():
+            async with self._backpressure.admit():
                 return self.give((await self.arun_steps(self._steps, turn, config))["answer"])
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
@@ -132,7 +132,7 @@ class SafiChain(Lifetime, Settings):
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """The same, on a thread where the store has to be asked."""
-        note = self._auditor.store.cached_feedback_note(key_of(config, self.values.name))
+        note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
         if is_named(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
         return self.begin(given, config, note=note), None
@@ -159,7 +159,7 @@ class SafiChain(Lifetime, Settings):
                 raise
 
     def begin(
-        self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: Name | None = None
+        self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: TurnName | None = None
     ) -> Turn:
         """A new turn, of the id and the memory key that the config names.
 
@@ -173,7 +173,7 @@ class SafiChain(Lifetime, Settings):
         if self._closed:
             raise ClosedError("The chain is closed.")
         if note is None:
-            note = self._auditor.store.feedback_note(key_of(config, self.values.name))
+            note = self._auditor.store.feedback_note(memory_key(config, self.values.name))
         return new_turn(given, config, self.values.name, note, name)
 
     def known(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
@@ -183,7 +183,7 @@ class SafiChain(Lifetime, Settings):
             OutboxError: the store failed.
             ValueError: its id belongs to another turn, and it has no other.
         """
-        return answered_before(turn, self._auditor.store)
+        return find_earlier_answer(turn, self._auditor.store)
 
     def give(self, answer: AIMessage) -> AIMessage:
         """The answer, or the error that was asked for in place of a refusal."""
@@ -227,9 +227,9 @@ class SafiChain(Lifetime, Settings):
         return count
 
     @property
-    def room(self) -> Room:
+    def backpressure(self) -> Backpressure:
         """What bounds the open audits."""
-        return self._room
+        return self._backpressure
 
     @property
     def gate(self) -> Will:

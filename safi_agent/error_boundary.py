@@ -24,7 +24,7 @@ log = logging.getLogger("safi_agent")
 _SCOPE = re.compile(r"Cancelled (?:by|via) cancel scope [0-9a-f]{1,16}")
 
 
-class Instead(BaseException):
+class PassThrough(BaseException):
     """Carries the error that is to leave in its place. No ``except Exception`` on the way may take it for a failure."""
 
     def __init__(self, error: BaseException) -> None:
@@ -39,7 +39,7 @@ class Outcome(NamedTuple, Generic[T]):
     error: BaseException | None = None
 
 
-def contain(work: Callable[[], T]) -> T:
+def contain_errors(work: Callable[[], T]) -> T:
     """What ``work`` returns; ``work`` itself must hold nothing that is not to leave.
 
     Raises:
@@ -48,13 +48,13 @@ def contain(work: Callable[[], T]) -> T:
         TypeError, ValueError: the input cannot be used, see ``input_errors``.
         KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
     """
-    return _leave(_flat(_outcome(partial(_outcome, work))))  # twice: Ctrl-C may come while the first one clears up
+    return _unwrap(_flatten(_outcome(partial(_outcome, work))))  # twice: Ctrl-C may come while the first one clears up
 
 
-async def acontain(work: Callable[[], Awaitable[T]]) -> T:
+async def acontain_errors(work: Callable[[], Awaitable[T]]) -> T:
     """The same without blocking."""
-    with _tasks_held() as stops:
-        outcome = _flat(await _aoutcome(partial(_aoutcome, work)))
+    with _guarded_tasks() as stops:
+        outcome = _flatten(await _aoutcome(partial(_aoutcome, work)))
     for stop in stops:  # the results of tasks still hold it
         stop.__traceback__ = stop.__context__ = None
     if stops:
@@ -63,16 +63,16 @@ async def acontain(work: Callable[[], Awaitable[T]]) -> T:
         with suppress(asyncio.CancelledError):  # it goes to the event loop, which has in hand what woke this task
             await asyncio.sleep(0)
     try:
-        return _leave(outcome)
+        return _unwrap(outcome)
     finally:
         del outcome, stops
 
 
-def _flat(outcome: Outcome[Outcome[T]]) -> Outcome[T]:
+def _flatten(outcome: Outcome[Outcome[T]]) -> Outcome[T]:
     return Outcome(error=outcome.error) if outcome.value is None else outcome.value
 
 
-def _leave(outcome: Outcome[T]) -> T:
+def _unwrap(outcome: Outcome[T]) -> T:
     try:
         if outcome.error is not None:
             raise outcome.error
@@ -100,7 +100,7 @@ def clean(error: BaseException) -> BaseException:
 
     An interruption stays one. Any other BaseException is a failed turn: nobody knows what it carries.
     """
-    if isinstance(error, Instead):
+    if isinstance(error, PassThrough):
         return error.error
     if isinstance(error, SafiError) and type(error).__module__ == SafiError.__module__:
         return type(error)(*error.args)
@@ -113,7 +113,7 @@ def clean(error: BaseException) -> BaseException:
 def _interruption(error: BaseException) -> BaseException | None:
     """Ctrl-C, an exit, a cancellation or a close, made anew; of a group the first of its kind."""
     if isinstance(error, BaseExceptionGroup):
-        found = [inner.error if isinstance(inner, Instead) else _interruption(inner) for inner in error.exceptions]
+        found = [inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions]
         return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
     if isinstance(error, SystemExit):
         code = error.code  # a text would be printed; what prints it ends with 1
@@ -131,11 +131,11 @@ def input_errors() -> Iterator[None]:
         yield
         return
     except (TypeError, ValueError, NotImplementedError) as error:
-        instead = _of_input(error)
-    raise Instead(instead)
+        instead = _clean_input_error(error)
+    raise PassThrough(instead)
 
 
-def _of_input(error: Exception) -> Exception:
+def _clean_input_error(error: Exception) -> Exception:
     kind = next(kind for kind in (TypeError, ValueError, NotImplementedError) if isinstance(error, kind))
     if type(error) is kind:
         return kind(str(error))
@@ -147,13 +147,13 @@ def _of_input(error: Exception) -> Exception:
 # frames and all, and what awaits the task never gets to clear up; and LangChain takes other interruptions in its own
 # tasks for results. So they are noted where they are raised, and leave at the boundary whatever became of them.
 
-_stops: ContextVar[list[Instead] | None] = ContextVar("safi_stops", default=None)
+_stops: ContextVar[list[PassThrough] | None] = ContextVar("safi_stops", default=None)
 
 
-class Held(Coroutine[Any, Any, Any]):
+class GuardedCoroutine(Coroutine[Any, Any, Any]):
     """A task's coroutine whose interruptions are noted and raised as Instead; cancellations and closes pass."""
 
-    def __init__(self, coroutine: Any, stops: list[Instead]) -> None:
+    def __init__(self, coroutine: Any, stops: list[PassThrough]) -> None:
         self.coroutine, self.stops = coroutine, stops
 
     def __getattr__(self, name: str) -> Any:
@@ -178,10 +178,10 @@ class Held(Coroutine[Any, Any, Any]):
     def _step(self, step: Callable[[], Any]) -> Any:
         try:
             return step()
-        except (Exception, asyncio.CancelledError, GeneratorExit, Instead):
+        except (Exception, asyncio.CancelledError, GeneratorExit, PassThrough):
             raise
         except BaseException as error:
-            stop = Instead(clean(error))
+            stop = PassThrough(clean(error))
         self.stops.append(stop)
         raise stop
 
@@ -195,14 +195,14 @@ class TaskFactory:
     def __call__(self, loop: Any, coroutine: Any, **settings: Any) -> Any:
         """A task of this loop."""
         stops = _stops.get()
-        given = coroutine if stops is None else Held(coroutine, stops)
+        given = coroutine if stops is None else GuardedCoroutine(coroutine, stops)
         if self.before is None:
             return asyncio.Task(given, loop=loop, **settings)
         return self.before(loop, given, **settings)
 
 
 @contextmanager
-def _tasks_held() -> Iterator[list[Instead]]:
+def _guarded_tasks() -> Iterator[list[PassThrough]]:
     """Within it tasks are held; gives the list in which their interruptions are noted."""
     loop = asyncio.get_running_loop()
     found = loop.get_task_factory()
@@ -210,7 +210,7 @@ def _tasks_held() -> Iterator[list[Instead]]:
     if factory is not found:
         loop.set_task_factory(factory)
     factory.turns += 1
-    around, stops = _stops.get(), list[Instead]()
+    around, stops = _stops.get(), list[PassThrough]()
     _stops.set(stops)
     try:
         yield stops

@@ -18,7 +18,7 @@ from typing import Any
 import filelock  # noqa: F401  (holds up its users at a fork: our hooks must come first, so they are registered last)
 
 log = logging.getLogger("safi_agent")
-PATIENCE = 15.0  # seconds for which a fork waits for one lock
+LOCK_TIMEOUT = 15.0  # seconds for which a fork waits for one lock
 
 
 class Stage(IntEnum):
@@ -29,7 +29,7 @@ class Stage(IntEnum):
     STORE = 2  # databases
 
 
-class Forked:
+class ForkHandler:
     """What a fork concerns; each method does nothing unless it is overridden."""
 
     def before_fork(self) -> None:
@@ -42,7 +42,7 @@ class Forked:
         """In the child: begin anew."""
 
 
-class Held(Forked):
+class ForkSafeLock(ForkHandler):
     """A lock that no other thread holds at a fork, and that is a new one in the child: ``with held.lock: …``."""
 
     def __init__(self, stage: Stage) -> None:
@@ -51,8 +51,8 @@ class Held(Forked):
         register(self, stage)
 
     def before_fork(self) -> None:
-        """Take it; after ``PATIENCE`` seconds the fork goes on without."""
-        self._taken = self.lock.acquire(timeout=PATIENCE)
+        """Take it; after ``LOCK_TIMEOUT`` seconds the fork goes on without."""
+        self._taken = self.lock.acquire(timeout=LOCK_TIMEOUT)
 
     def after_fork_in_parent(self) -> None:
         """Release it."""
@@ -71,7 +71,7 @@ class _Registry:
     def __init__(self) -> None:
         self.stages: dict[Stage, weakref.WeakSet[Any]] = {stage: weakref.WeakSet() for stage in Stage}
         self.one_at_a_time = threading.RLock()
-        self.taken: list[Forked] = []
+        self.taken: list[ForkHandler] = []
 
     def before(self) -> None:
         self.one_at_a_time.acquire()
@@ -91,7 +91,7 @@ class _Registry:
         for one in reversed(list(self.all())):
             _call(one.after_fork)
 
-    def all(self) -> Iterator[Forked]:
+    def all(self) -> Iterator[ForkHandler]:
         for stage in Stage:
             yield from list(self.stages[stage])
 
@@ -99,7 +99,7 @@ class _Registry:
 _registry = _Registry()
 
 
-def register(one: Forked, stage: Stage) -> None:
+def register(one: ForkHandler, stage: Stage) -> None:
     """Have the methods of this object called at each fork, as long as it is alive."""
     _registry.stages[stage].add(one)
 

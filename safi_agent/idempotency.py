@@ -21,7 +21,7 @@ from langchain_core.utils.utils import LC_AUTO_PREFIX
 
 from safi_agent.inputs import SafiInput, read_input
 from safi_agent.record import now
-from safi_agent.release import is_same, message, moved
+from safi_agent.release import is_same_turn, message, with_spare_id
 from safi_agent.store import Store
 from safi_agent.turn import Turn
 from safi_agent.unicode_text import LONGEST_NAME, is_name
@@ -32,7 +32,7 @@ KEY, TURN_ID = "safi_key", "safi_turn_id"
 _scopes: ContextVar[Mapping[str, str]] = ContextVar("safi_scopes", default={})  # noqa: B039 (it is never changed)
 
 
-class Name(NamedTuple):
+class TurnName(NamedTuple):
     """The id of a turn; for one that the caller named, ``asked`` and ``spare`` as in Turn.
 
     ``asked`` leaves out earlier attempts at the same prompt, which a conversation that is kept by a checkpointer or a
@@ -49,7 +49,7 @@ class Name(NamedTuple):
         return json.dumps(self) if self.asked else self.id
 
     @classmethod
-    def read(cls, text: str) -> "Name":
+    def read(cls, text: str) -> "TurnName":
         """The name that ``text`` gave; any other string is an id."""
         try:
             return cls(*json.loads(text)) if text.startswith("[") else cls(text)
@@ -59,7 +59,7 @@ class Name(NamedTuple):
 
 def name_of(
     config: RunnableConfig, messages: Sequence[BaseMessage], key: str, value_set: str, place: Sequence[str] = ()
-) -> Name:
+) -> TurnName:
     """The name of a turn: a new one where the config has none.
 
     Args:
@@ -74,17 +74,17 @@ def name_of(
     """
     given = _named(config, TURN_ID, "")
     if not given:
-        return Name(str(uuid4()))
+        return TurnName(str(uuid4()))
     scope = _scopes.get().get(given)
     exactly = f"{scope or given}/{_digest(messages, key, value_set, *place)}"
     if scope is not None:
-        return Name(exactly, exactly)
+        return TurnName(exactly, exactly)
     again = f"{given}/{_digest(_without_attempts(messages), key, value_set, *place)}"
-    return Name(given, again, exactly)
+    return TurnName(given, again, exactly)
 
 
 def new_turn(
-    given: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: Name | None = None
+    given: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: TurnName | None = None
 ) -> Turn:
     """A turn of its own id where none is named, and of the usual key, which is the name of the value set.
 
@@ -93,9 +93,9 @@ def new_turn(
     Raises:
         TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
     """
-    request, key = read_input(given), key_of(config, value_set)
+    request, key = read_input(given), memory_key(config, value_set)
     if name is None:
-        name = name_of(config, request.messages, key, value_set, ["chain", *place_of(config)])
+        name = name_of(config, request.messages, key, value_set, ["chain", *node_path(config)])
     return {
         "id": name.id,
         "asked": name.asked,
@@ -111,7 +111,7 @@ def new_turn(
     }
 
 
-def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
+def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
     """A named turn under the id that is its own, and the answer it has had; None for one that is new.
 
     Raises:
@@ -119,9 +119,9 @@ def answered_before(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
     """
     while turn["asked"] and (before := store.find_turn(turn["id"])) is not None:
         number, kept = before
-        if is_same(kept, turn):
+        if is_same_turn(kept, turn):
             return turn, message(kept, number)
-        turn = moved(turn)
+        turn = with_spare_id(turn)
     return turn, None
 
 
@@ -139,7 +139,7 @@ def derived_ids(config: RunnableConfig, asked: str, step: str = "") -> Iterator[
         _scopes.reset(token)
 
 
-def key_of(config: RunnableConfig, usual: str) -> str:
+def memory_key(config: RunnableConfig, usual: str) -> str:
     """The memory key that the config names."""
     return _named(config, KEY, usual)
 
@@ -149,7 +149,7 @@ def is_named(config: RunnableConfig) -> bool:
     return TURN_ID in _asked(config)
 
 
-def place_of(config: RunnableConfig) -> list[str]:
+def node_path(config: RunnableConfig) -> list[str]:
     """The nodes of LangGraph's graphs in which a call is made, the outermost first.
 
     A node's namespace also has the id of its task, which is another one each time.

@@ -32,7 +32,7 @@ class Drained(int):
 log = logging.getLogger("safi_agent")
 
 
-class Lifetime:
+class Lifecycle:
     """The ways to wait and to close; ``with`` and ``async with`` close at their end."""
 
     def drain(self, timeout: float | None = 30) -> Drained:

@@ -21,17 +21,17 @@ from langchain_core.runnables.config import ensure_config
 from langgraph.types import Command
 from typing_extensions import override
 
-from safi_agent.agents.approval import seen
+from safi_agent.agents.approval import request_approval
 from safi_agent.agents.final_answer import FinalAnswer
 from safi_agent.agents.governance import AgentModel, Governance, Review, arun_flow, run_flow
 from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
-from safi_agent.agents.signatures import Marks
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.chain import create_safi_chain
-from safi_agent.error_boundary import Instead, acontain, contain, input_errors
-from safi_agent.lifecycle import Drained, Lifetime
+from safi_agent.error_boundary import PassThrough, acontain_errors, contain_errors, input_errors
+from safi_agent.lifecycle import Drained, Lifecycle
 from safi_agent.store.backlog import Backlog
-from safi_agent.store.timeout_budget import one_patience
+from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
 from safi_agent.values import ValueSet
 
@@ -44,7 +44,7 @@ class SafiState(AgentState[Any]):
     safi_run: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
-class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
+class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     """Gates what an agent drafts and what it calls; put it last in the list, so that it is next to model and tools.
 
     Args:
@@ -80,7 +80,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
             raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
         self.chain = create_safi_chain(model, values, **settings)
-        marks = Marks(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
+        marks = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, marks)
 
     # The run
@@ -89,7 +89,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """Give the run its id; where the config names one that was answered before, that answer is given again."""
-        return contain(partial(self._begin_run, state, ensure_config()))
+        return contain_errors(partial(self._begin_run, state, ensure_config()))
 
     @hook_config(can_jump_to=["end"])
     @override
@@ -110,11 +110,11 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
         Middlewares that stand before this one in the list run their own ``after_agent`` after it.
         """
-        return contain(partial(self._end, state, ensure_config()))
+        return contain_errors(partial(self._end, state, ensure_config()))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        return await acontain(partial(self._aend, state, ensure_config()))
+        return await acontain_errors(partial(self._aend, state, ensure_config()))
 
     def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
         if (turn := self._governance.begin_ending(ending := FinalAnswer.of(state), state, config)) is None:
@@ -132,30 +132,30 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
         """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
-        return contain(partial(self._say, request, handler, ensure_config()))
+        return contain_errors(partial(self._say, request, handler, ensure_config()))
 
     @override
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        return await acontain(partial(self._asay, request, handler, ensure_config()))
+        return await acontain_errors(partial(self._asay, request, handler, ensure_config()))
 
     def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with one_patience():
+        with shared_timeout_budget():
             turn, known = self._governance.begin_model_call(request, config)
             if known is not None:
                 return ModelResponse([self.chain.give(known)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
-            with self.chain.room.place():
+            with self.chain.backpressure.admit():
                 return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
 
     async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with one_patience():
+        with shared_timeout_budget():
             turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if known is not None:
                 return ModelResponse([self.chain.give(known)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
-            async with self.chain.room.place():
+            async with self.chain.backpressure.admit():
                 return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
 
     # What the agent does
@@ -167,23 +167,27 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         Exceptions of the tool pass unchanged.
         """
         config = ensure_config()
-        verdict = seen(request.tool_call, contain(partial(self._rule, request, config)))
+        verdict = request_approval(request.tool_call, contain_errors(partial(self._rule, request, config)))
         if verdict.decision == "violation":
-            return contain(partial(self._deny, request, verdict, config))
+            return contain_errors(partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
-            return contain(partial(self._result, request, handler, config)) if is_answer(request) else handler(request)
+            return (
+                contain_errors(partial(self._result, request, handler, config))
+                if is_answer(request)
+                else handler(request)
+            )
 
     @override
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         config = ensure_config()
-        verdict = seen(request.tool_call, await acontain(partial(self._arule, request, config)))
+        verdict = request_approval(request.tool_call, await acontain_errors(partial(self._arule, request, config)))
         if verdict.decision == "violation":
-            return await asyncio.to_thread(contain, partial(self._deny, request, verdict, config))
+            return await asyncio.to_thread(contain_errors, partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
             if is_answer(request):
-                return await acontain(partial(self._aresult, request, handler, config))
+                return await acontain_errors(partial(self._aresult, request, handler, config))
             return await handler(request)
 
     def _rule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
@@ -201,7 +205,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         try:
             result = handler(request)
         except BaseException as error:
-            raise Instead(error) from None
+            raise PassThrough(error) from None
         turn, known = self._governance.begin_result(request, config)
         course = self._governance.answer_flow(turn, result_text(result), known)
         return _direct(request, run_flow(self.chain, course, config))
@@ -212,7 +216,7 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         try:
             result = await handler(request)
         except BaseException as error:
-            raise Instead(error) from None
+            raise PassThrough(error) from None
         turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
         course = self._governance.answer_flow(turn, result_text(result), known)
         return _direct(request, await arun_flow(self.chain, course, config))

@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
-from safi_agent.offline_model import LABEL, RehearsalModel
+from safi_agent.offline_model import LABEL, OfflineChatModel
 
 DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"
@@ -50,7 +50,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
     if not isinstance(model, str):
         raise TypeError(f"{argument}: expected a chat model or a name for one, got {type(model).__name__}.")
     if model == OFFLINE:
-        return RehearsalModel()
+        return OfflineChatModel()
     from langchain.chat_models import init_chat_model
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
@@ -66,7 +66,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
 def model_label(model: object) -> str:
     """The name of a model before it has answered: its own, or that of the model inside its wrappers."""
-    if isinstance(model, RehearsalModel):
+    if isinstance(model, OfflineChatModel):
         return LABEL
     for wrapper, inside in _INSIDE.items():
         if isinstance(model, wrapper):
@@ -83,7 +83,7 @@ def _attribute(model: object, name: str) -> Any:
         return None
 
 
-def answered_by(reply: object) -> str:
+def reply_model(reply: object) -> str:
     """The name of the model that gave the reply, as the reply itself has it; empty where it has none."""
     told = reply.response_metadata if isinstance(reply, AIMessage) else {}
     names = (told.get(key) for key in ("model_name", "model", "model_id"))

@@ -25,7 +25,7 @@ _VALUE = re.compile(r"^- (.+?): (.*)$", re.MULTILINE)
 _WORD = re.compile(r"[a-z]{5,}")
 
 
-class RehearsalModel(BaseChatModel):
+class OfflineChatModel(BaseChatModel):
     """Rule-based; the same words in give the same words out."""
 
     @property

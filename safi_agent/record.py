@@ -14,7 +14,7 @@ from safi_agent.feedback import KEPT, coaching_note
 from safi_agent.hooks import kinds, name_of
 from safi_agent.ledger import ContinuousFinding, read_ledger
 from safi_agent.offline_model import LABEL
-from safi_agent.store import Commit, Memory, Row
+from safi_agent.store import Commit, JudgedTurn, Memory
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
@@ -111,7 +111,7 @@ def values_of(text: str | None) -> ValueSet:
     return ValueSet.model_validate_json(text)
 
 
-def commit(row: Row, before: Memory, measure: Measure) -> Commit:
+def commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
     """The record of a judged turn and the memory after it. Pure: it may be computed again.
 
     Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
@@ -127,7 +127,7 @@ def commit(row: Row, before: Memory, measure: Measure) -> Commit:
     return _failed(row, before, measure, cause)
 
 
-def _audited(row: Row, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
+def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
     values = values_of(row.values)
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
     phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
@@ -140,7 +140,7 @@ def _audited(row: Row, ledger: list[dict[str, Any]], before: Memory, measure: Me
     return Commit(_flagged(record, measure), after, note)
 
 
-def _failed(row: Row, before: Memory, measure: Measure, cause: str | None) -> Commit:
+def _failed(row: JudgedTurn, before: Memory, measure: Measure, cause: str | None) -> Commit:
     """The record of a turn without a ledger: it was not to be audited, or its audit failed."""
     try:
         told = {"measure": measure.told(values_of(row.values))}
@@ -179,7 +179,7 @@ def _checked(name: str, mapped: Map) -> Map:
     return checked
 
 
-def _told(row: Row) -> dict[str, Any]:
+def _told(row: JudgedTurn) -> dict[str, Any]:
     """The record of a turn that has no audit, in the order of the specification's example."""
     kept = row.body
     return {

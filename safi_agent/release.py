@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit import Audits
+from safi_agent.audit import AuditBranch
 from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
 from safi_agent.offline_model import LABEL
@@ -44,7 +44,7 @@ def message(kept: Mapping[str, Any], number: int) -> AIMessage:
     return AIMessage(kept["final"], id=f"safi-{kept['id']}", response_metadata={"safi": told})
 
 
-def is_same(kept: Mapping[str, Any], turn: Turn) -> bool:
+def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
     """Whether what is kept under the turn's id is this turn."""
     if asked := kept.get("asked"):
         return bool(asked == turn.get("asked"))
@@ -52,7 +52,7 @@ def is_same(kept: Mapping[str, Any], turn: Turn) -> bool:
     return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
 
 
-def moved(turn: Turn) -> Turn:
+def with_spare_id(turn: Turn) -> Turn:
     """The turn under its spare id, where its id belongs to another turn.
 
     Raises:
@@ -67,7 +67,7 @@ def moved(turn: Turn) -> Turn:
 class Release(Faculty):
     """Adds ``answer``. Raises OutboxError when the turn cannot be written: then nothing leaves."""
 
-    auditor: Audits
+    auditor: AuditBranch
     models: Mapping[str, str]
 
     adds = "answer"
@@ -106,6 +106,8 @@ class Release(Faculty):
         new = body(turn, plan.values.name, self.models, final)
         number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
-            return (number, before) if is_same(before, turn) else self.write(moved(turn), final, audit=audit)
+            return (
+                (number, before) if is_same_turn(before, turn) else self.write(with_spare_id(turn), final, audit=audit)
+            )
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
         return number, new

@@ -13,19 +13,19 @@ from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
 from pydantic import ConfigDict, Field
 from typing_extensions import override
 
-from safi_agent.audit import Where
+from safi_agent.audit import AuditMode
 from safi_agent.audit.plan import Plan
 from safi_agent.backpressure import WhenFull
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.spirit import Map, beta_out, identity, linear
+from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.record import Measure
 from safi_agent.values import ValueSet
 
 
-class ConfiguredOnThread(RunnableConfigurableFields[Input, Output]):
+class AsyncConfigurableFields(RunnableConfigurableFields[Input, Output]):
     """What ``configurable_fields`` gives; LangChain's own makes the chain on the caller's loop."""
 
     @override
@@ -89,7 +89,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     audit_attempts: int = 3
     audit_backoff: float = 1.0
     audit_timeout: float = 120.0
-    audit: Where = "here"
+    audit: AuditMode = "here"
     max_pending: int | None = Field(default=10_000, strict=True)
     when_full: WhenFull = "wait"
     tracers: tuple[Any, ...] = Field(default=(), repr=False)
@@ -119,7 +119,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
         """As for any Runnable: each call with other settings is answered by a chain of its own."""
         made = super().configurable_fields(**kwargs)
-        return ConfiguredOnThread(default=self, fields=made.fields)  # type: ignore[attr-defined]
+        return AsyncConfigurableFields(default=self, fields=made.fields)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
@@ -147,7 +147,7 @@ def check(settings: Settings) -> None:
         ValueError: one is out of its range; the text names it, what is allowed and what came.
         TypeError: a hook cannot be called.
     """
-    if beta_out(settings.beta):
+    if is_invalid_beta(settings.beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
     for name, least in (("audit_attempts", 1), ("audit_backoff", 0), ("audit_timeout", 0), ("drift_above", 0)):
         number = getattr(settings, name)

@@ -17,17 +17,17 @@ STUCK_PER_THREAD = 4  # calls given up that may still run, for each thread of a 
 _own = threading.local()
 
 
-def mark_own() -> None:
+def mark_audit_thread() -> None:
     """Remember that this thread works for audits."""
     _own.yes = True
 
 
-def is_own() -> bool:
+def is_audit_thread() -> bool:
     """Whether this thread works for audits, so that it must not wait for them."""
     return getattr(_own, "yes", False)
 
 
-class Threads:
+class ThreadPool:
     """At most ``size`` threads, started when there is work for them, and more in place of those that hang."""
 
     def __init__(self, size: int, name: str) -> None:
@@ -110,7 +110,7 @@ class Threads:
         return True
 
     def _serve(self) -> None:
-        mark_own()
+        mark_audit_thread()
         changed, counted = self._changed, True
         try:
             while True:

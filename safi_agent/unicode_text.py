@@ -63,7 +63,7 @@ def letters(text: str) -> str:
     return _MARKS.sub("", unicodedata.normalize("NFKD", _MARKS.sub("", text))).translate(_DOTLESS)
 
 
-def spelled(name: str) -> str:
+def visible_characters(name: str) -> str:
     r"""The characters of a name that can be seen.
 
     >>> spelled("lib\u2800rary\u200b")
@@ -78,7 +78,7 @@ def is_name(text: str) -> bool:
     >>> is_name("library"), is_name("library\u3164")
     (True, False)
     """
-    return 1 <= len(text) <= LONGEST_NAME and text.isprintable() and spelled(text) == text
+    return 1 <= len(text) <= LONGEST_NAME and text.isprintable() and visible_characters(text) == text
 
 
 def many(count: int, what: str) -> str:

@@ -8,7 +8,7 @@ from langgraph.types import interrupt
 from safi_agent.turn import Verdict
 
 
-def seen(call: ToolCall, verdict: Verdict) -> Verdict:
+def request_approval(call: ToolCall, verdict: Verdict) -> Verdict:
     """The verdict after a person saw the call, where one has to; anything but an approval is a denial.
 
     Question and answers have the form of LangChain's HumanInTheLoopMiddleware with one interrupt a call.

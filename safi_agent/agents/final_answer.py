@@ -9,8 +9,8 @@ from uuid import NAMESPACE_OID, uuid5
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
 from pydantic_core import to_jsonable_python
 
-from safi_agent.agents.replies import denial_of, told_of
-from safi_agent.agents.signatures import Marks
+from safi_agent.agents.replies import read_denial, safi_metadata
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.release import message
 from safi_agent.turn import Turn
 
@@ -46,7 +46,7 @@ class FinalAnswer(NamedTuple):
         said += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
         return "\n\n".join(dict.fromkeys(filter(None, said)))
 
-    def is_released(self, turn: Turn, answered: Answered, marks: Marks) -> bool:
+    def is_released(self, turn: Turn, answered: Answered, marks: VerdictSigner) -> bool:
         """Whether it is, word for word, what was released in this run of the agent for this question."""
         if self.structured is not None:
             return self._structured(turn, answered)
@@ -62,7 +62,7 @@ class FinalAnswer(NamedTuple):
         left, more = message(kept[1], kept[0]), last.tool_calls or last.invalid_tool_calls or last.additional_kwargs
         return not more and (last.content, last.response_metadata) == (left.content, left.response_metadata)
 
-    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, marks: Marks) -> bool:
+    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, marks: VerdictSigner) -> bool:
         """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
         if last.artifact is not None or last.additional_kwargs:
             return False
@@ -71,7 +71,7 @@ class FinalAnswer(NamedTuple):
             return (last.content, last.response_metadata) == (left.content, left.response_metadata)
         calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
         made = [call for call in calls if call["id"] == last.tool_call_id]
-        return any(denial_of(turn, call, last, marks) is not None for call in made)
+        return any(read_denial(turn, call, last, marks) is not None for call in made)
 
     def _structured(self, turn: Turn, answered: Answered) -> bool:
         places = [i for i, said in enumerate(self.messages) if isinstance(said, AIMessage)]
@@ -81,7 +81,7 @@ class FinalAnswer(NamedTuple):
         kept = _kept(answer, turn, answered)
         if not isinstance(answer, AIMessage) or kept is None or answer.additional_kwargs or answer.invalid_tool_calls:
             return False
-        told = {name: item for name, item in told_of(answer).items() if name != "calls"}
+        told = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
         left = message(kept[1], kept[0]).response_metadata
         found = digest(answer.content, answer.tool_calls, notes, self.structured)
         return bool(
@@ -104,7 +104,7 @@ def result_id(run: str, call_id: str) -> str:
 
 def _kept(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
     """What was released under the message's turn id, where that is of this run, this question and this key."""
-    turn_id, run = told_of(message).get("turnId"), turn["id"]
+    turn_id, run = safi_metadata(message).get("turnId"), turn["id"]
     results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []
     if not isinstance(turn_id, str) or not (turn_id in (run, *results) or turn_id.startswith(f"{run}.")):
         return None

@@ -22,26 +22,26 @@ from safi_agent.agents.final_answer import FinalAnswer, digest, result_id
 from safi_agent.agents.replies import (
     Reply,
     Verdicts,
-    answer_of,
     call_draft,
     call_text,
     ends_run,
-    journal,
-    leaving,
-    made_calls,
-    mark_of,
+    model_message,
+    outgoing_message,
     read_reply,
+    signed_calls,
+    signed_verdict_of,
+    tool_records,
 )
-from safi_agent.agents.signatures import Marks
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import Rules, denial, offered, tool_name
 from safi_agent.chain import SafiChain
 from safi_agent.error_boundary import input_errors
 from safi_agent.faculties.intellect import Intellect, without_reasoning
-from safi_agent.faculties.will import BY_RULES, REPLY, UnfinishedError, Will, rules_at_once
+from safi_agent.faculties.will import APPROVED_BY_RULES, REPLY, PatternTimeoutError, Will, rules_within_budget
 from safi_agent.generator_driver import adrive, drive
-from safi_agent.idempotency import Name, derived_ids, key_of, name_of, place_of
+from safi_agent.idempotency import TurnName, derived_ids, memory_key, name_of, node_path
 from safi_agent.models import model_label, token_counts
-from safi_agent.release import is_same, message, moved
+from safi_agent.release import is_same_turn, message, with_spare_id
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ async def arun_flow(chain: SafiChain, flow: Flow[T], config: RunnableConfig) -> 
     return await adrive(flow, lambda request: chain.arun_steps(*request, config))
 
 
-def step_of(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
+def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
     """The tool's name, and how often exactly this call was made before since the user last spoke.
 
     It is the same when the run is done again, though the ids of calls are not.
@@ -112,11 +112,11 @@ class AgentModel:
 
     def _ask(self, messages: Sequence[Any]) -> AIMessage:
         self.response = self._handler(self._request(messages))
-        return answer_of(self.response)
+        return model_message(self.response)
 
     async def _aask(self, messages: Sequence[Any]) -> AIMessage:
         self.response = await self._handler(self._request(messages))
-        return answer_of(self.response)
+        return model_message(self.response)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Governance:
     rules: Rules | None
     judge_calls: bool
     review: Review | None
-    marks: Marks
+    marks: VerdictSigner
 
     def start_run(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
@@ -138,8 +138,8 @@ class Governance:
             ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin``.
         """
         values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
-        place = ["agent", agent, *place_of(config)[:-1]]  # without the node in which this is called
-        run = name_of(config, messages, key_of(config, values), values, place)
+        place = ["agent", agent, *node_path(config)[:-1]]  # without the node in which this is called
+        run = name_of(config, messages, memory_key(config, values), values, place)
         if not run.asked:
             return run.text, None
         turn, answer = self.chain.known(self.chain.begin(list(messages), config, note="", name=run))
@@ -147,29 +147,29 @@ class Governance:
             answer = self._last_answer(turn, answer)
             if any(earlier.id == answer.id for earlier in messages):
                 answer.id = None
-        return Name(turn["id"], turn["asked"], turn["spare"]).text, answer
+        return TurnName(turn["id"], turn["asked"], turn["spare"]).text, answer
 
     def _last_answer(self, turn: Turn, first: AIMessage) -> AIMessage:
         """A run that is sent back to its model answers again, under the ids that ``assign_id`` gives."""
         answer = first
         for n in count(1):
             before = self.chain.answered(f"{turn['id']}.{n}")
-            if before is None or not is_same(before[1], turn):
+            if before is None or not is_same_turn(before[1], turn):
                 break
             answer = message(before[1], before[0])
         return answer
 
     def tool_context(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
         """Within it, governed runs that a tool starts get ids derived from this run and from the call."""
-        run = Name.read(request.state.get("safi_run") or "")
-        return derived_ids(config, run.asked, step_of(request.tool_call, request.state["messages"]))
+        run = TurnName.read(request.state.get("safi_run") or "")
+        return derived_ids(config, run.asked, call_step(request.tool_call, request.state["messages"]))
 
     def begin_turn(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
         with input_errors():
-            turn = self.chain.begin(list(messages), config, name=Name.read(run))
+            turn = self.chain.begin(list(messages), config, name=TurnName.read(run))
         turn = {**turn, "metadata": {"agentRun": turn["id"]}}
-        tools = journal(turn, messages, self.marks)
+        tools = tool_records(turn, messages, self.marks)
         return {**turn, "metadata": {**turn["metadata"], **({"tools": tools} if tools else {})}}
 
     def begin_turn_of(self, state: Mapping[str, Any], messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
@@ -211,8 +211,8 @@ class Governance:
             if before is None:
                 return placed, None
             number, kept = before
-            if turn["spare"] and not is_same(kept, turn):
-                return self.assign_id(moved(turn), again=again)
+            if turn["spare"] and not is_same_turn(kept, turn):
+                return self.assign_id(with_spare_id(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
                 return placed, message(kept, number)
         raise AssertionError  # count() does not end
@@ -227,10 +227,10 @@ class Governance:
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
-        made = made_calls(turn, reply, verdicts, model.known, self.marks)
+        made = signed_calls(turn, reply, verdicts, model.known, self.marks)
         if approved and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
-            return ModelResponse([leaving(reply, made, {}, usage, model.name), *reply.notes])
+            return ModelResponse([outgoing_message(reply, made, {}, usage, model.name), *reply.notes])
         if reply.structured is not None:
             left = digest(
                 reply.text if reply.notes else reply.words, [c for c, _ in made], reply.notes, reply.structured
@@ -243,7 +243,7 @@ class Governance:
             return ModelResponse([answer])
         if reply.notes:
             told = answer.response_metadata["safi"]
-            answer = leaving(reply, made, told, answer.usage_metadata, model.name)
+            answer = outgoing_message(reply, made, told, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
     def _release(self, model: AgentModel) -> Runnable[Turn, Turn]:
@@ -285,8 +285,8 @@ class Governance:
     def _ruled(self, turn: Turn, ruling: Will) -> Flow[Verdict]:
         """What the Will says; without a judge at once, if that can be."""
         if ruling.judge is None:
-            with suppress(UnfinishedError):
-                return rules_at_once(turn["draft"], ruling.values) or BY_RULES
+            with suppress(PatternTimeoutError):
+                return rules_within_budget(turn["draft"], ruling.values) or APPROVED_BY_RULES
         turn = yield ruling, turn
         return turn["verdict"]
 
@@ -303,7 +303,7 @@ class Governance:
         A mark that was not made for this call in this run counts for nothing.
         """
         call = request.tool_call
-        mark = mark_of(request.state["messages"], call)
+        mark = signed_verdict_of(request.state["messages"], call)
         before = self.marks.read(turn, call, mark)
         if before is None and not call["args"] and isinstance(mark, Mapping) and mark.get("decision") == "violation":
             before = WITHHELD  # its arguments were left out, and the key that signed its mark is gone

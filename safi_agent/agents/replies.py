@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
-from safi_agent.agents.signatures import Marks
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import UNKNOWN, shown, texts
 from safi_agent.turn import Draft, Turn, Verdict
 
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 
 def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     """Take apart what a model call came to; calls that cannot be read are kept as calls, without their arguments."""
-    message = answer_of(response)
+    message = model_message(response)
     notes = [m for m in response.result if isinstance(m, ToolMessage)]  # on calls that make structured output
     noted = {note.tool_call_id for note in notes}
     unread: list[ToolCall] = [_call(c.get("name") or UNKNOWN, {}, c.get("id")) for c in message.invalid_tool_calls]
@@ -70,7 +70,7 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response, decoded)
 
 
-def answer_of(response: ModelResponse[Any]) -> AIMessage:
+def model_message(response: ModelResponse[Any]) -> AIMessage:
     """The model's message among those that a model call came to."""
     return next(message for message in response.result if isinstance(message, AIMessage))
 
@@ -103,7 +103,7 @@ def _strings(item: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def leaving(
+def outgoing_message(
     reply: Reply,
     made: Sequence[tuple[ToolCall, dict[str, str]]],
     told: Mapping[str, Any],
@@ -125,8 +125,8 @@ def leaving(
     )
 
 
-def made_calls(
-    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], marks: Marks
+def signed_calls(
+    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], marks: VerdictSigner
 ) -> list[tuple[ToolCall, dict[str, str]]]:
     """The calls as they leave, each with its mark; those that may not be made have no arguments.
 
@@ -171,28 +171,28 @@ def _json(item: object) -> str:
     return json.dumps(item, ensure_ascii=False, default=shown)
 
 
-def mark_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
+def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
     """The mark beside this call where it was last drafted, as it stands in the state; None where there is none."""
     for message in reversed(messages):
         made = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
         if made:
-            return marks_of(message).get(call["id"]) if len(made) == 1 else None
+            return signed_verdicts(message).get(call["id"]) if len(made) == 1 else None
     return None
 
 
-def marks_of(message: BaseMessage) -> Mapping[Any, Any]:
+def signed_verdicts(message: BaseMessage) -> Mapping[Any, Any]:
     """The marks beside a message's calls, by their ids; empty where there are none, or something else."""
-    marks = told_of(message).get("calls")
+    marks = safi_metadata(message).get("calls")
     return marks if isinstance(marks, Mapping) else {}
 
 
-def told_of(message: BaseMessage) -> dict[str, Any]:
+def safi_metadata(message: BaseMessage) -> dict[str, Any]:
     """What a message's metadata says of its governing, signed or not; empty where nothing."""
     told = message.response_metadata.get("safi")
     return dict(told) if isinstance(told, Mapping) else {}
 
 
-def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: Marks) -> ToolMessage:
+def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: VerdictSigner) -> ToolMessage:
     """What the model is told in place of a result."""
     mark = marks.make(turn, call, verdict)
     told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
@@ -202,12 +202,12 @@ def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: Marks) -> ToolMe
     )
 
 
-def denial_of(turn: Turn, call: ToolCall, message: ToolMessage, marks: Marks) -> Verdict | None:
+def read_denial(turn: Turn, call: ToolCall, message: ToolMessage, marks: VerdictSigner) -> Verdict | None:
     """Why this call was denied, where the message says so and is as it was made."""
     text = message.content
     if not isinstance(text, str) or not text.startswith(NOT_MADE):
         return None
-    return marks.read(turn, call, {**told_of(message), "reason": text.removeprefix(NOT_MADE)})
+    return marks.read(turn, call, {**safi_metadata(message), "reason": text.removeprefix(NOT_MADE)})
 
 
 def is_answer(request: ToolCallRequest) -> bool:
@@ -235,7 +235,7 @@ def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMe
     return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
 
 
-def journal(turn: Turn, messages: Sequence[AnyMessage], marks: Marks) -> list[dict[str, str]]:
+def tool_records(turn: Turn, messages: Sequence[AnyMessage], marks: VerdictSigner) -> list[dict[str, str]]:
     """What was ruled on each call since the user last spoke, for the record.
 
     A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
@@ -247,12 +247,12 @@ def journal(turn: Turn, messages: Sequence[AnyMessage], marks: Marks) -> list[di
     for message in messages[last + 1 :]:
         if isinstance(message, AIMessage):
             for call in message.tool_calls:
-                verdict = marks.read(turn, call, marks_of(message).get(call["id"])) or UNVERIFIED
+                verdict = marks.read(turn, call, signed_verdicts(message).get(call["id"])) or UNVERIFIED
                 if verdict.code != STRUCTURED:
                     calls[str(call["id"])] = call
                     found[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
         elif isinstance(message, ToolMessage) and message.tool_call_id in found:
-            denial = denial_of(turn, calls[message.tool_call_id], message, marks)
+            denial = read_denial(turn, calls[message.tool_call_id], message, marks)
             found[message.tool_call_id] |= _shown(denial) if denial else {}
     return list(found.values())
 

@@ -19,7 +19,7 @@ _TOLD = ("decision", "code", "reason")
 
 
 @dataclass(frozen=True)
-class Marks:
+class VerdictSigner:
     """Makes marks and reads them; ``about`` is what rulings depend on beside the call: values and settings."""
 
     key: str

@@ -2,16 +2,16 @@
 
 from typing import Literal, Protocol
 
-from safi_agent.audit.local import Auditor
+from safi_agent.audit.local import LocalAuditor
 from safi_agent.audit.plan import Plan
 from safi_agent.lifecycle import Drained
 from safi_agent.store import Job, Store
 from safi_agent.store.sqlite import Sqlite
 
-Where = Literal["here", "worker"]
+AuditMode = Literal["here", "worker"]
 
 
-class Audits(Protocol):
+class AuditBranch(Protocol):
     """What a chain needs of its audit branch."""
 
     plan: Plan
@@ -27,7 +27,7 @@ class Audits(Protocol):
         """Begin nothing more in this process."""
 
 
-def open_audits(plan: Plan, store: Store, where: Where) -> Audits:
+def open_audit_branch(plan: Plan, store: Store, where: AuditMode) -> AuditBranch:
     """The branch for this store.
 
     Raises:
@@ -38,7 +38,7 @@ def open_audits(plan: Plan, store: Store, where: Where) -> Audits:
     if isinstance(store.database, Sqlite):
         if where == "worker":
             raise ValueError("audit: expected 'here' with this store, got 'worker': workers need one on PostgreSQL.")
-        return Auditor(plan, store)
-    from safi_agent.audit.postgres import QueuedAuditor
+        return LocalAuditor(plan, store)
+    from safi_agent.audit.postgres import PostgresAuditor
 
-    return QueuedAuditor(plan, store, works=where == "here")
+    return PostgresAuditor(plan, store, has_worker=where == "here")

@@ -11,14 +11,14 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from safi_agent.audit.plan import Outcome, Plan
-from safi_agent.store import Job, Judged, Kept
-from safi_agent.thread_pool import Threads
+from safi_agent.store import AuditResult, Job, StoredTurn
+from safi_agent.thread_pool import ThreadPool
 
-AT_ONCE = 32
-AGAIN = 1.0  # seconds until it is tried again to start a thread
+MAX_ATTEMPTS_RUNNING = 32
+RETRY_THREAD = 1.0  # seconds until it is tried again to start a thread
 
 
-class Came(NamedTuple):
+class AttemptEnded(NamedTuple):
     """An attempt has ended."""
 
     attempt: "Attempt"
@@ -31,7 +31,7 @@ class Attempt:
         self.job, self.failed, self.future, self.deadline = job, failed, future, deadline
 
 
-class Judging:
+class AttemptPool:
     """Turns to judge. A body is read when its audit begins, so that those that wait take no memory.
 
     ``found`` has what audits came to and ``tried`` how many attempts have failed, until someone has stored it.
@@ -39,12 +39,12 @@ class Judging:
 
     def __init__(self, plan: Plan, put: Callable[[object], None]) -> None:
         self.plan, self._put = plan, put
-        self.found: dict[str, Judged] = {}
+        self.found: dict[str, AuditResult] = {}
         self.tried: dict[str, int] = {}
-        self._threads = Threads(AT_ONCE, "safi-judge")
+        self._threads = ThreadPool(MAX_ATTEMPTS_RUNNING, "safi-judge")
         self._waiting: deque[Job] = deque()
         self._begun: dict[str, Attempt] = {}  # the oldest first
-        self._again: list[tuple[float, int, Job]] = []  # a heap
+        self._retries: list[tuple[float, int, Job]] = []  # a heap
         self._count = itertools.count()
         self._begin_at = -math.inf
 
@@ -52,35 +52,35 @@ class Judging:
         """One more turn to judge."""
         self._waiting.append(job)
 
-    def next(self) -> list[Job]:
-        """The turns whose audit can begin now; they wait on until ``begin`` or ``leave_out`` was called for each."""
+    def startable(self) -> list[Job]:
+        """The turns whose audit can begin now; they wait on until ``begin`` or ``skip`` was called for each."""
         if time.monotonic() < self._begin_at:
             return []
-        places = min(AT_ONCE - len(self._begun) - len(self.found), self._threads.room())
+        places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.found), self._threads.room())
         return list(itertools.islice(self._waiting, max(0, places)))
 
-    def leave_out(self, job: Job) -> None:
-        """A turn needs no audit here; of those from ``next``, in their order."""
+    def skip(self, job: Job) -> None:
+        """A turn needs no audit here; of those from ``startable``, in their order."""
         self._waiting.popleft()
 
-    def begin(self, job: Job, kept: Kept) -> bool:
-        """Begin an audit; of those from ``next``, in their order. False where no thread can be had: it waits on."""
-        if kept.attempts >= self.plan.attempts:
+    def begin(self, job: Job, kept: StoredTurn) -> bool:
+        """Begin an audit of ``startable``, in order; False where no thread is available, and the turn stays queued."""
+        if not self.plan.may_attempt(kept.attempts):
             self._waiting.popleft()
-            self._failed(job, kept.attempts, None)
+            self._end(job, kept.attempts, Outcome(None))
             return True
         try:
             future = self._threads.submit(partial(self.plan.judge, job.id, kept))
         except RuntimeError:  # the pool has logged it
-            self._begin_at = time.monotonic() + AGAIN
+            self._begin_at = time.monotonic() + RETRY_THREAD
             return False
         self._waiting.popleft()
         attempt = Attempt(job, kept.attempts, future, time.monotonic() + self.plan.timeout)
         self._begun[job.id] = attempt
-        future.add_done_callback(lambda _: self._put(Came(attempt)))
+        future.add_done_callback(lambda _: self._put(AttemptEnded(attempt)))
         return True
 
-    def take(self, attempt: Attempt) -> str | None:
+    def finish(self, attempt: Attempt) -> str | None:
         """Take in what an attempt came to; the memory key if the audit has ended with it."""
         if self._begun.get(attempt.job.id) is not attempt:
             return None  # it was given up before
@@ -89,51 +89,49 @@ class Judging:
             outcome = attempt.future.result(0)
         except BaseException as error:
             outcome = Outcome(None, error)
-        if outcome.ledger is None:
-            return self._failed(attempt.job, attempt.failed, outcome.error or RuntimeError())
-        self.found[attempt.job.id] = Judged(attempt.job.key, outcome.ledger, None, outcome.body, outcome.judge)
-        return attempt.job.key
+        return self._end(attempt.job, attempt.failed, outcome)
 
-    def look(self) -> list[str]:
+    def expire(self) -> list[str]:
         """Give up what has taken too long, and have those wait again whose time has come; keys of ended audits."""
         now, keys = time.monotonic(), []
         for attempt in [one for one in self._begun.values() if one.deadline <= now]:
             del self._begun[attempt.job.id]
             self._threads.give_up(attempt.future)
-            if (key := self._failed(attempt.job, attempt.failed, TimeoutError())) is not None:
+            if (key := self._end(attempt.job, attempt.failed, Outcome(None, TimeoutError()))) is not None:
                 keys.append(key)
-        while self._again and self._again[0][0] <= now:
-            self._waiting.append(heappop(self._again)[2])
+        while self._retries and self._retries[0][0] <= now:
+            self._waiting.append(heappop(self._retries)[2])
         return keys
 
-    def _failed(self, job: Job, before: int, error: BaseException | None) -> str | None:
-        after = self.plan.next(job.id, before, error)
-        if error is not None:
+    def _end(self, job: Job, attempts: int, outcome: Outcome) -> str | None:
+        """Note the result of an attempt, or schedule the next one; the memory key if the audit has ended."""
+        after = self.plan.next_step(job.id, job.key, attempts, outcome)
+        if after.failed is not None:
             self.tried[job.id] = after.failed
-        if after.wait is None:
-            self.found[job.id] = Judged(job.key, None, after.why)
+        if after.result is not None:
+            self.found[job.id] = after.result
             return job.key
-        heappush(self._again, (time.monotonic() + after.wait, next(self._count), job))
+        heappush(self._retries, (time.monotonic() + after.wait, next(self._count), job))
         return None
 
-    def wait(self) -> float:
+    def seconds_until_due(self) -> float:
         """Seconds until something is due that is not announced: 0 for now, infinity for nothing."""
-        times = [self._again[0][0]] if self._again else []
+        times = [self._retries[0][0]] if self._retries else []
         times += [next(iter(self._begun.values())).deadline] if self._begun else []
-        if self._waiting and len(self._begun) < AT_ONCE and self._threads.room():
+        if self._waiting and len(self._begun) < MAX_ATTEMPTS_RUNNING and self._threads.room():
             times.append(self._begin_at)
         return min(times, default=math.inf) - time.monotonic()
 
-    def keys(self) -> set[str]:
+    def open_keys(self) -> set[str]:
         """Memory keys of which something is under way or waits."""
-        jobs = [*self._waiting, *(one.job for one in self._begun.values()), *(job for *_, job in self._again)]
+        jobs = [*self._waiting, *(one.job for one in self._begun.values()), *(job for *_, job in self._retries)]
         return {job.key for job in jobs}
 
     def blocked(self) -> list[str]:
         """What is under way, a sentence for each kind; on any thread."""
         counts = {
             "audits are under way.": len(self._begun),
-            "failed audits are to be tried again.": len(self._again),
+            "failed audits are to be tried again.": len(self._retries),
             "audits wait for their turn.": len(self._waiting),
             "audits did not end in time and still run, each in a thread.": self._threads.stuck,
         }

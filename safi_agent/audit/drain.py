@@ -1,15 +1,26 @@
-"""Why turns are left, by what the store says."""
+"""What drain() does in every audit branch: refuse to wait for itself, and say why turns are not done."""
 
 from collections.abc import Mapping
 
 from safi_agent.store import Store
 from safi_agent.store.backlog import blocking_reasons
 from safi_agent.store.log_state import count_unlogged
-from safi_agent.store.process_id import is_dead, me
+from safi_agent.store.process_id import is_dead, this_process
+from safi_agent.thread_pool import is_audit_thread
 from safi_agent.unicode_text import many
 
 
-def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
+def refuse_audit_thread() -> None:
+    """Raise in a thread that audits: it would wait for itself.
+
+    Raises:
+        RuntimeError: this thread belongs to the audit branch.
+    """
+    if is_audit_thread():
+        raise RuntimeError("drain: expected another thread than those that audit; a hook cannot wait for itself.")
+
+
+def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
     """A sentence for each cause that can be known without being the process that audits.
 
     Args:
@@ -20,7 +31,11 @@ def why_left(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]
     lines = count_unlogged(store, value_set) if left else {}
     said = blocking_reasons(store.database, value_set)
     said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
-    others = {owner.rpartition(":")[0]: count for owner, count in left.items() if owner != me() and not is_dead(owner)}
+    others = {
+        owner.rpartition(":")[0]: count
+        for owner, count in left.items()
+        if owner != this_process() and not is_dead(owner)
+    }
     named = " ".join(said)
     for name, count in others.items():
         if name not in named:

@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any
 
-from safi_agent.thread_pool import mark_own
+from safi_agent.thread_pool import mark_audit_thread
 
 log = logging.getLogger("safi_agent")
 LEAVE = 15.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
 
 
-class LoopThread:
+class EventLoopThread:
     """Runs coroutines until it is stopped, in an empty context.
 
     Raises:
@@ -79,7 +79,7 @@ def stop_loop(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None
 
 
 def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event, submitted: set[asyncio.Task[None]]) -> None:
-    mark_own()
+    mark_audit_thread()
     asyncio.set_event_loop(loop)
     while not stopped.is_set():
         try:

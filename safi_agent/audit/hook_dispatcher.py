@@ -10,108 +10,108 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from safi_agent.audit.event_loop_thread import LoopThread
+from safi_agent.audit.event_loop_thread import EventLoopThread
 from safi_agent.hooks import Alert, Hook, call, name_of
 
 log = logging.getLogger("safi_agent")
-MOST_STUCK = 3  # threads of one hook that may hang before it is called no more
-LOOK = 1.0  # seconds, at most, from one look at the calls that are under way to the next
+MAX_STUCK = 3  # threads of one hook that may hang before it is called no more
+MAX_POLL = 1.0  # seconds, at most, from one look at the calls that are under way to the next
 
 
-class Due(NamedTuple):
+class HookCall(NamedTuple):
     """A hook to call, and what with."""
 
     hook: Hook
     alert: Alert
 
 
-class _Call:
+class _RunningCall:
     """A call that is under way; ``begun`` is when its hook was entered, on the monotonic clock."""
 
-    def __init__(self, due: Due, end: Callable[[], None]) -> None:
+    def __init__(self, due: HookCall, end: Callable[[], None]) -> None:
         self.due, self.end = due, end
         self.begun: float | None = None
-        self.on: LoopThread | None = None
+        self.on: EventLoopThread | None = None
 
 
-class Telling:
+class HookDispatcher:
     """Calls hooks turn by turn, those of one turn in order; async calls of several turns may overlap.
 
     A call that has not ended after ``timeout`` seconds is given up. Where it blocks its hook's thread the hook gets
-    another one, ``MOST_STUCK`` times: after that the hook is not called until one of its threads is free again. Every
+    another one, ``MAX_STUCK`` times: after that the hook is not called until one of its threads is free again. Every
     call that is left out is logged.
     """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self._lock = threading.RLock()
-        self._places: dict[int, _Place] = {}
+        self._threads: dict[int, _HookThread] = {}
 
-    def tell(self, dues: Sequence[Due], done: Callable[[], None]) -> None:
+    def dispatch(self, dues: Sequence[HookCall], done: Callable[[], None]) -> None:
         """Make these calls one after the other, then call ``done``, on any thread."""
         left = deque(dues)
 
         def go_on() -> None:
             if left:
                 due = left.popleft()
-                self._place(due.hook).add(_Call(due, go_on))
+                self._thread_of(due.hook).add(_RunningCall(due, go_on))
             else:
                 done()
 
         with self._lock:
             go_on()
 
-    def _place(self, hook: Hook) -> "_Place":
-        if (place := self._places.get(id(hook))) is None:
-            place = self._places[id(hook)] = _Place(hook, self.timeout, self._lock)
-            weakref.finalize(self, place.stop).atexit = False  # hooks are called while the interpreter exits
-        return place
+    def _thread_of(self, hook: Hook) -> "_HookThread":
+        if (thread := self._threads.get(id(hook))) is None:
+            thread = self._threads[id(hook)] = _HookThread(hook, self.timeout, self._lock)
+            weakref.finalize(self, thread.stop).atexit = False  # hooks are called while the interpreter exits
+        return thread
 
-    def look(self) -> float:
+    def expire(self) -> float:
         """Give up what has taken too long; seconds until it should be looked again, infinity for no need."""
         with self._lock:
-            waiting = [place.look() for place in list(self._places.values())]
-        return min(LOOK, self.timeout / 2) if any(waiting) else math.inf
+            waiting = [thread.expire() for thread in list(self._threads.values())]
+        return min(MAX_POLL, self.timeout / 2) if any(waiting) else math.inf
 
     def blocked(self) -> list[str]:
         """A sentence for each hook that holds up turns now."""
         with self._lock:
-            return [sentence for place in self._places.values() if (sentence := place.blocked())]
+            return [sentence for thread in self._threads.values() if (sentence := thread.blocked())]
 
     def stop(self) -> None:
         """End the threads; what is called later gets new ones."""
         with self._lock:
-            for place in self._places.values():
-                place.stop()
+            for thread in self._threads.values():
+                thread.stop()
 
 
-class _Place:
+class _HookThread:
     """Where one hook is called. All methods are called under the lock."""
 
     def __init__(self, hook: Hook, timeout: float, lock: threading.RLock) -> None:
         self.hook, self.timeout, self._lock = hook, timeout, lock
-        self._calls: dict[_Call, None] = {}  # not ended yet, the oldest first
-        self._on: LoopThread | None = None
-        self._stuck: list[LoopThread] = []
+        self._calls: dict[_RunningCall, None] = {}  # not ended yet, the oldest first
+        self._thread: EventLoopThread | None = None
+        self._stuck: list[EventLoopThread] = []
 
-    def add(self, one: _Call) -> None:
+    def add(self, one: _RunningCall) -> None:
         self._stuck = [thread for thread in self._stuck if not thread.ended]
-        if len(self._stuck) >= MOST_STUCK:
+        if len(self._stuck) >= MAX_STUCK:
             self._leave_out(one, f"{len(self._stuck)} calls of it have not ended")
             return
         self._calls[one] = None
         self._begin(one)
 
-    def _begin(self, one: _Call) -> None:
+    def _begin(self, one: _RunningCall) -> None:
         try:
-            if self._on is None or not self._on.alive:
-                self._on = LoopThread("safi-hook")
-            one.on = on = self._on
+            if self._thread is None or not self._thread.alive:
+                self._thread = EventLoopThread("safi-hook")
+            one.on = on = self._thread
             on.submit(lambda: self._called(one, on))
         except (RuntimeError, MemoryError, OSError) as error:  # tried again when it is looked next
             log.error("No thread for the hook %s could be had (%s).", name_of(self.hook), error)
 
-    async def _called(self, one: _Call, on: LoopThread) -> None:
+    async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
             if one.on is not on or one not in self._calls:
                 return  # it was moved, or given up
@@ -125,7 +125,7 @@ class _Place:
         with self._lock:
             self._end(one, in_time=in_time)
 
-    def _end(self, one: _Call, *, in_time: bool) -> None:
+    def _end(self, one: _RunningCall, *, in_time: bool) -> None:
         if one not in self._calls:
             return
         del self._calls[one]
@@ -138,22 +138,22 @@ class _Place:
             )
         one.end()
 
-    def _leave_out(self, one: _Call, why: str) -> None:
+    def _leave_out(self, one: _RunningCall, why: str) -> None:
         log.error("The hook %s is not called on turn %s: %s.", name_of(self.hook), one.due.alert.turn_id, why)
         one.end()
 
-    def look(self) -> bool:
+    def expire(self) -> bool:
         """Give up what blocks the thread for too long; whether anything is under way."""
-        late = time.monotonic() - self.timeout - min(LOOK, self.timeout / 2)
+        late = time.monotonic() - self.timeout - min(MAX_POLL, self.timeout / 2)
         over = [one for one in self._calls if one.begun is not None and one.begun < late]
-        if over and self._on is not None and any(one.on is self._on for one in over):
-            self._on.stop()
-            self._stuck.append(self._on)
-            self._on = None
+        if over and self._thread is not None and any(one.on is self._thread for one in over):
+            self._thread.stop()
+            self._stuck.append(self._thread)
+            self._thread = None
         for one in over:
             self._end(one, in_time=False)
-        lost = self._on is None or not self._on.alive
-        for one in [one for one in self._calls if one.begun is None and (lost or one.on is not self._on)]:
+        lost = self._thread is None or not self._thread.alive
+        for one in [one for one in self._calls if one.begun is None and (lost or one.on is not self._thread)]:
             del self._calls[one]
             self.add(one)
         return bool(self._calls)
@@ -166,5 +166,5 @@ class _Place:
         return f"{len(self._calls)} calls of the hook {name_of(self.hook)} are under way{since}."
 
     def stop(self) -> None:
-        if self._on is not None:
-            self._on.stop()
+        if self._thread is not None:
+            self._thread.stop()

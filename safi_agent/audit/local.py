@@ -10,27 +10,26 @@ from queue import Empty, SimpleQueue
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
-from safi_agent.audit.drain import why_left
-from safi_agent.audit.heartbeat import ensure, serve
-from safi_agent.audit.pipeline import Carriage
+from safi_agent.audit.drain import refuse_audit_thread, unfinished_reasons
+from safi_agent.audit.heartbeat import ensure, monitor
+from safi_agent.audit.pipeline import AuditPipeline
 from safi_agent.audit.plan import RECONNECT, Plan
 from safi_agent.errors import SafiError
-from safi_agent.fork_safety import Forked, Stage, register
+from safi_agent.fork_safety import ForkHandler, Stage, register
 from safi_agent.lifecycle import Drained
 from safi_agent.log import flush
 from safi_agent.store import Job, Store
-from safi_agent.thread_pool import is_own, mark_own
+from safi_agent.thread_pool import is_audit_thread, mark_audit_thread
 
 log = logging.getLogger("safi_agent")
-GRACE = 0.01  # seconds in which more may come before a round begins, so that much is done in one transaction
+BATCH_WINDOW = 0.01  # seconds in which more may come before a round begins, so that much is done in one transaction
 IDLE = 5.0  # seconds without open turns after which the thread ends
-ENDS = 1.0  # seconds for the thread of a closed chain to end
-LOOK = 0.5  # seconds from one look at the thread to the next, while it is waited for
+JOIN_TIMEOUT = 1.0  # seconds for the thread of a closed chain to end
+POLL = 0.5  # seconds from one look at the thread to the next, while it is waited for
 STORED = (SQLAlchemyError, OSError, SafiError)  # what a store or a log out of reach raises
-SELF = "drain: expected another thread than those that audit; a hook cannot wait for itself."
 
 
-class Auditor(Forked):
+class LocalAuditor(ForkHandler):
     """Has a thread of its own while turns are open; everything that matters is in the store.
 
     A store, a hook or a φ that hangs holds up this chain and no other.
@@ -38,32 +37,32 @@ class Auditor(Forked):
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
-        self._fresh()
+        self._reset()
         store.save_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
         register(self, Stage.WORK)
-        serve(self)
+        monitor(self)
 
-    def _fresh(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.RLock()  # Ctrl-C cannot come between it and its block, as it can with a Condition
         self._changed = threading.Condition(self._lock)
         self._open: dict[str, Job] = {}
         self._finished = 0
         self._inbox: SimpleQueue[object] = SimpleQueue()
-        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
+        self._pipeline = AuditPipeline(self.plan, self.store, self._inbox.put, self._take_over)
         self._thread: threading.Thread | None = None
-        self._again = threading.Event()  # set to end the wait after a failure
+        self._retry = threading.Event()  # set to end the wait after a failure
         self._round: float | None = None  # when the round that is under way began
         self._ending = False  # the chain was closed
-        self._broken = ""  # why the last round came to nothing
+        self._last_failure = ""  # why the last round came to nothing
 
     @override
     def after_fork(self) -> None:
-        self._fresh()
+        self._reset()
 
     def beat(self) -> None:
         """Take over what dead processes left, renew the leases on what is open, and see that the thread runs."""
-        self._adopt()  # first: a turn of this process that nobody audits is known by its old lease
+        self._take_over()  # first: a turn of this process that nobody audits is known by its old lease
         if self._open:
             self.store.leases.renew()
         self._ensure()
@@ -72,7 +71,7 @@ class Auditor(Forked):
         if (hanging := self._hanging()) is not None:
             log.error("%s", hanging)
 
-    def _adopt(self) -> None:
+    def _take_over(self) -> None:
         for job in self.store.leases.take_over(self.plan.values.name, self.store.leases.under_way):
             self.submit(job)
 
@@ -89,46 +88,45 @@ class Auditor(Forked):
         Raises:
             RuntimeError: it was called by a hook or a model, in a thread that audits.
         """
-        if is_own():
-            raise RuntimeError(SELF)
+        refuse_audit_thread()
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._again.set()
+        self._retry.set()
         while True:
             self._ensure()
             ensure()
             with self._lock:
-                rest = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
+                rest = POLL if deadline is None else min(POLL, deadline - time.monotonic())
                 if not self._open or rest <= 0:
                     break
                 self._changed.wait(rest)
         with self._lock:
             finished, self._finished = self._finished, 0
-        return Drained(finished, *self._left())
+        return Drained(finished, *self._unfinished())
 
     def stop(self, timeout: float) -> None:
         """Let the thread end once nothing is open; what is not finished goes on, in this process or another."""
         self._ending = True
         self._inbox.put(None)
-        if (thread := self._thread) is not None and not self._open and not is_own():
-            thread.join(ENDS)
+        if (thread := self._thread) is not None and not self._open and not is_audit_thread():
+            thread.join(JOIN_TIMEOUT)
 
-    def leave(self, timeout: float) -> None:
+    def shutdown(self, timeout: float) -> None:
         """The interpreter exits: wait."""
         self.drain(timeout)
         if self._open:
             log.error("%d turns are left in the store; whatever opens it next finishes them.", len(self._open))
 
-    def _left(self) -> tuple[int, list[str]]:
+    def _unfinished(self) -> tuple[int, list[str]]:
         """How many turns are not done, and why."""
-        blocked = [self._broken] if self._broken else []
+        blocked = [self._last_failure] if self._last_failure else []
         if (hanging := self._hanging()) is not None:
             blocked.append(hanging)
         try:
             left = self.store.count_unfinished(self.plan.values.name)
-            blocked += why_left(self.store, self.plan.values.name, left)
+            blocked += unfinished_reasons(self.store, self.plan.values.name, left)
         except (SQLAlchemyError, OSError) as error:
             return len(self._open), [*blocked, f"The store cannot be read ({type(error).__name__})."]
-        return sum(left.values()), [*blocked, *(self._carriage.blocked() if left else [])]
+        return sum(left.values()), [*blocked, *(self._pipeline.blocked() if left else [])]
 
     def _hanging(self) -> str | None:
         begun = self._round
@@ -150,7 +148,7 @@ class Auditor(Forked):
                 return
             if self._thread is not None:
                 log.error("The thread that audits had ended; another one takes up %d open turns.", len(self._open))
-                self._take_up()
+                self._restart()
             thread = threading.Thread(target=self._run, name="safi-audit", daemon=True)
             try:
                 thread.start()
@@ -159,23 +157,23 @@ class Auditor(Forked):
                 return
             self._thread = thread
 
-    def _take_up(self) -> None:
+    def _restart(self) -> None:
         """Begin anew with all open turns: what was under way is in the store, or is done again."""
         self._inbox = SimpleQueue()
-        self._carriage.stop()
-        self._carriage = Carriage(self.plan, self.store, self._inbox.put, self._adopt)
+        self._pipeline.stop()
+        self._pipeline = AuditPipeline(self.plan, self.store, self._inbox.put, self._take_over)
         for job in self._open.values():
             self._inbox.put(job)
 
     def _run(self) -> None:
-        mark_own()
+        mark_audit_thread()
         failures = 0
         while True:
             try:
-                if self._wait():
+                if self._receive():
                     return
-                self._go_on()
-                failures, self._broken = 0, ""
+                self._run_round()
+                failures, self._last_failure = 0, ""
             except BaseException as error:  # the store is out of reach, or a fault of ours; what is stored is safe
                 wait = RECONNECT[min(failures, len(RECONNECT) - 1)]
                 failures += 1
@@ -183,41 +181,41 @@ class Auditor(Forked):
 
     def _fail(self, error: BaseException, wait: float) -> None:
         self._round = None
-        self._broken = f"The audits wait ({type(error).__name__}), and are tried again."
+        self._last_failure = f"The audits wait ({type(error).__name__}), and are tried again."
         log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
         if not isinstance(error, STORED):  # a round can be repeated; what else failed may have left half of one
             with self._lock:
-                self._take_up()
-        self._again.clear()
-        self._again.wait(wait)
+                self._restart()
+        self._retry.clear()
+        self._retry.wait(wait)
 
-    def _wait(self) -> bool:
+    def _receive(self) -> bool:
         """Wait for something to do; whether there was nothing for so long that the thread ends."""
         idle = 0.0 if self._ending and not self._open else IDLE
         try:
-            what = self._inbox.get(timeout=min(idle, self._carriage.wait()))
+            what = self._inbox.get(timeout=min(idle, self._pipeline.seconds_until_due()))
         except Empty:
             with self._lock:
                 if not self._open and self._inbox.empty():
                     self._thread = None
                     return True
         else:
-            self._carriage.take(what)
+            self._pipeline.receive(what)
         return False
 
-    def _go_on(self) -> None:
+    def _run_round(self) -> None:
         """One round: take what has come, and do with it what can be done."""
-        time.sleep(GRACE)
+        time.sleep(BATCH_WINDOW)
         with suppress(Empty):
             while True:
-                self._carriage.take(self._inbox.get_nowait())
+                self._pipeline.receive(self._inbox.get_nowait())
         self._round = time.monotonic()
-        settled = self._carriage.round()
+        settled = self._pipeline.run_round()
         self._round = None
         if settled:
-            self._close(settled)
+            self._finish(settled)
 
-    def _close(self, settled: Sequence[Job]) -> None:
+    def _finish(self, settled: Sequence[Job]) -> None:
         with self._lock:
             for job in settled:
                 self._open.pop(job.id, None)

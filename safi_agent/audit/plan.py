@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit.hook_dispatcher import Due
+from safi_agent.audit.hook_dispatcher import HookCall
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.hooks import Alert, Hook, Kind, asks, kinds, offenders
-from safi_agent.record import Measure, commit, unpack, values_of
-from safi_agent.store import Commit, Kept, Memory, Row
+from safi_agent.record import Measure, unpack, values_of
+from safi_agent.store import AuditResult, StoredTurn
 from safi_agent.values import ValueSet
 
 log = logging.getLogger("safi_agent")
@@ -29,12 +29,12 @@ class Outcome(NamedTuple):
     judge: str | None = None  #: the name of the model that judged
 
 
-class Next(NamedTuple):
-    """What follows a failed attempt: another one after ``wait`` seconds, or, where that is None, no more."""
+class NextStep(NamedTuple):
+    """What follows an attempt: a result to store, or another attempt after ``wait`` seconds."""
 
-    failed: int
-    wait: float | None
-    why: str  #: what the record says of an audit that was given up
+    result: AuditResult | None  #: None where the audit is tried again
+    failed: int | None  #: failed attempts to store; None where the number has not changed
+    wait: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Plan:
         """The fingerprint of the values."""
         return self.values.fingerprint
 
-    def judge(self, turn_id: str, kept: Kept) -> Outcome:
+    def judge(self, turn_id: str, kept: StoredTurn) -> Outcome:
         """What the Conscience finds, by the values under which the turn was approved.
 
         It never raises, whatever the model does: an error, ``SystemExit`` among them, is a failed attempt.
@@ -80,19 +80,31 @@ class Plan:
             return config | {"run_name": "safi.audit", "callbacks": list(self.tracers)}
         return config | {"callbacks": manager}
 
-    def next(self, turn_id: str, before: int, error: BaseException | None) -> Next:
-        """The rule for attempts: ``before`` have failed, and now one more with ``error`` (None: none was begun)."""
-        failed, cause = before + (error is not None), "interrupted" if error is None else type(error).__name__
+    def may_attempt(self, attempts: int) -> bool:
+        """Whether another attempt is allowed after this many failed ones."""
+        return attempts < self.attempts
+
+    def next_step(self, turn_id: str, key: str, attempts: int, outcome: Outcome) -> NextStep:
+        """The rule for attempts.
+
+        Args:
+            turn_id: the turn that is audited.
+            key: its memory key.
+            attempts: how many attempts had failed before this one.
+            outcome: of this attempt; without a ledger and an error where no attempt was made.
+        """
+        if outcome.ledger is not None:
+            return NextStep(AuditResult(key, outcome.ledger, None, outcome.body, outcome.judge), None)
+        error = outcome.error
+        failed, cause = attempts + (error is not None), "interrupted" if error is None else type(error).__name__
         if error is not None:
             log.warning("Audit of turn %s, attempt %d of %d.", turn_id, failed, self.attempts, exc_info=error)
-        again = failed < self.attempts
-        return Next(failed, self.backoff * 2.0 ** (failed - 1) if again else None, f"{cause}, {failed} attempts")
+        stored = None if error is None else failed
+        if self.may_attempt(failed):
+            return NextStep(None, stored, self.backoff * 2.0 ** (failed - 1))
+        return NextStep(AuditResult(key, None, f"{cause}, {failed} attempts"), stored)
 
-    def compute(self, row: Row, before: Memory) -> Commit:
-        """What a commit writes."""
-        return commit(row, before, self.measure)
-
-    def dues(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[Due]:
+    def dues(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
         """The hooks to call: those that watch every turn, then all of them for each thing that the record raises.
 
         Offenders are those of the value set by which the turn was judged, which ``kept`` reads by its fingerprint: the
@@ -103,7 +115,7 @@ class Plan:
         found: list[Kind] = ["turn", *kinds(record, self.measure.review_below, self.measure.drift_above)]
         asked = [(hook, kind) for kind in found for hook in self.hooks if asks(hook, kind)]
         worst = offenders(record["conscienceLedger"], self._judged_by(record, kept)) if asked else ()
-        return [Due(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]
+        return [HookCall(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]
 
     def _judged_by(self, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> ValueSet:
         fingerprint = record.get("measure", {}).get("values", self.values_id)

@@ -11,54 +11,52 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
-from safi_agent.audit.drain import why_left
-from safi_agent.audit.event_loop_thread import LoopThread
-from safi_agent.audit.heartbeat import ensure, serve
-from safi_agent.audit.local import SELF
+from safi_agent.audit.drain import refuse_audit_thread, unfinished_reasons
+from safi_agent.audit.event_loop_thread import EventLoopThread
+from safi_agent.audit.heartbeat import ensure, monitor
 from safi_agent.audit.plan import Plan
 from safi_agent.audit.worker import Worker
-from safi_agent.fork_safety import Forked, Stage, register
+from safi_agent.fork_safety import ForkHandler, Stage, register
 from safi_agent.lifecycle import Drained
 from safi_agent.log import flush
 from safi_agent.store import Job, Store
-from safi_agent.thread_pool import is_own
 
 log = logging.getLogger("safi_agent")
-LEAVE = 5.0  # seconds in which a worker that has stopped says so to the database
-LOOK = 0.05  # seconds from the first look at the store to the next, while it is drained; then twice as many
-LONGEST_LOOK = 0.4
+STOP_GRACE = 5.0  # seconds in which a worker that has stopped says so to the database
+POLL = 0.05  # seconds from the first look at the store to the next, while it is drained; then twice as many
+MAX_POLL = 0.4
 
 
 class _Running(NamedTuple):
     worker: Worker
-    thread: LoopThread
+    thread: EventLoopThread
     ended: Future[None]
 
 
-class QueuedAuditor(Forked):
+class PostgresAuditor(ForkHandler):
     """Waits for the audits of this process, whoever carries them out; has a worker unless that is done elsewhere."""
 
-    def __init__(self, plan: Plan, store: Store, *, works: bool) -> None:
+    def __init__(self, plan: Plan, store: Store, *, has_worker: bool) -> None:
         self.plan, self.store = plan, store
-        self._works = works
-        self._fresh()
+        self._has_worker = has_worker
+        self._reset()
         store.save_values(plan.values_id, plan.values.model_dump_json())
         self.beat()
         _open.add(self)
         register(self, Stage.WORK)
-        serve(self)
+        monitor(self)
         self._start()
 
-    def _fresh(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._taken = self._told = 0
+        self._submitted = self._reported = 0
         self._running: _Running | None = None
         self._done = 0  # audits that workers carried out which have ended
         self._stopped = False
 
     @override
     def after_fork(self) -> None:
-        self._fresh()
+        self._reset()
 
     def beat(self) -> None:
         """Renew the leases on what is under way, and answer for what dead processes left; their jobs are still there.
@@ -80,12 +78,12 @@ class QueuedAuditor(Forked):
 
     def _count(self, job: Job) -> None:
         with self._lock:
-            self._taken += job.audit
+            self._submitted += job.audit
 
     def _start(self) -> None:
         """Have a worker that runs; a forked child needs one of its own when it has answered for the first time."""
         with self._lock:
-            if not self._works or self._stopped:
+            if not self._has_worker or self._stopped:
                 return
             if (running := self._running) is not None:
                 if running.thread.alive and not running.ended.done():
@@ -95,7 +93,7 @@ class QueuedAuditor(Forked):
                 self._done += running.worker.done
             worker = Worker(self.plan, self.store)
             try:
-                thread = LoopThread("safi-worker")
+                thread = EventLoopThread("safi-worker")
             except (RuntimeError, MemoryError, OSError) as error:
                 log.error("The worker could not be started (%s); it is tried again.", error)
                 return
@@ -107,53 +105,52 @@ class QueuedAuditor(Forked):
         Raises:
             RuntimeError: it was called by a hook or a model, in a thread that audits.
         """
-        if is_own():
-            raise RuntimeError(SELF)
+        refuse_audit_thread()
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        look = LOOK
-        while (mine := self._mine())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0:
+        look = POLL
+        while (mine := self._count_open())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0:
             self._start()
             ensure()
             time.sleep(min(look, rest))
-            look = min(2 * look, LONGEST_LOOK)
+            look = min(2 * look, MAX_POLL)
         with self._lock:
-            finished = max(0, self._taken - mine[1] - self._told)
-            self._told += finished
-        return self.left(finished)
+            finished = max(0, self._submitted - mine[1] - self._reported)
+            self._reported += finished
+        return self.drain_result(finished)
 
-    def left(self, finished: int) -> Drained:
+    def drain_result(self, finished: int) -> Drained:
         """This count, with what is not done and why."""
-        return Drained(finished, *self._left())
+        return Drained(finished, *self._unfinished())
 
-    def _left(self) -> tuple[int, list[str]]:
+    def _unfinished(self) -> tuple[int, list[str]]:
         """How many turns are not done, and why."""
         name = self.plan.values.name
         try:
-            left = self.store.count_unfinished(name)
-            blocked = why_left(self.store, name, left)
+            drain_result = self.store.count_unfinished(name)
+            blocked = unfinished_reasons(self.store, name, drain_result)
         except (SQLAlchemyError, OSError) as error:
-            return self._taken - self._told, [f"The store cannot be read ({type(error).__name__})."]
-        count = sum(left.values())
+            return self._submitted - self._reported, [f"The store cannot be read ({type(error).__name__})."]
+        count = sum(drain_result.values())
         if count and (running := self._running) is not None and not self._stopped:
             blocked += running.worker.blocked() or [f"{count} turns are in the queue, or under way at a worker."]
         elif count:
             blocked.append(f"{count} turns wait for a worker; this process has none.")
         return count, blocked
 
-    def _mine(self) -> tuple[int, int]:
+    def _count_open(self) -> tuple[int, int]:
         """Open turns of this process, and open audits among them."""
         try:
             return self.store.leases.count_own(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
             log.error("It cannot be seen which audits are done.", exc_info=error)
-            return 1, self._taken - self._told
+            return 1, self._submitted - self._reported
 
-    def leave(self, timeout: float) -> None:
+    def shutdown(self, timeout: float) -> None:
         """The interpreter exits: wait, unless others do the work, and stop."""
         if self._stopped:
             return
         start = time.monotonic()
-        if self._works:
+        if self._has_worker:
             self.drain(timeout)
         self.stop(max(0.0, start + timeout - time.monotonic()))
 
@@ -171,8 +168,8 @@ class QueuedAuditor(Forked):
         if running is not None and running.thread.alive:
             with contextlib.suppress(TimeoutError, RuntimeError):  # it may end just now
                 running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
-                running.ended.result(timeout + LEAVE)
+                running.ended.result(timeout + STOP_GRACE)
             running.thread.stop()
 
 
-_open: set[QueuedAuditor] = set()  # a chain that was let go of is not done before its turns are
+_open: set[PostgresAuditor] = set()  # a chain that was let go of is not done before its turns are

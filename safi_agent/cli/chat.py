@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
 from safi_agent.errors import SafiError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def chat(
     """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
     from safi_agent import create_safi_chain
 
-    with in_plain_words("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
+    with one_line_errors("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
         while asked := _asked():
             typer.echo(f"\n{turn(safi, asked, log)}\n")
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
 from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def drain(
     """Finish the audits that processes which are gone have left; ends with 1 if turns are left then."""
     from safi_agent import create_safi_chain
 
-    with in_plain_words("drain"):
+    with one_line_errors("drain"):
         safi = create_safi_chain(model, values, store=store, log=log)
         done = safi.drain(timeout)
         safi.close(0)

@@ -28,7 +28,7 @@ LOG = Path("saf-spirit-log.json")
 
 
 @contextmanager
-def in_plain_words(command: str) -> Iterator[None]:
+def one_line_errors(command: str) -> Iterator[None]:
     """What goes wrong in a command is told in a line without a trace, and ends it with 2."""
     try:
         yield
@@ -47,7 +47,7 @@ def _words(error: Exception) -> str:
     return " ".join(f"{f'{where}: ' if where else ''}{what.removeprefix('Value error, ')}" for where, what in said)
 
 
-def kept_store(url: str) -> "Store":
+def open_existing_store(url: str) -> "Store":
     """A store that is there already: who only wants to read must not make one.
 
     Raises:

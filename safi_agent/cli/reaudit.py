@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words, kept_store
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, open_existing_store
 from safi_agent.store.reaudit import failed_audits, open_reaudits
 
 FAILED_AGAIN = 1
@@ -24,8 +24,8 @@ def reaudit(
     """
     from safi_agent import create_safi_chain
 
-    with in_plain_words("reaudit"):
-        kept = kept_store(store)
+    with one_line_errors("reaudit"):
+        kept = open_existing_store(store)
         with create_safi_chain(model, values, store=store, log=log) as safi:
             tried = failed_audits(kept, safi.values.name, turn or None)
             safi.reaudit(tried)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, kept_store
+from safi_agent.cli.options import LOG, STORE, open_existing_store
 from safi_agent.errors import LogError
 from safi_agent.values import ValueSet, load_values, shipped
 
@@ -25,11 +25,11 @@ def replay(
 
     Ends with 0 if all are the same; 1 if one is not, and says where; 2 if that could not be computed.
     """
-    from safi_agent.faculties.spirit import beta_out
+    from safi_agent.faculties.spirit import is_invalid_beta
     from safi_agent.log.replay import replay as replay_log
 
     try:
-        if beta_out(beta):
+        if is_invalid_beta(beta):
             raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
         replayed = replay_log(log, _finder(values or [], store), beta)
     except (LogError, ValueError, OSError) as error:
@@ -41,18 +41,18 @@ def replay(
 def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
     from safi_agent.record import values_of
-    from safi_agent.store.database_errors import told_as
+    from safi_agent.store.database_errors import raise_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}
     try:
-        kept = kept_store(store)
+        kept = open_existing_store(store)
     except ValueError:
         if store != STORE:
             raise
         return known.get
 
-    @told_as(_unreadable, "The store could not be read")
+    @raise_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
         if name not in known and (text := kept.read_values(name)) is not None:
             found = values_of(text)

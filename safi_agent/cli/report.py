@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, in_plain_words
+from safi_agent.cli.options import LOG, one_line_errors
 
 
 def report(
@@ -19,6 +19,6 @@ def report(
     from safi_agent.report.page import write_page
 
     page = to or log.with_suffix(".html")
-    with in_plain_words("report"):
+    with one_line_errors("report"):
         found = write_page(log, page, newest, review_below=review_below, drift_above=drift_above)
     typer.echo(f"{page}: {found.turns} turns, {found.flagged} to review.")

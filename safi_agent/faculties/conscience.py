@@ -12,10 +12,10 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.errors import ConscienceError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.judge import Answer, Judge, Read
+from safi_agent.faculties.judge import Judge, JudgeReply, Read
 from safi_agent.ledger import ContinuousFinding, Finding, Findings, Ledger, read_ledger
 from safi_agent.parsing import folded
-from safi_agent.thread_pool import Threads
+from safi_agent.thread_pool import ThreadPool
 from safi_agent.turn import Turn
 from safi_agent.values import Value, ValueSet
 
@@ -58,7 +58,7 @@ SCHEMA: dict[str, Any] = {
 }
 Calls = Literal["all", "each"]
 ScoreMode = Literal["discrete", "continuous"]
-_CALLS = Threads(16, "safi-conscience")
+_CALLS = ThreadPool(16, "safi-conscience")
 
 
 def rows(data: dict[str, Any]) -> list[Any]:
@@ -97,7 +97,7 @@ class Conscience(Faculty):
             return self._whole([self._ask(turn, groups[0], config)])
         return self._whole(_CALLS.gather([partial(self._ask, turn, group, config) for group in groups]))
 
-    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> Answer[list[Finding]]:
+    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> JudgeReply[list[Finding]]:
         return self.judge.ask(self._messages(turn, group), self._reader(group), config)
 
     async def awork(self, turn: Turn, config: RunnableConfig) -> Findings:
@@ -123,7 +123,7 @@ class Conscience(Faculty):
 
         return read
 
-    def _whole(self, answers: Sequence[Answer[list[Finding]]]) -> Findings:
+    def _whole(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
         ledger = self._ledger(row for answer in answers for row in answer.found or [])
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")

@@ -12,9 +12,9 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.reflection import split
-from safi_agent.faculties.self_consistency import Panel
+from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.structured_output import Model
-from safi_agent.models import answered_by
+from safi_agent.models import reply_model
 from safi_agent.parsing import after_reasoning, cut_off
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
 from safi_agent.values import ValueSet
@@ -39,7 +39,7 @@ class Intellect(Faculty):
     model: Model
     values: ValueSet
     reflects: bool = True
-    panel: Panel | None = None
+    panel: DraftSelector | None = None
 
     adds = "draft"
 
@@ -68,7 +68,7 @@ class Intellect(Faculty):
         raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", listing(self.values))
+        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", values_prompt(self.values))
         for text in self.values.disclaimers:
             own += f"\nEnd the answer with exactly this sentence: {text}"
         own += f"\n\n{turn['coaching']}" if turn.get("coaching") else ""
@@ -98,7 +98,7 @@ class Intellect(Faculty):
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
         bare = without_reasoning(str(message.text))
         flags = (*bare.flags, TRUNCATED) if cut_off(message) else bare.flags
-        draft = bare._replace(usage=message.usage_metadata, flags=flags, model=answered_by(message))
+        draft = bare._replace(usage=message.usage_metadata, flags=flags, model=reply_model(message))
         if not self.reflects:
             return draft
         answer, reflection = split(draft.answer, broken_off=TRUNCATED in flags)
@@ -129,7 +129,7 @@ def without_reasoning(text: str) -> Draft:
     return Draft("", flags=(ENDLESS,)) if answer is None else Draft(answer)
 
 
-def listing(values: ValueSet) -> str:
+def values_prompt(values: ValueSet) -> str:
     """The values as a model reads them, a line each; weights are not told."""
     return "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in values.values)
 

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.structured_output import Model, Schema, judging
 from safi_agent.generator_driver import adrive, drive
-from safi_agent.models import answered_by
+from safi_agent.models import reply_model
 from safi_agent.parsing import declined, parse_reply
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _INCLUDED_RAW = {"raw", "parsed", "parsing_error"}
 _CUT_OFF = frozenset({"LengthFinishReasonError", "ContentFilterFinishReasonError"})
 
 
-class Answer(NamedTuple, Generic[T]):
+class JudgeReply(NamedTuple, Generic[T]):
     """What was read of the replies (None: nothing usable came), the tokens of all calls, and the model's own name."""
 
     found: T | None
@@ -47,7 +47,7 @@ class Judge:
         """Use the schema where the model can be asked in one."""
         return cls(judging(model, schema), judging(model, None), retry)
 
-    def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
+    def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
         """Ask, and read the reply.
 
         Raises:
@@ -64,7 +64,7 @@ class Judge:
 
         return drive(self._replies(list(messages), read), perform)
 
-    async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
+    async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
         """Asynchronous version of ``ask``."""
 
         async def perform(request: Request) -> Any:
@@ -76,7 +76,7 @@ class Judge:
 
         return await adrive(self._replies(list(messages), read), perform)
 
-    def _replies(self, messages: list[BaseMessage], read: Read[T]) -> Generator[Request, Any, Answer[T]]:
+    def _replies(self, messages: list[BaseMessage], read: Read[T]) -> Generator[Request, Any, JudgeReply[T]]:
         reply = _reply((yield self.structured, messages))
         first = _answer(reply, read)
         if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and declined(reply)):
@@ -99,7 +99,7 @@ def _reply(came: Any) -> AIMessage | str | None:
     return came
 
 
-def _answer(reply: AIMessage | str | None, read: Read[T]) -> Answer[T]:
+def _answer(reply: AIMessage | str | None, read: Read[T]) -> JudgeReply[T]:
     data = None if reply is None else parse_reply(reply)
     found = None if data is None else read(data)
-    return Answer(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, answered_by(reply))
+    return JudgeReply(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))

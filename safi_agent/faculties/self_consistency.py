@@ -28,14 +28,14 @@ Vectors = list[list[float]]
 _WORD = re.compile(r"\w+")
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """Which draft goes on, and the share in (0, 1] of them that say the same, itself among them."""
 
     place: int
     share: float
 
 
-Choose = Callable[[Vectors], Chosen]
+Choose = Callable[[Vectors], Selection]
 
 
 class LexicalEmbeddings(Embeddings):
@@ -71,17 +71,17 @@ def cascade(alike: float) -> Choose:
     except ImportError:
         raise ImportError(INSTALL) from None
 
-    def choose(vectors: Vectors) -> Chosen:
+    def choose(vectors: Vectors) -> Selection:
         states = torch.tensor(vectors, dtype=torch.double)
         found = PulseCascade(merge=alike).select(states)
         alone = len(set(found.lineages.tolist())) == len(vectors)
-        return Chosen(PulseCascade(merge=-1).select(states).chosen if alone else found.chosen, found.share)
+        return Selection(PulseCascade(merge=-1).select(states).chosen if alone else found.chosen, found.share)
 
     return choose
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class DraftSelector:
     """How many drafts there are to be, and how one of them is chosen."""
 
     count: int
@@ -89,7 +89,7 @@ class Panel:
     choose: Choose
 
     @classmethod
-    def of(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "Panel | None":
+    def of(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "DraftSelector | None":
         """None where there is but one draft: then nothing is embedded and nothing imported."""
         if count == 1:
             return None
@@ -112,7 +112,7 @@ class Panel:
 
     def _picked(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
         said = [draft for draft in drafts if draft.answer.strip()]
-        chosen = Chosen(0, 1.0) if len(said) < 2 else self.choose(checked(vectors, len(said)))
+        chosen = Selection(0, 1.0) if len(said) < 2 else self.choose(checked(vectors, len(said)))
         usage = None
         for draft in drafts:
             usage = add_usage(usage, draft.usage) if usage or draft.usage else None

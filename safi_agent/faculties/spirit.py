@@ -67,7 +67,7 @@ def assess(
     Raises:
         ValueError: ``beta`` is not in [0, 1), or ``phi`` or ``sigma`` gives something else than it should.
     """
-    if beta_out(beta):
+    if is_invalid_beta(beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
     before = dict(mu or {})
     read = read_ledger(ledger, values)
@@ -98,7 +98,7 @@ def _finite(name: str, made: object) -> float:
     return float(made)
 
 
-def beta_out(beta: object) -> bool:
+def is_invalid_beta(beta: object) -> bool:
     """Whether β is anything but a number in [0, 1): at 1 the profile would never move."""
     return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < 1
 

@@ -46,20 +46,20 @@ def judging(model: Model, schema: Schema | None) -> Model:
     if isinstance(model, RunnableBindingBase):  # bind, with_config, with_retry
         return model.model_copy(update={"bound": judging(model.bound, schema)})
     if isinstance(model, DynamicRunnable):
-        return AtRunTime(model.prepare, schema)
+        return ConfigurableJudgeCall(model.prepare, schema)
     if isinstance(model, _ConfigurableModel):
-        return AtRunTime(lambda config: (model._model(config), config), schema)
-    return Uncached(model)
+        return ConfigurableJudgeCall(lambda config: (model._model(config), config), schema)
+    return UncachedCall(model)
 
 
-def needs_config(model: Model, configurable: Mapping[str, Any] | None = None) -> bool:
+def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -> bool:
     """Whether only the config of a run names the model, as of ``init_chat_model()`` without a default.
 
     ``configurable`` is what wrappers around it have bound.
     """
     given = configurable or {}
     if isinstance(model, RunnableBindingBase):
-        return needs_config(model.bound, {**(model.config.get("configurable") or {}), **given})
+        return is_unresolved(model.bound, {**(model.config.get("configurable") or {}), **given})
     if isinstance(model, _ConfigurableModel):
         return "model" not in {**model._default_config, **model._model_params({"configurable": dict(given)})}
     return False
@@ -141,7 +141,7 @@ class JudgeCall(Runnable[Any, Any]):
         return self._made[cached, without]
 
 
-class AtRunTime(Runnable[Any, Any]):
+class ConfigurableJudgeCall(Runnable[Any, Any]):
     """A model that the config of the run names; ``resolve`` makes it."""
 
     def __init__(
@@ -164,7 +164,7 @@ class AtRunTime(Runnable[Any, Any]):
         return judging(model, self._schema), config
 
 
-class Uncached(Runnable[Any, Any]):
+class UncachedCall(Runnable[Any, Any]):
     """A runnable of an unknown kind; a chat model inside it may have a cache, whose keys are made of the messages.
 
     So the last message gets a number that no other call has, in a field that is not sent to providers.

@@ -12,8 +12,8 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.intellect import listing
-from safi_agent.faculties.judge import Answer, Judge
+from safi_agent.faculties.intellect import values_prompt
+from safi_agent.faculties.judge import Judge, JudgeReply
 from safi_agent.parsing import folded
 from safi_agent.patterns import search
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
@@ -63,7 +63,7 @@ WITHOUT_GATES = SCHEMA | {
 }
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
-BY_RULES = Verdict("approve", "", "rules")
+APPROVED_BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
 SECONDS = 1.0  # for all patterns of a value set together
 # What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
@@ -83,31 +83,31 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     """
     try:
         return _rules(draft, values, min_agreement, SECONDS)
-    except UnfinishedError as error:
+    except PatternTimeoutError as error:
         log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, error.pattern)
         return UNFINISHED
 
 
-def rules_at_once(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
     """The same in a moment, as for an event loop.
 
     Raises:
         UnfinishedError: the draft has over ``SHORT`` characters, or its patterns took more than ``MOMENT`` seconds.
     """
     if sum(map(len, (draft.answer, *draft.texts))) > SHORT:
-        raise UnfinishedError("")
+        raise PatternTimeoutError("")
     return _rules(draft, values, min_agreement, MOMENT)
 
 
 async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
     """The same without blocking: at once, or else on a thread, where ``regex`` lets the event loop go on meanwhile."""
     try:
-        return rules_at_once(draft, values, min_agreement)
-    except UnfinishedError:
+        return rules_within_budget(draft, values, min_agreement)
+    except PatternTimeoutError:
         return await asyncio.to_thread(rules, draft, values, min_agreement)
 
 
-class UnfinishedError(Exception):
+class PatternTimeoutError(Exception):
     """A pattern was not searched for to the end."""
 
     def __init__(self, pattern: str) -> None:
@@ -144,7 +144,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
             if search(pattern, readings, until):
                 return verdict
         except TimeoutError:
-            raise UnfinishedError(pattern) from None
+            raise PatternTimeoutError(pattern) from None
     return None
 
 
@@ -223,7 +223,7 @@ class Will(Faculty):
         draft = turn["draft"]
         ruled = self._flagged(draft) or rules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
-            return ruled or BY_RULES
+            return ruled or APPROVED_BY_RULES
         try:
             answer = self.judge.ask(self._messages(turn), self._read, config)
         except Exception as error:
@@ -235,7 +235,7 @@ class Will(Faculty):
         draft = turn["draft"]
         ruled = self._flagged(draft) or await arules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
-            return ruled or BY_RULES
+            return ruled or APPROVED_BY_RULES
         try:
             fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
             messages = await asyncio.to_thread(self._messages, turn) if fed > SHORT else self._messages(turn)
@@ -258,7 +258,7 @@ class Will(Faculty):
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
         parts = {
-            "{values}": listing(self.values),
+            "{values}": values_prompt(self.values),
             "{gates}": gates,
             "{rulings}": RULINGS if self.values.gates else "",
             "{clause}": CLAUSE,
@@ -280,7 +280,7 @@ def _agreement(draft: Draft) -> str:
     return AGREEMENT.replace("{drafts}", str(draft.drafts)).replace("{percent}", f"{100 * draft.agreement:.0f}")
 
 
-def _verdict(answer: Answer[Verdict]) -> Verdict:
+def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
     return (answer.found or UNCLEAR)._replace(usage=answer.usage, model=answer.model)
 
 

@@ -13,9 +13,9 @@ from safi_agent.log.anchors import CHANGED, anchor_key_id, sealed_turns
 from safi_agent.log.hash_chain import Seal, genuine, read_seal
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import lines, log_files
-from safi_agent.log.verify import MOST_TOLD, Fault, Verdict, verify
+from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
 from safi_agent.store import Anchor, Store
-from safi_agent.store.log_account import WRONG, Account, anchors_of, rows_of, turns_at
+from safi_agent.store.log_account import WRONG, LogAccount, read_anchors, read_rows, read_turns_at
 
 AT_ONCE = 200  # turns that the store is asked for together
 MOST_MISSING = 20
@@ -52,7 +52,7 @@ class _Line(NamedTuple):
     record: Mapping[str, Any]
 
 
-def compare(log: str | Path, key: bytes, store: Store, told: Account, *, whole: bool = True) -> Compared:
+def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whole: bool = True) -> Compared:
     """Read a log once more and compare each line with its row in the store.
 
     Args:
@@ -66,7 +66,7 @@ def compare(log: str | Path, key: bytes, store: Store, told: Account, *, whole: 
     faults: list[Fault] = []
     foreign = 0
     for batch in _batches(log, key):
-        rows = rows_of(store, [line.record["turnId"] for line in batch])
+        rows = read_rows(store, [line.record["turnId"] for line in batch])
         for line in batch:
             if (row := rows.get(line.record["turnId"])) is None:
                 foreign += 1
@@ -79,16 +79,16 @@ def compare(log: str | Path, key: bytes, store: Store, told: Account, *, whole: 
     return Compared(tuple(faults), foreign, len(waiting))
 
 
-def known_as(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
+def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
     """The path under which the store wrote what is in this log, and its anchor there; None if it wrote none of it.
 
     Of several the one whose anchor is genuine, and then the longest.
     """
     paths: set[str] = set()
     for batch in _batches(log, key):
-        rows = rows_of(store, [line.record["turnId"] for line in batch if line.seal])
+        rows = read_rows(store, [line.record["turnId"] for line in batch if line.seal])
         paths |= {row.log for row in rows.values() if row.logged and row.log and row.log != log}
-    found = anchors_of(store, paths)
+    found = read_anchors(store, paths)
     genuine_lines = {
         path: anchor.lines for path, anchor in found.items() if sealed_turns(path, anchor, key) is not None
     }
@@ -170,9 +170,9 @@ class _Places:
         return (place for place, met in zip(self._places, self._met, strict=True) if not met)
 
 
-def _missing(log: str | Path, store: Store, told: Account, written: _Places) -> Iterator[Fault]:
+def _missing(log: str | Path, store: Store, told: LogAccount, written: _Places) -> Iterator[Fault]:
     places = list(islice(written.left(), MOST_MISSING))
-    for row in turns_at(store, told.log, places) if places else []:
+    for row in read_turns_at(store, told.log, places) if places else []:
         yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")
 
 
@@ -192,14 +192,14 @@ class Checked(NamedTuple):
     waiting: int
 
 
-def check(log: str | Path, key: bytes, store: Store, told: Account, first: int = 1) -> Checked:
+def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: int = 1) -> Checked:
     """Verify a log, and compare it with the store that wrote it.
 
     Args:
         log: its path; full files are found beside it.
         key: the key it was written with.
         store: the store that wrote it.
-        told: what the store knows of it, read before the log (``account_of``).
+        told: what the store knows of it, read before the log (``read_log_account``).
         first: the number of the chain's first line here, where earlier files are kept elsewhere.
 
     Raises:
@@ -216,11 +216,11 @@ def check(log: str | Path, key: bytes, store: Store, told: Account, first: int =
     more += [fault for fault in compared.faults if fault[:2] not in named]
     faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)
     return Checked(
-        verdict._replace(faults=tuple(faults[:MOST_TOLD]), faulty=faulty), anchor, compared.foreign, compared.waiting
+        verdict._replace(faults=tuple(faults[:MOST_FAULTS]), faulty=faulty), anchor, compared.foreign, compared.waiting
     )
 
 
-def _anchor(told: Account, key: bytes) -> tuple[Anchor | None, list[str]]:
+def _anchor(told: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
     """The anchor, if it can be relied on, and what is wrong with it."""
     anchor, there = told.anchor, len(told.written)
     if anchor is None:

@@ -10,7 +10,7 @@ from safi_agent.errors import LogError
 from safi_agent.faculties.spirit import assess, identity, linear
 from safi_agent.ledger import ContinuousFinding
 from safi_agent.log.rotation import lines, log_files
-from safi_agent.log.verify import MOST_TOLD, Fault
+from safi_agent.log.verify import MOST_FAULTS, Fault
 from safi_agent.values import ValueSet
 
 FIGURES = ("spiritScore", "drift", "driftRaw", "mu", "muTurn")
@@ -71,7 +71,7 @@ def replay(log: str | Path, find: Find, beta: float = 0.9) -> Replayed:
             for at, line in enumerate(lines(file), 1):
                 for what in walk.take(line):
                     faulty += 1
-                    faults += [Fault(str(path), at, what)] if faulty <= MOST_TOLD else []
+                    faults += [Fault(str(path), at, what)] if faulty <= MOST_FAULTS else []
     return Replayed(tuple(faults), faulty, walk.lines, walk.late, walk.other_maps)
 
 

@@ -14,7 +14,7 @@ from safi_agent.log.key import key_id
 from safi_agent.log.rotation import LONGEST, full_files, lines, log_files
 from safi_agent.store import Anchor
 
-MOST_TOLD = 20
+MOST_FAULTS = 20
 PAUSE = 0.1  # seconds
 
 
@@ -71,7 +71,7 @@ def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int
             for line in lines(file):
                 walk.take(line if line.endswith(b"\n") else line + _rest(file))
     walk.end(str(log))
-    return Verdict(tuple(walk.faults[:MOST_TOLD]), walk.faulty, walk.lines, walk.unsealed, walk.tip)
+    return Verdict(tuple(walk.faults[:MOST_FAULTS]), walk.faulty, walk.lines, walk.unsealed, walk.tip)
 
 
 def is_chained(log: str | Path) -> bool:
@@ -186,7 +186,7 @@ class _Walk:
         self.faulty += 1
         if at_start:
             self.faults.insert(0, Fault(self._start, 1, what))
-        elif len(self.faults) < MOST_TOLD:
+        elif len(self.faults) < MOST_FAULTS:
             self.faults.append(Fault(self._file, self._at, what))
 
 

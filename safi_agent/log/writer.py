@@ -7,22 +7,22 @@ from filelock import FileLock
 from typing_extensions import override
 
 from safi_agent.errors import LogError
-from safi_agent.fork_safety import Held, Stage
+from safi_agent.fork_safety import ForkSafeLock, Stage
 from safi_agent.log.anchors import checked_turns, make_anchor
 from safi_agent.log.hash_chain import Tip, seal
 from safi_agent.log.key import find_key, keep_key, key_file, new_key
 from safi_agent.log.path import refuse_others
-from safi_agent.log.reconciliation import known_as
+from safi_agent.log.reconciliation import find_other_path
 from safi_agent.log.recovery import find_end
 from safi_agent.log.rotation import set_aside
 from safi_agent.store import Anchor, Store
 from safi_agent.store.log_state import mark_logged, read_unlogged
 
 log = logging.getLogger("safi_agent")
-PATIENCE = 10.0  # seconds for which another process may hold the log
+LOCK_TIMEOUT = 10.0  # seconds for which another process may hold the log
 
 
-class _Writing(Held):
+class _WriteLock(ForkSafeLock):
     """One thread of this process writes at a time, and one process on each log."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class _Writing(Held):
 
     def file_lock(self, path: str) -> FileLock:
         """The lock on this log among processes, to be asked for under the other one; an interrupt may have left it."""
-        lock = self._files.setdefault(path, FileLock(f"{path}.lock", timeout=PATIENCE, thread_local=False))
+        lock = self._files.setdefault(path, FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT, thread_local=False))
         lock.release(force=True)
         return lock
 
@@ -41,7 +41,7 @@ class _Writing(Held):
         self._files = {}  # a lock of the parent is none of the child's
 
 
-_writing = _Writing()
+_write_lock = _WriteLock()
 
 
 def write(store: Store, path: str, most: int | None = None) -> list[str]:
@@ -54,7 +54,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
     if not path:
         return []
     try:
-        with _writing.lock, _writing.file_lock(path):
+        with _write_lock.lock, _write_lock.file_lock(path):
             anchor, waiting = read_unlogged(store, path)
             if waiting:
                 _append(store, path, anchor, waiting, most)
@@ -108,7 +108,7 @@ def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
     Raises:
         LogError: the anchor that the store has for the other path was changed.
     """
-    if (known := known_as(store, path, key)) is None:
+    if (known := find_other_path(store, path, key)) is None:
         return None
     checked_turns(*known, key)
     return known[1]

@@ -10,22 +10,32 @@ from safi_agent.store.commits import prepare_batch
 from safi_agent.store.database import Database
 from safi_agent.store.database_errors import opening
 from safi_agent.store.leases import LEASE
-from safi_agent.store.rows import Anchor, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
+from safi_agent.store.rows import (
+    Anchor,
+    AuditResult,
+    Commit,
+    Job,
+    JudgedTurn,
+    Memory,
+    PreparedBatch,
+    ReadyBatch,
+    StoredTurn,
+)
 from safi_agent.store.sqlite import MEMORY, Sqlite
 from safi_agent.store.store import Store
 
 __all__ = [
     "LEASE",
     "Anchor",
+    "AuditResult",
     "Commit",
     "Job",
-    "Judged",
-    "Kept",
-    "Made",
+    "JudgedTurn",
     "Memory",
-    "Ready",
-    "Row",
+    "PreparedBatch",
+    "ReadyBatch",
     "Store",
+    "StoredTurn",
     "open_store",
     "prepare_batch",
 ]

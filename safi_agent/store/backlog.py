@@ -11,14 +11,14 @@ from sqlalchemy import Connection, and_, bindparam, func, select
 
 from safi_agent.errors import OutboxError
 from safi_agent.store.database import Database
-from safi_agent.store.database_errors import told_as
-from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
-from safi_agent.store.process_id import me
+from safi_agent.store.database_errors import raise_as
+from safi_agent.store.leases import LEASE, is_expired, missing_value_sets, missing_values_message
+from safi_agent.store.process_id import this_process
 from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
 from safi_agent.unicode_text import many
 
-FRESH = 0.5  # seconds for which a count is taken for true where there is room
-LOOK = 0.05  # seconds from one count to the next while there is none
+MAX_COUNT_AGE = 0.5  # seconds for which a count is taken for true where there is room
+RECOUNT_INTERVAL = 0.05  # seconds from one count to the next while there is none
 
 
 class Backlog(NamedTuple):
@@ -36,7 +36,7 @@ class _Count:
     """The open audits of a value set as they were last counted, those that were added since, and turns let in."""
 
     def __init__(self) -> None:
-        self.at = -FRESH
+        self.at = -MAX_COUNT_AGE
         self.depth = 0
         self.added = self.counted = 0  # in all since the process began; how many of them are in ``depth``
         self.slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
@@ -53,7 +53,7 @@ _DEPTH = select(func.count()).select_from(turns).where(*_OPEN)
 _AGE = select(func.count(), func.min(turns.c.since)).where(*_OPEN)
 
 
-_raise_outbox_error = told_as(OutboxError, "The store failed")
+_raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
 class PendingAudits:
@@ -74,7 +74,7 @@ class PendingAudits:
     def is_stale(self, value_set: str, most: int) -> bool:
         """Whether ``refresh`` should be called before ``acquire``."""
         count = self._counts[value_set]
-        return time.monotonic() - count.at > (FRESH if count.about < most else LOOK)
+        return time.monotonic() - count.at > (MAX_COUNT_AGE if count.about < most else RECOUNT_INTERVAL)
 
     @_raise_outbox_error
     def refresh(self, value_set: str) -> None:
@@ -125,7 +125,7 @@ def blocking_reasons(database: Database, value_set: str) -> list[str]:
     another process is at work, or a queue from which no worker takes jobs.
     """
     with database.transaction(reading=True) as c:
-        untaken = database.untaken(c, value_set)
+        untaken = database.count_untaken(c, value_set)
         no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
         return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
 
@@ -133,14 +133,15 @@ def blocking_reasons(database: Database, value_set: str) -> list[str]:
 def _lost(c: Connection) -> list[str]:
     ids = c.scalars(select(turns.c.values_id).distinct().where(NOT_DONE)).all()
     sentences = []
-    for values_id in lost_sets(c, ids):
+    for values_id in missing_value_sets(c, ids):
         waiting = and_(NOT_DONE, turns.c.values_id == values_id)
         keys = select(turns.c.key).distinct().where(waiting)
         behind = and_(NOT_DONE, turns.c.key.in_(keys), turns.c.values_id != values_id)
         own, names = c.execute(select(func.count(), func.min(turns.c.value_set)).where(waiting)).one()
         others = c.scalar(select(func.count()).select_from(turns).where(behind)) or 0
         also = f", and {many(others, 'turn')} of the same memory keys behind them" if others else ""
-        sentences.append(f"{many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure(values_id)}")
+        cure = missing_values_message(values_id)
+        sentences.append(f"{many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure}")
     return sentences
 
 
@@ -153,7 +154,7 @@ def _elsewhere(c: Connection, value_set: str) -> list[str]:
     rows: Sequence[Any] = c.execute(
         select(turns.c.owner, func.count().label("keys"), func.max(turns.c.lease).label("lease"))
         .join(heads, at)
-        .where(turns.c.owner != me())
+        .where(turns.c.owner != this_process())
         .group_by(turns.c.owner)
     ).all()
     now = time.time()
@@ -161,5 +162,5 @@ def _elsewhere(c: Connection, value_set: str) -> list[str]:
         f"{many(row.keys, 'memory key')} of {value_set!r} on turns of the process {row.owner.rpartition(':')[0]}: "
         f"they are taken over when it has ended, or has been silent for {LEASE:g} s."
         for row in rows
-        if not is_gone(row.owner, row.lease, now)
+        if not is_expired(row.owner, row.lease, now)
     ]

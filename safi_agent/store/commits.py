@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from safi_agent.store.rows import Commit, Head, Judged, Made, Memory, Ready, Row
+from safi_agent.store.rows import AuditResult, Commit, JudgedTurn, Memory, PreparedBatch, ReadyBatch, ReadyTurn
 
 
-def prepare_batch(lane: Ready, compute: Callable[[Row, Memory], Commit]) -> Made:
+def prepare_batch(lane: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Commit]) -> PreparedBatch:
     """What is to be written of a lane. It needs no transaction: ``commit`` looks whether it still holds.
 
     Raises:
@@ -20,16 +20,16 @@ def prepare_batch(lane: Ready, compute: Callable[[Row, Memory], Commit]) -> Made
     for head in lane.heads:
         body: Any = json.loads(head.body) if isinstance(head.body, str) else head.body
         ledger: Any = json.loads(head.ledger) if isinstance(head.ledger, str) else head.ledger
-        made = compute(Row(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
+        made = compute(JudgedTurn(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
         if made.memory is not None:
             before, moved = made.memory, made.note
         rows.append({"of": head.id, "text": json.dumps(made.record, allow_nan=False), **_new(head)})
         records[head.id] = made.record
     after = None if moved is None else {**_memory(before), "note": moved}
-    return Made(lane.key, rows, records, {head.id: head.value_set for head in lane.heads}, after)
+    return PreparedBatch(lane.key, rows, records, {head.id: head.value_set for head in lane.heads}, after)
 
 
-def _new(head: Head) -> dict[str, str | None]:
+def _new(head: ReadyTurn) -> dict[str, str | None]:
     """What an audit came to, where it is not in the store yet."""
     if head.ledger is None:
         return {"found": None, "why": head.error, "by": None}
@@ -38,7 +38,7 @@ def _new(head: Head) -> dict[str, str | None]:
     return {"found": json.dumps(head.ledger, allow_nan=False), "why": None, "by": head.judge}
 
 
-def result_parameters(turn_id: str, one: Judged) -> dict[str, str | None]:
+def result_parameters(turn_id: str, one: AuditResult) -> dict[str, str | None]:
     """The result of an audit as the parameters of an UPDATE."""
     return {"of": turn_id, "found": ledger_json(one.ledger), "why": one.error, "by": one.judge}
 
@@ -52,6 +52,6 @@ def _memory(after: Memory) -> dict[str, Any]:
     return {"mu": json.dumps(after.mu), "mu_turn": after.mu_turn, "scores": json.dumps(after.scores)}
 
 
-def judged_head(rows: Sequence[Any], found: Mapping[str, Judged]) -> list[Any]:
+def judged_head(rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[Any]:
     """The rows at the head of a lane that were judged."""
     return list(takewhile(lambda row: row.status == "judged" or row.id in found, rows))

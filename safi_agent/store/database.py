@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import Connection, Engine, Table
 from typing_extensions import override
 
-from safi_agent.fork_safety import Forked, Stage, register
+from safi_agent.fork_safety import ForkHandler, Stage, register
 
 Task = Literal["safi.judge", "safi.settle"]
 
@@ -34,7 +34,7 @@ class Database(Protocol):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Have some process do this, from the moment this transaction is committed."""
 
-    def give_places(self, c: Connection) -> None:
+    def lock_commit_order(self, c: Connection) -> None:
         """Let no other transaction give places in the order of commits until this one has ended."""
 
     def checkpoint(self) -> None:
@@ -43,28 +43,28 @@ class Database(Protocol):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Have what was enqueued for these turns of a value set done by nobody."""
 
-    def untaken(self, c: Connection, value_set: str) -> int:
+    def count_untaken(self, c: Connection, value_set: str) -> int:
         """How many jobs of a value set are due that no worker takes."""
 
 
 _left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
 
 
-class OwnEngine(Forked):
+class ForkSafeEngine(ForkHandler):
     """Holds an engine until it is let go of itself, or the process is forked."""
 
     engine: Engine
 
     def __init__(self) -> None:
-        self._hold()
+        self._open_engine()
         register(self, Stage.STORE)
 
-    def _made(self) -> Engine:
+    def _create_engine(self) -> Engine:
         """A new engine; it connects when it is first used."""
         raise NotImplementedError
 
-    def _hold(self) -> None:
-        self.engine = self._made()
+    def _open_engine(self) -> None:
+        self.engine = self._create_engine()
         self._finalizer = weakref.finalize(self, self.engine.dispose)
 
     @override
@@ -72,4 +72,4 @@ class OwnEngine(Forked):
         """In the child: connections of its own."""
         _left_behind.append(self.engine)
         self._finalizer.detach()
-        self._hold()
+        self._open_engine()

@@ -12,7 +12,7 @@ T = TypeVar("T")
 log = logging.getLogger("safi_agent")
 
 
-def told_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Where the database fails, raise an error made of the name of its own.
 
     The logger gets the first line of what it says, after ``what``; those that follow may quote a row.
@@ -38,4 +38,4 @@ def _not_opened(cause: str) -> ValueError:
     return ValueError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
 
 
-opening = told_as(_not_opened, "The store could not be opened")
+opening = raise_as(_not_opened, "The store could not be opened")

@@ -9,12 +9,12 @@ import sys
 import threading
 from types import FrameType
 
-from safi_agent.store.timeout_budget import Waiting
+from safi_agent.store.timeout_budget import Wait
 
-LOOK = 0.25  # seconds until it is looked whether the block that is waited for is over
+CHECK_INTERVAL = 0.25  # seconds until it is looked whether the block that is waited for is over
 
 
-class Block:
+class TransactionBlock:
     """Where a ``with`` is run; entered by ``begin``, from its ``__enter__``."""
 
     _frame: FrameType | None = None
@@ -40,15 +40,15 @@ class Block:
         return running is None
 
 
-class Exclusive:
+class InterruptSafeLock:
     """A lock for one block at a time."""
 
     def __init__(self) -> None:
         self._mutex = threading.RLock()  # an interrupt cannot come between it and its block: both are C
         self._freed = threading.Lock()  # locked while nothing was released: what waits for a release locks it
-        self._holder: Block | None = None
+        self._holder: TransactionBlock | None = None
 
-    def take(self, block: Block, waiting: Waiting) -> bool | None:
+    def acquire(self, block: TransactionBlock, waiting: Wait) -> bool | None:
         """Lock it for this block, waiting at most so long.
 
         True: it was free. False: the block that held it was interrupted, and what it did not end has to be undone.
@@ -57,29 +57,29 @@ class Exclusive:
         Raises:
             RuntimeError: this thread is in a block already, as in a signal handler.
         """
-        free = self._try(block, look=False)
+        free = self._try(block, check=False)
         while free is None and (left := waiting.left) > 0:
-            woken = self._freed.acquire(timeout=min(left, LOOK))
-            free = self._try(block, look=not woken)
+            woken = self._freed.acquire(timeout=min(left, CHECK_INTERVAL))
+            free = self._try(block, check=not woken)
         return free
 
-    def _try(self, block: Block, *, look: bool) -> bool | None:
+    def _try(self, block: TransactionBlock, *, check: bool) -> bool | None:
         with self._mutex:
             if (holder := self._holder) is None:
                 self._holder = block
                 return True
-            if (look or holder.is_here()) and holder.is_over():
+            if (check or holder.is_here()) and holder.is_over():
                 self._holder = block
                 return False
             if holder.is_here():
                 raise RuntimeError("A transaction of this thread is under way; it cannot wait for itself.")
             return None
 
-    def is_held_by(self, block: Block) -> bool:
+    def is_held_by(self, block: TransactionBlock) -> bool:
         """Whether it is locked for this block."""
         return self._holder is block
 
-    def release(self, block: Block) -> None:
+    def release(self, block: TransactionBlock) -> None:
         """Release it, if it is locked for this block."""
         if self._holder is block:
             self._holder = None

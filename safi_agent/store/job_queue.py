@@ -20,7 +20,7 @@ GONE = 30.0  # seconds without a sign of life after which a worker is gone
 _app = App(connector=SyncPsycopgConnector())  # never opened: it writes on connections of the store
 
 
-def queue_of(value_set: str) -> str:
+def queue_name(value_set: str) -> str:
     """The queue for turns of a value set; whoever knows that set works on it.
 
     >>> queue_of("unesco")
@@ -36,7 +36,7 @@ def conninfo(engine: Engine) -> str:
     return make_conninfo(**{name: value for name, value in arguments.items() if name != "context"})
 
 
-def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
+def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
     """Enqueue in the caller's transaction.
 
     Judging takes long and may be done side by side. Settling is done by one at a time for a memory key, in the order
@@ -45,7 +45,7 @@ def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> No
     settle = task == "safi.settle"
     job = _app.configure_task(
         task,
-        queue=queue_of(value_set),
+        queue=queue_name(value_set),
         lock=f"safi:{key}" if settle else None,
         priority=int(settle),
         connection=c.connection.driver_connection,
@@ -53,7 +53,7 @@ def put(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> No
     try:
         job.defer(key=key, turn=turn_id)
     except ConnectorException as error:
-        raise _of(error.__cause__ or error) from None
+        raise _dbapi_error(error.__cause__ or error) from None
 
 
 # Jobs that were due long enough ago, while no worker that gives signs of life is at work on others.
@@ -75,14 +75,14 @@ _DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args-
 )
 
 
-def untaken(c: Connection, value_set: str) -> int:
+def count_untaken(c: Connection, value_set: str) -> int:
     """How many jobs of a value set are due that no worker takes: neither now nor, as far as can be seen, soon."""
-    return c.scalar(_UNTAKEN, {"queue": queue_of(value_set), "gone": GONE, "due": DUE}) or 0
+    return c.scalar(_UNTAKEN, {"queue": queue_name(value_set), "gone": GONE, "due": DUE}) or 0
 
 
-def drop(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
+def delete_jobs(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
     """Take the jobs of these turns out of the queue of a value set."""
-    c.execute(_DROP, {"queue": queue_of(value_set), "turns": list(turn_ids)})
+    c.execute(_DROP, {"queue": queue_name(value_set), "turns": list(turn_ids)})
 
 
 def create_queue_tables(c: Connection) -> None:
@@ -100,13 +100,13 @@ def create_queue_tables(c: Connection) -> None:
         try:
             driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
         except psycopg.Error as error:
-            raise _of(error) from None
+            raise _dbapi_error(error) from None
     elif works is None:
         raise ValueError(
             "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
         )
 
 
-def _of(error: BaseException) -> DBAPIError:
+def _dbapi_error(error: BaseException) -> DBAPIError:
     """The driver's error as SQLAlchemy would have raised it, without a statement."""
     return DBAPIError(None, None, error, hide_parameters=True)

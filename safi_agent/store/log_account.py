@@ -52,7 +52,7 @@ _ANCHORS = select(anchors.c.log, anchors.c.size, anchors.c.lines, anchors.c.mac,
 )
 
 
-class Account(NamedTuple):
+class LogAccount(NamedTuple):
     """A log as the store knows it, read at one moment.
 
     ``written`` has the places, in the order of commits, of the turns that are in the log; ``waiting`` those of the
@@ -66,7 +66,7 @@ class Account(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def account_of(store: Store, log: str) -> Account:
+def read_log_account(store: Store, log: str) -> LogAccount:
     """What the store knows of a log."""
     with store.database.transaction(reading=True) as c:
         if c.dialect.name == "postgresql":  # SQLite reads one state of the database in any transaction
@@ -77,7 +77,7 @@ def account_of(store: Store, log: str) -> Account:
         wrong = _contradictions(c)
         if len(places) < len(written):
             wrong.append(f"{len(written) - len(places):,} turns are in the log and were never committed")
-        return Account(log, _anchors(c, [log]).get(log), places, waiting, tuple(wrong))
+        return LogAccount(log, _anchors(c, [log]).get(log), places, waiting, tuple(wrong))
 
 
 def _is_place(place: object) -> bool:
@@ -119,19 +119,19 @@ def _differs(row: Any) -> bool:
         return True
 
 
-def rows_of(store: Store, turn_ids: Sequence[str]) -> dict[str, Any]:
+def read_rows(store: Store, turn_ids: Sequence[str]) -> dict[str, Any]:
     """The rows of those of these turns that the store has, by id."""
     with store.database.transaction(reading=True) as c:
         return {row.id: row for row in c.execute(_ROWS, {"those": list(turn_ids)})}
 
 
-def turns_at(store: Store, log: str, places: Sequence[int]) -> list[Any]:
+def read_turns_at(store: Store, log: str, places: Sequence[int]) -> list[Any]:
     """Key, turn and id of the turns in a log at these places."""
     with store.database.transaction(reading=True) as c:
         return list(c.execute(_AT, {"of": log, "those": list(places)}))
 
 
-def anchors_of(store: Store, logs: Iterable[str]) -> dict[str, Anchor]:
+def read_anchors(store: Store, logs: Iterable[str]) -> dict[str, Anchor]:
     """The anchors of these logs, as far as there are any."""
     with store.database.transaction(reading=True) as c:
         return _anchors(c, logs)

@@ -11,7 +11,7 @@ def _name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{uuid4().hex[:12]}"
 
 
-def me() -> str:
+def this_process() -> str:
     """This process; another after a fork, and another after a restart that got the same number."""
     return _name(os.getpid())
 
@@ -22,7 +22,7 @@ def is_dead(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     if int(pid) == os.getpid():
-        return owner != me()
+        return owner != this_process()
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

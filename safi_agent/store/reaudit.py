@@ -14,8 +14,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
-from safi_agent.store.leases import LEASE, cure, lost_sets
-from safi_agent.store.process_id import me
+from safi_agent.store.leases import LEASE, missing_value_sets, missing_values_message
+from safi_agent.store.process_id import this_process
 from safi_agent.store.rows import Job
 from safi_agent.store.store import Store
 from safi_agent.store.tables import AGAIN, FAILED, memory, turns
@@ -71,8 +71,8 @@ def add_reaudit(store: Store, value_set: str, turn_id: str) -> Job | None:
 
 
 def _is_lost(c: Connection, first: Any) -> bool:
-    if lost := lost_sets(c, [first.values_id]):
-        log.warning("Turn %s is not audited again: %s", first.id, cure(first.values_id))
+    if lost := missing_value_sets(c, [first.values_id]):
+        log.warning("Turn %s is not audited again: %s", first.id, missing_values_message(first.values_id))
     return bool(lost)
 
 
@@ -100,7 +100,7 @@ def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[
         "body": json.dumps({**kept, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
         "logged": 0 if first.log else 1,
         "settled": 0,
-        "owner": me(),
+        "owner": this_process(),
         "lease": time.time() + LEASE,
         "since": time.time(),
         "reaudit_of": first.id,

@@ -12,7 +12,7 @@ class Memory(NamedTuple):
     scores: list[int]
 
 
-class Kept(NamedTuple):
+class StoredTurn(NamedTuple):
     """A turn as it was kept for the Conscience; ``body`` is JSON, ``attempts`` are those that failed."""
 
     body: str
@@ -21,7 +21,7 @@ class Kept(NamedTuple):
     attempts: int
 
 
-class Row(NamedTuple):
+class JudgedTurn(NamedTuple):
     """A turn that was judged, as it is handed to whoever commits it."""
 
     id: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     judge: str | None = None
 
 
-class Judged(NamedTuple):
+class AuditResult(NamedTuple):
     """What an audit came to: a ledger, or why there is none, and the name of the model that judged.
 
     ``body`` is the turn's, where it is at hand.
@@ -46,7 +46,7 @@ class Judged(NamedTuple):
     judge: str | None = None
 
 
-class Head(NamedTuple):
+class ReadyTurn(NamedTuple):
     """A turn at the head of its lane that was judged, and can be committed."""
 
     id: str
@@ -59,15 +59,15 @@ class Head(NamedTuple):
     judge: str | None
 
 
-class Ready(NamedTuple):
+class ReadyBatch(NamedTuple):
     """A lane, and what can be committed of it: its memory, as it is stored, and turns in their order."""
 
     key: str
     memory: tuple[str, int, str]  #: μ and scores in JSON, with the number of audits between them
-    heads: list[Head]
+    heads: list[ReadyTurn]
 
 
-class Made(NamedTuple):
+class PreparedBatch(NamedTuple):
     """What is to be written of a lane: its turns as parameters of a statement, and the memory after the last."""
 
     key: str

@@ -24,23 +24,25 @@ from sqlalchemy.exc import TimeoutError as WaitedTooLongError
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
-from safi_agent.fork_safety import PATIENCE
-from safi_agent.store.database import OwnEngine, Task
-from safi_agent.store.interruptible_lock import Block, Exclusive
+from safi_agent.fork_safety import LOCK_TIMEOUT
+from safi_agent.store.database import ForkSafeEngine, Task
+from safi_agent.store.interruptible_lock import InterruptSafeLock, TransactionBlock
 from safi_agent.store.schema_version import VERSION, create_tables, refuse_other_versions, version_of
-from safi_agent.store.timeout_budget import BUSY, Patience, Waiting, patience
+from safi_agent.store.timeout_budget import STORE_TIMEOUT, TimeoutBudget, Wait, current_timeout_budget
 
 log = logging.getLogger("safi_agent")
 MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
 MEMORY = "sqlite://"
-FINISH = 5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
+STATEMENT_TIMEOUT = (
+    5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
+)
 
 
 class _BusyError(Exception):
     """Another process is writing just now."""
 
 
-class Sqlite(OwnEngine):
+class Sqlite(ForkSafeEngine):
     """A file, or memory that ends with the process."""
 
     insert = staticmethod(sqlite.insert)
@@ -51,15 +53,15 @@ class Sqlite(OwnEngine):
         self._prepare()
 
     @override
-    def _hold(self) -> None:
-        self._lock = Exclusive()
-        self._forking: _Forking | None = None
+    def _open_engine(self) -> None:
+        self._lock = InterruptSafeLock()
+        self._fork_block: _ForkBlock | None = None
         self._checkpointing = threading.Lock()
-        self._stopped = False
+        self._checkpoint_locked = False
         self._broken = False  # the connection may be in the middle of something: it is to be replaced
         if self._is_memory:
             self._keep_memory()
-        super()._hold()
+        super()._open_engine()
 
     def _keep_memory(self) -> None:
         """A database in memory lasts as long as one connection; the one that is used may have to be replaced."""
@@ -68,9 +70,9 @@ class Sqlite(OwnEngine):
         self._keeper_finalizer = weakref.finalize(self, self._keeper.close)
 
     @override
-    def _made(self) -> Engine:
+    def _create_engine(self) -> Engine:
         url = f"sqlite:///{self._name}&uri=true" if self._is_memory else self.url
-        arguments = {"check_same_thread": False, "timeout": FINISH, "factory": _Connection}
+        arguments = {"check_same_thread": False, "timeout": STATEMENT_TIMEOUT, "factory": _Connection}
         engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
         opened = self._opened = list[sqlite3.Connection]()
         event.listen(engine, "connect", lambda connection, _: opened.append(connection))
@@ -105,13 +107,13 @@ class Sqlite(OwnEngine):
         """
         return _Transaction(self, reading=reading)
 
-    def begin(self, block: Block, waiting: Waiting, *, reading: bool) -> Connection:
+    def begin(self, block: TransactionBlock, waiting: Wait, *, reading: bool) -> Connection:
         """The connection, in a transaction that is this block's alone. Nothing is locked while others are waited for.
 
         Raises:
             WaitedTooLongError: someone else was writing for as long as may be waited.
         """
-        while (free := self._lock.take(block, waiting)) is not None:
+        while (free := self._lock.acquire(block, waiting)) is not None:
             try:
                 self._broken |= not free
                 return self._begun(reading=reading)
@@ -132,7 +134,7 @@ class Sqlite(OwnEngine):
             raise
         return connection
 
-    def end(self, block: Block, *, clean: bool) -> None:
+    def end(self, block: TransactionBlock, *, clean: bool) -> None:
         """Let others go on; a connection that is not clean is closed, which undoes what was not committed."""
         if not self._lock.is_held_by(block):
             return
@@ -153,13 +155,13 @@ class Sqlite(OwnEngine):
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
         """Nothing: the process that answers audits, or who takes over from it."""
 
-    def give_places(self, c: Connection) -> None:
+    def lock_commit_order(self, c: Connection) -> None:
         """Nothing: only one transaction at a time writes."""
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Nothing: nothing was enqueued."""
 
-    def untaken(self, c: Connection, value_set: str) -> int:
+    def count_untaken(self, c: Connection, value_set: str) -> int:
         """None: turns are no jobs, their owners audit them."""
         return 0
 
@@ -177,9 +179,9 @@ class Sqlite(OwnEngine):
     @override
     def before_fork(self) -> None:
         """Close the connection: SQLite keeps its locks on a file in the memory of the process, which a child copies."""
-        self._forking = _Forking()
-        self._stopped = self._checkpointing.acquire(timeout=PATIENCE)
-        if self._lock.take(self._forking, Patience(PATIENCE).waiting()) is None:
+        self._fork_block = _ForkBlock()
+        self._checkpoint_locked = self._checkpointing.acquire(timeout=LOCK_TIMEOUT)
+        if self._lock.acquire(self._fork_block, TimeoutBudget(LOCK_TIMEOUT).wait()) is None:
             log.warning("A process was forked while its store was busy: in the child the store may stay locked.")
         elif not self._is_memory:
             self._replace()
@@ -187,24 +189,24 @@ class Sqlite(OwnEngine):
     @override
     def after_fork_in_parent(self) -> None:
         """Go on; the file is opened again when it is asked for."""
-        if self._stopped:
+        if self._checkpoint_locked:
             self._checkpointing.release()
-        if self._forking is not None:
-            self._lock.release(self._forking)
-            self._forking = None
+        if self._fork_block is not None:
+            self._lock.release(self._fork_block)
+            self._fork_block = None
 
     @override
     def after_fork(self) -> None:
         """In the child: a connection of its own, and where the store was in memory an empty one."""
         if self._is_memory:
             self._keeper_finalizer.detach()
-            _parents.append(self._keeper)
+            _parent_connections.append(self._keeper)
         super().after_fork()
         if self._is_memory:
             self._prepare()
 
 
-_parents: list[sqlite3.Connection] = []  # a child neither uses nor closes them
+_parent_connections: list[sqlite3.Connection] = []  # a child neither uses nor closes them
 
 
 class _Connection(sqlite3.Connection):
@@ -232,7 +234,7 @@ class _Connection(sqlite3.Connection):
         super().close()
 
 
-class _Forking(Block):
+class _ForkBlock(TransactionBlock):
     """A fork; it is over when it is said to be."""
 
     @override
@@ -240,7 +242,7 @@ class _Forking(Block):
         return False
 
 
-class _Transaction(Block):
+class _Transaction(TransactionBlock):
     """Begins, and commits or undoes; whatever interrupts it, the lock is released and the connection replaced."""
 
     def __init__(self, database: Sqlite, *, reading: bool) -> None:
@@ -248,7 +250,7 @@ class _Transaction(Block):
 
     def __enter__(self) -> Connection:
         self.begin(sys._getframe(1))
-        waiting = patience().waiting()
+        waiting = current_timeout_budget().wait()
         try:
             self._connection = self._database.begin(self, waiting, reading=self._reading)
             return self._connection
@@ -256,7 +258,7 @@ class _Transaction(Block):
             self._database.end(self, clean=False)
             raise
         finally:
-            waiting.over()
+            waiting.end()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -296,7 +298,7 @@ def _refuse_other_versions(connection: sqlite3.Connection) -> None:
 
 def _write_ahead(connection: Any) -> None:
     """Where two turn to write-ahead logging at once SQLite refuses one of them without waiting."""
-    deadline = time.monotonic() + BUSY
+    deadline = time.monotonic() + STORE_TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -329,4 +331,4 @@ def _begin(connection: Connection) -> None:
             raise _BusyError from None
         raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error, hide_parameters=True) from None
     finally:
-        driver.execute(f"PRAGMA busy_timeout={int(1000 * FINISH)}")
+        driver.execute(f"PRAGMA busy_timeout={int(1000 * STATEMENT_TIMEOUT)}")

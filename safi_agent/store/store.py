@@ -15,14 +15,23 @@ from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
 from safi_agent.errors import OutboxError
-from safi_agent.fork_safety import Forked, Stage, register
+from safi_agent.fork_safety import ForkHandler, Stage, register
 from safi_agent.store.backlog import PendingAudits
 from safi_agent.store.commits import judged_head, ledger_json, prepare_batch, result_parameters
 from safi_agent.store.database import Database
-from safi_agent.store.database_errors import told_as
-from safi_agent.store.leases import LEASE, Leases, lost_sets
-from safi_agent.store.process_id import me
-from safi_agent.store.rows import Commit, Head, Judged, Kept, Made, Memory, Ready, Row
+from safi_agent.store.database_errors import raise_as
+from safi_agent.store.leases import LEASE, Leases, missing_value_sets
+from safi_agent.store.process_id import this_process
+from safi_agent.store.rows import (
+    AuditResult,
+    Commit,
+    JudgedTurn,
+    Memory,
+    PreparedBatch,
+    ReadyBatch,
+    ReadyTurn,
+    StoredTurn,
+)
 from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
 
 FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
@@ -74,10 +83,10 @@ _DONE = (
 _RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
 _SETTLE = update(turns).where(_THOSE).values(settled=1)
 
-_raise_outbox_error = told_as(OutboxError, "The store failed")
+_raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
-class Store(Forked):
+class Store(ForkHandler):
     """A durable store; every method is one transaction.
 
     Attributes:
@@ -151,7 +160,7 @@ class Store(Forked):
             "body": json.dumps(body, allow_nan=False),
             "logged": 0 if log else 1,
             "settled": 0,
-            "owner": me(),
+            "owner": this_process(),
             "lease": time.time() + LEASE,
             "since": time.time(),
         }
@@ -174,7 +183,7 @@ class Store(Forked):
         """Remember a value set, so that its turns can be judged by it after it was edited."""
         with self.database.transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
-            if lost_sets(c, [values_id]):  # it was changed in the store
+            if missing_value_sets(c, [values_id]):  # it was changed in the store
                 c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
 
     def read_values(self, values_id: str) -> str | None:
@@ -183,11 +192,11 @@ class Store(Forked):
             body: str | None = c.scalar(_VALUES, {"of": values_id})
         return body
 
-    def load_turns(self, turn_ids: Sequence[str]) -> dict[str, Kept]:
+    def load_turns(self, turn_ids: Sequence[str]) -> dict[str, StoredTurn]:
         """Turns as they have to be judged, by id; those that are not there are left out."""
         with self.database.transaction(reading=True) as c:
             rows = c.execute(_LOAD, {"those": list(turn_ids)}).all()
-        return {row.id: Kept(row.body, row.values, row.status, row.attempts) for row in rows}
+        return {row.id: StoredTurn(row.body, row.values, row.status, row.attempts) for row in rows}
 
     def save_attempts(self, turn_id: str, attempts: int) -> None:
         """Count the attempts that failed, so that a restart does not begin anew."""
@@ -206,7 +215,7 @@ class Store(Forked):
             if (row := c.execute(_JUDGE_ONE, found).first()) is not None:
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
-    def load_ready(self, keys: Iterable[str], found: Mapping[str, Judged]) -> list[Ready]:
+    def load_ready(self, keys: Iterable[str], found: Mapping[str, AuditResult]) -> list[ReadyBatch]:
         """What can be committed in the lanes of these keys, at most ``AT_A_TIME`` turns of each.
 
         Args:
@@ -219,13 +228,13 @@ class Store(Forked):
                 lane = c.execute(_MEMORY, {"of": key}).first()
                 rows = c.execute(_OPEN, {"of": key, "most": AT_A_TIME}).all()
                 if lane is not None and (heads := judged_head(rows, found)):
-                    ready.append(Ready(key, (lane.mu, lane.mu_turn, lane.scores), _load_rows(c, heads, found)))
+                    ready.append(ReadyBatch(key, (lane.mu, lane.mu_turn, lane.scores), _load_rows(c, heads, found)))
         return ready
 
     def commit(
         self,
-        lanes: Sequence[Made],
-        found: Mapping[str, Judged] | None = None,
+        lanes: Sequence[PreparedBatch],
+        found: Mapping[str, AuditResult] | None = None,
         *,
         tried: Mapping[str, int] | None = None,
         settled: Iterable[str] = (),
@@ -256,12 +265,14 @@ class Store(Forked):
                 self._remember(made.key, made.memory["note"])
         return done
 
-    def _commit(self, c: Connection, lanes: Sequence[Made], value_set: str | None) -> dict[str, dict[str, Any]]:
+    def _commit(
+        self, c: Connection, lanes: Sequence[PreparedBatch], value_set: str | None
+    ) -> dict[str, dict[str, Any]]:
         mine = [made for made in lanes if c.scalar(_LANE, {"of": made.key}) is not None]
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
-        self.database.give_places(c)  # after the lanes, which may be waited for while others give places
+        self.database.lock_commit_order(c)  # after the lanes, which may be waited for while others give places
         place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
@@ -277,7 +288,7 @@ class Store(Forked):
         return done
 
     def commit_ready(
-        self, key: str, compute: Callable[[Row, Memory], Commit], value_set: str | None = None
+        self, key: str, compute: Callable[[JudgedTurn, Memory], Commit], value_set: str | None = None
     ) -> dict[str, dict[str, Any]]:
         """Commit the judged turns at the head of this key's lane, in order, and give their records by id.
 
@@ -314,7 +325,7 @@ class Store(Forked):
         return {owner: count for owner, count in rows}
 
 
-def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, Judged]) -> list[Head]:
+def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[ReadyTurn]:
     """All that a commit needs of these rows; what is at hand is not read again."""
     own = {row.id: found[row.id] for row in rows if row.status != "judged"}
     missing = [row.id for row in rows if row.id not in own or own[row.id].body is None]
@@ -325,5 +336,5 @@ def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, Judged]) 
         said: Any = own.get(row.id, kept.get(row.id))
         body = kept[row.id].body if row.id in kept else said.body
         values = sets[row.values_id]
-        heads.append(Head(row.id, row.turn, row.value_set, body, said.ledger, said.error, values, said.judge))
+        heads.append(ReadyTurn(row.id, row.turn, row.value_set, body, said.ledger, said.error, values, said.judge))
     return heads

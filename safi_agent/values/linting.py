@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from safi_agent.values.loading import weighed
+from safi_agent.values.loading import with_weights
 from safi_agent.values.model import Value, ValueSet, label, wrong_count, wrong_names, wrong_weights
 from safi_agent.values.safe_yaml import read_yaml
 
@@ -39,7 +39,7 @@ class Error(NamedTuple):
     what: str
 
 
-def proofread(text: str) -> list[Error]:
+def lint(text: str) -> list[Error]:
     """What is wrong with a value set in YAML, by line.
 
     Nothing, exactly where ``load_values`` takes it and no setting is given twice: of those YAML takes the last.
@@ -58,7 +58,7 @@ def proofread(text: str) -> list[Error]:
 
 def _left(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """What only the whole shows."""
-    return [(_where(error), _said(error, ValueSet)) for error in _refused(ValueSet, weighed(content, False))]
+    return [(_where(error), _said(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))]
 
 
 def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -90,7 +90,7 @@ def _together(content: Mapping[str, Any], rows: Sequence[Any], wrong: set[int]) 
     if wrong or not all(isinstance(row, Mapping) for row in rows):
         return
     try:
-        weights = [float(row["weight"]) for row in weighed(content, False)["values"]]
+        weights = [float(row["weight"]) for row in with_weights(content, False)["values"]]
     except ValueError as error:
         yield ("values",), str(error)
     except KeyError:

@@ -33,10 +33,10 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
     if isinstance(source, ValueSet):
         return source
     if isinstance(source, Mapping):
-        return ValueSet.model_validate(weighed(source, normalize))
+        return ValueSet.model_validate(with_weights(source, normalize))
     if not isinstance(source, str | Path):
         raise TypeError(f"values: expected a name, a path, a mapping or a ValueSet, got {type(source).__name__}.")
-    return ValueSet.model_validate(weighed(_read(source), normalize))
+    return ValueSet.model_validate(with_weights(_read(source), normalize))
 
 
 def text_of(source: str | Path) -> str:
@@ -63,7 +63,7 @@ def _read(source: str | Path) -> Mapping[str, Any]:
     return content
 
 
-def weighed(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+def with_weights(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     """The content with a weight for each value; anything of another shape is left for the schema to refuse."""
     rows = content.get("values")
     if not isinstance(rows, list | tuple):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import override
 
 from safi_agent.patterns import compiled
-from safi_agent.unicode_text import LONGEST_NAME, is_name, spelled
+from safi_agent.unicode_text import LONGEST_NAME, is_name, visible_characters
 
 TOLERANCE = 1e-6
 MOST_VALUES = 1_000  # a judge has to score each of them in one reply
@@ -30,8 +30,8 @@ def label(name: str) -> str:
     >>> label("Non\u2013Discrimi\u200bnation   and Equity")
     'non-discrimination and equity'
     """
-    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", spelled(name))).casefold()
-    return " ".join(spelled(unicodedata.normalize("NFKC", folded)).split())
+    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", visible_characters(name))).casefold()
+    return " ".join(visible_characters(unicodedata.normalize("NFKC", folded)).split())
 
 
 def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:

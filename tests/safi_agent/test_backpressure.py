@@ -10,7 +10,7 @@ import pytest
 from langchain.agents import create_agent
 
 from safi_agent import Backlog, BacklogError, SafiError
-from safi_agent.store.timeout_budget import one_patience
+from safi_agent.store.timeout_budget import shared_timeout_budget
 from tests.safi_agent.agents.calling import Calling, ask
 from tests.safi_agent.fakes import VIOLATION, Fake, ledger
 
@@ -58,7 +58,10 @@ def test_it_waits_no_longer_than_a_turn_may(make: Any, gated: Gated, caplog: pyt
     turns(safi, 1)
     for _ in range(3):
         start = time.monotonic()
-        with one_patience(0.3), pytest.raises(BacklogError, match="1 audits are open, and max_pending is 1") as caught:
+        with (
+            shared_timeout_budget(0.3),
+            pytest.raises(BacklogError, match="1 audits are open, and max_pending is 1") as caught,
+        ):
             safi.invoke("a canary")
         assert time.monotonic() - start < 5
         assert caught.value.depth == 1
@@ -117,7 +120,7 @@ def test_turns_side_by_side_do_not_pass_the_bound_together(make: Any, gated: Gat
 
     def one(n: int) -> bool:
         try:
-            with one_patience(0.5):
+            with shared_timeout_budget(0.5):
                 asyncio.run(safi.ainvoke(str(n))) if awaited else safi.invoke(str(n))
         except BacklogError:
             return False

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI
 
 from safi_agent import IntellectError, SafiChain
-from safi_agent.faculties.self_consistency import Chosen
+from safi_agent.faculties.self_consistency import Selection
 from safi_agent.faculties.will import rules
 from safi_agent.turn import Draft
 from tests.safi_agent.fakes import ALSO, NO, OTHER, THREE, VIOLATION, YES, Fake, approve, in_turn
@@ -140,7 +140,11 @@ def test_the_drafts_that_were_not_chosen_leak_nowhere(make: Any, tmp_path: Path,
     safi.drain()
     kept = record(tmp_path)
     chosen = next(i for i in (0, 1) if CANARY.format(i) in kept["intellectDraft"])
-    places = [seen, caplog.text, *(f.read_bytes().decode("latin-1") for f in tmp_path.rglob("*") if f.is_file())]
+    places = [
+        seen,
+        caplog.text,
+        *(f.read_bytes().decode("latin-1") for f in tmp_path.rglob("*") if f.is_file()),
+    ]
     for i in {0, 1, 2} - {chosen}:
         assert all(CANARY.format(i) not in place for place in places)
     assert (CANARY.format(chosen) in seen) is (ruling != VIOLATION)
@@ -177,4 +181,4 @@ def test_without_sal_lightning_the_error_names_the_install(make: Any, monkeypatc
     with pytest.raises(ImportError, match=r'drafts: several need sal_lightning.*pip install "sal-lightning\[safi\]"'):
         make(Fake(), drafts=2)
     assert make(Fake()).invoke("a").content == "An answer."
-    assert Chosen(0, 1.0) == (0, 1.0)
+    assert Selection(0, 1.0) == (0, 1.0)

@@ -23,7 +23,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tools import StructuredTool
 
 from safi_agent import ClosedError, IntellectError, OutboxError, SafiChain, SafiError, ViolationError
-from safi_agent.error_boundary import TaskFactory, acontain, clean, contain
+from safi_agent.error_boundary import TaskFactory, acontain_errors, clean, contain_errors
 from safi_agent.inputs import read_input
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
 from tests.safi_agent.breaking import (
@@ -405,7 +405,7 @@ def test_cancellation_keeps_its_meaning(make: Any) -> None:
         with anyio.move_on_after(0.1) as scope:
             await safi.ainvoke("q")
         told += [scope.cancelled_caught, task.cancelling()]
-        closed = acontain(lambda: asyncio.sleep(5))
+        closed = acontain_errors(lambda: asyncio.sleep(5))
         closed.send(None)
         closed.close()
         return [*told, asyncio.get_running_loop().get_task_factory()]
@@ -441,7 +441,7 @@ def test_an_interruption_in_a_task_reaches_what_awaits_it_and_the_loop_goes_on()
 
     async def run_it() -> tuple[Any, bool]:
         try:
-            await acontain(work)
+            await acontain_errors(work)
         except SystemExit as error:
             return error.code, isinstance(asyncio.get_running_loop().get_task_factory(), TaskFactory)
         return None, False
@@ -455,7 +455,7 @@ def test_an_exit_keeps_its_number_and_not_its_text(code: Any, left: int | None) 
         raise SystemExit(code)
 
     with pytest.raises(SystemExit) as caught_:
-        contain(exits)
+        contain_errors(exits)
     assert caught_.value.code == left
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safi_agent.fork_safety import Held, Stage, register
+from safi_agent.fork_safety import ForkSafeLock, Stage, register
 from tests.safi_agent.logged import lines
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_locks_are_taken_in_the_order_of_their_stages_and_given_back_in_the_oppo
 
 
 def test_a_lock_that_another_thread_holds_is_waited_for_and_new_in_the_child() -> None:
-    held, there = Held(Stage.LOG), threading.Event()
+    held, there = ForkSafeLock(Stage.LOG), threading.Event()
     state = ["whole"]
 
     def work() -> None:

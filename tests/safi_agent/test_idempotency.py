@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
 from safi_agent.idempotency import name_of
-from safi_agent.release import is_same
+from safi_agent.release import is_same_turn
 from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, in_turn
 from tests.safi_agent.logged import lines
@@ -221,9 +221,9 @@ def test_a_turn_that_was_not_named_is_found_by_its_id_with_its_prompt_and_key(ma
 
 def test_what_an_older_version_stored_is_told_by_prompt_and_key() -> None:
     turn: Any = {"prompt": "a", "key": "k", "asked": "req-1/0"}
-    assert is_same({"prompt": "a", "key": "k"}, turn)
-    assert not is_same({"prompt": "b", "key": "k"}, turn)
-    assert not is_same({"prompt": "a", "key": "l"}, turn)
+    assert is_same_turn({"prompt": "a", "key": "k"}, turn)
+    assert not is_same_turn({"prompt": "b", "key": "k"}, turn)
+    assert not is_same_turn({"prompt": "a", "key": "l"}, turn)
 
 
 def test_ids_that_langchain_makes_up_for_blocks_do_not_make_another_turn() -> None:

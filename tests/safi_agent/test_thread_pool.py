@@ -6,7 +6,7 @@ import time
 import pytest
 
 from safi_agent import thread_pool
-from safi_agent.thread_pool import STUCK_PER_THREAD, Threads
+from safi_agent.thread_pool import STUCK_PER_THREAD, ThreadPool
 
 
 def test_results_come_in_order_and_no_more_run_at_once_than_allowed() -> None:
@@ -22,20 +22,20 @@ def test_results_come_in_order_and_no_more_run_at_once_than_allowed() -> None:
             running -= 1
         return i
 
-    pool = Threads(3, "t")
+    pool = ThreadPool(3, "t")
     assert pool.gather([lambda i=i: work(i) for i in range(12)]) == list(range(12))
     assert most == 3
 
 
 def test_an_error_is_handed_on_and_the_thread_lives() -> None:
-    pool = Threads(1, "t")
+    pool = ThreadPool(1, "t")
     with pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 / 0).result(5)
     assert pool.submit(lambda: 1).result(5) == 1
 
 
 def test_a_stuck_thread_is_replaced() -> None:
-    pool, stop = Threads(1, "t"), threading.Event()
+    pool, stop = ThreadPool(1, "t"), threading.Event()
     hanging = pool.submit(stop.wait)
     waiting = pool.submit(lambda: "done")
     with pytest.raises(TimeoutError):
@@ -46,7 +46,7 @@ def test_a_stuck_thread_is_replaced() -> None:
 
 
 def test_threads_that_hang_are_replaced_up_to_a_bound_and_go_when_they_come_back() -> None:
-    pool, stop = Threads(2, "bounded"), threading.Event()
+    pool, stop = ThreadPool(2, "bounded"), threading.Event()
 
     def alive() -> int:
         return sum(thread.name == "bounded" for thread in threading.enumerate())
@@ -73,7 +73,7 @@ def test_failed_starts_are_not_counted(monkeypatch: pytest.MonkeyPatch, caplog: 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    pool = Threads(32, "t")
+    pool = ThreadPool(32, "t")
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(40):
@@ -86,7 +86,7 @@ def test_failed_starts_are_not_counted(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 def test_an_idle_thread_ends_and_another_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "IDLE", 0.01)
-    pool = Threads(2, "idle")
+    pool = ThreadPool(2, "idle")
     for i in range(200):
         assert pool.submit(lambda i=i: i).result(60) == i
         time.sleep(0.01 * (i % 3 == 0))
@@ -102,7 +102,7 @@ def test_whatever_work_raises_is_handed_on(raised: type[BaseException]) -> None:
     def work() -> None:
         raise raised
 
-    pool = Threads(1, "t")
+    pool = ThreadPool(1, "t")
     with pytest.raises(raised):
         pool.submit(work).result(60)
     assert pool.submit(lambda: 1).result(60) == 1

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from safi_agent.audit.event_loop_thread import LoopThread
+from safi_agent.audit.event_loop_thread import EventLoopThread
 
 callers: ContextVar[str] = ContextVar("callers", default="nobody")
 
@@ -20,7 +20,7 @@ def test_work_runs_there_without_the_callers_context() -> None:
         seen.set_result((callers.get(), threading.current_thread().name))
 
     token = callers.set("me")
-    one = LoopThread("here")
+    one = EventLoopThread("here")
     assert one.submit(work).result(5) is None
     callers.reset(token)
     assert seen.result(5) == ("nobody", "here")
@@ -37,7 +37,7 @@ def test_it_goes_on_whatever_a_task_raises(raised: type[BaseException]) -> None:
     async def work() -> None:
         done.set()
 
-    one = LoopThread("here")
+    one = EventLoopThread("here")
     one.loop.call_soon_threadsafe(
         lambda: one.loop.create_task(falls()).add_done_callback(lambda task: task.exception())
     )
@@ -57,7 +57,7 @@ def test_stopped_it_ends_and_cancels_what_was_under_way() -> None:
         except asyncio.CancelledError:
             cancelled.set()
 
-    one = LoopThread("here")
+    one = EventLoopThread("here")
     one.submit(work)
     assert begun.wait(5)
     one.stop()
@@ -92,7 +92,7 @@ def test_when_it_is_stopped_what_was_submitted_ends_what_it_began() -> None:
             task.cancel()
             await asyncio.wait([task])
 
-    one = LoopThread("here")
+    one = EventLoopThread("here")
     ended = one.submit(outer)
     assert began.wait(10)
     one.stop()

@@ -15,7 +15,7 @@ import pytest
 
 from safi_agent import Alert, OutboxError
 from safi_agent.audit import worker
-from safi_agent.audit.heartbeat import served
+from safi_agent.audit.heartbeat import monitored
 from safi_agent.store import Job
 from safi_agent.store.leases import Leases
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
@@ -71,11 +71,11 @@ def test_one_that_cannot_begin_is_served_no_more(
         raise OutboxError("out of reach")
 
     store = {"store": database} if queue else {}
-    before = set(served())
+    before = set(monitored())
     monkeypatch.setattr(Leases, "take_over", unreachable)
     with pytest.raises(OutboxError, match="out of reach"):
         make(**store)
-    assert set(served()) == before
+    assert set(monitored()) == before
 
 
 def test_drain_waits_for_refusals_too(database: str, make: Any, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_turn_that_takes_every_worker_with_it_is_given_up(
 ) -> None:
     safi = make(store=database, audit="worker")
     safi.invoke("a")
-    postgres.ask(f"UPDATE procrastinate_jobs SET attempts = {worker.GIVE_UP}", database.rpartition("/")[2])
+    postgres.ask(f"UPDATE procrastinate_jobs SET attempts = {worker.MAX_INTERRUPTIONS}", database.rpartition("/")[2])
     model = Fake()
     make(model, store=database)
     assert safi.drain() == 1
@@ -314,7 +314,7 @@ def test_whatever_models_hooks_and_maps_raise_no_lane_stands_and_no_other_chain_
 def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
     database: str, make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "GRACE", 0.05)
+    monkeypatch.setattr(worker, "SHUTDOWN_GRACE", 0.05)
     go = threading.Event()
     safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), store=database)
     safi.invoke("a")

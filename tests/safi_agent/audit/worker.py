@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safi_agent import SafiChain, create_safi_chain
-from safi_agent.audit import Where
+from safi_agent.audit import AuditMode
 from safi_agent.cli.worker import work
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve
 
@@ -37,7 +37,7 @@ def model(delay: float = 0.004) -> Fake:
     return Fake(will=ruled, conscience=judged, delay=delay / 2, audit_delay=delay)
 
 
-def chain(folder: Path, url: str | None = None, *, audit: Where = "here", delay: float = 0.004) -> SafiChain:
+def chain(folder: Path, url: str | None = None, *, audit: AuditMode = "here", delay: float = 0.004) -> SafiChain:
     store = url or f"sqlite:///{folder}/safi.db"
     return create_safi_chain(model(delay), THREE, store=store, log=folder / "log.json", audit=audit, audit_backoff=0.05)
 

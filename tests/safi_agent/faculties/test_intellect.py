@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.intellect import Intellect
-from safi_agent.faculties.self_consistency import Chosen, LexicalEmbeddings, Panel
+from safi_agent.faculties.self_consistency import DraftSelector, LexicalEmbeddings, Selection
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, YES, Fake
 
@@ -86,7 +86,7 @@ def test_a_text_and_a_models_message_are_drafts(reply: Any) -> None:
 
 def test_of_several_drafts_one_of_another_type_is_as_if_it_had_not_come() -> None:
     replies = iter([{"answer": "No."}, YES, YES])
-    panel = Panel(3, LexicalEmbeddings(), lambda vectors: Chosen(0, 1.0))
+    panel = DraftSelector(3, LexicalEmbeddings(), lambda vectors: Selection(0, 1.0))
     draft = Intellect(RunnableLambda(lambda _: next(replies)), THREE, panel=panel).invoke(TURN)["draft"]
     assert (draft.answer, draft.flags) == (YES, ("drafts_missing",))
     with pytest.raises(IntellectError, match="TypeError"):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
 
-from safi_agent.faculties.self_consistency import Choose, LexicalEmbeddings, Panel, cascade, checked
+from safi_agent.faculties.self_consistency import Choose, DraftSelector, LexicalEmbeddings, cascade, checked
 from safi_agent.turn import Draft
 from tests.safi_agent.fakes import ALSO, NO, OTHER, YES
 
@@ -61,8 +61,8 @@ def test_where_no_two_agree_it_is_the_one_closest_to_all() -> None:
         assert cascade(0.999)(vectors) == (close.index(max(close)), pytest.approx(0.2))
 
 
-def panel(count: int, choose: Choose | None = None, embeddings: Embeddings | None = None) -> Panel:
-    return Panel(count, embeddings or LexicalEmbeddings(), choose or cascade(0.6))
+def panel(count: int, choose: Choose | None = None, embeddings: Embeddings | None = None) -> DraftSelector:
+    return DraftSelector(count, embeddings or LexicalEmbeddings(), choose or cascade(0.6))
 
 
 def test_what_did_not_come_and_what_is_empty_agrees_with_none() -> None:

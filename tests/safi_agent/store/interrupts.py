@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from safi_agent import SafiChain, create_safi_chain
-from safi_agent.store import Commit, Memory, Row, open_store
+from safi_agent.store import Commit, JudgedTurn, Memory, open_store
 from tests.safi_agent.fakes import THREE, Fake
 
 TURNS = 12
@@ -96,7 +96,7 @@ def _unfinished(safi: SafiChain, folder: Path, answered: set[str]) -> str | None
     return f"left: {[row for row in rows if row[1:] != ('done', 1, 1)]}"
 
 
-def keep(row: Row, before: Memory) -> Commit:
+def keep(row: JudgedTurn, before: Memory) -> Commit:
     return Commit({"id": row.id}, before._replace(mu_turn=before.mu_turn + 1))
 
 

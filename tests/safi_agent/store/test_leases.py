@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from safi_agent import ValueSet, assess, create_safi_chain, load_values
 from safi_agent.store.backlog import blocking_reasons
-from safi_agent.store.leases import FORGOTTEN, LEASE
+from safi_agent.store.leases import LEASE, SUBMIT_GRACE
 from safi_agent.store.tables import turns
 from tests import forked
 from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
@@ -198,7 +198,7 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
     store.add_turn(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
     assert store.leases.take_over("three", store.leases.under_way) == []  # it may be on its way
     with store.database.transaction() as c:
-        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - SUBMIT_GRACE))
     safi.invoke("b")
     deadline = time.monotonic() + 60
     while len(lines(tmp_path / "log.json")) < 3:
@@ -214,7 +214,7 @@ def test_a_heartbeat_takes_up_such_a_turn_while_other_turns_are_open(make: Any) 
     turn_id = safi.invoke("open").response_metadata["safi"]["turnId"]
     store.add_turn({**store.find_turn(turn_id)[1], "id": "forgotten"}, THREE.fingerprint, "", audit=True)
     with store.database.transaction() as c:
-        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - SUBMIT_GRACE))
     safi._auditor.beat()
     taken = list(safi._auditor._open)
     go.set()

@@ -9,8 +9,8 @@ from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
 from safi_agent.store import Store, open_store
-from safi_agent.store.job_queue import LONGEST, queue_of
-from safi_agent.store.postgres import LOOK, Postgres
+from safi_agent.store.job_queue import LONGEST, queue_name
+from safi_agent.store.postgres import CHECK_INTERVAL, Postgres
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
 
@@ -73,8 +73,8 @@ def test_many_may_open_a_new_database_at_once(database: str) -> None:
 def test_long_names_fit_a_channel() -> None:
     channel = "procrastinate_queue_v1#"
     for name in ("unesco", "é" * 16, "x" * LONGEST, "x" * 200, "ü" * 40):
-        assert len((channel + queue_of(name)).encode()) < 64
-    assert queue_of("x" * 200) != queue_of("x" * 201)
+        assert len((channel + queue_name(name)).encode()) < 64
+    assert queue_name("x" * 200) != queue_name("x" * 201)
 
 
 def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database: str) -> None:
@@ -84,7 +84,7 @@ def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database:
     assert add(store, "b") == 2
 
 
-@pytest.mark.parametrize("part", ["patience", "LOOK"])
+@pytest.mark.parametrize("part", ["current_timeout_budget", "CHECK_INTERVAL"])
 def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
     store: Store, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -102,7 +102,7 @@ def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt):
             store.find_turn("a")
     for turn in "abc":
-        time.sleep(2 * LOOK)
+        time.sleep(2 * CHECK_INTERVAL)
         assert add(store, turn) > 0
 
 

@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import event, select, update
 
 from safi_agent.errors import OutboxError
-from safi_agent.store import Commit, Memory, Row, Store, open_store, prepare_batch, process_id
+from safi_agent.store import Commit, JudgedTurn, Memory, Store, open_store, prepare_batch, process_id
 from safi_agent.store.backlog import read_backlog
 from safi_agent.store.log_state import read_unlogged
 from safi_agent.store.reaudit import failed_audits
 from safi_agent.store.sqlite import Sqlite, prepare
 from safi_agent.store.tables import turns, value_sets
-from safi_agent.store.timeout_budget import one_patience
+from safi_agent.store.timeout_budget import shared_timeout_budget
 
 V = sha256(b"{}").hexdigest()  # the id of a value set is that of its text
 
@@ -40,7 +40,7 @@ def add(store: Store, turn_id: str, key: str = "k", *, audit: bool = True) -> in
     return store.add_turn({"id": turn_id, "key": key, "valueSet": "s"}, V, "", audit=audit)[0]
 
 
-def keep(row: Row, before: Memory) -> Commit:
+def keep(row: JudgedTurn, before: Memory) -> Commit:
     return Commit({"id": row.id}, before._replace(mu_turn=before.mu_turn + 1, mu={"n": before.mu_turn + 1.0}), row.id)
 
 
@@ -90,7 +90,7 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
     add(store, "a")
     store.save_ledger("a", [], None)
 
-    def falls(row: Row, before: Memory) -> Commit:
+    def falls(row: JudgedTurn, before: Memory) -> Commit:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -132,9 +132,9 @@ def test_many_committers_add_up(store: Store) -> None:
 
 
 def test_work_is_taken_over_from_the_dead_and_the_silent_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, _, _ = process_id.me().rsplit(":", 2)
+    host, _, _ = process_id.this_process().rsplit(":", 2)
     owners = {
-        "mine": (process_id.me(), 60),
+        "mine": (process_id.this_process(), 60),
         "dead": (f"{host}:4194000:x", 60),
         "alive": (f"{host}:1:x", 60),
         "reborn": (f"{host}:{process_id.os.getpid()}:x", 60),
@@ -166,7 +166,7 @@ def test_after_a_store_was_waited_for_in_vain_it_is_as_before(tmp_path: Path) ->
         thread = threading.Thread(target=hold)
         thread.start()
         there.wait(60)
-        with one_patience(0.05), pytest.raises(OutboxError, match="TimeoutError"):
+        with shared_timeout_budget(0.05), pytest.raises(OutboxError, match="TimeoutError"):
             store.add_turn(body, V, "", audit=True)
         go.set()
         thread.join()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from safi_agent import OutboxError
-from safi_agent.store.timeout_budget import BUSY, Patience, one_patience, patience
+from safi_agent.store.timeout_budget import STORE_TIMEOUT, TimeoutBudget, current_timeout_budget, shared_timeout_budget
 from tests.safi_agent.postgres_server import Server
 
 TURNS = 6
@@ -35,7 +35,7 @@ def locked(file: Path) -> Iterator[None]:
 def timed(safi: Any, prompt: str) -> tuple[float, str]:
     start = time.monotonic()
     try:
-        with one_patience(WAIT):
+        with shared_timeout_budget(WAIT):
             safi.invoke(prompt)
     except OutboxError as error:
         return time.monotonic() - start, error.cause
@@ -67,7 +67,7 @@ def test_a_turn_goes_on_as_soon_as_the_store_is_free(make: Any, tmp_path: Path) 
 
 def test_the_time_for_which_a_transaction_has_waited_is_missing_to_the_next(make: Any, tmp_path: Path) -> None:
     store = make()._auditor.store
-    with one_patience(0.5) as left, locked(tmp_path / "safi.db"):
+    with shared_timeout_budget(0.5) as left, locked(tmp_path / "safi.db"):
         for _ in range(3):
             start = time.monotonic()
             with pytest.raises(OutboxError):
@@ -77,24 +77,24 @@ def test_the_time_for_which_a_transaction_has_waited_is_missing_to_the_next(make
 
 
 def test_one_allowance_is_shared_by_what_is_inside_and_ends_with_it() -> None:
-    assert patience().left == BUSY
-    with one_patience(2) as outer:
-        with one_patience(9) as inner:
-            assert patience() is inner is outer
+    assert current_timeout_budget().left == STORE_TIMEOUT
+    with shared_timeout_budget(2) as outer:
+        with shared_timeout_budget(9) as inner:
+            assert current_timeout_budget() is inner is outer
 
         async def later() -> float:
             await asyncio.sleep(0.01)
-            return patience().left
+            return current_timeout_budget().left
 
         async def left_running() -> "asyncio.Task[float]":
-            with one_patience(2):
+            with shared_timeout_budget(2):
                 return asyncio.create_task(later())
 
     async def run() -> float:
         return await (await left_running())
 
-    assert asyncio.run(run()) == BUSY
-    waiting = Patience(0).waiting()
+    assert asyncio.run(run()) == STORE_TIMEOUT
+    waiting = TimeoutBudget(0).wait()
     assert (waiting.left, waiting.pause()) == (0, False)
 
 
@@ -124,7 +124,7 @@ def test_a_long_transaction_of_another_thread_counts_too(make: Any) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     there.wait(20)
-    with one_patience(0.3), pytest.raises(OutboxError, match="TimeoutError"):
+    with shared_timeout_budget(0.3), pytest.raises(OutboxError, match="TimeoutError"):
         store.feedback_note("k")
     go.set()
     thread.join()

@@ -8,7 +8,7 @@ import yaml
 
 from safi_agent import load_values
 from safi_agent.values import shipped
-from safi_agent.values.linting import proofread
+from safi_agent.values.linting import lint
 
 WRONG = """\
 nam: library
@@ -30,7 +30,7 @@ max_chars: 0
 
 
 def test_all_at_once_by_line() -> None:
-    told = [(error.line, error.what.split(":")[0].partition(", ")[::2]) for error in proofread(WRONG)]
+    told = [(error.line, error.what.split(":")[0].partition(", ")[::2]) for error in lint(WRONG)]
     assert told == [
         (1, ("nam", "")),
         (1, ("name", "")),
@@ -73,18 +73,18 @@ def test_all_at_once_by_line() -> None:
     ],
 )
 def test_in_plain_words(text: str, line: int, words: str) -> None:
-    (error,) = proofread(text)
+    (error,) = lint(text)
     assert error.line == line
     assert words in error.what
 
 
 def test_an_alias_to_itself_ends() -> None:
-    assert proofread("name: a\nvalues: &v [*v]")
+    assert lint("name: a\nvalues: &v [*v]")
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_what_is_shipped_is_sound(name: str) -> None:
-    assert proofread((Path(__file__).parents[3] / "safi_agent" / "valuesets" / f"{name}.yaml").read_text()) == []
+    assert lint((Path(__file__).parents[3] / "safi_agent" / "valuesets" / f"{name}.yaml").read_text()) == []
 
 
 def spoilt(rng: random.Random) -> object:
@@ -109,8 +109,8 @@ def test_nothing_is_wrong_exactly_where_it_is_taken(tmp_path: Path) -> None:
         try:
             load_values(file)
         except ValueError:
-            assert proofread(text), content
+            assert lint(text), content
         else:
             taken += 1
-            assert proofread(text) == [], content
+            assert lint(text) == [], content
     assert 60 < taken < 540

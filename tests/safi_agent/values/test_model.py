@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from safi_agent import Value, ValueSet, assess, load_values
 from safi_agent.values import MOST_VALUES, label, shipped
-from safi_agent.values.linting import proofread
+from safi_agent.values.linting import lint
 from safi_agent.values.model import wrong_names
 
 
@@ -97,7 +97,7 @@ def test_no_character_that_unicode_calls_ignorable_or_a_control_tells_two_names_
 def test_the_name_of_a_set_is_one_of_a_memory_key(name: str) -> None:
     with pytest.raises(ValueError, match="Expected 1 to 200 printable characters, got"):
         load_values({**rows(1.0), "name": name})
-    assert "Expected 1 to 200 printable" in proofread(yaml.safe_dump({**rows(1.0), "name": name}))[0].what
+    assert "Expected 1 to 200 printable" in lint(yaml.safe_dump({**rows(1.0), "name": name}))[0].what
 
 
 def test_a_thousand_values_are_taken_and_more_are_refused_with_the_bound() -> None:
@@ -112,7 +112,7 @@ def test_a_thousand_values_are_taken_and_more_are_refused_with_the_bound() -> No
             with pytest.raises(ValueError, match=words) as refused:
                 load_values(source)
             assert len(str(refused.value)) < 1000
-        assert [error.what for error in proofread(yaml.dump(content, Dumper=yaml.CSafeDumper))] == [words]
+        assert [error.what for error in lint(yaml.dump(content, Dumper=yaml.CSafeDumper))] == [words]
     assert time.monotonic() - start < 60
 
 
@@ -212,7 +212,7 @@ def test_a_strangers_file_runs_nothing_and_takes_no_memory(
     Path("mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=words) as caught:
         load_values("mine.yaml")
-    (told,) = proofread(text)
+    (told,) = lint(text)
     assert words in told.what
     assert len(str(caught.value)) + len(told.what) < 1000
     assert not Path("run").exists()

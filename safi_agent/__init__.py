@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from safi_agent.faculties.spirit import Assessment, assess
     from safi_agent.hooks import Alert
     from safi_agent.ledger import Finding
-    from safi_agent.lifecycle import Drained
+    from safi_agent.lifecycle import DrainResult
     from safi_agent.middleware import SafiMiddleware
     from safi_agent.store.backlog import Backlog
     from safi_agent.values import Value, ValueSet, load_values
@@ -40,7 +40,7 @@ __all__ = [
     "Backlog",
     "BacklogError",
     "ClosedError",
-    "Drained",
+    "DrainResult",
     "Finding",
     "IntellectError",
     "OutboxError",
@@ -62,7 +62,7 @@ _MODULES = {
     "faculties.spirit": ("Assessment", "assess"),
     "hooks": ("Alert",),
     "ledger": ("Finding",),
-    "lifecycle": ("Drained",),
+    "lifecycle": ("DrainResult",),
     "middleware": ("SafiMiddleware",),
     "store.backlog": ("Backlog",),
     "values": ("Value", "ValueSet", "load_values"),

@@ -8,7 +8,7 @@ from typing import Self
 from safi_agent.unicode_text import many
 
 
-class Drained(int):
+class DrainResult(int):
     """How many audits were finished since the last call, with what is left.
 
     Attributes:
@@ -35,7 +35,7 @@ log = logging.getLogger("safi_agent")
 class Lifecycle:
     """The ways to wait and to close; ``with`` and ``async with`` close at their end."""
 
-    def drain(self, timeout: float | None = 30) -> Drained:
+    def drain(self, timeout: float | None = 30) -> DrainResult:
         """Wait until the audits of this process are done; how many were finished since the last call.
 
         After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store. The number has
@@ -46,15 +46,15 @@ class Lifecycle:
         """
         raise NotImplementedError
 
-    async def adrain(self, timeout: float | None = 30) -> Drained:
+    async def adrain(self, timeout: float | None = 30) -> DrainResult:
         """The same without blocking."""
         return await asyncio.to_thread(self.drain, timeout)
 
-    def close(self, timeout: float | None = 30) -> Drained:
+    def close(self, timeout: float | None = 30) -> DrainResult:
         """Take no more turns, then drain."""
         raise NotImplementedError
 
-    async def aclose(self, timeout: float | None = 30) -> Drained:
+    async def aclose(self, timeout: float | None = 30) -> DrainResult:
         """The same without blocking."""
         return await asyncio.to_thread(self.close, timeout)
 
@@ -71,7 +71,7 @@ class Lifecycle:
         _say(await self.aclose())
 
 
-def _say(closed: Drained) -> None:
+def _say(closed: DrainResult) -> None:
     """Log what is left at the end of a ``with`` block, which has nothing to give it to."""
     if closed.left:
         log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))

@@ -1,7 +1,7 @@
 """SafiMiddleware: an agent of LangChain says and does only what the Will lets through, and its answers are audited."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -15,21 +15,30 @@ from langchain.agents.middleware import (
     hook_config,
 )
 from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langgraph.types import Command
 from typing_extensions import override
 
+from safi_agent import defaults
 from safi_agent.agents.approval import request_approval
 from safi_agent.agents.final_answer import FinalAnswer
 from safi_agent.agents.governance import AgentModel, Governance, Review, arun_flow, run_flow
 from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
 from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
+from safi_agent.audit import AuditMode
+from safi_agent.backpressure import WhenFull
 from safi_agent.chain import create_safi_chain
 from safi_agent.error_boundary import PassThrough, acontain_errors, contain_errors, input_errors
-from safi_agent.lifecycle import Drained, Lifecycle
+from safi_agent.faculties.conscience import Calls, ScoreMode
+from safi_agent.faculties.spirit import Map, identity, linear
+from safi_agent.hooks import Hook
+from safi_agent.lifecycle import DrainResult, Lifecycle
+from safi_agent.models import Model
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -56,7 +65,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         review: called with each call that may be made, when it was drafted and again before it is made; where it
             returns true (or raises), a person has to see the call first: the run stops at an ``interrupt``, which
             needs a checkpointer.
-        settings: as for ``create_safi_chain``: store, log, hooks, tracers and the others.
+        will_model: as for ``create_safi_chain``, like all arguments that follow.
 
     Raises:
         TypeError: an argument has another type.
@@ -67,21 +76,81 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     def __init__(
         self,
-        values: str | Path | Mapping[str, Any] | ValueSet = "unesco",
+        values: str | Path | Mapping[str, Any] | ValueSet = defaults.VALUES,
         allowed_tools: Iterable[str | ToolRule] | None = None,
         *,
-        model: Any = None,
+        model: Model | None = None,
         judge_calls: bool = False,
         review: Review | None = None,
-        **settings: Any,
+        will_model: Model | None = None,
+        conscience_model: Model | None = None,
+        store: str | None = defaults.STORE,
+        log: str | Path | None = defaults.LOG,
+        log_max_bytes: int | None = None,
+        hooks: Sequence[Hook] = (),
+        beta: float = defaults.BETA,
+        review_below: float = defaults.REVIEW_BELOW,
+        drift_above: float = defaults.DRIFT_ABOVE,
+        phi: Map = identity,
+        sigma: Map = linear,
+        conscience_calls: Calls = defaults.CONSCIENCE_CALLS,
+        score_mode: ScoreMode = defaults.SCORE_MODE,
+        will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION,
+        drafts: int = defaults.DRAFTS,
+        embeddings: Embeddings | None = None,
+        drafts_alike: float | None = None,
+        min_agreement: float = defaults.MIN_AGREEMENT,
+        refuse_truncated: bool = defaults.REFUSE_TRUNCATED,
+        raise_on_violation: bool = defaults.RAISE_ON_VIOLATION,
+        audit_attempts: int = defaults.AUDIT_ATTEMPTS,
+        audit_backoff: float = defaults.AUDIT_BACKOFF,
+        audit_timeout: float = defaults.AUDIT_TIMEOUT,
+        audit: AuditMode = defaults.AUDIT,
+        max_pending: int | None = defaults.MAX_PENDING,
+        when_full: WhenFull = defaults.WHEN_FULL,
+        tracers: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
             raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
-        self.chain = create_safi_chain(model, values, **settings)
+        self.chain = create_safi_chain(
+            model,
+            values,
+            will_model=will_model,
+            conscience_model=conscience_model,
+            store=store,
+            log=log,
+            log_max_bytes=log_max_bytes,
+            hooks=hooks,
+            beta=beta,
+            review_below=review_below,
+            drift_above=drift_above,
+            phi=phi,
+            sigma=sigma,
+            conscience_calls=conscience_calls,
+            score_mode=score_mode,
+            will_sees_reflection=will_sees_reflection,
+            drafts=drafts,
+            embeddings=embeddings,
+            drafts_alike=drafts_alike,
+            min_agreement=min_agreement,
+            refuse_truncated=refuse_truncated,
+            raise_on_violation=raise_on_violation,
+            audit_attempts=audit_attempts,
+            audit_backoff=audit_backoff,
+            audit_timeout=audit_timeout,
+            audit=audit,
+            max_pending=max_pending,
+            when_full=when_full,
+            tracers=tracers,
+        )
         marks = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, marks)
+
+    @override
+    def __repr__(self) -> str:
+        return f"SafiMiddleware({self.chain!r})"
 
     # The run
 
@@ -102,7 +171,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             run, answer = self._governance.start_run(state["messages"], config)
         if answer is None:
             return {**fresh, "safi_run": run}
-        return {**fresh, "safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
+        return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
 
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -144,7 +213,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         with shared_timeout_budget():
             turn, known = self._governance.begin_model_call(request, config)
             if known is not None:
-                return ModelResponse([self.chain.give(known)])
+                return ModelResponse([self.chain.deliver(known)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             with self.chain.backpressure.admit():
                 return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
@@ -153,7 +222,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         with shared_timeout_budget():
             turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if known is not None:
-                return ModelResponse([self.chain.give(known)])
+                return ModelResponse([self.chain.deliver(known)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             async with self.chain.backpressure.admit():
                 return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
@@ -226,11 +295,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return self.chain.backlog()
 
     @override
-    def drain(self, timeout: float | None = 30) -> Drained:
+    def drain(self, timeout: float | None = 30) -> DrainResult:
         return self.chain.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> Drained:
+    def close(self, timeout: float | None = 30) -> DrainResult:
         return self.chain.close(timeout)
 
 

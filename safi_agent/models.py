@@ -12,10 +12,11 @@ from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
+from safi_agent import defaults
 from safi_agent.offline_model import LABEL, OfflineChatModel
 
-DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"
+Model = str | BaseChatModel | Runnable[Any, Any]  # a name, a chat model, or a runnable that returns a message
 TIMEOUT = 60.0
 LONGEST = 200  # characters of a name
 _USAGE_KEY = re.compile(r"[a-z0-9_]{1,40}")
@@ -29,10 +30,10 @@ def default_model() -> str:
         ValueError: there is none. The rehearsal model is never a default, because it would answer users.
     """
     if os.environ.get("OPENAI_API_KEY"):
-        return DEFAULT
+        return defaults.MODEL
     raise ValueError(
-        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default {DEFAULT!r} is "
-        f"not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
+        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default "
+        f"{defaults.MODEL!r} is not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
     )
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
+from safi_agent import defaults
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
 from safi_agent.feedback import KEPT, coaching_note
 from safi_agent.hooks import kinds, name_of
@@ -27,9 +28,9 @@ log = logging.getLogger("safi_agent")
 class Measure:
     """How an audit is measured: the Spirit's settings and the thresholds of the hooks."""
 
-    beta: float = 0.9
-    review_below: float = 6
-    drift_above: float = 0.4
+    beta: float = defaults.BETA
+    review_below: float = defaults.REVIEW_BELOW
+    drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
 

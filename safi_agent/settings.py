@@ -3,30 +3,35 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, SkipValidation
 from typing_extensions import override
 
+from safi_agent import defaults
 from safi_agent.audit import AuditMode
 from safi_agent.audit.plan import Plan
 from safi_agent.backpressure import WhenFull
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
+from safi_agent.hooks import Hook
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
+from safi_agent.models import Model
 from safi_agent.record import Measure
-from safi_agent.values import ValueSet
+from safi_agent.values import ValueSet, load_values
 
 
 class AsyncConfigurableFields(RunnableConfigurableFields[Input, Output]):
-    """What ``configurable_fields`` gives; LangChain's own makes the chain on the caller's loop."""
+    """Configurable fields of a chain; the chain is created on a thread, because creating it opens its store."""
 
     @override
     async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
@@ -58,41 +63,45 @@ MOST_DRAFTS = 64
 LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody
 
 
+def _full_log_path(path: str | Path | None) -> str | None:
+    return None if path is None else log_path(path)
+
+
 class Settings(RunnableSerializable[SafiInput, AIMessage]):
     """The settings never change; a copy, a pickle and what LangChain configures are chains of their own."""
 
     # A store's URL may hold a password: errors do not quote what came.
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
-    model: Any
-    values: ValueSet
-    will_model: Any = None
-    conscience_model: Any = None
-    store: str | None = Field(default=None, repr=False)  # it may hold a password
-    log: str | None = None
+    model: Annotated[Model | None, SkipValidation] = None
+    values: Annotated[ValueSet, BeforeValidator(load_values)] = Field(default=defaults.VALUES, validate_default=True)
+    will_model: Annotated[Model | None, SkipValidation] = None
+    conscience_model: Annotated[Model | None, SkipValidation] = None
+    store: str | None = Field(default=defaults.STORE, repr=False)  # it may hold a password
+    log: Annotated[str | None, BeforeValidator(_full_log_path)] = Field(default=defaults.LOG, validate_default=True)
     log_max_bytes: int | None = None
-    hooks: tuple[Any, ...] = ()
-    beta: float = 0.9
-    review_below: float = 6
-    drift_above: float = 0.4
+    hooks: tuple[Annotated[Hook, SkipValidation], ...] = ()
+    beta: float = defaults.BETA
+    review_below: float = defaults.REVIEW_BELOW
+    drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
-    conscience_calls: Calls = "all"
-    score_mode: ScoreMode = "discrete"
-    will_sees_reflection: bool = True
-    drafts: int = 1
-    embeddings: Any = None
+    conscience_calls: Calls = defaults.CONSCIENCE_CALLS
+    score_mode: ScoreMode = defaults.SCORE_MODE
+    will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION
+    drafts: int = defaults.DRAFTS
+    embeddings: Annotated[Embeddings | None, SkipValidation] = None
     drafts_alike: float | None = None
-    min_agreement: float = 0.0
-    refuse_truncated: bool = False  # a draft that was cut off at its limit of length; it is flagged in any case
-    raise_on_violation: bool = False
-    audit_attempts: int = 3
-    audit_backoff: float = 1.0
-    audit_timeout: float = 120.0
-    audit: AuditMode = "here"
-    max_pending: int | None = Field(default=10_000, strict=True)
-    when_full: WhenFull = "wait"
-    tracers: tuple[Any, ...] = Field(default=(), repr=False)
+    min_agreement: float = defaults.MIN_AGREEMENT
+    refuse_truncated: bool = defaults.REFUSE_TRUNCATED
+    raise_on_violation: bool = defaults.RAISE_ON_VIOLATION
+    audit_attempts: int = defaults.AUDIT_ATTEMPTS
+    audit_backoff: float = defaults.AUDIT_BACKOFF
+    audit_timeout: float = defaults.AUDIT_TIMEOUT
+    audit: AuditMode = defaults.AUDIT
+    max_pending: int | None = Field(default=defaults.MAX_PENDING, strict=True)
+    when_full: WhenFull = defaults.WHEN_FULL
+    tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
 
     @override
     def model_post_init(self, context: Any) -> None:

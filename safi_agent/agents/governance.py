@@ -135,14 +135,14 @@ class Governance:
         It is not given again under an id that a message of the thread has, which it would replace.
 
         Raises:
-            ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin``.
+            ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin_turn``.
         """
         values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
         place = ["agent", agent, *node_path(config)[:-1]]  # without the node in which this is called
         run = name_of(config, messages, memory_key(config, values), values, place)
         if not run.asked:
             return run.text, None
-        turn, answer = self.chain.known(self.chain.begin(list(messages), config, note="", name=run))
+        turn, answer = self.chain.find_answer(self.chain.begin_turn(list(messages), config, note="", name=run))
         if answer is not None:
             answer = self._last_answer(turn, answer)
             if any(earlier.id == answer.id for earlier in messages):
@@ -153,7 +153,7 @@ class Governance:
         """A run that is sent back to its model answers again, under the ids that ``assign_id`` gives."""
         answer = first
         for n in count(1):
-            before = self.chain.answered(f"{turn['id']}.{n}")
+            before = self.chain.find_turn(f"{turn['id']}.{n}")
             if before is None or not is_same_turn(before[1], turn):
                 break
             answer = message(before[1], before[0])
@@ -167,7 +167,7 @@ class Governance:
     def begin_turn(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
         """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
         with input_errors():
-            turn = self.chain.begin(list(messages), config, name=TurnName.read(run))
+            turn = self.chain.begin_turn(list(messages), config, name=TurnName.read(run))
         turn = {**turn, "metadata": {"agentRun": turn["id"]}}
         tools = tool_records(turn, messages, self.marks)
         return {**turn, "metadata": {**turn["metadata"], **({"tools": tools} if tools else {})}}
@@ -195,7 +195,7 @@ class Governance:
         if ending.last is None and ending.structured is None:
             return None
         turn = self.begin_turn_of(state, ending.before, config)
-        if ending.is_released(turn, self.chain.answered, self.marks):
+        if ending.is_released(turn, self.chain.find_turn, self.marks):
             return None
         return self.assign_id(turn, again=False)[0]
 
@@ -207,7 +207,7 @@ class Governance:
         """
         for n in count():
             placed: Turn = {**turn, "id": f"{turn['id']}.{n}" if n else turn["id"]}
-            before = self.chain.answered(placed["id"])
+            before = self.chain.find_turn(placed["id"])
             if before is None:
                 return placed, None
             number, kept = before
@@ -237,7 +237,7 @@ class Governance:
             )
             turn = {**turn, "metadata": {**turn["metadata"], "structured": left}}
         turn = yield self._release(model), turn
-        answer = self.chain.give(turn["answer"])
+        answer = self.chain.deliver(turn["answer"])
         answer.name = model.name
         if not approved or reply.structured is None:
             return ModelResponse([answer])
@@ -327,7 +327,7 @@ class Governance:
         if known is None:
             turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
             known = turn["answer"]
-        return self.chain.give(known)
+        return self.chain.deliver(known)
 
 
 def _usage(turn: Turn, verdicts: Verdicts) -> UsageMetadata | None:

@@ -4,11 +4,11 @@ from typing import Literal, Protocol
 
 from safi_agent.audit.local import LocalAuditor
 from safi_agent.audit.plan import Plan
-from safi_agent.lifecycle import Drained
+from safi_agent.lifecycle import DrainResult
 from safi_agent.store import Job, Store
 from safi_agent.store.sqlite import Sqlite
 
-AuditMode = Literal["here", "worker"]
+AuditMode = Literal["in_process", "worker"]
 
 
 class AuditBranch(Protocol):
@@ -20,25 +20,27 @@ class AuditBranch(Protocol):
     def submit(self, job: Job) -> None:
         """A turn is durable; see that it is carried to its end."""
 
-    def drain(self, timeout: float | None = None) -> Drained:
+    def drain(self, timeout: float | None = None) -> DrainResult:
         """Wait until all is done; how many audits were finished since the last call, and what is left."""
 
     def stop(self, timeout: float) -> None:
         """Begin nothing more in this process."""
 
 
-def open_audit_branch(plan: Plan, store: Store, where: AuditMode) -> AuditBranch:
+def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
     """The branch for this store.
 
     Raises:
         ValueError: audits are to be left to workers, on a store that only its own processes work on.
     """
-    if where not in ("here", "worker"):
-        raise ValueError(f"audit: expected 'here' or 'worker', got {where!r}.")
+    if mode not in ("in_process", "worker"):
+        raise ValueError(f"audit: expected 'in_process' or 'worker', got {mode!r}.")
     if isinstance(store.database, Sqlite):
-        if where == "worker":
-            raise ValueError("audit: expected 'here' with this store, got 'worker': workers need one on PostgreSQL.")
+        if mode == "worker":
+            raise ValueError(
+                "audit: expected 'in_process' with this store, got 'worker': workers need one on PostgreSQL."
+            )
         return LocalAuditor(plan, store)
     from safi_agent.audit.postgres import PostgresAuditor
 
-    return PostgresAuditor(plan, store, has_worker=where == "here")
+    return PostgresAuditor(plan, store, has_worker=mode == "in_process")

@@ -16,7 +16,7 @@ from safi_agent.audit.pipeline import AuditPipeline
 from safi_agent.audit.plan import RECONNECT, Plan
 from safi_agent.errors import SafiError
 from safi_agent.fork_safety import ForkHandler, Stage, register
-from safi_agent.lifecycle import Drained
+from safi_agent.lifecycle import DrainResult
 from safi_agent.log import flush
 from safi_agent.store import Job, Store
 from safi_agent.thread_pool import is_audit_thread, mark_audit_thread
@@ -82,7 +82,7 @@ class LocalAuditor(ForkHandler):
         self._inbox.put(job)
         self._ensure()
 
-    def drain(self, timeout: float | None = None) -> Drained:
+    def drain(self, timeout: float | None = None) -> DrainResult:
         """Wait until nothing is open; how many audits were finished since the last call.
 
         Raises:
@@ -101,7 +101,7 @@ class LocalAuditor(ForkHandler):
                 self._changed.wait(rest)
         with self._lock:
             finished, self._finished = self._finished, 0
-        return Drained(finished, *self._unfinished())
+        return DrainResult(finished, *self._unfinished())
 
     def stop(self, timeout: float) -> None:
         """Let the thread end once nothing is open; what is not finished goes on, in this process or another."""

@@ -17,7 +17,7 @@ from safi_agent.audit.heartbeat import ensure, monitor
 from safi_agent.audit.plan import Plan
 from safi_agent.audit.worker import Worker
 from safi_agent.fork_safety import ForkHandler, Stage, register
-from safi_agent.lifecycle import Drained
+from safi_agent.lifecycle import DrainResult
 from safi_agent.log import flush
 from safi_agent.store import Job, Store
 
@@ -99,7 +99,7 @@ class PostgresAuditor(ForkHandler):
                 return
             self._running = _Running(worker, thread, thread.submit(worker.run))
 
-    def drain(self, timeout: float | None = None) -> Drained:
+    def drain(self, timeout: float | None = None) -> DrainResult:
         """Wait until no turn of this process is open; how many audits were finished since the last call.
 
         Raises:
@@ -118,9 +118,9 @@ class PostgresAuditor(ForkHandler):
             self._reported += finished
         return self.drain_result(finished)
 
-    def drain_result(self, finished: int) -> Drained:
+    def drain_result(self, finished: int) -> DrainResult:
         """This count, with what is not done and why."""
-        return Drained(finished, *self._unfinished())
+        return DrainResult(finished, *self._unfinished())
 
     def _unfinished(self) -> tuple[int, list[str]]:
         """How many turns are not done, and why."""

@@ -8,7 +8,7 @@ from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one
 from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
-    from safi_agent.lifecycle import Drained
+    from safi_agent.lifecycle import DrainResult
 
 
 def drain(
@@ -28,7 +28,7 @@ def drain(
     finish(done, "drain")
 
 
-def finish(done: "Drained", command: str) -> None:
+def finish(done: "DrainResult", command: str) -> None:
     """Print what was finished, and what is left and why.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safi_agent import defaults
 from safi_agent.errors import SafiError
 from safi_agent.values import shipped
 
@@ -23,8 +24,8 @@ Model = Annotated[
 Database = Annotated[str, typer.Option(help="The store's URL.")]
 Log = Annotated[Path, typer.Option(help="The log.")]
 
-STORE = "sqlite:///safi.db"
-LOG = Path("saf-spirit-log.json")
+STORE = defaults.STORE
+LOG = Path(defaults.LOG)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, open_existing_store
-from safi_agent.store.reaudit import failed_audits, open_reaudits
 
 FAILED_AGAIN = 1
 
@@ -23,6 +22,7 @@ def reaudit(
     Ends with 0 if all were audited, 1 if one failed again or is not done, 2 if it could not be tried.
     """
     from safi_agent import create_safi_chain
+    from safi_agent.store.reaudit import failed_audits, open_reaudits
 
     with one_line_errors("reaudit"):
         kept = open_existing_store(store)

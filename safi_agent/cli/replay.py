@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safi_agent import defaults
 from safi_agent.cli.options import LOG, STORE, open_existing_store
 from safi_agent.errors import LogError
 from safi_agent.values import ValueSet, load_values, shipped
@@ -19,7 +20,7 @@ def replay(
     log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
     values: Annotated[list[str] | None, typer.Option(help="A value set's file, where no store has it.")] = None,
     store: Annotated[str, typer.Option(help="URL of the store that has the value sets.")] = STORE,
-    beta: Annotated[float, typer.Option(help="That of lines which do not say theirs.")] = 0.9,
+    beta: Annotated[float, typer.Option(help="That of lines which do not say theirs.")] = defaults.BETA,
 ) -> None:
     """Compute the score, μ and drift of every line again from its ledger, and compare.
 

@@ -13,7 +13,7 @@ from safi_agent.cli.options import LOG, Log, Model, Values, one_line_errors
 if TYPE_CHECKING:
     from safi_agent import SafiChain
     from safi_agent.audit.postgres import PostgresAuditor
-    from safi_agent.lifecycle import Drained
+    from safi_agent.lifecycle import DrainResult
 
 Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
 Grace = Annotated[float, typer.Option(help="Seconds that audits under way get when it is told to end.")]
@@ -35,7 +35,7 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
     finish(work(safi, grace), "worker")
 
 
-def work(safi: "SafiChain", grace: float) -> "Drained":
+def work(safi: "SafiChain", grace: float) -> "DrainResult":
     """Leave the main thread to signals; how many audits the chain's own worker has carried out at the end."""
     auditor = cast("PostgresAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):

@@ -39,16 +39,16 @@ class Intellect(Faculty):
     model: Model
     values: ValueSet
     reflects: bool = True
-    panel: DraftSelector | None = None
+    selector: DraftSelector | None = None
 
     adds = "draft"
 
     def work(self, turn: Turn, config: RunnableConfig) -> Draft:
         """Ask the model."""
         try:
-            if self.panel is not None:
-                asked = [self._messages(turn)] * self.panel.count
-                return self.panel.pick(self._came(self.model.batch(asked, config, return_exceptions=True)))
+            if self.selector is not None:
+                asked = [self._messages(turn)] * self.selector.count
+                return self.selector.select(self._drafts(self.model.batch(asked, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
             failed = _failed(error)
@@ -57,10 +57,10 @@ class Intellect(Faculty):
     async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
         """The same without blocking."""
         try:
-            if self.panel is not None:
-                asked = [self._messages(turn)] * self.panel.count
-                return await self.panel.apick(
-                    self._came(await self.model.abatch(asked, config, return_exceptions=True))
+            if self.selector is not None:
+                asked = [self._messages(turn)] * self.selector.count
+                return await self.selector.aselect(
+                    self._drafts(await self.model.abatch(asked, config, return_exceptions=True))
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
@@ -75,7 +75,7 @@ class Intellect(Faculty):
         leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
         return [_joined(own, leading), *turn["messages"][len(leading) :]]
 
-    def _came(self, replies: Sequence[Any]) -> list[Draft]:
+    def _drafts(self, replies: Sequence[Any]) -> list[Draft]:
         """The drafts that came; where none did, what the first call raised is raised."""
         drafts: list[Draft] = []
         failed: list[Exception] = []

@@ -19,8 +19,8 @@ from typing_extensions import override
 from safi_agent.turn import Draft
 
 DIMENSIONS = 1024
-ALIKE_IN_WORDS = 0.6  # cosine similarity from which two drafts say the same, by their words
-ALIKE = 0.8  # the same, by a model of embeddings
+LEXICAL_THRESHOLD = 0.6  # cosine similarity from which two drafts say the same, by their words
+EMBEDDING_THRESHOLD = 0.8  # the same, by a model of embeddings
 INSTALL = (
     'drafts: several need sal_lightning, whose PulseCascade chooses among them: pip install "sal-lightning[safi]".'
 )
@@ -35,7 +35,7 @@ class Selection(NamedTuple):
     share: float
 
 
-Choose = Callable[[Vectors], Selection]
+Select = Callable[[Vectors], Selection]
 
 
 class LexicalEmbeddings(Embeddings):
@@ -56,7 +56,7 @@ class LexicalEmbeddings(Embeddings):
         return [math.sqrt(count) for count in counts]
 
 
-def cascade(alike: float) -> Choose:
+def cascade_selector(alike: float) -> Select:
     """Pulse-Split-Cascade as a choice among vectors that say the same from this cosine similarity on.
 
     Where no two agree it is the draft closest to all.
@@ -86,33 +86,33 @@ class DraftSelector:
 
     count: int
     embeddings: Embeddings
-    choose: Choose
+    choose: Select
 
     @classmethod
-    def of(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "DraftSelector | None":
+    def create(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "DraftSelector | None":
         """None where there is but one draft: then nothing is embedded and nothing imported."""
         if count == 1:
             return None
-        usual = ALIKE_IN_WORDS if embeddings is None else ALIKE
-        return cls(count, embeddings or LexicalEmbeddings(), cascade(usual if alike is None else alike))
+        usual = LEXICAL_THRESHOLD if embeddings is None else EMBEDDING_THRESHOLD
+        return cls(count, embeddings or LexicalEmbeddings(), cascade_selector(usual if alike is None else alike))
 
-    def pick(self, drafts: Sequence[Draft]) -> Draft:
+    def select(self, drafts: Sequence[Draft]) -> Draft:
         """The draft to go on with; an empty one, and one that did not come, agrees with none.
 
         Raises:
             ValueError: the embeddings are not one vector of finite numbers for each draft.
         """
         texts = [draft.answer for draft in drafts if draft.answer.strip()]
-        return self._picked(drafts, self.embeddings.embed_documents(texts) if len(texts) > 1 else [])
+        return self._select(drafts, self.embeddings.embed_documents(texts) if len(texts) > 1 else [])
 
-    async def apick(self, drafts: Sequence[Draft]) -> Draft:
+    async def aselect(self, drafts: Sequence[Draft]) -> Draft:
         """The same without blocking."""
         texts = [draft.answer for draft in drafts if draft.answer.strip()]
-        return self._picked(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
+        return self._select(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
 
-    def _picked(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
+    def _select(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
         said = [draft for draft in drafts if draft.answer.strip()]
-        chosen = Selection(0, 1.0) if len(said) < 2 else self.choose(checked(vectors, len(said)))
+        chosen = Selection(0, 1.0) if len(said) < 2 else self.choose(checked_vectors(vectors, len(said)))
         usage = None
         for draft in drafts:
             usage = add_usage(usage, draft.usage) if usage or draft.usage else None
@@ -125,7 +125,7 @@ class DraftSelector:
         )
 
 
-def checked(vectors: Sequence[Any], count: int) -> Vectors:
+def checked_vectors(vectors: Sequence[Any], count: int) -> Vectors:
     """The vectors that a model of embeddings gave.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+from safi_agent import defaults
 from safi_agent.ledger import Finding, Ledger, read_ledger
 from safi_agent.values import ValueSet
 
@@ -44,7 +45,7 @@ def assess(
     ledger: Iterable[Finding | Mapping[str, Any]],
     values: ValueSet,
     mu: Mapping[str, float] | None = None,
-    beta: float = 0.9,
+    beta: float = defaults.BETA,
     *,
     phi: Map = identity,
     sigma: Map = linear,

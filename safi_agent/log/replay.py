@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safi_agent import defaults
 from safi_agent.errors import LogError
 from safi_agent.faculties.spirit import assess, identity, linear
 from safi_agent.ledger import ContinuousFinding
@@ -46,7 +47,7 @@ class _Lane(NamedTuple):
 NEW = _Lane(0, {}, 0)
 
 
-def replay(log: str | Path, find: Find, beta: float = 0.9) -> Replayed:
+def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed:
     """Go through all files of a log, one line at a time, and compute what each should say.
 
     Of a key whose first turn is not in the log the first μ and drift are taken as they are. After a fault the lane goes

@@ -51,7 +51,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("safi_agent.faculties.self_consistency.cascade", lambda alike: None)  # nothing is chosen here
+    monkeypatch.setattr(
+        "safi_agent.faculties.self_consistency.cascade_selector", lambda alike: None
+    )  # nothing is chosen here
     caplog.set_level(logging.CRITICAL, "safi_agent")
     yield
     caplog.clear()

@@ -87,10 +87,10 @@ def test_a_text_and_a_models_message_are_drafts(reply: Any) -> None:
 def test_of_several_drafts_one_of_another_type_is_as_if_it_had_not_come() -> None:
     replies = iter([{"answer": "No."}, YES, YES])
     panel = DraftSelector(3, LexicalEmbeddings(), lambda vectors: Selection(0, 1.0))
-    draft = Intellect(RunnableLambda(lambda _: next(replies)), THREE, panel=panel).invoke(TURN)["draft"]
+    draft = Intellect(RunnableLambda(lambda _: next(replies)), THREE, selector=panel).invoke(TURN)["draft"]
     assert (draft.answer, draft.flags) == (YES, ("drafts_missing",))
     with pytest.raises(IntellectError, match="TypeError"):
-        Intellect(RunnableLambda(lambda _: {}), THREE, panel=panel).invoke(TURN)
+        Intellect(RunnableLambda(lambda _: {}), THREE, selector=panel).invoke(TURN)
 
 
 def test_what_its_model_raises_is_named_and_not_quoted() -> None:

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
 
-from safi_agent.faculties.self_consistency import Choose, DraftSelector, LexicalEmbeddings, cascade, checked
+from safi_agent.faculties.self_consistency import (
+    DraftSelector,
+    LexicalEmbeddings,
+    Select,
+    cascade_selector,
+    checked_vectors,
+)
 from safi_agent.turn import Draft
 from tests.safi_agent.fakes import ALSO, NO, OTHER, YES
 
@@ -48,7 +54,7 @@ def test_the_words_of_a_text_are_its_vector_in_any_process() -> None:
 def test_the_largest_group_is_chosen_as_a_count_of_meanings_says(texts: list[str]) -> None:
     meant = [{YES: 0, ALSO: 0, NO: 1, OTHER: 2}[text] for text in texts]
     counted = Counter(meant).most_common()
-    found = cascade(0.6)(LexicalEmbeddings().embed_documents(texts))
+    found = cascade_selector(0.6)(LexicalEmbeddings().embed_documents(texts))
     assert found.share == pytest.approx(counted[0][1] / len(texts))
     assert Counter(meant)[meant[found.place]] == counted[0][1]
 
@@ -58,27 +64,27 @@ def test_where_no_two_agree_it_is_the_one_closest_to_all() -> None:
     for _ in range(20):
         vectors = [[draw.gauss(0, 1) + (0.5 if i % 3 == 0 else 0) for _ in range(16)] for i in range(5)]
         close = [sum(cosine(p, q) for q in vectors) for p in vectors]
-        assert cascade(0.999)(vectors) == (close.index(max(close)), pytest.approx(0.2))
+        assert cascade_selector(0.999)(vectors) == (close.index(max(close)), pytest.approx(0.2))
 
 
-def panel(count: int, choose: Choose | None = None, embeddings: Embeddings | None = None) -> DraftSelector:
-    return DraftSelector(count, embeddings or LexicalEmbeddings(), choose or cascade(0.6))
+def panel(count: int, choose: Select | None = None, embeddings: Embeddings | None = None) -> DraftSelector:
+    return DraftSelector(count, embeddings or LexicalEmbeddings(), choose or cascade_selector(0.6))
 
 
 def test_what_did_not_come_and_what_is_empty_agrees_with_none() -> None:
-    picked = panel(4).pick([Draft(NO), Draft(YES, "r"), Draft(" "), Draft(ALSO, "s")])
+    picked = panel(4).select([Draft(NO), Draft(YES, "r"), Draft(" "), Draft(ALSO, "s")])
     assert picked.answer in (YES, ALSO)
     assert (picked.drafts, picked.agreement, picked.flags) == (4, 0.5, ("drafts_missing",))
-    alone = panel(4).pick([Draft(YES)])
+    alone = panel(4).select([Draft(YES)])
     assert (alone.answer, alone.agreement) == (YES, 0.25)
-    nothing = panel(2).pick([Draft(""), Draft(" ")])
+    nothing = panel(2).select([Draft(""), Draft(" ")])
     assert (nothing.answer, nothing.agreement) == ("", 0)
-    assert asyncio.run(panel(4).apick([Draft(NO), Draft(YES), Draft(""), Draft(ALSO)])).agreement == 0.5
+    assert asyncio.run(panel(4).aselect([Draft(NO), Draft(YES), Draft(""), Draft(ALSO)])).agreement == 0.5
 
 
 def test_all_drafts_cost_what_they_cost() -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
-    picked = panel(3).pick([Draft(YES, usage=usage), Draft(NO, usage=usage), Draft("", usage=usage)])
+    picked = panel(3).select([Draft(YES, usage=usage), Draft(NO, usage=usage), Draft("", usage=usage)])
     assert picked.usage is not None
     assert picked.usage["total_tokens"] == 36
 
@@ -86,4 +92,4 @@ def test_all_drafts_cost_what_they_cost() -> None:
 @pytest.mark.parametrize("vectors", [[[1.0]], [[1.0], [1.0, 2.0]], [[], []], [[math.nan], [1.0]], [[math.inf], [1.0]]])
 def test_vectors_that_are_none_are_refused(vectors: Any) -> None:
     with pytest.raises(ValueError, match="embeddings: expected"):
-        checked(vectors, 2)
+        checked_vectors(vectors, 2)

@@ -39,7 +39,7 @@ SAME = json.dumps(
         "intellectDraft": "An answer of some length. " * 20,
         "conscienceLedger": ROWS,
         "valueSet": VALUES.name,
-        "measure": Measure().told(VALUES),
+        "measure": Measure().parameters(VALUES),
     }
 )
 Work = Callable[[Path], int]

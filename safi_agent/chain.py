@@ -29,7 +29,7 @@ from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.faculties.structured_output import is_unresolved
 from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
-from safi_agent.idempotency import TurnName, find_earlier_answer, is_named, memory_key, new_turn
+from safi_agent.idempotency import TurnName, find_earlier_answer, has_turn_id, memory_key, new_turn
 from safi_agent.inputs import SafiInput
 from safi_agent.isolation import isolated
 from safi_agent.lifecycle import DrainResult, Lifecycle
@@ -148,7 +148,7 @@ class SafiChain(Lifecycle, Settings):
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """The same, on a thread where the store has to be asked."""
         note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
-        if is_named(config) or note is None:
+        if has_turn_id(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
         return self.begin_turn(given, config, note=note), None
 

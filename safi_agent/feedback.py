@@ -23,7 +23,7 @@ def trend(scores: Sequence[int]) -> str:
     return "rising" if change >= STEP else "falling" if change <= -STEP else "steady"
 
 
-def coaching_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, scores: Sequence[int], beta: float) -> str:
+def feedback_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, scores: Sequence[int], beta: float) -> str:
     """The note; empty before the first audit and where all is well. Hard gates are never named."""
     if not mu_turn:
         return ""

@@ -29,7 +29,7 @@ class Alert(NamedTuple):
 Hook = Callable[[Alert], object | Awaitable[object]]
 
 
-def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
+def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
 
     A score that rests on nothing, as its flags say, is to be reviewed, too.
@@ -51,7 +51,7 @@ def is_unfounded(record: Mapping[str, Any]) -> bool:
     return any(flag in UNFOUNDED for flag in record.get("flags", ()))
 
 
-def asks(hook: Hook, kind: Kind) -> bool:
+def is_called_for(hook: Hook, kind: Kind) -> bool:
     """Whether a hook is to be called for this kind."""
     try:
         return kind != "turn" or getattr(hook, "every_turn", False) is True
@@ -68,7 +68,7 @@ def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[st
     return tuple([name for *_, name in sorted(broken)] + [name for _, name in sorted(left_out)])[:MOST]
 
 
-def name_of(thing: object) -> str:
+def callable_name(thing: object) -> str:
     """What a hook, φ or σ is called in messages and in the log; it never raises."""
     try:
         name = getattr(thing, "__name__", None)
@@ -77,7 +77,7 @@ def name_of(thing: object) -> str:
         return type(thing).__name__
 
 
-def call(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
+def call_hook(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
     """Call a hook; the rest of the call, where the hook is async or gives something that can be awaited.
 
     One that fails is logged and harms nothing. Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt``
@@ -99,4 +99,4 @@ async def _rest(hook: Hook, alert: Alert, result: Awaitable[object]) -> None:
 
 
 def _failed(hook: Hook, alert: Alert, error: BaseException) -> None:
-    log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)
+    log.error("The hook %s failed on turn %s.", callable_name(hook), alert.turn_id, exc_info=error)

@@ -20,8 +20,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.utils.utils import LC_AUTO_PREFIX
 
 from safi_agent.inputs import SafiInput, read_input
-from safi_agent.record import now
-from safi_agent.release import is_same_turn, message, with_spare_id
+from safi_agent.record import utc_now
+from safi_agent.release import answer_message, is_same_turn, with_spare_id
 from safi_agent.store import Store
 from safi_agent.turn import Turn
 from safi_agent.unicode_text import LONGEST_NAME, is_name
@@ -57,7 +57,7 @@ class TurnName(NamedTuple):
             return cls(text)
 
 
-def name_of(
+def turn_name(
     config: RunnableConfig, messages: Sequence[BaseMessage], key: str, value_set: str, place: Sequence[str] = ()
 ) -> TurnName:
     """The name of a turn: a new one where the config has none.
@@ -95,13 +95,13 @@ def new_turn(
     """
     request, key = read_input(given), memory_key(config, value_set)
     if name is None:
-        name = name_of(config, request.messages, key, value_set, ["chain", *node_path(config)])
+        name = turn_name(config, request.messages, key, value_set, ["chain", *node_path(config)])
     return {
         "id": name.id,
         "asked": name.asked,
         "spare": name.spare,
         "key": key,
-        "time": now(),
+        "time": utc_now(),
         "prompt": request.prompt,
         "messages": request.messages,
         "context": request.context,
@@ -120,7 +120,7 @@ def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | Non
     while turn["asked"] and (before := store.find_turn(turn["id"])) is not None:
         number, kept = before
         if is_same_turn(kept, turn):
-            return turn, message(kept, number)
+            return turn, answer_message(kept, number)
         turn = with_spare_id(turn)
     return turn, None
 
@@ -144,7 +144,7 @@ def memory_key(config: RunnableConfig, usual: str) -> str:
     return _named(config, KEY, usual)
 
 
-def is_named(config: RunnableConfig) -> bool:
+def has_turn_id(config: RunnableConfig) -> bool:
     """Whether the config names the turn, which may then have been answered before."""
     return TURN_ID in _asked(config)
 

@@ -52,7 +52,7 @@ def read_input(given: object) -> Request:
         messages = convert_to_messages(content)
     else:
         raise TypeError(f"input: expected a string, messages or a mapping with 'prompt', got {_shown(content)}.")
-    asked = asked_in(messages)
+    asked = prompt_message(messages)
     prompt = str(asked.text)
     if not prompt.strip():
         raise ValueError("input: expected a prompt with text, got none.")
@@ -60,7 +60,7 @@ def read_input(given: object) -> Request:
     return Request(prompt, messages, context, metadata, context.not_shown)
 
 
-def asked_in(messages: Sequence[BaseMessage]) -> BaseMessage:
+def prompt_message(messages: Sequence[BaseMessage]) -> BaseMessage:
     """The message with the prompt: the last one of a human, or else the last one."""
     return next((m for m in reversed(messages) if isinstance(m, HumanMessage)), messages[-1])
 

@@ -62,16 +62,16 @@ class Lifecycle:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _say(self.close())
+        _warn_unfinished(self.close())
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        _say(await self.aclose())
+        _warn_unfinished(await self.aclose())
 
 
-def _say(closed: DrainResult) -> None:
+def _warn_unfinished(closed: DrainResult) -> None:
     """Log what is left at the end of a ``with`` block, which has nothing to give it to."""
     if closed.left:
         log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))

@@ -27,7 +27,7 @@ from safi_agent import defaults
 from safi_agent.agents.approval import request_approval
 from safi_agent.agents.final_answer import FinalAnswer
 from safi_agent.agents.governance import AgentModel, Governance, Review, arun_flow, run_flow
-from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
+from safi_agent.agents.replies import denial_message, governed_result, is_answer, result_text
 from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.audit import AuditMode
@@ -145,8 +145,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             when_full=when_full,
             tracers=tracers,
         )
-        marks = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
-        self._governance = Governance(self.chain, rules, judge_calls, review, marks)
+        signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
+        self._governance = Governance(self.chain, rules, judge_calls, review, signer)
 
     @override
     def __repr__(self) -> str:
@@ -158,14 +158,14 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """Give the run its id; where the config names one that was answered before, that answer is given again."""
-        return contain_errors(partial(self._begin_run, state, ensure_config()))
+        return contain_errors(partial(self._start_run, state, ensure_config()))
 
     @hook_config(can_jump_to=["end"])
     @override
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
-    def _begin_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
+    def _start_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
         fresh = {} if state.get("structured_response") is None else {"structured_response": None}  # of an earlier run
         with input_errors():
             run, answer = self._governance.start_run(state["messages"], config)
@@ -179,37 +179,39 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
         Middlewares that stand before this one in the list run their own ``after_agent`` after it.
         """
-        return contain_errors(partial(self._end, state, ensure_config()))
+        return contain_errors(partial(self._govern_final, state, ensure_config()))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        return await acontain_errors(partial(self._aend, state, ensure_config()))
+        return await acontain_errors(partial(self._agovern_final, state, ensure_config()))
 
-    def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        if (turn := self._governance.begin_ending(ending := FinalAnswer.of(state), state, config)) is None:
+    def _govern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        if (turn := self._governance.begin_ending(ending := FinalAnswer.from_state(state), state, config)) is None:
             return None
-        return _instead(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
+        return _replace_final(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
 
-    async def _aend(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        ending = FinalAnswer.of(state)
+    async def _agovern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        ending = FinalAnswer.from_state(state)
         if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        return _instead(ending, await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
+        return _replace_final(
+            ending, await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
+        )
 
     # What the agent says
 
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
         """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
-        return contain_errors(partial(self._say, request, handler, ensure_config()))
+        return contain_errors(partial(self._call_model, request, handler, ensure_config()))
 
     @override
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        return await acontain_errors(partial(self._asay, request, handler, ensure_config()))
+        return await acontain_errors(partial(self._acall_model, request, handler, ensure_config()))
 
-    def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
+    def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
         with shared_timeout_budget():
             turn, known = self._governance.begin_model_call(request, config)
             if known is not None:
@@ -218,7 +220,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             with self.chain.backpressure.admit():
                 return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
 
-    async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
+    async def _acall_model(
+        self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
+    ) -> Any:
         with shared_timeout_budget():
             turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if known is not None:
@@ -236,7 +240,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         Exceptions of the tool pass unchanged.
         """
         config = ensure_config()
-        verdict = request_approval(request.tool_call, contain_errors(partial(self._rule, request, config)))
+        verdict = request_approval(request.tool_call, contain_errors(partial(self._check_call, request, config)))
         if verdict.decision == "violation":
             return contain_errors(partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
@@ -251,7 +255,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         config = ensure_config()
-        verdict = request_approval(request.tool_call, await acontain_errors(partial(self._arule, request, config)))
+        verdict = request_approval(
+            request.tool_call, await acontain_errors(partial(self._acheck_call, request, config))
+        )
         if verdict.decision == "violation":
             return await asyncio.to_thread(contain_errors, partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
@@ -259,16 +265,18 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
                 return await acontain_errors(partial(self._aresult, request, handler, config))
             return await handler(request)
 
-    def _rule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+    def _check_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = self._governance.begin_call(request, config)
         return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
-    async def _arule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+    async def _acheck_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = await asyncio.to_thread(self._governance.begin_call, request, config)
         return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
-        return denied(self._governance.begin_call(request, config), request.tool_call, verdict, self._governance.marks)
+        return denial_message(
+            self._governance.begin_call(request, config), request.tool_call, verdict, self._governance.signer
+        )
 
     def _result(self, request: ToolCallRequest, handler: Callable[..., Result], config: RunnableConfig) -> ToolMessage:
         try:
@@ -276,8 +284,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, known = self._governance.begin_result(request, config)
-        course = self._governance.answer_flow(turn, result_text(result), known)
-        return _direct(request, run_flow(self.chain, course, config))
+        flow = self._governance.answer_flow(turn, result_text(result), known)
+        return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -287,8 +295,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
-        course = self._governance.answer_flow(turn, result_text(result), known)
-        return _direct(request, await arun_flow(self.chain, course, config))
+        flow = self._governance.answer_flow(turn, result_text(result), known)
+        return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
         """How many audits of this value set are open on this store, and how old the oldest is."""
@@ -309,12 +317,12 @@ def _agent_name(config: RunnableConfig) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _direct(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
+def _as_tool_message(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
     """The governed answer in the place of the result of a call."""
     return governed_result(request.tool_call["name"], str(request.tool_call["id"]), answer)
 
 
-def _instead(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
+def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
     """The governed answer in the place of what the agent would have ended with."""
     last = ending.last
     left: AnyMessage = answer

@@ -76,7 +76,7 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
     if isinstance(reply, str):
         return parse_text(reply)
     content = _content(reply)
-    if content is None or declined(reply) or reply.invalid_tool_calls:
+    if content is None or is_refusal(reply) or reply.invalid_tool_calls:
         return None
     if reply.tool_calls:
         found = _called(reply, content) if _finished(reply, _CALLED) else None
@@ -108,7 +108,7 @@ def parse_text(text: str) -> dict[str, Any] | None:
     if not body.startswith(("{", "```")):
         return None
     found = _whole(body)
-    return found if found is not None else _whole(_SLIP.sub(_forgiven, body))
+    return found if found is not None else _whole(_SLIP.sub(_repaired, body))
 
 
 def _name(tag: re.Match[str]) -> tuple[bool, str]:
@@ -129,14 +129,14 @@ def _whole(body: str) -> dict[str, Any] | None:
     return found if body[end:].strip(WS) == ("```" if fence else "") else None
 
 
-def _forgiven(slip: re.Match[str]) -> str:
+def _repaired(slip: re.Match[str]) -> str:
     text = slip[0]
     if text.startswith('"'):
         return _ESCAPES.sub(lambda found: "\\\\" if found[0] == "\\" else found[0], text) if "\\" in text else text
     return "" if text == "," else text
 
 
-def after_reasoning(text: str) -> str | None:
+def strip_reasoning(text: str) -> str | None:
     """A draft without the reasoning that leads it, one block or several; None where that does not end.
 
     Tags of one name are counted, so that reasoning which opens the same tag again ends where both are closed.
@@ -157,7 +157,7 @@ def after_reasoning(text: str) -> str | None:
     return text[start:]
 
 
-def folded(data: Mapping[Any, Any]) -> dict[str, Any] | None:
+def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
     """The mapping by lower-case keys without white space around them; None where two keys become one.
 
     >>> folded({" Decision": 1})
@@ -217,14 +217,14 @@ def _raw_arguments(call: Any) -> Any:
     return next((made[key] for key in _RAW if made.get(key)), None) if isinstance(made, Mapping) else None
 
 
-def declined(message: AIMessage) -> bool:
+def is_refusal(message: AIMessage) -> bool:
     """Whether the model says in its message's own fields that it refused to answer."""
     blocks = message.content if isinstance(message.content, list) else []
     refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)
 
 
-def cut_off(message: AIMessage) -> bool:
+def is_truncated(message: AIMessage) -> bool:
     """Whether a message ended at a limit of length or at a filter, before the model was done."""
     return any(reason not in _CALLED and _CUT.search(reason) for reason in _reasons(message))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from safi_agent import defaults
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
-from safi_agent.feedback import KEPT, coaching_note
-from safi_agent.hooks import kinds, name_of
+from safi_agent.feedback import KEPT, feedback_note
+from safi_agent.hooks import alert_kinds, callable_name
 from safi_agent.ledger import ContinuousFinding, read_ledger
 from safi_agent.offline_model import LABEL
 from safi_agent.store import Commit, JudgedTurn, Memory
@@ -34,7 +34,7 @@ class Measure:
     phi: Map = identity
     sigma: Map = linear
 
-    def told(self, values: ValueSet) -> dict[str, Any]:
+    def parameters(self, values: ValueSet) -> dict[str, Any]:
         """What is needed to compute an audit again from its ledger."""
         return {
             "values": values.fingerprint,
@@ -46,16 +46,16 @@ class Measure:
 
 def _name_of(used: Map, default: Map) -> str:
     """The name of a map; another function with the name of the default is not taken for it when a log is replayed."""
-    name = name_of(used)
+    name = callable_name(used)
     return f"{getattr(used, '__module__', None)}.{name}" if name == default.__name__ and used is not default else name
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time in UTC, as the log writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
+def turn_body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
     """All of a turn that must outlive the process, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
     answered = {"intellect": draft.model, "will": verdict.model if verdict else ""}
@@ -88,7 +88,7 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
     }
 
 
-def unpack(kept: Mapping[str, Any]) -> Turn:
+def turn_from_body(kept: Mapping[str, Any]) -> Turn:
     """The turn as the Conscience needs it."""
     return {
         "id": kept["id"],
@@ -101,7 +101,7 @@ def unpack(kept: Mapping[str, Any]) -> Turn:
 
 
 @lru_cache(maxsize=64)
-def values_of(text: str | None) -> ValueSet:
+def parse_value_set(text: str | None) -> ValueSet:
     """A value set as the store keeps it.
 
     Raises:
@@ -112,7 +112,7 @@ def values_of(text: str | None) -> ValueSet:
     return ValueSet.model_validate_json(text)
 
 
-def commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
+def make_commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
     """The record of a judged turn and the memory after it. Pure: it may be computed again.
 
     Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
@@ -129,26 +129,31 @@ def commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
 
 
 def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
-    values = values_of(row.values)
+    values = parse_value_set(row.values)
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
     phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
     sigma = measure.sigma if measure.sigma is linear else _checked("σ", measure.sigma)
     found = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
-    after = _moved(before, found)
-    record = {**_told(row), "measure": measure.told(values), **_assessed(found, findings, values), **_memory(after)}
+    after = _next_memory(before, found)
+    record = {
+        **_base_record(row),
+        "measure": measure.parameters(values),
+        **_assessed(found, findings, values),
+        **_memory(after),
+    }
     record["flags"] = [*record["flags"], *unfounded(found, findings)]
-    note = coaching_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
+    note = feedback_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
 
 
 def _failed(row: JudgedTurn, before: Memory, measure: Measure, cause: str | None) -> Commit:
     """The record of a turn without a ledger: it was not to be audited, or its audit failed."""
     try:
-        told = {"measure": measure.told(values_of(row.values))}
+        parameters = {"measure": measure.parameters(parse_value_set(row.values))}
     except Exception:
-        told = {}  # the value set in the store cannot be read, which is why the audit failed
+        parameters = {}  # the value set in the store cannot be read, which is why the audit failed
     failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({cause})."} if cause else {}
-    return Commit(_flagged({**_told(row), **told, **failed, **_memory(before)}, measure), None)
+    return Commit(_flagged({**_base_record(row), **parameters, **failed, **_memory(before)}, measure), None)
 
 
 class _MapError(Exception):
@@ -180,7 +185,7 @@ def _checked(name: str, mapped: Map) -> Map:
     return checked
 
 
-def _told(row: JudgedTurn) -> dict[str, Any]:
+def _base_record(row: JudgedTurn) -> dict[str, Any]:
     """The record of a turn that has no audit, in the order of the specification's example."""
     kept = row.body
     return {
@@ -233,7 +238,7 @@ def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[
     return ["no_confidence"] if sure < LEAST_CONFIDENCE * math.fsum(counted.values()) else []
 
 
-def _moved(before: Memory, found: Assessment) -> Memory:
+def _next_memory(before: Memory, found: Assessment) -> Memory:
     if found.score is None:
         return before
     return Memory(found.mu, before.mu_turn + 1, [*before.scores, found.score][-KEPT:])
@@ -244,4 +249,4 @@ def _memory(after: Memory) -> dict[str, Any]:
 
 
 def _flagged(record: dict[str, Any], measure: Measure) -> dict[str, Any]:
-    return {**record, "flags": [*record["flags"], *kinds(record, measure.review_below, measure.drift_above)]}
+    return {**record, "flags": [*record["flags"], *alert_kinds(record, measure.review_below, measure.drift_above)]}

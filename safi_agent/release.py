@@ -15,7 +15,7 @@ from safi_agent.audit import AuditBranch
 from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
 from safi_agent.offline_model import LABEL
-from safi_agent.record import body
+from safi_agent.record import turn_body
 from safi_agent.store import Job
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
@@ -24,12 +24,12 @@ from safi_agent.values import ValueSet
 PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 
-def refusal(values: ValueSet) -> str:
+def refusal_text(values: ValueSet) -> str:
     """The same text for every refusal, whatever was asked, drafted or ruled."""
     return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
 
 
-def message(kept: Mapping[str, Any], number: int) -> AIMessage:
+def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
     """The answer that leaves, with nothing of what went before it."""
     told = {
         "turn": number,
@@ -70,25 +70,25 @@ class Release(Faculty):
     auditor: AuditBranch
     models: Mapping[str, str]
 
-    adds = "answer"
+    output_key = "answer"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+    def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Write, hand over to the audit branch, answer."""
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
-        final = turn["draft"].answer if approved else refusal(values)
+        final = turn["draft"].answer if approved else refusal_text(values)
         number, kept = self.write(turn, final, audit=approved)
-        answer = message(kept, number)
+        answer = answer_message(kept, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """The same on a thread, because a store is a file or a server.
 
         A caller that is cancelled meanwhile gets no answer. The thread goes on: the turn is written all the same, and
         audited if it was approved; asked again under the same ``safi_turn_id`` it gives the answer.
         """
-        return await asyncio.to_thread(self.work, turn, config)
+        return await asyncio.to_thread(self.compute, turn, config)
 
     def record_failure(self, turn: Turn) -> None:
         """Log a turn for which the Intellect gave no draft, under an id of its own; the turn itself may be repeated."""
@@ -103,7 +103,7 @@ class Release(Faculty):
             ValueError: its id belongs to another turn, and it has no other.
         """
         plan, store = self.auditor.plan, self.auditor.store
-        new = body(turn, plan.values.name, self.models, final)
+        new = turn_body(turn, plan.values.name, self.models, final)
         number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
             return (

@@ -32,9 +32,9 @@ class ThreadPool:
 
     def __init__(self, size: int, name: str) -> None:
         self.size, self.name = size, name
-        self._fresh()
+        self._reset()
 
-    def _fresh(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._alive = self._waiting = 0
@@ -48,14 +48,14 @@ class ThreadPool:
             RuntimeError: no thread can be started, and there is none.
         """
         if self._pid != os.getpid():  # a fork copies the pool, not its threads
-            self._fresh()
+            self._reset()
         future: Future[T] = Future()
         context = copy_context()
         with self._changed:
             self._work.append((future, lambda: context.run(work)))
             if self._waiting >= len(self._work):
                 self._changed.notify()
-            elif self._alive < self._most() and not self._start():
+            elif self._alive < self._limit() and not self._start():
                 self._work.pop()
                 raise RuntimeError(f"No thread {self.name!r} can be started.")
         return future
@@ -73,12 +73,12 @@ class ThreadPool:
                 done.append(work)
         return [result() for result in done]
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """How many pieces of work would begin at once."""
         with self._changed:
-            return max(0, self._waiting + self._most() - self._alive - len(self._work))
+            return max(0, self._waiting + self._limit() - self._alive - len(self._work))
 
-    def give_up(self, future: "Future[Any]") -> None:
+    def abandon(self, future: "Future[Any]") -> None:
         """Wait for it no longer: while it still runs, another thread may be started in place of its own.
 
         At most ``STUCK_PER_THREAD * size`` are replaced, so that calls which never end do not take all memory.
@@ -86,7 +86,7 @@ class ThreadPool:
         with self._changed:
             if not future.cancel() and not future.done():
                 self._stuck.add(future)
-                if self._work and self._alive < self._most():
+                if self._work and self._alive < self._limit():
                     self._start()
 
     @property
@@ -95,12 +95,12 @@ class ThreadPool:
         with self._changed:
             return len(self._stuck)
 
-    def _most(self) -> int:
+    def _limit(self) -> int:
         return self.size + min(len(self._stuck), STUCK_PER_THREAD * self.size)
 
     def _start(self) -> bool:
         """One more thread, counted once it runs; whether there is one now that will take the work."""
-        thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+        thread = threading.Thread(target=self._run_thread, name=self.name, daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
@@ -109,7 +109,7 @@ class ThreadPool:
         self._alive += 1
         return True
 
-    def _serve(self) -> None:
+    def _run_thread(self) -> None:
         mark_audit_thread()
         changed, counted = self._changed, True
         try:
@@ -120,7 +120,7 @@ class ThreadPool:
                         self._alive -= 1
                         counted = False
                         break
-                _carry_out(*given)
+                _run_work(*given)
                 with changed:
                     self._stuck.discard(given[0])
                 del given
@@ -132,7 +132,7 @@ class ThreadPool:
     def _next(self) -> Work | None:
         """The next work; None once there was none for a while, or this thread was replaced while it hung."""
         while not self._work:
-            if self._alive > self._most():
+            if self._alive > self._limit():
                 return None
             self._waiting += 1
             try:
@@ -141,10 +141,10 @@ class ThreadPool:
                 self._waiting -= 1
             if not came and not self._work:
                 return None
-        return self._work.popleft() if self._alive <= self._most() else None
+        return self._work.popleft() if self._alive <= self._limit() else None
 
 
-def _carry_out(future: "Future[Any]", run: Callable[[], Any]) -> None:
+def _run_work(future: "Future[Any]", run: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from safi_agent.agents.replies import read_denial, safi_metadata
 from safi_agent.agents.signatures import VerdictSigner
-from safi_agent.release import message
+from safi_agent.release import answer_message
 from safi_agent.turn import Turn
 
 Answered = Callable[[str], tuple[int, Mapping[str, Any]] | None]
@@ -24,7 +24,7 @@ class FinalAnswer(NamedTuple):
     structured: Any
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "FinalAnswer":
+    def from_state(cls, state: Mapping[str, Any]) -> "FinalAnswer":
         """What this state of an agent ends with."""
         return cls(state["messages"], state.get("structured_response"))
 
@@ -46,46 +46,49 @@ class FinalAnswer(NamedTuple):
         said += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
         return "\n\n".join(dict.fromkeys(filter(None, said)))
 
-    def is_released(self, turn: Turn, answered: Answered, marks: VerdictSigner) -> bool:
+    def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
         """Whether it is, word for word, what was released in this run of the agent for this question."""
         if self.structured is not None:
             return self._structured(turn, answered)
         if isinstance(self.last, AIMessage):
             return self._answer(self.last, turn, answered)
         if isinstance(self.last, ToolMessage):
-            return self._result(self.last, turn, answered, marks)
+            return self._result(self.last, turn, answered, signer)
         return self.last is None
 
     def _answer(self, last: AIMessage, turn: Turn, answered: Answered) -> bool:
-        if (kept := _kept(last, turn, answered)) is None:
+        if (kept := _released_turn(last, turn, answered)) is None:
             return False
-        left, more = message(kept[1], kept[0]), last.tool_calls or last.invalid_tool_calls or last.additional_kwargs
+        left, more = (
+            answer_message(kept[1], kept[0]),
+            last.tool_calls or last.invalid_tool_calls or last.additional_kwargs,
+        )
         return not more and (last.content, last.response_metadata) == (left.content, left.response_metadata)
 
-    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, marks: VerdictSigner) -> bool:
+    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
         """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
         if last.artifact is not None or last.additional_kwargs:
             return False
-        if (kept := _kept(last, turn, answered)) is not None:
-            left = message(kept[1], kept[0])
+        if (kept := _released_turn(last, turn, answered)) is not None:
+            left = answer_message(kept[1], kept[0])
             return (last.content, last.response_metadata) == (left.content, left.response_metadata)
         calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
         made = [call for call in calls if call["id"] == last.tool_call_id]
-        return any(read_denial(turn, call, last, marks) is not None for call in made)
+        return any(read_denial(turn, call, last, signer) is not None for call in made)
 
     def _structured(self, turn: Turn, answered: Answered) -> bool:
         places = [i for i, said in enumerate(self.messages) if isinstance(said, AIMessage)]
         if not places:
             return False
         answer, notes = self.messages[places[-1]], self.messages[places[-1] + 1 :]
-        kept = _kept(answer, turn, answered)
+        kept = _released_turn(answer, turn, answered)
         if not isinstance(answer, AIMessage) or kept is None or answer.additional_kwargs or answer.invalid_tool_calls:
             return False
-        told = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
-        left = message(kept[1], kept[0]).response_metadata
+        metadata = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
+        left = answer_message(kept[1], kept[0]).response_metadata
         found = digest(answer.content, answer.tool_calls, notes, self.structured)
         return bool(
-            {**answer.response_metadata, "safi": told} == left and kept[1]["metadata"].get("structured") == found
+            {**answer.response_metadata, "safi": metadata} == left and kept[1]["metadata"].get("structured") == found
         )
 
 
@@ -102,7 +105,7 @@ def result_id(run: str, call_id: str) -> str:
     return str(uuid5(NAMESPACE_OID, f"{run}:{call_id}"))
 
 
-def _kept(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
+def _released_turn(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
     """What was released under the message's turn id, where that is of this run, this question and this key."""
     turn_id, run = safi_metadata(message).get("turnId"), turn["id"]
     results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []

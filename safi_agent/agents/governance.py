@@ -33,15 +33,15 @@ from safi_agent.agents.replies import (
     tool_records,
 )
 from safi_agent.agents.signatures import VerdictSigner
-from safi_agent.agents.tools import Rules, denial, offered, tool_name
+from safi_agent.agents.tools import Rules, allowed_only, check_call, tool_name
 from safi_agent.chain import SafiChain
 from safi_agent.error_boundary import input_errors
 from safi_agent.faculties.intellect import Intellect, without_reasoning
 from safi_agent.faculties.will import APPROVED_BY_RULES, REPLY, PatternTimeoutError, Will, rules_within_budget
 from safi_agent.generator_driver import adrive, drive
-from safi_agent.idempotency import TurnName, derived_ids, memory_key, name_of, node_path
+from safi_agent.idempotency import TurnName, derived_ids, memory_key, node_path, turn_name
 from safi_agent.models import model_label, token_counts
-from safi_agent.release import is_same_turn, message, with_spare_id
+from safi_agent.release import answer_message, is_same_turn, with_spare_id
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
     It is the same when the run is done again, though the ids of calls are not.
 
     >>> asked = AIMessage("", tool_calls=[{"name": "look", "args": {"q": "x"}, "id": i} for i in ("a", "b")])
-    >>> [step_of(call, [HumanMessage("Why?"), asked]) for call in asked.tool_calls]
+    >>> [call_step(call, [HumanMessage("Why?"), asked]) for call in asked.tool_calls]
     ['look', 'look.1']
     """
     last = max((n for n, message in enumerate(messages) if isinstance(message, HumanMessage)), default=-1)
@@ -76,8 +76,8 @@ def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]
-ASKED = f"""You are the Will: you decide whether an agent may make the tool call that it drafted for the user. Approve \
-it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
+CALL_PROMPT = f"""You are the Will: you decide whether an agent may make the tool call that it drafted for the user. \
+Approve it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
 
 {{values}}
 {{gates}}
@@ -85,7 +85,7 @@ it only if it serves what the user asked for and breaks none of these values. Wh
 
 {REPLY}"""
 REFUSED = "It would not keep to the values."
-WITHHELD = Verdict("violation", "It was denied before.", "mark_unverified")
+DENIED_BEFORE = Verdict("violation", "It was denied before.", "mark_unverified")
 
 
 class AgentModel:
@@ -99,7 +99,7 @@ class AgentModel:
         name: str | None,
     ):
         self.request, self._handler, self.name = request, handler, name
-        self._tools = offered(request.tools, rules)
+        self._tools = allowed_only(request.tools, rules)
         self.known = {tool_name(tool) for tool in request.tools}
         self.response: ModelResponse[Any]
 
@@ -127,7 +127,7 @@ class Governance:
     rules: Rules | None
     judge_calls: bool
     review: Review | None
-    marks: VerdictSigner
+    signer: VerdictSigner
 
     def start_run(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
@@ -139,7 +139,7 @@ class Governance:
         """
         values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
         place = ["agent", agent, *node_path(config)[:-1]]  # without the node in which this is called
-        run = name_of(config, messages, memory_key(config, values), values, place)
+        run = turn_name(config, messages, memory_key(config, values), values, place)
         if not run.asked:
             return run.text, None
         turn, answer = self.chain.find_answer(self.chain.begin_turn(list(messages), config, note="", name=run))
@@ -156,7 +156,7 @@ class Governance:
             before = self.chain.find_turn(f"{turn['id']}.{n}")
             if before is None or not is_same_turn(before[1], turn):
                 break
-            answer = message(before[1], before[0])
+            answer = answer_message(before[1], before[0])
         return answer
 
     def tool_context(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
@@ -169,7 +169,7 @@ class Governance:
         with input_errors():
             turn = self.chain.begin_turn(list(messages), config, name=TurnName.read(run))
         turn = {**turn, "metadata": {"agentRun": turn["id"]}}
-        tools = tool_records(turn, messages, self.marks)
+        tools = tool_records(turn, messages, self.signer)
         return {**turn, "metadata": {**turn["metadata"], **({"tools": tools} if tools else {})}}
 
     def begin_turn_of(self, state: Mapping[str, Any], messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
@@ -195,7 +195,7 @@ class Governance:
         if ending.last is None and ending.structured is None:
             return None
         turn = self.begin_turn_of(state, ending.before, config)
-        if ending.is_released(turn, self.chain.find_turn, self.marks):
+        if ending.is_released(turn, self.chain.find_turn, self.signer):
             return None
         return self.assign_id(turn, again=False)[0]
 
@@ -214,7 +214,7 @@ class Governance:
             if turn["spare"] and not is_same_turn(kept, turn):
                 return self.assign_id(with_spare_id(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
-                return placed, message(kept, number)
+                return placed, answer_message(kept, number)
         raise AssertionError  # count() does not end
 
     def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
@@ -227,7 +227,7 @@ class Governance:
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
-        made = signed_calls(turn, reply, verdicts, model.known, self.marks)
+        made = signed_calls(turn, reply, verdicts, model.known, self.signer)
         if approved and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
             return ModelResponse([outgoing_message(reply, made, {}, usage, model.name), *reply.notes])
@@ -264,7 +264,7 @@ class Governance:
 
         With a ruling ``before`` on the same call the judge is not asked again; all else is done again.
         """
-        verdict = denial(call, self.rules, known)
+        verdict = check_call(call, self.rules, known)
         if verdict is None:
             verdict = yield from self._judge({**turn, "draft": call_draft(call)}, before)
         if verdict.decision == "violation":
@@ -276,13 +276,15 @@ class Governance:
     def _judge(self, turn: Turn, before: Verdict | None) -> Flow[Verdict]:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         judge = self.chain.gate.judge if self.judge_calls and before is None else None
-        verdict = yield from self._ruled(turn, Will(judge, values, sees_reflection=False, asked=ASKED))
+        verdict = yield from self._apply_will(
+            turn, Will(judge, values, show_reflection=False, system_prompt=CALL_PROMPT)
+        )
         if verdict.decision == "approve":
             return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)
         log.info("The Will on a call: %s", verdict.reason)
         return verdict._replace(reason=REFUSED)
 
-    def _ruled(self, turn: Turn, ruling: Will) -> Flow[Verdict]:
+    def _apply_will(self, turn: Turn, ruling: Will) -> Flow[Verdict]:
         """What the Will says; without a judge at once, if that can be."""
         if ruling.judge is None:
             with suppress(PatternTimeoutError):
@@ -304,9 +306,9 @@ class Governance:
         """
         call = request.tool_call
         mark = signed_verdict_of(request.state["messages"], call)
-        before = self.marks.read(turn, call, mark)
+        before = self.signer.verify(turn, call, mark)
         if before is None and not call["args"] and isinstance(mark, Mapping) and mark.get("decision") == "violation":
-            before = WITHHELD  # its arguments were left out, and the key that signed its mark is gone
+            before = DENIED_BEFORE  # its arguments were left out, and the key that signed its mark is gone
         if before is not None and before.decision == "violation":
             return before
         known = [request.tool.name] if request.tool is not None else []

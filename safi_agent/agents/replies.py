@@ -12,7 +12,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
 from safi_agent.agents.signatures import VerdictSigner
-from safi_agent.agents.tools import UNKNOWN, shown, texts
+from safi_agent.agents.tools import UNKNOWN, iter_texts, safe_str
 from safi_agent.turn import Draft, Turn, Verdict
 
 # What providers want back of a reply that calls tools; a block of another kind does not leave.
@@ -66,7 +66,7 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     if response.structured_response is None and (calls or notes):
         said += _strings(_thoughts(message))
     words = "\n\n".join(part for part in said if part.strip())
-    decoded = tuple(texts([*made, response.structured_response]))
+    decoded = tuple(iter_texts([*made, response.structured_response]))
     return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response, decoded)
 
 
@@ -126,7 +126,7 @@ def outgoing_message(
 
 
 def signed_calls(
-    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], marks: VerdictSigner
+    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], signer: VerdictSigner
 ) -> list[tuple[ToolCall, dict[str, str]]]:
     """The calls as they leave, each with its mark; those that may not be made have no arguments.
 
@@ -138,7 +138,7 @@ def signed_calls(
     for call in reply.calls:
         verdict = verdicts[str(call["id"])]
         ruled.append((call if verdict.decision == "approve" else _withheld(call, known), verdict))
-    return [(call, marks.make(turn, call, verdict)) for call, verdict in ruled]
+    return [(call, signer.sign(turn, call, verdict)) for call, verdict in ruled]
 
 
 def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
@@ -159,16 +159,16 @@ def call_text(call: ToolCall) -> str:
     try:
         return _json({"tool": call["name"], "arguments": call["args"]})
     except (TypeError, ValueError, RecursionError):
-        return _json({"tool": call["name"], "arguments": list(texts(call["args"]))})
+        return _json({"tool": call["name"], "arguments": list(iter_texts(call["args"]))})
 
 
 def call_draft(call: ToolCall) -> Draft:
     """A call as the rules and a judge are given it; patterns are tried on its texts one by one, too."""
-    return Draft(call_text(call), texts=(call["name"], *texts(call["args"])))
+    return Draft(call_text(call), texts=(call["name"], *iter_texts(call["args"])))
 
 
 def _json(item: object) -> str:
-    return json.dumps(item, ensure_ascii=False, default=shown)
+    return json.dumps(item, ensure_ascii=False, default=safe_str)
 
 
 def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
@@ -192,9 +192,9 @@ def safi_metadata(message: BaseMessage) -> dict[str, Any]:
     return dict(told) if isinstance(told, Mapping) else {}
 
 
-def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: VerdictSigner) -> ToolMessage:
+def denial_message(turn: Turn, call: ToolCall, verdict: Verdict, signer: VerdictSigner) -> ToolMessage:
     """What the model is told in place of a result."""
-    mark = marks.make(turn, call, verdict)
+    mark = signer.sign(turn, call, verdict)
     told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
     name, call_id = call["name"], str(call["id"])
     return ToolMessage(
@@ -202,12 +202,12 @@ def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: VerdictSigner) -
     )
 
 
-def read_denial(turn: Turn, call: ToolCall, message: ToolMessage, marks: VerdictSigner) -> Verdict | None:
+def read_denial(turn: Turn, call: ToolCall, message: ToolMessage, signer: VerdictSigner) -> Verdict | None:
     """Why this call was denied, where the message says so and is as it was made."""
     text = message.content
     if not isinstance(text, str) or not text.startswith(NOT_MADE):
         return None
-    return marks.read(turn, call, {**safi_metadata(message), "reason": text.removeprefix(NOT_MADE)})
+    return signer.verify(turn, call, {**safi_metadata(message), "reason": text.removeprefix(NOT_MADE)})
 
 
 def is_answer(request: ToolCallRequest) -> bool:
@@ -235,7 +235,7 @@ def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMe
     return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
 
 
-def tool_records(turn: Turn, messages: Sequence[AnyMessage], marks: VerdictSigner) -> list[dict[str, str]]:
+def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSigner) -> list[dict[str, str]]:
     """What was ruled on each call since the user last spoke, for the record.
 
     A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
@@ -247,12 +247,12 @@ def tool_records(turn: Turn, messages: Sequence[AnyMessage], marks: VerdictSigne
     for message in messages[last + 1 :]:
         if isinstance(message, AIMessage):
             for call in message.tool_calls:
-                verdict = marks.read(turn, call, signed_verdicts(message).get(call["id"])) or UNVERIFIED
+                verdict = signer.verify(turn, call, signed_verdicts(message).get(call["id"])) or UNVERIFIED
                 if verdict.code != STRUCTURED:
                     calls[str(call["id"])] = call
                     found[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
         elif isinstance(message, ToolMessage) and message.tool_call_id in found:
-            denial = read_denial(turn, calls[message.tool_call_id], message, marks)
+            denial = read_denial(turn, calls[message.tool_call_id], message, signer)
             found[message.tool_call_id] |= _shown(denial) if denial else {}
     return list(found.values())
 

@@ -15,7 +15,7 @@ from langchain_core.messages import ToolCall
 
 from safi_agent.turn import Turn, Verdict
 
-_TOLD = ("decision", "code", "reason")
+_FIELDS = ("decision", "code", "reason")
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class VerdictSigner:
     key: str
     about: str
 
-    def make(self, turn: Turn, call: ToolCall, verdict: Verdict) -> dict[str, str]:
+    def sign(self, turn: Turn, call: ToolCall, verdict: Verdict) -> dict[str, str]:
         """The mark for this call, in this run of the agent."""
         told = {"decision": verdict.decision, "code": verdict.code, "reason": verdict.reason}
         return {**told, "signature": self._sign(turn, call, told)}
 
-    def read(self, turn: Turn, call: ToolCall, mark: object) -> Verdict | None:
+    def verify(self, turn: Turn, call: ToolCall, mark: object) -> Verdict | None:
         """What was ruled on this call in this run; None where the mark is missing, changed, or of another call."""
         if not isinstance(mark, Mapping):
             return None
-        told = {name: mark.get(name) for name in _TOLD}
+        told = {name: mark.get(name) for name in _FIELDS}
         signed, signature = self._sign(turn, call, told), mark.get("signature")
         if not signed or not isinstance(signature, str) or not hmac.compare_digest(signed.encode(), _bytes(signature)):
             return None

@@ -60,7 +60,7 @@ def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
         raise TypeError(text) from error
 
 
-def denial(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
+def check_call(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
     """Why this call may not be made, in words that quote nothing of it; None where no rule objects."""
     name, args = call["name"], call["args"]
     if name not in known:
@@ -95,7 +95,7 @@ def tool_name(tool: Any) -> str:
     return str(named.get("name") or tool.get("type") or "")
 
 
-def offered(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
+def allowed_only(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
     """The tools that a model is told of: a tool that may not be called is not among them.
 
     It matters most for what the provider runs by itself, where no call comes by here.
@@ -103,7 +103,7 @@ def offered(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
     return [tool for tool in tools if rules is None or tool_name(tool) in rules]
 
 
-def texts(item: object) -> Iterator[str]:
+def iter_texts(item: object) -> Iterator[str]:
     """Each text in arguments or in structured output, decoded: strings, keys, and numbers as JSON writes them.
 
     Bytes are read as UTF-8, and of another object the text is ``str(item)``. Nesting can have any depth, and an object
@@ -117,8 +117,8 @@ def texts(item: object) -> Iterator[str]:
             yield one if isinstance(one, str) else one.decode("utf-8", "replace")
         elif isinstance(one, int | float):
             yield _number(one)
-        elif (inner := _inside(one)) is None:
-            yield shown(one)
+        elif (inner := _children(one)) is None:
+            yield safe_str(one)
         elif id(one) not in read:
             read[id(one)] = one
             left.extend(reversed(inner))
@@ -128,10 +128,10 @@ def _number(item: float) -> str:
     try:
         return json.dumps(item)
     except ValueError:  # an integer of more digits than Python writes
-        return shown(item)
+        return safe_str(item)
 
 
-def _inside(item: object) -> list[Any] | None:
+def _children(item: object) -> list[Any] | None:
     """Keys and entries of a container, none of None; None where the item is no container."""
     if isinstance(item, BaseModel) or (is_dataclass(item) and not isinstance(item, type)):
         item = vars(item)
@@ -142,7 +142,7 @@ def _inside(item: object) -> list[Any] | None:
     return [] if item is None else None
 
 
-def shown(item: object) -> str:
+def safe_str(item: object) -> str:
     """An object as text; the name of its type where it has no text."""
     try:
         return str(item)

@@ -56,7 +56,7 @@ class AttemptPool:
         """The turns whose audit can begin now; they wait on until ``begin`` or ``skip`` was called for each."""
         if time.monotonic() < self._begin_at:
             return []
-        places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.found), self._threads.room())
+        places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.found), self._threads.free_slots())
         return list(itertools.islice(self._waiting, max(0, places)))
 
     def skip(self, job: Job) -> None:
@@ -96,7 +96,7 @@ class AttemptPool:
         now, keys = time.monotonic(), []
         for attempt in [one for one in self._begun.values() if one.deadline <= now]:
             del self._begun[attempt.job.id]
-            self._threads.give_up(attempt.future)
+            self._threads.abandon(attempt.future)
             if (key := self._end(attempt.job, attempt.failed, Outcome(None, TimeoutError()))) is not None:
                 keys.append(key)
         while self._retries and self._retries[0][0] <= now:
@@ -118,7 +118,7 @@ class AttemptPool:
         """Seconds until something is due that is not announced: 0 for now, infinity for nothing."""
         times = [self._retries[0][0]] if self._retries else []
         times += [next(iter(self._begun.values())).deadline] if self._begun else []
-        if self._waiting and len(self._begun) < MAX_ATTEMPTS_RUNNING and self._threads.room():
+        if self._waiting and len(self._begun) < MAX_ATTEMPTS_RUNNING and self._threads.free_slots():
             times.append(self._begin_at)
         return min(times, default=math.inf) - time.monotonic()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from safi_agent.audit.event_loop_thread import EventLoopThread
-from safi_agent.hooks import Alert, Hook, call, name_of
+from safi_agent.hooks import Alert, Hook, call_hook, callable_name
 
 log = logging.getLogger("safi_agent")
 MAX_STUCK = 3  # threads of one hook that may hang before it is called no more
@@ -109,14 +109,14 @@ class _HookThread:
             one.on = on = self._thread
             on.submit(lambda: self._called(one, on))
         except (RuntimeError, MemoryError, OSError) as error:  # tried again when it is looked next
-            log.error("No thread for the hook %s could be had (%s).", name_of(self.hook), error)
+            log.error("No thread for the hook %s could be had (%s).", callable_name(self.hook), error)
 
     async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
             if one.on is not on or one not in self._calls:
                 return  # it was moved, or given up
             one.begun = time.monotonic()
-        rest, in_time = call(*one.due), True
+        rest, in_time = call_hook(*one.due), True
         if rest is not None:
             task = asyncio.create_task(rest)
             in_time = bool((await asyncio.wait([task], timeout=self.timeout))[0])
@@ -132,14 +132,14 @@ class _HookThread:
         if not in_time:
             log.error(
                 "The hook %s did not end on turn %s within %g s.",
-                name_of(self.hook),
+                callable_name(self.hook),
                 one.due.alert.turn_id,
                 self.timeout,
             )
         one.end()
 
     def _leave_out(self, one: _RunningCall, why: str) -> None:
-        log.error("The hook %s is not called on turn %s: %s.", name_of(self.hook), one.due.alert.turn_id, why)
+        log.error("The hook %s is not called on turn %s: %s.", callable_name(self.hook), one.due.alert.turn_id, why)
         one.end()
 
     def expire(self) -> bool:
@@ -163,7 +163,7 @@ class _HookThread:
         if not self._calls:
             return None
         since = f" for {time.monotonic() - min(begun):.0f} s" if begun else ""
-        return f"{len(self._calls)} calls of the hook {name_of(self.hook)} are under way{since}."
+        return f"{len(self._calls)} calls of the hook {callable_name(self.hook)} are under way{since}."
 
     def stop(self) -> None:
         if self._thread is not None:

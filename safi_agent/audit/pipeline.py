@@ -11,7 +11,7 @@ from safi_agent.audit.attempts import AttemptEnded, AttemptPool
 from safi_agent.audit.hook_dispatcher import HookDispatcher
 from safi_agent.audit.plan import Plan
 from safi_agent.log import write
-from safi_agent.record import commit
+from safi_agent.record import make_commit
 from safi_agent.store import Job, PreparedBatch, ReadyBatch, Store, prepare_batch
 from safi_agent.store.store import AT_A_TIME
 from safi_agent.unicode_text import many
@@ -147,7 +147,7 @@ class AuditPipeline:
     def _prepare(self, batch: ReadyBatch) -> PreparedBatch | None:
         """What is to be written of a lane; None where it cannot be computed, so that others go on."""
         try:
-            made = prepare_batch(batch, partial(commit, measure=self.plan.measure))
+            made = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
         except Exception as error:
             if batch.key not in self._failed_keys:  # once, however often it is tried again
                 log.error("The turns under the memory key %r cannot be committed.", batch.key, exc_info=error)

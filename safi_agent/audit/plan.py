@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit.hook_dispatcher import HookCall
 from safi_agent.faculties.conscience import Conscience
-from safi_agent.hooks import Alert, Hook, Kind, asks, kinds, offenders
-from safi_agent.record import Measure, unpack, values_of
+from safi_agent.hooks import Alert, Hook, Kind, alert_kinds, is_called_for, offenders
+from safi_agent.record import Measure, parse_value_set, turn_from_body
 from safi_agent.store import AuditResult, StoredTurn
 from safi_agent.values import ValueSet
 
@@ -65,8 +65,8 @@ class Plan:
         """
         try:
             body = json.loads(kept.body)
-            conscience = self.conscience(values_of(kept.values))
-            turn = conscience.invoke(unpack(body), self._config(turn_id))
+            conscience = self.conscience(parse_value_set(kept.values))
+            turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
             found = turn["ledger"]
             return Outcome([finding.model_dump() for finding in found], body=body, judge=found.model or self.model)
         except BaseException as error:
@@ -112,8 +112,8 @@ class Plan:
         """
         if not self.hooks:
             return []
-        found: list[Kind] = ["turn", *kinds(record, self.measure.review_below, self.measure.drift_above)]
-        asked = [(hook, kind) for kind in found for hook in self.hooks if asks(hook, kind)]
+        found: list[Kind] = ["turn", *alert_kinds(record, self.measure.review_below, self.measure.drift_above)]
+        asked = [(hook, kind) for kind in found for hook in self.hooks if is_called_for(hook, kind)]
         worst = offenders(record["conscienceLedger"], self._judged_by(record, kept)) if asked else ()
         return [HookCall(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]
 
@@ -122,6 +122,6 @@ class Plan:
         if fingerprint == self.values_id:
             return self.values
         try:
-            return values_of(kept(fingerprint))
+            return parse_value_set(kept(fingerprint))
         except ValueError:  # the store has lost it meanwhile
             return self.values

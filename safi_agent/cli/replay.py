@@ -41,7 +41,7 @@ def replay(
 
 def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
-    from safi_agent.record import values_of
+    from safi_agent.record import parse_value_set
     from safi_agent.store.database_errors import raise_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
@@ -56,7 +56,7 @@ def _finder(files: list[str], store: str) -> "Find":
     @raise_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
         if name not in known and (text := kept.read_values(name)) is not None:
-            found = values_of(text)
+            found = parse_value_set(text)
             if name == found.fingerprint:  # what was edited in the store is not the one
                 known[name] = found
         return known.get(name)

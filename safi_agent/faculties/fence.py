@@ -41,18 +41,18 @@ def fence(name: str, text: str) -> str:
     """
     if name not in NAMES:
         raise ValueError(f"name: expected one of {NAMES}, got {name!r}.")
-    return f"<{name}>\n{harmless(text) or 'None'}\n</{name}>"
+    return f"<{name}>\n{neutralize(text) or 'None'}\n</{name}>"
 
 
-def harmless(text: str) -> str:
+def neutralize(text: str) -> str:
     """The text without invisible characters, and with [ in place of an angle that begins a fence or a chat marker.
 
     Takes time linear in the length of the text, since what follows an angle is read up to the next one.
     """
     shown = visible(text).replace("\r\n", "\n").replace("\r", "\n")
-    return _ANGLE.sub(_disarmed, shown).strip()
+    return _ANGLE.sub(_neutralized, shown).strip()
 
 
-def _disarmed(found: re.Match[str]) -> str:
+def _neutralized(found: re.Match[str]) -> str:
     angle, rest = found.groups()
     return (_MARK if rest and _TAG.match(letters(rest)) else angle) + rest

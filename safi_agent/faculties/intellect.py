@@ -15,7 +15,7 @@ from safi_agent.faculties.reflection import split
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.structured_output import Model
 from safi_agent.models import reply_model
-from safi_agent.parsing import after_reasoning, cut_off
+from safi_agent.parsing import is_truncated, strip_reasoning
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
 from safi_agent.values import ValueSet
 
@@ -41,9 +41,9 @@ class Intellect(Faculty):
     reflects: bool = True
     selector: DraftSelector | None = None
 
-    adds = "draft"
+    output_key = "draft"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Draft:
+    def compute(self, turn: Turn, config: RunnableConfig) -> Draft:
         """Ask the model."""
         try:
             if self.selector is not None:
@@ -54,7 +54,7 @@ class Intellect(Faculty):
             failed = _failed(error)
         raise failed
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Draft:
         """The same without blocking."""
         try:
             if self.selector is not None:
@@ -97,7 +97,7 @@ class Intellect(Faculty):
             raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
         bare = without_reasoning(str(message.text))
-        flags = (*bare.flags, TRUNCATED) if cut_off(message) else bare.flags
+        flags = (*bare.flags, TRUNCATED) if is_truncated(message) else bare.flags
         draft = bare._replace(usage=message.usage_metadata, flags=flags, model=reply_model(message))
         if not self.reflects:
             return draft
@@ -125,7 +125,7 @@ def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
 
 def without_reasoning(text: str) -> Draft:
     """A draft of this text, without the reasoning that leads it; flagged where that does not end."""
-    answer = after_reasoning(text)
+    answer = strip_reasoning(text)
     return Draft("", flags=(ENDLESS,)) if answer is None else Draft(answer)
 
 

@@ -8,10 +8,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.faculties.structured_output import Model, Schema, judging
+from safi_agent.faculties.structured_output import Model, Schema, as_judge_model
 from safi_agent.generator_driver import adrive, drive
 from safi_agent.models import reply_model
-from safi_agent.parsing import declined, parse_reply
+from safi_agent.parsing import is_refusal, parse_reply
 
 T = TypeVar("T")
 Read = Callable[[dict[str, Any]], T | None]
@@ -45,7 +45,7 @@ class Judge:
     @classmethod
     def of(cls, model: Model, schema: Schema, *, retry: bool) -> "Judge":
         """Use the schema where the model can be asked in one."""
-        return cls(judging(model, schema), judging(model, None), retry)
+        return cls(as_judge_model(model, schema), as_judge_model(model, None), retry)
 
     def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
         """Ask, and read the reply.
@@ -79,7 +79,7 @@ class Judge:
     def _replies(self, messages: list[BaseMessage], read: Read[T]) -> Generator[Request, Any, JudgeReply[T]]:
         reply = _reply((yield self.structured, messages))
         first = _answer(reply, read)
-        if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and declined(reply)):
+        if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and is_refusal(reply)):
             return first
         second = _answer(_reply((yield self.plain, [*messages, HumanMessage(AGAIN)])), read)
         usage = add_usage(first.usage, second.usage) if first.usage or second.usage else None

@@ -26,7 +26,7 @@ _OTHER = re.compile(
 )
 
 
-def unsupported(error: Exception) -> frozenset[Feature]:
+def unsupported_features(error: Exception) -> frozenset[Feature]:
     """The features that a call may be made again without.
 
     Providers agree on neither a class nor a status for this, so the text of the error decides: it has to name the

@@ -22,7 +22,7 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.configurable import DynamicRunnable
 from typing_extensions import override
 
-from safi_agent.faculties.provider_errors import Feature, unsupported
+from safi_agent.faculties.provider_errors import Feature, unsupported_features
 from safi_agent.generator_driver import adrive, drive
 
 log = logging.getLogger("safi_agent")
@@ -31,7 +31,7 @@ Schema = dict[str, Any]
 Request = tuple[Model, dict[str, Any]]
 
 
-def judging(model: Model, schema: Schema | None) -> Model:
+def as_judge_model(model: Model, schema: Schema | None) -> Model:
     """The model with each chat model in it replaced by a ``JudgeCall`` in this schema, if one is given.
 
     It goes through ``bind``, ``with_config``, ``with_retry``, ``with_fallbacks``, ``configurable_fields``,
@@ -41,10 +41,10 @@ def judging(model: Model, schema: Schema | None) -> Model:
     if isinstance(model, BaseChatModel):
         return JudgeCall(model, schema)
     if isinstance(model, RunnableWithFallbacks):
-        fallbacks = [judging(fallback, schema) for fallback in model.fallbacks]
-        return model.model_copy(update={"runnable": judging(model.runnable, schema), "fallbacks": fallbacks})
+        fallbacks = [as_judge_model(fallback, schema) for fallback in model.fallbacks]
+        return model.model_copy(update={"runnable": as_judge_model(model.runnable, schema), "fallbacks": fallbacks})
     if isinstance(model, RunnableBindingBase):  # bind, with_config, with_retry
-        return model.model_copy(update={"bound": judging(model.bound, schema)})
+        return model.model_copy(update={"bound": as_judge_model(model.bound, schema)})
     if isinstance(model, DynamicRunnable):
         return ConfigurableJudgeCall(model.prepare, schema)
     if isinstance(model, _ConfigurableModel):
@@ -111,7 +111,7 @@ class JudgeCall(Runnable[Any, Any]):
             if not isinstance(reply, Exception):
                 self._remember(without)
                 return reply
-            refused = unsupported(reply) & self._sent(kwargs) - without
+            refused = unsupported_features(reply) & self._sent(kwargs) - without
             if not refused:
                 raise reply
             without |= refused
@@ -136,7 +136,7 @@ class JudgeCall(Runnable[Any, Any]):
             changed: dict[str, Any] = {"cache": False} if cached else {}
             changed |= {"temperature": None} if "temperature" in without and hasattr(self._model, "temperature") else {}
             model = self._model.model_copy(update=changed) if changed else self._model
-            made = model if self._schema is None or "schema" in without else structured(model, self._schema)
+            made = model if self._schema is None or "schema" in without else with_schema(model, self._schema)
             self._made.setdefault((cached, without), made)
         return self._made[cached, without]
 
@@ -161,7 +161,7 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 
     def _made(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
         model, config = self._resolve(ensure_config(config))
-        return judging(model, self._schema), config
+        return as_judge_model(model, self._schema), config
 
 
 class UncachedCall(Runnable[Any, Any]):
@@ -194,7 +194,7 @@ def _is_cached(model: BaseChatModel) -> bool:
     return model.cache is True or isinstance(model.cache, BaseCache)
 
 
-def structured(model: BaseChatModel, schema: Schema) -> Model:
+def with_schema(model: BaseChatModel, schema: Schema) -> Model:
     """The model's call in a schema, without LangChain's reading of the reply; the model itself where it has none."""
     try:
         made = model.with_structured_output(schema, include_raw=True)

@@ -14,7 +14,7 @@ from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
 from safi_agent.faculties.intellect import values_prompt
 from safi_agent.faculties.judge import Judge, JudgeReply
-from safi_agent.parsing import folded
+from safi_agent.parsing import casefold_keys
 from safi_agent.patterns import search
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
 from safi_agent.unicode_text import plain, visible
@@ -65,10 +65,10 @@ UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
-SECONDS = 1.0  # for all patterns of a value set together
+PATTERN_SECONDS = 1.0  # for all patterns of a value set together
 # What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
-SHORT = 4_000
-MOMENT = 0.005
+INLINE_CHARS = 4_000
+INLINE_SECONDS = 0.005
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
@@ -82,9 +82,9 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
     """
     try:
-        return _rules(draft, values, min_agreement, SECONDS)
+        return _rules(draft, values, min_agreement, PATTERN_SECONDS)
     except PatternTimeoutError as error:
-        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, error.pattern)
+        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
         return UNFINISHED
 
 
@@ -92,11 +92,11 @@ def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0
     """The same in a moment, as for an event loop.
 
     Raises:
-        UnfinishedError: the draft has over ``SHORT`` characters, or its patterns took more than ``MOMENT`` seconds.
+        PatternTimeoutError: the draft has over ``INLINE_CHARS`` characters, or the search took over ``INLINE_SECONDS``.
     """
-    if sum(map(len, (draft.answer, *draft.texts))) > SHORT:
+    if sum(map(len, (draft.answer, *draft.texts))) > INLINE_CHARS:
         raise PatternTimeoutError("")
-    return _rules(draft, values, min_agreement, MOMENT)
+    return _rules(draft, values, min_agreement, INLINE_SECONDS)
 
 
 async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
@@ -134,7 +134,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
     """The verdict on a draft in which a pattern is found.
 
     Raises:
-        UnfinishedError: the search for all of them took longer.
+        PatternTimeoutError: the search for all of them took longer.
     """
     until = time.thread_time() + seconds
     readings: list[str] = []
@@ -168,7 +168,7 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
     Clear is an object with a decision, a reason that is not blank and, if it has them, rulings on gates, under keys in
     any case; another key, or one in two spellings, might hold another ruling, so the object is unclear.
     """
-    fields = folded(data) if isinstance(data, dict) else None
+    fields = casefold_keys(data) if isinstance(data, dict) else None
     if fields is None or not set(fields) <= _KEYS:
         return UNCLEAR
     decision, reason = fields.get("decision"), fields.get("reason")
@@ -194,7 +194,7 @@ def _gates(rows: Any) -> dict[str, bool] | None:
     if not isinstance(rows, list):
         return ruled if rows is None else None
     for row in rows:
-        fields = folded(row) if isinstance(row, dict) else None
+        fields = casefold_keys(row) if isinstance(row, dict) else None
         if fields is None or not isinstance(fields.get("value"), str):
             return None
         key = label(fields["value"])
@@ -211,40 +211,40 @@ class Will(Faculty):
 
     judge: Judge | None
     values: ValueSet
-    sees_reflection: bool = True
-    asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
+    show_reflection: bool = True
+    system_prompt: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
     min_agreement: float = 0
     refuse_truncated: bool = False
 
-    adds = "verdict"
+    output_key = "verdict"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
+    def compute(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""
         draft = turn["draft"]
-        ruled = self._flagged(draft) or rules(draft, self.values, self.min_agreement)
+        ruled = self._check_flags(draft) or rules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
             return ruled or APPROVED_BY_RULES
         try:
             answer = self.judge.ask(self._messages(turn), self._read, config)
         except Exception as error:
-            return _raised(error)
+            return _judge_failure(error)
         return _verdict(answer)
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """The same without blocking; what is long is read on a thread."""
         draft = turn["draft"]
-        ruled = self._flagged(draft) or await arules(draft, self.values, self.min_agreement)
+        ruled = self._check_flags(draft) or await arules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
             return ruled or APPROVED_BY_RULES
         try:
             fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
-            messages = await asyncio.to_thread(self._messages, turn) if fed > SHORT else self._messages(turn)
+            messages = await asyncio.to_thread(self._messages, turn) if fed > INLINE_CHARS else self._messages(turn)
             answer = await self.judge.aask(messages, self._read, config)
         except Exception as error:
-            return _raised(error)
+            return _judge_failure(error)
         return _verdict(answer)
 
-    def _flagged(self, draft: Draft) -> Verdict | None:
+    def _check_flags(self, draft: Draft) -> Verdict | None:
         """The verdict by what is flagged of the draft."""
         if ENDLESS in draft.flags:
             return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
@@ -264,11 +264,11 @@ class Will(Faculty):
             "{clause}": CLAUSE,
             "{agreement}": _agreement(turn["draft"]),
         }
-        system = self.asked
+        system = self.system_prompt
         for place, text in parts.items():
             system = system.replace(place, text)
         fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
-        if self.sees_reflection:
+        if self.show_reflection:
             fed.append(("reflection", turn["draft"].reflection))
         return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
 
@@ -284,6 +284,6 @@ def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
     return (answer.found or UNCLEAR)._replace(usage=answer.usage, model=answer.model)
 
 
-def _raised(error: Exception) -> Verdict:
+def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
     return Verdict("violation", f"The judge could not be asked ({type(error).__name__}).", "judge_failed")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from safi_agent.hooks import is_unfounded, kinds
+from safi_agent.hooks import alert_kinds, is_unfounded
 from safi_agent.ledger import number
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.values import label
@@ -71,7 +71,7 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
     flags = record.get("flags")
     if isinstance(flags, list) and is_unfounded({"flags": flags}):
         reasons.append("unfounded")
-    found = kinds(seen, review_below, drift_above)
+    found = alert_kinds(seen, review_below, drift_above)
     # A failed audit is its own reason: it has no score that could be low.
     reasons += [kind for kind in found if kind != "review" or score is not None]
     return Entry(

@@ -12,7 +12,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
-from safi_agent.idempotency import name_of
+from safi_agent.idempotency import turn_name
 from safi_agent.release import is_same_turn
 from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, in_turn
@@ -229,7 +229,7 @@ def test_what_an_older_version_stored_is_told_by_prompt_and_key() -> None:
 def test_ids_that_langchain_makes_up_for_blocks_do_not_make_another_turn() -> None:
     def name(made_up: str, picture: str = "p") -> Any:
         blocks: Any = [{"type": "text", "text": "q", "id": made_up}, {"type": "image", "url": picture, "id": "own"}]
-        return name_of(NAMED, [HumanMessage(blocks)], "k", "v")
+        return turn_name(NAMED, [HumanMessage(blocks)], "k", "v")
 
     assert name("lc_1") == name("lc_2")
     assert name("lc_1").spare != name("lc_1", "other").spare

@@ -40,7 +40,7 @@ def test_a_stuck_thread_is_replaced() -> None:
     waiting = pool.submit(lambda: "done")
     with pytest.raises(TimeoutError):
         waiting.result(0.05)
-    pool.give_up(hanging)
+    pool.abandon(hanging)
     assert waiting.result(5) == "done"
     stop.set()
 
@@ -53,11 +53,11 @@ def test_threads_that_hang_are_replaced_up_to_a_bound_and_go_when_they_come_back
 
     begun = threading.Semaphore(0)
     for _ in range(50):
-        if not pool.room():
+        if not pool.free_slots():
             break
         hanging = pool.submit(lambda: (begun.release(), stop.wait(60)))
         assert begun.acquire(timeout=60)
-        pool.give_up(hanging)
+        pool.abandon(hanging)
     assert pool.stuck == alive() == 2 + STUCK_PER_THREAD * 2
     waiting = pool.submit(lambda: "done")
     stop.set()
@@ -94,7 +94,7 @@ def test_an_idle_thread_ends_and_another_takes_the_next_work(monkeypatch: pytest
     while any(thread.name == "idle" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert pool.room() == 2
+    assert pool.free_slots() == 2
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration])

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from safi_agent.agents.replies import (
     BROKEN,
-    denied,
+    denial_message,
     outgoing_message,
     read_reply,
     signed_calls,
@@ -32,7 +32,7 @@ def left(message: AIMessage, **verdicts: Verdict) -> AIMessage:
 
 
 def read(messages: list[Any], made: Any) -> Verdict | None:
-    return MARKS.read(TURN, made, signed_verdict_of(messages, made))
+    return MARKS.verify(TURN, made, signed_verdict_of(messages, made))
 
 
 def test_a_reply_without_calls_is_final_and_one_with_calls_is_not() -> None:
@@ -66,7 +66,7 @@ def test_a_mark_holds_for_the_call_as_it_left_and_for_no_other() -> None:
 
 def test_the_journal_has_the_last_word_on_each_call_since_the_user_spoke() -> None:
     old, new = left(calls(call("pay", "o")), o=NO), left(calls(call("pay", "a"), call("pay", "b")), a=YES, b=YES)
-    said = denied(TURN, call("pay", "b"), Verdict("violation", "A person said no.", "review"), MARKS)
+    said = denial_message(TURN, call("pay", "b"), Verdict("violation", "A person said no.", "review"), MARKS)
     messages = [HumanMessage("1"), old, HumanMessage("2"), new, ToolMessage("ok", tool_call_id="a"), said]
     assert tool_records(TURN, messages, MARKS) == [
         {"name": "pay", "decision": "approve", "code": "rules"},

@@ -359,7 +359,7 @@ def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
 ) -> None:
     from safi_agent.audit import pipeline
 
-    real = pipeline.commit
+    real = pipeline.make_commit
 
     def commit(row: Any, before: Any, measure: Any) -> Any:
         if row.body["prompt"] == "bad":
@@ -367,7 +367,7 @@ def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
         return real(row, before, measure)
 
     monkeypatch.setattr(pipeline, "RETRY_COMMIT", 0.05)
-    monkeypatch.setattr(pipeline, "commit", commit)
+    monkeypatch.setattr(pipeline, "make_commit", commit)
     safi = make()
     for prompt, key in (("bad", "one"), ("x", "two"), ("after", "one"), ("y", "two")):
         safi.invoke(prompt, {"configurable": {"safi_key": key}})
@@ -378,7 +378,7 @@ def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
     held = safi.drain(0.1)
     assert held.left == 2
     assert "The turns under 'one' cannot be committed (ZeroDivisionError)." in held.blocked
-    monkeypatch.setattr(pipeline, "commit", real)
+    monkeypatch.setattr(pipeline, "make_commit", real)
     assert safi.drain(60).left == 0
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["x", "y", "bad", "after"]
 

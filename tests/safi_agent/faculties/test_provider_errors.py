@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from safi_agent.faculties.provider_errors import unsupported
+from safi_agent.faculties.provider_errors import unsupported_features
 
 
 class StatusError(Exception):
@@ -75,16 +75,16 @@ OTHER: list[Exception] = [
 
 @pytest.mark.parametrize("error", SCHEMA, ids=str)
 def test_a_schema_that_is_refused_is_known_by_what_the_error_says(error: Exception) -> None:
-    assert unsupported(error) == {"schema"}
+    assert unsupported_features(error) == {"schema"}
 
 
 @pytest.mark.parametrize("error", TEMPERATURE, ids=str)
 def test_a_temperature_that_is_refused_is_known_by_what_the_error_says(error: Exception) -> None:
-    assert unsupported(error) == {"temperature"}
+    assert unsupported_features(error) == {"temperature"}
 
 
 def test_both_may_be_refused_at_once() -> None:
-    assert unsupported(StatusError("Unsupported parameters: temperature, response_format", 400)) == {
+    assert unsupported_features(StatusError("Unsupported parameters: temperature, response_format", 400)) == {
         "schema",
         "temperature",
     }
@@ -92,8 +92,8 @@ def test_both_may_be_refused_at_once() -> None:
 
 @pytest.mark.parametrize("error", OTHER, ids=str)
 def test_an_error_about_something_else_is_neither(error: Exception) -> None:
-    assert unsupported(error) == frozenset()
+    assert unsupported_features(error) == frozenset()
 
 
 def test_a_long_error_is_read_up_to_a_bound() -> None:
-    assert unsupported(StatusError("x" * 30_000 + " unsupported response_format", 400)) == frozenset()
+    assert unsupported_features(StatusError("x" * 30_000 + " unsupported response_format", 400)) == frozenset()

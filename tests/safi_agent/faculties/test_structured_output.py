@@ -18,7 +18,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
 from safi_agent import create_safi_chain
-from safi_agent.faculties.structured_output import JudgeCall, judging
+from safi_agent.faculties.structured_output import JudgeCall, as_judge_model
 from safi_agent.faculties.will import SCHEMA
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
 from tests.safi_agent.logged import lines
@@ -76,7 +76,7 @@ WRAPPERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_the_schema_is_sent_through_any_wrapper(server: Server, name: str) -> None:
-    model = judging(WRAPPERS[name](server), SCHEMA)
+    model = as_judge_model(WRAPPERS[name](server), SCHEMA)
     assert ask(model) == "An answer."
     said = asyncio.run(model.ainvoke(ASKED)) if name != "fallback after an error" else None
     assert said is None or str(said.text) == "An answer."
@@ -86,12 +86,12 @@ def test_the_schema_is_sent_through_any_wrapper(server: Server, name: str) -> No
 
 
 def test_what_is_bound_and_configured_still_counts(server: Server) -> None:
-    ask(judging(chat(server).bind(stop=["x"]).with_retry(), SCHEMA))
+    ask(as_judge_model(chat(server).bind(stop=["x"]).with_retry(), SCHEMA))
     alternatives = chat(server).configurable_alternatives(
         ConfigurableField(id="which"), default_key="one", other=chat(server, model="other")
     )
-    ask(judging(alternatives, SCHEMA), configurable={"which": "other"})
-    ask(judging(configurable(server), SCHEMA), configurable={"model": "openai:chosen"})
+    ask(as_judge_model(alternatives, SCHEMA), configurable={"which": "other"})
+    ask(as_judge_model(configurable(server), SCHEMA), configurable={"model": "openai:chosen"})
     assert server.requests[0][1]["stop"] == ["x"]
     assert [request["model"] for _, request in server.requests] == ["gpt-4o", "other", "chosen"]
     assert all("response_format" in request for _, request in server.requests)
@@ -101,14 +101,14 @@ def test_a_retry_still_retries_and_a_fallback_still_stands_in(server: Server) ->
     replies = iter([500, "First.", 500, "Second."])
     server.says["intellect"] = lambda request: next(replies)
     retrying = chat(server).with_retry(wait_exponential_jitter=False, stop_after_attempt=2)
-    assert ask(judging(retrying, SCHEMA)) == "First."
-    assert ask(judging(chat(server).with_fallbacks([chat(server, model="other")]), SCHEMA)) == "Second."
+    assert ask(as_judge_model(retrying, SCHEMA)) == "First."
+    assert ask(as_judge_model(chat(server).with_fallbacks([chat(server, model="other")]), SCHEMA)) == "Second."
     assert [request["model"] for _, request in server.requests][2:] == ["gpt-4o", "other"]
 
 
 def test_a_runnable_of_another_kind_is_called_as_it_is(server: Server) -> None:
-    assert judging(RunnableLambda(lambda asked: asked[0].content), SCHEMA).invoke(ASKED) == "Judge."
-    ask(judging(RunnableLambda(lambda asked: asked) | chat(server), SCHEMA))
+    assert as_judge_model(RunnableLambda(lambda asked: asked[0].content), SCHEMA).invoke(ASKED) == "Judge."
+    ask(as_judge_model(RunnableLambda(lambda asked: asked) | chat(server), SCHEMA))
     assert "response_format" not in server.requests[0][1]
 
 
@@ -164,7 +164,7 @@ def test_what_is_refused_is_left_out_and_remembered(
 ) -> None:
     server.says["intellect"] = refusing(*features)
     model = chat(server, temperature=0)
-    judge = judging(model.with_retry(stop_after_attempt=1) if wrapped else model, SCHEMA)
+    judge = as_judge_model(model.with_retry(stop_after_attempt=1) if wrapped else model, SCHEMA)
     with caplog.at_level(logging.WARNING, "safi_agent"):
         assert [ask(judge), ask(judge), str(asyncio.run(judge.ainvoke(ASKED)).text)] == ["Yes."] * 3
     had = [("temperature" in request, "response_format" in request) for _, request in server.requests]
@@ -174,13 +174,13 @@ def test_what_is_refused_is_left_out_and_remembered(
 
 def test_a_temperature_that_is_bound_is_left_out_too(server: Server) -> None:
     server.says["intellect"] = refusing("temperature")
-    assert ask(judging(chat(server).bind(temperature=0), SCHEMA)) == "Yes."
+    assert ask(as_judge_model(chat(server).bind(temperature=0), SCHEMA)) == "Yes."
     assert ["temperature" in request for _, request in server.requests] == [True, False]
 
 
 def test_without_a_schema_only_the_temperature_can_be_left_out(server: Server) -> None:
     server.says["intellect"] = refusing("temperature")
-    assert ask(judging(chat(server, temperature=0), None)) == "Yes."
+    assert ask(as_judge_model(chat(server, temperature=0), None)) == "Yes."
     assert [sorted({"temperature", "response_format"} & set(r)) for _, r in server.requests] == [["temperature"], []]
 
 
@@ -200,21 +200,21 @@ def test_without_a_schema_only_the_temperature_can_be_left_out(server: Server) -
 def test_an_error_about_something_else_is_raised_after_one_request(server: Server, fault: Any) -> None:
     server.says["intellect"] = fault
     with pytest.raises(Exception, match="Error code"):
-        ask(judging(chat(server, temperature=0), SCHEMA))
+        ask(as_judge_model(chat(server, temperature=0), SCHEMA))
     assert len(server.requests) == 1
 
 
 def test_what_is_refused_although_it_is_not_sent_is_raised(server: Server) -> None:
     server.says["intellect"] = (400, NO_TEMPERATURE)
     with pytest.raises(Exception, match="temperature"):
-        ask(judging(chat(server), SCHEMA))
+        ask(as_judge_model(chat(server), SCHEMA))
     assert len(server.requests) == 1
 
 
 def test_what_was_not_shown_to_help_is_not_remembered(server: Server) -> None:
     replies = iter([(400, NO_SCHEMA), 500, "Yes."])
     server.says["intellect"] = lambda request: next(replies)
-    judge = judging(chat(server), SCHEMA)
+    judge = as_judge_model(chat(server), SCHEMA)
     with pytest.raises(Exception, match="500"):
         ask(judge)
     assert ask(judge) == "Yes."
@@ -262,20 +262,20 @@ def global_cache() -> Iterator[InMemoryCache]:
 def test_no_global_cache_answers_a_judge(global_cache: InMemoryCache, wrap: Any, schema: Any) -> None:
     model = Counting()
     assert [str(model.invoke(ASKED).text) for _ in range(2)] == ["1", "1"], "the cache does not work"
-    judge = judging(wrap(model), schema)
+    judge = as_judge_model(wrap(model), schema)
     assert [ask(judge), ask(judge), str(asyncio.run(judge.ainvoke(ASKED)).text)] == ["2", "3", "4"]
     assert str(model.invoke(ASKED).text) == "1"
 
 
 def test_no_cache_of_a_model_answers_a_judge() -> None:
     for cache in (InMemoryCache(), True):
-        judge = judging(Counting(cache=cache), SCHEMA)
+        judge = as_judge_model(Counting(cache=cache), SCHEMA)
         assert [ask(judge), ask(judge)] == ["1", "2"]
 
 
 def test_where_no_cache_is_set_the_model_itself_is_called() -> None:
     model = Counting()
-    judge = judging(model, None)
+    judge = as_judge_model(model, None)
     assert isinstance(judge, JudgeCall)
     assert judge._prepared(frozenset()) is model
 

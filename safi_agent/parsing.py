@@ -160,7 +160,7 @@ def strip_reasoning(text: str) -> str | None:
 def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
     """The mapping by lower-case keys without white space around them; None where two keys become one.
 
-    >>> folded({" Decision": 1})
+    >>> casefold_keys({" Decision": 1})
     {'decision': 1}
     """
     found = {str(key).strip().casefold(): item for key, item in data.items()}

@@ -23,7 +23,7 @@ _app = App(connector=SyncPsycopgConnector())  # never opened: it writes on conne
 def queue_name(value_set: str) -> str:
     """The queue for turns of a value set; whoever knows that set works on it.
 
-    >>> queue_of("unesco")
+    >>> queue_name("unesco")
     'safi:unesco'
     """
     name = value_set if len(value_set.encode()) <= LONGEST else sha256(value_set.encode()).hexdigest()[:LONGEST]

@@ -172,8 +172,8 @@ from langchain_core.messages import HumanMessage
 from safi_agent import SafiMiddleware, create_safi_chain
 safi = create_safi_chain("offline", store="sqlite:///s.db", log="log.json")
 middleware = SafiMiddleware(model="offline", store="sqlite:///s.db", log="log.json")
-from safi_agent.offline_model import RehearsalModel
-agent = create_agent(RehearsalModel(), [], middleware=[middleware])
+from safi_agent.offline_model import OfflineChatModel
+agent = create_agent(OfflineChatModel(), [], middleware=[middleware])
 async def main():
     with blockbuster_ctx():
         print((await safi.ainvoke("Why?")).response_metadata["safi"]["willDecision"])
@@ -284,7 +284,7 @@ def test_while_a_pattern_takes_long_the_loop_goes_on(
         beside.cancel()
         return out
 
-    monkeypatch.setattr(will, "SECONDS", 0.5)
+    monkeypatch.setattr(will, "PATTERN_SECONDS", 0.5)
     monkeypatch.setattr(will, "search", searched)
     out = asyncio.run(ticking())
     assert "It would not keep to the values." in texts(out)[2] if in_call else out.content == "No."

@@ -646,8 +646,9 @@ def test_what_another_middleware_said_is_in_the_state_and_not_in_what_the_gate_r
     assert isinstance(error, ViolationError)
     assert word not in "".join(traceback.format_exception(error))
     frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_name != "_leave":
+    while frame is not None and frame.tb_frame.f_code.co_name != "_unwrap":
         frame = frame.tb_next
+    assert frame is not None
     assert found(frame, word, __file__) == []
 
 

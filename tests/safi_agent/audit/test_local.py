@@ -226,10 +226,10 @@ def test_a_program_that_simply_ends_waits_for_its_audits(tmp_path: Path) -> None
     for code in (
         "asyncio.run(make(Fake(audit_delay=0.2), conscience_calls='each', store=None).ainvoke('d'))\n"
         "make(Fake(audit_delay=0.2)).batch(list('abc'))",
-        "from safi_agent.audit.local import Auditor\n"
-        "run, Auditor._run = Auditor._run, lambda self: None\n"
+        "from safi_agent.audit.local import LocalAuditor\n"
+        "run, LocalAuditor._run = LocalAuditor._run, lambda self: None\n"
         "make(Fake()).invoke('e')\n"
-        "Auditor._run = run\n",
+        "LocalAuditor._run = run\n",
     ):
         done = run(code, tmp_path, ending=True)
         assert done.returncode == 0, done.stderr

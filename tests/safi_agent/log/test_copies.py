@@ -214,8 +214,8 @@ def test_on_a_server(changed: str, tmp_path: Path, database: str) -> None:
 
 
 def test_a_store_that_is_locked_is_read_or_cannot_be_checked(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY", 0.2)
-    monkeypatch.setattr(sqlite, "FINISH", 0.2)
+    monkeypatch.setattr(sqlite, "STORE_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite, "STATEMENT_TIMEOUT", 0.2)
     with closing(sqlite3.connect(first / "safi.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # someone writes: reading goes on
         assert verify(first)[0] == 0

@@ -1,4 +1,4 @@
-"""Room for turns: a bound on audits that are open, and what is done with a turn where it is reached."""
+"""Backpressure: a bound on open audits, and what a new turn does when it is reached."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ class Backpressure:
 
 
 class _Admission:
-    """One turn's place, given back at the end."""
+    """The slot of one turn, released at the end of the block."""
 
     def __init__(self, backpressure: Backpressure) -> None:
         self._backpressure = backpressure

@@ -1,4 +1,4 @@
-"""The chain: ``intellect | will | release`` before the answer leaves; conscience, spirit, memory, log after it."""
+"""SafiChain: ``intellect | will | release`` before the answer; conscience, spirit, memory and log after it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The boundary of a turn: what is raised inside leaves as a new error that holds nothing of the turn.
+"""The error boundary of a turn: an exception raised inside is replaced by a new one without the turn's data.
 
 An exception carries more than its text: the frames of its traceback have drafts, reflections and rulings among their
 local variables, and its causes and contexts have frames of their own. So a turn is worked on in a function that returns
@@ -25,7 +25,7 @@ _SCOPE = re.compile(r"Cancelled (?:by|via) cancel scope [0-9a-f]{1,16}")
 
 
 class PassThrough(BaseException):
-    """Carries the error that is to leave in its place. No ``except Exception`` on the way may take it for a failure."""
+    """Carries an error that leaves the boundary unchanged; a BaseException, so that ``except Exception`` misses it."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PassThrough(BaseException):
 
 
 class Outcome(NamedTuple, Generic[T]):
-    """What work came to: a value, or an error that may leave."""
+    """A return value, or an error that may leave the boundary."""
 
     value: T | None = None
     error: BaseException | None = None
@@ -151,7 +151,7 @@ _stops: ContextVar[list[PassThrough] | None] = ContextVar("safi_stops", default=
 
 
 class GuardedCoroutine(Coroutine[Any, Any, Any]):
-    """A task's coroutine whose interruptions are noted and raised as Instead; cancellations and closes pass."""
+    """Wraps a task's coroutine: records interruptions and raises them as PassThrough."""
 
     def __init__(self, coroutine: Any, stops: list[PassThrough]) -> None:
         self.coroutine, self.stops = coroutine, stops
@@ -187,7 +187,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
 
 
 class TaskFactory:
-    """Makes a loop's tasks as they were made before, and those of turns so that they cannot stop the loop."""
+    """A task factory that wraps the tasks of turns, so that their interruptions cannot stop the event loop."""
 
     def __init__(self, before: Any) -> None:
         self.before, self.turns = before, 0

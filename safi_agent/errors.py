@@ -1,4 +1,4 @@
-"""What can go wrong. Catch ``SafiError`` to catch all of it.
+"""The errors of the package. Catch ``SafiError`` to catch all of them.
 
 SafiError
 ├── IntellectError   no draft came
@@ -64,7 +64,7 @@ class OutboxError(SafiError):
 
 
 class BacklogError(SafiError):
-    """As many audits are open as may be, so the turn was not begun.
+    """``max_pending`` audits are open, so the turn was not begun.
 
     ``depth`` is how many are open, ``most`` is ``max_pending``.
     """

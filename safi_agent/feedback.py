@@ -1,4 +1,4 @@
-"""The closed loop: what the next Intellect call is told of past audits. A trend and at most one name, no numbers."""
+"""Feedback of past audits to the next Intellect call: a trend and at most one value's name, no numbers."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""One registry for forks: locks are taken before a fork in a fixed order, so that a child finds nothing half done.
+"""Fork safety: one registry of fork handlers, which take all locks in a fixed order before a fork.
 
 ``register`` an object once, with its stage. Its methods are called in the thread that forks:
 
@@ -22,7 +22,7 @@ LOCK_TIMEOUT = 15.0  # seconds for which a fork waits for one lock
 
 
 class Stage(IntEnum):
-    """The order of locks: one that is taken while another is held comes after it."""
+    """The order of locks: a lock that is taken while another is held comes after it."""
 
     WORK = 0  # threads, loops, what is under way
     LOG = 1  # the lock under which logs are written
@@ -30,7 +30,7 @@ class Stage(IntEnum):
 
 
 class ForkHandler:
-    """What a fork concerns; each method does nothing unless it is overridden."""
+    """Base class of fork handlers; each method does nothing unless it is overridden."""
 
     def before_fork(self) -> None:
         """In the parent, before: take the locks."""
@@ -43,7 +43,7 @@ class ForkHandler:
 
 
 class ForkSafeLock(ForkHandler):
-    """A lock that no other thread holds at a fork, and that is a new one in the child: ``with held.lock: …``."""
+    """A lock that no other thread holds at a fork, and that is replaced in the child: ``with safe.lock: …``."""
 
     def __init__(self, stage: Stage) -> None:
         self.lock = threading.Lock()

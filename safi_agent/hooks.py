@@ -1,4 +1,4 @@
-"""Policy hooks: what is said when a score is low, a drift is high or an audit fails, and to whom."""
+"""Policy hooks: alerts for low scores, high drift and failed audits."""
 
 import inspect
 import logging
@@ -15,7 +15,7 @@ Kind = Literal["turn"] | Raised
 
 
 class Alert(NamedTuple):
-    """Why a hook is called; ``offenders`` names at most three values, the worst first.
+    """The argument of a hook; ``offenders`` names at most three values, the worst first.
 
     The kind "turn" tells of a turn that raises nothing or something: only hooks with ``every_turn = True`` are called.
     """

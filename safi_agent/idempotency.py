@@ -1,4 +1,4 @@
-"""A turn begins: what was asked, under the id and the memory key that the config names.
+"""Idempotent turns: a request with a ``safi_turn_id`` is answered once, and a repetition from the store.
 
 ``safi_turn_id`` names a request, so that asking again gives the answer that there was. Several turns may come under one
 name: the prompts of a batch, the nodes of a graph, a governed agent that a tool of another one calls. The turn that is
@@ -33,7 +33,7 @@ _scopes: ContextVar[Mapping[str, str]] = ContextVar("safi_scopes", default={})  
 
 
 class TurnName(NamedTuple):
-    """The id of a turn; for one that the caller named, ``asked`` and ``spare`` as in Turn.
+    """The id of a turn; with a ``safi_turn_id`` also ``asked`` and ``spare`` of the turn.
 
     ``asked`` leaves out earlier attempts at the same prompt, which a conversation that is kept by a checkpointer or a
     message history contains when a request is sent again; ``spare`` is made of exactly the messages that came.

@@ -1,4 +1,4 @@
-"""What a caller may hand in, read into one form."""
+"""The inputs of a chain, converted to one form."""
 
 import json
 from collections.abc import Mapping, Sequence

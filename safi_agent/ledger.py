@@ -1,4 +1,4 @@
-"""Findings of the Conscience, and what of a judge's rows may be used."""
+"""The Conscience's ledger: one finding per value, and the validation of a judge's rows."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
@@ -62,7 +62,7 @@ class ContinuousFinding(Finding):
 
 
 class Findings(list[Finding]):
-    """Rows of a ledger; ``model`` names the model that found them, as its replies did, empty where they did not."""
+    """The findings of a ledger; ``model`` is the judge's model name, empty if its replies had none."""
 
     def __init__(self, rows: Iterable[Finding], model: str = "") -> None:
         super().__init__(rows)

@@ -9,7 +9,7 @@ from safi_agent.unicode_text import many
 
 
 class DrainResult(int):
-    """How many audits were finished since the last call, with what is left.
+    """The number of audits finished since the last call, and what is left.
 
     Attributes:
         left: turns of this store and value set that are not done, those of other processes among them.
@@ -33,7 +33,7 @@ log = logging.getLogger("safi_agent")
 
 
 class Lifecycle:
-    """The ways to wait and to close; ``with`` and ``async with`` close at their end."""
+    """drain() and close(), sync and async; ``with`` and ``async with`` close at the end of the block."""
 
     def drain(self, timeout: float | None = 30) -> DrainResult:
         """Wait until the audits of this process are done; how many were finished since the last call.

@@ -1,4 +1,4 @@
-"""SafiMiddleware: an agent of LangChain says and does only what the Will lets through, and its answers are audited."""
+"""SafiMiddleware: an agent's answers and tool calls have to pass the Will, and its answers are audited."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -48,13 +48,13 @@ Result = ToolMessage | Command[Any]
 
 
 class SafiState(AgentState[Any]):
-    """The agent's state, and which run of it this is."""
+    """The agent's state with the id of its run."""
 
     safi_run: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
 class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
-    """Gates what an agent drafts and what it calls; put it last in the list, so that it is next to model and tools.
+    """Governs an agent's drafts and tool calls. It must be the last middleware, next to the model and the tools.
 
     Args:
         values: as for ``create_safi_chain``.

@@ -1,4 +1,4 @@
-"""From a name to a model, and from a model to the name that records carry."""
+"""Create a model from its name, and find the name of a model for the records."""
 
 import os
 import re

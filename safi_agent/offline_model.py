@@ -1,4 +1,4 @@
-"""The rehearsal model: plays every faculty by a few plain rules, without a network, and says so in all it writes.
+"""The offline model: a rule-based chat model for rehearsals, without a network. It labels all its output.
 
 It shows how the loop works. It understands nothing, and its verdicts are worth nothing outside a rehearsal.
 """
@@ -26,7 +26,7 @@ _WORD = re.compile(r"[a-z]{5,}")
 
 
 class OfflineChatModel(BaseChatModel):
-    """Rule-based; the same words in give the same words out."""
+    """A rule-based chat model; the same input gives the same output."""
 
     @property
     @override

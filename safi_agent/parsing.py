@@ -1,4 +1,4 @@
-r"""The one JSON object that a model was asked for. A reply that is not exactly that is unclear: it is read as None.
+r"""Parse a reply that must be exactly one JSON object; any other reply is unclear and gives None.
 
 This grammar reads the Will's ruling, the Conscience's ledger and a draft in the structured form::
 

@@ -1,4 +1,4 @@
-"""The record: what the log says of a turn, made of what the store holds of it."""
+"""The log record of a turn, computed from its row in the store."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ log = logging.getLogger("safi_agent")
 
 @dataclass(frozen=True)
 class Measure:
-    """How an audit is measured: the Spirit's settings and the thresholds of the hooks."""
+    """The Spirit's settings and the thresholds of the hooks."""
 
     beta: float = defaults.BETA
     review_below: float = defaults.REVIEW_BELOW
@@ -157,7 +157,7 @@ def _failed(row: JudgedTurn, before: Memory, measure: Measure, cause: str | None
 
 
 class _MapError(Exception):
-    """φ or σ failed; ``text`` names it, and the class of what it raised or gave."""
+    """φ or σ failed; ``text`` has its name and the class of the error or value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""Release: the only way out. The turn is made durable, then the approved answer or the fixed refusal leaves."""
+"""Release: make the turn durable, then return the approved answer or the fixed refusal."""
 
 import asyncio
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def with_spare_id(turn: Turn) -> Turn:
 
 @dataclass(frozen=True, eq=False)
 class Release(Faculty):
-    """Adds ``answer``. Raises OutboxError when the turn cannot be written: then nothing leaves."""
+    """Adds ``answer``. Raises OutboxError if the turn cannot be written, so that no answer is returned."""
 
     auditor: AuditBranch
     models: Mapping[str, str]

@@ -68,7 +68,7 @@ def _full_log_path(path: str | Path | None) -> str | None:
 
 
 class Settings(RunnableSerializable[SafiInput, AIMessage]):
-    """The settings never change; a copy, a pickle and what LangChain configures are chains of their own."""
+    """The immutable settings of a chain; a copy, an unpickled chain and a configured one are separate chains."""
 
     # A store's URL may hold a password: errors do not quote what came.
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""A pool of daemon threads. Unlike an executor's they take work while the interpreter exits, and after a fork."""
+"""A pool of daemon threads, which unlike an executor works at interpreter exit and after a fork."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def is_audit_thread() -> bool:
 
 
 class ThreadPool:
-    """At most ``size`` threads, started when there is work for them, and more in place of those that hang."""
+    """At most ``size`` threads, started on demand, and replacements for threads that hang."""
 
     def __init__(self, size: int, name: str) -> None:
         self.size, self.name = size, name

@@ -1,4 +1,4 @@
-"""A conversation as a judge reads it: text, with a note for whatever is left out."""
+"""Render a conversation as text for a judge, with a note for each part that is left out."""
 
 import json
 import re
@@ -30,7 +30,7 @@ UNSPOKEN = (
 
 
 class Transcript(str):
-    """Messages as a judge reads them; ``not_shown`` says what is missing: "6 earlier messages", "2 images"."""
+    """Rendered messages; ``not_shown`` lists the omitted parts: "6 earlier messages", "2 images"."""
 
     not_shown: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The turn that flows through the faculties."""
+"""The turn, the state that is passed through the faculties."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -13,7 +13,7 @@ ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draf
 
 
 class Draft(NamedTuple):
-    """What the Intellect proposes; nobody outside sees it before the Will has.
+    """The Intellect's draft, which is not visible outside before the Will has approved it.
 
     Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
     ``model`` is the name that the reply gave for its model, empty where it gave none.
@@ -31,7 +31,7 @@ class Draft(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the Will decides; ``code`` says by which rule, ``model`` which model ruled, where its reply had a name."""
+    """The Will's decision; ``code`` names the rule, ``model`` the judge's model if its reply had a name."""
 
     decision: Decision
     reason: str

@@ -1,4 +1,4 @@
-"""What a reader sees of a text: without invisible characters, in plain letters, in base letters; in linear time."""
+"""Unicode normalization in linear time: without invisible characters, in plain letters, in base letters."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""A person sees a tool call before it is made: the run stops at an interrupt and goes on with an answer."""
+"""Human approval of a tool call: the run stops at an interrupt and resumes with the person's answer."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What an agent ends with, and whether it is what was released: its state may have been edited on the way."""
+"""The agent's final answer, compared with the released one: the agent's state may have been edited in between."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Answered = Callable[[str], tuple[int, Mapping[str, Any]] | None]
 
 
 class FinalAnswer(NamedTuple):
-    """The last message where it is not a user's, and the structured response, as they stand in the state."""
+    """The last message, unless it is a user's, and the structured response of an agent's state."""
 
     messages: Sequence[AnyMessage]
     structured: Any

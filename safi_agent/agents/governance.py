@@ -89,7 +89,7 @@ DENIED_BEFORE = Verdict("violation", "It was denied before.", "mark_unverified")
 
 
 class AgentModel:
-    """The agent's own model as the Intellect asks it; keeps what the call came to, structured output included."""
+    """The agent's own model as a runnable for the Intellect; keeps the full response, with its structured output."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A model's reply inside an agent: what of it are words, what are calls, and what of it may leave."""
+"""Split an agent's model reply into text, tool calls and structured output, and build the message that leaves."""
 
 import json
 import re
@@ -31,7 +31,7 @@ Verdicts = Mapping[str, Verdict]
 
 
 class Reply(NamedTuple):
-    """A reply taken apart; ``words`` are all that would leave beside calls, and what the Will has to judge.
+    """The parts of a reply; ``words`` is all text that would leave beside the calls, which the Will has to judge.
 
     ``texts`` are the texts in its structured output, decoded.
     """

@@ -1,4 +1,4 @@
-"""Marks on tool calls: what was ruled on a call, signed with a key of the store.
+"""Signed verdicts on tool calls, with an HMAC under a key of the store.
 
 An agent's state is plain data: a review page, another middleware or whoever edits a checkpoint can write anything into
 it. A mark counts only for the very call in the very run that it was made for; any other is as if it were not there.
@@ -20,7 +20,7 @@ _FIELDS = ("decision", "code", "reason")
 
 @dataclass(frozen=True)
 class VerdictSigner:
-    """Makes marks and reads them; ``about`` is what rulings depend on beside the call: values and settings."""
+    """Signs and verifies verdicts; ``about`` identifies the values and settings on which they depend."""
 
     key: str
     about: str

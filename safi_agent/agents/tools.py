@@ -1,4 +1,4 @@
-"""What an agent may call, and with which arguments. Deterministic: no model is asked here."""
+"""Deterministic rules for tool calls: which tools are allowed, and with which arguments."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -17,7 +17,7 @@ Rules = Mapping[str, Checks]
 
 @dataclass(frozen=True)
 class ToolRule:
-    """A tool that may be called, and what its arguments must be.
+    """An allowed tool and the types of its arguments.
 
     ``arguments`` maps an argument's name to any type that pydantic can check: ``Literal["EUR", "USD"]``,
     ``Annotated[float, Field(gt=0, le=100)]``. It is checked strictly, so "5" is no number. An argument that is named

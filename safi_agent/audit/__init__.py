@@ -1,4 +1,4 @@
-"""The async branch: outbox, worker, queue."""
+"""The audit branch: audits answers after they were returned, in this process or in workers."""
 
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ AuditMode = Literal["in_process", "worker"]
 
 
 class AuditBranch(Protocol):
-    """What a chain needs of its audit branch."""
+    """The interface of an audit branch."""
 
     plan: Plan
     store: Store

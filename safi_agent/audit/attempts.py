@@ -1,4 +1,4 @@
-"""Audits under way in this process: so many at once, each in a thread, with a time-out, tried again after a failure."""
+"""Audit attempts of this process: a bounded number at once, each on a thread, with a timeout and retries."""
 
 import itertools
 import math
@@ -19,20 +19,20 @@ RETRY_THREAD = 1.0  # seconds until it is tried again to start a thread
 
 
 class AttemptEnded(NamedTuple):
-    """An attempt has ended."""
+    """Message to the pipeline: an attempt has ended."""
 
     attempt: "Attempt"
 
 
 class Attempt:
-    """An audit that was begun; ``deadline`` is on the monotonic clock."""
+    """A running attempt; ``deadline`` is a time of the monotonic clock."""
 
     def __init__(self, job: Job, failed: int, future: Future[Outcome], deadline: float) -> None:
         self.job, self.failed, self.future, self.deadline = job, failed, future, deadline
 
 
 class AttemptPool:
-    """Turns to judge. A body is read when its audit begins, so that those that wait take no memory.
+    """A queue of turns to audit and the running attempts. Bodies are read when an attempt begins, to save memory.
 
     ``found`` has what audits came to and ``tried`` how many attempts have failed, until someone has stored it.
     """

@@ -1,4 +1,4 @@
-"""An event loop in a daemon thread of its own, that goes on whatever is raised in it."""
+"""An event loop on a daemon thread, which keeps running when a task raises."""
 
 import asyncio
 import logging

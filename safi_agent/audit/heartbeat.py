@@ -1,4 +1,4 @@
-"""One thread of a process that has each open chain renew its leases; what the interpreter waits for when it exits."""
+"""Heartbeat: renews the leases of all open chains of a process, and waits for their audits at exit."""
 
 import atexit
 import logging
@@ -20,7 +20,7 @@ AT_ONCE = 8  # beats; one may wait for a store
 
 
 class Monitored(Protocol):
-    """What has open turns."""
+    """The interface of a monitored audit branch."""
 
     def beat(self) -> None:
         """Renew leases, take over what others left, start again what has ended."""
@@ -30,7 +30,7 @@ class Monitored(Protocol):
 
 
 class Heartbeat(ForkHandler):
-    """Calls ``beat`` at intervals, on threads of its own, so that none waits for another's store."""
+    """Calls ``beat`` of each branch at intervals, on separate threads, so that a slow store delays no other branch."""
 
     def __init__(self, every: float = LEASE / 3) -> None:
         self.every = every  # seconds

@@ -1,4 +1,4 @@
-"""Calling the hooks of a chain: each has a thread with an event loop of its own, so that it holds up no other."""
+"""Calls the hooks of a chain, each on a thread with its own event loop, so that a slow hook delays no other."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ MAX_POLL = 1.0  # seconds, at most, from one look at the calls that are under wa
 
 
 class HookCall(NamedTuple):
-    """A hook to call, and what with."""
+    """A hook and the alert to call it with."""
 
     hook: Hook
     alert: Alert
 
 
 class _RunningCall:
-    """A call that is under way; ``begun`` is when its hook was entered, on the monotonic clock."""
+    """A pending call; ``begun`` is the time of the monotonic clock at which the hook was called."""
 
     def __init__(self, due: HookCall, end: Callable[[], None]) -> None:
         self.due, self.end = due, end
@@ -35,7 +35,7 @@ class _RunningCall:
 
 
 class HookDispatcher:
-    """Calls hooks turn by turn, those of one turn in order; async calls of several turns may overlap.
+    """Calls the hooks of each turn in order; async calls of several turns may overlap.
 
     A call that has not ended after ``timeout`` seconds is given up. Where it blocks its hook's thread the hook gets
     another one, ``MAX_STUCK`` times: after that the hook is not called until one of its threads is free again. Every
@@ -86,7 +86,7 @@ class HookDispatcher:
 
 
 class _HookThread:
-    """Where one hook is called. All methods are called under the lock."""
+    """The thread of one hook. All methods are called with the lock held."""
 
     def __init__(self, hook: Hook, timeout: float, lock: threading.RLock) -> None:
         self.hook, self.timeout, self._lock = hook, timeout, lock

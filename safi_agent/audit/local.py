@@ -1,4 +1,4 @@
-"""Carries approved turns of one chain from the outbox to the log: Conscience, Spirit, memory, log, hooks."""
+"""The audit branch of a SQLite store: audits the turns of one chain on a thread of this process."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ STORED = (SQLAlchemyError, OSError, SafiError)  # what a store or a log out of r
 
 
 class LocalAuditor(ForkHandler):
-    """Has a thread of its own while turns are open; everything that matters is in the store.
+    """Runs a thread while turns are open; all state that must survive is in the store.
 
     A store, a hook or a φ that hangs holds up this chain and no other.
     """

@@ -1,4 +1,4 @@
-"""The open turns of a chain, step by step: they are judged side by side, and what was judged is committed together."""
+"""The audit pipeline: concurrent attempts, then commit, log and hooks in batches."""
 
 import logging
 import math
@@ -25,14 +25,14 @@ MAX_TURNS_PER_QUERY = 500  # turns in one question to the store
 
 
 class HooksCalled:
-    """The hooks of a turn have been called."""
+    """Message to the pipeline: the hooks of a turn have been called."""
 
     def __init__(self, turn_id: str) -> None:
         self.turn_id = turn_id
 
 
 class AuditPipeline:
-    """Takes turns in, and brings them forward in rounds, all on one thread.
+    """Receives turns and advances them in rounds, all on one thread.
 
     A round that fails can be repeated: what it has not stored it has kept.
     """

@@ -1,4 +1,4 @@
-"""How the audits of a chain are carried out, and the steps that are the same in every branch."""
+"""The plan of a chain's audits, and the rules that all branches share: attempts, retries, hook calls."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ RECONNECT = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # how long until the store is trie
 
 
 class Outcome(NamedTuple):
-    """What an attempt at an audit came to: a ledger, or an error that is counted."""
+    """The outcome of one attempt: a ledger, or an error that counts as a failed attempt."""
 
     ledger: list[dict[str, Any]] | None
     error: BaseException | None = None
@@ -39,7 +39,7 @@ class NextStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a chain's audits are carried out."""
+    """The settings of a chain's audits."""
 
     values: ValueSet
     conscience: Callable[[ValueSet], Conscience]

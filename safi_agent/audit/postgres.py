@@ -1,4 +1,4 @@
-"""The audit branch on a queue that several processes share; what this process answers for, and its own worker."""
+"""The audit branch of a PostgreSQL store: a job queue shared by several processes, and this process's worker."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ class _Running(NamedTuple):
 
 
 class PostgresAuditor(ForkHandler):
-    """Waits for the audits of this process, whoever carries them out; has a worker unless that is done elsewhere."""
+    """Waits for the audits of this process, in whichever worker they run; runs a worker itself if ``has_worker``."""
 
     def __init__(self, plan: Plan, store: Store, *, has_worker: bool) -> None:
         self.plan, self.store = plan, store

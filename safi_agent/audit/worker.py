@@ -1,4 +1,4 @@
-"""A worker on the queue of a value set: it judges turns, and settles what was judged, whoever has answered them.
+"""A queue worker: audits and commits the turns of a value set, from any process.
 
 A job ends only with its work done; it is tried again after whatever goes wrong. One whose worker has fallen silent is
 given to another: what it may have done before is done once all the same, since the store decides that.
@@ -41,7 +41,7 @@ MAX_POLL = 1.0  # seconds from one look at hooks that are being called to the ne
 
 
 class RetryLaterError(Exception):
-    """The audit failed, and may be tried again after so many seconds."""
+    """The audit failed and is retried after ``wait`` seconds."""
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"again in {wait} s")
@@ -49,7 +49,7 @@ class RetryLaterError(Exception):
 
 
 class RetryUntilDone(BaseRetryStrategy):
-    """Whatever goes wrong, the job stays; a worker that is told to stop gives it back at once."""
+    """Retries a job after any error; a worker that is stopped returns its jobs to the queue at once."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
         """When it is tried again."""
@@ -62,7 +62,7 @@ class RetryUntilDone(BaseRetryStrategy):
 
 
 class Worker:
-    """Runs on a loop until it is stopped; begins anew when the database was away."""
+    """Runs on an event loop until it is stopped; reconnects when the database was unavailable."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store

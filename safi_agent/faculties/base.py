@@ -1,4 +1,4 @@
-"""What the faculties have in common: each is a Runnable that adds one key to the turn and changes none."""
+"""The base class of faculties: a Runnable that adds one key to the turn and changes no other."""
 
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ async def arun(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) 
 
 
 class Faculty(Runnable[Turn, Turn]):
-    """A step: settings in the constructor, state in the turn."""
+    """A faculty: settings in the constructor, state in the turn."""
 
     output_key: ClassVar[str]
 

@@ -1,4 +1,4 @@
-"""Fences around what an attacker may have written, so that a judge reads it as data."""
+"""Prompt-injection fences: delimit untrusted text, so that a judge treats it as data."""
 
 import re
 

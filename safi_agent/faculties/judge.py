@@ -1,4 +1,4 @@
-"""Asking a model for one JSON object, and once more where an unusable reply may be asked for again."""
+"""Ask a model for one JSON object, with one retry if its reply cannot be used."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _CUT_OFF = frozenset({"LengthFinishReasonError", "ContentFilterFinishReasonError
 
 
 class JudgeReply(NamedTuple, Generic[T]):
-    """What was read of the replies (None: nothing usable came), the tokens of all calls, and the model's own name."""
+    """The parsed reply (None if unusable), the token usage of all calls, and the model's name."""
 
     found: T | None
     usage: UsageMetadata | None = None

@@ -1,4 +1,4 @@
-"""What a provider does not support, as its error says it: the schema of a reply, or a temperature."""
+"""Recognize provider errors that refuse a feature: structured output, or a temperature."""
 
 import re
 from typing import Any, Literal

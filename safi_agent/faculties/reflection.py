@@ -1,4 +1,4 @@
-"""The reflection that a draft ends with, and the answer before it. Nothing else is cut out of an answer."""
+"""Split a draft into the answer and the reflection after it. Nothing else is removed from the answer."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Several drafts of one answer, and which of them to go on with: the one that most of the others say as well.
+"""Self-consistency: of several drafts, select the one with which most others agree.
 
 Nothing here judges a draft. Pulse-Split-Cascade takes the drafts as vectors, finds the largest group that says the
 same, and in it the draft closest to all of it (``sal_lightning.PulseCascade.select``). How many agree is a sign of how
@@ -29,7 +29,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Selection(NamedTuple):
-    """Which draft goes on, and the share in (0, 1] of them that say the same, itself among them."""
+    """The index of the selected draft, and the share of drafts in (0, 1] that agree with it, itself included."""
 
     place: int
     share: float
@@ -39,7 +39,7 @@ Select = Callable[[Vectors], Selection]
 
 
 class LexicalEmbeddings(Embeddings):
-    """A bag of words, hashed: no model, no network, the same in every process. It knows words, not meanings.
+    """Hashed bag-of-words embeddings: no model, no network, and the same in every process.
 
     A word adds √count to one of 1024 places. Texts without spaces between words need another model of embeddings.
     """
@@ -82,7 +82,7 @@ def cascade_selector(alike: float) -> Select:
 
 @dataclass(frozen=True, eq=False)
 class DraftSelector:
-    """How many drafts there are to be, and how one of them is chosen."""
+    """The number of drafts, and how one of them is selected."""
 
     count: int
     embeddings: Embeddings

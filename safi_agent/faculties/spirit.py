@@ -17,7 +17,7 @@ Map = Callable[[float], float]
 
 
 class Assessment(NamedTuple):
-    """What one audit says; ``score`` is None where the ledger covers too little, and then μ is as it was."""
+    """The result of one audit; ``score`` is None if the ledger covers too few values, and μ is then unchanged."""
 
     score: int | None  #: S in 1..10
     profile: dict[str, float]  #: p = w ⊙ s by normalised name, each in [-w, w]

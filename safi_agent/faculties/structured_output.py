@@ -1,4 +1,4 @@
-"""Calls of a judge's model: in a schema, never answered by a cache, and again without what the provider refuses."""
+"""Structured output of a judge's model: never cached, and retried without features that the provider refuses."""
 
 import logging
 from collections.abc import Callable, Generator, Mapping
@@ -66,7 +66,7 @@ def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -
 
 
 class JudgeCall(Runnable[Any, Any]):
-    """A chat model as a judge calls it.
+    """A chat model that is called with a schema and without its cache.
 
     Where its provider refuses the schema or the temperature, it is asked again without: at most three requests, and one
     request from then on, since what was refused is remembered. That is logged once.
@@ -142,7 +142,7 @@ class JudgeCall(Runnable[Any, Any]):
 
 
 class ConfigurableJudgeCall(Runnable[Any, Any]):
-    """A model that the config of the run names; ``resolve`` makes it."""
+    """A model that is chosen by the config of the run; ``resolve`` creates it."""
 
     def __init__(
         self, resolve: Callable[[RunnableConfig], tuple[Model, RunnableConfig]], schema: Schema | None
@@ -165,7 +165,7 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 
 
 class UncachedCall(Runnable[Any, Any]):
-    """A runnable of an unknown kind; a chat model inside it may have a cache, whose keys are made of the messages.
+    """Calls a runnable of an unknown kind past the cache of a chat model in it, whose keys are the messages.
 
     So the last message gets a number that no other call has, in a field that is not sent to providers.
     """

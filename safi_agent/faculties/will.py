@@ -108,7 +108,7 @@ async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Ve
 
 
 class PatternTimeoutError(Exception):
-    """A pattern was not searched for to the end."""
+    """The search for a pattern did not end in time."""
 
     def __init__(self, pattern: str) -> None:
         super().__init__(pattern)

@@ -1,4 +1,4 @@
-"""What chains the lines of a log: each says its number and what stood before it, under a code that needs the key.
+"""The hash chain of a log: each line has its number, the MAC of the line before it, and its own MAC.
 
 A line ends in ``, "line": n, "prev": "…", "mac": "…"}``. ``mac`` is the HMAC-SHA256 (RFC 2104) of all bytes of the line
 before ``, "mac"``, in hex; ``prev`` is the mac of the line before it, in whatever file that is. The first line has none
@@ -18,7 +18,7 @@ _WIDEST = len(', "line": , "prev": ""') + 18 + len(BEGINS) + 64 + _MAC
 
 
 class Seal(NamedTuple):
-    """The end of a line: its number from 1 on over all files, the mac before it, and its own."""
+    """The end of a line: its number over all files, from 1; the previous line's MAC; its own MAC."""
 
     line: int
     prev: str
@@ -26,7 +26,7 @@ class Seal(NamedTuple):
 
 
 class Tip(NamedTuple):
-    """Where a chain has got to: how many lines there are, and the mac of the last."""
+    """The end of a chain: the number of lines, and the MAC of the last."""
 
     lines: int
     mac: str

@@ -1,4 +1,4 @@
-"""The path of a log: a file of its own, in which nothing else is and which no other log or store keeps for itself."""
+"""The path of a log: validate that the file is a log or new, and belongs to no other log or store."""
 
 import json
 import re

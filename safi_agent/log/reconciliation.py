@@ -35,7 +35,7 @@ SAME = {
 
 
 class Compared(NamedTuple):
-    """What does not agree; lines of turns that the store does not have; turns that wait to be written."""
+    """The differences; the number of lines of turns unknown to the store; the number of turns not yet written."""
 
     faults: tuple[Fault, ...]
     foreign: int
@@ -150,7 +150,7 @@ def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
 
 
 class _Places:
-    """Turns by their place in the order of commits, of which those that were met are ticked off."""
+    """Commit positions of turns, with a mark for those that were found in the log."""
 
     def __init__(self, places: "array[int]") -> None:
         self._places, self._met = places, bytearray(len(places))

@@ -1,4 +1,4 @@
-"""Where the chain of a log ends, and what was written to it that the store was not told of."""
+"""Crash recovery: find the end of a log's chain, and lines that were written but not recorded in the store."""
 
 import json
 import os

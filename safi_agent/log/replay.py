@@ -1,4 +1,4 @@
-"""Whether the figures of a log follow from its ledgers: score, μ and drift of every line, computed again in order."""
+"""Replay a log: recompute score, μ and drift of every line from its ledger, and compare."""
 
 import json
 import math
@@ -37,7 +37,7 @@ class Replayed(NamedTuple):
 
 
 class _Lane(NamedTuple):
-    """What a memory key has come to."""
+    """The state of a memory key after a line."""
 
     turn: int
     mu: dict[str, float]
@@ -77,7 +77,7 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
 
 
 class _Walk:
-    """Remembers, while the lines go by, what each memory key has come to."""
+    """Recomputes each line in order, with the state of each memory key."""
 
     def __init__(self, find: Find, beta: float) -> None:
         self.find, self.beta = find, beta

@@ -1,4 +1,4 @@
-"""The files of a log: those that were full, ``LOG.1`` the oldest, and ``LOG``, to which lines are added."""
+"""Log rotation: full files ``LOG.1`` (the oldest), ``LOG.2``, …, and ``LOG``, to which lines are appended."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whether a log is as it was written: every line in its place, none changed, none missing."""
+"""Verify the hash chain of a log: every line in its place, none changed, none missing."""
 
 import os
 import time
@@ -19,7 +19,7 @@ PAUSE = 0.1  # seconds
 
 
 class Fault(NamedTuple):
-    """Where a log is not as it was written: a line of a file, from 1 on (0: the whole file), and in what way."""
+    """A fault in a log: the file, the line from 1 (0: the whole file), and a description."""
 
     file: str
     at: int
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The first faults and how many there are; lines read, those of them before the chain, and the chain's end."""
+    """The first faults and their number; the lines read, the lines before the chain, and the chain's end."""
 
     faults: tuple[Fault, ...]
     faulty: int
@@ -106,7 +106,7 @@ def _rest(file: BinaryIO) -> bytes:
 
 
 class _Walk:
-    """Remembers, while the lines go by, what the next one must follow."""
+    """Verifies each line in order, with the end of the chain so far."""
 
     def __init__(self, key: bytes, anchor: Anchor | None, first: int) -> None:
         self.key, self.anchor, self.first = key, anchor, first

@@ -1,4 +1,4 @@
-"""Writing the log: one JSON object a line, one line a turn, each written whole and once, and chained."""
+"""Write the log: one JSON object per line, one line per turn, each written exactly once, as a hash chain."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Audits that are still to be done: how many, how old the oldest is, and why some cannot go on."""
+"""The backlog of open audits: depth, age, and the reasons why audits cannot proceed."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ class Slot:
 
 
 class _Count:
-    """The open audits of a value set as they were last counted, those that were added since, and turns let in."""
+    """The last count of a value set's open audits, those added since, and the slots of turns that have begun."""
 
     def __init__(self) -> None:
         self.at = -MAX_COUNT_AGE

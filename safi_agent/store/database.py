@@ -14,7 +14,7 @@ Task = Literal["safi.judge", "safi.settle"]
 
 
 class Database(Protocol):
-    """What a store needs of a database; each has a file of its own."""
+    """The interface of a database backend."""
 
     engine: Engine
 
@@ -51,7 +51,7 @@ _left_behind: list[Engine] = []  # a forked child must neither use nor close its
 
 
 class ForkSafeEngine(ForkHandler):
-    """Holds an engine until it is let go of itself, or the process is forked."""
+    """Holds an engine that is disposed with it, and replaced in a forked child."""
 
     engine: Engine
 

@@ -1,4 +1,4 @@
-"""What a database fails in is told by its kind alone: its own words may quote a statement, a prompt or a password."""
+"""Mask database errors: their messages may contain a statement, a prompt or a password, so only the type is shown."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""The block of a transaction, and a lock for one block at a time that an interrupt cannot leave locked.
+"""A lock for transactions that an interrupt (Ctrl-C) cannot leave locked.
 
 Ctrl-C raises wherever the main thread is, also between the end of a ``with`` block and the first line of its
 ``__exit__``; then nothing of ``__exit__`` is run. So a block remembers its thread and the frame of its ``with``: once
@@ -15,7 +15,7 @@ CHECK_INTERVAL = 0.25  # seconds until it is looked whether the block that is wa
 
 
 class TransactionBlock:
-    """Where a ``with`` is run; entered by ``begin``, from its ``__enter__``."""
+    """The ``with`` block of a transaction; ``begin`` is called from its ``__enter__``."""
 
     _frame: FrameType | None = None
     _thread = 0

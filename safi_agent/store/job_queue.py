@@ -1,4 +1,4 @@
-"""Jobs of the queue, procrastinate's, put there in the transaction that makes them needed: both stay, or neither."""
+"""The job queue (procrastinate): jobs are enqueued in the transaction that makes them necessary."""
 
 from collections.abc import Sequence
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over.
+"""Leases: a process renews its leases on turns; expired leases, and those of dead processes, are taken over.
 
 A chain takes over the turns of its own value set (by its name). Those of another set, as after a value set was renamed,
 it takes only where no living process has a chain or turns of that set. Such a turn is audited by the values under which

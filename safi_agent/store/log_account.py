@@ -1,4 +1,4 @@
-"""What a store knows of a log beside where it ends: its turns in it, and whether rows of its own are missing."""
+"""The store's account of a log: which turns are in it, and contradictions between the store's rows."""
 
 import json
 from array import array
@@ -53,7 +53,7 @@ _ANCHORS = select(anchors.c.log, anchors.c.size, anchors.c.lines, anchors.c.mac,
 
 
 class LogAccount(NamedTuple):
-    """A log as the store knows it, read at one moment.
+    """The store's account of a log, read in one transaction.
 
     ``written`` has the places, in the order of commits, of the turns that are in the log; ``waiting`` those of the
     turns that were committed and are not in it yet; ``wrong`` says in what the store's rows contradict each other.

@@ -1,4 +1,4 @@
-"""A database of PostgreSQL, for several processes on several machines; audits are jobs of a queue in the same database.
+"""The PostgreSQL backend, for several processes and machines; audits are jobs of a queue in the same database.
 
 A commit waits for the server's disk, unless the server was told otherwise (``synchronous_commit``).
 """
@@ -27,7 +27,7 @@ _SET_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :most, true)")
 
 
 class Postgres(ForkSafeEngine):
-    """A pool of connections, which are looked at before they are used: a server may have been restarted."""
+    """A pool of connections, which are tested before use because the server may have been restarted."""
 
     insert = staticmethod(postgresql.insert)
 
@@ -103,7 +103,7 @@ class Postgres(ForkSafeEngine):
 
 
 class _Transaction(TransactionBlock):
-    """Begins, and commits or undoes; whatever interrupts it, its connection goes back to the pool or is closed."""
+    """A transaction; whatever interrupts it, its connection is returned to the pool or closed."""
 
     def __init__(self, database: Postgres) -> None:
         self._database = database

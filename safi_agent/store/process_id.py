@@ -1,4 +1,4 @@
-"""Who works on a turn: this process, and whether another one still lives."""
+"""Process ids that are unique over machines and restarts, and whether a process is still alive."""
 
 import os
 import socket

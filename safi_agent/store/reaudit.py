@@ -1,4 +1,4 @@
-"""Audits that failed for good, and turns that repeat them.
+"""Re-audits: turns that repeat the audit of a turn whose audit has failed.
 
 The log is append-only and μ depends on the order of audits, so a repeated audit cannot take the place of the first. It
 is a turn of its own at the end of its memory key, with an id and a number of its own; it has the body of the first and

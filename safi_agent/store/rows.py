@@ -1,11 +1,11 @@
-"""What the store hands out and takes in."""
+"""The rows that the store returns and accepts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """What is remembered under one key before a commit."""
+    """The memory of a key before a commit."""
 
     mu: dict[str, float]
     mu_turn: int
@@ -13,7 +13,7 @@ class Memory(NamedTuple):
 
 
 class StoredTurn(NamedTuple):
-    """A turn as it was kept for the Conscience; ``body`` is JSON, ``attempts`` are those that failed."""
+    """A stored turn for the Conscience; ``body`` is JSON, ``attempts`` is the number of failed ones."""
 
     body: str
     values: str | None
@@ -22,7 +22,7 @@ class StoredTurn(NamedTuple):
 
 
 class JudgedTurn(NamedTuple):
-    """A turn that was judged, as it is handed to whoever commits it."""
+    """A judged turn, the input of a commit."""
 
     id: str
     turn: int
@@ -34,7 +34,7 @@ class JudgedTurn(NamedTuple):
 
 
 class AuditResult(NamedTuple):
-    """What an audit came to: a ledger, or why there is none, and the name of the model that judged.
+    """The result of an audit: a ledger or an error, and the name of the judge's model.
 
     ``body`` is the turn's, where it is at hand.
     """
@@ -47,7 +47,7 @@ class AuditResult(NamedTuple):
 
 
 class ReadyTurn(NamedTuple):
-    """A turn at the head of its lane that was judged, and can be committed."""
+    """A judged turn at the head of its memory key, which can be committed."""
 
     id: str
     turn: int
@@ -60,7 +60,7 @@ class ReadyTurn(NamedTuple):
 
 
 class ReadyBatch(NamedTuple):
-    """A lane, and what can be committed of it: its memory, as it is stored, and turns in their order."""
+    """The turns of a memory key that can be committed, in order, and the stored memory."""
 
     key: str
     memory: tuple[str, int, str]  #: μ and scores in JSON, with the number of audits between them
@@ -68,7 +68,7 @@ class ReadyBatch(NamedTuple):
 
 
 class PreparedBatch(NamedTuple):
-    """What is to be written of a lane: its turns as parameters of a statement, and the memory after the last."""
+    """The computed commit of a memory key: parameters of the UPDATE, and the memory after the last turn."""
 
     key: str
     rows: list[dict[str, Any]]
@@ -78,7 +78,7 @@ class PreparedBatch(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What a commit writes: the record for the log, and the memory after it (None: as it was)."""
+    """The computed commit of a turn: the record for the log, and the memory after it (None: unchanged)."""
 
     record: dict[str, Any]
     memory: Memory | None
@@ -86,7 +86,7 @@ class Commit(NamedTuple):
 
 
 class Job(NamedTuple):
-    """An unfinished turn, enough to audit it."""
+    """An unfinished turn, as the audit branch needs it."""
 
     id: str
     key: str
@@ -96,7 +96,7 @@ class Job(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A log as it was when it was last written: bytes of its last file, lines in all, last mac, id of its key."""
+    """The end of a log at its last write: bytes of the last file, number of lines, last MAC, id of the key."""
 
     size: int
     lines: int

@@ -1,4 +1,4 @@
-"""A database of SQLite, in a file (write-ahead log) or in memory: one connection, used by one thread at a time.
+"""The SQLite backend, in a file (WAL mode) or in memory: one connection, used by one thread at a time.
 
 A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones, because
 ``synchronous=NORMAL`` does not wait for the disk.
@@ -39,11 +39,11 @@ STATEMENT_TIMEOUT = (
 
 
 class _BusyError(Exception):
-    """Another process is writing just now."""
+    """Another process holds the write lock."""
 
 
 class Sqlite(ForkSafeEngine):
-    """A file, or memory that ends with the process."""
+    """A database in a file, or in memory until the process ends."""
 
     insert = staticmethod(sqlite.insert)
 
@@ -210,7 +210,7 @@ _parent_connections: list[sqlite3.Connection] = []  # a child neither uses nor c
 
 
 class _Connection(sqlite3.Connection):
-    """Is closed at once and for good, also where a traceback still has a cursor of it.
+    """A connection that closes its cursors too, because a traceback may still refer to one.
 
     SQLite itself would keep a closed connection, and its locks, as long as a statement is unfinished.
     """
@@ -235,7 +235,7 @@ class _Connection(sqlite3.Connection):
 
 
 class _ForkBlock(TransactionBlock):
-    """A fork; it is over when it is said to be."""
+    """The lock holder during a fork; it ends only by ``release``."""
 
     @override
     def is_over(self) -> bool:
@@ -243,7 +243,7 @@ class _ForkBlock(TransactionBlock):
 
 
 class _Transaction(TransactionBlock):
-    """Begins, and commits or undoes; whatever interrupts it, the lock is released and the connection replaced."""
+    """A transaction; whatever interrupts it, the lock is released and the connection replaced."""
 
     def __init__(self, database: Sqlite, *, reading: bool) -> None:
         self._database, self._reading = database, reading

@@ -1,4 +1,4 @@
-"""The tables, and the conditions that their partial indexes answer."""
+"""The tables, and the conditions of their partial indexes."""
 
 from sqlalchemy import (
     BigInteger,

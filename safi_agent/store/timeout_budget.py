@@ -1,4 +1,4 @@
-"""How long may be waited for a store: one turn, or one piece of background work, has one allowance for all it asks."""
+"""A timeout budget: all waits of one turn, or of one background task, for a store share one timeout."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class TimeoutBudget:
-    """Seconds that may still be waited; what one transaction has waited is missing to the next."""
+    """The seconds left to wait; each wait reduces them for the next transaction."""
 
     def __init__(self, seconds: float = STORE_TIMEOUT) -> None:
         self.left = seconds
@@ -22,7 +22,7 @@ class TimeoutBudget:
 
 
 class Wait:
-    """One wait; ``end`` takes the time that it took from the allowance."""
+    """One wait; ``end`` subtracts its duration from the budget."""
 
     def __init__(self, budget: TimeoutBudget) -> None:
         self._budget, self._began = budget, time.monotonic()

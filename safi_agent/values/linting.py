@@ -1,4 +1,4 @@
-"""All that is wrong with the file of a value set, at once, in plain words and by line."""
+"""Lint the file of a value set: all errors at once, with their line numbers."""
 
 import difflib
 from collections import Counter
@@ -33,7 +33,7 @@ Path = tuple[str | int, ...]
 
 
 class Error(NamedTuple):
-    """What is wrong, and at which line, from 1 on."""
+    """An error and its line, from 1."""
 
     line: int
     what: str

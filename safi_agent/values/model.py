@@ -66,7 +66,7 @@ def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
 
 
 class _Fixed(BaseModel):
-    """A model that never changes; a copy with other contents is checked like any other."""
+    """An immutable model; ``model_copy`` validates the copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""YAML of a stranger: it runs nothing and takes no more memory than a file of its size should."""
+"""Safe YAML: parse untrusted YAML without running code and with bounded memory."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ MOST_ENTRIES = 100_000  # of a file
 
 
 class Yaml(NamedTuple):
-    """A text of YAML: its nodes, which know their lines, and what they stand for."""
+    """A parsed YAML document: its nodes, with line numbers, and its content."""
 
     root: yaml.Node | None
     content: Any

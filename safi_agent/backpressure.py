@@ -25,7 +25,7 @@ class Backpressure:
     _warned: bool = field(default=False, init=False)
 
     def admit(self) -> "_Admission":
-        """Of one turn.
+        """The context of one turn.
 
         Raises:
             BacklogError: on entering, where there is no room and none came in time.
@@ -33,7 +33,7 @@ class Backpressure:
         return _Admission(self)
 
     def acquire(self) -> Slot | None:
-        """Wait for room, as the settings say."""
+        """Acquire a slot, and wait for it if ``when_full`` is "wait"."""
         if self.max_pending is None:
             return None
         waiting = current_timeout_budget().wait()
@@ -48,7 +48,7 @@ class Backpressure:
             waiting.end()
 
     async def aacquire(self) -> Slot | None:
-        """The same without blocking."""
+        """Asynchronous version."""
         if self.max_pending is None:
             return None
         waiting = current_timeout_budget().wait()
@@ -75,7 +75,7 @@ class Backpressure:
         return None
 
     def _warn(self) -> None:
-        """Once, until half of it is done."""
+        """Warn once, until half of the backlog is done."""
         if not self._warned:
             self._warned = True
             what = {"wait": "new turns wait", "refuse": "new turns are refused", "warn": "turns go on all the same"}

@@ -112,7 +112,7 @@ class SafiChain(Lifecycle, Settings):
 
     @override
     async def ainvoke(self, input: SafiInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """The same without blocking."""
+        """Asynchronous version."""
         return await self._acall_with_config(self._aanswer, input, config)
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
@@ -142,11 +142,11 @@ class SafiChain(Lifecycle, Settings):
                 return self.deliver((await self.arun_steps(self._steps, turn, config))["answer"])
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """A new turn, and its answer where it was answered before."""
+        """A new turn, and its answer if it was answered before."""
         return self.find_answer(self.begin_turn(given, config))
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """The same, on a thread where the store has to be asked."""
+        """Asynchronous version; on a thread if the store has to be read."""
         note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
         if has_turn_id(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
@@ -176,7 +176,7 @@ class SafiChain(Lifecycle, Settings):
     def begin_turn(
         self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: TurnName | None = None
     ) -> Turn:
-        """A new turn, of the id and the memory key that the config names.
+        """Create a turn with the id and the memory key of the config.
 
         The store is asked for the coaching ``note`` where none is given; ``name`` is used in place of the config's.
 
@@ -192,7 +192,7 @@ class SafiChain(Lifecycle, Settings):
         return new_turn(given, config, self.values.name, note, name)
 
     def find_answer(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
-        """A turn under the id that is its own, and its answer where it was answered before.
+        """The turn with its final id, and its answer if it was answered before.
 
         Raises:
             OutboxError: the store failed.
@@ -201,7 +201,7 @@ class SafiChain(Lifecycle, Settings):
         return find_earlier_answer(turn, self._auditor.store)
 
     def deliver(self, answer: AIMessage) -> AIMessage:
-        """The answer, or the error that was asked for in place of a refusal."""
+        """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
         answer.usage_metadata = token_counts(answer.usage_metadata)
         told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
@@ -217,7 +217,7 @@ class SafiChain(Lifecycle, Settings):
         return read_backlog(self._auditor.store.database, self.values.name)
 
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
-        """Audit turns again whose audit failed for good; how many. ``drain`` waits for them.
+        """Repeat failed audits; returns their number. ``drain`` waits for them.
 
         Each is a new turn at the end of its memory key, with a line of its own in the log that has the flag "reaudited"
         and names the first by ``reauditOf``; μ moves there. A turn that was audited again with success, or is being
@@ -243,7 +243,7 @@ class SafiChain(Lifecycle, Settings):
 
     @property
     def backpressure(self) -> Backpressure:
-        """What bounds the open audits."""
+        """The bound on open audits."""
         return self._backpressure
 
     @property
@@ -253,15 +253,15 @@ class SafiChain(Lifecycle, Settings):
 
     @property
     def release(self) -> Release:
-        """The only way out: it makes a turn durable."""
+        """The last step, which makes a turn durable and returns its answer."""
         return self._release
 
     def find_turn(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
-        """Number and body of the turn that was released under this id."""
+        """The number and body of the released turn with this id."""
         return self._auditor.store.find_turn(turn_id)
 
     def secret(self, name: str) -> str:
-        """A key that this store keeps: the same in every process that uses it."""
+        """A secret key of the store, the same in every process that uses it."""
         return read_secret(self._auditor.store, name)
 
     @override

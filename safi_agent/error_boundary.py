@@ -40,7 +40,7 @@ class Outcome(NamedTuple, Generic[T]):
 
 
 def contain_errors(work: Callable[[], T]) -> T:
-    """What ``work`` returns; ``work`` itself must hold nothing that is not to leave.
+    """Return what ``work`` returns; ``work`` itself must not refer to data of the turn.
 
     Raises:
         SafiError: anything went wrong inside; neither the error nor anything that can be reached from it holds what
@@ -52,7 +52,7 @@ def contain_errors(work: Callable[[], T]) -> T:
 
 
 async def acontain_errors(work: Callable[[], Awaitable[T]]) -> T:
-    """The same without blocking."""
+    """Asynchronous version."""
     with _guarded_tasks() as stops:
         outcome = _flatten(await _aoutcome(partial(_aoutcome, work)))
     for stop in stops:  # the results of tasks still hold it
@@ -96,7 +96,7 @@ async def _aoutcome(work: Callable[[], Awaitable[T]]) -> Outcome[T]:
 
 
 def clean(error: BaseException) -> BaseException:
-    """A new error for the caller: its kind, and none of the texts and frames of what happened inside.
+    """A new error of the same kind for the caller, without the texts and frames of the original.
 
     An interruption stays one. Any other BaseException is a failed turn: nobody knows what it carries.
     """
@@ -111,7 +111,7 @@ def clean(error: BaseException) -> BaseException:
 
 
 def _interruption(error: BaseException) -> BaseException | None:
-    """Ctrl-C, an exit, a cancellation or a close, made anew; of a group the first of its kind."""
+    """A new interruption (Ctrl-C, exit, cancellation, close) for ``error``; None if it is not one."""
     if isinstance(error, BaseExceptionGroup):
         found = [inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions]
         return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
@@ -126,7 +126,7 @@ def _interruption(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Within it, errors about the caller's own input leave with their type and, where they are plain, their text."""
+    """A context in which errors about the caller's input leave with their type and, if built-in, their text."""
     try:
         yield
         return
@@ -203,7 +203,7 @@ class TaskFactory:
 
 @contextmanager
 def _guarded_tasks() -> Iterator[list[PassThrough]]:
-    """Within it tasks are held; gives the list in which their interruptions are noted."""
+    """A context in which tasks are guarded; yields the list of their interruptions."""
     loop = asyncio.get_running_loop()
     found = loop.get_task_factory()
     factory = found if isinstance(found, TaskFactory) else TaskFactory(found)

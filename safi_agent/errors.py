@@ -44,7 +44,7 @@ class IntellectError(SafiError):
 
     @classmethod
     def of(cls, error: BaseException) -> "IntellectError":
-        """The error for what a model raised; it keeps none of its text."""
+        """The error for an exception of a model, without its text."""
         name, status = type(error).__name__, status_of(error)
         return cls(name if status is None else f"{name}, status {status}", type(error), status)
 
@@ -104,7 +104,7 @@ class ClosedError(SafiError):
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a provider's error, where it or its response has one."""
+    """The HTTP status of a provider's error or of its response; None if there is none."""
     for owner in (error, getattr(error, "response", None)):
         for name in ("status_code", "code", "status", "http_status"):
             status = getattr(owner, name, None)

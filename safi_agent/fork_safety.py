@@ -33,13 +33,13 @@ class ForkHandler:
     """Base class of fork handlers; each method does nothing unless it is overridden."""
 
     def before_fork(self) -> None:
-        """In the parent, before: take the locks."""
+        """In the parent, before the fork: acquire the locks."""
 
     def after_fork_in_parent(self) -> None:
-        """In the parent, after: release them."""
+        """In the parent, after the fork: release the locks."""
 
     def after_fork(self) -> None:
-        """In the child: begin anew."""
+        """In the child: create new locks, threads and connections."""
 
 
 class ForkSafeLock(ForkHandler):
@@ -51,17 +51,17 @@ class ForkSafeLock(ForkHandler):
         register(self, stage)
 
     def before_fork(self) -> None:
-        """Take it; after ``LOCK_TIMEOUT`` seconds the fork goes on without."""
+        """Acquire the lock; after ``LOCK_TIMEOUT`` seconds the fork continues without it."""
         self._taken = self.lock.acquire(timeout=LOCK_TIMEOUT)
 
     def after_fork_in_parent(self) -> None:
-        """Release it."""
+        """Release the lock."""
         if self._taken:
             self._taken = False
             self.lock.release()
 
     def after_fork(self) -> None:
-        """Replace it: what another thread of the parent held is never released here."""
+        """Replace the lock: one that another thread of the parent held would never be released."""
         self._taken, self.lock = False, threading.Lock()
 
 
@@ -100,7 +100,7 @@ _registry = _Registry()
 
 
 def register(one: ForkHandler, stage: Stage) -> None:
-    """Have the methods of this object called at each fork, as long as it is alive."""
+    """Call the methods of this handler at each fork, as long as it is alive."""
     _registry.stages[stage].add(one)
 
 

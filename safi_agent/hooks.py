@@ -47,7 +47,7 @@ def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: flo
 
 
 def is_unfounded(record: Mapping[str, Any]) -> bool:
-    """Whether the flags of a record say that its score rests on nothing."""
+    """Whether a record is flagged as having a score without a basis."""
     return any(flag in UNFOUNDED for flag in record.get("flags", ()))
 
 
@@ -69,7 +69,7 @@ def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[st
 
 
 def callable_name(thing: object) -> str:
-    """What a hook, φ or σ is called in messages and in the log; it never raises."""
+    """The name of a hook, φ or σ for messages and the log. Never raises."""
     try:
         name = getattr(thing, "__name__", None)
         return name if isinstance(name, str) else repr(thing)
@@ -78,7 +78,7 @@ def callable_name(thing: object) -> str:
 
 
 def call_hook(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
-    """Call a hook; the rest of the call, where the hook is async or gives something that can be awaited.
+    """Call a hook; returns a coroutine to await if the hook returns an awaitable.
 
     One that fails is logged and harms nothing. Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt``
     too: they were not raised in the main thread.

@@ -45,12 +45,12 @@ class TurnName(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The name as one string, for an agent's state; the id where there is nothing else to it."""
+        """The name as one string, for an agent's state; the plain id if there is nothing else."""
         return json.dumps(self) if self.asked else self.id
 
     @classmethod
     def read(cls, text: str) -> "TurnName":
-        """The name that ``text`` gave; any other string is an id."""
+        """Parse ``text``; any other string is an id."""
         try:
             return cls(*json.loads(text)) if text.startswith("[") else cls(text)
         except (ValueError, TypeError):
@@ -60,7 +60,7 @@ class TurnName(NamedTuple):
 def turn_name(
     config: RunnableConfig, messages: Sequence[BaseMessage], key: str, value_set: str, place: Sequence[str] = ()
 ) -> TurnName:
-    """The name of a turn: a new one where the config has none.
+    """The name of a turn, from the config's ``safi_turn_id``; a new id without one.
 
     Args:
         config: the config of the call.
@@ -86,7 +86,7 @@ def turn_name(
 def new_turn(
     given: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: TurnName | None = None
 ) -> Turn:
-    """A turn of its own id where none is named, and of the usual key, which is the name of the value set.
+    """Create a turn; the default memory key is the name of the value set.
 
     ``note`` is the coaching note; ``name`` is used in place of the one that the config and the input make.
 
@@ -112,7 +112,7 @@ def new_turn(
 
 
 def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | None]:
-    """A named turn under the id that is its own, and the answer it has had; None for one that is new.
+    """The turn with its final id, and its earlier answer; None if it is new.
 
     Raises:
         ValueError: its id was used for something else, and it has no other.
@@ -140,17 +140,17 @@ def derived_ids(config: RunnableConfig, asked: str, step: str = "") -> Iterator[
 
 
 def memory_key(config: RunnableConfig, usual: str) -> str:
-    """The memory key that the config names."""
+    """The memory key of the config, or the default."""
     return _named(config, KEY, usual)
 
 
 def has_turn_id(config: RunnableConfig) -> bool:
-    """Whether the config names the turn, which may then have been answered before."""
+    """Whether the config has a ``safi_turn_id``, so that the turn may have been answered before."""
     return TURN_ID in _asked(config)
 
 
 def node_path(config: RunnableConfig) -> list[str]:
-    """The nodes of LangGraph's graphs in which a call is made, the outermost first.
+    """The names of the LangGraph nodes in which a call is made, outermost first.
 
     A node's namespace also has the id of its task, which is another one each time.
     """
@@ -159,7 +159,7 @@ def node_path(config: RunnableConfig) -> list[str]:
 
 
 def _without_attempts(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The messages without earlier ones with exactly the same prompt and what came of those."""
+    """The messages without earlier attempts at exactly the same prompt."""
     last = next((n for n in reversed(range(len(messages))) if isinstance(messages[n], HumanMessage)), 0)
     first = last
     for n in reversed(range(last)):
@@ -179,7 +179,7 @@ def _digest(messages: Sequence[BaseMessage], *more: str) -> str:
 
 
 def _content(content: Any) -> Any:
-    """Content without the ids that LangChain makes up for blocks, which are others each time."""
+    """Content without the random ids that LangChain assigns to blocks."""
     if isinstance(content, str):
         return content
     made_up = [isinstance(b, Mapping) and str(b.get("id", "")).startswith(LC_AUTO_PREFIX) for b in content]

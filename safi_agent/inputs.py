@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 def read_input(given: object) -> Request:
-    """One form for all inputs.
+    """Convert an input to one form.
 
     Raises:
         TypeError: the input is of another type.

@@ -36,7 +36,7 @@ class Lifecycle:
     """drain() and close(), sync and async; ``with`` and ``async with`` close at the end of the block."""
 
     def drain(self, timeout: float | None = 30) -> DrainResult:
-        """Wait until the audits of this process are done; how many were finished since the last call.
+        """Wait until the audits of this process are done; the number finished since the last call.
 
         After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store. The number has
         two attributes: ``left`` turns are not done, and ``blocked`` says why, a sentence for each cause.
@@ -47,7 +47,7 @@ class Lifecycle:
         raise NotImplementedError
 
     async def adrain(self, timeout: float | None = 30) -> DrainResult:
-        """The same without blocking."""
+        """Asynchronous version."""
         return await asyncio.to_thread(self.drain, timeout)
 
     def close(self, timeout: float | None = 30) -> DrainResult:
@@ -55,7 +55,7 @@ class Lifecycle:
         raise NotImplementedError
 
     async def aclose(self, timeout: float | None = 30) -> DrainResult:
-        """The same without blocking."""
+        """Asynchronous version."""
         return await asyncio.to_thread(self.close, timeout)
 
     def __enter__(self) -> Self:
@@ -72,6 +72,6 @@ class Lifecycle:
 
 
 def _warn_unfinished(closed: DrainResult) -> None:
-    """Log what is left at the end of a ``with`` block, which has nothing to give it to."""
+    """Log what is left at the end of a ``with`` block, which has no return value."""
     if closed.left:
         log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))

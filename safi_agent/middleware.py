@@ -157,7 +157,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     @hook_config(can_jump_to=["end"])
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
-        """Give the run its id; where the config names one that was answered before, that answer is given again."""
+        """Assign the run its id; if the config's ``safi_turn_id`` was answered before, return that answer."""
         return contain_errors(partial(self._start_run, state, ensure_config()))
 
     @hook_config(can_jump_to=["end"])
@@ -175,7 +175,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """Compare what the agent ends with to what was released; anything else is governed now.
+        """Compare the agent's final answer with the released one, and govern any other.
 
         Middlewares that stand before this one in the list run their own ``after_agent`` after it.
         """
@@ -202,7 +202,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
-        """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
+        """Govern a model call: only approved text and calls leave, and an answer only once it is durable."""
         return contain_errors(partial(self._call_model, request, handler, ensure_config()))
 
     @override
@@ -235,7 +235,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     @override
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
-        """Run an approved call; for any other return a ToolMessage that says why.
+        """Run an approved tool call; for a denied one return a ToolMessage with the reason.
 
         Exceptions of the tool pass unchanged.
         """
@@ -318,12 +318,12 @@ def _agent_name(config: RunnableConfig) -> str | None:
 
 
 def _as_tool_message(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
-    """The governed answer in the place of the result of a call."""
+    """The governed answer as the tool message of a call."""
     return governed_result(request.tool_call["name"], str(request.tool_call["id"]), answer)
 
 
 def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
-    """The governed answer in the place of what the agent would have ended with."""
+    """Replace the agent's final answer by the governed one."""
     last = ending.last
     left: AnyMessage = answer
     if isinstance(last, ToolMessage):

@@ -24,7 +24,7 @@ _INSIDE: dict[type, str] = {RunnableBindingBase: "bound", RunnableWithFallbacks:
 
 
 def default_model() -> str:
-    """GPT-4o, for which there has to be a key.
+    """The name of the default model, which needs an API key.
 
     Raises:
         ValueError: there is none. The rehearsal model is never a default, because it would answer users.
@@ -38,7 +38,7 @@ def default_model() -> str:
 
 
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
-    """The model itself, or the one of this name: ``"offline"`` or what ``init_chat_model`` knows.
+    """Return a model, or create one from its name: ``"offline"`` or a name for ``init_chat_model``.
 
     A judge that is given by name is asked at temperature 0.
 
@@ -66,7 +66,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
 
 def model_label(model: object) -> str:
-    """The name of a model before it has answered: its own, or that of the model inside its wrappers."""
+    """The configured name of a model, or of the model inside its wrappers."""
     if isinstance(model, OfflineChatModel):
         return LABEL
     for wrapper, inside in _INSIDE.items():
@@ -77,7 +77,7 @@ def model_label(model: object) -> str:
 
 
 def _attribute(model: object, name: str) -> Any:
-    """None where there is none; a model whose name comes with the config of a run cannot even be asked for one."""
+    """``getattr`` with default None, also if the attribute raises, as for a model that is not configured yet."""
     try:
         return getattr(model, name, None)
     except Exception:
@@ -85,7 +85,7 @@ def _attribute(model: object, name: str) -> Any:
 
 
 def reply_model(reply: object) -> str:
-    """The name of the model that gave the reply, as the reply itself has it; empty where it has none."""
+    """The model name in the metadata of a reply; empty if there is none."""
     told = reply.response_metadata if isinstance(reply, AIMessage) else {}
     names = (told.get(key) for key in ("model_name", "model", "model_id"))
     return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")

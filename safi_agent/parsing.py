@@ -72,7 +72,7 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_keys_once, parse_co
 
 
 def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
-    """The one object that a reply carries; None where it is unclear."""
+    """The JSON object of a reply; None if the reply is unclear."""
     if isinstance(reply, str):
         return parse_text(reply)
     content = _content(reply)
@@ -89,7 +89,7 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
 
 
 def parse_text(text: str) -> dict[str, Any] | None:
-    r"""The one object that a text is; None where it is unclear.
+    r"""The JSON object that a text consists of; None if it is unclear.
 
     >>> parse_text('<think>Easy.</think>\n```json\n{"a": [1, 2,],}\n```')
     {'a': [1, 2]}
@@ -137,7 +137,7 @@ def _repaired(slip: re.Match[str]) -> str:
 
 
 def strip_reasoning(text: str) -> str | None:
-    """A draft without the reasoning that leads it, one block or several; None where that does not end.
+    """The text without its leading blocks of reasoning; None if the reasoning does not end.
 
     Tags of one name are counted, so that reasoning which opens the same tag again ends where both are closed.
     """
@@ -158,7 +158,7 @@ def strip_reasoning(text: str) -> str | None:
 
 
 def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The mapping by lower-case keys without white space around them; None where two keys become one.
+    """The mapping with stripped, case-folded keys; None if two keys become equal.
 
     >>> casefold_keys({" Decision": 1})
     {'decision': 1}
@@ -173,7 +173,7 @@ class _Content(NamedTuple):
 
 
 def _content(message: AIMessage) -> _Content | None:
-    """The content by kinds, without reasoning; None where a block is of an unknown kind."""
+    """The content by type, without reasoning; None if a block has an unknown type."""
     found = _Content([], [])
     for block in [message.content] if isinstance(message.content, str) else message.content:
         said = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
@@ -188,7 +188,7 @@ def _content(message: AIMessage) -> _Content | None:
 
 
 def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
-    """The arguments of the one call, where all that the message keeps of it agrees."""
+    """The arguments of the only call, if all its representations in the message agree."""
     args = message.tool_calls[0]["args"]
     places = [message.tool_calls, content.calls, *_calls_left(message)]
     if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
@@ -204,7 +204,7 @@ def _whole_arguments(text: str) -> dict[str, Any] | None:
 
 
 def _calls_left(message: AIMessage) -> list[Any]:
-    """Calls as the provider wrote them, in each place beside the content where the message keeps them."""
+    """The provider's raw calls, from each field of the message outside its content."""
     kept = message.additional_kwargs
     calls = kept.get("tool_calls") or []
     chunks = message.tool_call_chunks if isinstance(message, AIMessageChunk) else []
@@ -218,14 +218,14 @@ def _raw_arguments(call: Any) -> Any:
 
 
 def is_refusal(message: AIMessage) -> bool:
-    """Whether the model says in its message's own fields that it refused to answer."""
+    """Whether the metadata of a message says that the model refused to answer."""
     blocks = message.content if isinstance(message.content, list) else []
     refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)
 
 
 def is_truncated(message: AIMessage) -> bool:
-    """Whether a message ended at a limit of length or at a filter, before the model was done."""
+    """Whether a message was truncated by a length limit or a content filter."""
     return any(reason not in _CALLED and _CUT.search(reason) for reason in _reasons(message))
 
 
@@ -237,7 +237,7 @@ def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
 
 
 def _reasons(message: AIMessage) -> list[str]:
-    """Why the reply ended, in lower case, in all the places where providers say so."""
+    """The finish reasons of a reply, in lower case, from the fields of all providers."""
     return list(_said(message.response_metadata)) + list(_said(message.additional_kwargs))
 
 

@@ -35,7 +35,7 @@ class Measure:
     sigma: Map = linear
 
     def parameters(self, values: ValueSet) -> dict[str, Any]:
-        """What is needed to compute an audit again from its ledger."""
+        """The parameters that are needed to recompute an audit from its ledger."""
         return {
             "values": values.fingerprint,
             "beta": self.beta,
@@ -51,12 +51,12 @@ def _name_of(used: Map, default: Map) -> str:
 
 
 def utc_now() -> str:
-    """The time in UTC, as the log writes it."""
+    """The current time in UTC, in the format of the log."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def turn_body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
-    """All of a turn that must outlive the process, as plain JSON."""
+    """The persistent part of a turn, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
     answered = {"intellect": draft.model, "will": verdict.model if verdict else ""}
     models = {faculty: answered.get(faculty) or name for faculty, name in models.items()}
@@ -113,7 +113,7 @@ def parse_value_set(text: str | None) -> ValueSet:
 
 
 def make_commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
-    """The record of a judged turn and the memory after it. Pure: it may be computed again.
+    """The record of a judged turn and the memory after it. A pure function.
 
     Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
     memory is as it was.
@@ -165,7 +165,7 @@ class _MapError(Exception):
 
 
 def _checked(name: str, mapped: Map) -> Map:
-    """The same map, where it gives a finite number.
+    """Wrap φ or σ with a check that it returns a finite number.
 
     Raises:
         _MapError: it raises anything, or gives anything else.
@@ -228,7 +228,7 @@ def _assessed(found: Assessment, findings: list[ContinuousFinding], values: Valu
 
 
 def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
-    """The flag of a score that rests on nothing: no weighted value was affirmed or broken, or none with confidence."""
+    """The flag of a score without a basis: no weighted value was affirmed or broken, or none with confidence."""
     if found.score is None:
         return []
     counted = {key: abs(weighted) for key, weighted in found.profile.items() if weighted}

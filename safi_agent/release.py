@@ -30,7 +30,7 @@ def refusal_text(values: ValueSet) -> str:
 
 
 def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
-    """The answer that leaves, with nothing of what went before it."""
+    """The answer's message, without anything that preceded it."""
     told = {
         "turn": number,
         "turnId": kept["id"],
@@ -45,7 +45,7 @@ def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
 
 
 def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
-    """Whether what is kept under the turn's id is this turn."""
+    """Whether the stored turn of the same id is this turn."""
     if asked := kept.get("asked"):
         return bool(asked == turn.get("asked"))
     # The stored turn had no safi_turn_id.
@@ -53,7 +53,7 @@ def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
 
 
 def with_spare_id(turn: Turn) -> Turn:
-    """The turn under its spare id, where its id belongs to another turn.
+    """The turn with its spare id, because its id belongs to another turn.
 
     Raises:
         ValueError: it has none.
@@ -73,7 +73,7 @@ class Release(Faculty):
     output_key = "answer"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """Write, hand over to the audit branch, answer."""
+        """Store the turn, submit it for audit, and return the answer."""
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
         final = turn["draft"].answer if approved else refusal_text(values)
@@ -83,7 +83,7 @@ class Release(Faculty):
         return answer
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """The same on a thread, because a store is a file or a server.
+        """Asynchronous version, on a thread because the store is a file or a server.
 
         A caller that is cancelled meanwhile gets no answer. The thread goes on: the turn is written all the same, and
         audited if it was approved; asked again under the same ``safi_turn_id`` it gives the answer.
@@ -96,7 +96,7 @@ class Release(Faculty):
             self.write({**turn, "id": str(uuid4())}, None, audit=False)
 
     def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
-        """Make the turn durable once; what was kept before as this turn, if anything, is what counts.
+        """Store the turn once; an earlier version of the same turn takes precedence.
 
         Raises:
             OutboxError: the store failed.

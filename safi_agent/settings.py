@@ -109,7 +109,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         check(self)
 
     def plan(self, judge: Judge, model: str) -> Plan:
-        """How audits are carried out, with this judge as the Conscience, whose model has this name."""
+        """The plan of the audits, with this judge for the Conscience and the name of its model."""
         return Plan(
             values=self.values,
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
@@ -126,7 +126,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
 
     @override
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
-        """As for any Runnable: each call with other settings is answered by a chain of its own."""
+        """As for any Runnable; a call with other settings is answered by a separate chain."""
         made = super().configurable_fields(**kwargs)
         return AsyncConfigurableFields(default=self, fields=made.fields)  # type: ignore[attr-defined]
 
@@ -141,7 +141,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A chain of its own with these settings, changed as ``update`` says; models and the store are shared."""
+        """A separate chain with these settings and ``update``; models and the store are shared."""
         return type(self)(**{**self._settings(), **(update or {})})
 
 
@@ -150,7 +150,7 @@ def _rebuild(kind: type[Settings], settings: Mapping[str, Any]) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Look at settings as a whole.
+    """Validate the settings.
 
     Raises:
         ValueError: one is out of its range; the text names it, what is allowed and what came.

@@ -18,12 +18,12 @@ _own = threading.local()
 
 
 def mark_audit_thread() -> None:
-    """Remember that this thread works for audits."""
+    """Mark the current thread as one that audits."""
     _own.yes = True
 
 
 def is_audit_thread() -> bool:
-    """Whether this thread works for audits, so that it must not wait for them."""
+    """Whether the current thread audits, so that it must not wait for audits."""
     return getattr(_own, "yes", False)
 
 
@@ -42,7 +42,7 @@ class ThreadPool:
         self._work: deque[Work] = deque()
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
-        """Run it on some thread, in the caller's context.
+        """Run a function on a thread of the pool, in the caller's context.
 
         Raises:
             RuntimeError: no thread can be started, and there is none.
@@ -61,7 +61,7 @@ class ThreadPool:
         return future
 
     def gather(self, works: Iterable[Callable[[], T]]) -> list[T]:
-        """Results in order, once all are there; the first error if one raised.
+        """Run all functions and return their results in order; raises the first error.
 
         Where no thread can be started the caller's own does the work.
         """
@@ -74,12 +74,12 @@ class ThreadPool:
         return [result() for result in done]
 
     def free_slots(self) -> int:
-        """How many pieces of work would begin at once."""
+        """The number of functions that would begin immediately."""
         with self._changed:
             return max(0, self._waiting + self._limit() - self._alive - len(self._work))
 
     def abandon(self, future: "Future[Any]") -> None:
-        """Wait for it no longer: while it still runs, another thread may be started in place of its own.
+        """Abandon a future: while it still runs, another thread may be started in its place.
 
         At most ``STUCK_PER_THREAD * size`` are replaced, so that calls which never end do not take all memory.
         """
@@ -91,7 +91,7 @@ class ThreadPool:
 
     @property
     def stuck(self) -> int:
-        """Calls that were given up and still run."""
+        """The number of abandoned functions that still run."""
         with self._changed:
             return len(self._stuck)
 
@@ -99,7 +99,7 @@ class ThreadPool:
         return self.size + min(len(self._stuck), STUCK_PER_THREAD * self.size)
 
     def _start(self) -> bool:
-        """One more thread, counted once it runs; whether there is one now that will take the work."""
+        """Start a thread; whether there is now a thread that will take the work."""
         thread = threading.Thread(target=self._run_thread, name=self.name, daemon=True)
         try:
             thread.start()
@@ -130,7 +130,7 @@ class ThreadPool:
                     self._alive -= 1
 
     def _next(self) -> Work | None:
-        """The next work; None once there was none for a while, or this thread was replaced while it hung."""
+        """The next work item; None after ``IDLE`` seconds without one, or if this thread was replaced."""
         while not self._work:
             if self._alive > self._limit():
                 return None

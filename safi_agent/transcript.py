@@ -52,7 +52,7 @@ class _Chunk(NamedTuple):
 
 
 def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
-    r"""Messages as text for a judge, in their order, tool calls with their arguments.
+    r"""Render messages as text for a judge, in order, with the arguments of tool calls.
 
     System messages, and what came with ``asked`` beside its text, are always in it; where together they have more than
     MAX_CONTEXT characters the longest are cut. The other messages have as much room again: the oldest are left out
@@ -77,7 +77,7 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
 
 
 def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
-    """The chunks that there is room for, shortened if need be; None in the place of one that is left out."""
+    """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
     kept: list[_Chunk | None] = [None] * len(chunks)
     most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
     for place, chunk in enumerate(chunks):
@@ -93,7 +93,7 @@ def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
 
 
 def _most(lengths: list[int]) -> int:
-    """To how many characters each of these texts is to be cut, so that together they have at most MAX_CONTEXT."""
+    """The length to which each text is cut, so that together they have at most MAX_CONTEXT characters."""
     room, left = MAX_CONTEXT, len(lengths)
     for length in sorted(lengths):
         if length * left > room:
@@ -103,7 +103,7 @@ def _most(lengths: list[int]) -> int:
 
 
 def _chunk(message: BaseMessage) -> _Chunk:
-    """A message in a line: its role, its content, the calls it makes."""
+    """A message as one line: role, content and tool calls."""
     text, missing = _readable(message.content)
     said = [text]
     role = str(getattr(message, "role", message.type))
@@ -118,7 +118,7 @@ def _chunk(message: BaseMessage) -> _Chunk:
 
 
 def _beside(asked: BaseMessage) -> _Chunk | None:
-    """What came with the prompt beside its text, which judges get in a place of its own; None where nothing did."""
+    """The content of the prompt's message other than its text; None if there is none."""
     blocks = [] if isinstance(asked.content, str) else asked.content
     text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])
     for block in blocks:

@@ -24,7 +24,7 @@ _DOTLESS = str.maketrans("\u0131\u0130", "iI")  # the one case folding where Pyt
 
 
 def visible(text: str) -> str:
-    r"""The text without the characters that are not drawn; tabs and line breaks stay.
+    r"""The text without invisible characters; tabs and line breaks stay.
 
     >>> visible("guar\u034fan\u200bteed\x00\n")
     'guaranteed\n'
@@ -53,7 +53,7 @@ def plain(text: str) -> str:
 
 
 def letters(text: str) -> str:
-    r"""The text in base letters alone: compatible letters made plain, marks and accents left out.
+    r"""The text in base letters: NFKD without marks and accents.
 
     >>> letters("\uff44r\u00e4\u0332ft")
     'draft'
@@ -64,7 +64,7 @@ def letters(text: str) -> str:
 
 
 def visible_characters(name: str) -> str:
-    r"""The characters of a name that can be seen.
+    r"""The visible characters of a name.
 
     >>> spelled("lib\u2800rary\u200b")
     'library'

@@ -9,7 +9,7 @@ from safi_agent.turn import Verdict
 
 
 def request_approval(call: ToolCall, verdict: Verdict) -> Verdict:
-    """The verdict after a person saw the call, where one has to; anything but an approval is a denial.
+    """The verdict after human approval, if the call needs it; anything but an approval denies the call.
 
     Question and answers have the form of LangChain's HumanInTheLoopMiddleware with one interrupt a call.
     """

@@ -25,29 +25,29 @@ class FinalAnswer(NamedTuple):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "FinalAnswer":
-        """What this state of an agent ends with."""
+        """The final answer in this state of an agent."""
         return cls(state["messages"], state.get("structured_response"))
 
     @property
     def last(self) -> AnyMessage | None:
-        """The message that answers; None where the user or the system spoke last."""
+        """The message with the answer; None if the last message is the user's or a system message."""
         last = self.messages[-1] if self.messages else None
         return None if isinstance(last, HumanMessage | SystemMessage) else last
 
     @property
     def before(self) -> list[AnyMessage]:
-        """What was said before the answer."""
+        """The messages before the answer."""
         return list(self.messages if self.last is None else self.messages[:-1])
 
     @property
     def text(self) -> str:
-        """All that would leave, as text for a judge."""
+        """Everything that would leave, as text for a judge."""
         said = [] if self.last is None else [str(self.last.text)]
         said += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
         return "\n\n".join(dict.fromkeys(filter(None, said)))
 
     def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
-        """Whether it is, word for word, what was released in this run of the agent for this question."""
+        """Whether it is identical to what was released in this run of the agent for this prompt."""
         if self.structured is not None:
             return self._structured(turn, answered)
         if isinstance(self.last, AIMessage):
@@ -106,7 +106,7 @@ def result_id(run: str, call_id: str) -> str:
 
 
 def _released_turn(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
-    """What was released under the message's turn id, where that is of this run, this question and this key."""
+    """The released turn with the message's turn id, if it is of the same run, prompt and memory key."""
     turn_id, run = safi_metadata(message).get("turnId"), turn["id"]
     results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []
     if not isinstance(turn_id, str) or not (turn_id in (run, *results) or turn_id.startswith(f"{run}.")):

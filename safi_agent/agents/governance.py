@@ -104,7 +104,7 @@ class AgentModel:
         self.response: ModelResponse[Any]
 
     def runnable(self, *, awaited: bool) -> Runnable[Any, AIMessage]:
-        """Messages in, the model's message out."""
+        """A runnable from messages to the model's message."""
         return RunnableLambda(self._aask if awaited else self._ask, name="model")
 
     def _request(self, messages: Sequence[Any]) -> ModelRequest[Any]:
@@ -130,7 +130,7 @@ class Governance:
     signer: VerdictSigner
 
     def start_run(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
-        """The name of a new run of the agent, and the last answer that this run has given; None where it is new.
+        """The name of a run of the agent, and the last answer of this run; None if the run is new.
 
         It is not given again under an id that a message of the thread has, which it would replace.
 
@@ -160,7 +160,7 @@ class Governance:
         return answer
 
     def tool_context(self, request: ToolCallRequest, config: RunnableConfig) -> AbstractContextManager[None]:
-        """Within it, governed runs that a tool starts get ids derived from this run and from the call."""
+        """A context in which governed runs that a tool starts get ids derived from this run and the call."""
         run = TurnName.read(request.state.get("safi_run") or "")
         return derived_ids(config, run.asked, call_step(request.tool_call, request.state["messages"]))
 
@@ -200,7 +200,7 @@ class Governance:
         return self.assign_id(turn, again=False)[0]
 
     def assign_id(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
-        """The turn with an id that is free, and its answer where exactly this was answered before.
+        """The turn with an unused id, and its answer if exactly this turn was answered before.
 
         One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
         takes a new turn in any case. Where another run of the same name came first, the turn gets its spare id.
@@ -260,7 +260,7 @@ class Governance:
     def _rule_call(
         self, turn: Turn, call: ToolCall, known: Collection[str], before: Verdict | None = None
     ) -> Flow[Verdict]:
-        """Rules, the patterns of the values, the judge if it is wanted, and whether a person has to see it.
+        """Apply the tool rules, the patterns of the values, the judge if enabled, and the check for human approval.
 
         With a ruling ``before`` on the same call the judge is not asked again; all else is done again.
         """
@@ -285,7 +285,7 @@ class Governance:
         return verdict._replace(reason=REFUSED)
 
     def _apply_will(self, turn: Turn, ruling: Will) -> Flow[Verdict]:
-        """What the Will says; without a judge at once, if that can be."""
+        """The Will's verdict; without a judge computed directly if the patterns allow it."""
         if ruling.judge is None:
             with suppress(PatternTimeoutError):
                 return rules_within_budget(turn["draft"], ruling.values) or APPROVED_BY_RULES
@@ -300,7 +300,7 @@ class Governance:
             return True
 
     def tool_call_flow(self, turn: Turn, request: ToolCallRequest) -> Flow[Verdict]:
-        """What holds for a call that is to be made now: a denial that was made when it left, or all rules again.
+        """The verdict on a call that is about to be made: an earlier signed denial, or all rules again.
 
         A mark that was not made for this call in this run counts for nothing.
         """
@@ -315,7 +315,7 @@ class Governance:
         return (yield from self._rule_call(turn, call, known, before))
 
     def assign_result_id(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
-        """The turn of a tool's result that is to be the agent's answer, as ``assign_id`` gives it.
+        """The turn for a tool's result that is the agent's answer, as ``assign_id`` returns it.
 
         The one that the agent ends with has the run's own id, by which it is found when the run is asked for again;
         others have ids that the run and the call make.
@@ -325,7 +325,7 @@ class Governance:
         return {**turn, "id": result_id(turn["id"], str(request.tool_call["id"]))}, None
 
     def answer_flow(self, turn: Turn, text: str, known: AIMessage | None = None) -> Flow[AIMessage]:
-        """An answer that is not the model's own, a tool's result for one, is governed, unless it is ``known``."""
+        """Govern an answer that is not the model's own, such as a tool's result, unless it is ``known``."""
         if known is None:
             turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
             known = turn["answer"]

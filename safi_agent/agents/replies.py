@@ -47,12 +47,12 @@ class Reply(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether it is an answer, not a step on the way to one."""
+        """Whether it is an answer and not an intermediate step."""
         return self.structured is not None or not (self.calls or self.notes)
 
 
 def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
-    """Take apart what a model call came to; calls that cannot be read are kept as calls, without their arguments."""
+    """Split the response of a model call; calls that cannot be parsed are kept without their arguments."""
     message = model_message(response)
     notes = [m for m in response.result if isinstance(m, ToolMessage)]  # on calls that make structured output
     noted = {note.tool_call_id for note in notes}
@@ -71,7 +71,7 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
 
 
 def model_message(response: ModelResponse[Any]) -> AIMessage:
-    """The model's message among those that a model call came to."""
+    """The model's message in the response of a model call."""
     return next(message for message in response.result if isinstance(message, AIMessage))
 
 
@@ -110,7 +110,7 @@ def outgoing_message(
     usage: UsageMetadata | None,
     name: str | None,
 ) -> AIMessage:
-    """The message that leaves: the judged text, and the calls with signed marks, which are read when the calls run."""
+    """The message that leaves: the judged text, and the calls with signed verdicts, verified when the calls run."""
     marks = {str(call["id"]): mark for call, mark in made}
     thoughts = [] if reply.structured is not None else _thoughts(reply.message)
     text: list[str | dict[Any, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
@@ -128,7 +128,7 @@ def outgoing_message(
 def signed_calls(
     turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], signer: VerdictSigner
 ) -> list[tuple[ToolCall, dict[str, str]]]:
-    """The calls as they leave, each with its mark; those that may not be made have no arguments.
+    """The calls that leave, each with its signed verdict; denied calls have no arguments.
 
     A name that is not ``known`` is left out too.
     """
@@ -146,7 +146,7 @@ def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
 
 
 def _signatures(message: AIMessage) -> dict[str, Any]:
-    """What a provider wants back beside calls and only it can read, as far as it is no words."""
+    """Opaque data that a provider needs back with the calls, without any readable text."""
     kept = message.additional_kwargs.get(SIGNATURES)
     if not isinstance(kept, Mapping):
         return {}
@@ -155,7 +155,7 @@ def _signatures(message: AIMessage) -> dict[str, Any]:
 
 
 def call_text(call: ToolCall) -> str:
-    """A call as a judge reads it, in JSON; arguments that JSON cannot write are there as a list of their texts."""
+    """A call as JSON for a judge; arguments that JSON cannot represent become a list of their texts."""
     try:
         return _json({"tool": call["name"], "arguments": call["args"]})
     except (TypeError, ValueError, RecursionError):
@@ -163,7 +163,7 @@ def call_text(call: ToolCall) -> str:
 
 
 def call_draft(call: ToolCall) -> Draft:
-    """A call as the rules and a judge are given it; patterns are tried on its texts one by one, too."""
+    """A call as a draft for the rules and the judge; patterns are also searched in each of its texts."""
     return Draft(call_text(call), texts=(call["name"], *iter_texts(call["args"])))
 
 
@@ -172,7 +172,7 @@ def _json(item: object) -> str:
 
 
 def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
-    """The mark beside this call where it was last drafted, as it stands in the state; None where there is none."""
+    """The unverified signed verdict of a call in the agent's state; None if there is none."""
     for message in reversed(messages):
         made = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
         if made:
@@ -181,19 +181,19 @@ def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
 
 
 def signed_verdicts(message: BaseMessage) -> Mapping[Any, Any]:
-    """The marks beside a message's calls, by their ids; empty where there are none, or something else."""
+    """The unverified signed verdicts of a message's calls by id; empty if there are none."""
     marks = safi_metadata(message).get("calls")
     return marks if isinstance(marks, Mapping) else {}
 
 
 def safi_metadata(message: BaseMessage) -> dict[str, Any]:
-    """What a message's metadata says of its governing, signed or not; empty where nothing."""
+    """The unverified ``safi`` metadata of a message; empty if there is none."""
     told = message.response_metadata.get("safi")
     return dict(told) if isinstance(told, Mapping) else {}
 
 
 def denial_message(turn: Turn, call: ToolCall, verdict: Verdict, signer: VerdictSigner) -> ToolMessage:
-    """What the model is told in place of a result."""
+    """The tool message that replaces the result of a denied call."""
     mark = signer.sign(turn, call, verdict)
     told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
     name, call_id = call["name"], str(call["id"])
@@ -203,7 +203,7 @@ def denial_message(turn: Turn, call: ToolCall, verdict: Verdict, signer: Verdict
 
 
 def read_denial(turn: Turn, call: ToolCall, message: ToolMessage, signer: VerdictSigner) -> Verdict | None:
-    """Why this call was denied, where the message says so and is as it was made."""
+    """The verdict of a denial message; None if it is no denial of this call, or was changed."""
     text = message.content
     if not isinstance(text, str) or not text.startswith(NOT_MADE):
         return None
@@ -225,18 +225,18 @@ def ends_run(request: ToolCallRequest) -> bool:
 
 
 def result_text(result: ToolMessage | Command[Any]) -> str:
-    """What a tool's result says; a command says nothing that could be judged, and what is empty is refused."""
+    """The text of a tool's result; empty for a Command, which has no text to judge and is refused."""
     return str(result.text) if isinstance(result, ToolMessage) else ""
 
 
 def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMessage:
-    """The answer in the place of the call's result."""
+    """The answer as the tool message of the call."""
     told = answer.response_metadata
     return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
 
 
 def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSigner) -> list[dict[str, str]]:
-    """What was ruled on each call since the user last spoke, for the record.
+    """The verdict on each call since the user's last message, for the record.
 
     A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
     it was to be made, of which the state says nothing that could be relied on.

@@ -26,12 +26,12 @@ class VerdictSigner:
     about: str
 
     def sign(self, turn: Turn, call: ToolCall, verdict: Verdict) -> dict[str, str]:
-        """The mark for this call, in this run of the agent."""
+        """The signed verdict on this call in this run of the agent."""
         told = {"decision": verdict.decision, "code": verdict.code, "reason": verdict.reason}
         return {**told, "signature": self._sign(turn, call, told)}
 
     def verify(self, turn: Turn, call: ToolCall, mark: object) -> Verdict | None:
-        """What was ruled on this call in this run; None where the mark is missing, changed, or of another call."""
+        """The verdict on this call in this run; None if it is missing, was changed, or belongs to another call."""
         if not isinstance(mark, Mapping):
             return None
         told = {name: mark.get(name) for name in _FIELDS}
@@ -41,7 +41,7 @@ class VerdictSigner:
         return Verdict(told["decision"], str(told["reason"]), str(told["code"]))  # type: ignore[arg-type]
 
     def _sign(self, turn: Turn, call: ToolCall, told: Mapping[str, Any]) -> str:
-        """Hexadecimal; empty where the call is nothing that JSON can hold, and so can have no mark."""
+        """The HMAC in hexadecimal; empty if JSON cannot represent the call, which then has no signature."""
         run = (turn["metadata"]["agentRun"], turn["key"], turn["prompt"])
         try:
             signed = json.dumps(

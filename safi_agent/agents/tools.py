@@ -61,7 +61,7 @@ def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
 
 
 def check_call(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
-    """Why this call may not be made, in words that quote nothing of it; None where no rule objects."""
+    """The verdict against this call, without quoting it; None if no rule forbids it."""
     name, args = call["name"], call["args"]
     if name not in known:
         names = sorted(tool for tool in known if rules is None or tool in rules)
@@ -96,7 +96,7 @@ def tool_name(tool: Any) -> str:
 
 
 def allowed_only(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
-    """The tools that a model is told of: a tool that may not be called is not among them.
+    """The tools that are offered to the model: only allowed ones.
 
     It matters most for what the provider runs by itself, where no call comes by here.
     """
@@ -143,7 +143,7 @@ def _children(item: object) -> list[Any] | None:
 
 
 def safe_str(item: object) -> str:
-    """An object as text; the name of its type where it has no text."""
+    """``str(item)``; the name of its type if that raises."""
     try:
         return str(item)
     except Exception:  # an object may raise anything; its text is not what is passed on

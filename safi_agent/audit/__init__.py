@@ -18,17 +18,17 @@ class AuditBranch(Protocol):
     store: Store
 
     def submit(self, job: Job) -> None:
-        """A turn is durable; see that it is carried to its end."""
+        """Process a durable turn to its end."""
 
     def drain(self, timeout: float | None = None) -> DrainResult:
-        """Wait until all is done; how many audits were finished since the last call, and what is left."""
+        """Wait until no turn is open; the number of audits finished since the last call, and what is left."""
 
     def stop(self, timeout: float) -> None:
-        """Begin nothing more in this process."""
+        """Start no more work in this process."""
 
 
 def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
-    """The branch for this store.
+    """Create the audit branch for this store.
 
     Raises:
         ValueError: audits are to be left to workers, on a store that only its own processes work on.

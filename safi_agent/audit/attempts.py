@@ -49,18 +49,18 @@ class AttemptPool:
         self._begin_at = -math.inf
 
     def add(self, job: Job) -> None:
-        """One more turn to judge."""
+        """Queue a turn."""
         self._waiting.append(job)
 
     def startable(self) -> list[Job]:
-        """The turns whose audit can begin now; they wait on until ``begin`` or ``skip`` was called for each."""
+        """The turns whose audit can begin now; each stays queued until ``begin`` or ``skip`` is called for it."""
         if time.monotonic() < self._begin_at:
             return []
         places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.found), self._threads.free_slots())
         return list(itertools.islice(self._waiting, max(0, places)))
 
     def skip(self, job: Job) -> None:
-        """A turn needs no audit here; of those from ``startable``, in their order."""
+        """Remove a turn of ``startable`` that needs no audit, in order."""
         self._waiting.popleft()
 
     def begin(self, job: Job, kept: StoredTurn) -> bool:
@@ -81,7 +81,7 @@ class AttemptPool:
         return True
 
     def finish(self, attempt: Attempt) -> str | None:
-        """Take in what an attempt came to; the memory key if the audit has ended with it."""
+        """Process the outcome of an attempt; the memory key if the audit has ended."""
         if self._begun.get(attempt.job.id) is not attempt:
             return None  # it was given up before
         del self._begun[attempt.job.id]
@@ -92,7 +92,7 @@ class AttemptPool:
         return self._end(attempt.job, attempt.failed, outcome)
 
     def expire(self) -> list[str]:
-        """Give up what has taken too long, and have those wait again whose time has come; keys of ended audits."""
+        """Abandon attempts past their deadline and requeue due retries; the memory keys of ended audits."""
         now, keys = time.monotonic(), []
         for attempt in [one for one in self._begun.values() if one.deadline <= now]:
             del self._begun[attempt.job.id]
@@ -115,7 +115,7 @@ class AttemptPool:
         return None
 
     def seconds_until_due(self) -> float:
-        """Seconds until something is due that is not announced: 0 for now, infinity for nothing."""
+        """Seconds until the next deadline, retry or start: 0 for now, infinity for none."""
         times = [self._retries[0][0]] if self._retries else []
         times += [next(iter(self._begun.values())).deadline] if self._begun else []
         if self._waiting and len(self._begun) < MAX_ATTEMPTS_RUNNING and self._threads.free_slots():
@@ -123,12 +123,12 @@ class AttemptPool:
         return min(times, default=math.inf) - time.monotonic()
 
     def open_keys(self) -> set[str]:
-        """Memory keys of which something is under way or waits."""
+        """The memory keys of queued and running turns."""
         jobs = [*self._waiting, *(one.job for one in self._begun.values()), *(job for *_, job in self._retries)]
         return {job.key for job in jobs}
 
     def blocked(self) -> list[str]:
-        """What is under way, a sentence for each kind; on any thread."""
+        """What is running and queued, one sentence for each kind. Thread-safe."""
         counts = {
             "audits are under way.": len(self._begun),
             "failed audits are to be tried again.": len(self._retries),

@@ -21,7 +21,7 @@ def refuse_audit_thread() -> None:
 
 
 def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
-    """A sentence for each cause that can be known without being the process that audits.
+    """The reasons why turns are not done, one sentence each, as far as the store shows them.
 
     Args:
         store: asked for what it knows.

@@ -34,7 +34,7 @@ class EventLoopThread:
             raise
 
     def submit(self, make: Callable[[], Coroutine[Any, Any, None]]) -> "Future[None]":
-        """Run a coroutine that raises nothing; the result is there once it has ended."""
+        """Run a coroutine that does not raise; the future is done when it has ended."""
         ended: Future[None] = Future()
 
         def end(task: asyncio.Task[None]) -> None:
@@ -51,16 +51,16 @@ class EventLoopThread:
 
     @property
     def alive(self) -> bool:
-        """Whether what is submitted will be run."""
+        """Whether submitted coroutines will run."""
         return self._thread.is_alive() and not self._stopped.is_set()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing runs in it any more."""
+        """Whether the thread has ended."""
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Run nothing more, as soon as what runs just now lets the loop go on."""
+        """Stop the loop as soon as the running callback returns."""
         stop_loop(self.loop, self._stopped)
 
     def finalizer(self) -> Callable[[], None]:
@@ -70,7 +70,7 @@ class EventLoopThread:
 
 
 def stop_loop(loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
-    """Have the thread of this loop end."""
+    """Stop the loop and end its thread."""
     stopped.set()
     try:
         loop.call_soon_threadsafe(loop.stop)

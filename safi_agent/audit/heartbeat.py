@@ -23,10 +23,10 @@ class Monitored(Protocol):
     """The interface of a monitored audit branch."""
 
     def beat(self) -> None:
-        """Renew leases, take over what others left, start again what has ended."""
+        """Renew leases, take over the turns of ended processes, and restart threads that have ended."""
 
     def shutdown(self, timeout: float) -> None:
-        """Wait for open turns; the interpreter exits."""
+        """Wait for open turns, at interpreter exit."""
 
 
 class Heartbeat(ForkHandler):
@@ -46,18 +46,18 @@ class Heartbeat(ForkHandler):
         self._beating: weakref.WeakKeyDictionary[Monitored, Future[Any]] = weakref.WeakKeyDictionary()
 
     def monitor(self, one: Monitored) -> None:
-        """Beat for it from now on."""
+        """Call its ``beat`` from now on."""
         with self._lock:
             self._monitored.add(one)
         self.ensure()
 
     def monitored(self) -> list[Monitored]:
-        """What has open turns now."""
+        """The branches that are monitored now."""
         with self._lock:
             return list(self._monitored)
 
     def ensure(self) -> None:
-        """Have the thread run; one that has ended is started anew, and that is said."""
+        """Start the thread if it is not running; a restart is logged."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
@@ -98,17 +98,17 @@ _heartbeat = Heartbeat()
 
 
 def monitor(one: Monitored) -> None:
-    """Beat for it, and wait for it when the interpreter exits."""
+    """Call its ``beat`` from now on, and its ``shutdown`` when the interpreter exits."""
     _heartbeat.monitor(one)
 
 
 def ensure() -> None:
-    """Have the heartbeat run."""
+    """Start the heartbeat thread if it is not running."""
     _heartbeat.ensure()
 
 
 def monitored() -> list[Monitored]:
-    """What has open turns now."""
+    """The branches that are monitored now."""
     return _heartbeat.monitored()
 
 

@@ -48,7 +48,7 @@ class HookDispatcher:
         self._threads: dict[int, _HookThread] = {}
 
     def dispatch(self, dues: Sequence[HookCall], done: Callable[[], None]) -> None:
-        """Make these calls one after the other, then call ``done``, on any thread."""
+        """Make these calls one after the other, then call ``done`` on an unspecified thread."""
         left = deque(dues)
 
         def go_on() -> None:
@@ -68,18 +68,18 @@ class HookDispatcher:
         return thread
 
     def expire(self) -> float:
-        """Give up what has taken too long; seconds until it should be looked again, infinity for no need."""
+        """Abandon calls past their timeout; seconds until the next check, infinity if none is needed."""
         with self._lock:
             waiting = [thread.expire() for thread in list(self._threads.values())]
         return min(MAX_POLL, self.timeout / 2) if any(waiting) else math.inf
 
     def blocked(self) -> list[str]:
-        """A sentence for each hook that holds up turns now."""
+        """One sentence for each hook with pending calls."""
         with self._lock:
             return [sentence for thread in self._threads.values() if (sentence := thread.blocked())]
 
     def stop(self) -> None:
-        """End the threads; what is called later gets new ones."""
+        """End the threads; later calls start new ones."""
         with self._lock:
             for thread in self._threads.values():
                 thread.stop()
@@ -143,7 +143,7 @@ class _HookThread:
         one.end()
 
     def expire(self) -> bool:
-        """Give up what blocks the thread for too long; whether anything is under way."""
+        """Abandon calls that block the thread past their timeout; whether any call is pending."""
         late = time.monotonic() - self.timeout - min(MAX_POLL, self.timeout / 2)
         over = [one for one in self._calls if one.begun is not None and one.begun < late]
         if over and self._thread is not None and any(one.on is self._thread for one in over):

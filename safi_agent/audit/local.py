@@ -61,7 +61,7 @@ class LocalAuditor(ForkHandler):
         self._reset()
 
     def beat(self) -> None:
-        """Take over what dead processes left, renew the leases on what is open, and see that the thread runs."""
+        """Take over the turns of dead processes, renew leases, and restart the thread if it has ended."""
         self._take_over()  # first: a turn of this process that nobody audits is known by its old lease
         if self._open:
             self.store.leases.renew()
@@ -76,14 +76,14 @@ class LocalAuditor(ForkHandler):
             self.submit(job)
 
     def submit(self, job: Job) -> None:
-        """Carry a durable turn to its end, some time soon; one that is under way already is carried once."""
+        """Queue a durable turn; one that is already queued is processed once."""
         with self._lock:
             self._open[job.id] = job
         self._inbox.put(job)
         self._ensure()
 
     def drain(self, timeout: float | None = None) -> DrainResult:
-        """Wait until nothing is open; how many audits were finished since the last call.
+        """Wait until no turn is open; the number of audits finished since the last call.
 
         Raises:
             RuntimeError: it was called by a hook or a model, in a thread that audits.
@@ -104,20 +104,20 @@ class LocalAuditor(ForkHandler):
         return DrainResult(finished, *self._unfinished())
 
     def stop(self, timeout: float) -> None:
-        """Let the thread end once nothing is open; what is not finished goes on, in this process or another."""
+        """Let the thread end once no turn is open; unfinished turns are continued here or by another process."""
         self._ending = True
         self._inbox.put(None)
         if (thread := self._thread) is not None and not self._open and not is_audit_thread():
             thread.join(JOIN_TIMEOUT)
 
     def shutdown(self, timeout: float) -> None:
-        """The interpreter exits: wait."""
+        """Wait for open turns at interpreter exit."""
         self.drain(timeout)
         if self._open:
             log.error("%d turns are left in the store; whatever opens it next finishes them.", len(self._open))
 
     def _unfinished(self) -> tuple[int, list[str]]:
-        """How many turns are not done, and why."""
+        """The number of turns that are not done, and the reasons."""
         blocked = [self._last_failure] if self._last_failure else []
         if (hanging := self._hanging()) is not None:
             blocked.append(hanging)
@@ -140,7 +140,7 @@ class LocalAuditor(ForkHandler):
     # The thread
 
     def _ensure(self) -> None:
-        """Have the thread run if there is anything to do."""
+        """Start the thread if there is work and it is not running."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
@@ -158,7 +158,7 @@ class LocalAuditor(ForkHandler):
             self._thread = thread
 
     def _restart(self) -> None:
-        """Begin anew with all open turns: what was under way is in the store, or is done again."""
+        """Restart with all open turns: their results are in the store, or are computed again."""
         self._inbox = SimpleQueue()
         self._pipeline.stop()
         self._pipeline = AuditPipeline(self.plan, self.store, self._inbox.put, self._take_over)
@@ -190,7 +190,7 @@ class LocalAuditor(ForkHandler):
         self._retry.wait(wait)
 
     def _receive(self) -> bool:
-        """Wait for something to do; whether there was nothing for so long that the thread ends."""
+        """Wait for work; True if the thread was idle for so long that it ends."""
         idle = 0.0 if self._ending and not self._open else IDLE
         try:
             what = self._inbox.get(timeout=min(idle, self._pipeline.seconds_until_due()))
@@ -204,7 +204,7 @@ class LocalAuditor(ForkHandler):
         return False
 
     def _run_round(self) -> None:
-        """One round: take what has come, and do with it what can be done."""
+        """Receive what has arrived and run one round of the pipeline."""
         time.sleep(BATCH_WINDOW)
         with suppress(Empty):
             while True:

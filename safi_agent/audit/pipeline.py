@@ -18,7 +18,7 @@ from safi_agent.unicode_text import many
 
 log = logging.getLogger("safi_agent")
 POLL = 0.5  # seconds from one look at what other processes have committed to the next, while something waits for it
-RETRY_COMMIT = 15.0  # seconds until a lane that could not be computed is tried again
+RETRY_COMMIT = 15.0  # seconds until a failed commit is retried
 MAX_HOOKS_RUNNING = 32  # turns whose hooks are called at the same time
 MAX_RECORDS_HELD = 64  # turns that wait for their hooks with their record at hand; those of others are read again
 MAX_TURNS_PER_QUERY = 500  # turns in one question to the store
@@ -52,7 +52,7 @@ class AuditPipeline:
         self._poll_at = self._hooks_at = math.inf
 
     def receive(self, what: object) -> None:
-        """Take in a turn, or what has come of one; anything else is passed over."""
+        """Receive a turn or a message about one; anything else is ignored."""
         if isinstance(what, AttemptEnded):
             self._mark_dirty(self._attempts.finish(what.attempt))
         elif isinstance(what, HooksCalled):
@@ -76,7 +76,7 @@ class AuditPipeline:
         self._poll_at = min(self._poll_at, time.monotonic() + POLL)
 
     def seconds_until_due(self) -> float:
-        """Seconds until a round is due; 0 for now, infinity where it depends on what is taken in."""
+        """Seconds until the next round is due; 0 for now, infinity if it depends on further messages."""
         if self._dirty or self._committed or self._to_settle or self._attempts.found or self._attempts.tried:
             return 0.0
         if self._hooks_waiting and len(self._hooks_running) < MAX_HOOKS_RUNNING:
@@ -91,7 +91,7 @@ class AuditPipeline:
         return max(0.0, min(times))
 
     def run_round(self) -> list[Job]:
-        """Bring everything as far as it goes; the turns for which nothing is left to do."""
+        """Advance all turns as far as possible; returns the turns that are finished."""
         self._mark_dirty(*self._attempts.expire())
         self._poll()
         settled = self._commit()
@@ -104,7 +104,7 @@ class AuditPipeline:
         return settled
 
     def _poll(self) -> None:
-        """A lane whose head is another process's goes on without a word, or waits for a process that lives no more."""
+        """Poll memory keys whose first turn belongs to another process, which sends no message when it is done."""
         now = time.monotonic()
         for key in [key for key, (when, _) in self._failed_keys.items() if when <= now]:
             self._dirty.add(key)
@@ -124,7 +124,7 @@ class AuditPipeline:
                 self._committed[turn_id] = record
 
     def _commit(self) -> list[Job]:
-        """Store what audits came to, commit what is ready, settle what is settled: all in one transaction."""
+        """Store audit results, commit ready turns and mark settled ones, all in one transaction."""
         found, tried, settling, keys = self._attempts.found, self._attempts.tried, self._to_settle, self._dirty
         if not (found or tried or settling or keys):
             return []
@@ -145,7 +145,7 @@ class AuditPipeline:
         return settling
 
     def _prepare(self, batch: ReadyBatch) -> PreparedBatch | None:
-        """What is to be written of a lane; None where it cannot be computed, so that others go on."""
+        """Compute the commit of a memory key; None if that fails, so that other keys proceed."""
         try:
             made = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
         except Exception as error:
@@ -157,7 +157,7 @@ class AuditPipeline:
         return made
 
     def _write_log(self) -> None:
-        """Write the lines of what was committed, once for each log."""
+        """Write the log lines of committed turns, once for each log."""
         for path in dict.fromkeys(self._jobs[turn_id].log for turn_id in self._committed):
             write(self.store, path, self.plan.log_max_bytes)
         for turn_id, record in self._committed.items():
@@ -169,7 +169,7 @@ class AuditPipeline:
         self._committed = {}
 
     def _call_hooks(self) -> None:
-        """Have hooks called, for so many turns at once."""
+        """Call hooks for a bounded number of turns at once."""
         count = MAX_HOOKS_RUNNING - len(self._hooks_running)
         if count > 0 and self._hooks_waiting:
             now, self._hooks_waiting = self._hooks_waiting[:count], self._hooks_waiting[count:]
@@ -182,7 +182,7 @@ class AuditPipeline:
         self._hooks_at = time.monotonic() + self._hooks.expire()
 
     def _begin_audits(self) -> None:
-        """Begin audits where there is room; their bodies are read now."""
+        """Begin audits while slots are free; their bodies are read now."""
         jobs = self._attempts.startable()
         kept = self.store.load_turns([job.id for job in jobs]) if jobs else {}
         for job in jobs:
@@ -201,7 +201,7 @@ class AuditPipeline:
         self._mark_dirty(*(one.key for one in self._attempts.found.values()))
 
     def blocked(self) -> list[str]:
-        """Why turns are not done, a sentence for each cause; on any thread."""
+        """Why turns are not done, one sentence for each cause. Thread-safe."""
         found = self._attempts.blocked()
         if count := len(self._uncommitted):
             found.append(f"{many(count, 'turn')} behind another one under the same memory key.")

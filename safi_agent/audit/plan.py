@@ -59,7 +59,7 @@ class Plan:
         return self.values.fingerprint
 
     def judge(self, turn_id: str, kept: StoredTurn) -> Outcome:
-        """What the Conscience finds, by the values under which the turn was approved.
+        """Run the Conscience with the values under which the turn was approved.
 
         It never raises, whatever the model does: an error, ``SystemExit`` among them, is a failed attempt.
         """
@@ -73,7 +73,7 @@ class Plan:
             return Outcome(None, error)
 
     def _config(self, turn_id: str) -> RunnableConfig:
-        """A run of its own for tracers; none where nobody would be informed of it."""
+        """The config of the audit's own run; without callbacks if there is no tracer."""
         config: RunnableConfig = {"tags": ["safi", "audit"], "metadata": {"safi_turn_id": turn_id}}
         manager = CallbackManager.configure(list(self.tracers))
         if manager.handlers:
@@ -105,7 +105,7 @@ class Plan:
         return NextStep(AuditResult(key, None, f"{cause}, {failed} attempts"), stored)
 
     def dues(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
-        """The hooks to call: those that watch every turn, then all of them for each thing that the record raises.
+        """The hook calls of a record: hooks with ``every_turn`` first, then all hooks for each alert.
 
         Offenders are those of the value set by which the turn was judged, which ``kept`` reads by its fingerprint: the
         turn may have been taken over from a chain of another set, or approved before the set was changed.

@@ -59,7 +59,7 @@ class PostgresAuditor(ForkHandler):
         self._reset()
 
     def beat(self) -> None:
-        """Renew the leases on what is under way, and answer for what dead processes left; their jobs are still there.
+        """Renew leases and take over the turns of dead processes, whose jobs are still in the queue.
 
         Lines that no worker could write, because the log is not within its reach, are written too.
         """
@@ -72,7 +72,7 @@ class PostgresAuditor(ForkHandler):
         flush(self.store, self.plan.log, self.plan.log_max_bytes)
 
     def submit(self, job: Job) -> None:
-        """Its jobs came into the queue with it; whoever is free takes them."""
+        """Count the turn; its job is already in the queue, from which any worker takes it."""
         self._count(job)
         self._start()
 
@@ -81,7 +81,7 @@ class PostgresAuditor(ForkHandler):
             self._submitted += job.audit
 
     def _start(self) -> None:
-        """Have a worker that runs; a forked child needs one of its own when it has answered for the first time."""
+        """Start a worker if none is running; a forked child starts its own after its first answer."""
         with self._lock:
             if not self._has_worker or self._stopped:
                 return
@@ -100,7 +100,7 @@ class PostgresAuditor(ForkHandler):
             self._running = _Running(worker, thread, thread.submit(worker.run))
 
     def drain(self, timeout: float | None = None) -> DrainResult:
-        """Wait until no turn of this process is open; how many audits were finished since the last call.
+        """Wait until no turn of this process is open; the number of audits finished since the last call.
 
         Raises:
             RuntimeError: it was called by a hook or a model, in a thread that audits.
@@ -119,11 +119,11 @@ class PostgresAuditor(ForkHandler):
         return self.drain_result(finished)
 
     def drain_result(self, finished: int) -> DrainResult:
-        """This count, with what is not done and why."""
+        """This count as a DrainResult."""
         return DrainResult(finished, *self._unfinished())
 
     def _unfinished(self) -> tuple[int, list[str]]:
-        """How many turns are not done, and why."""
+        """The number of turns that are not done, and the reasons."""
         name = self.plan.values.name
         try:
             drain_result = self.store.count_unfinished(name)
@@ -138,7 +138,7 @@ class PostgresAuditor(ForkHandler):
         return count, blocked
 
     def _count_open(self) -> tuple[int, int]:
-        """Open turns of this process, and open audits among them."""
+        """The numbers of open turns and of open audits of this process."""
         try:
             return self.store.leases.count_own(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
@@ -146,7 +146,7 @@ class PostgresAuditor(ForkHandler):
             return 1, self._submitted - self._reported
 
     def shutdown(self, timeout: float) -> None:
-        """The interpreter exits: wait, unless others do the work, and stop."""
+        """Wait at interpreter exit, unless only other workers audit, and stop."""
         if self._stopped:
             return
         start = time.monotonic()
@@ -156,11 +156,11 @@ class PostgresAuditor(ForkHandler):
 
     @property
     def done(self) -> int:
-        """How many audits the workers of this process have carried out."""
+        """The number of audits that the workers of this process have finished."""
         return self._done + (self._running.worker.done if self._running else 0)
 
     def stop(self, timeout: float) -> None:
-        """Begin nothing more here; what is not done within so many seconds goes back to the queue."""
+        """Stop the worker; jobs that are not done within ``timeout`` seconds return to the queue."""
         with self._lock:
             self._stopped = True
             running = self._running

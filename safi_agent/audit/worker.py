@@ -52,7 +52,7 @@ class RetryUntilDone(BaseRetryStrategy):
     """Retries a job after any error; a worker that is stopped returns its jobs to the queue at once."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
-        """When it is tried again."""
+        """The time of the next attempt."""
         wait = RECONNECT[min(job.attempts, len(RECONNECT) - 1)]
         if isinstance(exception, RetryLaterError):
             wait = exception.wait
@@ -76,7 +76,7 @@ class Worker:
         self._lost: int | None = None  # the name under which it worked when the database went away
 
     async def run(self) -> None:
-        """Work; it comes back when it was stopped."""
+        """Run until stopped."""
         while not self._stopped:
             try:
                 await self._run_once()
@@ -87,7 +87,7 @@ class Worker:
         self._hooks.stop()
 
     def stop(self, timeout: float) -> None:
-        """Take no more jobs; give those back that are not done within so many seconds. From the worker's loop."""
+        """Stop, and return jobs that are not done within ``timeout`` seconds. Call it on the worker's loop."""
         self._stopped = True
         if self._queue_worker is not None:
             self._queue_worker.shutdown_graceful_timeout = timeout
@@ -126,7 +126,7 @@ class Worker:
         )
 
     async def _sweep(self, connector: PsycopgConnector, jobs: JobManager) -> None:
-        """Give the jobs of silent workers back to the queue; one looks at a time, so that none is given twice."""
+        """Return the jobs of workers without a heartbeat to the queue, in one process at a time."""
         while True:
             with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker itself will notice
                 async with connector.pool.connection() as c:
@@ -137,7 +137,7 @@ class Worker:
             await asyncio.sleep(SILENT / 3)
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
-        """Have the Conscience judge, unless that was done before; give up after so many attempts."""
+        """Audit a turn, unless it already was; fail after ``MAX_INTERRUPTIONS`` interrupted attempts."""
         kept = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
         if kept is None:
             log.error("Turn %s is not in the store any more; it is not audited.", turn)
@@ -157,7 +157,7 @@ class Worker:
         await self._in_store_thread(partial(self.store.save_ledger, turn, result.ledger, result.error, result.judge))
 
     async def _attempt(self, turn: str, kept: StoredTurn) -> Outcome:
-        """One attempt, in a thread; where none can be had, or it takes too long, it has failed."""
+        """One attempt on a thread; a timeout is a failed attempt."""
         if not self.plan.may_attempt(kept.attempts):
             return Outcome(None)
         try:
@@ -193,9 +193,9 @@ class Worker:
             await asyncio.wait([waiting], timeout=min(MAX_POLL, self._hooks.expire()))
 
     def blocked(self) -> list[str]:
-        """Why turns are not done, a sentence for each cause that is known here; on any thread."""
+        """Why turns are not done, one sentence for each cause that is known here. Thread-safe."""
         return self._hooks.blocked()
 
     async def _in_store_thread(self, work: Callable[[], Any]) -> Any:
-        """On a thread: a database elsewhere must not hold up the loop."""
+        """Run a store operation on a thread, so that it does not block the event loop."""
         return await asyncio.wrap_future(self._threads.submit(work))

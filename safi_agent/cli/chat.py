@@ -38,7 +38,7 @@ def _asked() -> str:
 
 
 def turn(safi: "SafiChain", asked: str, log: Path) -> str:
-    """What is shown of a turn, or why it failed: the next one may fare better."""
+    """The output of a turn, or its error; the conversation goes on."""
     try:
         return talk(safi, asked, log)
     except SafiError as error:

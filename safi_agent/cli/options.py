@@ -30,7 +30,7 @@ LOG = Path(defaults.LOG)
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """What goes wrong in a command is told in a line without a trace, and ends it with 2."""
+    """Print an error as one line instead of a traceback, and exit with 2."""
     try:
         yield
     except (SafiError, ValueError, ImportError, OSError) as error:
@@ -39,7 +39,7 @@ def one_line_errors(command: str) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """What an error says; pydantic's without the frame around it."""
+    """The text of an error; of a ValidationError without pydantic's layout."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -49,7 +49,7 @@ def _words(error: Exception) -> str:
 
 
 def open_existing_store(url: str) -> "Store":
-    """A store that is there already: who only wants to read must not make one.
+    """Open an existing store, without creating one.
 
     Raises:
         ValueError: it is not there, or cannot be opened.

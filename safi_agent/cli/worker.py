@@ -36,7 +36,7 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
 
 
 def work(safi: "SafiChain", grace: float) -> "DrainResult":
-    """Leave the main thread to signals; how many audits the chain's own worker has carried out at the end."""
+    """Wait for a signal; the number of audits that the chain's worker has finished."""
     auditor = cast("PostgresAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):
         while True:

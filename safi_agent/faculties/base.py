@@ -14,13 +14,13 @@ from safi_agent.turn import Turn
 
 
 def has_handlers(config: RunnableConfig) -> bool:
-    """Whether anyone is to be told of the run; if not, there is no need to make one, and time to be saved."""
+    """Whether a run has callback handlers; without them no run is created, which saves time."""
     callbacks = config.get("callbacks")
     return not isinstance(callbacks, BaseCallbackManager) or bool(callbacks.handlers)
 
 
 def run(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-    """Go through a sequence of faculties."""
+    """Run a sequence of faculties."""
     if has_handlers(config) or not isinstance(steps, RunnableSequence):
         return steps.invoke(turn, config)
     for step in steps.steps:
@@ -29,7 +29,7 @@ def run(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn
 
 
 async def arun(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-    """The same without blocking."""
+    """Asynchronous version."""
     if has_handlers(config) or not isinstance(steps, RunnableSequence):
         return await steps.ainvoke(turn, config)
     for step in steps.steps:
@@ -43,11 +43,11 @@ class Faculty(Runnable[Turn, Turn]):
     output_key: ClassVar[str]
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Any:
-        """What to add."""
+        """The value of ``output_key``."""
         raise NotImplementedError
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Any:
-        """The same; a faculty that waits for a model waits here without a thread."""
+        """Asynchronous version; a faculty that calls a model overrides it."""
         return self.compute(turn, config)
 
     @override

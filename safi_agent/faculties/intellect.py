@@ -55,7 +55,7 @@ class Intellect(Faculty):
         raise failed
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Draft:
-        """The same without blocking."""
+        """Asynchronous version."""
         try:
             if self.selector is not None:
                 asked = [self._messages(turn)] * self.selector.count
@@ -76,7 +76,7 @@ class Intellect(Faculty):
         return [_joined(own, leading), *turn["messages"][len(leading) :]]
 
     def _drafts(self, replies: Sequence[Any]) -> list[Draft]:
-        """The drafts that came; where none did, what the first call raised is raised."""
+        """The drafts of the successful calls; raises the first error if there are none."""
         drafts: list[Draft] = []
         failed: list[Exception] = []
         for reply in replies:
@@ -111,7 +111,7 @@ class Intellect(Faculty):
 
 
 def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
-    """Our instructions and the caller's in one system message; content blocks stay as they came."""
+    """Join our instructions and the caller's into one system message; content blocks are unchanged."""
     contents = [message.content for message in callers]
     extra = {name: item for message in callers for name, item in message.additional_kwargs.items()}
     if all(isinstance(content, str) for content in contents):
@@ -124,13 +124,13 @@ def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
 
 
 def without_reasoning(text: str) -> Draft:
-    """A draft of this text, without the reasoning that leads it; flagged where that does not end."""
+    """A draft of this text without its leading reasoning; flagged if the reasoning does not end."""
     answer = strip_reasoning(text)
     return Draft("", flags=(ENDLESS,)) if answer is None else Draft(answer)
 
 
 def values_prompt(values: ValueSet) -> str:
-    """The values as a model reads them, a line each; weights are not told."""
+    """The values as text for a model, one line each, without their weights."""
     return "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in values.values)
 
 

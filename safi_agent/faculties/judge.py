@@ -44,7 +44,7 @@ class Judge:
 
     @classmethod
     def of(cls, model: Model, schema: Schema, *, retry: bool) -> "Judge":
-        """Use the schema where the model can be asked in one."""
+        """Create a judge that uses the schema if the model supports it."""
         return cls(as_judge_model(model, schema), as_judge_model(model, None), retry)
 
     def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
@@ -87,7 +87,7 @@ class Judge:
 
 
 def _reply(came: Any) -> AIMessage | str | None:
-    """The reply; None for one that was cut off, so that there is nothing to read."""
+    """The reply; None if it was truncated, so that it cannot be parsed."""
     if isinstance(came, Exception):
         if type(came).__name__ in _CUT_OFF:
             return None

@@ -27,7 +27,7 @@ _OTHER = re.compile(
 
 
 def unsupported_features(error: Exception) -> frozenset[Feature]:
-    """The features that a call may be made again without.
+    """The features without which a call may be retried.
 
     Providers agree on neither a class nor a status for this, so the text of the error decides: it has to name the
     feature and say that it is refused. An error about something else (a context that is too long, a content filter, a
@@ -50,7 +50,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _text(error: Exception) -> str:
-    """What the error says, and the body of the response if the error keeps it."""
+    """The text of the error, and the body of its response if there is one."""
     parts: list[Any] = [error, getattr(error, "body", "")]
     try:
         parts.append(getattr(getattr(error, "response", None), "text", ""))

@@ -57,7 +57,7 @@ class LexicalEmbeddings(Embeddings):
 
 
 def cascade_selector(alike: float) -> Select:
-    """Pulse-Split-Cascade as a choice among vectors that say the same from this cosine similarity on.
+    """Create a selector by Pulse-Split-Cascade; vectors agree from this cosine similarity.
 
     Where no two agree it is the draft closest to all.
 
@@ -90,14 +90,14 @@ class DraftSelector:
 
     @classmethod
     def create(cls, count: int, embeddings: Embeddings | None, alike: float | None) -> "DraftSelector | None":
-        """None where there is but one draft: then nothing is embedded and nothing imported."""
+        """Create a selector; None for one draft, which needs no embeddings and no import."""
         if count == 1:
             return None
         usual = LEXICAL_THRESHOLD if embeddings is None else EMBEDDING_THRESHOLD
         return cls(count, embeddings or LexicalEmbeddings(), cascade_selector(usual if alike is None else alike))
 
     def select(self, drafts: Sequence[Draft]) -> Draft:
-        """The draft to go on with; an empty one, and one that did not come, agrees with none.
+        """Select a draft; empty and missing drafts agree with no other.
 
         Raises:
             ValueError: the embeddings are not one vector of finite numbers for each draft.
@@ -106,7 +106,7 @@ class DraftSelector:
         return self._select(drafts, self.embeddings.embed_documents(texts) if len(texts) > 1 else [])
 
     async def aselect(self, drafts: Sequence[Draft]) -> Draft:
-        """The same without blocking."""
+        """Asynchronous version."""
         texts = [draft.answer for draft in drafts if draft.answer.strip()]
         return self._select(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
 
@@ -126,7 +126,7 @@ class DraftSelector:
 
 
 def checked_vectors(vectors: Sequence[Any], count: int) -> Vectors:
-    """The vectors that a model of embeddings gave.
+    """Validate the vectors of an embedding model.
 
     Raises:
         ValueError: they are not one for each draft, or not finite numbers of one length.

@@ -72,12 +72,12 @@ INLINE_SECONDS = 0.005
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
-    """Of the judge's reply: rulings on hard gates are asked for where there are any."""
+    """The schema of the judge's reply, with rulings on hard gates if there are any."""
     return SCHEMA if values.gates else WITHOUT_GATES
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The verdict that needs no judge; None where no rule objects. Takes about a second at most, whatever the patterns.
+    """The verdict of the rules; None if no rule objects. Takes about a second at most, whatever the patterns.
 
     Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
     """
@@ -89,7 +89,7 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
 
 
 def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same in a moment, as for an event loop.
+    """The same with a short time limit, for use on an event loop.
 
     Raises:
         PatternTimeoutError: the draft has over ``INLINE_CHARS`` characters, or the search took over ``INLINE_SECONDS``.
@@ -100,7 +100,7 @@ def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0
 
 
 async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same without blocking: at once, or else on a thread, where ``regex`` lets the event loop go on meanwhile."""
+    """Asynchronous version: inline, or on a thread, where ``regex`` releases the GIL."""
     try:
         return rules_within_budget(draft, values, min_agreement)
     except PatternTimeoutError:
@@ -131,7 +131,7 @@ def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float)
 
 
 def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
-    """The verdict on a draft in which a pattern is found.
+    """The verdict on a draft that matches a pattern; None if none matches.
 
     Raises:
         PatternTimeoutError: the search for all of them took longer.
@@ -157,7 +157,7 @@ def _patterns(values: ValueSet) -> Iterator[tuple[str, Verdict]]:
 
 
 def _readings(draft: Draft) -> list[str]:
-    """The draft's texts as they are, and as a reader takes them."""
+    """The draft's texts, unchanged and normalized."""
     texts = (draft.answer, *draft.texts)
     return list(dict.fromkeys(form for text in texts for form in (text, visible(text), plain(text))))
 
@@ -231,7 +231,7 @@ class Will(Faculty):
         return _verdict(answer)
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Verdict:
-        """The same without blocking; what is long is read on a thread."""
+        """Asynchronous version; long texts are processed on a thread."""
         draft = turn["draft"]
         ruled = self._check_flags(draft) or await arules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
@@ -245,7 +245,7 @@ class Will(Faculty):
         return _verdict(answer)
 
     def _check_flags(self, draft: Draft) -> Verdict | None:
-        """The verdict by what is flagged of the draft."""
+        """The verdict that follows from the draft's flags; None if there is none."""
         if ENDLESS in draft.flags:
             return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
         if self.refuse_truncated and TRUNCATED in draft.flags:
@@ -274,7 +274,7 @@ class Will(Faculty):
 
 
 def _agreement(draft: Draft) -> str:
-    """What is told of several drafts; nothing of one."""
+    """The sentence about several drafts for the judge; empty for one draft."""
     if draft.agreement is None:
         return ""
     return AGREEMENT.replace("{drafts}", str(draft.drafts)).replace("{percent}", f"{100 * draft.agreement:.0f}")

@@ -19,7 +19,7 @@ CHANGED = "the store's anchor of it was not made with the log's key: it was chan
 
 
 def make_anchor(log: str, size: int, tip: Tip, turns: int, key: bytes) -> Anchor:
-    """The anchor of a log that ends in ``tip`` and has so many turns of this store in it."""
+    """The anchor of a log that ends with ``tip`` and contains ``turns`` turns of this store."""
     return Anchor(size, *tip, f"{key_id(key)}.{turns}.{_seal(log, size, tip, turns, key)}")
 
 
@@ -29,7 +29,7 @@ def anchor_key_id(anchor: Anchor) -> str:
 
 
 def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
-    """How many turns of the store are in the log; None where the anchor was not made for this log with this key."""
+    """The number of the store's turns in the log; None if the anchor is not genuine."""
     if [type(part) for part in anchor] != [int, int, str, str] or (found := _KEY.fullmatch(anchor.key)) is None:
         return None  # SQLite keeps a text in a column of numbers
     turns, tip = int(found[2]), Tip(anchor.lines, anchor.mac)

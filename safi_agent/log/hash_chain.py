@@ -33,12 +33,12 @@ class Tip(NamedTuple):
 
 
 def beginning(lines: int = 0, digest: str = sha256().hexdigest()) -> Tip:
-    """Where a chain begins: after so many lines without a mac, of which this is the SHA-256."""
+    """The beginning of a chain after ``lines`` lines without a MAC, whose SHA-256 is ``digest``."""
     return Tip(lines, BEGINS + digest)
 
 
 def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
-    """The line that follows ``tip``, and where the chain has got to with it.
+    """The line after ``tip``, and the new end of the chain.
 
     Args:
         record: a JSON object that is not empty, in ASCII and without a line break.
@@ -51,7 +51,7 @@ def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
 
 
 def read_seal(line: bytes) -> Seal | None:
-    """How a line ends; None for one without a seal, or with one that is not written exactly as ``seal`` does."""
+    """The seal of a line; None if it has none, or one that is not written exactly as ``seal`` does."""
     found = _SEAL.search(line, max(0, len(line) - _WIDEST))
     if found is None:
         return None
@@ -60,5 +60,5 @@ def read_seal(line: bytes) -> Seal | None:
 
 
 def genuine(line: bytes, found: Seal, key: bytes) -> bool:
-    """Whether a line is, byte for byte, one that was sealed with this key; compared in constant time."""
+    """Whether a line was sealed with this key, compared in constant time."""
     return hmac.compare_digest(hmac.digest(key, line[:-_MAC], "sha256"), bytes.fromhex(found.mac))

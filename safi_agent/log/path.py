@@ -56,7 +56,7 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
 
 
 def refuse_others(path: str | Path) -> None:
-    """See to it that there is a log in this file, or nothing.
+    """Raise unless the file is a log, empty or absent.
 
     Raises:
         ValueError: something else is in it, or it is kept for something else.
@@ -70,7 +70,7 @@ def refuse_others(path: str | Path) -> None:
 
 
 def _found(file: Path) -> str:
-    """What there is in place of a log; empty for a log or nothing."""
+    """What the file is instead of a log; empty for a log or no file."""
     if file.name.endswith(BESIDE_DATABASE) and _is_database(Path(str(file).rpartition("-")[0])):
         return "a file of the database"
     if not file.exists():

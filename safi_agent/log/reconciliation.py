@@ -71,7 +71,7 @@ def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whol
             if (row := rows.get(line.record["turnId"])) is None:
                 foreign += 1
                 continue
-            written.take(row.place)
+            written.mark_found(row.place)
             waiting.discard(row.place)
             faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
     if whole:
@@ -80,7 +80,7 @@ def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whol
 
 
 def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
-    """The path under which the store wrote what is in this log, and its anchor there; None if it wrote none of it.
+    """The path and anchor under which the store wrote the lines of this log; None if it wrote none.
 
     Of several the one whose anchor is genuine, and then the longest.
     """
@@ -120,7 +120,7 @@ def _record(text: bytes) -> Mapping[str, Any] | None:
 
 
 def _differences(line: _Line, row: Any) -> Iterator[str]:
-    """In what the row of a turn is not what the log says of it."""
+    """The differences between a line and its row."""
     named = f"turn {line.record['turnId']!r} in the store"
     try:
         if row.status != "done" or row.place is None:
@@ -134,12 +134,12 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
 
 
 def _written(record: str, seal: Seal) -> bytes:
-    """The line that this record gives."""
+    """The log line of this record."""
     return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
 
 
 def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
-    """Names of what the row says and the record says otherwise."""
+    """The names of fields that differ between row and record."""
     body = json.loads(row.body)
     found = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
     if (record.get("turn", row.turn), record.get("memoryKey", row.key)) != (row.turn, row.key):
@@ -155,8 +155,8 @@ class _Places:
     def __init__(self, places: "array[int]") -> None:
         self._places, self._met = places, bytearray(len(places))
 
-    def take(self, place: object) -> None:
-        """Tick off a turn at this place."""
+    def mark_found(self, place: object) -> None:
+        """Mark the turn at this position as found."""
         if not isinstance(place, int):
             return
         at = bisect_left(self._places, place)
@@ -165,13 +165,13 @@ class _Places:
         if at < len(self._places) and self._places[at] == place:
             self._met[at] = 1
 
-    def left(self) -> Iterator[int]:
-        """The places that were not."""
+    def missing(self) -> Iterator[int]:
+        """The positions that were not found."""
         return (place for place, met in zip(self._places, self._met, strict=True) if not met)
 
 
 def _missing(log: str | Path, store: Store, told: LogAccount, written: _Places) -> Iterator[Fault]:
-    places = list(islice(written.left(), MOST_MISSING))
+    places = list(islice(written.missing(), MOST_MISSING))
     for row in read_turns_at(store, told.log, places) if places else []:
         yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")
 
@@ -221,7 +221,7 @@ def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: in
 
 
 def _anchor(told: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
-    """The anchor, if it can be relied on, and what is wrong with it."""
+    """The anchor if it is genuine, and its faults."""
     anchor, there = told.anchor, len(told.written)
     if anchor is None:
         return None, [f"the store has {there:,} turns in it and no anchor of it: that was deleted"] if there else []

@@ -13,7 +13,7 @@ from safi_agent.store import Anchor
 
 
 def find_end(descriptor: int, path: str, anchor: Anchor | None, key: bytes) -> tuple[Tip, set[str]]:
-    """Where the chain goes on, and the ids of the turns in lines that the store may not know of.
+    """The end of the chain, and the turn ids in lines that the store may not have recorded.
 
     Only what follows from the anchor by this key counts. Anything else that stands there is left for ``verify`` to
     name; a last line that is torn is cut off.
@@ -29,14 +29,14 @@ def find_end(descriptor: int, path: str, anchor: Anchor | None, key: bytes) -> t
 
 
 def _ends_at(file: BinaryIO, anchor: Anchor) -> bool:
-    """Whether the line that the store remembers as the last ends where it did."""
+    """Whether the last recorded line still ends at the anchor's offset."""
     end = f'"{anchor.mac}"}}\n'.encode("ascii")
     file.seek(max(0, anchor.size - len(end)))
     return file.read(len(end)) == end
 
 
 def _whole(file: BinaryIO, descriptor: int, start: int) -> Iterator[bytes]:
-    """The whole lines from here on; what is behind the last is cut off."""
+    """The complete lines from here on; an incomplete last line is truncated."""
     file.seek(start)
     for line in lines(file):
         if not line.endswith(b"\n"):
@@ -63,7 +63,7 @@ def _follow(rest: Iterator[bytes], tip: Tip, key: bytes) -> tuple[Tip, set[str]]
 
 
 def _read_all(every: Iterator[bytes], key: bytes) -> tuple[Tip, set[str]]:
-    """The same where the store has no anchor: behind the last line with this key, or where the chain is to begin."""
+    """The same without an anchor: after the last line with this key, or at the beginning of the chain."""
     digest, before, sealed = sha256(), 0, False
     tip: Tip | None = None
     there: set[str] = set()

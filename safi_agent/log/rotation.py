@@ -27,7 +27,7 @@ def log_files(log: str | Path) -> list[Path]:
 
 
 def set_aside(log: str | Path) -> None:
-    """Make the log the last of its full files; who calls holds its lock."""
+    """Rotate the log: it becomes the last full file. The caller holds its lock."""
     last = max((int(file.name.rpartition(".")[2]) for file in full_files(log)), default=0)
     os.rename(log, f"{log}.{last + 1}")
 

@@ -30,7 +30,7 @@ class _WriteLock(ForkSafeLock):
         self._files: dict[str, FileLock] = {}
 
     def file_lock(self, path: str) -> FileLock:
-        """The lock on this log among processes, to be asked for under the other one; an interrupt may have left it."""
+        """The inter-process lock of a log, released first in case an interrupt left it locked."""
         lock = self._files.setdefault(path, FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT, thread_local=False))
         lock.release(force=True)
         return lock
@@ -45,7 +45,7 @@ _write_lock = _WriteLock()
 
 
 def write(store: Store, path: str, most: int | None = None) -> list[str]:
-    """Append what was committed and is not in the log yet; ids of the turns whose lines are now in it.
+    """Append the committed records that are not in the log yet; returns the ids of their turns.
 
     The store knows how long the log was when it was last written, and with which line it ended. What stands after that
     was written by a process that died before it could say so: whole lines of the chain are counted as written, a torn
@@ -65,7 +65,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
 
 
 def flush(store: Store, path: str, most: int | None = None) -> list[str]:
-    """The same where there may be nothing to write: then the log is left alone."""
+    """The same, but without touching the log if there is nothing to write."""
     return write(store, path, most) if path and read_unlogged(store, path)[1] else []
 
 
@@ -95,7 +95,7 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
 
 
 def _key(path: str, anchor: Anchor | None) -> bytes | None:
-    """The key of this log; None where its chain is yet to begin."""
+    """The key of this log; None if its chain has not begun."""
     key = find_key(path)
     if anchor and key is None:
         raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")

@@ -43,7 +43,7 @@ class _Count:
 
     @property
     def about(self) -> int:
-        """How many there are, as far as is known here."""
+        """The estimated number of open audits."""
         return self.depth + self.added - self.counted + len(self.slots)
 
 
@@ -88,7 +88,7 @@ class PendingAudits:
             count.depth, count.counted = depth, counted
 
     def acquire(self, value_set: str, most: int | None) -> Slot | None:
-        """A slot for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
+        """A slot for a turn; None if ``most`` audits are open, counting the turns that hold a slot."""
         count = self._counts[value_set]
         with self._lock:
             if most is not None and count.about >= most:
@@ -97,29 +97,29 @@ class PendingAudits:
             return slot
 
     def release(self, value_set: str, slot: Slot) -> None:
-        """The turn has ended, with or without an audit."""
+        """Release the slot of a turn that has ended."""
         self._counts[value_set].slots.discard(slot)
 
     def add(self, value_set: str) -> None:
-        """One more audit is open."""
+        """Count one more open audit."""
         with self._lock:
             self._counts[value_set].added += 1
 
     def estimate(self, value_set: str) -> int:
-        """About how many audits are open, as last counted."""
+        """The estimated number of open audits."""
         return self._counts[value_set].about
 
 
 @_raise_outbox_error
 def read_backlog(database: Database, value_set: str) -> Backlog:
-    """Depth and age of the backlog of a value set (by its name), as they are now."""
+    """The current depth and age of the backlog of a value set, by its name."""
     with database.transaction(reading=True) as c:
         depth, since = c.execute(_AGE, {"of": value_set}).one()
     return Backlog(depth, None if since is None else max(0.0, time.time() - since))
 
 
 def blocking_reasons(database: Database, value_set: str) -> list[str]:
-    """Why turns cannot go on, a sentence for each cause; empty where nothing is known to hold them up.
+    """Why turns cannot proceed, one sentence for each cause; empty if there is no known cause.
 
     A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
     another process is at work, or a queue from which no worker takes jobs.

@@ -8,16 +8,16 @@ from typing import Any
 from safi_agent.store.rows import AuditResult, Commit, JudgedTurn, Memory, PreparedBatch, ReadyBatch, ReadyTurn
 
 
-def prepare_batch(lane: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Commit]) -> PreparedBatch:
-    """What is to be written of a lane. It needs no transaction: ``commit`` looks whether it still holds.
+def prepare_batch(batch: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Commit]) -> PreparedBatch:
+    """Compute the commit of a batch, outside of a transaction: ``Store.commit`` checks that it is still valid.
 
     Raises:
         Exception: whatever ``compute`` raises, or a turn that cannot be read.
     """
-    mu, mu_turn, scores = lane.memory
+    mu, mu_turn, scores = batch.memory
     before, moved = Memory(json.loads(mu), mu_turn, json.loads(scores)), None
     rows, records = [], {}
-    for head in lane.heads:
+    for head in batch.heads:
         body: Any = json.loads(head.body) if isinstance(head.body, str) else head.body
         ledger: Any = json.loads(head.ledger) if isinstance(head.ledger, str) else head.ledger
         made = compute(JudgedTurn(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
@@ -26,11 +26,11 @@ def prepare_batch(lane: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Comm
         rows.append({"of": head.id, "text": json.dumps(made.record, allow_nan=False), **_new(head)})
         records[head.id] = made.record
     after = None if moved is None else {**_memory(before), "note": moved}
-    return PreparedBatch(lane.key, rows, records, {head.id: head.value_set for head in lane.heads}, after)
+    return PreparedBatch(batch.key, rows, records, {head.id: head.value_set for head in batch.heads}, after)
 
 
 def _new(head: ReadyTurn) -> dict[str, str | None]:
-    """What an audit came to, where it is not in the store yet."""
+    """The parameters of an audit result that is not stored yet."""
     if head.ledger is None:
         return {"found": None, "why": head.error, "by": None}
     if isinstance(head.ledger, str):
@@ -53,5 +53,5 @@ def _memory(after: Memory) -> dict[str, Any]:
 
 
 def judged_head(rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[Any]:
-    """The rows at the head of a lane that were judged."""
+    """The leading rows that are judged."""
     return list(takewhile(lambda row: row.status == "judged" or row.id in found, rows))

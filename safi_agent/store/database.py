@@ -23,7 +23,7 @@ class Database(Protocol):
         """The dialect's ``INSERT``, which knows ``ON CONFLICT``."""
 
     def transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
-        """A transaction; it is undone if what is done in it raises.
+        """A transaction, which is rolled back if its block raises.
 
         Waiting is limited by the patience of the turn that is under way, or by that of a new one.
 
@@ -32,19 +32,19 @@ class Database(Protocol):
         """
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-        """Have some process do this, from the moment this transaction is committed."""
+        """Enqueue a job that becomes visible when this transaction is committed."""
 
     def lock_commit_order(self, c: Connection) -> None:
-        """Let no other transaction give places in the order of commits until this one has ended."""
+        """Lock the commit order: no other transaction assigns commit positions until this one has ended."""
 
     def checkpoint(self) -> None:
-        """Move what was committed to where it stays, if that is not done by itself."""
+        """Run a checkpoint of the write-ahead log, if the backend needs it."""
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-        """Have what was enqueued for these turns of a value set done by nobody."""
+        """Delete the jobs of these turns of a value set."""
 
     def count_untaken(self, c: Connection, value_set: str) -> int:
-        """How many jobs of a value set are due that no worker takes."""
+        """The number of due jobs of a value set that no worker takes."""
 
 
 _left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
@@ -60,7 +60,7 @@ class ForkSafeEngine(ForkHandler):
         register(self, Stage.STORE)
 
     def _create_engine(self) -> Engine:
-        """A new engine; it connects when it is first used."""
+        """Create an engine, which connects when it is first used."""
         raise NotImplementedError
 
     def _open_engine(self) -> None:
@@ -69,7 +69,7 @@ class ForkSafeEngine(ForkHandler):
 
     @override
     def after_fork(self) -> None:
-        """In the child: connections of its own."""
+        """In the child: open own connections."""
         _left_behind.append(self.engine)
         self._finalizer.detach()
         self._open_engine()

@@ -13,7 +13,7 @@ log = logging.getLogger("safi_agent")
 
 
 def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Where the database fails, raise an error made of the name of its own.
+    """Decorator: raise ``made(name)`` instead of a database error, with the name of its type only.
 
     The logger gets the first line of what it says, after ``what``; those that follow may quote a row.
     """

@@ -21,19 +21,19 @@ class TransactionBlock:
     _thread = 0
 
     def begin(self, frame: FrameType | None) -> None:
-        """Remember the frame of the ``with``."""
+        """Store the frame of the ``with`` statement."""
         self._thread, self._frame = threading.get_ident(), frame
 
     def end(self) -> None:
-        """Forget it, so that nothing in it is kept alive."""
+        """Clear the frame, so that it keeps nothing alive."""
         self._frame = None
 
     def is_here(self) -> bool:
-        """Whether this thread is the one that runs it."""
+        """Whether the block runs on the current thread."""
         return self._thread == threading.get_ident()
 
     def is_over(self) -> bool:
-        """Whether its thread has left it."""
+        """Whether its thread has left the block."""
         running = sys._current_frames().get(self._thread)
         while running is not None and running is not self._frame:
             running = running.f_back
@@ -49,7 +49,7 @@ class InterruptSafeLock:
         self._holder: TransactionBlock | None = None
 
     def acquire(self, block: TransactionBlock, waiting: Wait) -> bool | None:
-        """Lock it for this block, waiting at most so long.
+        """Acquire the lock for this block, waiting as long as the budget allows.
 
         True: it was free. False: the block that held it was interrupted, and what it did not end has to be undone.
         None: it could not be locked in time.
@@ -76,11 +76,11 @@ class InterruptSafeLock:
             return None
 
     def is_held_by(self, block: TransactionBlock) -> bool:
-        """Whether it is locked for this block."""
+        """Whether this block holds the lock."""
         return self._holder is block
 
     def release(self, block: TransactionBlock) -> None:
-        """Release it, if it is locked for this block."""
+        """Release the lock if this block holds it."""
         if self._holder is block:
             self._holder = None
             try:

@@ -21,7 +21,7 @@ _app = App(connector=SyncPsycopgConnector())  # never opened: it writes on conne
 
 
 def queue_name(value_set: str) -> str:
-    """The queue for turns of a value set; whoever knows that set works on it.
+    """The name of the queue for the turns of a value set.
 
     >>> queue_name("unesco")
     'safi:unesco'
@@ -37,7 +37,7 @@ def conninfo(engine: Engine) -> str:
 
 
 def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-    """Enqueue in the caller's transaction.
+    """Enqueue a job in the caller's transaction.
 
     Judging takes long and may be done side by side. Settling is done by one at a time for a memory key, in the order
     of its jobs, and first, so that what was judged does not wait for what was not.
@@ -76,17 +76,17 @@ _DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args-
 
 
 def count_untaken(c: Connection, value_set: str) -> int:
-    """How many jobs of a value set are due that no worker takes: neither now nor, as far as can be seen, soon."""
+    """The number of due jobs of a value set that no worker has taken, while no live worker is busy."""
     return c.scalar(_UNTAKEN, {"queue": queue_name(value_set), "gone": GONE, "due": DUE}) or 0
 
 
 def delete_jobs(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-    """Take the jobs of these turns out of the queue of a value set."""
+    """Delete the jobs of these turns from the queue of a value set."""
     c.execute(_DROP, {"queue": queue_name(value_set), "turns": list(turn_ids)})
 
 
 def create_queue_tables(c: Connection) -> None:
-    """The queue's own tables, if they are not there.
+    """Create the queue's tables, unless they exist.
 
     Raises:
         ValueError: they are there, from a procrastinate that is too old.

@@ -46,7 +46,7 @@ class Leases:
         self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
 
     def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
-        """Take over the unfinished turns of processes that are dead or silent for longer than their lease.
+        """Take over the unfinished turns of processes that are dead or whose lease has expired.
 
         Args:
             value_set: the name of the caller's set.
@@ -66,7 +66,7 @@ class Leases:
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
 
     def _announce(self, value_set: str) -> None:
-        """Let the store know, from time to time, that this process has a chain of this value set."""
+        """Periodically record that this process has a chain of this value set."""
         if time.monotonic() - self._announced.get(value_set, -LEASE) < LEASE / 4:
             return
         now = time.time()
@@ -78,7 +78,7 @@ class Leases:
         self._announced[value_set] = time.monotonic()
 
     def _expired_owners(self, c: Connection, value_set: str) -> dict[str, list[str]]:
-        """Owners that are gone, by the value set of their turns, where those are for this chain to take."""
+        """The expired owners whose turns this chain may take over, by value set."""
         now = time.time()
         gone: dict[str, list[str]] = defaultdict(list)
         alive: set[str] = set()
@@ -101,7 +101,7 @@ class Leases:
         return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
 
     def _take_turns(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
-        """Take over the turns of a value set. One UPDATE, so that of two processes only one gets each turn."""
+        """Take over the turns of a value set in one UPDATE, so that each turn goes to one process only."""
         theirs = and_(turns.c.value_set == name, UNFINISHED, turns.c.owner.in_(owners))
         ids = c.scalars(select(turns.c.values_id).distinct().where(theirs, turns.c.status != "done")).all()
         lost = missing_value_sets(c, ids)
@@ -142,33 +142,33 @@ class Leases:
                 log.warning("Turns of the value set %r wait: %s", name, missing_values_message(values_id))
 
     def count_own(self, value_set: str) -> tuple[int, int]:
-        """How many turns that this process has answered, or taken over, are not done; how many of them are audited."""
+        """The numbers of unfinished turns and unfinished audits that this process owns."""
         mine = (turns.c.value_set == value_set, turns.c.owner == this_process(), NOT_SETTLED)
         with self.database.transaction(reading=True) as c:
             row = c.execute(select(func.count(), func.coalesce(func.sum(turns.c.audit), 0)).where(*mine)).one()
         return row[0], row[1]
 
     def renew(self) -> None:
-        """Say that this process is still at work on what is its own."""
+        """Renew the leases on the turns that this process owns."""
         with self.database.transaction() as c:
             mine = and_(turns.c.owner == this_process(), UNFINISHED)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
 
 
 def is_expired(owner: str, lease: float, now: float) -> bool:
-    """Whether the turns of this owner may be taken over."""
+    """Whether the owner's turns may be taken over."""
     return owner != this_process() and (lease < now or is_dead(owner))
 
 
 def missing_value_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
-    """Those of these value sets that the store does not have as they were: missing, or with another content."""
+    """The ids of value sets that are missing in the store, or whose content was changed."""
     asked = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
     bodies = {row.id: row.body for row in c.execute(asked)} if values_ids else {}
     return [i for i in values_ids if i not in bodies or sha256(bodies[i].encode()).hexdigest() != i]
 
 
 def missing_values_message(values_id: str) -> str:
-    """What is wrong with a lost value set, and what helps."""
+    """The error and the remedy for a missing value set."""
     return (
         f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Make a "
         "chain with that value set on this store once, which puts it back."

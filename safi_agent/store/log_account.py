@@ -67,7 +67,7 @@ class LogAccount(NamedTuple):
 
 
 def read_log_account(store: Store, log: str) -> LogAccount:
-    """What the store knows of a log."""
+    """Read the store's account of a log."""
     with store.database.transaction(reading=True) as c:
         if c.dialect.name == "postgresql":  # SQLite reads one state of the database in any transaction
             c.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -111,7 +111,7 @@ def _named(keys: Sequence[str]) -> str:
 
 
 def _differs(row: Any) -> bool:
-    """Whether μ in the memory is another than in the last record of its key."""
+    """Whether μ in the memory differs from μ in the last record of the key."""
     try:
         record = json.loads(row.record)
         return "mu" in record and (record["mu"], record["muTurn"]) != (json.loads(row.mu), row.mu_turn)
@@ -120,7 +120,7 @@ def _differs(row: Any) -> bool:
 
 
 def read_rows(store: Store, turn_ids: Sequence[str]) -> dict[str, Any]:
-    """The rows of those of these turns that the store has, by id."""
+    """The rows of these turns by id, as far as they exist."""
     with store.database.transaction(reading=True) as c:
         return {row.id: row for row in c.execute(_ROWS, {"those": list(turn_ids)})}
 

@@ -17,20 +17,20 @@ _LOGGED = update(turns).where(turns.c.id.in_(bindparam("those", expanding=True))
 
 
 def read_anchor(store: Store, log: str) -> Anchor | None:
-    """The log as it was when it was last written; None if it never was."""
+    """The anchor of a log; None if it was never written."""
     with store.database.transaction(reading=True) as c:
         return _anchor(c, log)
 
 
 def read_unlogged(store: Store, log: str) -> tuple[Anchor | None, list[tuple[str, str]]]:
-    """The log as it was when it was last written, and ids and records that are not yet in it."""
+    """The anchor of a log, and the ids and records that are not written to it yet."""
     with store.database.transaction(reading=True) as c:
         rows = c.execute(_WAITING, {"of": log}).all()
         return _anchor(c, log), [(row.id, row.record) for row in rows]
 
 
 def count_unlogged(store: Store, value_set: str) -> dict[str, int]:
-    """How many committed turns of this value set are not in their log, by log."""
+    """The number of committed turns of a value set that are not written yet, by log."""
     waiting = (turns.c.value_set == value_set, NOT_LOGGED, PLACED)
     with store.database.transaction(reading=True) as c:
         rows = c.execute(select(turns.c.log, func.count()).where(*waiting).group_by(turns.c.log)).all()
@@ -38,7 +38,7 @@ def count_unlogged(store: Store, value_set: str) -> dict[str, int]:
 
 
 def mark_logged(store: Store, log: str, turn_ids: Sequence[str], anchor: Anchor) -> None:
-    """These turns are in the log, and this is how it ends now: both or neither is remembered."""
+    """Mark turns as written and store the new anchor, in one transaction."""
     with store.database.transaction() as c:
         c.execute(_LOGGED, {"those": list(turn_ids)})
         kept = store.database.insert(anchors).values(log=log, **anchor._asdict())

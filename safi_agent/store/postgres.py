@@ -60,7 +60,7 @@ class Postgres(ForkSafeEngine):
         )
 
     def transaction(self, *, reading: bool = False) -> "_Transaction":
-        """A transaction; it is undone if what is done in it raises.
+        """A transaction, which is rolled back if its block raises.
 
         Raises:
             SQLAlchemyError: the server failed, or was waited for in vain.
@@ -68,7 +68,7 @@ class Postgres(ForkSafeEngine):
         return _Transaction(self)
 
     def register(self, one: "_Transaction") -> None:
-        """Remember a transaction, and close the connections of those that were interrupted at their very end."""
+        """Register a transaction, and close the connections of transactions that were interrupted at their end."""
         with self._mutex:
             self._open_transactions[id(one)] = one
             if (now := time.monotonic()) - self._checked_at < CHECK_INTERVAL:
@@ -79,27 +79,27 @@ class Postgres(ForkSafeEngine):
             other.close(clean=False)
 
     def unregister(self, one: "_Transaction") -> None:
-        """Forget a transaction."""
+        """Unregister a transaction."""
         self._open_transactions.pop(id(one), None)
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-        """Have some process do this, from the moment this transaction is committed."""
+        """Enqueue a job that becomes visible when this transaction is committed."""
         enqueue_job(c, task, value_set, key, turn_id)
 
     def lock_commit_order(self, c: Connection) -> None:
-        """Let no other transaction give places until this one has ended: the lock is released after the commit."""
+        """Lock the commit order until this transaction has ended: the lock is released after the commit."""
         c.execute(_LOCK_COMMIT_ORDER)
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-        """Have what was enqueued for these turns done by nobody."""
+        """Delete the jobs of these turns."""
         delete_jobs(c, value_set, turn_ids)
 
     def count_untaken(self, c: Connection, value_set: str) -> int:
-        """How many jobs of a value set are due that no worker takes."""
+        """The number of due jobs of a value set that no worker takes."""
         return count_untaken(c, value_set)
 
     def checkpoint(self) -> None:
-        """Nothing: the server does that by itself."""
+        """Do nothing: the server runs its own checkpoints."""
 
 
 class _Transaction(TransactionBlock):
@@ -136,7 +136,7 @@ class _Transaction(TransactionBlock):
             self.close(clean=clean)
 
     def close(self, *, clean: bool) -> None:
-        """Give the connection back, or close it, which undoes what was not committed."""
+        """Return the connection to the pool, or close it, which rolls back."""
         connection, self._connection = self._connection, None
         try:
             if connection is not None:

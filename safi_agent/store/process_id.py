@@ -12,12 +12,12 @@ def _name(pid: int) -> str:
 
 
 def this_process() -> str:
-    """This process; another after a fork, and another after a restart that got the same number."""
+    """The id of this process: unique even after a fork, and when a PID is reused."""
     return _name(os.getpid())
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the owner certainly lives no more; one on another machine is given the benefit of the doubt."""
+    """Whether the owner is certainly dead; a process on another machine counts as alive."""
     host, pid, _ = owner.rsplit(":", 2)
     if host != socket.gethostname():
         return False

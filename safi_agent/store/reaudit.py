@@ -33,7 +33,7 @@ _COPIED = ("key", "values_id", "log", "audit")
 
 
 def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None = None) -> list[str]:
-    """Ids of the turns whose audit failed, was not repeated with success, and is not being repeated now.
+    """The ids of turns whose audit failed, without a successful or open re-audit.
 
     Args:
         store: the store of the turns.
@@ -49,14 +49,14 @@ def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None
 
 
 def open_reaudits(store: Store, turn_ids: Collection[str]) -> list[str]:
-    """Ids of those of these turns whose audit is being repeated."""
+    """The ids of these turns that have an open re-audit."""
     open_ = and_(AGAIN, turns.c.reaudit_of.in_(turn_ids), turns.c.status != "done")
     with store.database.transaction(reading=True) as c:
         return list(c.scalars(select(turns.c.reaudit_of).where(open_)))
 
 
 def add_reaudit(store: Store, value_set: str, turn_id: str) -> Job | None:
-    """Put the audit of this turn in once more, for the chain of this value set; None where that is not needed."""
+    """Add a re-audit of this turn for the chain of this value set; None if it is not needed."""
     with store.database.transaction() as c:
         key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
         c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())  # one at a time

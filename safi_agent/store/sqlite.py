@@ -64,7 +64,7 @@ class Sqlite(ForkSafeEngine):
         super()._open_engine()
 
     def _keep_memory(self) -> None:
-        """A database in memory lasts as long as one connection; the one that is used may have to be replaced."""
+        """Keep a database in memory alive by a second connection, since the first may be replaced."""
         self._name = f"file:safi-{uuid4().hex}?mode=memory&cache=shared"
         self._keeper = sqlite3.connect(self._name, uri=True, check_same_thread=False)
         self._keeper_finalizer = weakref.finalize(self, self._keeper.close)
@@ -100,7 +100,7 @@ class Sqlite(ForkSafeEngine):
         return self.url.removeprefix("sqlite:///")
 
     def transaction(self, *, reading: bool = False) -> "_Transaction":
-        """A transaction; it is undone if what is done in it raises.
+        """A transaction, which is rolled back if its block raises.
 
         Raises:
             WaitedTooLongError: someone else was writing for as long as may be waited.
@@ -108,7 +108,7 @@ class Sqlite(ForkSafeEngine):
         return _Transaction(self, reading=reading)
 
     def begin(self, block: TransactionBlock, waiting: Wait, *, reading: bool) -> Connection:
-        """The connection, in a transaction that is this block's alone. Nothing is locked while others are waited for.
+        """The connection, with an exclusive transaction for this block. No lock is held while waiting for others.
 
         Raises:
             WaitedTooLongError: someone else was writing for as long as may be waited.
@@ -135,7 +135,7 @@ class Sqlite(ForkSafeEngine):
         return connection
 
     def end(self, block: TransactionBlock, *, clean: bool) -> None:
-        """Let others go on; a connection that is not clean is closed, which undoes what was not committed."""
+        """Release the lock; a connection that is not clean is closed, which rolls back."""
         if not self._lock.is_held_by(block):
             return
         try:
@@ -153,20 +153,20 @@ class Sqlite(ForkSafeEngine):
         self._broken = False
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-        """Nothing: the process that answers audits, or who takes over from it."""
+        """Do nothing: the process that answers also audits."""
 
     def lock_commit_order(self, c: Connection) -> None:
-        """Nothing: only one transaction at a time writes."""
+        """Do nothing: only one transaction writes at a time."""
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-        """Nothing: nothing was enqueued."""
+        """Do nothing: there is no queue."""
 
     def count_untaken(self, c: Connection, value_set: str) -> int:
-        """None: turns are no jobs, their owners audit them."""
+        """0: there is no queue."""
         return 0
 
     def checkpoint(self) -> None:
-        """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
+        """Checkpoint the write-ahead log into the database file, which waits for the disk."""
         if self._is_memory:
             return
         with (
@@ -178,7 +178,7 @@ class Sqlite(ForkSafeEngine):
 
     @override
     def before_fork(self) -> None:
-        """Close the connection: SQLite keeps its locks on a file in the memory of the process, which a child copies."""
+        """Close the connection: SQLite's file locks are in process memory, which a child would copy."""
         self._fork_block = _ForkBlock()
         self._checkpoint_locked = self._checkpointing.acquire(timeout=LOCK_TIMEOUT)
         if self._lock.acquire(self._fork_block, TimeoutBudget(LOCK_TIMEOUT).wait()) is None:
@@ -188,7 +188,7 @@ class Sqlite(ForkSafeEngine):
 
     @override
     def after_fork_in_parent(self) -> None:
-        """Go on; the file is opened again when it is asked for."""
+        """Release the lock; the file is opened again on the next use."""
         if self._checkpoint_locked:
             self._checkpointing.release()
         if self._fork_block is not None:
@@ -197,7 +197,7 @@ class Sqlite(ForkSafeEngine):
 
     @override
     def after_fork(self) -> None:
-        """In the child: a connection of its own, and where the store was in memory an empty one."""
+        """In the child: open an own connection; a store in memory is empty there."""
         if self._is_memory:
             self._keeper_finalizer.detach()
             _parent_connections.append(self._keeper)
@@ -297,7 +297,7 @@ def _refuse_other_versions(connection: sqlite3.Connection) -> None:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Where two turn to write-ahead logging at once SQLite refuses one of them without waiting."""
+    """Enable WAL mode, with retries: SQLite does not wait if another process enables it at the same time."""
     deadline = time.monotonic() + STORE_TIMEOUT
     while True:
         try:
@@ -310,7 +310,7 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin an immediate transaction without waiting; the caller waits, while it holds no lock.
+    """Begin an immediate transaction without waiting; the caller retries without holding the lock.
 
     Raises:
         _BusyError: another process is writing.

@@ -43,7 +43,7 @@ _FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
 _BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
 _ADD = turns.insert()
 
-AT_A_TIME = 64  # turns of one lane that are committed together
+AT_A_TIME = 64  # turns of one memory key that are committed together
 
 # What every audit asks is put together once.
 _OF = turns.c.id == bindparam("of")
@@ -56,7 +56,7 @@ _JUDGE_ONE = _JUDGE_MANY.returning(turns.c.value_set, turns.c.key)
 _TRIED = update(turns).where(_OF).values(attempts=bindparam("failed"))
 _MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.key == bindparam("of"))
 # Where others write at the same time, this row is what they wait for.
-_LANE = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
+_LOCK_KEY = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
 _OPEN = (
     select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id)
     .where(turns.c.key == bindparam("of"), NOT_DONE)
@@ -115,7 +115,7 @@ class Store(ForkHandler):
         self.pending.clear()
 
     def cached_feedback_note(self, key: str) -> str | None:
-        """The coaching note, if it was read or written here a moment ago; it takes no lock and no time."""
+        """The cached coaching note, if it is recent; None otherwise. Takes no lock."""
         read, note = self._notes.get(key, (-FRESH, ""))
         return note if time.monotonic() - read < FRESH else None
 
@@ -147,7 +147,7 @@ class Store(ForkHandler):
     def add_turn(
         self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool
     ) -> tuple[int, dict[str, Any] | None]:
-        """Make a turn durable and give it its number; if its id was there before, what stands there comes back."""
+        """Store a turn and assign its number; if its id exists, the stored turn is returned instead."""
         row = {
             "id": body["id"],
             "key": body["key"],
@@ -180,33 +180,33 @@ class Store(ForkHandler):
         return number, None
 
     def save_values(self, values_id: str, body: str) -> None:
-        """Remember a value set, so that its turns can be judged by it after it was edited."""
+        """Store a value set, so that its turns can be audited by it after it was edited."""
         with self.database.transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
             if missing_value_sets(c, [values_id]):  # it was changed in the store
                 c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
 
     def read_values(self, values_id: str) -> str | None:
-        """A value set that was kept; None for an id that is not known."""
+        """A stored value set; None for an unknown id."""
         with self.database.transaction(reading=True) as c:
             body: str | None = c.scalar(_VALUES, {"of": values_id})
         return body
 
     def load_turns(self, turn_ids: Sequence[str]) -> dict[str, StoredTurn]:
-        """Turns as they have to be judged, by id; those that are not there are left out."""
+        """The turns to audit by id, as far as they exist."""
         with self.database.transaction(reading=True) as c:
             rows = c.execute(_LOAD, {"those": list(turn_ids)}).all()
         return {row.id: StoredTurn(row.body, row.values, row.status, row.attempts) for row in rows}
 
     def save_attempts(self, turn_id: str, attempts: int) -> None:
-        """Count the attempts that failed, so that a restart does not begin anew."""
+        """Store the number of failed attempts, so that it survives a restart."""
         with self.database.transaction() as c:
             c.execute(_TRIED, {"of": turn_id, "failed": attempts})
 
     def save_ledger(
         self, turn_id: str, ledger: Sequence[Mapping[str, Any]] | None, error: str | None, judge: str | None = None
     ) -> None:
-        """Keep what the Conscience found (None: it failed for good), and which model did.
+        """Store the ledger (None: the audit has failed), and the name of the judge's model.
 
         Only the first ledger of a turn counts.
         """
@@ -216,7 +216,7 @@ class Store(ForkHandler):
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
     def load_ready(self, keys: Iterable[str], found: Mapping[str, AuditResult]) -> list[ReadyBatch]:
-        """What can be committed in the lanes of these keys, at most ``AT_A_TIME`` turns of each.
+        """The turns of these memory keys that can be committed, at most ``AT_A_TIME`` for each key.
 
         Args:
             keys: memory keys.
@@ -225,27 +225,27 @@ class Store(ForkHandler):
         ready = []
         with self.database.transaction(reading=True) as c:
             for key in sorted(keys):
-                lane = c.execute(_MEMORY, {"of": key}).first()
+                row = c.execute(_MEMORY, {"of": key}).first()
                 rows = c.execute(_OPEN, {"of": key, "most": AT_A_TIME}).all()
-                if lane is not None and (heads := judged_head(rows, found)):
-                    ready.append(ReadyBatch(key, (lane.mu, lane.mu_turn, lane.scores), _load_rows(c, heads, found)))
+                if row is not None and (heads := judged_head(rows, found)):
+                    ready.append(ReadyBatch(key, (row.mu, row.mu_turn, row.scores), _load_rows(c, heads, found)))
         return ready
 
     def commit(
         self,
-        lanes: Sequence[PreparedBatch],
+        batches: Sequence[PreparedBatch],
         found: Mapping[str, AuditResult] | None = None,
         *,
         tried: Mapping[str, int] | None = None,
         settled: Iterable[str] = (),
         value_set: str | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Write in one transaction what was made of lanes, and give the records that are committed, by turn id.
+        """Commit prepared batches in one transaction; returns the committed records by turn id.
 
-        A lane in which others were quicker is left as it is.
+        A batch whose memory key another process has committed meanwhile is skipped.
 
         Args:
-            lanes: what is to be committed.
+            batches: what is to be committed.
             found: what audits came to; of turns that are not committed it is kept, unless something was kept before.
             tried: failed attempts, by turn id.
             settled: ids of turns for which nothing is left to do.
@@ -253,26 +253,26 @@ class Store(ForkHandler):
         """
         found = found or {}
         with self.database.transaction() as c:
-            done = self._commit(c, lanes, value_set)
+            done = self._commit(c, batches, value_set)
             if kept := [result_parameters(i, one) for i, one in found.items() if i not in done]:
                 c.execute(_JUDGE_MANY, kept)
             if tried:
                 c.execute(_TRIED, [{"of": turn_id, "failed": failed} for turn_id, failed in tried.items()])
             if settled := list(settled):
                 c.execute(_SETTLE, {"those": settled})
-        for made in lanes:
+        for made in batches:
             if made.memory is not None and made.rows[0]["of"] in done:
                 self._remember(made.key, made.memory["note"])
         return done
 
     def _commit(
-        self, c: Connection, lanes: Sequence[PreparedBatch], value_set: str | None
+        self, c: Connection, batches: Sequence[PreparedBatch], value_set: str | None
     ) -> dict[str, dict[str, Any]]:
-        mine = [made for made in lanes if c.scalar(_LANE, {"of": made.key}) is not None]
+        mine = [made for made in batches if c.scalar(_LOCK_KEY, {"of": made.key}) is not None]
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
-        self.database.lock_commit_order(c)  # after the lanes, which may be waited for while others give places
+        self.database.lock_commit_order(c)  # after the batches, which may be waited for while others give places
         place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
@@ -290,14 +290,14 @@ class Store(ForkHandler):
     def commit_ready(
         self, key: str, compute: Callable[[JudgedTurn, Memory], Commit], value_set: str | None = None
     ) -> dict[str, dict[str, Any]]:
-        """Commit the judged turns at the head of this key's lane, in order, and give their records by id.
+        """Commit the judged turns at the head of a memory key, in order; returns their records by turn id.
 
         ``compute`` must be pure. What is left to do for turns of another than this value set is enqueued for those who
         know that one.
         """
         done: dict[str, dict[str, Any]] = {}
-        while lanes := self.load_ready([key], {}):
-            done |= self.commit([prepare_batch(lane, compute) for lane in lanes], value_set=value_set)
+        while batches := self.load_ready([key], {}):
+            done |= self.commit([prepare_batch(batch, compute) for batch in batches], value_set=value_set)
         return done
 
     def load_records(self, turn_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -306,19 +306,19 @@ class Store(ForkHandler):
             return {row.id: json.loads(row.record) for row in c.execute(_RECORDS, {"those": list(turn_ids)})}
 
     def load_unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Id, log and record of the committed turns for which something is left to do, in the order of commits."""
+        """Id, log and record of committed turns that are not settled, in commit order."""
         mine = (turns.c.key == key, turns.c.value_set == value_set, NOT_SETTLED, PLACED)
         with self.database.transaction(reading=True) as c:
             rows = c.execute(select(turns.c.id, turns.c.log, turns.c.record).where(*mine).order_by(turns.c.place)).all()
         return [(row.id, row.log, json.loads(row.record)) for row in rows]
 
     def mark_settled(self, turn_ids: Sequence[str]) -> None:
-        """Nothing is left to do for these turns."""
+        """Mark turns as settled: their hooks have run, and nothing is left to do."""
         with self.database.transaction() as c:
             c.execute(_SETTLE, {"those": list(turn_ids)})
 
     def count_unfinished(self, value_set: str) -> dict[str, int]:
-        """How many turns of this value set are not done or not in their log, by the process that works on them."""
+        """The number of unfinished turns of a value set, by the process that owns them."""
         open_ = (turns.c.value_set == value_set, UNFINISHED)
         with self.database.transaction(reading=True) as c:
             rows = c.execute(select(turns.c.owner, func.count()).where(*open_).group_by(turns.c.owner)).all()
@@ -326,7 +326,7 @@ class Store(ForkHandler):
 
 
 def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[ReadyTurn]:
-    """All that a commit needs of these rows; what is at hand is not read again."""
+    """Load what a commit needs of these rows, except what is in memory already."""
     own = {row.id: found[row.id] for row in rows if row.status != "judged"}
     missing = [row.id for row in rows if row.id not in own or own[row.id].body is None]
     kept = {row.id: row for row in c.execute(_BODIES, {"those": missing})} if missing else {}

@@ -17,7 +17,7 @@ class TimeoutBudget:
         self.ended = False  # a task that outlives its turn still has the turn's context
 
     def wait(self) -> "Wait":
-        """Begin to wait."""
+        """Begin a wait."""
         return Wait(self)
 
 
@@ -34,14 +34,14 @@ class Wait:
         return max(0.0, self._budget.left - (time.monotonic() - self._began))
 
     def pause(self) -> bool:
-        """Sleep for a moment, longer each time; whether there is time left."""
+        """Sleep for a moment, longer each time; False if no time is left."""
         if (left := self.left) <= 0:
             return False
         time.sleep(min(next(self._pauses, _PAUSES[-1]), left))
         return True
 
     def end(self) -> None:
-        """The wait has ended, with or without success."""
+        """End the wait, with or without success."""
         self._budget.left = self.left
         self._began = time.monotonic()
 
@@ -51,7 +51,7 @@ _current: ContextVar[TimeoutBudget | None] = ContextVar("safi_patience", default
 
 @contextmanager
 def shared_timeout_budget(seconds: float = STORE_TIMEOUT) -> Iterator[TimeoutBudget]:
-    """Let all that is asked of stores inside share one allowance; one that is set already stays."""
+    """All waits within this context share one budget; an outer budget stays in effect."""
     if (outer := _active()) is not None:
         yield outer
         return
@@ -64,7 +64,7 @@ def shared_timeout_budget(seconds: float = STORE_TIMEOUT) -> Iterator[TimeoutBud
 
 
 def current_timeout_budget() -> TimeoutBudget:
-    """The allowance of the turn that is under way; without one, a new one."""
+    """The budget of the current turn; a new one outside of a turn."""
     return _active() or TimeoutBudget()
 
 

@@ -40,7 +40,7 @@ class Error(NamedTuple):
 
 
 def lint(text: str) -> list[Error]:
-    """What is wrong with a value set in YAML, by line.
+    """The errors of a value set in YAML, sorted by line.
 
     Nothing, exactly where ``load_values`` takes it and no setting is given twice: of those YAML takes the last.
     """
@@ -57,12 +57,12 @@ def lint(text: str) -> list[Error]:
 
 
 def _left(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
-    """What only the whole shows."""
+    """Errors of the value set as a whole."""
     return [(_where(error), _said(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))]
 
 
 def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """What is wrong, and where: each setting by itself, then what must fit together."""
+    """Errors with their paths: each setting alone, then the combinations."""
     around = {**content, "values": SOUND["values"]} if "values" in content else content
     for error in _refused(ValueSet, around):
         yield _where(error), _said(error, ValueSet)
@@ -104,7 +104,7 @@ def _has_name(row: object) -> bool:
 
 
 def _with_weight(row: Any) -> Any:
-    """The row, with a weight where it has none: those without share the rest."""
+    """The row with a placeholder weight if it has none."""
     return {**row, "weight": 1.0} if isinstance(row, Mapping) and row.get("weight") is None else row
 
 
@@ -141,7 +141,7 @@ def _said(error: ErrorDetails, kind: type[BaseModel]) -> str:
 
 
 def _line(node: yaml.Node, path: Path) -> int:
-    """The line of a setting; where it is not there, that of what should have it."""
+    """The line of a setting, or of its parent if it is missing."""
     for step in path:
         below: yaml.Node | None = None
         if isinstance(node, yaml.MappingNode):

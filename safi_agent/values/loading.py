@@ -40,7 +40,7 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
 
 
 def text_of(source: str | Path) -> str:
-    """What stands in the YAML file of a shipped set, or in one's own.
+    """The YAML text of a shipped value set or of a file.
 
     Raises:
         ValueError: there is no such set or file, or it is no text.
@@ -64,7 +64,7 @@ def _read(source: str | Path) -> Mapping[str, Any]:
 
 
 def with_weights(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
-    """The content with a weight for each value; anything of another shape is left for the schema to refuse."""
+    """The content with a weight for each value; content of another shape is left to the schema's validation."""
     rows = content.get("values")
     if not isinstance(rows, list | tuple):
         return dict(content)

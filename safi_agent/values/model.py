@@ -23,7 +23,7 @@ _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 
 @lru_cache(maxsize=4 * MOST_VALUES)
 def label(name: str) -> str:
-    """The form under which two spellings of a value's name are one: μ and ledgers are keyed by it.
+    """The normalized name of a value, by which μ and ledgers are keyed.
 
     Case, width, kinds of dashes, spaces and invisible characters make no difference.
 
@@ -44,20 +44,20 @@ def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def wrong_names(keys: Sequence[str]) -> Iterator[str]:
-    """What is wrong with normalised names as a whole."""
+    """Errors of the normalized names as a whole."""
     if twice := sorted(key for key, count in Counter(keys).items() if count > 1):
         yield f"Expected names that differ after normalisation, got more than once: {twice}."
 
 
 def wrong_count(values: Any) -> str | None:
-    """What is wrong with the number of values; None for nothing, or for what is not a list."""
+    """The error if there are too many values; None otherwise, or if it is not a list."""
     if isinstance(values, list | tuple) and len(values) > MOST_VALUES:
         return f"Expected at most {MOST_VALUES:,} values, got {len(values):,}."
     return None
 
 
 def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
-    """What is wrong with weights as a whole."""
+    """Errors of the weights as a whole."""
     total = math.fsum(weights)
     if not any(weights):
         yield "Expected at least one value with a weight above 0, got none."
@@ -72,7 +72,7 @@ class _Fixed(BaseModel):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The same with some fields changed, validated: pydantic's own would keep the old fingerprint.
+        """A validated copy with some fields changed; pydantic's own would keep the old fingerprint.
 
         Raises:
             ValueError: what comes out is not coherent.
@@ -137,7 +137,7 @@ class ValueSet(_Fixed):
     @field_validator("values", mode="before")
     @classmethod
     def _counted(cls, values: Any) -> Any:
-        """Before any of them is looked at."""
+        """Check the number of values before each is validated."""
         if wrong := wrong_count(values):
             raise ValueError(wrong)
         return values
@@ -168,5 +168,5 @@ class ValueSet(_Fixed):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same for the same content, whatever file it came from; made once, since every record names it."""
+        """SHA-256 of the content, cached since every record contains it."""
         return sha256(self.model_dump_json().encode()).hexdigest()

@@ -15,7 +15,7 @@ class Yaml(NamedTuple):
 
 
 def read_yaml(text: str) -> Yaml:
-    """Read YAML by its safe loader, which makes no objects and runs nothing.
+    """Parse YAML with the safe loader, which creates no objects and runs no code.
 
     Raises:
         YAMLError: it is not YAML, is nested too deep, or has aliases that stand for more than memory might hold.
@@ -32,7 +32,7 @@ def read_yaml(text: str) -> Yaml:
 
 
 def _entries(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many entries a node stands for; one that is within itself, for more than any number."""
+    """The number of entries of a node, with aliases expanded; a recursive node exceeds any limit."""
     if id(node) not in known:
         known[id(node)] = MOST_ENTRIES
         below = node.value if isinstance(node, yaml.CollectionNode) else ()

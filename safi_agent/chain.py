@@ -63,7 +63,7 @@ class SafiChain(Lifecycle, Settings):
         selector = DraftSelector.create(self.drafts, self.embeddings, self.drafts_alike)
         given = default_model() if self.model is None else self.model
         intellect = resolve(given, "model")
-        # A name is resolved anew for the judges, which are asked at temperature 0.
+        # A name is resolved again for the judges, which use temperature 0.
         ruling = resolve(self.will_model or given, "will_model", judge=True)
         judging = resolve(self.conscience_model or given, "conscience_model", judge=True)
         if self.audit == "in_process" and is_unresolved(judging):

@@ -48,19 +48,23 @@ def contain_errors(work: Callable[[], T]) -> T:
         TypeError, ValueError: the input cannot be used, see ``input_errors``.
         KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
     """
-    return _unwrap(_flatten(_outcome(partial(_outcome, work))))  # twice: Ctrl-C may come while the first one clears up
+    return _unwrap(
+        _flatten(_outcome(partial(_outcome, work)))
+    )  # twice: Ctrl-C may arrive while the first one cleans up
 
 
 async def acontain_errors(work: Callable[[], Awaitable[T]]) -> T:
     """Asynchronous version."""
     with _guarded_tasks() as stops:
         outcome = _flatten(await _aoutcome(partial(_aoutcome, work)))
-    for stop in stops:  # the results of tasks still hold it
+    for stop in stops:  # the results of tasks still refer to it
         stop.__traceback__ = stop.__context__ = None
     if stops:
         outcome = Outcome(error=stops[0].error)
     if isinstance(outcome.error, KeyboardInterrupt | SystemExit):
-        with suppress(asyncio.CancelledError):  # it goes to the event loop, which has in hand what woke this task
+        with suppress(
+            asyncio.CancelledError
+        ):  # it is raised in the event loop, which still refers to the event that resumed this task
             await asyncio.sleep(0)
     try:
         return _unwrap(outcome)
@@ -78,7 +82,7 @@ def _unwrap(outcome: Outcome[T]) -> T:
             raise outcome.error
         return outcome.value  # type: ignore[return-value]
     finally:
-        del outcome  # or the error's traceback would hold the error
+        del outcome  # otherwise the error's traceback would refer to the error
 
 
 def _outcome(work: Callable[[], T]) -> Outcome[T]:
@@ -116,7 +120,7 @@ def _interruption(error: BaseException) -> BaseException | None:
         found = [inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions]
         return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
     if isinstance(error, SystemExit):
-        code = error.code  # a text would be printed; what prints it ends with 1
+        code = error.code  # a text would be printed; the exit code is then 1
         return SystemExit(int(code) if isinstance(code, int) else None if code is None else 1)
     if isinstance(error, asyncio.CancelledError):
         scope = _SCOPE.match(error.args[0]) if error.args and isinstance(error.args[0], str) else None
@@ -139,7 +143,7 @@ def _clean_input_error(error: Exception) -> Exception:
     kind = next(kind for kind in (TypeError, ValueError, NotImplementedError) if isinstance(error, kind))
     if type(error) is kind:
         return kind(str(error))
-    log.error("A turn could not begin.", exc_info=error)  # errors of other kinds hold what they could not read
+    log.error("A turn could not begin.", exc_info=error)  # subclasses contain the input that they could not read
     return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
 
 
@@ -157,7 +161,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         self.coroutine, self.stops = coroutine, stops
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.coroutine, name)  # cr_frame and the like
+        return getattr(self.coroutine, name)  # cr_frame and similar attributes
 
     @override
     def send(self, value: Any) -> Any:

@@ -7,8 +7,8 @@ from safi_agent.values import ValueSet
 
 KEPT = 8
 RECENT = 3
-WEAK = 0.25  # a mean score below it is worth a word
-STEP = 0.5  # a change of the mean Spirit score by it is a trend
+WEAK = 0.25  # a lower mean score is mentioned
+STEP = 0.5  # the change of the mean Spirit score that counts as a trend
 
 
 def trend(scores: Sequence[int]) -> str:
@@ -27,7 +27,7 @@ def feedback_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, score
     """The note; empty before the first audit and where all is well. Hard gates are never named."""
     if not mu_turn:
         return ""
-    grown = 1 - beta**mu_turn  # how much of its final size μ has reached
+    grown = 1 - beta**mu_turn  # bias correction: the sum of the weights in μ so far
     means = [(mu[v.key] / v.weight / grown, v.name) for v in values.scored if v.key in mu]
     weakest = min(means, default=(1.0, ""))
     going = trend(scores)

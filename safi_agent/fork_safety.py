@@ -18,14 +18,14 @@ from typing import Any
 import filelock  # noqa: F401  (holds up its users at a fork: our hooks must come first, so they are registered last)
 
 log = logging.getLogger("safi_agent")
-LOCK_TIMEOUT = 15.0  # seconds for which a fork waits for one lock
+LOCK_TIMEOUT = 15.0  # seconds for which a fork waits for a lock
 
 
 class Stage(IntEnum):
     """The order of locks: a lock that is taken while another is held comes after it."""
 
-    WORK = 0  # threads, loops, what is under way
-    LOG = 1  # the lock under which logs are written
+    WORK = 0  # threads, event loops, running work
+    LOG = 1  # the lock of the log writer
     STORE = 2  # databases
 
 

@@ -9,7 +9,7 @@ from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
 MOST = 3
-UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score that rests on nothing
+UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score without a basis
 Raised = Literal["review", "drift", "audit_failed"]
 Kind = Literal["turn"] | Raised
 

@@ -28,7 +28,7 @@ from safi_agent.unicode_text import LONGEST_NAME, is_name
 
 KEY, TURN_ID = "safi_key", "safi_turn_id"
 
-# What a name stands for inside a governed turn that has it: the beginning of the ids of turns there.
+# By ``safi_turn_id``: the prefix of the ids of turns that are started within a governed turn.
 _scopes: ContextVar[Mapping[str, str]] = ContextVar("safi_scopes", default={})  # noqa: B039 (it is never changed)
 
 

@@ -198,7 +198,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             ending, await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
         )
 
-    # What the agent says
+    # Model calls
 
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
@@ -231,7 +231,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             async with self.chain.backpressure.admit():
                 return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
 
-    # What the agent does
+    # Tool calls
 
     @override
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:

@@ -19,7 +19,7 @@ from safi_agent.store import Commit, JudgedTurn, Memory
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
-LEAST_CONFIDENCE = 0.01  # in the mean; below it a score says nothing
+LEAST_CONFIDENCE = 0.01  # mean confidence; below it a score has no basis
 
 log = logging.getLogger("safi_agent")
 
@@ -151,7 +151,7 @@ def _failed(row: JudgedTurn, before: Memory, measure: Measure, cause: str | None
     try:
         parameters = {"measure": measure.parameters(parse_value_set(row.values))}
     except Exception:
-        parameters = {}  # the value set in the store cannot be read, which is why the audit failed
+        parameters = {}  # the stored value set is unreadable, which is why the audit failed
     failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({cause})."} if cause else {}
     return Commit(_flagged({**_base_record(row), **parameters, **failed, **_memory(before)}, measure), None)
 

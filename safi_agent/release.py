@@ -20,7 +20,7 @@ from safi_agent.store import Job
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
-# Of a turn's flags, those that its caller gets: what was ruled without a judge's ruling, or on less than all there was.
+# The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
 PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 

@@ -60,7 +60,7 @@ class AsyncConfigurableFields(RunnableConfigurableFields[Input, Output]):
 
 
 MOST_DRAFTS = 64
-LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody
+LEAST_BYTES = 4096  # minimum size of a log before it is rotated
 
 
 def _full_log_path(path: str | Path | None) -> str | None:
@@ -70,14 +70,14 @@ def _full_log_path(path: str | Path | None) -> str | None:
 class Settings(RunnableSerializable[SafiInput, AIMessage]):
     """The immutable settings of a chain; a copy, an unpickled chain and a configured one are separate chains."""
 
-    # A store's URL may hold a password: errors do not quote what came.
+    # A store's URL may contain a password, so errors do not quote the input.
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     model: Annotated[Model | None, SkipValidation] = None
     values: Annotated[ValueSet, BeforeValidator(load_values)] = Field(default=defaults.VALUES, validate_default=True)
     will_model: Annotated[Model | None, SkipValidation] = None
     conscience_model: Annotated[Model | None, SkipValidation] = None
-    store: str | None = Field(default=defaults.STORE, repr=False)  # it may hold a password
+    store: str | None = Field(default=defaults.STORE, repr=False)  # it may contain a password
     log: Annotated[str | None, BeforeValidator(_full_log_path)] = Field(default=defaults.LOG, validate_default=True)
     log_max_bytes: int | None = None
     hooks: tuple[Annotated[Hook, SkipValidation], ...] = ()

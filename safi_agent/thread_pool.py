@@ -13,7 +13,7 @@ T = TypeVar("T")
 Work = tuple[Future[Any], Callable[[], Any]]
 log = logging.getLogger("safi_agent")
 IDLE = 5.0  # seconds without work after which a thread ends
-STUCK_PER_THREAD = 4  # calls given up that may still run, for each thread of a pool
+STUCK_PER_THREAD = 4  # abandoned calls that may still run, for each thread of a pool
 _own = threading.local()
 
 
@@ -38,7 +38,7 @@ class ThreadPool:
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._alive = self._waiting = 0
-        self._stuck: set[Future[Any]] = set()  # given up by their callers, and still running
+        self._stuck: set[Future[Any]] = set()  # abandoned by their callers, and still running
         self._work: deque[Work] = deque()
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
@@ -47,7 +47,7 @@ class ThreadPool:
         Raises:
             RuntimeError: no thread can be started, and there is none.
         """
-        if self._pid != os.getpid():  # a fork copies the pool, not its threads
+        if self._pid != os.getpid():  # a fork copies the pool without its threads
             self._reset()
         future: Future[T] = Future()
         context = copy_context()
@@ -125,7 +125,7 @@ class ThreadPool:
                     self._stuck.discard(given[0])
                 del given
         finally:
-            if counted:  # something was raised in this thread from outside
+            if counted:  # an exception was injected into this thread
                 with changed:
                     self._alive -= 1
 

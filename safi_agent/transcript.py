@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-MAX_CONTEXT = 20_000  # characters of a conversation that a judge is shown; of its system messages as many
-MAX_ARGUMENT = 2_000  # characters of the arguments of a tool call
+MAX_CONTEXT = 20_000  # characters of a conversation for a judge; the same again for its system messages
+MAX_ARGUMENT = 2_000  # maximum characters of a tool call's arguments
 SYSTEM = ("system", "developer")
 CHARACTER = "character"
 
@@ -21,8 +21,8 @@ MEDIA = {
     **dict.fromkeys(("file", "input_file", "document", "media"), "file"),
     **dict.fromkeys(("video", "video_url"), "video"),
 }
-PAPERS = ("file", "document")  # which may have their text with them
-# A model's reasoning, and calls that a message has in ``tool_calls`` too.
+PAPERS = ("file", "document")  # media types whose block may contain the text
+# Reasoning, and calls that are in ``tool_calls`` too.
 UNSPOKEN = (
     *("thinking", "redacted_thinking", "reasoning"),
     *("tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call", "input_json_delta"),
@@ -44,7 +44,7 @@ class Transcript(str):
 class _Chunk(NamedTuple):
     text: str
     missing: Counter[str]
-    pinned: bool  # never left out for being old
+    pinned: bool  # never omitted because of its age
 
     def clipped(self, most: int) -> "_Chunk":
         cut = max(0, len(self.text) - most)
@@ -147,7 +147,7 @@ def _block(block: Mapping[str, Any], missing: "Counter[str]") -> str:
         return ""
     source = block.get("source")
     texts = [block.get("text"), block.get("content")]
-    if isinstance(source, Mapping):  # a document whose text is in the message
+    if isinstance(source, Mapping):  # an inline text document
         texts += [source.get("content"), source.get("data") if source.get("type") == "text" else None]
     text = "\n".join(_text(part, missing) for part in texts if isinstance(part, str | list))
     if (kind in MEDIA and not (text and kind in PAPERS)) or not (text or kind in TEXTS):

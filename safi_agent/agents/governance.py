@@ -138,7 +138,7 @@ class Governance:
             ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin_turn``.
         """
         values, agent = self.chain.values.name, str((config.get("metadata") or {}).get("lc_agent_name") or "")
-        place = ["agent", agent, *node_path(config)[:-1]]  # without the node in which this is called
+        place = ["agent", agent, *node_path(config)[:-1]]  # without the node of this call
         run = turn_name(config, messages, memory_key(config, values), values, place)
         if not run.asked:
             return run.text, None
@@ -215,7 +215,7 @@ class Governance:
                 return self.assign_id(with_spare_id(turn), again=again)
             if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
                 return placed, answer_message(kept, number)
-        raise AssertionError  # count() does not end
+        raise AssertionError  # unreachable: count() is infinite
 
     def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
         """Intellect, the calls' rules, Will, and for an answer the release."""
@@ -308,7 +308,7 @@ class Governance:
         mark = signed_verdict_of(request.state["messages"], call)
         before = self.signer.verify(turn, call, mark)
         if before is None and not call["args"] and isinstance(mark, Mapping) and mark.get("decision") == "violation":
-            before = DENIED_BEFORE  # its arguments were left out, and the key that signed its mark is gone
+            before = DENIED_BEFORE  # its arguments were removed, and its signature cannot be verified any more
         if before is not None and before.decision == "violation":
             return before
         known = [request.tool.name] if request.tool is not None else []

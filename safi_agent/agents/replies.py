@@ -15,15 +15,15 @@ from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import UNKNOWN, iter_texts, safe_str
 from safi_agent.turn import Draft, Turn, Verdict
 
-# What providers want back of a reply that calls tools; a block of another kind does not leave.
+# Block types that providers need back with tool calls; other blocks do not leave.
 _THOUGHT = ("thinking", "redacted_thinking", "reasoning")
-# Where they keep what is no words: nobody can judge it, and only the provider can read it.
+# Keys of opaque data, which only the provider can read.
 _OPAQUE = ("type", "id", "index", "signature", "encrypted_content", "data")
 _KEYS = (*_OPAQUE, "thinking", "reasoning", "summary", "text", "content", "extras", "status")
 BROKEN = Verdict("violation", "The arguments could not be read.", "arguments_unreadable")
 SAME_ID = Verdict("violation", "Each call needs an id of its own.", "call_id")
 UNVERIFIED = Verdict("violation", "", "mark_unverified")
-STRUCTURED = "structured"  # the code of calls that make structured output: they are judged as an answer
+STRUCTURED = "structured"  # the code of calls that produce structured output, which is judged as an answer
 NOT_MADE = "This call was not made. "
 SIGNATURES = "__gemini_function_call_thought_signatures__"
 _TOKEN = re.compile(r"[\w+/=.:|-]*")
@@ -54,14 +54,14 @@ class Reply(NamedTuple):
 def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     """Split the response of a model call; calls that cannot be parsed are kept without their arguments."""
     message = model_message(response)
-    notes = [m for m in response.result if isinstance(m, ToolMessage)]  # on calls that make structured output
+    notes = [m for m in response.result if isinstance(m, ToolMessage)]  # for calls that produce structured output
     noted = {note.tool_call_id for note in notes}
     unread: list[ToolCall] = [_call(c.get("name") or UNKNOWN, {}, c.get("id")) for c in message.invalid_tool_calls]
     calls = [_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
     made = [c["args"] for c in message.tool_calls if c["id"] in noted]
-    # A note repeats what was made, or what of it does not fit, and the id of its call.
+    # A note repeats the output or its validation error, and the id of its call.
     said = [draft.answer, *map(_json, made), *(call_id for call_id in noted if not _is_opaque(call_id))]
     if response.structured_response is None and (calls or notes):
         said += _strings(_thoughts(message))
@@ -76,7 +76,7 @@ def model_message(response: ModelResponse[Any]) -> AIMessage:
 
 
 def _call(name: str, args: dict[str, Any], call_id: str | None) -> ToolCall:
-    own = f"call-{uuid4().hex}"  # an id that is none may be anything, words too
+    own = f"call-{uuid4().hex}"  # an invalid id may contain any text
     return ToolCall(name=name, args=args, id=call_id if call_id and _is_opaque(call_id) else own, type="tool_call")
 
 

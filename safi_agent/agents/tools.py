@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from safi_agent.turn import Verdict
 
-UNKNOWN = "unknown_tool"  # stands for a name that the model made up: it may be made of anything
+UNKNOWN = "unknown_tool"  # replaces a name that the model invented, which may contain any text
 Checks = Mapping[str, TypeAdapter[Any]]
 Rules = Mapping[str, Checks]
 
@@ -52,7 +52,7 @@ def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
 
 def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
     text = f"allowed_tools: expected a type that pydantic can check for {argument!r} of {tool!r}, got {kind!r}."
-    if isinstance(kind, str):  # which pydantic takes for the name of a type, and looks for it later
+    if isinstance(kind, str):  # pydantic would resolve it later as a forward reference
         raise TypeError(text)
     try:
         return TypeAdapter(kind)
@@ -81,7 +81,7 @@ def _fits(check: TypeAdapter[Any], value: Any) -> bool:
         return False
     try:
         check.validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except Exception:  # a validator may raise anything; what it did not pass is not allowed
+    except Exception:  # a validator may raise anything; the value is then not allowed
         return False
     return True
 
@@ -110,7 +110,7 @@ def iter_texts(item: object) -> Iterator[str]:
     that contains itself is read once.
     """
     left: list[Any] = [item]
-    read: dict[int, Any] = {}  # the objects are kept, so that their ids stay theirs
+    read: dict[int, Any] = {}  # keeps the objects alive, so that their ids are not reused
     while left:
         one = left.pop()
         if isinstance(one, str | bytes | bytearray):
@@ -127,7 +127,7 @@ def iter_texts(item: object) -> Iterator[str]:
 def _number(item: float) -> str:
     try:
         return json.dumps(item)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         return safe_str(item)
 
 
@@ -146,5 +146,5 @@ def safe_str(item: object) -> str:
     """``str(item)``; the name of its type if that raises."""
     try:
         return str(item)
-    except Exception:  # an object may raise anything; its text is not what is passed on
+    except Exception:  # ``__str__`` may raise anything
         return f"<{type(item).__name__}>"

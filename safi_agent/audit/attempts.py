@@ -15,7 +15,7 @@ from safi_agent.store import AuditResult, Job, StoredTurn
 from safi_agent.thread_pool import ThreadPool
 
 MAX_ATTEMPTS_RUNNING = 32
-RETRY_THREAD = 1.0  # seconds until it is tried again to start a thread
+RETRY_THREAD = 1.0  # seconds until starting a thread is retried
 
 
 class AttemptEnded(NamedTuple):
@@ -83,7 +83,7 @@ class AttemptPool:
     def finish(self, attempt: Attempt) -> str | None:
         """Process the outcome of an attempt; the memory key if the audit has ended."""
         if self._begun.get(attempt.job.id) is not attempt:
-            return None  # it was given up before
+            return None  # it was abandoned before
         del self._begun[attempt.job.id]
         try:
             outcome = attempt.future.result(0)

@@ -11,7 +11,7 @@ from typing import Any
 from safi_agent.thread_pool import mark_audit_thread
 
 log = logging.getLogger("safi_agent")
-LEAVE = 15.0  # seconds in which tasks that are cancelled when the loop is stopped may end: nothing waits for them
+LEAVE = 15.0  # seconds for tasks to end after they were cancelled by stop()
 
 
 class EventLoopThread:
@@ -24,7 +24,7 @@ class EventLoopThread:
     def __init__(self, name: str) -> None:
         self.loop = asyncio.SelectorEventLoop()
         self._stopped = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()  # a loop itself holds no reference to its tasks
+        self._tasks: set[asyncio.Task[None]] = set()  # an event loop keeps no strong references to tasks
         run = (self.loop, self._stopped, self._tasks)
         self._thread = threading.Thread(target=_run, args=run, name=name, daemon=True)
         try:
@@ -84,10 +84,10 @@ def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event, submitted: s
     while not stopped.is_set():
         try:
             loop.run_forever()
-        except BaseException as error:  # of a task that someone else began on this loop
+        except BaseException as error:  # raised by a foreign task on this loop
             log.error("The loop of %r goes on.", threading.current_thread().name, exc_info=error)
     try:
-        _cancel(loop, set(submitted))  # they end what they began, in their order
+        _cancel(loop, set(submitted))  # submitted tasks first, which cancel their own subtasks
         _cancel(loop, asyncio.all_tasks(loop))
         loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as error:

@@ -16,7 +16,7 @@ from safi_agent.thread_pool import ThreadPool, mark_audit_thread
 
 log = logging.getLogger("safi_agent")
 EXIT_TIMEOUT = 15.0
-AT_ONCE = 8  # beats; one may wait for a store
+AT_ONCE = 8  # concurrent beats, each of which may wait for a store
 
 
 class Monitored(Protocol):

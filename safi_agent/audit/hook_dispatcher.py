@@ -14,8 +14,8 @@ from safi_agent.audit.event_loop_thread import EventLoopThread
 from safi_agent.hooks import Alert, Hook, call_hook, callable_name
 
 log = logging.getLogger("safi_agent")
-MAX_STUCK = 3  # threads of one hook that may hang before it is called no more
-MAX_POLL = 1.0  # seconds, at most, from one look at the calls that are under way to the next
+MAX_STUCK = 3  # hanging threads of a hook after which it is not called any more
+MAX_POLL = 1.0  # maximum seconds between checks of pending calls
 
 
 class HookCall(NamedTuple):
@@ -64,7 +64,7 @@ class HookDispatcher:
     def _thread_of(self, hook: Hook) -> "_HookThread":
         if (thread := self._threads.get(id(hook))) is None:
             thread = self._threads[id(hook)] = _HookThread(hook, self.timeout, self._lock)
-            weakref.finalize(self, thread.stop).atexit = False  # hooks are called while the interpreter exits
+            weakref.finalize(self, thread.stop).atexit = False  # hooks are also called at interpreter exit
         return thread
 
     def expire(self) -> float:
@@ -90,7 +90,7 @@ class _HookThread:
 
     def __init__(self, hook: Hook, timeout: float, lock: threading.RLock) -> None:
         self.hook, self.timeout, self._lock = hook, timeout, lock
-        self._calls: dict[_RunningCall, None] = {}  # not ended yet, the oldest first
+        self._calls: dict[_RunningCall, None] = {}  # pending calls, oldest first
         self._thread: EventLoopThread | None = None
         self._stuck: list[EventLoopThread] = []
 
@@ -108,13 +108,13 @@ class _HookThread:
                 self._thread = EventLoopThread("safi-hook")
             one.on = on = self._thread
             on.submit(lambda: self._called(one, on))
-        except (RuntimeError, MemoryError, OSError) as error:  # tried again when it is looked next
+        except (RuntimeError, MemoryError, OSError) as error:  # retried by the next ``expire``
             log.error("No thread for the hook %s could be had (%s).", callable_name(self.hook), error)
 
     async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
             if one.on is not on or one not in self._calls:
-                return  # it was moved, or given up
+                return  # it was moved to another thread, or abandoned
             one.begun = time.monotonic()
         rest, in_time = call_hook(*one.due), True
         if rest is not None:

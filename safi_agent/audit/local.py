@@ -22,11 +22,11 @@ from safi_agent.store import Job, Store
 from safi_agent.thread_pool import is_audit_thread, mark_audit_thread
 
 log = logging.getLogger("safi_agent")
-BATCH_WINDOW = 0.01  # seconds in which more may come before a round begins, so that much is done in one transaction
+BATCH_WINDOW = 0.01  # seconds to collect more work before a round, for larger transactions
 IDLE = 5.0  # seconds without open turns after which the thread ends
-JOIN_TIMEOUT = 1.0  # seconds for the thread of a closed chain to end
-POLL = 0.5  # seconds from one look at the thread to the next, while it is waited for
-STORED = (SQLAlchemyError, OSError, SafiError)  # what a store or a log out of reach raises
+JOIN_TIMEOUT = 1.0  # seconds to wait for the thread of a closed chain
+POLL = 0.5  # seconds between checks of the thread in drain()
+STORED = (SQLAlchemyError, OSError, SafiError)  # raised by an unreachable store or log
 
 
 class LocalAuditor(ForkHandler):
@@ -44,7 +44,7 @@ class LocalAuditor(ForkHandler):
         monitor(self)
 
     def _reset(self) -> None:
-        self._lock = threading.RLock()  # Ctrl-C cannot come between it and its block, as it can with a Condition
+        self._lock = threading.RLock()  # unlike a Condition, Ctrl-C cannot interrupt between acquiring it and its block
         self._changed = threading.Condition(self._lock)
         self._open: dict[str, Job] = {}
         self._finished = 0
@@ -52,9 +52,9 @@ class LocalAuditor(ForkHandler):
         self._pipeline = AuditPipeline(self.plan, self.store, self._inbox.put, self._take_over)
         self._thread: threading.Thread | None = None
         self._retry = threading.Event()  # set to end the wait after a failure
-        self._round: float | None = None  # when the round that is under way began
+        self._round: float | None = None  # start of the current round
         self._ending = False  # the chain was closed
-        self._last_failure = ""  # why the last round came to nothing
+        self._last_failure = ""  # why the last round failed
 
     @override
     def after_fork(self) -> None:
@@ -62,7 +62,7 @@ class LocalAuditor(ForkHandler):
 
     def beat(self) -> None:
         """Take over the turns of dead processes, renew leases, and restart the thread if it has ended."""
-        self._take_over()  # first: a turn of this process that nobody audits is known by its old lease
+        self._take_over()  # first: an orphaned turn of this process is recognized by its old lease
         if self._open:
             self.store.leases.renew()
         self._ensure()
@@ -174,7 +174,7 @@ class LocalAuditor(ForkHandler):
                     return
                 self._run_round()
                 failures, self._last_failure = 0, ""
-            except BaseException as error:  # the store is out of reach, or a fault of ours; what is stored is safe
+            except BaseException as error:  # the store is unreachable, or a bug; stored data is safe
                 wait = RECONNECT[min(failures, len(RECONNECT) - 1)]
                 failures += 1
                 self._fail(error, wait)
@@ -183,7 +183,9 @@ class LocalAuditor(ForkHandler):
         self._round = None
         self._last_failure = f"The audits wait ({type(error).__name__}), and are tried again."
         log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
-        if not isinstance(error, STORED):  # a round can be repeated; what else failed may have left half of one
+        if not isinstance(
+            error, STORED
+        ):  # a failed round can be repeated, but another error may have left it incomplete
             with self._lock:
                 self._restart()
         self._retry.clear()

@@ -17,11 +17,11 @@ from safi_agent.store.store import AT_A_TIME
 from safi_agent.unicode_text import many
 
 log = logging.getLogger("safi_agent")
-POLL = 0.5  # seconds from one look at what other processes have committed to the next, while something waits for it
+POLL = 0.5  # seconds between polls of the commits of other processes
 RETRY_COMMIT = 15.0  # seconds until a failed commit is retried
-MAX_HOOKS_RUNNING = 32  # turns whose hooks are called at the same time
-MAX_RECORDS_HELD = 64  # turns that wait for their hooks with their record at hand; those of others are read again
-MAX_TURNS_PER_QUERY = 500  # turns in one question to the store
+MAX_HOOKS_RUNNING = 32  # turns whose hooks run at the same time
+MAX_RECORDS_HELD = 64  # waiting turns whose records are kept in memory; others are read again
+MAX_TURNS_PER_QUERY = 500  # turns per query
 
 
 class HooksCalled:
@@ -45,7 +45,7 @@ class AuditPipeline:
         self._dirty: set[str] = set()  # memory keys in which something may be committed
         self._uncommitted: dict[str, Job] = {}  # judged, and not committed
         self._failed_keys: dict[str, tuple[float, str]] = {}  # keys whose commit failed: when to retry, why
-        self._committed: dict[str, dict[str, Any]] = {}  # records on their way to the log
+        self._committed: dict[str, dict[str, Any]] = {}  # committed records that are not logged yet
         self._hooks_waiting: list[tuple[Job, dict[str, Any] | None]] = []
         self._hooks_running: set[str] = set()
         self._to_settle: list[Job] = []
@@ -61,7 +61,9 @@ class AuditPipeline:
                 self._to_settle.append(told)
         elif isinstance(what, Job) and what.id not in self._jobs:
             self._jobs[what.id] = what
-            self.store.leases.under_way.add(what.id)  # here, where no Ctrl-C comes between this and its audit
+            self.store.leases.under_way.add(
+                what.id
+            )  # here, on the audit thread, Ctrl-C cannot interrupt between this and the audit
             if what.audit:
                 self._attempts.add(what)
             else:
@@ -149,7 +151,7 @@ class AuditPipeline:
         try:
             made = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
         except Exception as error:
-            if batch.key not in self._failed_keys:  # once, however often it is tried again
+            if batch.key not in self._failed_keys:  # logged once, however often it is retried
                 log.error("The turns under the memory key %r cannot be committed.", batch.key, exc_info=error)
             self._failed_keys[batch.key] = time.monotonic() + RETRY_COMMIT, type(error).__name__
             return None

@@ -17,7 +17,7 @@ from safi_agent.store import AuditResult, StoredTurn
 from safi_agent.values import ValueSet
 
 log = logging.getLogger("safi_agent")
-RECONNECT = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # how long until the store is tried again
+RECONNECT = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # seconds until the store is retried, by number of failures
 
 
 class Outcome(NamedTuple):
@@ -123,5 +123,5 @@ class Plan:
             return self.values
         try:
             return parse_value_set(kept(fingerprint))
-        except ValueError:  # the store has lost it meanwhile
+        except ValueError:  # the store does not have it any more
             return self.values

@@ -22,8 +22,8 @@ from safi_agent.log import flush
 from safi_agent.store import Job, Store
 
 log = logging.getLogger("safi_agent")
-STOP_GRACE = 5.0  # seconds in which a worker that has stopped says so to the database
-POLL = 0.05  # seconds from the first look at the store to the next, while it is drained; then twice as many
+STOP_GRACE = 5.0  # seconds for a stopped worker to unregister
+POLL = 0.05  # seconds between the first two polls of the store in drain(), then doubled
 MAX_POLL = 0.4
 
 
@@ -51,7 +51,7 @@ class PostgresAuditor(ForkHandler):
         self._lock = threading.Lock()
         self._submitted = self._reported = 0
         self._running: _Running | None = None
-        self._done = 0  # audits that workers carried out which have ended
+        self._done = 0  # audits of workers that have ended
         self._stopped = False
 
     @override
@@ -141,7 +141,7 @@ class PostgresAuditor(ForkHandler):
         """The numbers of open turns and of open audits of this process."""
         try:
             return self.store.leases.count_own(self.plan.values.name)
-        except SQLAlchemyError as error:  # the store is out of reach; what is in it is safe
+        except SQLAlchemyError as error:  # the store is unreachable; its content is safe
             log.error("It cannot be seen which audits are done.", exc_info=error)
             return 1, self._submitted - self._reported
 
@@ -166,10 +166,10 @@ class PostgresAuditor(ForkHandler):
             running = self._running
         _open.discard(self)
         if running is not None and running.thread.alive:
-            with contextlib.suppress(TimeoutError, RuntimeError):  # it may end just now
+            with contextlib.suppress(TimeoutError, RuntimeError):  # it may end at this moment
                 running.thread.loop.call_soon_threadsafe(running.worker.stop, timeout)
                 running.ended.result(timeout + STOP_GRACE)
             running.thread.stop()
 
 
-_open: set[PostgresAuditor] = set()  # a chain that was let go of is not done before its turns are
+_open: set[PostgresAuditor] = set()  # keeps branches alive until their turns are done

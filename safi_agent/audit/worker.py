@@ -31,13 +31,13 @@ from safi_agent.store.job_queue import conninfo, queue_name
 from safi_agent.thread_pool import ThreadPool
 
 log = logging.getLogger("safi_agent")
-SILENT = 30.0  # seconds without a sign of life after which a worker's jobs are given to others
-POLL = 1.0  # seconds until a job is seen whose time has come, or a lost database is looked for again
-SHUTDOWN_GRACE = 10.0  # seconds for what is under way when the database is lost
-MAX_INTERRUPTIONS = 10  # workers that a turn may take with it
-SWEEP = 0x5AF2  # the advisory lock of whoever looks for silent workers
+SILENT = 30.0  # seconds without a heartbeat after which a worker's jobs are returned to the queue
+POLL = 1.0  # seconds between polls for due jobs, and between attempts to reconnect
+SHUTDOWN_GRACE = 10.0  # seconds for running jobs when the database is lost
+MAX_INTERRUPTIONS = 10  # interrupted attempts after which an audit fails: the turn may have crashed its workers
+SWEEP = 0x5AF2  # advisory lock of the process that looks for workers without a heartbeat
 AT_THE_STORE = 8
-MAX_POLL = 1.0  # seconds from one look at hooks that are being called to the next
+MAX_POLL = 1.0  # seconds between checks of running hooks
 
 
 class RetryLaterError(Exception):
@@ -73,7 +73,7 @@ class Worker:
         self._hooks = HookDispatcher(plan.timeout)
         self._queue_worker: QueueWorker | None = None
         self._stopped = False
-        self._lost: int | None = None  # the name under which it worked when the database went away
+        self._lost: int | None = None  # the worker's id before the connection was lost
 
     async def run(self) -> None:
         """Run until stopped."""
@@ -100,7 +100,7 @@ class Worker:
         app.task(name="safi.settle", retry=RetryUntilDone())(self._settle)
         async with app.open_async():
             if self._lost is not None:
-                await app.job_manager.unregister_worker(self._lost)  # so its jobs are nobody's, and given to someone
+                await app.job_manager.unregister_worker(self._lost)  # so that its jobs are returned to the queue
             self._lost = None
             self._queue_worker = self._create_worker(app)
             sweeping = asyncio.create_task(self._sweep(connector, app.job_manager))
@@ -128,7 +128,7 @@ class Worker:
     async def _sweep(self, connector: PsycopgConnector, jobs: JobManager) -> None:
         """Return the jobs of workers without a heartbeat to the queue, in one process at a time."""
         while True:
-            with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker itself will notice
+            with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker reports it itself
                 async with connector.pool.connection() as c:
                     cursor = await c.execute("SELECT pg_try_advisory_xact_lock(%s)", [SWEEP])
                     if await cursor.fetchone() == (True,):

@@ -13,7 +13,9 @@ from safi_agent.errors import SafiError
 if TYPE_CHECKING:
     from safi_agent import SafiChain
 
-_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}  # what a terminal obeys
+_STEERING = {
+    n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
+}  # control characters of a terminal
 
 
 def chat(

@@ -57,7 +57,7 @@ def _finder(files: list[str], store: str) -> "Find":
     def find(name: str) -> ValueSet | None:
         if name not in known and (text := kept.read_values(name)) is not None:
             found = parse_value_set(text)
-            if name == found.fingerprint:  # what was edited in the store is not the one
+            if name == found.fingerprint:  # a value set that was edited in the store has another fingerprint
                 known[name] = found
         return known.get(name)
 

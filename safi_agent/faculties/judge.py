@@ -18,7 +18,7 @@ Read = Callable[[dict[str, Any]], T | None]
 Request = tuple[Model, list[BaseMessage]]
 AGAIN = "Your reply could not be used. Reply again with the JSON object alone, complete, and with nothing around it."
 _INCLUDED_RAW = {"raw", "parsed", "parsing_error"}
-# OpenAI's client raises these where a reply in a schema was cut off: that is a reply, and it is unclear.
+# OpenAI's client raises these for a truncated structured reply; it counts as an unclear reply.
 _CUT_OFF = frozenset({"LengthFinishReasonError", "ContentFilterFinishReasonError"})
 
 

@@ -18,7 +18,7 @@ _REFUSED = re.compile(
     r"support|invalid|unknown|unrecogni[sz]ed|unexpected|unavailable|not (?:available|permitted|allowed|implemented)|"
     r"may not|cannot|can't|enabled|requires?\b"
 )
-# These name tools or schemas too, but leave the call as wrong as it was.
+# Errors that mention tools or schemas but are not caused by them.
 _OTHER = re.compile(
     r"context[_ ]?(?:length|window)|maximum context|too many tokens|reduce the length|too long|"
     r"content[_ ](?:filter|management|policy)|api[_ ]?key|unauthori[sz]ed|permission|quota|billing|rate[_ ]?limit|"
@@ -54,6 +54,6 @@ def _text(error: Exception) -> str:
     parts: list[Any] = [error, getattr(error, "body", "")]
     try:
         parts.append(getattr(getattr(error, "response", None), "text", ""))
-    except Exception:  # a stream that was not read has no text
+    except Exception:  # an unread stream has no text
         parts.append("")
     return " ".join(str(part)[:_MOST] for part in parts).lower()

@@ -19,8 +19,8 @@ from typing_extensions import override
 from safi_agent.turn import Draft
 
 DIMENSIONS = 1024
-LEXICAL_THRESHOLD = 0.6  # cosine similarity from which two drafts say the same, by their words
-EMBEDDING_THRESHOLD = 0.8  # the same, by a model of embeddings
+LEXICAL_THRESHOLD = 0.6  # cosine similarity from which two drafts agree, for bags of words
+EMBEDDING_THRESHOLD = 0.8  # the same for an embedding model
 INSTALL = (
     'drafts: several need sal_lightning, whose PulseCascade chooses among them: pip install "sal-lightning[safi]".'
 )

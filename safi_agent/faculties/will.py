@@ -65,8 +65,8 @@ UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
-PATTERN_SECONDS = 1.0  # for all patterns of a value set together
-# What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
+PATTERN_SECONDS = 1.0  # for all patterns of a value set
+# Limits for work on the caller's event loop: characters, and seconds of pattern search.
 INLINE_CHARS = 4_000
 INLINE_SECONDS = 0.005
 
@@ -117,7 +117,7 @@ class PatternTimeoutError(Exception):
 
 def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float) -> Verdict | None:
     text = draft.answer
-    if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before anything is done with the text
+    if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before the text is processed
         return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
     if not visible(text).strip():
         return Verdict("violation", "The draft is empty.", "structure_empty")
@@ -212,7 +212,7 @@ class Will(Faculty):
     judge: Judge | None
     values: ValueSet
     show_reflection: bool = True
-    system_prompt: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
+    system_prompt: str = SYSTEM  # another prompt needs the same placeholders and the same reply
     min_agreement: float = 0
     refuse_truncated: bool = False
 

@@ -31,7 +31,7 @@ def anchor_key_id(anchor: Anchor) -> str:
 def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
     """The number of the store's turns in the log; None if the anchor is not genuine."""
     if [type(part) for part in anchor] != [int, int, str, str] or (found := _KEY.fullmatch(anchor.key)) is None:
-        return None  # SQLite keeps a text in a column of numbers
+        return None  # SQLite accepts text in a numeric column
     turns, tip = int(found[2]), Tip(anchor.lines, anchor.mac)
     genuine = hmac.compare_digest(_seal(log, anchor.size, tip, turns, key), found[3])
     return turns if genuine and found[1] == key_id(key) else None
@@ -52,5 +52,5 @@ def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
 
 
 def _seal(log: str, size: int, tip: Tip, turns: int, key: bytes) -> str:
-    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no line of a log begins like it
+    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no log line begins like this
     return hmac.digest(key, told.encode("ascii"), "sha256").hex()

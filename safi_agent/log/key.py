@@ -81,4 +81,4 @@ def keep_key(log: str | Path, key: bytes) -> None:
         file.write(key + b"\n")
         file.flush()
         os.fsync(descriptor)
-    draft.rename(key_file(log))  # whole or not there: half a key would lose the log
+    draft.rename(key_file(log))  # atomic: a partial key would make the log unusable

@@ -13,11 +13,11 @@ from safi_agent.log.key import given_key, key_file
 from safi_agent.log.rotation import lines
 
 DATABASE = b"SQLite format 3\0"
-BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of the files that lie beside a log
+BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of files beside a log
 BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 BEGINS = b'{"timestamp": "'  # how a record begins
-LONGEST_FIRST = 2**20  # bytes; what is longer is judged by how it begins
-LOOKED_AT = 100  # lines: a line that was put before the first one makes no other file of a log
+LONGEST_FIRST = 2**20  # bytes; a longer line is recognized by its beginning
+LOOKED_AT = 100  # lines; a log with a foreign first line is still a log
 
 
 def log_path(path: str | Path | None, store: str | None = None) -> str:
@@ -63,7 +63,7 @@ def refuse_others(path: str | Path) -> None:
     """
     try:
         found = _found(Path(path))
-    except OSError:  # it cannot be read, and is not written either: lines wait
+    except OSError:  # unreadable: the writer fails too, and lines wait in the store
         return
     if found:
         raise ValueError(f"log: expected a log or a new file, got {found} {str(path)!r}.")
@@ -111,7 +111,7 @@ def _of_store(url: str | None) -> set[Path]:
     """The files of a store; none for one without a file."""
     try:
         parsed = make_url(url or "")
-    except ArgumentError:  # the store itself says so
+    except ArgumentError:  # opening the store reports it
         return set()
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return set()

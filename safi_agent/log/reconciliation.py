@@ -17,9 +17,9 @@ from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
 from safi_agent.store import Anchor, Store
 from safi_agent.store.log_account import WRONG, LogAccount, read_anchors, read_rows, read_turns_at
 
-AT_ONCE = 200  # turns that the store is asked for together
+AT_ONCE = 200  # turns per query
 MOST_MISSING = 20
-# Where what a turn's row was made of stands in its record.
+# The field of a record for each field of a turn's body.
 SAME = {
     "id": "turnId",
     "key": "memoryKey",
@@ -116,7 +116,9 @@ def _record(text: bytes) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     turn_id = record.get("turnId") if isinstance(record, dict) else None
-    return record if isinstance(turn_id, str) and turn_id.isprintable() else None  # what a database can be asked for
+    return (
+        record if isinstance(turn_id, str) and turn_id.isprintable() else None
+    )  # only such ids can be in the database
 
 
 def _differences(line: _Line, row: Any) -> Iterator[str]:
@@ -161,7 +163,7 @@ class _Places:
             return
         at = bisect_left(self._places, place)
         while at < len(self._places) and self._places[at] == place and self._met[at]:
-            at += 1  # two turns of one place: two processes committed at once
+            at += 1  # two turns at one position: two processes committed at once
         if at < len(self._places) and self._places[at] == place:
             self._met[at] = 1
 
@@ -209,9 +211,9 @@ def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: in
     anchor, wrong = _anchor(told, key)
     gone = anchor is None and told.written and not log_files(log)
     verdict = NO_LOG if gone else verify(log, key, anchor, first)
-    # Turns whose lines are missing are those that the chain misses, or in files that are elsewhere.
+    # Missing turns are not reported if the chain already misses lines, or if files are elsewhere.
     compared = compare(log, key, store, told, whole=first == 1 and not verdict.faulty)
-    named = {fault[:2] for fault in verdict.faults}  # a line is named once
+    named = {fault[:2] for fault in verdict.faults}  # report each line once
     more = [Fault(str(log), 0, what) for what in (*wrong, *told.wrong)]
     more += [fault for fault in compared.faults if fault[:2] not in named]
     faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)

@@ -15,8 +15,8 @@ from safi_agent.log.verify import MOST_FAULTS, Fault
 from safi_agent.values import ValueSet
 
 FIGURES = ("spiritScore", "drift", "driftRaw", "mu", "muTurn")
-TOLERANCE = 1e-9  # relative and absolute: the last bit of another processor is no fault
-# What reading a line may raise that someone has made to be read.
+TOLERANCE = 1e-9  # relative and absolute: results of other processors may differ in the last bit
+# Exceptions that a malformed or malicious line may raise.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 DEFAULT_MAPS = (identity.__name__, linear.__name__)
 Find = Callable[[str], ValueSet | None]
@@ -100,7 +100,7 @@ class _Replayer:
             yield f"{named}: expected turn {before.turn + 1}"
             return
         expected = self._expected(record, findings, before or NEW)
-        if before is None and said.turn != 1:  # what its μ was before is not here
+        if before is None and said.turn != 1:  # the previous μ is not in this log
             self.late += 1
             expected.update({name: record[name] for name in FIGURES[1:]})
         for name, figure in expected.items():

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-LONGEST = 2**26  # bytes; what is longer is no line of ours, and is not read into memory in one piece
+LONGEST = 2**26  # bytes; a longer line is not ours, and is not read into memory at once
 
 
 def full_files(log: str | Path) -> list[Path]:

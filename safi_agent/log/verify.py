@@ -114,8 +114,8 @@ class _ChainVerifier:
         self.key, self.anchor, self.first = key, anchor, first
         self.faults: list[Fault] = []
         self.faulty = self.lines = self.unsealed = 0
-        self.tip: Tip | None = None  # the last line that is genuine
-        self._bad = 0  # lines since then that are not
+        self.tip: Tip | None = None  # the last genuine line
+        self._bad = 0  # the number of faulty lines since then
         self._digest = sha256()
         self._file, self._at, self._start = "", 0, ""
 

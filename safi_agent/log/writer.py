@@ -38,7 +38,7 @@ class _WriteLock(ForkSafeLock):
     @override
     def after_fork(self) -> None:
         super().after_fork()
-        self._files = {}  # a lock of the parent is none of the child's
+        self._files = {}  # the parent's locks are not the child's
 
 
 _write_lock = _WriteLock()
@@ -78,7 +78,7 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
     else:
         refuse_others(path)
         anchor = _of_copy(store, path, key)
-    if most and anchor and _size(path) == anchor.size >= most:  # the store knows all of it
+    if most and anchor and _size(path) == anchor.size >= most:  # the store has recorded all of it
         set_aside(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -121,7 +121,7 @@ def _size(path: str) -> int:
 def _write(descriptor: int, record: str, tip: Tip, key: bytes) -> Tip:
     line, tip = seal(record, tip, key)
     start = os.fstat(descriptor).st_size
-    if os.write(descriptor, line) < len(line):  # the disk is full: half a line is no line
+    if os.write(descriptor, line) < len(line):  # the disk is full: remove the partial line
         os.ftruncate(descriptor, start)
         raise OSError("no room for a whole line")
     return tip

@@ -57,7 +57,7 @@ def open_store(url: str | None) -> Store:
         return Store(Sqlite(MEMORY))
     try:
         parsed = make_url(url)
-    except Exception:  # what was given may hold a password
+    except Exception:  # the input may contain a password
         raise ValueError("store: expected None or a URL like 'sqlite:///safi.db', got another text.") from None
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         parsed = parsed.set(drivername="postgresql+psycopg")

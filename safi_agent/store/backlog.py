@@ -17,8 +17,8 @@ from safi_agent.store.process_id import this_process
 from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
 from safi_agent.unicode_text import many
 
-MAX_COUNT_AGE = 0.5  # seconds for which a count is taken for true where there is room
-RECOUNT_INTERVAL = 0.05  # seconds from one count to the next while there is none
+MAX_COUNT_AGE = 0.5  # seconds for which a count is valid while slots are free
+RECOUNT_INTERVAL = 0.05  # seconds between counts while no slot is free
 
 
 class Backlog(NamedTuple):
@@ -38,8 +38,10 @@ class _Count:
     def __init__(self) -> None:
         self.at = -MAX_COUNT_AGE
         self.depth = 0
-        self.added = self.counted = 0  # in all since the process began; how many of them are in ``depth``
-        self.slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
+        self.added = self.counted = 0  # added since the process started; how many of these ``depth`` contains
+        self.slots: weakref.WeakSet[Slot] = (
+            weakref.WeakSet()
+        )  # weak: the slot of an interrupted turn is released with it
 
     @property
     def about(self) -> int:
@@ -47,7 +49,7 @@ class _Count:
         return self.depth + self.added - self.counted + len(self.slots)
 
 
-# The first condition is that of the index that has the value sets.
+# The first conditions match the partial index on value sets.
 _OPEN = (turns.c.value_set == bindparam("of"), UNFINISHED, NOT_DONE, turns.c.audit == 1)
 _DEPTH = select(func.count()).select_from(turns).where(*_OPEN)
 _AGE = select(func.count(), func.min(turns.c.since)).where(*_OPEN)
@@ -80,7 +82,7 @@ class PendingAudits:
     def refresh(self, value_set: str) -> None:
         """Ask the database how many audits are open."""
         count = self._counts[value_set]
-        count.at = time.monotonic()  # others take what was known before
+        count.at = time.monotonic()  # other threads use the previous count meanwhile
         with self.database.transaction(reading=True) as c:
             counted = count.added
             depth = c.scalar(_DEPTH, {"of": value_set}) or 0

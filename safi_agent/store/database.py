@@ -47,7 +47,7 @@ class Database(Protocol):
         """The number of due jobs of a value set that no worker takes."""
 
 
-_left_behind: list[Engine] = []  # a forked child must neither use nor close its parent's connections
+_left_behind: list[Engine] = []  # engines of the parent process: a child must neither use nor close their connections
 
 
 class ForkSafeEngine(ForkHandler):

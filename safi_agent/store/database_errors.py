@@ -27,7 +27,7 @@ def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[
                 own = getattr(error, "orig", None) or error
                 log.error("%s: %s", what, str(own).partition("\n")[0])
                 cause = type(own).__name__
-            raise made(cause)  # outside, so that it carries no trace
+            raise made(cause)  # outside of the except block, so that it has no context
 
         return asked
 

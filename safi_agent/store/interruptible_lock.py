@@ -11,7 +11,7 @@ from types import FrameType
 
 from safi_agent.store.timeout_budget import Wait
 
-CHECK_INTERVAL = 0.25  # seconds until it is looked whether the block that is waited for is over
+CHECK_INTERVAL = 0.25  # seconds between checks whether the holder's block has ended
 
 
 class TransactionBlock:
@@ -44,8 +44,8 @@ class InterruptSafeLock:
     """A lock for one block at a time."""
 
     def __init__(self) -> None:
-        self._mutex = threading.RLock()  # an interrupt cannot come between it and its block: both are C
-        self._freed = threading.Lock()  # locked while nothing was released: what waits for a release locks it
+        self._mutex = threading.RLock()  # an interrupt cannot arrive between acquiring it and its block: both are in C
+        self._freed = threading.Lock()  # locked until the next release: waiting threads acquire it
         self._holder: TransactionBlock | None = None
 
     def acquire(self, block: TransactionBlock, waiting: Wait) -> bool | None:
@@ -86,4 +86,4 @@ class InterruptSafeLock:
             try:
                 self._freed.release()
             except RuntimeError:
-                return  # nobody has waited since the last release
+                return  # no thread has waited since the last release

@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from safi_agent.store.database import Task
 
-LONGEST = 32  # bytes of a name in a channel's, which has 63
-DUE = 5.0  # seconds after which a job that is due would have been taken, if a worker were free
-GONE = 30.0  # seconds without a sign of life after which a worker is gone
-_app = App(connector=SyncPsycopgConnector())  # never opened: it writes on connections of the store
+LONGEST = 32  # bytes; PostgreSQL limits the channel's name to 63
+DUE = 5.0  # seconds after which a free worker would have taken a due job
+GONE = 30.0  # seconds without a heartbeat after which a worker is dead
+_app = App(connector=SyncPsycopgConnector())  # never opened: it uses the store's connections
 
 
 def queue_name(value_set: str) -> str:
@@ -56,7 +56,7 @@ def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: st
         raise _dbapi_error(error.__cause__ or error) from None
 
 
-# Jobs that were due long enough ago, while no worker that gives signs of life is at work on others.
+# Jobs that are overdue while no live worker is busy with others.
 _UNTAKEN = text("""
     SELECT count(*) FROM procrastinate_jobs AS job WHERE queue_name = :queue AND status = 'todo'
     AND coalesce(scheduled_at, '-infinity') < now() - make_interval(secs => :due)
@@ -98,7 +98,9 @@ def create_queue_tables(c: Connection) -> None:
     if there is None:
         driver: Any = c.connection.driver_connection
         try:
-            driver.execute(SchemaManager.get_schema())  # past SQLAlchemy, to which its percent signs are parameters
+            driver.execute(
+                SchemaManager.get_schema()
+            )  # bypasses SQLAlchemy, which would take the percent signs for parameters
         except psycopg.Error as error:
             raise _dbapi_error(error) from None
     elif works is None:

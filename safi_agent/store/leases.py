@@ -22,7 +22,7 @@ from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, valu
 
 log = logging.getLogger("safi_agent")
 LEASE = 60.0
-SUBMIT_GRACE = 5.0  # seconds after which a turn of this process must be known to who audits it
+SUBMIT_GRACE = 5.0  # seconds after which a stored turn must have been submitted for audit
 
 _BY_OWNER = (
     select(turns.c.value_set, turns.c.owner, func.min(turns.c.lease).label("lease"))
@@ -41,9 +41,9 @@ class Leases:
 
     def clear(self) -> None:
         """Forget what this process has read and reported, as after a fork."""
-        self._announced: dict[str, float] = {}  # when the store was last told of a chain of this process
+        self._announced: dict[str, float] = {}  # when this process last announced a chain, by value set
         self._reported: set[str] = set()
-        self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
+        self.under_way: set[str] = set()  # ids of turns that are being audited in this process
 
     def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
         """Take over the unfinished turns of processes that are dead or whose lease has expired.

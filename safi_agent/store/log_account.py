@@ -13,7 +13,7 @@ from safi_agent.store.tables import NOT_LOGGED, PLACED, anchors, memory, turns
 
 MOST_NAMED = 5  # memory keys in one sentence
 MOST_PLACES = 2**63
-# What reading a row may raise that someone has edited: SQLite keeps a text in a column of numbers.
+# Exceptions that an edited row may raise: SQLite accepts text in a numeric column.
 WRONG = (TypeError, ValueError, LookupError, OverflowError, RecursionError)
 
 _IN_LOG = turns.c.log == bindparam("of")
@@ -69,7 +69,7 @@ class LogAccount(NamedTuple):
 def read_log_account(store: Store, log: str) -> LogAccount:
     """Read the store's account of a log."""
     with store.database.transaction(reading=True) as c:
-        if c.dialect.name == "postgresql":  # SQLite reads one state of the database in any transaction
+        if c.dialect.name == "postgresql":  # a transaction of SQLite is a snapshot in any case
             c.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         written = list(c.scalars(_WRITTEN, {"of": log}))
         places = array("q", sorted(place for place in written if _is_place(place)))

@@ -8,7 +8,7 @@ from safi_agent.store.rows import Anchor
 from safi_agent.store.store import Store
 from safi_agent.store.tables import NOT_LOGGED, PLACED, anchors, turns
 
-# What every flush asks is put together once.
+# Statements of every flush, built once.
 _WAITING = (
     select(turns.c.id, turns.c.record).where(turns.c.log == bindparam("of"), NOT_LOGGED, PLACED).order_by(turns.c.place)
 )

@@ -21,7 +21,7 @@ from safi_agent.store.schema_version import create_tables
 from safi_agent.store.timeout_budget import STORE_TIMEOUT, current_timeout_budget
 
 CREATE_TABLES = 0x5AF1  # advisory lock of the process that creates the tables
-COMMIT_ORDER = 0x5AF3  # that of those who give turns their places in the order of commits
+COMMIT_ORDER = 0x5AF3  # advisory lock of the commit order
 _LOCK_COMMIT_ORDER = select(func.pg_advisory_xact_lock(COMMIT_ORDER))
 _SET_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :most, true)")
 
@@ -117,7 +117,7 @@ class _Transaction(TransactionBlock):
             left = self._waiting.left
             self._connection = connection = self._database.engine.connect()
             connection.begin()
-            if left < STORE_TIMEOUT - 1:  # otherwise the limit of the connection will do
+            if left < STORE_TIMEOUT - 1:  # otherwise the connection's own timeout applies
                 connection.execute(_SET_LOCK_TIMEOUT, {"most": str(max(1, int(1000 * left)))})
             return connection
         except BaseException:
@@ -144,6 +144,6 @@ class _Transaction(TransactionBlock):
                     connection.invalidate()
                 connection.close()
         finally:
-            self._waiting.end()  # on a server most of what a transaction takes is waiting
+            self._waiting.end()  # with a server most of a transaction's time is waiting
             self._database.unregister(self)
             self.end()

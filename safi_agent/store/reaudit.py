@@ -24,7 +24,7 @@ log = logging.getLogger("safi_agent")
 FLAG = "reaudited"
 
 _repeat = turns.alias("repeat")
-# Of a first turn: a repetition of it that is open, or that succeeded.
+# An open or successful re-audit of a turn.
 _REPEATED = exists().where(
     _repeat.c.reaudit_of == turns.c.id, or_(_repeat.c.status != "done", _repeat.c.error.is_(None))
 )
@@ -59,7 +59,9 @@ def add_reaudit(store: Store, value_set: str, turn_id: str) -> Job | None:
     """Add a re-audit of this turn for the chain of this value set; None if it is not needed."""
     with store.database.transaction() as c:
         key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
-        c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())  # one at a time
+        c.execute(
+            select(memory.c.turns).where(memory.c.key == key).with_for_update()
+        )  # serializes re-audits of a memory key
         first = c.execute(select(turns).where(turns.c.id == turn_id, _TO_REPEAT)).first()
         if first is None or _is_lost(c, first):
             return None

@@ -31,7 +31,7 @@ from safi_agent.store.schema_version import VERSION, create_tables, refuse_other
 from safi_agent.store.timeout_budget import STORE_TIMEOUT, TimeoutBudget, Wait, current_timeout_budget
 
 log = logging.getLogger("safi_agent")
-MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
+MOST_PAGES = 20_000  # of the write-ahead log before SQLite runs its own checkpoint
 MEMORY = "sqlite://"
 STATEMENT_TIMEOUT = (
     5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
@@ -58,7 +58,7 @@ class Sqlite(ForkSafeEngine):
         self._fork_block: _ForkBlock | None = None
         self._checkpointing = threading.Lock()
         self._checkpoint_locked = False
-        self._broken = False  # the connection may be in the middle of something: it is to be replaced
+        self._broken = False  # the connection may be in an undefined state and must be replaced
         if self._is_memory:
             self._keep_memory()
         super()._open_engine()
@@ -83,8 +83,8 @@ class Sqlite(ForkSafeEngine):
     def _prepare(self) -> None:
         """Create the tables if they do not exist."""
         if not self._is_memory and not (path := Path(self._path)).exists():
-            with suppress(OSError):  # SQLite says it better
-                path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
+            with suppress(OSError):  # SQLite's own error is more specific
+                path.touch(mode=0o600)  # as private as the log; SQLite gives its other files the same mode
         with self.transaction(reading=True) as c:
             current = version_of(c) == VERSION
         if not current:
@@ -146,7 +146,7 @@ class Sqlite(ForkSafeEngine):
             self._lock.release(block)
 
     def _replace(self) -> None:
-        while self._opened:  # by ourselves: a pool that was interrupted may have lost one
+        while self._opened:  # closed explicitly: an interrupted pool may have lost one
             self._opened[-1].close()
             self._opened.pop()
         self.engine.dispose()
@@ -206,7 +206,7 @@ class Sqlite(ForkSafeEngine):
             self._prepare()
 
 
-_parent_connections: list[sqlite3.Connection] = []  # a child neither uses nor closes them
+_parent_connections: list[sqlite3.Connection] = []  # a child must neither use nor close them
 
 
 class _Connection(sqlite3.Connection):
@@ -227,7 +227,7 @@ class _Connection(sqlite3.Connection):
 
     @override
     def close(self) -> None:
-        with suppress(sqlite3.Error):  # it was closed before
+        with suppress(sqlite3.Error):  # already closed
             for cursor in list(self._cursors):
                 cursor.close()
             self.rollback()
@@ -268,7 +268,7 @@ class _Transaction(TransactionBlock):
             if kind is None:
                 self._connection.commit()
             if kind is None or issubclass(kind, Exception):
-                self._connection.close()  # which undoes what was not committed
+                self._connection.close()  # rolls back
                 clean = True
         finally:
             self._database.end(self, clean=clean)
@@ -277,7 +277,7 @@ class _Transaction(TransactionBlock):
 
 def prepare(connection: Any, _: Any) -> None:
     """Set up a new connection."""
-    connection.isolation_level = None  # transactions are begun by hand, below
+    connection.isolation_level = None  # transactions begin explicitly, in ``_begin``
     _refuse_other_versions(connection)
     _write_ahead(connection)
     for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
@@ -288,7 +288,7 @@ def _refuse_other_versions(connection: sqlite3.Connection) -> None:
     try:
         row = connection.execute("SELECT version FROM safi_version").fetchone()
     except sqlite3.OperationalError:
-        return  # there are no tables yet, or none with a version
+        return  # there is no version table yet
     try:
         refuse_other_versions(row[0] if row else 0)
     except ValueError:
@@ -320,9 +320,11 @@ def _begin(connection: Connection) -> None:
     try:
         if connection.get_execution_options().get("safi_reading"):
             driver.execute("BEGIN")
-            driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # what is read later cannot be refused
+            driver.execute(
+                "SELECT 1 FROM sqlite_master LIMIT 1"
+            ).fetchone()  # takes the snapshot now, so that later reads cannot fail
         else:
-            # A transaction that reads and then writes would be refused where another process has written.
+            # A deferred transaction fails on its first write if another process has written meanwhile.
             driver.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         if driver.in_transaction:

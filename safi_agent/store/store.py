@@ -34,10 +34,10 @@ from safi_agent.store.rows import (
 )
 from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
 
-FRESH = 1.0  # seconds for which what another process learned may go unseen in a note
+FRESH = 1.0  # seconds for which a note of another process may be stale
 MOST_NOTES = 10_000
 
-# What is on the way to the answer is put together once.
+# Statements before the answer, built once.
 _NOTE = select(memory.c.note).where(memory.c.key == bindparam("of"))
 _FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
 _BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
@@ -45,7 +45,7 @@ _ADD = turns.insert()
 
 AT_A_TIME = 64  # turns of one memory key that are committed together
 
-# What every audit asks is put together once.
+# Statements of every audit, built once.
 _OF = turns.c.id == bindparam("of")
 _THOSE = turns.c.id.in_(bindparam("those", expanding=True))
 _ASKED = (turns.c.id, turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
@@ -55,7 +55,7 @@ _JUDGE_MANY = _JUDGE.values(ledger=bindparam("found"), error=bindparam("why"), j
 _JUDGE_ONE = _JUDGE_MANY.returning(turns.c.value_set, turns.c.key)
 _TRIED = update(turns).where(_OF).values(attempts=bindparam("failed"))
 _MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.key == bindparam("of"))
-# Where others write at the same time, this row is what they wait for.
+# Locks the memory key for concurrent writers.
 _LOCK_KEY = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
 _OPEN = (
     select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id)
@@ -174,7 +174,7 @@ class Store(ForkHandler):
         except IntegrityError:
             if (before := self._find_turn(body["id"])) is None:
                 raise
-            return before  # the id was there; nothing was counted
+            return before  # the id exists; the transaction was rolled back
         if audit:
             self.pending.add(body["valueSet"])
         return number, None
@@ -183,7 +183,7 @@ class Store(ForkHandler):
         """Store a value set, so that its turns can be audited by it after it was edited."""
         with self.database.transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
-            if missing_value_sets(c, [values_id]):  # it was changed in the store
+            if missing_value_sets(c, [values_id]):  # it was changed in the database
                 c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
 
     def read_values(self, values_id: str) -> str | None:
@@ -272,7 +272,9 @@ class Store(ForkHandler):
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
-        self.database.lock_commit_order(c)  # after the batches, which may be waited for while others give places
+        self.database.lock_commit_order(
+            c
+        )  # after the keys are locked, because waiting for them must not block other commits
         place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:

@@ -14,7 +14,7 @@ class TimeoutBudget:
 
     def __init__(self, seconds: float = STORE_TIMEOUT) -> None:
         self.left = seconds
-        self.ended = False  # a task that outlives its turn still has the turn's context
+        self.ended = False  # set because a task that outlives its turn keeps the turn's context
 
     def wait(self) -> "Wait":
         """Begin a wait."""

@@ -94,7 +94,7 @@ def _together(content: Mapping[str, Any], rows: Sequence[Any], wrong: set[int]) 
     except ValueError as error:
         yield ("values",), str(error)
     except KeyError:
-        return  # beside a weight that is a text, for one, none is shared
+        return  # weights cannot be shared if one of them is invalid, such as a string
     else:
         yield from ((("values",), what) for what in wrong_weights(weights))
 

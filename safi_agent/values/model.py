@@ -16,7 +16,7 @@ from safi_agent.patterns import compiled
 from safi_agent.unicode_text import LONGEST_NAME, is_name, visible_characters
 
 TOLERANCE = 1e-6
-MOST_VALUES = 1_000  # a judge has to score each of them in one reply
+MOST_VALUES = 1_000  # a judge scores all of them in one reply
 REFUSAL = "I can't give an answer to this that keeps to the values I am held to."
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 

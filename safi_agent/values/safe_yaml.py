@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-MOST_ENTRIES = 100_000  # of a file
+MOST_ENTRIES = 100_000  # entries of a file, with aliases expanded
 
 
 class Yaml(NamedTuple):

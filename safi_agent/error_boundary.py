@@ -48,9 +48,8 @@ def contain_errors(work: Callable[[], T]) -> T:
         TypeError, ValueError: the input cannot be used, see ``input_errors``.
         KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
     """
-    return _unwrap(
-        _flatten(_outcome(partial(_outcome, work)))
-    )  # twice: Ctrl-C may arrive while the first one cleans up
+    # Twice: Ctrl-C may arrive while the first one cleans up.
+    return _unwrap(_flatten(_outcome(partial(_outcome, work))))
 
 
 async def acontain_errors(work: Callable[[], Awaitable[T]]) -> T:
@@ -62,9 +61,8 @@ async def acontain_errors(work: Callable[[], Awaitable[T]]) -> T:
     if stops:
         outcome = Outcome(error=stops[0].error)
     if isinstance(outcome.error, KeyboardInterrupt | SystemExit):
-        with suppress(
-            asyncio.CancelledError
-        ):  # it is raised in the event loop, which still refers to the event that resumed this task
+        # It is raised in the event loop, which still refers to the event that resumed this task.
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
     try:
         return _unwrap(outcome)

@@ -34,13 +34,13 @@ class Attempt:
 class AttemptPool:
     """A queue of turns to audit and the running attempts. Bodies are read when an attempt begins, to save memory.
 
-    ``found`` has what audits came to and ``tried`` how many attempts have failed, until someone has stored it.
+    ``results`` has audit results and ``failed_attempts`` their numbers of failed attempts, until they are stored.
     """
 
     def __init__(self, plan: Plan, put: Callable[[object], None]) -> None:
         self.plan, self._put = plan, put
-        self.found: dict[str, AuditResult] = {}
-        self.tried: dict[str, int] = {}
+        self.results: dict[str, AuditResult] = {}
+        self.failed_attempts: dict[str, int] = {}
         self._threads = ThreadPool(MAX_ATTEMPTS_RUNNING, "safi-judge")
         self._waiting: deque[Job] = deque()
         self._begun: dict[str, Attempt] = {}  # the oldest first
@@ -56,7 +56,7 @@ class AttemptPool:
         """The turns whose audit can begin now; each stays queued until ``begin`` or ``skip`` is called for it."""
         if time.monotonic() < self._begin_at:
             return []
-        places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.found), self._threads.free_slots())
+        places = min(MAX_ATTEMPTS_RUNNING - len(self._begun) - len(self.results), self._threads.free_slots())
         return list(itertools.islice(self._waiting, max(0, places)))
 
     def skip(self, job: Job) -> None:
@@ -107,9 +107,9 @@ class AttemptPool:
         """Note the result of an attempt, or schedule the next one; the memory key if the audit has ended."""
         after = self.plan.next_step(job.id, job.key, attempts, outcome)
         if after.failed is not None:
-            self.tried[job.id] = after.failed
+            self.failed_attempts[job.id] = after.failed
         if after.result is not None:
-            self.found[job.id] = after.result
+            self.results[job.id] = after.result
             return job.key
         heappush(self._retries, (time.monotonic() + after.wait, next(self._count), job))
         return None

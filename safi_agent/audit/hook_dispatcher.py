@@ -28,8 +28,8 @@ class HookCall(NamedTuple):
 class _RunningCall:
     """A pending call; ``begun`` is the time of the monotonic clock at which the hook was called."""
 
-    def __init__(self, due: HookCall, end: Callable[[], None]) -> None:
-        self.due, self.end = due, end
+    def __init__(self, call: HookCall, end: Callable[[], None]) -> None:
+        self.call, self.end = call, end
         self.begun: float | None = None
         self.on: EventLoopThread | None = None
 
@@ -47,14 +47,14 @@ class HookDispatcher:
         self._lock = threading.RLock()
         self._threads: dict[int, _HookThread] = {}
 
-    def dispatch(self, dues: Sequence[HookCall], done: Callable[[], None]) -> None:
+    def dispatch(self, calls: Sequence[HookCall], done: Callable[[], None]) -> None:
         """Make these calls one after the other, then call ``done`` on an unspecified thread."""
-        left = deque(dues)
+        left = deque(calls)
 
         def go_on() -> None:
             if left:
-                due = left.popleft()
-                self._thread_of(due.hook).add(_RunningCall(due, go_on))
+                call = left.popleft()
+                self._thread_of(call.hook).add(_RunningCall(call, go_on))
             else:
                 done()
 
@@ -116,7 +116,7 @@ class _HookThread:
             if one.on is not on or one not in self._calls:
                 return  # it was moved to another thread, or abandoned
             one.begun = time.monotonic()
-        rest, in_time = call_hook(*one.due), True
+        rest, in_time = call_hook(*one.call), True
         if rest is not None:
             task = asyncio.create_task(rest)
             in_time = bool((await asyncio.wait([task], timeout=self.timeout))[0])
@@ -133,13 +133,13 @@ class _HookThread:
             log.error(
                 "The hook %s did not end on turn %s within %g s.",
                 callable_name(self.hook),
-                one.due.alert.turn_id,
+                one.call.alert.turn_id,
                 self.timeout,
             )
         one.end()
 
     def _leave_out(self, one: _RunningCall, why: str) -> None:
-        log.error("The hook %s is not called on turn %s: %s.", callable_name(self.hook), one.due.alert.turn_id, why)
+        log.error("The hook %s is not called on turn %s: %s.", callable_name(self.hook), one.call.alert.turn_id, why)
         one.end()
 
     def expire(self) -> bool:

@@ -183,9 +183,8 @@ class LocalAuditor(ForkHandler):
         self._round = None
         self._last_failure = f"The audits wait ({type(error).__name__}), and are tried again."
         log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
-        if not isinstance(
-            error, STORED
-        ):  # a failed round can be repeated, but another error may have left it incomplete
+        # A failed round can be repeated, but another error may have left it incomplete.
+        if not isinstance(error, STORED):
             with self._lock:
                 self._restart()
         self._retry.clear()

@@ -61,9 +61,8 @@ class AuditPipeline:
                 self._to_settle.append(told)
         elif isinstance(what, Job) and what.id not in self._jobs:
             self._jobs[what.id] = what
-            self.store.leases.under_way.add(
-                what.id
-            )  # here, on the audit thread, Ctrl-C cannot interrupt between this and the audit
+            # Here, on the audit thread, Ctrl-C cannot interrupt between this and the audit.
+            self.store.leases.under_way.add(what.id)
             if what.audit:
                 self._attempts.add(what)
             else:
@@ -79,7 +78,13 @@ class AuditPipeline:
 
     def seconds_until_due(self) -> float:
         """Seconds until the next round is due; 0 for now, infinity if it depends on further messages."""
-        if self._dirty or self._committed or self._to_settle or self._attempts.found or self._attempts.tried:
+        if (
+            self._dirty
+            or self._committed
+            or self._to_settle
+            or self._attempts.results
+            or self._attempts.failed_attempts
+        ):
             return 0.0
         if self._hooks_waiting and len(self._hooks_running) < MAX_HOOKS_RUNNING:
             return 0.0
@@ -127,7 +132,12 @@ class AuditPipeline:
 
     def _commit(self) -> list[Job]:
         """Store audit results, commit ready turns and mark settled ones, all in one transaction."""
-        found, tried, settling, keys = self._attempts.found, self._attempts.tried, self._to_settle, self._dirty
+        found, tried, settling, keys = (
+            self._attempts.results,
+            self._attempts.failed_attempts,
+            self._to_settle,
+            self._dirty,
+        )
         if not (found or tried or settling or keys):
             return []
         ready = self.store.load_ready(keys, found) if keys else []
@@ -142,7 +152,7 @@ class AuditPipeline:
             self._uncommitted[turn_id] = self._jobs[turn_id]
         if found:
             self._poll_at = min(self._poll_at, time.monotonic() + POLL)
-        self._attempts.found, self._attempts.tried, self._to_settle = {}, {}, []
+        self._attempts.results, self._attempts.failed_attempts, self._to_settle = {}, {}, []
         self._note_committed(done)
         return settling
 
@@ -164,7 +174,7 @@ class AuditPipeline:
             write(self.store, path, self.plan.log_max_bytes)
         for turn_id, record in self._committed.items():
             job = self._jobs[turn_id]
-            if self.plan.dues(turn_id, record, self.store.read_values):
+            if self.plan.hook_calls(turn_id, record, self.store.read_values):
                 self._hooks_waiting.append((job, record if len(self._hooks_waiting) < MAX_RECORDS_HELD else None))
             else:
                 self._to_settle.append(job)
@@ -179,8 +189,8 @@ class AuditPipeline:
             read = self.store.load_records(missing) if missing else {}
             for job, record in now:
                 self._hooks_running.add(job.id)
-                dues = self.plan.dues(job.id, record or read[job.id], self.store.read_values)
-                self._hooks.dispatch(dues, partial(self._put, HooksCalled(job.id)))
+                calls = self.plan.hook_calls(job.id, record or read[job.id], self.store.read_values)
+                self._hooks.dispatch(calls, partial(self._put, HooksCalled(job.id)))
         self._hooks_at = time.monotonic() + self._hooks.expire()
 
     def _begin_audits(self) -> None:
@@ -200,7 +210,7 @@ class AuditPipeline:
             else:
                 self._queue_for_commit(job)
                 self._poll_at = -math.inf if one.status == "done" else self._poll_at
-        self._mark_dirty(*(one.key for one in self._attempts.found.values()))
+        self._mark_dirty(*(one.key for one in self._attempts.results.values()))
 
     def blocked(self) -> list[str]:
         """Why turns are not done, one sentence for each cause. Thread-safe."""

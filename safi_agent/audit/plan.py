@@ -104,7 +104,7 @@ class Plan:
             return NextStep(None, stored, self.backoff * 2.0 ** (failed - 1))
         return NextStep(AuditResult(key, None, f"{cause}, {failed} attempts"), stored)
 
-    def dues(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
+    def hook_calls(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
         """The hook calls of a record: hooks with ``every_turn`` first, then all hooks for each alert.
 
         Offenders are those of the value set by which the turn was judged, which ``kept`` reads by its fingerprint: the

@@ -183,11 +183,11 @@ class Worker:
             self.done += record["auditStatus"] != "none"
 
     async def _call_hooks(self, turn_id: str, record: dict[str, Any]) -> None:
-        dues = await self._in_store_thread(partial(self.plan.dues, turn_id, record, self.store.read_values))
-        if not dues:
+        calls = await self._in_store_thread(partial(self.plan.hook_calls, turn_id, record, self.store.read_values))
+        if not calls:
             return
         told: Future[None] = Future()
-        self._hooks.dispatch(dues, partial(told.set_result, None))
+        self._hooks.dispatch(calls, partial(told.set_result, None))
         waiting = asyncio.wrap_future(told)
         while not waiting.done():
             await asyncio.wait([waiting], timeout=min(MAX_POLL, self._hooks.expire()))

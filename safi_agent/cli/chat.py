@@ -13,9 +13,8 @@ from safi_agent.errors import SafiError
 if TYPE_CHECKING:
     from safi_agent import SafiChain
 
-_STEERING = {
-    n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"
-}  # control characters of a terminal
+# Control characters of a terminal.
+_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 def chat(

@@ -116,9 +116,8 @@ def _record(text: bytes) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     turn_id = record.get("turnId") if isinstance(record, dict) else None
-    return (
-        record if isinstance(turn_id, str) and turn_id.isprintable() else None
-    )  # only such ids can be in the database
+    # Only such ids can be in the database.
+    return record if isinstance(turn_id, str) and turn_id.isprintable() else None
 
 
 def _differences(line: _Line, row: Any) -> Iterator[str]:

@@ -39,9 +39,8 @@ class _Count:
         self.at = -MAX_COUNT_AGE
         self.depth = 0
         self.added = self.counted = 0  # added since the process started; how many of these ``depth`` contains
-        self.slots: weakref.WeakSet[Slot] = (
-            weakref.WeakSet()
-        )  # weak: the slot of an interrupted turn is released with it
+        # Weak: the slot of an interrupted turn is released with it.
+        self.slots: weakref.WeakSet[Slot] = weakref.WeakSet()
 
     @property
     def about(self) -> int:

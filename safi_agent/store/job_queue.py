@@ -98,9 +98,8 @@ def create_queue_tables(c: Connection) -> None:
     if there is None:
         driver: Any = c.connection.driver_connection
         try:
-            driver.execute(
-                SchemaManager.get_schema()
-            )  # bypasses SQLAlchemy, which would take the percent signs for parameters
+            # Bypasses SQLAlchemy, which would take the percent signs for parameters.
+            driver.execute(SchemaManager.get_schema())
         except psycopg.Error as error:
             raise _dbapi_error(error) from None
     elif works is None:

@@ -59,9 +59,8 @@ def add_reaudit(store: Store, value_set: str, turn_id: str) -> Job | None:
     """Add a re-audit of this turn for the chain of this value set; None if it is not needed."""
     with store.database.transaction() as c:
         key = c.scalar(select(turns.c.key).where(turns.c.id == turn_id))
-        c.execute(
-            select(memory.c.turns).where(memory.c.key == key).with_for_update()
-        )  # serializes re-audits of a memory key
+        # Serializes re-audits of a memory key.
+        c.execute(select(memory.c.turns).where(memory.c.key == key).with_for_update())
         first = c.execute(select(turns).where(turns.c.id == turn_id, _TO_REPEAT)).first()
         if first is None or _is_lost(c, first):
             return None

@@ -272,9 +272,8 @@ class Store(ForkHandler):
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
-        self.database.lock_commit_order(
-            c
-        )  # after the keys are locked, because waiting for them must not block other commits
+        # After the keys are locked, because waiting for them must not block other commits.
+        self.database.lock_commit_order(c)
         place: int = c.scalar(_LAST) or 0
         for made in mine:
             if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:

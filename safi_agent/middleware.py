@@ -59,12 +59,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     Args:
         values: as for ``create_safi_chain``.
         allowed_tools: names and ToolRules; an empty list allows nothing, None leaves calls unchecked.
-        model: who judges drafts and audits answers, unless ``will_model`` or ``conscience_model`` say otherwise.
-            Default as for ``create_safi_chain``; the agent's own model is the Intellect.
-        judge_calls: whether the Will's judge rules on each tool call too, after the rules.
-        review: called with each call that may be made, when it was drafted and again before it is made; where it
-            returns true (or raises), a person has to see the call first: the run stops at an ``interrupt``, which
-            needs a checkpointer.
+        model: the model that judges drafts and audits answers, unless ``will_model`` or ``conscience_model`` is given.
+            The default is that of ``create_safi_chain``. The agent's own model is the Intellect.
+        judge_calls: whether the Will's judge also rules on each tool call, after the rules.
+        review: called with each allowed call, when it is drafted and again before it is made. If it returns true or
+            raises, the call needs human approval: the run stops at an ``interrupt``, which needs a checkpointer.
         will_model: as for ``create_safi_chain``, like all arguments that follow.
 
     Raises:
@@ -186,7 +185,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return await acontain_errors(partial(self._agovern_final, state, ensure_config()))
 
     def _govern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        if (turn := self._governance.begin_ending(ending := FinalAnswer.from_state(state), state, config)) is None:
+        ending = FinalAnswer.from_state(state)
+        if (turn := self._governance.begin_ending(ending, state, config)) is None:
             return None
         return _replace_final(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
 
@@ -194,9 +194,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         ending = FinalAnswer.from_state(state)
         if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        return _replace_final(
-            ending, await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
-        )
+        flow = self._governance.answer_flow(turn, ending.text)
+        return _replace_final(ending, await arun_flow(self.chain, flow, config))
 
     # Model calls
 
@@ -244,20 +243,17 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         if verdict.decision == "violation":
             return contain_errors(partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
-            return (
-                contain_errors(partial(self._result, request, handler, config))
-                if is_answer(request)
-                else handler(request)
-            )
+            if is_answer(request):
+                return contain_errors(partial(self._result, request, handler, config))
+            return handler(request)
 
     @override
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         config = ensure_config()
-        verdict = request_approval(
-            request.tool_call, await acontain_errors(partial(self._acheck_call, request, config))
-        )
+        checked = await acontain_errors(partial(self._acheck_call, request, config))
+        verdict = request_approval(request.tool_call, checked)
         if verdict.decision == "violation":
             return await asyncio.to_thread(contain_errors, partial(self._deny, request, verdict, config))
         with self._governance.tool_context(request, config):
@@ -274,9 +270,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
-        return denial_message(
-            self._governance.begin_call(request, config), request.tool_call, verdict, self._governance.signer
-        )
+        turn = self._governance.begin_call(request, config)
+        return denial_message(turn, request.tool_call, verdict, self._governance.signer)
 
     def _result(self, request: ToolCallRequest, handler: Callable[..., Result], config: RunnableConfig) -> ToolMessage:
         try:

@@ -178,7 +178,7 @@ class SafiChain(Lifecycle, Settings):
     ) -> Turn:
         """Create a turn with the id and the memory key of the config.
 
-        The store is asked for the coaching ``note`` where none is given; ``name`` is used in place of the config's.
+        Without a coaching ``note`` it is read from the store; ``name`` overrides the config's.
 
         Raises:
             ClosedError: the chain was closed.
@@ -219,9 +219,9 @@ class SafiChain(Lifecycle, Settings):
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
         """Repeat failed audits; returns their number. ``drain`` waits for them.
 
-        Each is a new turn at the end of its memory key, with a line of its own in the log that has the flag "reaudited"
-        and names the first by ``reauditOf``; μ moves there. A turn that was audited again with success, or is being
-        audited again, is left alone.
+        Each re-audit is a new turn at the end of its memory key, with its own log line, which has the flag "reaudited"
+        and the first turn's id in ``reauditOf``; μ is updated there. A turn with a successful or open re-audit is
+        skipped.
 
         Args:
             turn_ids: ids as in ``response_metadata["safi"]["turnId"]``. Default: all failed ones of this value set.

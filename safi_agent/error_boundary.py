@@ -1,8 +1,8 @@
 """The error boundary of a turn: an exception raised inside is replaced by a new one without the turn's data.
 
-An exception carries more than its text: the frames of its traceback have drafts, reflections and rulings among their
-local variables, and its causes and contexts have frames of their own. So a turn is worked on in a function that returns
-an outcome, a value or a new error, and the error is raised in a frame that has nothing else.
+An exception refers to more than its text: the frames of its traceback have drafts, reflections and verdicts among their
+local variables, and so have its causes and contexts. A turn therefore runs in a function that returns an outcome, which
+is a value or a new error, and that error is raised in a frame without references to the turn.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ async def _aoutcome(work: Callable[[], Awaitable[T]]) -> Outcome[T]:
 def clean(error: BaseException) -> BaseException:
     """A new error of the same kind for the caller, without the texts and frames of the original.
 
-    An interruption stays one. Any other BaseException is a failed turn: nobody knows what it carries.
+    An interruption keeps its type. Any other BaseException becomes a SafiError, since it may refer to anything.
     """
     if isinstance(error, PassThrough):
         return error.error

@@ -9,9 +9,9 @@ SafiError
 ├── LogError         the log cannot be written on or checked: its key is missing or another
 └── ClosedError      the chain was closed
 
-No text here ever quotes a model, and no error that reaches the caller leads to a frame, a cause or a note of what
-happened inside: what a draft said must not leave by way of an exception. The arguments of an error are those of its
-class, so that it can be made anew and pickled.
+No error text quotes a model, and no error that reaches the caller refers to a frame, a cause or a note of the turn: an
+exception must not reveal a draft. The arguments of an error are those of its class, so that it can be copied and
+pickled.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class SafiError(Exception):
 class IntellectError(SafiError):
     """The Intellect's model gave no draft.
 
-    A retry can decide by what the model raised, whose text stays inside::
+    A retry can depend on the type and status of the model's error, whose text is not passed on::
 
         def is_rate_limit(error: Exception) -> bool:
             return isinstance(error, IntellectError) and error.status_code == 429

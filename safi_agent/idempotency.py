@@ -1,10 +1,10 @@
 """Idempotent turns: a request with a ``safi_turn_id`` is answered once, and a repetition from the store.
 
-``safi_turn_id`` names a request, so that asking again gives the answer that there was. Several turns may come under one
-name: the prompts of a batch, the nodes of a graph, a governed agent that a tool of another one calls. The turn that is
-stored first has the name itself as its id. Every other one has an id derived from the name and from what was asked, and
-so have all that are started inside a governed one. When all of it is done again, in any order and in any process, each
-turn is found by what was asked.
+``safi_turn_id`` is an idempotency key: a repeated request returns the stored answer. Several turns may share one key: the
+prompts of a batch, the nodes of a graph, a governed agent that is called by a tool of another one. The turn that is
+stored first has the key itself as its id. Every other turn has an id derived from the key and its request, and so has
+every turn that is started within a governed one. If all of it is repeated, in any order and in any process, each turn is
+found by its request.
 """
 
 import json

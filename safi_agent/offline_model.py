@@ -1,6 +1,6 @@
 """The offline model: a rule-based chat model for rehearsals, without a network. It labels all its output.
 
-It shows how the loop works. It understands nothing, and its verdicts are worth nothing outside a rehearsal.
+It demonstrates the loop. It does not understand language, and its verdicts are meaningless outside of a rehearsal.
 """
 
 import json

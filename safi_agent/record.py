@@ -115,8 +115,8 @@ def parse_value_set(text: str | None) -> ValueSet:
 def make_commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
     """The record of a judged turn and the memory after it. A pure function.
 
-    Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
-    memory is as it was.
+    If φ, σ or another part of the computation fails, the record is that of a failed audit: without score and ledger,
+    and with an unchanged memory.
     """
     if row.ledger is None:
         return _failed(row, before, measure, row.error)

@@ -85,8 +85,8 @@ class Release(Faculty):
     async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Asynchronous version, on a thread because the store is a file or a server.
 
-        A caller that is cancelled meanwhile gets no answer. The thread goes on: the turn is written all the same, and
-        audited if it was approved; asked again under the same ``safi_turn_id`` it gives the answer.
+        A caller that is cancelled meanwhile gets no answer, but the thread continues: the turn is stored, and audited
+        if it was approved. A repetition with the same ``safi_turn_id`` returns the answer.
         """
         return await asyncio.to_thread(self.compute, turn, config)
 

@@ -63,7 +63,7 @@ class ThreadPool:
     def gather(self, works: Iterable[Callable[[], T]]) -> list[T]:
         """Run all functions and return their results in order; raises the first error.
 
-        Where no thread can be started the caller's own does the work.
+        If no thread can be started, the function runs on the caller's thread.
         """
         done: list[Callable[[], T]] = []
         for work in works:

@@ -44,9 +44,9 @@ class Turn(TypedDict, total=False):
     """One governed turn; each faculty adds its key.
 
     Where the caller gave a ``safi_turn_id``, ``asked`` is derived from that id and the request (see
-    ``idempotency.Name``), and ``spare`` is the id that the turn gets if ``id`` belongs to another turn; both are empty
-    otherwise. ``not_shown`` lists the parts of the conversation that the judges do not get: "6 earlier messages",
-    "2 images".
+    ``idempotency.TurnName``), and ``spare`` is the id that the turn gets if ``id`` belongs to another turn; both are
+    empty otherwise. ``not_shown`` lists the parts of the conversation that the judges do not get: "6 earlier
+    messages", "2 images".
     """
 
     id: str

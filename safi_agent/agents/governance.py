@@ -61,7 +61,7 @@ async def arun_flow(chain: SafiChain, flow: Flow[T], config: RunnableConfig) -> 
 def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
     """The tool's name, and how often exactly this call was made before since the user last spoke.
 
-    It is the same when the run is done again, though the ids of calls are not.
+    It is the same when the run is repeated, although the ids of calls differ.
 
     >>> asked = AIMessage("", tool_calls=[{"name": "look", "args": {"q": "x"}, "id": i} for i in ("a", "b")])
     >>> [call_step(call, [HumanMessage("Why?"), asked]) for call in asked.tool_calls]
@@ -132,7 +132,7 @@ class Governance:
     def start_run(self, messages: Sequence[AnyMessage], config: RunnableConfig) -> tuple[str, AIMessage | None]:
         """The name of a run of the agent, and the last answer of this run; None if the run is new.
 
-        It is not given again under an id that a message of the thread has, which it would replace.
+        The answer gets no id that a message of the thread has, because it would replace that message.
 
         Raises:
             ClosedError, TypeError, ValueError, OutboxError: as for ``SafiChain.begin_turn``.
@@ -202,8 +202,8 @@ class Governance:
     def assign_id(self, turn: Turn, *, again: bool = True) -> tuple[Turn, AIMessage | None]:
         """The turn with an unused id, and its answer if exactly this turn was answered before.
 
-        One run answers once, unless it is sent back to its model: then the next answer is another turn. ``again=False``
-        takes a new turn in any case. Where another run of the same name came first, the turn gets its spare id.
+        A run answers once, unless it is sent back to its model: the next answer is then another turn. With
+        ``again=False`` it is always a new turn. If the id belongs to another run, the turn gets its spare id.
         """
         for n in count():
             placed: Turn = {**turn, "id": f"{turn['id']}.{n}" if n else turn["id"]}
@@ -262,7 +262,7 @@ class Governance:
     ) -> Flow[Verdict]:
         """Apply the tool rules, the patterns of the values, the judge if enabled, and the check for human approval.
 
-        With a ruling ``before`` on the same call the judge is not asked again; all else is done again.
+        With an earlier verdict ``before`` on the same call the judge is not asked again; all other checks are repeated.
         """
         verdict = check_call(call, self.rules, known)
         if verdict is None:
@@ -302,7 +302,7 @@ class Governance:
     def tool_call_flow(self, turn: Turn, request: ToolCallRequest) -> Flow[Verdict]:
         """The verdict on a call that is about to be made: an earlier signed denial, or all rules again.
 
-        A mark that was not made for this call in this run counts for nothing.
+        A signed verdict on another call, or of another run, is ignored.
         """
         call = request.tool_call
         mark = signed_verdict_of(request.state["messages"], call)
@@ -317,8 +317,8 @@ class Governance:
     def assign_result_id(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
         """The turn for a tool's result that is the agent's answer, as ``assign_id`` returns it.
 
-        The one that the agent ends with has the run's own id, by which it is found when the run is asked for again;
-        others have ids that the run and the call make.
+        The agent's final answer gets the run's own id, under which it is found when the run is repeated. Other results
+        get ids derived from the run and the call.
         """
         if ends_run(request):
             return self.assign_id(turn)

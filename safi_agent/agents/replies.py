@@ -238,8 +238,8 @@ def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMe
 def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSigner) -> list[dict[str, str]]:
     """The verdict on each call since the user's last message, for the record.
 
-    A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
-    it was to be made, of which the state says nothing that could be relied on.
+    A call without a valid signed verdict of this run is "unverified": something else has added or changed it. It was
+    checked when it was made, but the state has no reliable record of that verdict.
     """
     last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1)
     found: dict[str, dict[str, str]] = {}

@@ -1,7 +1,7 @@
 """Signed verdicts on tool calls, with an HMAC under a key of the store.
 
-An agent's state is plain data: a review page, another middleware or whoever edits a checkpoint can write anything into
-it. A mark counts only for the very call in the very run that it was made for; any other is as if it were not there.
+An agent's state is plain data, which a review page, another middleware or an edit of a checkpoint can change. A signed
+verdict is valid only for the call and the run that it was made for; any other one is ignored.
 """
 
 import hmac

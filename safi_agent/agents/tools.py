@@ -98,7 +98,7 @@ def tool_name(tool: Any) -> str:
 def allowed_only(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
     """The tools that are offered to the model: only allowed ones.
 
-    It matters most for what the provider runs by itself, where no call comes by here.
+    This matters most for tools that the provider runs itself, whose calls never pass through the middleware.
     """
     return [tool for tool in tools if rules is None or tool_name(tool) in rules]
 

@@ -37,9 +37,9 @@ class _RunningCall:
 class HookDispatcher:
     """Calls the hooks of each turn in order; async calls of several turns may overlap.
 
-    A call that has not ended after ``timeout`` seconds is given up. Where it blocks its hook's thread the hook gets
-    another one, ``MAX_STUCK`` times: after that the hook is not called until one of its threads is free again. Every
-    call that is left out is logged.
+    A call that has not ended after ``timeout`` seconds is abandoned. If it blocks its hook's thread, the hook gets a
+    new thread, at most ``MAX_STUCK`` times; then the hook is not called until one of its threads is free again. Every
+    skipped call is logged.
     """
 
     def __init__(self, timeout: float) -> None:

@@ -32,7 +32,7 @@ STORED = (SQLAlchemyError, OSError, SafiError)  # raised by an unreachable store
 class LocalAuditor(ForkHandler):
     """Runs a thread while turns are open; all state that must survive is in the store.
 
-    A store, a hook or a φ that hangs holds up this chain and no other.
+    A store, a hook or a φ that hangs blocks this chain only.
     """
 
     def __init__(self, plan: Plan, store: Store) -> None:

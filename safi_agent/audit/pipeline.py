@@ -34,7 +34,7 @@ class HooksCalled:
 class AuditPipeline:
     """Receives turns and advances them in rounds, all on one thread.
 
-    A round that fails can be repeated: what it has not stored it has kept.
+    A failed round can be repeated: results that are not stored yet are kept in memory.
     """
 
     def __init__(self, plan: Plan, store: Store, put: Callable[[object], None], take_over: Callable[[], None]) -> None:

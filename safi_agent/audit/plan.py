@@ -61,7 +61,7 @@ class Plan:
     def judge(self, turn_id: str, kept: StoredTurn) -> Outcome:
         """Run the Conscience with the values under which the turn was approved.
 
-        It never raises, whatever the model does: an error, ``SystemExit`` among them, is a failed attempt.
+        Never raises: any error of the model, including ``SystemExit``, is a failed attempt.
         """
         try:
             body = json.loads(kept.body)
@@ -107,7 +107,7 @@ class Plan:
     def hook_calls(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
         """The hook calls of a record: hooks with ``every_turn`` first, then all hooks for each alert.
 
-        Offenders are those of the value set by which the turn was judged, which ``kept`` reads by its fingerprint: the
+        Offenders are values of the set by which the turn was judged, which ``kept`` returns by its fingerprint: the
         turn may have been taken over from a chain of another set, or approved before the set was changed.
         """
         if not self.hooks:

@@ -61,7 +61,7 @@ class PostgresAuditor(ForkHandler):
     def beat(self) -> None:
         """Renew leases and take over the turns of dead processes, whose jobs are still in the queue.
 
-        Lines that no worker could write, because the log is not within its reach, are written too.
+        Log lines that no worker could write, because it cannot access the log, are written too.
         """
         if self._stopped:
             return

@@ -1,7 +1,7 @@
 """A queue worker: audits and commits the turns of a value set, from any process.
 
-A job ends only with its work done; it is tried again after whatever goes wrong. One whose worker has fallen silent is
-given to another: what it may have done before is done once all the same, since the store decides that.
+A job ends only when its work is done, and is retried after any error. The jobs of a worker without a heartbeat are
+returned to the queue. Repeated work takes effect once, because the store enforces it.
 """
 
 import asyncio

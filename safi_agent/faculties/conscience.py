@@ -64,7 +64,7 @@ _POOL = ThreadPool(16, "safi-conscience")
 def ledger_rows(data: dict[str, Any]) -> list[Any]:
     """The rows of a ledger: the only list of the object, or the object itself if it is one row.
 
-    None at all where the object, or a row, has a key in two spellings: nobody knows which of them counts.
+    Empty if the object, or a row, has a key in two spellings, which is ambiguous.
     """
     fields = casefold_keys(data)
     if fields is None:

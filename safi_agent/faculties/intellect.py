@@ -33,7 +33,7 @@ REFLECT = """Write the answer first, for the user alone to read. Then write, on 
 class Intellect(Faculty):
     """Adds ``draft``, one of several where there is a panel. Raises IntellectError when its model raises.
 
-    ``reflects=False`` is for answers in a schema: no reflection is asked for, and the text stays as it came.
+    ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged.
     """
 
     model: Model

@@ -1,8 +1,8 @@
 """Self-consistency: of several drafts, select the one with which most others agree.
 
-Nothing here judges a draft. Pulse-Split-Cascade takes the drafts as vectors, finds the largest group that says the
-same, and in it the draft closest to all of it (``sal_lightning.PulseCascade.select``). How many agree is a sign of how
-sure the model is of its answer (Kuhn et al. 2023, semantic entropy), and goes to the Will and into the record.
+No draft is judged here. Pulse-Split-Cascade embeds the drafts as vectors, finds the largest group that agrees, and
+selects the draft closest to all of this group (``sal_lightning.PulseCascade.select``). The share that agrees indicates
+the model's certainty (Kuhn et al. 2023, semantic entropy); it is passed to the Will and recorded.
 """
 
 import math

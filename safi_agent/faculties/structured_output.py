@@ -68,10 +68,10 @@ def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -
 class JudgeCall(Runnable[Any, Any]):
     """A chat model that is called with a schema and without its cache.
 
-    Where its provider refuses the schema or the temperature, it is asked again without: at most three requests, and one
-    request from then on, since what was refused is remembered. That is logged once.
+    If the provider refuses the schema or the temperature, the call is retried without it: at most three requests, and
+    one request from then on, because refused features are remembered. This is logged once.
 
-    A cache does not answer: where one is set, a copy of the model without it is called.
+    If the model has a cache, a copy without it is called.
     """
 
     def __init__(self, model: BaseChatModel, schema: Schema | None) -> None:
@@ -167,7 +167,7 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 class UncachedCall(Runnable[Any, Any]):
     """Calls a runnable of an unknown kind past the cache of a chat model in it, whose keys are the messages.
 
-    So the last message gets a number that no other call has, in a field that is not sent to providers.
+    The last message gets a unique id, in a field that is not sent to providers.
     """
 
     def __init__(self, model: Model) -> None:

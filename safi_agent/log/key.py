@@ -1,8 +1,8 @@
 """The key of a log: from the environment, or from a file beside the log that only its owner can read.
 
-Who has the key can write a log anew that nothing gives away. The file is made where no key was given, so that every log
-is chained; it is worth as much as the folder it lies in. A key in the environment is the operator's, and can be kept
-where whoever writes to the log's folder does not get at it.
+With the key a log can be forged without a trace. The key file is created if the environment has no key, so that every
+log is chained; it is as safe as its folder. A key in the environment can be kept out of reach of those who can write to
+the log's folder.
 """
 
 import hmac

@@ -15,8 +15,8 @@ from safi_agent.store import Anchor
 def find_end(descriptor: int, path: str, anchor: Anchor | None, key: bytes) -> tuple[Tip, set[str]]:
     """The end of the chain, and the turn ids in lines that the store may not have recorded.
 
-    Only what follows from the anchor by this key counts. Anything else that stands there is left for ``verify`` to
-    name; a last line that is torn is cut off.
+    Only lines that continue the chain from the anchor with this key count. ``verify`` reports all others; an incomplete
+    last line is truncated.
 
     Raises:
         LogError: nothing in the log was written with this key.

@@ -50,8 +50,8 @@ NEW = _KeyState(0, {}, 0)
 def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed:
     """Replay all files of a log, one line at a time.
 
-    Of a key whose first turn is not in the log the first μ and drift are taken as they are. After a fault the key goes
-    on from what the line says, so that one fault is told once.
+    If a key's first turn is not in the log, its first μ and drift are accepted. After a fault the replay continues from
+    the line's own figures, so that each fault is reported once.
 
     Args:
         log: its path.
@@ -110,7 +110,7 @@ class _Replayer:
     def _expected(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _KeyState) -> Figures:
         """The expected figures of a line; without the score if a custom φ or σ was used.
 
-        A φ or σ of the operator's may have failed: then the audit did, whatever its ledger would give.
+        A custom φ or σ may have failed; the audit has then failed, whatever its ledger gives.
         """
         nothing = _figures(None, None, None, before.mu, before.mu_turn)
         if not findings:

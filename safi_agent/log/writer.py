@@ -47,9 +47,9 @@ _write_lock = _WriteLock()
 def write(store: Store, path: str, most: int | None = None) -> list[str]:
     """Append the committed records that are not in the log yet; returns the ids of their turns.
 
-    The store knows how long the log was when it was last written, and with which line it ended. What stands after that
-    was written by a process that died before it could say so: whole lines of the chain are counted as written, a torn
-    one is cut off. A log of ``most`` bytes or more is set aside, and the chain goes on in a new file.
+    The store's anchor has the length of the log and its last line at the last write. Later lines come from a process
+    that died before it could update the anchor: complete lines of the chain count as written, an incomplete one is
+    truncated. A log of ``most`` bytes or more is rotated, and the chain continues in a new file.
     """
     if not path:
         return []

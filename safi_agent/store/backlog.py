@@ -122,8 +122,8 @@ def read_backlog(database: Database, value_set: str) -> Backlog:
 def blocking_reasons(database: Database, value_set: str) -> list[str]:
     """Why turns cannot proceed, one sentence for each cause; empty if there is no known cause.
 
-    A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
-    another process is at work, or a queue from which no worker takes jobs.
+    A cause is a value set that is missing in the store, a turn of another process at the head of a memory key of this
+    value set, or a queue from which no worker takes jobs.
     """
     with database.transaction(reading=True) as c:
         untaken = database.count_untaken(c, value_set)

@@ -25,7 +25,7 @@ class Database(Protocol):
     def transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
         """A transaction, which is rolled back if its block raises.
 
-        Waiting is limited by the patience of the turn that is under way, or by that of a new one.
+        Waiting is limited by the timeout budget of the current turn, or by a new one.
 
         Raises:
             SQLAlchemyError: the database failed, or was waited for in vain.

@@ -15,7 +15,7 @@ log = logging.getLogger("safi_agent")
 def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorator: raise ``made(name)`` instead of a database error, with the name of its type only.
 
-    The logger gets the first line of what it says, after ``what``; those that follow may quote a row.
+    The first line of its message is logged after ``what``; the others may quote a row.
     """
 
     def keep(ask: Callable[P, T]) -> Callable[P, T]:

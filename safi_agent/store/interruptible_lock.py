@@ -1,8 +1,8 @@
 """A lock for transactions that an interrupt (Ctrl-C) cannot leave locked.
 
-Ctrl-C raises wherever the main thread is, also between the end of a ``with`` block and the first line of its
-``__exit__``; then nothing of ``__exit__`` is run. So a block remembers its thread and the frame of its ``with``: once
-that frame is not running any more the block is over, whether or not its end was reached.
+Ctrl-C can raise anywhere in the main thread, also between the end of a ``with`` block and the first line of its
+``__exit__``, which then does not run. A block therefore stores its thread and the frame of its ``with``: when that
+frame is no longer running, the block has ended, even if its ``__exit__`` was skipped.
 """
 
 import sys
@@ -51,8 +51,9 @@ class InterruptSafeLock:
     def acquire(self, block: TransactionBlock, waiting: Wait) -> bool | None:
         """Acquire the lock for this block, waiting as long as the budget allows.
 
-        True: it was free. False: the block that held it was interrupted, and what it did not end has to be undone.
-        None: it could not be locked in time.
+        Returns:
+            True: the lock was free. False: its holder was interrupted, and its transaction has to be rolled back.
+            None: the lock could not be acquired in time.
 
         Raises:
             RuntimeError: this thread is in a block already, as in a signal handler.

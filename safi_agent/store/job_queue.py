@@ -39,8 +39,8 @@ def conninfo(engine: Engine) -> str:
 def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
     """Enqueue a job in the caller's transaction.
 
-    Judging takes long and may be done side by side. Settling is done by one at a time for a memory key, in the order
-    of its jobs, and first, so that what was judged does not wait for what was not.
+    "safi.judge" jobs take long and run concurrently. "safi.settle" jobs run one at a time for each memory key, in
+    order, and with a higher priority, so that judged turns do not wait for others.
     """
     settle = task == "safi.settle"
     job = _app.configure_task(

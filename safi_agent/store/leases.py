@@ -1,9 +1,8 @@
 """Leases: a process renews its leases on turns; expired leases, and those of dead processes, are taken over.
 
-A chain takes over the turns of its own value set (by its name). Those of another set, as after a value set was renamed,
-it takes only where no living process has a chain or turns of that set. Such a turn is audited by the values under which
-it was approved, which the store has kept, and is logged to its own log; from then on it counts among the turns of the
-chain that took it.
+A chain takes over the turns of its own value set, by name. It takes turns of another set, for example after a value set
+was renamed, only if no live process has a chain or turns of that set. Such a turn is audited by the stored values under
+which it was approved, and written to its own log; from then on it belongs to the chain that has taken it over.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The PostgreSQL backend, for several processes and machines; audits are jobs of a queue in the same database.
 
-A commit waits for the server's disk, unless the server was told otherwise (``synchronous_commit``).
+A commit waits for the server's disk, unless the server is configured otherwise (``synchronous_commit``).
 """
 
 import sys

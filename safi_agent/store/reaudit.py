@@ -1,8 +1,7 @@
 """Re-audits: turns that repeat the audit of a turn whose audit has failed.
 
-The log is append-only and μ depends on the order of audits, so a repeated audit cannot take the place of the first. It
-is a turn of its own at the end of its memory key, with an id and a number of its own; it has the body of the first and
-names it.
+The log is append-only and μ depends on the order of audits, so a repeated audit cannot replace the first. It is a
+separate turn at the end of its memory key, with its own id and number, the body of the first turn, and its id.
 """
 
 import json

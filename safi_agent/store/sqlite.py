@@ -1,6 +1,6 @@
 """The SQLite backend, in a file (WAL mode) or in memory: one connection, used by one thread at a time.
 
-A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones, because
+A commit survives a crash of the process at any point; after a power failure SQLite may lose the last commits, because
 ``synchronous=NORMAL`` does not wait for the disk.
 """
 
@@ -212,7 +212,7 @@ _parent_connections: list[sqlite3.Connection] = []  # a child must neither use n
 class _Connection(sqlite3.Connection):
     """A connection that closes its cursors too, because a traceback may still refer to one.
 
-    SQLite itself would keep a closed connection, and its locks, as long as a statement is unfinished.
+    SQLite keeps a closed connection, and its locks, as long as one of its statements is unfinished.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -246,10 +246,10 @@ class Store(ForkHandler):
 
         Args:
             batches: what is to be committed.
-            found: what audits came to; of turns that are not committed it is kept, unless something was kept before.
+            found: audit results; those of turns that are not committed are stored, unless a result is stored already.
             tried: failed attempts, by turn id.
             settled: ids of turns for which nothing is left to do.
-            value_set: what is left to do for turns of other value sets is enqueued for those who know them.
+            value_set: settling of turns of other value sets is enqueued for the workers of those sets.
         """
         found = found or {}
         with self.database.transaction() as c:
@@ -293,8 +293,7 @@ class Store(ForkHandler):
     ) -> dict[str, dict[str, Any]]:
         """Commit the judged turns at the head of a memory key, in order; returns their records by turn id.
 
-        ``compute`` must be pure. What is left to do for turns of another than this value set is enqueued for those who
-        know that one.
+        ``compute`` must be pure. Settling of turns of other value sets is enqueued for the workers of those sets.
         """
         done: dict[str, dict[str, Any]] = {}
         while batches := self.load_ready([key], {}):

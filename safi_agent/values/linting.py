@@ -42,7 +42,7 @@ class Error(NamedTuple):
 def lint(text: str) -> list[Error]:
     """The errors of a value set in YAML, sorted by line.
 
-    Nothing, exactly where ``load_values`` takes it and no setting is given twice: of those YAML takes the last.
+    Empty if and only if ``load_values`` accepts the file and no setting is given twice, of which YAML takes the last.
     """
     try:
         root, content = read_yaml(text)

@@ -178,7 +178,7 @@ class SafiChain(Lifecycle, Settings):
     ) -> Turn:
         """Create a turn with the id and the memory key of the config.
 
-        Without a coaching ``note`` it is read from the store; ``name`` overrides the config's.
+        Without a feedback ``note`` it is read from the store; ``name`` overrides the config's.
 
         Raises:
             ClosedError: the chain was closed.

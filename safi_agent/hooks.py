@@ -17,7 +17,7 @@ Kind = Literal["turn"] | Raised
 class Alert(NamedTuple):
     """The argument of a hook; ``offenders`` names at most three values, the worst first.
 
-    The kind "turn" tells of a turn that raises nothing or something: only hooks with ``every_turn = True`` are called.
+    The kind "turn" is raised once for every turn; only hooks with ``every_turn = True`` are called with it.
     """
 
     kind: Kind  #: "review", "drift", "audit_failed" or "turn"

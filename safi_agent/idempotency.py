@@ -1,7 +1,7 @@
 """Idempotent turns: a request with a ``safi_turn_id`` is answered once, and a repetition from the store.
 
-``safi_turn_id`` is an idempotency key: a repeated request returns the stored answer. Several turns may share one key: the
-prompts of a batch, the nodes of a graph, a governed agent that is called by a tool of another one. The turn that is
+``safi_turn_id`` is an idempotency key: a repeated request returns the stored answer. Several turns may share one key:
+the prompts of a batch, the nodes of a graph, a governed agent that is called by a tool of another one. The turn that is
 stored first has the key itself as its id. Every other turn has an id derived from the key and its request, and so has
 every turn that is started within a governed one. If all of it is repeated, in any order and in any process, each turn is
 found by its request.
@@ -88,7 +88,7 @@ def new_turn(
 ) -> Turn:
     """Create a turn; the default memory key is the name of the value set.
 
-    ``note`` is the coaching note; ``name`` is used in place of the one that the config and the input make.
+    ``note`` is the feedback note; ``name`` is used in place of the one that the config and the input make.
 
     Raises:
         TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
@@ -107,7 +107,7 @@ def new_turn(
         "context": request.context,
         "not_shown": request.not_shown,
         "metadata": request.metadata,
-        "coaching": note,
+        "feedback": note,
     }
 
 

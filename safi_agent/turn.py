@@ -59,7 +59,7 @@ class Turn(TypedDict, total=False):
     context: str
     not_shown: tuple[str, ...]
     metadata: Mapping[str, Any]
-    coaching: str
+    feedback: str
     draft: Draft
     verdict: Verdict
     answer: AIMessage

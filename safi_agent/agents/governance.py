@@ -165,7 +165,7 @@ class Governance:
         return derived_ids(config, run.asked, call_step(request.tool_call, request.state["messages"]))
 
     def begin_turn(self, run: str, messages: Sequence[AnyMessage], config: RunnableConfig) -> Turn:
-        """A turn of this run of the agent; ``context`` has what was said and what the tools gave."""
+        """A turn of this run of the agent; its ``context`` has the conversation and the tools' results."""
         with input_errors():
             turn = self.chain.begin_turn(list(messages), config, name=TurnName.read(run))
         turn = {**turn, "metadata": {"agentRun": turn["id"]}}

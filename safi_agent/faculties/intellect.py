@@ -71,7 +71,7 @@ class Intellect(Faculty):
         own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", values_prompt(self.values))
         for text in self.values.disclaimers:
             own += f"\nEnd the answer with exactly this sentence: {text}"
-        own += f"\n\n{turn['coaching']}" if turn.get("coaching") else ""
+        own += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
         leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
         return [_joined(own, leading), *turn["messages"][len(leading) :]]
 

@@ -115,13 +115,13 @@ class Store(ForkHandler):
         self.pending.clear()
 
     def cached_feedback_note(self, key: str) -> str | None:
-        """The cached coaching note, if it is recent; None otherwise. Takes no lock."""
+        """The cached feedback note, if it is recent; None otherwise. Takes no lock."""
         read, note = self._notes.get(key, (-FRESH, ""))
         return note if time.monotonic() - read < FRESH else None
 
     @_raise_outbox_error
     def feedback_note(self, key: str) -> str:
-        """The coaching note for the next turn of this key; empty where there is none."""
+        """The feedback note for the next turn of this key; empty where there is none."""
         if (note := self.cached_feedback_note(key)) is None:
             with self.database.transaction(reading=True) as c:
                 note = c.scalar(_NOTE, {"of": key}) or ""

@@ -86,7 +86,7 @@ class Value(_Fixed):
     name: str  #: with letters in it; case, spaces and kinds of dashes make no difference
     description: str = ""  #: what it means
     weight: float = Field(ge=0, le=1, allow_inf_nan=False)  #: in [0, 1]; 0 makes a hard gate
-    rubric: str = ""  #: what the model and the judges are told in place of the description
+    rubric: str = ""  #: replaces the description in the prompts of the model and the judges
     vetoes: tuple[str, ...] = ()  #: patterns; a draft that matches one is refused without asking a judge
 
     _vetoes = field_validator("vetoes")(_patterns)

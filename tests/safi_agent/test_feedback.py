@@ -1,4 +1,4 @@
-"""The coaching note tells a trend and at most one name, and never a number."""
+"""The feedback note tells a trend and at most one name, and never a number."""
 
 import re
 

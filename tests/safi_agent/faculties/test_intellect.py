@@ -14,7 +14,7 @@ from safi_agent.faculties.self_consistency import DraftSelector, LexicalEmbeddin
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, YES, Fake
 
-TURN: Turn = {"prompt": "Why?", "messages": [HumanMessage("Why?")], "coaching": ""}
+TURN: Turn = {"prompt": "Why?", "messages": [HumanMessage("Why?")], "feedback": ""}
 
 
 def test_it_adds_a_draft_and_keeps_the_turn() -> None:
@@ -22,9 +22,9 @@ def test_it_adds_a_draft_and_keeps_the_turn() -> None:
     assert out == {**TURN, "draft": Draft("An answer.", "Because.")}
 
 
-def test_the_coaching_note_and_the_values_without_weights_are_told() -> None:
+def test_the_feedback_note_and_the_values_without_weights_are_told() -> None:
     model = Fake()
-    Intellect(model, THREE).invoke({**TURN, "coaching": "Mind the gap."})
+    Intellect(model, THREE).invoke({**TURN, "feedback": "Mind the gap."})
     system = str(model.asked("intellect")[0][0].text)
     assert system.endswith("Mind the gap.")
     assert "- Truth:" in system

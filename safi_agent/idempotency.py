@@ -3,7 +3,7 @@
 ``safi_turn_id`` is an idempotency key: a repeated request returns the stored answer. Several turns may share one key:
 the prompts of a batch, the nodes of a graph, a governed agent that is called by a tool of another one. The turn that is
 stored first has the key itself as its id. Every other turn has an id derived from the key and its request, and so has
-every turn that is started within a governed one. If all of it is repeated, in any order and in any process, each turn is
+every turn started within a governed one. If all of it is repeated, in any order and in any process, each turn is
 found by its request.
 """
 

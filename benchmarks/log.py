@@ -23,7 +23,7 @@ from safi_agent import Assessment, assess, load_values
 from safi_agent.log.hash_chain import beginning, seal
 from safi_agent.log.key import key_id
 from safi_agent.log.replay import replay
-from safi_agent.log.rotation import log_files, set_aside
+from safi_agent.log.rotation import log_files, rotate
 from safi_agent.log.verify import verify
 from safi_agent.record import Measure
 from safi_agent.store import Anchor
@@ -63,7 +63,7 @@ def make(log: Path, lines: int) -> Anchor:
             found = assess(ROWS, VALUES, found.mu)
         if size > FULL and turn < lines:
             file.close()
-            set_aside(log)
+            rotate(log)
             file, size = log.open("wb"), 0
     file.close()
     return Anchor(size, tip.lines, tip.mac, key_id(KEY))

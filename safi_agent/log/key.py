@@ -72,7 +72,7 @@ def new_key() -> bytes:
     return secrets.token_hex(32).encode()
 
 
-def keep_key(log: str | Path, key: bytes) -> None:
+def write_key_file(log: str | Path, key: bytes) -> None:
     """Write the key file of a new chain. The caller holds the log's lock."""
     draft = Path(f"{key_file(log)}.new")
     draft.unlink(missing_ok=True)

@@ -50,12 +50,12 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
         raise ValueError(f"log: expected another file than those of the store, got {str(path)!r}.")
-    refuse_others(full)
+    refuse_other_files(full)
     given_key()
     return str(full)
 
 
-def refuse_others(path: str | Path) -> None:
+def refuse_other_files(path: str | Path) -> None:
     """Raise unless the file is a log, empty or absent.
 
     Raises:

@@ -26,7 +26,7 @@ def log_files(log: str | Path) -> list[Path]:
     return [*full_files(log), *([Path(log)] if Path(log).is_file() else [])]
 
 
-def set_aside(log: str | Path) -> None:
+def rotate(log: str | Path) -> None:
     """Rotate the log: it becomes the last full file. The caller holds its lock."""
     last = max((int(file.name.rpartition(".")[2]) for file in full_files(log)), default=0)
     os.rename(log, f"{log}.{last + 1}")

@@ -10,11 +10,11 @@ from safi_agent.errors import LogError
 from safi_agent.fork_safety import ForkSafeLock, Stage
 from safi_agent.log.anchors import checked_turns, make_anchor
 from safi_agent.log.hash_chain import Tip, seal
-from safi_agent.log.key import find_key, keep_key, key_file, new_key
-from safi_agent.log.path import refuse_others
+from safi_agent.log.key import find_key, key_file, new_key, write_key_file
+from safi_agent.log.path import refuse_other_files
 from safi_agent.log.reconciliation import find_other_path
 from safi_agent.log.recovery import find_end
-from safi_agent.log.rotation import set_aside
+from safi_agent.log.rotation import rotate
 from safi_agent.store import Anchor, Store
 from safi_agent.store.log_state import mark_logged, read_unlogged
 
@@ -76,15 +76,15 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
     if anchor:
         turns = checked_turns(path, anchor, key)
     else:
-        refuse_others(path)
+        refuse_other_files(path)
         anchor = _of_copy(store, path, key)
     if most and anchor and _size(path) == anchor.size >= most:  # the store has recorded all of it
-        set_aside(path)
+        rotate(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         tip, there = find_end(descriptor, path, anchor, key)
         if given is None:
-            keep_key(path, key)
+            write_key_file(path, key)
         for turn_id, record in waiting:
             if turn_id not in there:
                 tip = _write(descriptor, record, tip, key)

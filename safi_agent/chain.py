@@ -359,8 +359,8 @@ def create_safi_chain(
             text says which.
     """
     return SafiChain(
-        model=default_model() if model is None else model,
         values=load_values(values),
+        model=default_model() if model is None else model,
         will_model=will_model,
         conscience_model=conscience_model,
         store=store,

@@ -66,7 +66,7 @@ def letters(text: str) -> str:
 def visible_characters(name: str) -> str:
     r"""The visible characters of a name.
 
-    >>> spelled("lib\u2800rary\u200b")
+    >>> visible_characters("lib\u2800rary\u200b")
     'library'
     """
     return _BLANKS.sub("", visible(name))

@@ -19,12 +19,12 @@ from experiments.pages import grid
 from experiments.provenance import installed
 from safi_agent import ValueSet, load_values
 from safi_agent.agents.replies import call_draft
-from safi_agent.faculties.fence import harmless
+from safi_agent.faculties.fence import neutralize
 from safi_agent.faculties.reflection import split
 from safi_agent.faculties.will import rules
 from safi_agent.parsing import parse_text
-from safi_agent.text import plain
 from safi_agent.turn import Draft
+from safi_agent.unicode_text import plain
 from safi_agent.values import shipped
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)  # characters
@@ -65,7 +65,7 @@ def text(kind: str, size: int) -> str:
 
 def works() -> dict[str, Work]:
     """The functions by name. In the rules the length has no bound, so that patterns are searched for."""
-    made: dict[str, Work] = {"fence": harmless, "plain text": plain, "the judge's reply": parse_text, "split": split}
+    made: dict[str, Work] = {"fence": neutralize, "plain text": plain, "the judge's reply": parse_text, "split": split}
     for name in shipped():
         values = load_values(name).model_copy(update={"max_chars": 10**9})
         made[f"rules, {name}"] = partial(ruled, values, Draft)

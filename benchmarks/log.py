@@ -20,10 +20,10 @@ from experiments.filing import Record, origin, source
 from experiments.pages import grid
 from experiments.provenance import installed
 from safi_agent import Assessment, assess, load_values
-from safi_agent.log.files import log_files, set_aside
+from safi_agent.log.hash_chain import beginning, seal
 from safi_agent.log.key import key_id
 from safi_agent.log.replay import replay
-from safi_agent.log.seal import beginning, seal
+from safi_agent.log.rotation import log_files, rotate
 from safi_agent.log.verify import verify
 from safi_agent.record import Measure
 from safi_agent.store import Anchor
@@ -39,7 +39,7 @@ SAME = json.dumps(
         "intellectDraft": "An answer of some length. " * 20,
         "conscienceLedger": ROWS,
         "valueSet": VALUES.name,
-        "measure": Measure().told(VALUES),
+        "measure": Measure().parameters(VALUES),
     }
 )
 Work = Callable[[Path], int]
@@ -63,7 +63,7 @@ def make(log: Path, lines: int) -> Anchor:
             found = assess(ROWS, VALUES, found.mu)
         if size > FULL and turn < lines:
             file.close()
-            set_aside(log)
+            rotate(log)
             file, size = log.open("wb"), 0
     file.close()
     return Anchor(size, tip.lines, tip.mac, key_id(KEY))

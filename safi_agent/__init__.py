@@ -1,17 +1,14 @@
-"""SAFi for LangChain: a runnable that answers only what its Will lets through, and audits every answer.
+"""SAFi for LangChain: a runnable that answers only what its Will approves, and audits every answer.
 
-Importing it loads neither LangChain nor the database: that waits until one of its names is used, so that the command
-``safi`` can say at once what it does.
+Importing the package loads neither LangChain nor the database. A public name is loaded when it is first used, so that
+the command ``safi`` can print its help without delay.
 """
 
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from safi_agent.public import *  # noqa: F403 (its __all__ is what is meant)
-
-NEEDED = (
+REQUIRED = (
     "filelock",
     "langchain",
     "langchain_core",
@@ -22,21 +19,67 @@ NEEDED = (
     "typer",
     "yaml",
 )
-if _missing := [name for name in NEEDED if find_spec(name) is None]:
+if _missing := [name for name in REQUIRED if find_spec(name) is None]:
     raise ImportError(f'{", ".join(_missing)} not installed: pip install "sal-lightning[safi]"', name=__name__)
+
+if TYPE_CHECKING:
+    from safi_agent.agents.tools import ToolRule
+    from safi_agent.chain import SafiChain, create_safi_chain
+    from safi_agent.errors import BacklogError, ClosedError, IntellectError, OutboxError, SafiError, ViolationError
+    from safi_agent.faculties.spirit import Assessment, assess
+    from safi_agent.hooks import Alert
+    from safi_agent.ledger import Finding
+    from safi_agent.lifecycle import DrainResult
+    from safi_agent.middleware import SafiMiddleware
+    from safi_agent.store.backlog import Backlog
+    from safi_agent.values import Value, ValueSet, load_values
+
+__all__ = [
+    "Alert",
+    "Assessment",
+    "Backlog",
+    "BacklogError",
+    "ClosedError",
+    "DrainResult",
+    "Finding",
+    "IntellectError",
+    "OutboxError",
+    "SafiChain",
+    "SafiError",
+    "SafiMiddleware",
+    "ToolRule",
+    "Value",
+    "ValueSet",
+    "ViolationError",
+    "assess",
+    "create_safi_chain",
+    "load_values",
+]
+_MODULES = {
+    "agents.tools": ("ToolRule",),
+    "chain": ("SafiChain", "create_safi_chain"),
+    "errors": ("BacklogError", "ClosedError", "IntellectError", "OutboxError", "SafiError", "ViolationError"),
+    "faculties.spirit": ("Assessment", "assess"),
+    "hooks": ("Alert",),
+    "ledger": ("Finding",),
+    "lifecycle": ("DrainResult",),
+    "middleware": ("SafiMiddleware",),
+    "store.backlog": ("Backlog",),
+    "values": ("Value", "ValueSet", "load_values"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """``__all__`` and what is in it; the package's modules are there once it is loaded."""
-    public = import_module("safi_agent.public")
-    if name in globals():
-        return globals()[name]
-    try:
-        return getattr(public, name)
-    except AttributeError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    """A public name, or a module of the package, loaded on first use."""
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """What is completed at a prompt."""
-    return sorted({*globals(), *import_module("safi_agent.public").__all__})
+    """The names that are completed at a prompt."""
+    return sorted({*globals(), *__all__})

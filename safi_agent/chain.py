@@ -1,4 +1,4 @@
-"""The chain: ``intellect | will | release`` before the answer leaves; conscience, spirit, memory, log after it."""
+"""SafiChain: ``intellect | will | release`` before the answer; conscience, spirit, memory and log after it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,59 +7,66 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, BaseCallbackHandler, CallbackManagerForChainRun
+from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import PrivateAttr
+from sqlalchemy import make_url
 from typing_extensions import override
 
-from safi_agent.audit import Audits, open_audits
-from safi_agent.boundary import acontain, contain, input_errors
-from safi_agent.drained import Drained
-from safi_agent.errors import ClosedError, ViolationError
+from safi_agent import defaults
+from safi_agent.audit import AuditBranch, AuditMode, open_audit_branch
+from safi_agent.backpressure import Backpressure, WhenFull
+from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
+from safi_agent.errors import ClosedError, IntellectError, ViolationError
 from safi_agent.faculties import conscience, will
-from safi_agent.faculties.calls import needs_config
-from safi_agent.faculties.drafting import Panel
+from safi_agent.faculties.base import arun, run
+from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.self_consistency import DraftSelector
+from safi_agent.faculties.spirit import Map, identity, linear
+from safi_agent.faculties.structured_output import is_unresolved
 from safi_agent.faculties.will import Will
 from safi_agent.hooks import Hook
+from safi_agent.idempotency import TurnName, find_earlier_answer, has_turn_id, memory_key, new_turn
 from safi_agent.inputs import SafiInput
-from safi_agent.inside import Inside, counts
-from safi_agent.lifetime import Lifetime
+from safi_agent.isolation import isolated
+from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
-from safi_agent.models import default_model, model_label, resolve
-from safi_agent.opening import Name, answered_before, is_named, key_of, new_turn
+from safi_agent.models import Model, default_model, model_label, resolve, token_counts
 from safi_agent.release import Release
-from safi_agent.room import Room
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
-from safi_agent.store.backlog import Backlog
-from safi_agent.store.failing import opening
-from safi_agent.store.patience import one_patience
+from safi_agent.store.backlog import Backlog, read_backlog
+from safi_agent.store.database_errors import opening
+from safi_agent.store.reaudit import add_reaudit, failed_audits
+from safi_agent.store.secrets import read_secret
+from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
 
-class SafiChain(Lifetime, Settings):
+class SafiChain(Lifecycle, Settings):
     """A governed chat model: answers what its Will approves, audits every answer afterwards. See create_safi_chain."""
 
-    _auditor: Audits = PrivateAttr()
+    _auditor: AuditBranch = PrivateAttr()
     _release: Release = PrivateAttr()
-    _gate: Will = PrivateAttr()
-    _inside: Inside = PrivateAttr()
-    _room: Room = PrivateAttr()
+    _will: Will = PrivateAttr()
+    _backpressure: Backpressure = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
 
     @override
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
-        panel = Panel.of(self.drafts, self.embeddings, self.drafts_alike)
-        intellect = resolve(self.model, "model")
-        # A name is resolved anew for the judges, which are asked at temperature 0.
-        ruling = resolve(self.will_model or self.model, "will_model", judge=True)
-        judging = resolve(self.conscience_model or self.model, "conscience_model", judge=True)
-        if self.audit == "here" and needs_config(judging):
+        selector = DraftSelector.create(self.drafts, self.embeddings, self.drafts_alike)
+        given = default_model() if self.model is None else self.model
+        intellect = resolve(given, "model")
+        # A name is resolved again for the judges, which use temperature 0.
+        ruling = resolve(self.will_model or given, "will_model", judge=True)
+        judging = resolve(self.conscience_model or given, "conscience_model", judge=True)
+        if self.audit == "in_process" and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be asked without the config of a run, since audits are "
                 "made after it; got one that only a config names. Give conscience_model, or a default model."
@@ -67,19 +74,27 @@ class SafiChain(Lifetime, Settings):
         models = {"intellect": intellect, "will": ruling, "conscience": judging}
         names = {faculty: model_label(model) for faculty, model in models.items()}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
-        self._auditor = opening(open_audits)(plan, open_store(self.store), self.audit)
+        self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit)
         self._release = Release(self._auditor, names)
-        self._inside = Inside(self.tracers, self._release)
-        self._room = Room(self._auditor.store, self.values.name, self.max_pending, self.when_full)
+        self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
-        self._gate = Will(
+        self._will = Will(
             judge,
             self.values,
             self.will_sees_reflection,
             min_agreement=self.min_agreement,
             refuse_truncated=self.refuse_truncated,
         )
-        self._steps = Intellect(intellect, self.values, panel=panel) | self._gate | self._release
+        self._steps = Intellect(intellect, self.values, selector=selector) | self._will | self._release
+
+    @override
+    def __repr__(self) -> str:
+        store = "None" if self.store is None else repr(make_url(self.store).render_as_string())  # without a password
+        model = defaults.MODEL if self.model is None else self.model
+        label = model if isinstance(model, str) else model_label(model)
+        return f"SafiChain(model={label!r}, values={self.values.name!r}, store={store}, log={self.log!r})"
+
+    __str__ = __repr__
 
     @override
     def invoke(self, input: SafiInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
@@ -97,52 +112,73 @@ class SafiChain(Lifetime, Settings):
 
     @override
     async def ainvoke(self, input: SafiInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """The same without blocking."""
+        """Asynchronous version."""
         return await self._acall_with_config(self._aanswer, input, config)
 
     def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
-        return contain(partial(self._governed, given, config))
+        return contain_errors(partial(self._governed, given, config))
 
     async def _aanswer(
         self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        return await acontain(partial(self._agoverned, given, config))
+        return await acontain_errors(partial(self._agoverned, given, config))
 
     def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with one_patience():
+        with shared_timeout_budget():
             with input_errors():
                 turn, known = self._open(given, config)
             if known is not None:
-                return self.give(known)
-            with self._room.place():
-                return self.give(self._inside.govern(self._steps, turn, config)["answer"])
+                return self.deliver(known)
+            with self._backpressure.admit():
+                return self.deliver(self.run_steps(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
-        with one_patience():
+        with shared_timeout_budget():
             with input_errors():
                 turn, known = await self._aopen(given, config)
             if known is not None:
-                return self.give(known)
-            async with self._room.place():
-                return self.give((await self._inside.agovern(self._steps, turn, config))["answer"])
+                return self.deliver(known)
+            async with self._backpressure.admit():
+                return self.deliver((await self.arun_steps(self._steps, turn, config))["answer"])
 
     def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """A new turn, and its answer where it was answered before."""
-        return self.known(self.begin(given, config))
+        """A new turn, and its answer if it was answered before."""
+        return self.find_answer(self.begin_turn(given, config))
 
     async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        """The same, on a thread where the store has to be asked."""
-        note = self._auditor.store.known_note(key_of(config, self.values.name))
-        if is_named(config) or note is None:
+        """Asynchronous version; on a thread if the store has to be read."""
+        note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
+        if has_turn_id(config) or note is None:
             return await asyncio.to_thread(self._open, given, config)
-        return self.begin(given, config, note=note), None
+        return self.begin_turn(given, config, note=note), None
 
-    def begin(
-        self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: Name | None = None
+    def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """Run a turn through faculties, hidden from the caller's callbacks and streams.
+
+        Errors are raised unchanged, with all that they refer to: call it within ``error_boundary`` only.
+        """
+        with isolated(config, self.tracers, turn) as inner:
+            try:
+                return run(steps, turn, inner)
+            except IntellectError:
+                self._release.record_failure(turn)
+                raise
+
+    async def arun_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
+        """Asynchronous version of ``run_steps``."""
+        with isolated(config, self.tracers, turn) as inner:
+            try:
+                return await arun(steps, turn, inner)
+            except IntellectError:
+                await asyncio.to_thread(self._release.record_failure, turn)
+                raise
+
+    def begin_turn(
+        self, given: SafiInput, config: RunnableConfig, *, note: str | None = None, name: TurnName | None = None
     ) -> Turn:
-        """A new turn, of the id and the memory key that the config names.
+        """Create a turn with the id and the memory key of the config.
 
-        The store is asked for the coaching ``note`` where none is given; ``name`` is used in place of the config's.
+        Without a feedback ``note`` it is read from the store; ``name`` overrides the config's.
 
         Raises:
             ClosedError: the chain was closed.
@@ -152,21 +188,21 @@ class SafiChain(Lifetime, Settings):
         if self._closed:
             raise ClosedError("The chain is closed.")
         if note is None:
-            note = self._auditor.store.note(key_of(config, self.values.name))
+            note = self._auditor.store.feedback_note(memory_key(config, self.values.name))
         return new_turn(given, config, self.values.name, note, name)
 
-    def known(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
-        """A turn under the id that is its own, and its answer where it was answered before.
+    def find_answer(self, turn: Turn) -> tuple[Turn, AIMessage | None]:
+        """The turn with its final id, and its answer if it was answered before.
 
         Raises:
             OutboxError: the store failed.
             ValueError: its id belongs to another turn, and it has no other.
         """
-        return answered_before(turn, self._auditor.store)
+        return find_earlier_answer(turn, self._auditor.store)
 
-    def give(self, answer: AIMessage) -> AIMessage:
-        """The answer, or the error that was asked for in place of a refusal."""
-        answer.usage_metadata = counts(answer.usage_metadata)
+    def deliver(self, answer: AIMessage) -> AIMessage:
+        """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
+        answer.usage_metadata = token_counts(answer.usage_metadata)
         told = answer.response_metadata["safi"]
         if self.raise_on_violation and told["willDecision"] == "violation":
             raise ViolationError(str(answer.text), told)
@@ -178,14 +214,14 @@ class SafiChain(Lifetime, Settings):
         Raises:
             OutboxError: the store failed.
         """
-        return self._auditor.store.backlog(self.values.name)
+        return read_backlog(self._auditor.store.database, self.values.name)
 
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
-        """Audit turns again whose audit failed for good; how many. ``drain`` waits for them.
+        """Repeat failed audits; returns their number. ``drain`` waits for them.
 
-        Each is a new turn at the end of its memory key, with a line of its own in the log that has the flag "reaudited"
-        and names the first by ``reauditOf``; μ moves there. A turn that was audited again with success, or is being
-        audited again, is left alone.
+        Each re-audit is a new turn at the end of its memory key, with its own log line, which has the flag "reaudited"
+        and the first turn's id in ``reauditOf``; μ is updated there. A turn with a successful or open re-audit is
+        skipped.
 
         Args:
             turn_ids: ids as in ``response_metadata["safi"]["turnId"]``. Default: all failed ones of this value set.
@@ -197,91 +233,124 @@ class SafiChain(Lifetime, Settings):
         """
         if self._closed:
             raise ClosedError("The chain is closed.")
-        asked = None if turn_ids is None else _several("turn_ids", turn_ids)
+        asked = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
         store, count = self._auditor.store, 0
-        for turn_id in store.failed(self.values.name, asked):
-            if (job := store.repeat(self.values.name, turn_id)) is not None:
+        for turn_id in failed_audits(store, self.values.name, asked):
+            if (job := add_reaudit(store, self.values.name, turn_id)) is not None:
                 self._auditor.submit(job)
                 count += 1
         return count
 
     @property
-    def room(self) -> Room:
-        """What bounds the open audits."""
-        return self._room
-
-    @property
-    def inside(self) -> Inside:
-        """Where turns go through faculties."""
-        return self._inside
+    def backpressure(self) -> Backpressure:
+        """The bound on open audits."""
+        return self._backpressure
 
     @property
     def gate(self) -> Will:
-        """The Will: what it has not approved goes no further."""
-        return self._gate
+        """The Will, which every draft has to pass."""
+        return self._will
 
     @property
     def release(self) -> Release:
-        """The only way out: it makes a turn durable."""
+        """The last step, which makes a turn durable and returns its answer."""
         return self._release
 
-    def answered(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
-        """Number and body of the turn that was released under this id."""
-        return self._auditor.store.find(turn_id)
+    def find_turn(self, turn_id: str) -> tuple[int, Mapping[str, Any]] | None:
+        """The number and body of the released turn with this id."""
+        return self._auditor.store.find_turn(turn_id)
 
     def secret(self, name: str) -> str:
-        """A key that this store keeps: the same in every process that uses it."""
-        return self._auditor.store.secret(name)
+        """A secret key of the store, the same in every process that uses it."""
+        return read_secret(self._auditor.store, name)
 
     @override
-    def drain(self, timeout: float | None = 30) -> Drained:
+    def drain(self, timeout: float | None = 30) -> DrainResult:
         return self._auditor.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> Drained:
+    def close(self, timeout: float | None = 30) -> DrainResult:
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)
         return finished
 
 
-def _several(argument: str, given: Any) -> tuple[Any, ...]:
+def _as_tuple(argument: str, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise TypeError(f"{argument}: expected several in a list, got {given!r}.")
     return tuple(given)
 
 
 def create_safi_chain(
-    model: Any = None,
-    values: str | Path | Mapping[str, Any] | ValueSet = "unesco",
+    model: Model | None = None,
+    values: str | Path | Mapping[str, Any] | ValueSet = defaults.VALUES,
     *,
-    will_model: Any = None,
-    conscience_model: Any = None,
-    store: str | None = "sqlite:///safi.db",
-    log: str | Path | None = "saf-spirit-log.json",
+    will_model: Model | None = None,
+    conscience_model: Model | None = None,
+    store: str | None = defaults.STORE,
+    log: str | Path | None = defaults.LOG,
+    log_max_bytes: int | None = None,
     hooks: Sequence[Hook] = (),
-    beta: float = 0.9,
+    beta: float = defaults.BETA,
+    review_below: float = defaults.REVIEW_BELOW,
+    drift_above: float = defaults.DRIFT_ABOVE,
+    phi: Map = identity,
+    sigma: Map = linear,
+    conscience_calls: Calls = defaults.CONSCIENCE_CALLS,
+    score_mode: ScoreMode = defaults.SCORE_MODE,
+    will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION,
+    drafts: int = defaults.DRAFTS,
+    embeddings: Embeddings | None = None,
+    drafts_alike: float | None = None,
+    min_agreement: float = defaults.MIN_AGREEMENT,
+    refuse_truncated: bool = defaults.REFUSE_TRUNCATED,
+    raise_on_violation: bool = defaults.RAISE_ON_VIOLATION,
+    audit_attempts: int = defaults.AUDIT_ATTEMPTS,
+    audit_backoff: float = defaults.AUDIT_BACKOFF,
+    audit_timeout: float = defaults.AUDIT_TIMEOUT,
+    audit: AuditMode = defaults.AUDIT,
+    max_pending: int | None = defaults.MAX_PENDING,
+    when_full: WhenFull = defaults.WHEN_FULL,
     tracers: Sequence[BaseCallbackHandler] = (),
-    **settings: Any,
 ) -> SafiChain:
-    """A runnable that answers only what its Will lets through, and audits every answer value by value.
+    """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
     Args:
-        model: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model, which labels every
-            answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
+        model: the Intellect: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model, which
+            labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
-        will_model: who judges drafts; default ``model``.
-        conscience_model: who audits answers; default ``model``.
-        store: a URL of SQLite or PostgreSQL ("postgresql+psycopg://…", for several processes on several machines),
-            or None to keep memory and outbox in memory, where they end with the process.
-        log: the file for one JSON line a turn, or None.
-        hooks: called with an Alert, sync or async, when a score is low, a drift is high, or an audit failed.
-        beta: how much of μ stays at each audit, in [0, 1).
-        tracers: callback handlers that get what happens inside too, drafts included. A caller's handlers get the
-            input and the answer, whatever their class.
-        settings: the other fields of SafiChain. ``drafts`` above 1 has the Intellect write so many, side by side; the
-            one that most others agree with goes on (docs/safi.md). ``refuse_truncated=True`` refuses a draft that its
-            model cut off at a limit of length, which is only flagged otherwise (``draft_truncated``).
+        will_model: the model that judges drafts. Default: ``model``.
+        conscience_model: the model that audits answers. Default: ``model``.
+        store: the URL of a SQLite or PostgreSQL database ("postgresql+psycopg://…", for several processes on several
+            machines); None keeps memory and outbox in memory until the process ends.
+        log: the file of the log, one JSON line per turn; None writes no log.
+        log_max_bytes: at least 4096; a log of this size is rotated.
+        hooks: sync or async functions of an Alert, called when a score is low, a drift is high, or an audit failed.
+        beta: the share of μ that each audit keeps, in [0, 1).
+        review_below: a lower score calls the hooks with "review".
+        drift_above: a higher drift calls the hooks with "drift".
+        phi: φ, maps a confidence in [0, 1] to its weight in the score.
+        sigma: σ, maps the weighted sum in [-1, 1] to the score before it is rounded.
+        conscience_calls: "all" asks the Conscience about all values in one call, "each" in one call per value.
+        score_mode: "discrete" for the scores -1, 0, 0.5 and 1, or "continuous" for any number in [-1, 1].
+        will_sees_reflection: whether the Will's judge is given the Intellect's reflection.
+        drafts: how many drafts the Intellect writes, 1 to 64; the one with the most agreement is used (docs/safi.md).
+        embeddings: compares the drafts. Default: a bag of words.
+        drafts_alike: the cosine similarity, in [-1, 1], from which two drafts agree. Default: 0.6 for words, 0.8 for
+            ``embeddings``.
+        min_agreement: the share of drafts, in [0, 1], that have to agree; with fewer the Will refuses.
+        refuse_truncated: whether the Will refuses a draft that its model cut off at a length limit. It is always
+            flagged as ``draft_truncated``.
+        raise_on_violation: raise ViolationError instead of returning the refusal.
+        audit_attempts: how often an audit is tried before it is recorded as failed.
+        audit_backoff: seconds before the second attempt, doubled for each further one.
+        audit_timeout: seconds that one attempt, or one call of a hook, may take.
+        audit: "in_process" audits in this process too; "worker" leaves it to workers on the same PostgreSQL store.
+        max_pending: how many audits may be open before new turns wait; None for no bound.
+        when_full: what a new turn does then: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and go on.
+        tracers: callback handlers that receive the inner runs too, with their drafts. A caller's own handlers receive
+            the input and the answer only.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -289,8 +358,6 @@ def create_safi_chain(
         ValueError: an argument has a value that is not allowed, there is no model, or the store cannot be opened; the
             text says which.
     """
-    if unknown := sorted(set(settings) - set(SafiChain.model_fields)):
-        raise TypeError(f"create_safi_chain: expected settings among SafiChain's fields, got {unknown}.")
     return SafiChain(
         values=load_values(values),
         model=default_model() if model is None else model,
@@ -298,8 +365,27 @@ def create_safi_chain(
         conscience_model=conscience_model,
         store=store,
         log=None if log is None else log_path(log),
-        hooks=_several("hooks", hooks),
+        log_max_bytes=log_max_bytes,
+        hooks=_as_tuple("hooks", hooks),
         beta=beta,
-        tracers=_several("tracers", tracers),
-        **settings,
+        review_below=review_below,
+        drift_above=drift_above,
+        phi=phi,
+        sigma=sigma,
+        conscience_calls=conscience_calls,
+        score_mode=score_mode,
+        will_sees_reflection=will_sees_reflection,
+        drafts=drafts,
+        embeddings=embeddings,
+        drafts_alike=drafts_alike,
+        min_agreement=min_agreement,
+        refuse_truncated=refuse_truncated,
+        raise_on_violation=raise_on_violation,
+        audit_attempts=audit_attempts,
+        audit_backoff=audit_backoff,
+        audit_timeout=audit_timeout,
+        audit=audit,
+        max_pending=max_pending,
+        when_full=when_full,
+        tracers=_as_tuple("tracers", tracers),
     )

@@ -1,4 +1,4 @@
-"""What can go wrong. Catch ``SafiError`` to catch all of it.
+"""The errors of the package. Catch ``SafiError`` to catch all of them.
 
 SafiError
 ├── IntellectError   no draft came
@@ -9,9 +9,9 @@ SafiError
 ├── LogError         the log cannot be written on or checked: its key is missing or another
 └── ClosedError      the chain was closed
 
-No text here ever quotes a model, and no error that reaches the caller leads to a frame, a cause or a note of what
-happened inside: what a draft said must not leave by way of an exception. The arguments of an error are those of its
-class, so that it can be made anew and pickled.
+No error text quotes a model, and no error that reaches the caller refers to a frame, a cause or a note of the turn: an
+exception must not reveal a draft. The arguments of an error are those of its class, so that it can be copied and
+pickled.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class SafiError(Exception):
 class IntellectError(SafiError):
     """The Intellect's model gave no draft.
 
-    A retry can decide by what the model raised, whose text stays inside::
+    A retry can depend on the type and status of the model's error, whose text is not passed on::
 
         def is_rate_limit(error: Exception) -> bool:
             return isinstance(error, IntellectError) and error.status_code == 429
@@ -44,7 +44,7 @@ class IntellectError(SafiError):
 
     @classmethod
     def of(cls, error: BaseException) -> "IntellectError":
-        """The error for what a model raised; it keeps none of its text."""
+        """The error for an exception of a model, without its text."""
         name, status = type(error).__name__, status_of(error)
         return cls(name if status is None else f"{name}, status {status}", type(error), status)
 
@@ -64,7 +64,7 @@ class OutboxError(SafiError):
 
 
 class BacklogError(SafiError):
-    """As many audits are open as may be, so the turn was not begun.
+    """``max_pending`` audits are open, so the turn was not begun.
 
     ``depth`` is how many are open, ``most`` is ``max_pending``.
     """
@@ -104,7 +104,7 @@ class ClosedError(SafiError):
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a provider's error, where it or its response has one."""
+    """The HTTP status of a provider's error or of its response; None if there is none."""
     for owner in (error, getattr(error, "response", None)):
         for name in ("status_code", "code", "status", "http_status"):
             status = getattr(owner, name, None)

@@ -1,4 +1,4 @@
-"""Policy hooks: what is said when a score is low, a drift is high or an audit fails, and to whom."""
+"""Policy hooks: alerts for low scores, high drift and failed audits."""
 
 import inspect
 import logging
@@ -9,15 +9,15 @@ from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
 MOST = 3
-UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score that rests on nothing
+UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score without a basis
 Raised = Literal["review", "drift", "audit_failed"]
 Kind = Literal["turn"] | Raised
 
 
 class Alert(NamedTuple):
-    """Why a hook is called; ``offenders`` names at most three values, the worst first.
+    """The argument of a hook; ``offenders`` names at most three values, the worst first.
 
-    The kind "turn" tells of a turn that raises nothing or something: only hooks with ``every_turn = True`` are called.
+    The kind "turn" is raised once for every turn; only hooks with ``every_turn = True`` are called with it.
     """
 
     kind: Kind  #: "review", "drift", "audit_failed" or "turn"
@@ -29,7 +29,7 @@ class Alert(NamedTuple):
 Hook = Callable[[Alert], object | Awaitable[object]]
 
 
-def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
+def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
 
     A score that rests on nothing, as its flags say, is to be reviewed, too.
@@ -47,11 +47,11 @@ def kinds(record: Mapping[str, Any], review_below: float, drift_above: float) ->
 
 
 def is_unfounded(record: Mapping[str, Any]) -> bool:
-    """Whether the flags of a record say that its score rests on nothing."""
+    """Whether a record is flagged as having a score without a basis."""
     return any(flag in UNFOUNDED for flag in record.get("flags", ()))
 
 
-def asks(hook: Hook, kind: Kind) -> bool:
+def is_called_for(hook: Hook, kind: Kind) -> bool:
     """Whether a hook is to be called for this kind."""
     try:
         return kind != "turn" or getattr(hook, "every_turn", False) is True
@@ -68,8 +68,8 @@ def offenders(ledger: Sequence[Mapping[str, Any]], values: ValueSet) -> tuple[st
     return tuple([name for *_, name in sorted(broken)] + [name for _, name in sorted(left_out)])[:MOST]
 
 
-def name_of(thing: object) -> str:
-    """What a hook, φ or σ is called in messages and in the log; it never raises."""
+def callable_name(thing: object) -> str:
+    """The name of a hook, φ or σ for messages and the log. Never raises."""
     try:
         name = getattr(thing, "__name__", None)
         return name if isinstance(name, str) else repr(thing)
@@ -77,8 +77,8 @@ def name_of(thing: object) -> str:
         return type(thing).__name__
 
 
-def call(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
-    """Call a hook; the rest of the call, where the hook is async or gives something that can be awaited.
+def call_hook(hook: Hook, alert: Alert) -> Coroutine[Any, Any, None] | None:
+    """Call a hook; returns a coroutine to await if the hook returns an awaitable.
 
     One that fails is logged and harms nothing. Whatever it raises ends here, ``SystemExit`` and ``KeyboardInterrupt``
     too: they were not raised in the main thread.
@@ -99,4 +99,4 @@ async def _rest(hook: Hook, alert: Alert, result: Awaitable[object]) -> None:
 
 
 def _failed(hook: Hook, alert: Alert, error: BaseException) -> None:
-    log.error("The hook %s failed on turn %s.", name_of(hook), alert.turn_id, exc_info=error)
+    log.error("The hook %s failed on turn %s.", callable_name(hook), alert.turn_id, exc_info=error)

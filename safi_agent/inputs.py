@@ -1,4 +1,4 @@
-"""What a caller may hand in, read into one form."""
+"""The inputs of a chain, converted to one form."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 def read_input(given: object) -> Request:
-    """One form for all inputs.
+    """Convert an input to one form.
 
     Raises:
         TypeError: the input is of another type.
@@ -52,7 +52,7 @@ def read_input(given: object) -> Request:
         messages = convert_to_messages(content)
     else:
         raise TypeError(f"input: expected a string, messages or a mapping with 'prompt', got {_shown(content)}.")
-    asked = asked_in(messages)
+    asked = prompt_message(messages)
     prompt = str(asked.text)
     if not prompt.strip():
         raise ValueError("input: expected a prompt with text, got none.")
@@ -60,7 +60,7 @@ def read_input(given: object) -> Request:
     return Request(prompt, messages, context, metadata, context.not_shown)
 
 
-def asked_in(messages: Sequence[BaseMessage]) -> BaseMessage:
+def prompt_message(messages: Sequence[BaseMessage]) -> BaseMessage:
     """The message with the prompt: the last one of a human, or else the last one."""
     return next((m for m in reversed(messages) if isinstance(m, HumanMessage)), messages[-1])
 

@@ -1,4 +1,4 @@
-"""Findings of the Conscience, and what of a judge's rows may be used."""
+"""The Conscience's ledger: one finding per value, and the validation of a judge's rows."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
@@ -44,7 +44,7 @@ class Finding(BaseModel):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The same row where nothing would change: rows are read often, and cannot be changed."""
+        """The same row if nothing would change, since rows are immutable."""
         if update == {"value": self.value}:
             return self
         return super().model_copy(update=update, deep=deep)
@@ -62,7 +62,7 @@ class ContinuousFinding(Finding):
 
 
 class Findings(list[Finding]):
-    """Rows of a ledger; ``model`` names the model that found them, as its replies did, empty where they did not."""
+    """The findings of a ledger; ``model`` is the judge's model name, empty if its replies had none."""
 
     def __init__(self, rows: Iterable[Finding], model: str = "") -> None:
         super().__init__(rows)
@@ -78,7 +78,7 @@ class Ledger(NamedTuple):
 
 
 def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Finding) -> Ledger:
-    """Keep what can be used; a row that is malformed, out of range or of no declared value is as if it were absent.
+    """Validate rows; malformed ones, scores out of range and unknown values are treated as absent.
 
     Of two rows for one value the lower score stays, and of two with one score the one that counts less. Enough is
     covered when each hard gate has a row and more than half of the weighted values have one.
@@ -99,7 +99,7 @@ def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Fin
 
 
 def _harm(finding: Finding) -> tuple[float, float]:
-    """What two rows of one value are compared by: the score, then what it counts with its confidence."""
+    """The order of two rows of one value: by score, then by score times confidence."""
     return finding.score, finding.score * finding.confidence
 
 
@@ -117,7 +117,7 @@ def _finding(row: object, kind: type[Finding]) -> Finding | None:
 
 
 def _is_sound(row: Finding) -> bool:
-    """Whether a row, however it was made, is one that its class would have made."""
+    """Whether a row, however it was created, satisfies the validation of its class."""
     score = number(row.score, -1, 1)
     return (
         type(row) in (Finding, ContinuousFinding)

@@ -1,11 +1,10 @@
-"""SafiMiddleware: an agent of LangChain says and does only what the Will lets through, and its answers are audited."""
+"""SafiMiddleware: an agent's answers and tool calls have to pass the Will, and its answers are audited."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
-from uuid import uuid4
 
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -16,50 +15,56 @@ from langchain.agents.middleware import (
     hook_config,
 )
 from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langgraph.types import Command
 from typing_extensions import override
 
-from safi_agent.agents.course import Asking, Courses, Review
-from safi_agent.agents.ending import Ending
-from safi_agent.agents.marks import Marks
-from safi_agent.agents.replies import denied, governed_result, is_answer, result_text
-from safi_agent.agents.review import seen
+from safi_agent import defaults
+from safi_agent.agents.approval import request_approval
+from safi_agent.agents.final_answer import FinalAnswer
+from safi_agent.agents.governance import AgentModel, Governance, Review, arun_flow, run_flow
+from safi_agent.agents.replies import denial_message, governed_result, is_answer, result_text
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
-from safi_agent.agents.walk import awalk, walk
-from safi_agent.boundary import Instead, acontain, contain, input_errors
+from safi_agent.audit import AuditMode
+from safi_agent.backpressure import WhenFull
 from safi_agent.chain import create_safi_chain
-from safi_agent.drained import Drained
-from safi_agent.lifetime import Lifetime
+from safi_agent.error_boundary import PassThrough, acontain_errors, contain_errors, input_errors
+from safi_agent.faculties.conscience import Calls, ScoreMode
+from safi_agent.faculties.spirit import Map, identity, linear
+from safi_agent.hooks import Hook
+from safi_agent.lifecycle import DrainResult, Lifecycle
+from safi_agent.models import Model
 from safi_agent.store.backlog import Backlog
-from safi_agent.store.patience import one_patience
-from safi_agent.turn import Turn, Verdict
+from safi_agent.store.timeout_budget import shared_timeout_budget
+from safi_agent.turn import Verdict
 from safi_agent.values import ValueSet
 
 Result = ToolMessage | Command[Any]
 
 
 class SafiState(AgentState[Any]):
-    """The agent's state, and which run of it this is."""
+    """The agent's state with the id of its run."""
 
     safi_run: NotRequired[Annotated[str, PrivateStateAttr]]
 
 
-class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
-    """Gates what an agent drafts and what it calls; put it last in the list, so that it is next to model and tools.
+class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
+    """Governs an agent's drafts and tool calls. It must be the last middleware, next to the model and the tools.
 
     Args:
         values: as for ``create_safi_chain``.
         allowed_tools: names and ToolRules; an empty list allows nothing, None leaves calls unchecked.
-        model: who judges drafts and audits answers, unless ``will_model`` or ``conscience_model`` say otherwise.
-            Default as for ``create_safi_chain``; the agent's own model is the Intellect.
-        judge_calls: whether the Will's judge rules on each tool call too, after the rules.
-        review: called with each call that may be made, when it was drafted and again before it is made; where it
-            returns true (or raises), a person has to see the call first: the run stops at an ``interrupt``, which
-            needs a checkpointer.
-        settings: as for ``create_safi_chain``: store, log, hooks, tracers and the others.
+        model: the model that judges drafts and audits answers, unless ``will_model`` or ``conscience_model`` is given.
+            The default is that of ``create_safi_chain``. The agent's own model is the Intellect.
+        judge_calls: whether the Will's judge also rules on each tool call, after the rules.
+        review: called with each allowed call, when it is drafted and again before it is made. If it returns true or
+            raises, the call needs human approval: the run stops at an ``interrupt``, which needs a checkpointer.
+        will_model: as for ``create_safi_chain``, like all arguments that follow.
 
     Raises:
         TypeError: an argument has another type.
@@ -70,167 +75,212 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
 
     def __init__(
         self,
-        values: str | Path | Mapping[str, Any] | ValueSet = "unesco",
+        values: str | Path | Mapping[str, Any] | ValueSet = defaults.VALUES,
         allowed_tools: Iterable[str | ToolRule] | None = None,
         *,
-        model: Any = None,
+        model: Model | None = None,
         judge_calls: bool = False,
         review: Review | None = None,
-        **settings: Any,
+        will_model: Model | None = None,
+        conscience_model: Model | None = None,
+        store: str | None = defaults.STORE,
+        log: str | Path | None = defaults.LOG,
+        log_max_bytes: int | None = None,
+        hooks: Sequence[Hook] = (),
+        beta: float = defaults.BETA,
+        review_below: float = defaults.REVIEW_BELOW,
+        drift_above: float = defaults.DRIFT_ABOVE,
+        phi: Map = identity,
+        sigma: Map = linear,
+        conscience_calls: Calls = defaults.CONSCIENCE_CALLS,
+        score_mode: ScoreMode = defaults.SCORE_MODE,
+        will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION,
+        drafts: int = defaults.DRAFTS,
+        embeddings: Embeddings | None = None,
+        drafts_alike: float | None = None,
+        min_agreement: float = defaults.MIN_AGREEMENT,
+        refuse_truncated: bool = defaults.REFUSE_TRUNCATED,
+        raise_on_violation: bool = defaults.RAISE_ON_VIOLATION,
+        audit_attempts: int = defaults.AUDIT_ATTEMPTS,
+        audit_backoff: float = defaults.AUDIT_BACKOFF,
+        audit_timeout: float = defaults.AUDIT_TIMEOUT,
+        audit: AuditMode = defaults.AUDIT,
+        max_pending: int | None = defaults.MAX_PENDING,
+        when_full: WhenFull = defaults.WHEN_FULL,
+        tracers: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
             raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
-        self.chain = create_safi_chain(model, values, **settings)
-        marks = Marks(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
-        self._courses = Courses(self.chain, rules, judge_calls, review, marks)
+        self.chain = create_safi_chain(
+            model,
+            values,
+            will_model=will_model,
+            conscience_model=conscience_model,
+            store=store,
+            log=log,
+            log_max_bytes=log_max_bytes,
+            hooks=hooks,
+            beta=beta,
+            review_below=review_below,
+            drift_above=drift_above,
+            phi=phi,
+            sigma=sigma,
+            conscience_calls=conscience_calls,
+            score_mode=score_mode,
+            will_sees_reflection=will_sees_reflection,
+            drafts=drafts,
+            embeddings=embeddings,
+            drafts_alike=drafts_alike,
+            min_agreement=min_agreement,
+            refuse_truncated=refuse_truncated,
+            raise_on_violation=raise_on_violation,
+            audit_attempts=audit_attempts,
+            audit_backoff=audit_backoff,
+            audit_timeout=audit_timeout,
+            audit=audit,
+            max_pending=max_pending,
+            when_full=when_full,
+            tracers=tracers,
+        )
+        signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
+        self._governance = Governance(self.chain, rules, judge_calls, review, signer)
+
+    @override
+    def __repr__(self) -> str:
+        return f"SafiMiddleware({self.chain!r})"
 
     # The run
 
     @hook_config(can_jump_to=["end"])
     @override
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
-        """Give the run its id; where the config names one that was answered before, that answer is given again."""
-        return contain(partial(self._begin_run, state, ensure_config()))
+        """Assign the run its id; if the config's ``safi_turn_id`` was answered before, return that answer."""
+        return contain_errors(partial(self._start_run, state, ensure_config()))
 
     @hook_config(can_jump_to=["end"])
     @override
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
-    def _begin_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
+    def _start_run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
         fresh = {} if state.get("structured_response") is None else {"structured_response": None}  # of an earlier run
         with input_errors():
-            run, answer = self._courses.open(state["messages"], config)
+            run, answer = self._governance.start_run(state["messages"], config)
         if answer is None:
             return {**fresh, "safi_run": run}
-        return {**fresh, "safi_run": run, "messages": [self.chain.give(answer)], "jump_to": "end"}
+        return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
 
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """Compare what the agent ends with to what was released; anything else is governed now.
+        """Compare the agent's final answer with the released one, and govern any other.
 
         Middlewares that stand before this one in the list run their own ``after_agent`` after it.
         """
-        return contain(partial(self._end, state, ensure_config()))
+        return contain_errors(partial(self._govern_final, state, ensure_config()))
 
     @override
     async def aafter_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        return await acontain(partial(self._aend, state, ensure_config()))
+        return await acontain_errors(partial(self._agovern_final, state, ensure_config()))
 
-    def _end(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        if (turn := self._ungoverned(ending := Ending.of(state), state, config)) is None:
+    def _govern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        ending = FinalAnswer.from_state(state)
+        if (turn := self._governance.begin_ending(ending, state, config)) is None:
             return None
-        return _instead(ending, walk(self.chain.inside, self._courses.answer(turn, ending.text), config))
+        return _replace_final(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
 
-    async def _aend(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
-        ending = Ending.of(state)
-        if (turn := await asyncio.to_thread(self._ungoverned, ending, state, config)) is None:
+    async def _agovern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
+        ending = FinalAnswer.from_state(state)
+        if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        return _instead(ending, await awalk(self.chain.inside, self._courses.answer(turn, ending.text), config))
+        flow = self._governance.answer_flow(turn, ending.text)
+        return _replace_final(ending, await arun_flow(self.chain, flow, config))
 
-    def _ungoverned(self, ending: Ending, state: Any, config: RunnableConfig) -> Turn | None:
-        """A turn for what the agent ends with; None where there is nothing, or it is what was released."""
-        if ending.last is None and ending.structured is None:
-            return None
-        turn = self._begin(state, ending.before, config)
-        if ending.is_released(turn, self.chain.answered, self._courses.marks):
-            return None
-        return self._courses.place(turn, again=False)[0]
-
-    # What the agent says
+    # Model calls
 
     @override
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., ModelResponse[Any]]) -> Any:
-        """Only what the Will lets through leaves the model's node, and an answer only when it is durable."""
-        return contain(partial(self._say, request, handler, ensure_config()))
+        """Govern a model call: only approved text and calls leave, and an answer only once it is durable."""
+        return contain_errors(partial(self._call_model, request, handler, ensure_config()))
 
     @override
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[ModelResponse[Any]]]
     ) -> Any:
-        return await acontain(partial(self._asay, request, handler, ensure_config()))
+        return await acontain_errors(partial(self._acall_model, request, handler, ensure_config()))
 
-    def _say(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with one_patience():
-            turn, known = self._place(request, config)
+    def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
+        with shared_timeout_budget():
+            turn, known = self._governance.begin_model_call(request, config)
             if known is not None:
-                return ModelResponse([self.chain.give(known)])
-            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
-            with self.chain.room.place():
-                return walk(self.chain.inside, self._courses.draft(turn, asking, awaited=False), config)
+                return ModelResponse([self.chain.deliver(known)])
+            model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
+            with self.chain.backpressure.admit():
+                return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
 
-    async def _asay(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with one_patience():
-            turn, known = await asyncio.to_thread(self._place, request, config)
+    async def _acall_model(
+        self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
+    ) -> Any:
+        with shared_timeout_budget():
+            turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if known is not None:
-                return ModelResponse([self.chain.give(known)])
-            asking = Asking(request, handler, self._courses.rules, _agent_name(config))
-            async with self.chain.room.place():
-                return await awalk(self.chain.inside, self._courses.draft(turn, asking, awaited=True), config)
+                return ModelResponse([self.chain.deliver(known)])
+            model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
+            async with self.chain.backpressure.admit():
+                return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
 
-    def _place(self, request: ModelRequest[Any], config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        own = [request.system_message] if request.system_message else []
-        turn = self._begin(request.state, [*own, *request.messages], config)
-        return self._courses.place(turn, again=request.response_format is None)
-
-    def _begin(self, state: Any, messages: list[AnyMessage], config: RunnableConfig) -> Turn:
-        return self._courses.begin(state.get("safi_run") or str(uuid4()), messages, config)
-
-    # What the agent does
+    # Tool calls
 
     @override
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]) -> Result:
-        """Run an approved call; for any other return a ToolMessage that says why.
+        """Run an approved tool call; for a denied one return a ToolMessage with the reason.
 
         Exceptions of the tool pass unchanged.
         """
         config = ensure_config()
-        verdict = seen(request.tool_call, contain(partial(self._rule, request, config)))
+        verdict = request_approval(request.tool_call, contain_errors(partial(self._check_call, request, config)))
         if verdict.decision == "violation":
-            return contain(partial(self._deny, request, verdict, config))
-        with self._courses.inside(request, config):
-            return contain(partial(self._result, request, handler, config)) if is_answer(request) else handler(request)
+            return contain_errors(partial(self._deny, request, verdict, config))
+        with self._governance.tool_context(request, config):
+            if is_answer(request):
+                return contain_errors(partial(self._result, request, handler, config))
+            return handler(request)
 
     @override
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         config = ensure_config()
-        verdict = seen(request.tool_call, await acontain(partial(self._arule, request, config)))
+        checked = await acontain_errors(partial(self._acheck_call, request, config))
+        verdict = request_approval(request.tool_call, checked)
         if verdict.decision == "violation":
-            return await asyncio.to_thread(contain, partial(self._deny, request, verdict, config))
-        with self._courses.inside(request, config):
+            return await asyncio.to_thread(contain_errors, partial(self._deny, request, verdict, config))
+        with self._governance.tool_context(request, config):
             if is_answer(request):
-                return await acontain(partial(self._aresult, request, handler, config))
+                return await acontain_errors(partial(self._aresult, request, handler, config))
             return await handler(request)
 
-    def _begin_call(self, request: ToolCallRequest, config: RunnableConfig) -> Turn:
-        return self._begin(request.state, request.state["messages"], config)
+    def _check_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+        turn = self._governance.begin_call(request, config)
+        return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
-    def _rule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
-        turn = self._begin_call(request, config)
-        return walk(self.chain.inside, self._courses.call(turn, request), config)
-
-    async def _arule(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
-        turn = await asyncio.to_thread(self._begin_call, request, config)
-        return await awalk(self.chain.inside, self._courses.call(turn, request), config)
+    async def _acheck_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
+        turn = await asyncio.to_thread(self._governance.begin_call, request, config)
+        return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
-        return denied(self._begin_call(request, config), request.tool_call, verdict, self._courses.marks)
+        turn = self._governance.begin_call(request, config)
+        return denial_message(turn, request.tool_call, verdict, self._governance.signer)
 
     def _result(self, request: ToolCallRequest, handler: Callable[..., Result], config: RunnableConfig) -> ToolMessage:
         try:
             result = handler(request)
         except BaseException as error:
-            raise Instead(error) from None
-        turn, known = self._place_result(request, config)
-        course = self._courses.answer(turn, result_text(result), known)
-        return _direct(request, walk(self.chain.inside, course, config))
-
-    def _place_result(self, request: ToolCallRequest, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
-        return self._courses.place_result(self._begin_call(request, config), request)
+            raise PassThrough(error) from None
+        turn, known = self._governance.begin_result(request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), known)
+        return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -238,21 +288,21 @@ class SafiMiddleware(Lifetime, AgentMiddleware[SafiState, Any, Any]):
         try:
             result = await handler(request)
         except BaseException as error:
-            raise Instead(error) from None
-        turn, known = await asyncio.to_thread(self._place_result, request, config)
-        course = self._courses.answer(turn, result_text(result), known)
-        return _direct(request, await awalk(self.chain.inside, course, config))
+            raise PassThrough(error) from None
+        turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), known)
+        return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
         """How many audits of this value set are open on this store, and how old the oldest is."""
         return self.chain.backlog()
 
     @override
-    def drain(self, timeout: float | None = 30) -> Drained:
+    def drain(self, timeout: float | None = 30) -> DrainResult:
         return self.chain.drain(timeout)
 
     @override
-    def close(self, timeout: float | None = 30) -> Drained:
+    def close(self, timeout: float | None = 30) -> DrainResult:
         return self.chain.close(timeout)
 
 
@@ -262,13 +312,13 @@ def _agent_name(config: RunnableConfig) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _direct(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
-    """The governed answer in the place of the result of a call."""
+def _as_tool_message(request: ToolCallRequest, answer: AIMessage) -> ToolMessage:
+    """The governed answer as the tool message of a call."""
     return governed_result(request.tool_call["name"], str(request.tool_call["id"]), answer)
 
 
-def _instead(ending: Ending, answer: AIMessage) -> dict[str, Any]:
-    """The governed answer in the place of what the agent would have ended with."""
+def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
+    """Replace the agent's final answer by the governed one."""
     last = ending.last
     left: AnyMessage = answer
     if isinstance(last, ToolMessage):

@@ -1,39 +1,44 @@
-"""From a name to a model, and from a model to the name that records carry."""
+"""Create a model from its name, and find the name of a model for the records."""
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
-from safi_agent.offline import LABEL, RehearsalModel
+from safi_agent import defaults
+from safi_agent.offline_model import LABEL, OfflineChatModel
 
-DEFAULT = "openai:gpt-4o"
 OFFLINE = "offline"
+Model = str | BaseChatModel | Runnable[Any, Any]  # a name, a chat model, or a runnable that returns a message
 TIMEOUT = 60.0
 LONGEST = 200  # characters of a name
+_USAGE_KEY = re.compile(r"[a-z0-9_]{1,40}")
 _INSIDE: dict[type, str] = {RunnableBindingBase: "bound", RunnableWithFallbacks: "runnable", DynamicRunnable: "default"}
 
 
 def default_model() -> str:
-    """GPT-4o, for which there has to be a key.
+    """The name of the default model, which needs an API key.
 
     Raises:
         ValueError: there is none. The rehearsal model is never a default, because it would answer users.
     """
     if os.environ.get("OPENAI_API_KEY"):
-        return DEFAULT
+        return defaults.MODEL
     raise ValueError(
-        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default {DEFAULT!r} is "
-        f"not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
+        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default "
+        f"{defaults.MODEL!r} is not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
     )
 
 
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
-    """The model itself, or the one of this name: ``"offline"`` or what ``init_chat_model`` knows.
+    """Return a model, or create one from its name: ``"offline"`` or a name for ``init_chat_model``.
 
     A judge that is given by name is asked at temperature 0.
 
@@ -46,7 +51,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
     if not isinstance(model, str):
         raise TypeError(f"{argument}: expected a chat model or a name for one, got {type(model).__name__}.")
     if model == OFFLINE:
-        return RehearsalModel()
+        return OfflineChatModel()
     from langchain.chat_models import init_chat_model
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
@@ -61,8 +66,8 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
 
 def model_label(model: object) -> str:
-    """The name of a model before it has answered: its own, or that of the model inside its wrappers."""
-    if isinstance(model, RehearsalModel):
+    """The configured name of a model, or of the model inside its wrappers."""
+    if isinstance(model, OfflineChatModel):
         return LABEL
     for wrapper, inside in _INSIDE.items():
         if isinstance(model, wrapper):
@@ -72,15 +77,29 @@ def model_label(model: object) -> str:
 
 
 def _attribute(model: object, name: str) -> Any:
-    """None where there is none; a model whose name comes with the config of a run cannot even be asked for one."""
+    """``getattr`` with default None, also if the attribute raises, as for a model that is not configured yet."""
     try:
         return getattr(model, name, None)
     except Exception:
         return None
 
 
-def answered_by(reply: object) -> str:
-    """The name of the model that gave the reply, as the reply itself has it; empty where it has none."""
+def reply_model(reply: object) -> str:
+    """The model name in the metadata of a reply; empty if there is none."""
     told = reply.response_metadata if isinstance(reply, AIMessage) else {}
     names = (told.get(key) for key in ("model_name", "model", "model_id"))
     return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")
+
+
+def token_counts(usage: object) -> UsageMetadata | None:
+    """The numbers of a message's token usage, without anything else that the model's integration has put there."""
+    return _numbers(usage) if isinstance(usage, Mapping) else None  # type: ignore[return-value]
+
+
+def _numbers(usage: Mapping[Any, Any]) -> dict[str, Any]:
+    named = {name: item for name, item in usage.items() if isinstance(name, str) and _USAGE_KEY.fullmatch(name)}
+    return {
+        name: _numbers(item) if isinstance(item, Mapping) else item
+        for name, item in named.items()
+        if isinstance(item, int | float | Mapping)
+    }

@@ -1,4 +1,4 @@
-r"""The one JSON object that a model was asked for. A reply that is not exactly that is unclear: it is read as None.
+r"""Parse a reply that must be exactly one JSON object; any other reply is unclear and gives None.
 
 This grammar reads the Will's ruling, the Conscience's ledger and a draft in the structured form::
 
@@ -72,11 +72,11 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_keys_once, parse_co
 
 
 def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
-    """The one object that a reply carries; None where it is unclear."""
+    """The JSON object of a reply; None if the reply is unclear."""
     if isinstance(reply, str):
         return parse_text(reply)
     content = _content(reply)
-    if content is None or declined(reply) or reply.invalid_tool_calls:
+    if content is None or is_refusal(reply) or reply.invalid_tool_calls:
         return None
     if reply.tool_calls:
         found = _called(reply, content) if _finished(reply, _CALLED) else None
@@ -89,7 +89,7 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
 
 
 def parse_text(text: str) -> dict[str, Any] | None:
-    r"""The one object that a text is; None where it is unclear.
+    r"""The JSON object that a text consists of; None if it is unclear.
 
     >>> parse_text('<think>Easy.</think>\n```json\n{"a": [1, 2,],}\n```')
     {'a': [1, 2]}
@@ -108,7 +108,7 @@ def parse_text(text: str) -> dict[str, Any] | None:
     if not body.startswith(("{", "```")):
         return None
     found = _whole(body)
-    return found if found is not None else _whole(_SLIP.sub(_forgiven, body))
+    return found if found is not None else _whole(_SLIP.sub(_repaired, body))
 
 
 def _name(tag: re.Match[str]) -> tuple[bool, str]:
@@ -129,15 +129,15 @@ def _whole(body: str) -> dict[str, Any] | None:
     return found if body[end:].strip(WS) == ("```" if fence else "") else None
 
 
-def _forgiven(slip: re.Match[str]) -> str:
+def _repaired(slip: re.Match[str]) -> str:
     text = slip[0]
     if text.startswith('"'):
         return _ESCAPES.sub(lambda found: "\\\\" if found[0] == "\\" else found[0], text) if "\\" in text else text
     return "" if text == "," else text
 
 
-def after_reasoning(text: str) -> str | None:
-    """A draft without the reasoning that leads it, one block or several; None where that does not end.
+def strip_reasoning(text: str) -> str | None:
+    """The text without its leading blocks of reasoning; None if the reasoning does not end.
 
     Tags of one name are counted, so that reasoning which opens the same tag again ends where both are closed.
     """
@@ -157,10 +157,10 @@ def after_reasoning(text: str) -> str | None:
     return text[start:]
 
 
-def folded(data: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The mapping by lower-case keys without white space around them; None where two keys become one.
+def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """The mapping with stripped, case-folded keys; None if two keys become equal.
 
-    >>> folded({" Decision": 1})
+    >>> casefold_keys({" Decision": 1})
     {'decision': 1}
     """
     found = {str(key).strip().casefold(): item for key, item in data.items()}
@@ -173,7 +173,7 @@ class _Content(NamedTuple):
 
 
 def _content(message: AIMessage) -> _Content | None:
-    """The content by kinds, without reasoning; None where a block is of an unknown kind."""
+    """The content by type, without reasoning; None if a block has an unknown type."""
     found = _Content([], [])
     for block in [message.content] if isinstance(message.content, str) else message.content:
         said = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
@@ -188,7 +188,7 @@ def _content(message: AIMessage) -> _Content | None:
 
 
 def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
-    """The arguments of the one call, where all that the message keeps of it agrees."""
+    """The arguments of the only call, if all its representations in the message agree."""
     args = message.tool_calls[0]["args"]
     places = [message.tool_calls, content.calls, *_calls_left(message)]
     if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
@@ -204,7 +204,7 @@ def _whole_arguments(text: str) -> dict[str, Any] | None:
 
 
 def _calls_left(message: AIMessage) -> list[Any]:
-    """Calls as the provider wrote them, in each place beside the content where the message keeps them."""
+    """The provider's raw calls, from each field of the message outside its content."""
     kept = message.additional_kwargs
     calls = kept.get("tool_calls") or []
     chunks = message.tool_call_chunks if isinstance(message, AIMessageChunk) else []
@@ -217,15 +217,15 @@ def _raw_arguments(call: Any) -> Any:
     return next((made[key] for key in _RAW if made.get(key)), None) if isinstance(made, Mapping) else None
 
 
-def declined(message: AIMessage) -> bool:
-    """Whether the model says in its message's own fields that it refused to answer."""
+def is_refusal(message: AIMessage) -> bool:
+    """Whether the metadata of a message says that the model refused to answer."""
     blocks = message.content if isinstance(message.content, list) else []
     refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)
 
 
-def cut_off(message: AIMessage) -> bool:
-    """Whether a message ended at a limit of length or at a filter, before the model was done."""
+def is_truncated(message: AIMessage) -> bool:
+    """Whether a message was truncated by a length limit or a content filter."""
     return any(reason not in _CALLED and _CUT.search(reason) for reason in _reasons(message))
 
 
@@ -237,7 +237,7 @@ def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
 
 
 def _reasons(message: AIMessage) -> list[str]:
-    """Why the reply ended, in lower case, in all the places where providers say so."""
+    """The finish reasons of a reply, in lower case, from the fields of all providers."""
     return list(_said(message.response_metadata)) + list(_said(message.additional_kwargs))
 
 

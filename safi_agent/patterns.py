@@ -1,4 +1,4 @@
-r"""The regular expressions of value sets: syntax and meaning of Python's ``re``, searched with a time-out.
+r"""Regular expressions of value sets: the syntax and meaning of Python's ``re``, searched with a timeout.
 
 The time-out is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``,
 ``\w`` and ``\s`` (for ``regex`` combining marks and some symbols are part of a word), braces that repeat nothing (for

@@ -1,4 +1,4 @@
-"""The record: what the log says of a turn, made of what the store holds of it."""
+"""The log record of a turn, computed from its row in the store."""
 
 import logging
 import math
@@ -9,32 +9,33 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from safi_agent.coaching import KEPT, coaching_note
+from safi_agent import defaults
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
-from safi_agent.hooks import kinds, name_of
+from safi_agent.feedback import KEPT, feedback_note
+from safi_agent.hooks import alert_kinds, callable_name
 from safi_agent.ledger import ContinuousFinding, read_ledger
-from safi_agent.offline import LABEL
-from safi_agent.store import Commit, Memory, Row
+from safi_agent.offline_model import LABEL
+from safi_agent.store import Commit, JudgedTurn, Memory
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
-LEAST_CONFIDENCE = 0.01  # in the mean; below it a score says nothing
+LEAST_CONFIDENCE = 0.01  # mean confidence; below it a score has no basis
 
 log = logging.getLogger("safi_agent")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How an audit is measured: the Spirit's settings and the thresholds of the hooks."""
+    """The Spirit's settings and the thresholds of the hooks."""
 
-    beta: float = 0.9
-    review_below: float = 6
-    drift_above: float = 0.4
+    beta: float = defaults.BETA
+    review_below: float = defaults.REVIEW_BELOW
+    drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
 
-    def told(self, values: ValueSet) -> dict[str, Any]:
-        """What is needed to compute an audit again from its ledger."""
+    def parameters(self, values: ValueSet) -> dict[str, Any]:
+        """The parameters that are needed to recompute an audit from its ledger."""
         return {
             "values": values.fingerprint,
             "beta": self.beta,
@@ -45,17 +46,17 @@ class Measure:
 
 def _name_of(used: Map, default: Map) -> str:
     """The name of a map; another function with the name of the default is not taken for it when a log is replayed."""
-    name = name_of(used)
+    name = callable_name(used)
     return f"{getattr(used, '__module__', None)}.{name}" if name == default.__name__ and used is not default else name
 
 
-def now() -> str:
-    """The time in UTC, as the log writes it."""
+def utc_now() -> str:
+    """The current time in UTC, in the format of the log."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
-    """All of a turn that must outlive the process, as plain JSON."""
+def turn_body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | None) -> dict[str, Any]:
+    """The persistent part of a turn, as plain JSON."""
     draft, verdict = turn.get("draft", Draft("")), turn.get("verdict")
     answered = {"intellect": draft.model, "will": verdict.model if verdict else ""}
     models = {faculty: answered.get(faculty) or name for faculty, name in models.items()}
@@ -87,7 +88,7 @@ def body(turn: Turn, value_set: str, models: Mapping[str, str], final: str | Non
     }
 
 
-def unpack(kept: Mapping[str, Any]) -> Turn:
+def turn_from_body(kept: Mapping[str, Any]) -> Turn:
     """The turn as the Conscience needs it."""
     return {
         "id": kept["id"],
@@ -100,7 +101,7 @@ def unpack(kept: Mapping[str, Any]) -> Turn:
 
 
 @lru_cache(maxsize=64)
-def values_of(text: str | None) -> ValueSet:
+def parse_value_set(text: str | None) -> ValueSet:
     """A value set as the store keeps it.
 
     Raises:
@@ -111,11 +112,11 @@ def values_of(text: str | None) -> ValueSet:
     return ValueSet.model_validate_json(text)
 
 
-def commit(row: Row, before: Memory, measure: Measure) -> Commit:
-    """The record of a judged turn and the memory after it. Pure: it may be computed again.
+def make_commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
+    """The record of a judged turn and the memory after it. A pure function.
 
-    Where φ, σ or anything else in the computation fails, the record says so: it has no score and no ledger, and the
-    memory is as it was.
+    If φ, σ or another part of the computation fails, the record is that of a failed audit: without score and ledger,
+    and with an unchanged memory.
     """
     if row.ledger is None:
         return _failed(row, before, measure, row.error)
@@ -127,31 +128,36 @@ def commit(row: Row, before: Memory, measure: Measure) -> Commit:
     return _failed(row, before, measure, cause)
 
 
-def _audited(row: Row, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
-    values = values_of(row.values)
+def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
+    values = parse_value_set(row.values)
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
     phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
     sigma = measure.sigma if measure.sigma is linear else _checked("σ", measure.sigma)
     found = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
-    after = _moved(before, found)
-    record = {**_told(row), "measure": measure.told(values), **_assessed(found, findings, values), **_memory(after)}
+    after = _next_memory(before, found)
+    record = {
+        **_base_record(row),
+        "measure": measure.parameters(values),
+        **_assessed(found, findings, values),
+        **_memory(after),
+    }
     record["flags"] = [*record["flags"], *unfounded(found, findings)]
-    note = coaching_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
+    note = feedback_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
 
 
-def _failed(row: Row, before: Memory, measure: Measure, cause: str | None) -> Commit:
+def _failed(row: JudgedTurn, before: Memory, measure: Measure, cause: str | None) -> Commit:
     """The record of a turn without a ledger: it was not to be audited, or its audit failed."""
     try:
-        told = {"measure": measure.told(values_of(row.values))}
+        parameters = {"measure": measure.parameters(parse_value_set(row.values))}
     except Exception:
-        told = {}  # the value set in the store cannot be read, which is why the audit failed
+        parameters = {}  # the stored value set is unreadable, which is why the audit failed
     failed = {"auditStatus": "failed", "spiritReflection": f"The audit failed ({cause})."} if cause else {}
-    return Commit(_flagged({**_told(row), **told, **failed, **_memory(before)}, measure), None)
+    return Commit(_flagged({**_base_record(row), **parameters, **failed, **_memory(before)}, measure), None)
 
 
 class _MapError(Exception):
-    """φ or σ failed; ``text`` names it, and the class of what it raised or gave."""
+    """φ or σ failed; ``text`` has its name and the class of the error or value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -159,7 +165,7 @@ class _MapError(Exception):
 
 
 def _checked(name: str, mapped: Map) -> Map:
-    """The same map, where it gives a finite number.
+    """Wrap φ or σ with a check that it returns a finite number.
 
     Raises:
         _MapError: it raises anything, or gives anything else.
@@ -179,7 +185,7 @@ def _checked(name: str, mapped: Map) -> Map:
     return checked
 
 
-def _told(row: Row) -> dict[str, Any]:
+def _base_record(row: JudgedTurn) -> dict[str, Any]:
     """The record of a turn that has no audit, in the order of the specification's example."""
     kept = row.body
     return {
@@ -202,9 +208,9 @@ def _told(row: Row) -> dict[str, Any]:
         "valueSet": kept["valueSet"],
         "models": {**kept["models"], **({"conscience": row.judge} if row.judge else {})},
         "flags": kept["flags"],
-        "drafts": kept.get("drafts", 1),  # a turn that an older version put into the store has none
-        "agreement": kept.get("agreement"),
-        **({"notShown": kept["notShown"]} if kept.get("notShown") else {}),
+        "drafts": kept["drafts"],
+        "agreement": kept["agreement"],
+        **({"notShown": kept["notShown"]} if kept["notShown"] else {}),
         **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
         **({"reauditOf": kept["reauditOf"]} if "reauditOf" in kept else {}),
     }
@@ -222,7 +228,7 @@ def _assessed(found: Assessment, findings: list[ContinuousFinding], values: Valu
 
 
 def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
-    """The flag of a score that rests on nothing: no weighted value was affirmed or broken, or none with confidence."""
+    """The flag of a score without a basis: no weighted value was affirmed or broken, or none with confidence."""
     if found.score is None:
         return []
     counted = {key: abs(weighted) for key, weighted in found.profile.items() if weighted}
@@ -232,7 +238,7 @@ def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[
     return ["no_confidence"] if sure < LEAST_CONFIDENCE * math.fsum(counted.values()) else []
 
 
-def _moved(before: Memory, found: Assessment) -> Memory:
+def _next_memory(before: Memory, found: Assessment) -> Memory:
     if found.score is None:
         return before
     return Memory(found.mu, before.mu_turn + 1, [*before.scores, found.score][-KEPT:])
@@ -243,4 +249,4 @@ def _memory(after: Memory) -> dict[str, Any]:
 
 
 def _flagged(record: dict[str, Any], measure: Measure) -> dict[str, Any]:
-    return {**record, "flags": [*record["flags"], *kinds(record, measure.review_below, measure.drift_above)]}
+    return {**record, "flags": [*record["flags"], *alert_kinds(record, measure.review_below, measure.drift_above)]}

@@ -1,33 +1,36 @@
-"""Release: the only way out. The turn is made durable, then the approved answer or the fixed refusal leaves."""
+"""Release: make the turn durable, then return the approved answer or the fixed refusal."""
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.audit import Audits
+from safi_agent.audit import AuditBranch
+from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
-from safi_agent.offline import LABEL
-from safi_agent.record import body
+from safi_agent.offline_model import LABEL
+from safi_agent.record import turn_body
 from safi_agent.store import Job
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
-# Of a turn's flags, those that its caller gets: what was ruled without a judge's ruling, or on less than all there was.
+# The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
 PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 
-def refusal(values: ValueSet) -> str:
+def refusal_text(values: ValueSet) -> str:
     """The same text for every refusal, whatever was asked, drafted or ruled."""
     return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
 
 
-def message(kept: Mapping[str, Any], number: int) -> AIMessage:
-    """The answer that leaves, with nothing of what went before it."""
+def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
+    """The answer's message, without anything that preceded it."""
     told = {
         "turn": number,
         "turnId": kept["id"],
@@ -41,16 +44,16 @@ def message(kept: Mapping[str, Any], number: int) -> AIMessage:
     return AIMessage(kept["final"], id=f"safi-{kept['id']}", response_metadata={"safi": told})
 
 
-def is_same(kept: Mapping[str, Any], turn: Turn) -> bool:
-    """Whether what is kept under the turn's id is this turn."""
+def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
+    """Whether the stored turn of the same id is this turn."""
     if asked := kept.get("asked"):
         return bool(asked == turn.get("asked"))
-    # It was not named, or was kept by an older version.
+    # The stored turn had no safi_turn_id.
     return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
 
 
-def moved(turn: Turn) -> Turn:
-    """The turn under its spare id, where its id belongs to another turn.
+def with_spare_id(turn: Turn) -> Turn:
+    """The turn with its spare id, because its id belongs to another turn.
 
     Raises:
         ValueError: it has none.
@@ -62,42 +65,49 @@ def moved(turn: Turn) -> Turn:
 
 @dataclass(frozen=True, eq=False)
 class Release(Faculty):
-    """Adds ``answer``. Raises OutboxError when the turn cannot be written: then nothing leaves."""
+    """Adds ``answer``. Raises OutboxError if the turn cannot be written, so that no answer is returned."""
 
-    auditor: Audits
+    auditor: AuditBranch
     models: Mapping[str, str]
 
-    adds = "answer"
+    output_key = "answer"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """Write, hand over to the audit branch, answer."""
+    def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+        """Store the turn, submit it for audit, and return the answer."""
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
-        final = turn["draft"].answer if approved else refusal(values)
+        final = turn["draft"].answer if approved else refusal_text(values)
         number, kept = self.write(turn, final, audit=approved)
-        answer = message(kept, number)
+        answer = answer_message(kept, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> AIMessage:
-        """The same on a thread, because a store is a file or a server.
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
+        """Asynchronous version, on a thread because the store is a file or a server.
 
-        A caller that is cancelled meanwhile gets no answer. The thread goes on: the turn is written all the same, and
-        audited if it was approved; asked again under the same ``safi_turn_id`` it gives the answer.
+        A caller that is cancelled meanwhile gets no answer, but the thread continues: the turn is stored, and audited
+        if it was approved. A repetition with the same ``safi_turn_id`` returns the answer.
         """
-        return await asyncio.to_thread(self.work, turn, config)
+        return await asyncio.to_thread(self.compute, turn, config)
+
+    def record_failure(self, turn: Turn) -> None:
+        """Log a turn for which the Intellect gave no draft, under an id of its own; the turn itself may be repeated."""
+        with suppress(SafiError):
+            self.write({**turn, "id": str(uuid4())}, None, audit=False)
 
     def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
-        """Make the turn durable once; what was kept before as this turn, if anything, is what counts.
+        """Store the turn once; an earlier version of the same turn takes precedence.
 
         Raises:
             OutboxError: the store failed.
             ValueError: its id belongs to another turn, and it has no other.
         """
         plan, store = self.auditor.plan, self.auditor.store
-        new = body(turn, plan.values.name, self.models, final)
-        number, before = store.add(new, plan.values_id, plan.log, audit=audit)
+        new = turn_body(turn, plan.values.name, self.models, final)
+        number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
-            return (number, before) if is_same(before, turn) else self.write(moved(turn), final, audit=audit)
+            return (
+                (number, before) if is_same_turn(before, turn) else self.write(with_spare_id(turn), final, audit=audit)
+            )
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
         return number, new

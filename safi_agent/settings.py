@@ -1,67 +1,107 @@
-"""A chain's settings: what there is to choose, and what cannot be meant."""
+"""The settings of a chain: fields, defaults and validation."""
 
+import asyncio
 import math
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableSerializable
-from langchain_core.runnables.utils import AnyConfigurableField
-from pydantic import ConfigDict, Field
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.configurable import RunnableConfigurableFields
+from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
+from pydantic import BeforeValidator, ConfigDict, Field, SkipValidation
 from typing_extensions import override
 
-from safi_agent.audit import Where
+from safi_agent import defaults
+from safi_agent.audit import AuditMode
 from safi_agent.audit.plan import Plan
-from safi_agent.configured import ConfiguredOnThread
+from safi_agent.backpressure import WhenFull
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.spirit import Map, beta_out, identity, linear
+from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
+from safi_agent.hooks import Hook
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
+from safi_agent.models import Model
 from safi_agent.record import Measure
-from safi_agent.room import WhenFull
-from safi_agent.values import ValueSet
+from safi_agent.values import ValueSet, load_values
+
+
+class AsyncConfigurableFields(RunnableConfigurableFields[Input, Output]):
+    """Configurable fields of a chain; the chain is created on a thread, because creating it opens its store."""
+
+    @override
+    async def ainvoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        return await runnable.ainvoke(input, prepared, **kwargs)
+
+    @override
+    async def abatch(self, inputs: list[Input], config: Any = None, **kwargs: Any) -> list[Output]:
+        return await Runnable.abatch(self, inputs, config, **kwargs)
+
+    @override
+    async def astream(
+        self, input: Input, config: RunnableConfig | None = None, **kwargs: Any | None
+    ) -> AsyncIterator[Output]:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        async for piece in runnable.astream(input, prepared, **kwargs):
+            yield piece
+
+    @override
+    async def atransform(
+        self, input: AsyncIterator[Input], config: RunnableConfig | None = None, **kwargs: Any | None
+    ) -> AsyncIterator[Output]:
+        runnable, prepared = await asyncio.to_thread(self.prepare, config)
+        async for piece in runnable.atransform(input, prepared, **kwargs):
+            yield piece
+
 
 MOST_DRAFTS = 64
-LEAST_BYTES = 4096  # of a log before it is set aside: a file a line helps nobody
+LEAST_BYTES = 4096  # minimum size of a log before it is rotated
+
+
+def _full_log_path(path: str | Path | None) -> str | None:
+    return None if path is None else log_path(path)
 
 
 class Settings(RunnableSerializable[SafiInput, AIMessage]):
-    """The settings never change; a copy, a pickle and what LangChain configures are chains of their own."""
+    """The immutable settings of a chain; a copy, an unpickled chain and a configured one are separate chains."""
 
-    # A store's URL may hold a password: errors do not quote what came.
+    # A store's URL may contain a password, so errors do not quote the input.
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
-    model: Any
-    values: ValueSet
-    will_model: Any = None
-    conscience_model: Any = None
-    store: str | None = Field(default=None, repr=False)  # it may hold a password
-    log: str | None = None
+    model: Annotated[Model | None, SkipValidation] = None
+    values: Annotated[ValueSet, BeforeValidator(load_values)] = Field(default=defaults.VALUES, validate_default=True)
+    will_model: Annotated[Model | None, SkipValidation] = None
+    conscience_model: Annotated[Model | None, SkipValidation] = None
+    store: str | None = Field(default=defaults.STORE, repr=False)  # it may contain a password
+    log: Annotated[str | None, BeforeValidator(_full_log_path)] = Field(default=defaults.LOG, validate_default=True)
     log_max_bytes: int | None = None
-    hooks: tuple[Any, ...] = ()
-    beta: float = 0.9
-    review_below: float = 6
-    drift_above: float = 0.4
+    hooks: tuple[Annotated[Hook, SkipValidation], ...] = ()
+    beta: float = defaults.BETA
+    review_below: float = defaults.REVIEW_BELOW
+    drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
-    conscience_calls: Calls = "all"
-    score_mode: ScoreMode = "discrete"
-    will_sees_reflection: bool = True
-    drafts: int = 1
-    embeddings: Any = None
+    conscience_calls: Calls = defaults.CONSCIENCE_CALLS
+    score_mode: ScoreMode = defaults.SCORE_MODE
+    will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION
+    drafts: int = defaults.DRAFTS
+    embeddings: Annotated[Embeddings | None, SkipValidation] = None
     drafts_alike: float | None = None
-    min_agreement: float = 0.0
-    refuse_truncated: bool = False  # a draft that was cut off at its limit of length; it is flagged in any case
-    raise_on_violation: bool = False
-    audit_attempts: int = 3
-    audit_backoff: float = 1.0
-    audit_timeout: float = 120.0
-    audit: Where = "here"
-    max_pending: int | None = Field(default=10_000, strict=True)
-    when_full: WhenFull = "wait"
-    tracers: tuple[Any, ...] = Field(default=(), repr=False)
+    min_agreement: float = defaults.MIN_AGREEMENT
+    refuse_truncated: bool = defaults.REFUSE_TRUNCATED
+    raise_on_violation: bool = defaults.RAISE_ON_VIOLATION
+    audit_attempts: int = defaults.AUDIT_ATTEMPTS
+    audit_backoff: float = defaults.AUDIT_BACKOFF
+    audit_timeout: float = defaults.AUDIT_TIMEOUT
+    audit: AuditMode = defaults.AUDIT
+    max_pending: int | None = Field(default=defaults.MAX_PENDING, strict=True)
+    when_full: WhenFull = defaults.WHEN_FULL
+    tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
 
     @override
     def model_post_init(self, context: Any) -> None:
@@ -69,7 +109,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         check(self)
 
     def plan(self, judge: Judge, model: str) -> Plan:
-        """How audits are carried out, with this judge as the Conscience, whose model has this name."""
+        """The plan of the audits, with this judge for the Conscience and the name of its model."""
         return Plan(
             values=self.values,
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
@@ -86,9 +126,9 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
 
     @override
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
-        """As for any Runnable: each call with other settings is answered by a chain of its own."""
+        """As for any Runnable; a call with other settings is answered by a separate chain."""
         made = super().configurable_fields(**kwargs)
-        return ConfiguredOnThread(default=self, fields=made.fields)  # type: ignore[attr-defined]
+        return AsyncConfigurableFields(default=self, fields=made.fields)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
@@ -101,7 +141,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A chain of its own with these settings, changed as ``update`` says; models and the store are shared."""
+        """A separate chain with these settings and ``update``; models and the store are shared."""
         return type(self)(**{**self._settings(), **(update or {})})
 
 
@@ -110,13 +150,13 @@ def _rebuild(kind: type[Settings], settings: Mapping[str, Any]) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Look at settings as a whole.
+    """Validate the settings.
 
     Raises:
         ValueError: one is out of its range; the text names it, what is allowed and what came.
         TypeError: a hook cannot be called.
     """
-    if beta_out(settings.beta):
+    if is_invalid_beta(settings.beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
     for name, least in (("audit_attempts", 1), ("audit_backoff", 0), ("audit_timeout", 0), ("drift_above", 0)):
         number = getattr(settings, name)

@@ -1,4 +1,4 @@
-"""A conversation as a judge reads it: text, with a note for whatever is left out."""
+"""Render a conversation as text for a judge, with a note for each part that is left out."""
 
 import json
 import re
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-MAX_CONTEXT = 20_000  # characters of a conversation that a judge is shown; of its system messages as many
-MAX_ARGUMENT = 2_000  # characters of the arguments of a tool call
+MAX_CONTEXT = 20_000  # characters of a conversation for a judge; the same again for its system messages
+MAX_ARGUMENT = 2_000  # maximum characters of a tool call's arguments
 SYSTEM = ("system", "developer")
 CHARACTER = "character"
 
@@ -21,8 +21,8 @@ MEDIA = {
     **dict.fromkeys(("file", "input_file", "document", "media"), "file"),
     **dict.fromkeys(("video", "video_url"), "video"),
 }
-PAPERS = ("file", "document")  # which may have their text with them
-# A model's reasoning, and calls that a message has in ``tool_calls`` too.
+PAPERS = ("file", "document")  # media types whose block may contain the text
+# Reasoning, and calls that are in ``tool_calls`` too.
 UNSPOKEN = (
     *("thinking", "redacted_thinking", "reasoning"),
     *("tool_use", "tool_call", "tool_call_chunk", "function_call", "invalid_tool_call", "input_json_delta"),
@@ -30,7 +30,7 @@ UNSPOKEN = (
 
 
 class Transcript(str):
-    """Messages as a judge reads them; ``not_shown`` says what is missing: "6 earlier messages", "2 images"."""
+    """Rendered messages; ``not_shown`` lists the omitted parts: "6 earlier messages", "2 images"."""
 
     not_shown: tuple[str, ...] = ()
 
@@ -44,7 +44,7 @@ class Transcript(str):
 class _Chunk(NamedTuple):
     text: str
     missing: Counter[str]
-    pinned: bool  # never left out for being old
+    pinned: bool  # never omitted because of its age
 
     def clipped(self, most: int) -> "_Chunk":
         cut = max(0, len(self.text) - most)
@@ -52,7 +52,7 @@ class _Chunk(NamedTuple):
 
 
 def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
-    r"""Messages as text for a judge, in their order, tool calls with their arguments.
+    r"""Render messages as text for a judge, in order, with the arguments of tool calls.
 
     System messages, and what came with ``asked`` beside its text, are always in it; where together they have more than
     MAX_CONTEXT characters the longest are cut. The other messages have as much room again: the oldest are left out
@@ -77,7 +77,7 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
 
 
 def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
-    """The chunks that there is room for, shortened if need be; None in the place of one that is left out."""
+    """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
     kept: list[_Chunk | None] = [None] * len(chunks)
     most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
     for place, chunk in enumerate(chunks):
@@ -93,7 +93,7 @@ def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
 
 
 def _most(lengths: list[int]) -> int:
-    """To how many characters each of these texts is to be cut, so that together they have at most MAX_CONTEXT."""
+    """The length to which each text is cut, so that together they have at most MAX_CONTEXT characters."""
     room, left = MAX_CONTEXT, len(lengths)
     for length in sorted(lengths):
         if length * left > room:
@@ -103,7 +103,7 @@ def _most(lengths: list[int]) -> int:
 
 
 def _chunk(message: BaseMessage) -> _Chunk:
-    """A message in a line: its role, its content, the calls it makes."""
+    """A message as one line: role, content and tool calls."""
     text, missing = _readable(message.content)
     said = [text]
     role = str(getattr(message, "role", message.type))
@@ -118,7 +118,7 @@ def _chunk(message: BaseMessage) -> _Chunk:
 
 
 def _beside(asked: BaseMessage) -> _Chunk | None:
-    """What came with the prompt beside its text, which judges get in a place of its own; None where nothing did."""
+    """The content of the prompt's message other than its text; None if there is none."""
     blocks = [] if isinstance(asked.content, str) else asked.content
     text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])
     for block in blocks:
@@ -147,7 +147,7 @@ def _block(block: Mapping[str, Any], missing: "Counter[str]") -> str:
         return ""
     source = block.get("source")
     texts = [block.get("text"), block.get("content")]
-    if isinstance(source, Mapping):  # a document whose text is in the message
+    if isinstance(source, Mapping):  # an inline text document
         texts += [source.get("content"), source.get("data") if source.get("type") == "text" else None]
     text = "\n".join(_text(part, missing) for part in texts if isinstance(part, str | list))
     if (kind in MEDIA and not (text and kind in PAPERS)) or not (text or kind in TEXTS):

@@ -1,21 +1,19 @@
-"""The turn that flows through the faculties."""
+"""The turn, the state that is passed through the faculties."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-if TYPE_CHECKING:
-    from safi_agent.faculties.spirit import Assessment
-    from safi_agent.ledger import Findings
+from safi_agent.ledger import Findings
 
 Decision = Literal["approve", "violation"]
 ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draft, and codes of the verdicts on them
 
 
 class Draft(NamedTuple):
-    """What the Intellect proposes; nobody outside sees it before the Will has.
+    """The Intellect's draft, which is not visible outside before the Will has approved it.
 
     Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
     ``model`` is the name that the reply gave for its model, empty where it gave none.
@@ -33,7 +31,7 @@ class Draft(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the Will decides; ``code`` says by which rule, ``model`` which model ruled, where its reply had a name."""
+    """The Will's decision; ``code`` names the rule, ``model`` the judge's model if its reply had a name."""
 
     decision: Decision
     reason: str
@@ -45,9 +43,10 @@ class Verdict(NamedTuple):
 class Turn(TypedDict, total=False):
     """One governed turn; each faculty adds its key.
 
-    Where the caller named it, ``asked`` stands for what was asked under that name (see ``opening.Name``), and ``spare``
-    is the id that it gets where ``id`` turns out to belong to another turn; both are empty otherwise. ``not_shown``
-    says what of the conversation judges do not get: "6 earlier messages", "2 images".
+    Where the caller gave a ``safi_turn_id``, ``asked`` is derived from that id and the request (see
+    ``idempotency.TurnName``), and ``spare`` is the id that the turn gets if ``id`` belongs to another turn; both are
+    empty otherwise. ``not_shown`` lists the parts of the conversation that the judges do not get: "6 earlier
+    messages", "2 images".
     """
 
     id: str
@@ -60,10 +59,8 @@ class Turn(TypedDict, total=False):
     context: str
     not_shown: tuple[str, ...]
     metadata: Mapping[str, Any]
-    coaching: str
+    feedback: str
     draft: Draft
     verdict: Verdict
     answer: AIMessage
-    ledger: "Findings"
-    mu: Mapping[str, float]
-    spirit: "Assessment"
+    ledger: Findings

@@ -19,7 +19,7 @@ CONTEXT.set_forkserver_preload(
     [
         "__main__",
         "pytest",
-        "safi_agent.public",
+        "safi_agent.middleware",
         "tests.everywhere.workers",
         "tests.safi_agent.agents.calling",
         "tests.safi_agent.audit.worker",

@@ -1,1 +1,1 @@
-"""What SafiMiddleware is made of: an agent's replies and calls, and what they go through before they leave."""
+"""The parts of SafiMiddleware: replies, tool calls, approval, and the flow of an agent's run."""

@@ -1,4 +1,4 @@
-"""A model's reply inside an agent: what of it are words, what are calls, and what of it may leave."""
+"""Split an agent's model reply into text, tool calls and structured output, and build the message that leaves."""
 
 import json
 import re
@@ -11,19 +11,19 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
-from safi_agent.agents.marks import Marks
-from safi_agent.agents.tools import UNKNOWN, shown, texts
+from safi_agent.agents.signatures import VerdictSigner
+from safi_agent.agents.tools import UNKNOWN, iter_texts, safe_str
 from safi_agent.turn import Draft, Turn, Verdict
 
-# What providers want back of a reply that calls tools; a block of another kind does not leave.
+# Block types that providers need back with tool calls; other blocks do not leave.
 _THOUGHT = ("thinking", "redacted_thinking", "reasoning")
-# Where they keep what is no words: nobody can judge it, and only the provider can read it.
+# Keys of opaque data, which only the provider can read.
 _OPAQUE = ("type", "id", "index", "signature", "encrypted_content", "data")
 _KEYS = (*_OPAQUE, "thinking", "reasoning", "summary", "text", "content", "extras", "status")
 BROKEN = Verdict("violation", "The arguments could not be read.", "arguments_unreadable")
 SAME_ID = Verdict("violation", "Each call needs an id of its own.", "call_id")
 UNVERIFIED = Verdict("violation", "", "mark_unverified")
-STRUCTURED = "structured"  # the code of calls that make structured output: they are judged as an answer
+STRUCTURED = "structured"  # the code of calls that produce structured output, which is judged as an answer
 NOT_MADE = "This call was not made. "
 SIGNATURES = "__gemini_function_call_thought_signatures__"
 _TOKEN = re.compile(r"[\w+/=.:|-]*")
@@ -31,7 +31,7 @@ Verdicts = Mapping[str, Verdict]
 
 
 class Reply(NamedTuple):
-    """A reply taken apart; ``words`` are all that would leave beside calls, and what the Will has to judge.
+    """The parts of a reply; ``words`` is all text that would leave beside the calls, which the Will has to judge.
 
     ``texts`` are the texts in its structured output, decoded.
     """
@@ -47,36 +47,36 @@ class Reply(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether it is an answer, not a step on the way to one."""
+        """Whether it is an answer and not an intermediate step."""
         return self.structured is not None or not (self.calls or self.notes)
 
 
 def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
-    """Take apart what a model call came to; calls that cannot be read are kept as calls, without their arguments."""
-    message = answer_of(response)
-    notes = [m for m in response.result if isinstance(m, ToolMessage)]  # on calls that make structured output
+    """Split the response of a model call; calls that cannot be parsed are kept without their arguments."""
+    message = model_message(response)
+    notes = [m for m in response.result if isinstance(m, ToolMessage)]  # for calls that produce structured output
     noted = {note.tool_call_id for note in notes}
     unread: list[ToolCall] = [_call(c.get("name") or UNKNOWN, {}, c.get("id")) for c in message.invalid_tool_calls]
     calls = [_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
     made = [c["args"] for c in message.tool_calls if c["id"] in noted]
-    # A note repeats what was made, or what of it does not fit, and the id of its call.
+    # A note repeats the output or its validation error, and the id of its call.
     said = [draft.answer, *map(_json, made), *(call_id for call_id in noted if not _is_opaque(call_id))]
     if response.structured_response is None and (calls or notes):
         said += _strings(_thoughts(message))
     words = "\n\n".join(part for part in said if part.strip())
-    decoded = tuple(texts([*made, response.structured_response]))
+    decoded = tuple(iter_texts([*made, response.structured_response]))
     return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response, decoded)
 
 
-def answer_of(response: ModelResponse[Any]) -> AIMessage:
-    """The model's message among those that a model call came to."""
+def model_message(response: ModelResponse[Any]) -> AIMessage:
+    """The model's message in the response of a model call."""
     return next(message for message in response.result if isinstance(message, AIMessage))
 
 
 def _call(name: str, args: dict[str, Any], call_id: str | None) -> ToolCall:
-    own = f"call-{uuid4().hex}"  # an id that is none may be anything, words too
+    own = f"call-{uuid4().hex}"  # an invalid id may contain any text
     return ToolCall(name=name, args=args, id=call_id if call_id and _is_opaque(call_id) else own, type="tool_call")
 
 
@@ -103,14 +103,14 @@ def _strings(item: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def leaving(
+def outgoing_message(
     reply: Reply,
     made: Sequence[tuple[ToolCall, dict[str, str]]],
     told: Mapping[str, Any],
     usage: UsageMetadata | None,
     name: str | None,
 ) -> AIMessage:
-    """The message that leaves: the judged text, and the calls with signed marks, which are read when the calls run."""
+    """The message that leaves: the judged text, and the calls with signed verdicts, verified when the calls run."""
     marks = {str(call["id"]): mark for call, mark in made}
     thoughts = [] if reply.structured is not None else _thoughts(reply.message)
     text: list[str | dict[Any, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
@@ -125,10 +125,10 @@ def leaving(
     )
 
 
-def made_calls(
-    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], marks: Marks
+def signed_calls(
+    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], signer: VerdictSigner
 ) -> list[tuple[ToolCall, dict[str, str]]]:
-    """The calls as they leave, each with its mark; those that may not be made have no arguments.
+    """The calls that leave, each with its signed verdict; denied calls have no arguments.
 
     A name that is not ``known`` is left out too.
     """
@@ -138,7 +138,7 @@ def made_calls(
     for call in reply.calls:
         verdict = verdicts[str(call["id"])]
         ruled.append((call if verdict.decision == "approve" else _withheld(call, known), verdict))
-    return [(call, marks.make(turn, call, verdict)) for call, verdict in ruled]
+    return [(call, signer.sign(turn, call, verdict)) for call, verdict in ruled]
 
 
 def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
@@ -146,7 +146,7 @@ def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
 
 
 def _signatures(message: AIMessage) -> dict[str, Any]:
-    """What a provider wants back beside calls and only it can read, as far as it is no words."""
+    """Opaque data that a provider needs back with the calls, without any readable text."""
     kept = message.additional_kwargs.get(SIGNATURES)
     if not isinstance(kept, Mapping):
         return {}
@@ -155,46 +155,46 @@ def _signatures(message: AIMessage) -> dict[str, Any]:
 
 
 def call_text(call: ToolCall) -> str:
-    """A call as a judge reads it, in JSON; arguments that JSON cannot write are there as a list of their texts."""
+    """A call as JSON for a judge; arguments that JSON cannot represent become a list of their texts."""
     try:
         return _json({"tool": call["name"], "arguments": call["args"]})
     except (TypeError, ValueError, RecursionError):
-        return _json({"tool": call["name"], "arguments": list(texts(call["args"]))})
+        return _json({"tool": call["name"], "arguments": list(iter_texts(call["args"]))})
 
 
 def call_draft(call: ToolCall) -> Draft:
-    """A call as the rules and a judge are given it; patterns are tried on its texts one by one, too."""
-    return Draft(call_text(call), texts=(call["name"], *texts(call["args"])))
+    """A call as a draft for the rules and the judge; patterns are also searched in each of its texts."""
+    return Draft(call_text(call), texts=(call["name"], *iter_texts(call["args"])))
 
 
 def _json(item: object) -> str:
-    return json.dumps(item, ensure_ascii=False, default=shown)
+    return json.dumps(item, ensure_ascii=False, default=safe_str)
 
 
-def mark_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
-    """The mark beside this call where it was last drafted, as it stands in the state; None where there is none."""
+def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
+    """The unverified signed verdict of a call in the agent's state; None if there is none."""
     for message in reversed(messages):
         made = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
         if made:
-            return marks_of(message).get(call["id"]) if len(made) == 1 else None
+            return signed_verdicts(message).get(call["id"]) if len(made) == 1 else None
     return None
 
 
-def marks_of(message: BaseMessage) -> Mapping[Any, Any]:
-    """The marks beside a message's calls, by their ids; empty where there are none, or something else."""
-    marks = told_of(message).get("calls")
+def signed_verdicts(message: BaseMessage) -> Mapping[Any, Any]:
+    """The unverified signed verdicts of a message's calls by id; empty if there are none."""
+    marks = safi_metadata(message).get("calls")
     return marks if isinstance(marks, Mapping) else {}
 
 
-def told_of(message: BaseMessage) -> dict[str, Any]:
-    """What a message's metadata says of its governing, signed or not; empty where nothing."""
+def safi_metadata(message: BaseMessage) -> dict[str, Any]:
+    """The unverified ``safi`` metadata of a message; empty if there is none."""
     told = message.response_metadata.get("safi")
     return dict(told) if isinstance(told, Mapping) else {}
 
 
-def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: Marks) -> ToolMessage:
-    """What the model is told in place of a result."""
-    mark = marks.make(turn, call, verdict)
+def denial_message(turn: Turn, call: ToolCall, verdict: Verdict, signer: VerdictSigner) -> ToolMessage:
+    """The tool message that replaces the result of a denied call."""
+    mark = signer.sign(turn, call, verdict)
     told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
     name, call_id = call["name"], str(call["id"])
     return ToolMessage(
@@ -202,12 +202,12 @@ def denied(turn: Turn, call: ToolCall, verdict: Verdict, marks: Marks) -> ToolMe
     )
 
 
-def denial_of(turn: Turn, call: ToolCall, message: ToolMessage, marks: Marks) -> Verdict | None:
-    """Why this call was denied, where the message says so and is as it was made."""
+def read_denial(turn: Turn, call: ToolCall, message: ToolMessage, signer: VerdictSigner) -> Verdict | None:
+    """The verdict of a denial message; None if it is no denial of this call, or was changed."""
     text = message.content
     if not isinstance(text, str) or not text.startswith(NOT_MADE):
         return None
-    return marks.read(turn, call, {**told_of(message), "reason": text.removeprefix(NOT_MADE)})
+    return signer.verify(turn, call, {**safi_metadata(message), "reason": text.removeprefix(NOT_MADE)})
 
 
 def is_answer(request: ToolCallRequest) -> bool:
@@ -225,21 +225,21 @@ def ends_run(request: ToolCallRequest) -> bool:
 
 
 def result_text(result: ToolMessage | Command[Any]) -> str:
-    """What a tool's result says; a command says nothing that could be judged, and what is empty is refused."""
+    """The text of a tool's result; empty for a Command, which has no text to judge and is refused."""
     return str(result.text) if isinstance(result, ToolMessage) else ""
 
 
 def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMessage:
-    """The answer in the place of the call's result."""
+    """The answer as the tool message of the call."""
     told = answer.response_metadata
     return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
 
 
-def journal(turn: Turn, messages: Sequence[AnyMessage], marks: Marks) -> list[dict[str, str]]:
-    """What was ruled on each call since the user last spoke, for the record.
+def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSigner) -> list[dict[str, str]]:
+    """The verdict on each call since the user's last message, for the record.
 
-    A call without a mark of this run is "unverified": it was put there or changed by something else, and ruled on when
-    it was to be made, of which the state says nothing that could be relied on.
+    A call without a valid signed verdict of this run is "unverified": something else has added or changed it. It was
+    checked when it was made, but the state has no reliable record of that verdict.
     """
     last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1)
     found: dict[str, dict[str, str]] = {}
@@ -247,12 +247,12 @@ def journal(turn: Turn, messages: Sequence[AnyMessage], marks: Marks) -> list[di
     for message in messages[last + 1 :]:
         if isinstance(message, AIMessage):
             for call in message.tool_calls:
-                verdict = marks.read(turn, call, marks_of(message).get(call["id"])) or UNVERIFIED
+                verdict = signer.verify(turn, call, signed_verdicts(message).get(call["id"])) or UNVERIFIED
                 if verdict.code != STRUCTURED:
                     calls[str(call["id"])] = call
                     found[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
         elif isinstance(message, ToolMessage) and message.tool_call_id in found:
-            denial = denial_of(turn, calls[message.tool_call_id], message, marks)
+            denial = read_denial(turn, calls[message.tool_call_id], message, signer)
             found[message.tool_call_id] |= _shown(denial) if denial else {}
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""What an agent may call, and with which arguments. Deterministic: no model is asked here."""
+"""Deterministic rules for tool calls: which tools are allowed, and with which arguments."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -10,14 +10,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from safi_agent.turn import Verdict
 
-UNKNOWN = "unknown_tool"  # stands for a name that the model made up: it may be made of anything
+UNKNOWN = "unknown_tool"  # replaces a name that the model invented, which may contain any text
 Checks = Mapping[str, TypeAdapter[Any]]
 Rules = Mapping[str, Checks]
 
 
 @dataclass(frozen=True)
 class ToolRule:
-    """A tool that may be called, and what its arguments must be.
+    """An allowed tool and the types of its arguments.
 
     ``arguments`` maps an argument's name to any type that pydantic can check: ``Literal["EUR", "USD"]``,
     ``Annotated[float, Field(gt=0, le=100)]``. It is checked strictly, so "5" is no number. An argument that is named
@@ -52,7 +52,7 @@ def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
 
 def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
     text = f"allowed_tools: expected a type that pydantic can check for {argument!r} of {tool!r}, got {kind!r}."
-    if isinstance(kind, str):  # which pydantic takes for the name of a type, and looks for it later
+    if isinstance(kind, str):  # pydantic would resolve it later as a forward reference
         raise TypeError(text)
     try:
         return TypeAdapter(kind)
@@ -60,8 +60,8 @@ def _check(tool: str, argument: str, kind: Any) -> TypeAdapter[Any]:
         raise TypeError(text) from error
 
 
-def denial(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
-    """Why this call may not be made, in words that quote nothing of it; None where no rule objects."""
+def check_call(call: ToolCall, rules: Rules | None, known: Iterable[str]) -> Verdict | None:
+    """The verdict against this call, without quoting it; None if no rule forbids it."""
     name, args = call["name"], call["args"]
     if name not in known:
         names = sorted(tool for tool in known if rules is None or tool in rules)
@@ -81,7 +81,7 @@ def _fits(check: TypeAdapter[Any], value: Any) -> bool:
         return False
     try:
         check.validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except Exception:  # a validator may raise anything; what it did not pass is not allowed
+    except Exception:  # a validator may raise anything; the value is then not allowed
         return False
     return True
 
@@ -95,30 +95,30 @@ def tool_name(tool: Any) -> str:
     return str(named.get("name") or tool.get("type") or "")
 
 
-def offered(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
-    """The tools that a model is told of: a tool that may not be called is not among them.
+def allowed_only(tools: Sequence[Any], rules: Rules | None) -> list[Any]:
+    """The tools that are offered to the model: only allowed ones.
 
-    It matters most for what the provider runs by itself, where no call comes by here.
+    This matters most for tools that the provider runs itself, whose calls never pass through the middleware.
     """
     return [tool for tool in tools if rules is None or tool_name(tool) in rules]
 
 
-def texts(item: object) -> Iterator[str]:
+def iter_texts(item: object) -> Iterator[str]:
     """Each text in arguments or in structured output, decoded: strings, keys, and numbers as JSON writes them.
 
     Bytes are read as UTF-8, and of another object the text is ``str(item)``. Nesting can have any depth, and an object
     that contains itself is read once.
     """
     left: list[Any] = [item]
-    read: dict[int, Any] = {}  # the objects are kept, so that their ids stay theirs
+    read: dict[int, Any] = {}  # keeps the objects alive, so that their ids are not reused
     while left:
         one = left.pop()
         if isinstance(one, str | bytes | bytearray):
             yield one if isinstance(one, str) else one.decode("utf-8", "replace")
         elif isinstance(one, int | float):
             yield _number(one)
-        elif (inner := _inside(one)) is None:
-            yield shown(one)
+        elif (inner := _children(one)) is None:
+            yield safe_str(one)
         elif id(one) not in read:
             read[id(one)] = one
             left.extend(reversed(inner))
@@ -127,11 +127,11 @@ def texts(item: object) -> Iterator[str]:
 def _number(item: float) -> str:
     try:
         return json.dumps(item)
-    except ValueError:  # an integer of more digits than Python writes
-        return shown(item)
+    except ValueError:  # an integer with more digits than Python converts
+        return safe_str(item)
 
 
-def _inside(item: object) -> list[Any] | None:
+def _children(item: object) -> list[Any] | None:
     """Keys and entries of a container, none of None; None where the item is no container."""
     if isinstance(item, BaseModel) or (is_dataclass(item) and not isinstance(item, type)):
         item = vars(item)
@@ -142,9 +142,9 @@ def _inside(item: object) -> list[Any] | None:
     return [] if item is None else None
 
 
-def shown(item: object) -> str:
-    """An object as text; the name of its type where it has no text."""
+def safe_str(item: object) -> str:
+    """``str(item)``; the name of its type if that raises."""
     try:
         return str(item)
-    except Exception:  # an object may raise anything; its text is not what is passed on
+    except Exception:  # ``__str__`` may raise anything
         return f"<{type(item).__name__}>"

@@ -1,44 +1,46 @@
-"""The async branch: outbox, worker, queue."""
+"""The audit branch: audits answers after they were returned, in this process or in workers."""
 
 from typing import Literal, Protocol
 
-from safi_agent.audit.auditor import Auditor
+from safi_agent.audit.local import LocalAuditor
 from safi_agent.audit.plan import Plan
-from safi_agent.drained import Drained
+from safi_agent.lifecycle import DrainResult
 from safi_agent.store import Job, Store
 from safi_agent.store.sqlite import Sqlite
 
-Where = Literal["here", "worker"]
+AuditMode = Literal["in_process", "worker"]
 
 
-class Audits(Protocol):
-    """What a chain needs of its audit branch."""
+class AuditBranch(Protocol):
+    """The interface of an audit branch."""
 
     plan: Plan
     store: Store
 
     def submit(self, job: Job) -> None:
-        """A turn is durable; see that it is carried to its end."""
+        """Process a durable turn to its end."""
 
-    def drain(self, timeout: float | None = None) -> Drained:
-        """Wait until all is done; how many audits were finished since the last call, and what is left."""
+    def drain(self, timeout: float | None = None) -> DrainResult:
+        """Wait until no turn is open; the number of audits finished since the last call, and what is left."""
 
     def stop(self, timeout: float) -> None:
-        """Begin nothing more in this process."""
+        """Start no more work in this process."""
 
 
-def open_audits(plan: Plan, store: Store, where: Where) -> Audits:
-    """The branch for this store.
+def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
+    """Create the audit branch for this store.
 
     Raises:
         ValueError: audits are to be left to workers, on a store that only its own processes work on.
     """
-    if where not in ("here", "worker"):
-        raise ValueError(f"audit: expected 'here' or 'worker', got {where!r}.")
+    if mode not in ("in_process", "worker"):
+        raise ValueError(f"audit: expected 'in_process' or 'worker', got {mode!r}.")
     if isinstance(store.database, Sqlite):
-        if where == "worker":
-            raise ValueError("audit: expected 'here' with this store, got 'worker': workers need one on PostgreSQL.")
-        return Auditor(plan, store)
-    from safi_agent.audit.queued import QueuedAuditor
+        if mode == "worker":
+            raise ValueError(
+                "audit: expected 'in_process' with this store, got 'worker': workers need one on PostgreSQL."
+            )
+        return LocalAuditor(plan, store)
+    from safi_agent.audit.postgres import PostgresAuditor
 
-    return QueuedAuditor(plan, store, works=where == "here")
+    return PostgresAuditor(plan, store, has_worker=mode == "in_process")

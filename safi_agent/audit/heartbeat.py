@@ -1,4 +1,4 @@
-"""One thread of a process that has each open chain renew its leases; what the interpreter waits for when it exits."""
+"""Heartbeat: renews the leases of all open chains of a process, and waits for their audits at exit."""
 
 import atexit
 import logging
@@ -10,31 +10,31 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from safi_agent.fork import Forked, Stage, register
+from safi_agent.fork_safety import ForkHandler, Stage, register
 from safi_agent.store import LEASE
-from safi_agent.threads import Threads, mark_own
+from safi_agent.thread_pool import ThreadPool, mark_audit_thread
 
 log = logging.getLogger("safi_agent")
 EXIT_TIMEOUT = 15.0
-AT_ONCE = 8  # beats; one may wait for a store
+AT_ONCE = 8  # concurrent beats, each of which may wait for a store
 
 
-class Served(Protocol):
-    """What has open turns."""
+class Monitored(Protocol):
+    """The interface of a monitored audit branch."""
 
     def beat(self) -> None:
-        """Renew leases, take over what others left, start again what has ended."""
+        """Renew leases, take over the turns of ended processes, and restart threads that have ended."""
 
-    def leave(self, timeout: float) -> None:
-        """Wait for open turns; the interpreter exits."""
+    def shutdown(self, timeout: float) -> None:
+        """Wait for open turns, at interpreter exit."""
 
 
-class Heartbeat(Forked):
-    """Calls ``beat`` at intervals, on threads of its own, so that none waits for another's store."""
+class Heartbeat(ForkHandler):
+    """Calls ``beat`` of each branch at intervals, on separate threads, so that a slow store delays no other branch."""
 
     def __init__(self, every: float = LEASE / 3) -> None:
         self.every = every  # seconds
-        self._served: weakref.WeakSet[Served] = weakref.WeakSet()
+        self._monitored: weakref.WeakSet[Monitored] = weakref.WeakSet()
         self.after_fork()
         register(self, Stage.WORK)
 
@@ -42,22 +42,22 @@ class Heartbeat(Forked):
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._pool = Threads(AT_ONCE, "safi-beat")
-        self._beating: weakref.WeakKeyDictionary[Served, Future[Any]] = weakref.WeakKeyDictionary()
+        self._pool = ThreadPool(AT_ONCE, "safi-beat")
+        self._beating: weakref.WeakKeyDictionary[Monitored, Future[Any]] = weakref.WeakKeyDictionary()
 
-    def serve(self, one: Served) -> None:
-        """Beat for it from now on."""
+    def monitor(self, one: Monitored) -> None:
+        """Call its ``beat`` from now on."""
         with self._lock:
-            self._served.add(one)
+            self._monitored.add(one)
         self.ensure()
 
-    def served(self) -> list[Served]:
-        """What has open turns now."""
+    def monitored(self) -> list[Monitored]:
+        """The branches that are monitored now."""
         with self._lock:
-            return list(self._served)
+            return list(self._monitored)
 
     def ensure(self) -> None:
-        """Have the thread run; one that has ended is started anew, and that is said."""
+        """Start the thread if it is not running; a restart is logged."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
@@ -72,51 +72,51 @@ class Heartbeat(Forked):
             self._thread = thread
 
     def _run(self) -> None:
-        mark_own()
+        mark_audit_thread()
         while True:
             time.sleep(self.every)
-            for one in self.served():
+            for one in self.monitored():
                 try:
                     self._begin(one)
                 except BaseException as error:
                     log.error("A heartbeat failed.", exc_info=error)
 
-    def _begin(self, one: Served) -> None:
+    def _begin(self, one: Monitored) -> None:
         before = self._beating.get(one)
         if before is None or before.done():
             self._beating[one] = self._pool.submit(lambda: _beat(one))
 
 
-def _beat(one: Served) -> None:
+def _beat(one: Monitored) -> None:
     try:
         one.beat()
     except BaseException as error:
         log.error("A heartbeat failed.", exc_info=error)
 
 
-_one = Heartbeat()
+_heartbeat = Heartbeat()
 
 
-def serve(one: Served) -> None:
-    """Beat for it, and wait for it when the interpreter exits."""
-    _one.serve(one)
+def monitor(one: Monitored) -> None:
+    """Call its ``beat`` from now on, and its ``shutdown`` when the interpreter exits."""
+    _heartbeat.monitor(one)
 
 
 def ensure() -> None:
-    """Have the heartbeat run."""
-    _one.ensure()
+    """Start the heartbeat thread if it is not running."""
+    _heartbeat.ensure()
 
 
-def served() -> list[Served]:
-    """What has open turns now."""
-    return _one.served()
+def monitored() -> list[Monitored]:
+    """The branches that are monitored now."""
+    return _heartbeat.monitored()
 
 
 @atexit.register
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT
-    for one in served():
+    for one in monitored():
         try:
-            one.leave(max(0.0, deadline - time.monotonic()))
+            one.shutdown(max(0.0, deadline - time.monotonic()))
         except Exception as error:
             log.error("Open turns could not be waited for.", exc_info=error)

@@ -1,7 +1,7 @@
-"""A worker on the queue of a value set: it judges turns, and settles what was judged, whoever has answered them.
+"""A queue worker: audits and commits the turns of a value set, from any process.
 
-A job ends only with its work done; it is tried again after whatever goes wrong. One whose worker has fallen silent is
-given to another: what it may have done before is done once all the same, since the store decides that.
+A job ends only when its work is done, and is retried after any error. The jobs of a worker without a heartbeat are
+returned to the queue. Repeated work takes effect once, because the store enforces it.
 """
 
 import asyncio
@@ -21,39 +21,40 @@ from procrastinate.manager import JobManager
 from procrastinate.worker import Worker as QueueWorker
 from psycopg_pool import PoolTimeout
 
-from safi_agent.audit.judging import AT_ONCE
+from safi_agent.audit.attempts import MAX_ATTEMPTS_RUNNING
+from safi_agent.audit.hook_dispatcher import HookDispatcher
 from safi_agent.audit.plan import RECONNECT, Outcome, Plan
-from safi_agent.audit.telling import Telling
 from safi_agent.log import flush
-from safi_agent.store import Kept, Store
-from safi_agent.store.queue import conninfo, queue_of
-from safi_agent.threads import Threads
+from safi_agent.record import make_commit
+from safi_agent.store import Store, StoredTurn
+from safi_agent.store.job_queue import conninfo, queue_name
+from safi_agent.thread_pool import ThreadPool
 
 log = logging.getLogger("safi_agent")
-SILENT = 30.0  # seconds without a sign of life after which a worker's jobs are given to others
-POLL = 1.0  # seconds until a job is seen whose time has come, or a lost database is looked for again
-GRACE = 10.0  # seconds for what is under way when the database is lost
-GIVE_UP = 10  # workers that a turn may take with it
-SWEEP = 0x5AF2  # the advisory lock of whoever looks for silent workers
+SILENT = 30.0  # seconds without a heartbeat after which a worker's jobs are returned to the queue
+POLL = 1.0  # seconds between polls for due jobs, and between attempts to reconnect
+SHUTDOWN_GRACE = 10.0  # seconds for running jobs when the database is lost
+MAX_INTERRUPTIONS = 10  # interrupted attempts after which an audit fails: the turn may have crashed its workers
+SWEEP = 0x5AF2  # advisory lock of the process that looks for workers without a heartbeat
 AT_THE_STORE = 8
-LONGEST = 1.0  # seconds from one look at hooks that are being called to the next
+MAX_POLL = 1.0  # seconds between checks of running hooks
 
 
-class TryAgainError(Exception):
-    """The audit failed, and may be tried again after so many seconds."""
+class RetryLaterError(Exception):
+    """The audit failed and is retried after ``wait`` seconds."""
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"again in {wait} s")
         self.wait = wait
 
 
-class Again(BaseRetryStrategy):
-    """Whatever goes wrong, the job stays; a worker that is told to stop gives it back at once."""
+class RetryUntilDone(BaseRetryStrategy):
+    """Retries a job after any error; a worker that is stopped returns its jobs to the queue at once."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
-        """When it is tried again."""
+        """The time of the next attempt."""
         wait = RECONNECT[min(job.attempts, len(RECONNECT) - 1)]
-        if isinstance(exception, TryAgainError):
+        if isinstance(exception, RetryLaterError):
             wait = exception.wait
         elif isinstance(exception, asyncio.CancelledError):
             wait = 0.0
@@ -61,21 +62,21 @@ class Again(BaseRetryStrategy):
 
 
 class Worker:
-    """Runs on a loop until it is stopped; begins anew when the database was away."""
+    """Runs on an event loop until it is stopped; reconnects when the database was unavailable."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self.done = 0
-        self._queue = queue_of(plan.values.name)
-        self._threads = Threads(AT_THE_STORE, "safi-store")
-        self._judges = Threads(AT_ONCE, "safi-judge")
-        self._telling = Telling(plan.timeout)
+        self._queue = queue_name(plan.values.name)
+        self._threads = ThreadPool(AT_THE_STORE, "safi-store")
+        self._judges = ThreadPool(MAX_ATTEMPTS_RUNNING, "safi-judge")
+        self._hooks = HookDispatcher(plan.timeout)
         self._queue_worker: QueueWorker | None = None
         self._stopped = False
-        self._lost: int | None = None  # the name under which it worked when the database went away
+        self._lost: int | None = None  # the worker's id before the connection was lost
 
     async def run(self) -> None:
-        """Work; it comes back when it was stopped."""
+        """Run until stopped."""
         while not self._stopped:
             try:
                 await self._run_once()
@@ -83,10 +84,10 @@ class Worker:
                 log.error("The worker lost its queue and will look for it again.", exc_info=error)
             if not self._stopped:
                 await asyncio.sleep(POLL)
-        self._telling.stop()
+        self._hooks.stop()
 
     def stop(self, timeout: float) -> None:
-        """Take no more jobs; give those back that are not done within so many seconds. From the worker's loop."""
+        """Stop, and return jobs that are not done within ``timeout`` seconds. Call it on the worker's loop."""
         self._stopped = True
         if self._queue_worker is not None:
             self._queue_worker.shutdown_graceful_timeout = timeout
@@ -95,13 +96,13 @@ class Worker:
     async def _run_once(self) -> None:
         connector = PsycopgConnector(conninfo=conninfo(self.store.database.engine), min_size=2, max_size=4)
         app = App(connector=connector)
-        app.task(name="safi.judge", pass_context=True, retry=Again())(self._judge)
-        app.task(name="safi.settle", retry=Again())(self._settle)
+        app.task(name="safi.judge", pass_context=True, retry=RetryUntilDone())(self._judge)
+        app.task(name="safi.settle", retry=RetryUntilDone())(self._settle)
         async with app.open_async():
             if self._lost is not None:
-                await app.job_manager.unregister_worker(self._lost)  # so its jobs are nobody's, and given to someone
+                await app.job_manager.unregister_worker(self._lost)  # so that its jobs are returned to the queue
             self._lost = None
-            self._queue_worker = self._made(app)
+            self._queue_worker = self._create_worker(app)
             sweeping = asyncio.create_task(self._sweep(connector, app.job_manager))
             try:
                 if not self._stopped:
@@ -110,14 +111,14 @@ class Worker:
                 sweeping.cancel()
                 self._lost, self._queue_worker = self._queue_worker.worker_id, None
 
-    def _made(self, app: App) -> QueueWorker:
+    def _create_worker(self, app: App) -> QueueWorker:
         return QueueWorker(
             app,
             queues=[self._queue],
             name="safi",
-            concurrency=AT_ONCE,
+            concurrency=MAX_ATTEMPTS_RUNNING,
             fetch_job_polling_interval=POLL,
-            shutdown_graceful_timeout=GRACE,
+            shutdown_graceful_timeout=SHUTDOWN_GRACE,
             delete_jobs="successful",
             install_signal_handlers=False,
             update_heartbeat_interval=SILENT / 3,
@@ -125,9 +126,9 @@ class Worker:
         )
 
     async def _sweep(self, connector: PsycopgConnector, jobs: JobManager) -> None:
-        """Give the jobs of silent workers back to the queue; one looks at a time, so that none is given twice."""
+        """Return the jobs of workers without a heartbeat to the queue, in one process at a time."""
         while True:
-            with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker itself will notice
+            with contextlib.suppress(ConnectorException, PoolTimeout, psycopg.Error):  # the worker reports it itself
                 async with connector.pool.connection() as c:
                     cursor = await c.execute("SELECT pg_try_advisory_xact_lock(%s)", [SWEEP])
                     if await cursor.fetchone() == (True,):
@@ -136,64 +137,65 @@ class Worker:
             await asyncio.sleep(SILENT / 3)
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
-        """Have the Conscience judge, unless that was done before; give up after so many attempts."""
-        kept = (await self._at_store(partial(self.store.load, [turn]))).get(turn)
+        """Audit a turn, unless it already was; fail after ``MAX_INTERRUPTIONS`` interrupted attempts."""
+        kept = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
         if kept is None:
             log.error("Turn %s is not in the store any more; it is not audited.", turn)
             return
         if kept.status != "pending":
             return
-        if context.job.attempts - kept.attempts >= GIVE_UP:
-            await self._at_store(partial(self.store.judged, turn, None, f"interrupted {GIVE_UP} times"))
+        if context.job.attempts - kept.attempts >= MAX_INTERRUPTIONS:
+            error = f"interrupted {MAX_INTERRUPTIONS} times"
+            await self._in_store_thread(partial(self.store.save_ledger, turn, None, error))
             return
-        outcome = await self._attempt(turn, kept)
-        if outcome.ledger is not None:
-            await self._at_store(partial(self.store.judged, turn, outcome.ledger, None, outcome.judge))
-            return
-        after = self.plan.next(turn, kept.attempts, outcome.error)
-        await self._at_store(partial(self.store.tried, turn, after.failed))
-        if after.wait is not None:
-            raise TryAgainError(after.wait)
-        await self._at_store(partial(self.store.judged, turn, None, after.why))
+        after = self.plan.next_step(turn, key, kept.attempts, await self._attempt(turn, kept))
+        if after.failed is not None:
+            await self._in_store_thread(partial(self.store.save_attempts, turn, after.failed))
+        if after.result is None:
+            raise RetryLaterError(after.wait)
+        result = after.result
+        await self._in_store_thread(partial(self.store.save_ledger, turn, result.ledger, result.error, result.judge))
 
-    async def _attempt(self, turn: str, kept: Kept) -> Outcome:
-        """One attempt, in a thread; where none can be had, or it takes too long, it has failed."""
-        if kept.attempts >= self.plan.attempts:
+    async def _attempt(self, turn: str, kept: StoredTurn) -> Outcome:
+        """One attempt on a thread; a timeout is a failed attempt."""
+        if not self.plan.may_attempt(kept.attempts):
             return Outcome(None)
         try:
             future = self._judges.submit(partial(self.plan.judge, turn, kept))
         except RuntimeError:  # the pool has logged it
-            raise TryAgainError(RECONNECT[0]) from None
+            raise RetryLaterError(RECONNECT[0]) from None
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.plan.timeout)
         except TimeoutError as error:
-            self._judges.give_up(future)
+            self._judges.abandon(future)
             return Outcome(None, error)
 
     async def _settle(self, key: str, turn: str) -> None:
-        """Commit what can be committed in this lane, write its lines, call hooks. Nobody else does so meanwhile."""
+        """Commit the judged turns of a memory key, write their log lines and call hooks; one job of a key at a time."""
         name = self.plan.values.name
-        await self._at_store(partial(self.store.commit_ready, key, self.plan.compute, name))
-        for turn_id, path, record in await self._at_store(partial(self.store.unsettled, key, name)):
-            await self._at_store(partial(flush, self.store, path, self.plan.log_max_bytes))
-            await self._tell(turn_id, record)
-            await self._at_store(partial(self.store.settle, [turn_id]))
+        await self._in_store_thread(
+            partial(self.store.commit_ready, key, partial(make_commit, measure=self.plan.measure), name)
+        )
+        for turn_id, path, record in await self._in_store_thread(partial(self.store.load_unsettled, key, name)):
+            await self._in_store_thread(partial(flush, self.store, path, self.plan.log_max_bytes))
+            await self._call_hooks(turn_id, record)
+            await self._in_store_thread(partial(self.store.mark_settled, [turn_id]))
             self.done += record["auditStatus"] != "none"
 
-    async def _tell(self, turn_id: str, record: dict[str, Any]) -> None:
-        dues = await self._at_store(partial(self.plan.dues, turn_id, record, self.store.kept_values))
-        if not dues:
+    async def _call_hooks(self, turn_id: str, record: dict[str, Any]) -> None:
+        calls = await self._in_store_thread(partial(self.plan.hook_calls, turn_id, record, self.store.read_values))
+        if not calls:
             return
         told: Future[None] = Future()
-        self._telling.tell(dues, partial(told.set_result, None))
+        self._hooks.dispatch(calls, partial(told.set_result, None))
         waiting = asyncio.wrap_future(told)
         while not waiting.done():
-            await asyncio.wait([waiting], timeout=min(LONGEST, self._telling.look()))
+            await asyncio.wait([waiting], timeout=min(MAX_POLL, self._hooks.expire()))
 
     def blocked(self) -> list[str]:
-        """Why turns are not done, a sentence for each cause that is known here; on any thread."""
-        return self._telling.blocked()
+        """Why turns are not done, one sentence for each cause that is known here. Thread-safe."""
+        return self._hooks.blocked()
 
-    async def _at_store(self, work: Callable[[], Any]) -> Any:
-        """On a thread: a database elsewhere must not hold up the loop."""
+    async def _in_store_thread(self, work: Callable[[], Any]) -> Any:
+        """Run a store operation on a thread, so that it does not block the event loop."""
         return await asyncio.wrap_future(self._threads.submit(work))

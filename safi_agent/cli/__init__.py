@@ -8,7 +8,7 @@ app = typer.Typer(
     help="Governed answers, audited value by value.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # among them are prompts, and URLs with their passwords
+    pretty_exceptions_show_locals=False,  # locals contain prompts, and URLs with passwords
 )
 for command in (chat.chat, drain.drain, reaudit.reaudit, worker.worker, verify.verify, replay.replay, report.report):
     app.command()(command)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
 from safi_agent.errors import SafiError
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
 
-_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}  # what a terminal obeys
+# Control characters of a terminal.
+_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 def chat(
@@ -25,7 +26,7 @@ def chat(
     """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
     from safi_agent import create_safi_chain
 
-    with in_plain_words("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
+    with one_line_errors("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
         while asked := _asked():
             typer.echo(f"\n{turn(safi, asked, log)}\n")
 
@@ -38,7 +39,7 @@ def _asked() -> str:
 
 
 def turn(safi: "SafiChain", asked: str, log: Path) -> str:
-    """What is shown of a turn, or why it failed: the next one may fare better."""
+    """The output of a turn, or its error; the conversation goes on."""
     try:
         return talk(safi, asked, log)
     except SafiError as error:

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words
-from safi_agent.text import many
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
+from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
-    from safi_agent.drained import Drained
+    from safi_agent.lifecycle import DrainResult
 
 
 def drain(
@@ -21,14 +21,14 @@ def drain(
     """Finish the audits that processes which are gone have left; ends with 1 if turns are left then."""
     from safi_agent import create_safi_chain
 
-    with in_plain_words("drain"):
+    with one_line_errors("drain"):
         safi = create_safi_chain(model, values, store=store, log=log)
         done = safi.drain(timeout)
         safi.close(0)
     finish(done, "drain")
 
 
-def finish(done: "Drained", command: str) -> None:
+def finish(done: "DrainResult", command: str) -> None:
     """Print what was finished, and what is left and why.
 
     Raises:

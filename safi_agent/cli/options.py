@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safi_agent import defaults
 from safi_agent.errors import SafiError
 from safi_agent.values import shipped
 
@@ -23,13 +24,13 @@ Model = Annotated[
 Database = Annotated[str, typer.Option(help="The store's URL.")]
 Log = Annotated[Path, typer.Option(help="The log.")]
 
-STORE = "sqlite:///safi.db"
-LOG = Path("saf-spirit-log.json")
+STORE = defaults.STORE
+LOG = Path(defaults.LOG)
 
 
 @contextmanager
-def in_plain_words(command: str) -> Iterator[None]:
-    """What goes wrong in a command is told in a line without a trace, and ends it with 2."""
+def one_line_errors(command: str) -> Iterator[None]:
+    """Print an error as one line instead of a traceback, and exit with 2."""
     try:
         yield
     except (SafiError, ValueError, ImportError, OSError) as error:
@@ -38,7 +39,7 @@ def in_plain_words(command: str) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """What an error says; pydantic's without the frame around it."""
+    """The text of an error; of a ValidationError without pydantic's layout."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -47,8 +48,8 @@ def _words(error: Exception) -> str:
     return " ".join(f"{f'{where}: ' if where else ''}{what.removeprefix('Value error, ')}" for where, what in said)
 
 
-def kept_store(url: str) -> "Store":
-    """A store that is there already: who only wants to read must not make one.
+def open_existing_store(url: str) -> "Store":
+    """Open an existing store, without creating one.
 
     Raises:
         ValueError: it is not there, or cannot be opened.
@@ -56,7 +57,7 @@ def kept_store(url: str) -> "Store":
     from sqlalchemy import make_url
 
     from safi_agent.store import open_store
-    from safi_agent.store.failing import opening
+    from safi_agent.store.database_errors import opening
 
     database = opening(make_url)(url).database if url.startswith("sqlite") else None
     if database is not None and not Path(database).is_file():

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, in_plain_words, kept_store
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, open_existing_store
 
 FAILED_AGAIN = 1
 
@@ -22,14 +22,15 @@ def reaudit(
     Ends with 0 if all were audited, 1 if one failed again or is not done, 2 if it could not be tried.
     """
     from safi_agent import create_safi_chain
+    from safi_agent.store.reaudit import failed_audits, open_reaudits
 
-    with in_plain_words("reaudit"):
-        kept = kept_store(store)
+    with one_line_errors("reaudit"):
+        kept = open_existing_store(store)
         with create_safi_chain(model, values, store=store, log=log) as safi:
-            tried = kept.failed(safi.values.name, turn or None)
+            tried = failed_audits(kept, safi.values.name, turn or None)
             safi.reaudit(tried)
             safi.drain(timeout)
-            left, again = kept.repeating(tried), kept.failed(safi.values.name, tried)
+            left, again = open_reaudits(kept, tried), failed_audits(kept, safi.values.name, tried)
     typer.echo(f"{len(tried) - len(left) - len(again)} turns were audited, {len(again)} failed again.")
     if left:
         typer.echo(f"{len(left)} are not done; safi drain waits for them.")

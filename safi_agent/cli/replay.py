@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, kept_store
+from safi_agent import defaults
+from safi_agent.cli.options import LOG, STORE, open_existing_store
 from safi_agent.errors import LogError
 from safi_agent.values import ValueSet, load_values, shipped
 
@@ -19,17 +20,17 @@ def replay(
     log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
     values: Annotated[list[str] | None, typer.Option(help="A value set's file, where no store has it.")] = None,
     store: Annotated[str, typer.Option(help="URL of the store that has the value sets.")] = STORE,
-    beta: Annotated[float, typer.Option(help="That of lines which do not say theirs.")] = 0.9,
+    beta: Annotated[float, typer.Option(help="That of lines which do not say theirs.")] = defaults.BETA,
 ) -> None:
     """Compute the score, μ and drift of every line again from its ledger, and compare.
 
     Ends with 0 if all are the same; 1 if one is not, and says where; 2 if that could not be computed.
     """
-    from safi_agent.faculties.spirit import beta_out
+    from safi_agent.faculties.spirit import is_invalid_beta
     from safi_agent.log.replay import replay as replay_log
 
     try:
-        if beta_out(beta):
+        if is_invalid_beta(beta):
             raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
         replayed = replay_log(log, _finder(values or [], store), beta)
     except (LogError, ValueError, OSError) as error:
@@ -40,23 +41,23 @@ def replay(
 
 def _finder(files: list[str], store: str) -> "Find":
     """Value sets from the files that were given, the store and the package, by their content and by their name."""
-    from safi_agent.record import values_of
-    from safi_agent.store.failing import told_as
+    from safi_agent.record import parse_value_set
+    from safi_agent.store.database_errors import raise_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}
     try:
-        kept = kept_store(store)
+        kept = open_existing_store(store)
     except ValueError:
         if store != STORE:
             raise
         return known.get
 
-    @told_as(_unreadable, "The store could not be read")
+    @raise_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
-        if name not in known and (text := kept.kept_values(name)) is not None:
-            found = values_of(text)
-            if name == found.fingerprint:  # what was edited in the store is not the one
+        if name not in known and (text := kept.read_values(name)) is not None:
+            found = parse_value_set(text)
+            if name == found.fingerprint:  # a value set that was edited in the store has another fingerprint
                 known[name] = found
         return known.get(name)
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.proofread import proofread
 from safi_agent.values import load_values, text_of
+from safi_agent.values.linting import lint
 
 SOUND, WRONG, UNREAD = 0, 1, 2
 app = typer.Typer(help="Value sets.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def check(file: Annotated[str, typer.Argument(help="A value set in YAML, or the 
     except (OSError, ValueError) as error:
         typer.echo(f"{file}: not read: {error}", err=True)
         raise typer.Exit(UNREAD) from None
-    wrong = proofread(text)
+    wrong = lint(text)
     for one in wrong:
         typer.echo(f"{file}:{one.line}: {one.what}")
     if wrong:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, kept_store
+from safi_agent.cli.options import LOG, STORE, open_existing_store
 from safi_agent.errors import LogError
 
 if TYPE_CHECKING:
-    from safi_agent.log.check import Checked
+    from safi_agent.log.reconciliation import Checked
     from safi_agent.store import Store
-    from safi_agent.store.witness import Account
+    from safi_agent.store.log_account import LogAccount
 
 WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
@@ -29,9 +29,9 @@ def verify(
     Ends with 0 if it is as it was written; 1 if it is not, and says where; 2 if that could not be checked; 3 if none of
     its lines has a mac, so that nothing can be said of it.
     """
-    from safi_agent.store.failing import told_as
+    from safi_agent.store.database_errors import raise_as
 
-    compared = told_as(_unreadable, "The store could not be read")(_with_store)
+    compared = raise_as(_unreadable, "The store could not be read")(_with_store)
     try:
         ended = _alone(log, first_line) if without_store else compared(log, store, first_line)
     except (LogError, ValueError, OSError) as error:
@@ -46,7 +46,7 @@ def _unreadable(cause: str) -> LogError:
 
 def _alone(log: Path, first_line: int) -> int:
     """Without the store."""
-    from safi_agent.log.check import Checked
+    from safi_agent.log.reconciliation import Checked
     from safi_agent.log.verify import is_chained
     from safi_agent.log.verify import verify as verify_log
 
@@ -66,10 +66,9 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
         FileNotFoundError: there is neither the log nor a store that could have written it.
         ValueError: the log is there, and the store is not or cannot be opened.
     """
-    from safi_agent.log.check import check
-    from safi_agent.log.crosscheck import known_as
+    from safi_agent.log.reconciliation import check, find_other_path
     from safi_agent.log.verify import is_chained
-    from safi_agent.store.witness import account_of
+    from safi_agent.store.log_account import read_log_account
 
     store = _opened(log, url)
     if (told := _remembered(store, log)) is not None:
@@ -80,9 +79,9 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
         key = _key(log)
     except LogError as error:
         raise LogError(f"this store never wrote it at this path, and a copy is known by its key: {error}") from None
-    if (known := known_as(store, str(log.resolve()), key)) is None:
+    if (known := find_other_path(store, str(log.resolve()), key)) is None:
         raise LogError("this store never wrote it; name the one that did by --store, or say --without-store.")
-    ended = _say(log, check(log, key, store, account_of(store, known[0]), first_line))
+    ended = _say(log, check(log, key, store, read_log_account(store, known[0]), first_line))
     typer.echo(f"The store wrote it as {known[0]}: this is a copy, or it was moved.")
     return ended
 
@@ -101,22 +100,22 @@ def _key(log: Path) -> bytes:
 
 
 def _opened(log: Path, url: str) -> "Store":
-    from safi_agent.log.files import log_files
+    from safi_agent.log.rotation import log_files
 
     try:
-        return kept_store(url)
+        return open_existing_store(url)
     except ValueError:
         if log_files(log):
             raise
     raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
 
 
-def _remembered(store: "Store", log: Path) -> "Account | None":
+def _remembered(store: "Store", log: Path) -> "LogAccount | None":
     """The store's account of a log at this path, also where the file does not exist any more."""
-    from safi_agent.store.witness import account_of
+    from safi_agent.store.log_account import read_log_account
 
     for path in dict.fromkeys((log.resolve(), log.absolute())):
-        if (told := account_of(store, str(path))).anchor or told.written:
+        if (told := read_log_account(store, str(path))).anchor or told.written:
             return told
     return None
 

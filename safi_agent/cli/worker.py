@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from safi_agent.cli.drain import finish
-from safi_agent.cli.options import LOG, Log, Model, Values, in_plain_words
+from safi_agent.cli.options import LOG, Log, Model, Values, one_line_errors
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
-    from safi_agent.audit.queued import QueuedAuditor
-    from safi_agent.drained import Drained
+    from safi_agent.audit.postgres import PostgresAuditor
+    from safi_agent.lifecycle import DrainResult
 
 Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
 Grace = Annotated[float, typer.Option(help="Seconds that audits under way get when it is told to end.")]
@@ -28,18 +28,18 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
 
     if not store.startswith("postgresql"):
         raise typer.BadParameter("expected a URL that begins with 'postgresql+psycopg://'.", param_hint="--store")
-    with in_plain_words("worker"):
+    with one_line_errors("worker"):
         safi = create_safi_chain(model, values, store=store, log=log)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"Auditing turns under {safi.values.name!r}.")
     finish(work(safi, grace), "worker")
 
 
-def work(safi: "SafiChain", grace: float) -> "Drained":
-    """Leave the main thread to signals; how many audits the chain's own worker has carried out at the end."""
-    auditor = cast("QueuedAuditor", safi._auditor)
+def work(safi: "SafiChain", grace: float) -> "DrainResult":
+    """Wait for a signal; the number of audits that the chain's worker has finished."""
+    auditor = cast("PostgresAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)
     auditor.stop(grace)
-    return auditor.left(auditor.done)
+    return auditor.drain_result(auditor.done)

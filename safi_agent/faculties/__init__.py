@@ -1,1 +1,1 @@
-"""The faculties, one file each, and how they ask a model: several drafts, fences, one reply in JSON."""
+"""The faculties, one file each, and their calls of models: self-consistency, fences, structured output."""

@@ -1,4 +1,4 @@
-"""What the faculties have in common: each is a Runnable that adds one key to the turn and changes none."""
+"""The base class of faculties: a Runnable that adds one key to the turn and changes no other."""
 
 from typing import Any, ClassVar
 
@@ -13,15 +13,15 @@ from typing_extensions import override
 from safi_agent.turn import Turn
 
 
-def watched(config: RunnableConfig) -> bool:
-    """Whether anyone is to be told of the run; if not, there is no need to make one, and time to be saved."""
+def has_handlers(config: RunnableConfig) -> bool:
+    """Whether a run has callback handlers; without them no run is created, which saves time."""
     callbacks = config.get("callbacks")
     return not isinstance(callbacks, BaseCallbackManager) or bool(callbacks.handlers)
 
 
 def run(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-    """Go through a sequence of faculties."""
-    if watched(config) or not isinstance(steps, RunnableSequence):
+    """Run a sequence of faculties."""
+    if has_handlers(config) or not isinstance(steps, RunnableSequence):
         return steps.invoke(turn, config)
     for step in steps.steps:
         turn = step.invoke(turn, config)
@@ -29,8 +29,8 @@ def run(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn
 
 
 async def arun(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
-    """The same without blocking."""
-    if watched(config) or not isinstance(steps, RunnableSequence):
+    """Asynchronous version."""
+    if has_handlers(config) or not isinstance(steps, RunnableSequence):
         return await steps.ainvoke(turn, config)
     for step in steps.steps:
         turn = await step.ainvoke(turn, config)
@@ -38,32 +38,32 @@ async def arun(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) 
 
 
 class Faculty(Runnable[Turn, Turn]):
-    """A step: settings in the constructor, state in the turn."""
+    """A faculty: settings in the constructor, state in the turn."""
 
-    adds: ClassVar[str]
+    output_key: ClassVar[str]
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Any:
-        """What to add."""
+    def compute(self, turn: Turn, config: RunnableConfig) -> Any:
+        """The value of ``output_key``."""
         raise NotImplementedError
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Any:
-        """The same; a faculty that waits for a model waits here without a thread."""
-        return self.work(turn, config)
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Any:
+        """Asynchronous version; a faculty that calls a model overrides it."""
+        return self.compute(turn, config)
 
     @override
     def invoke(self, input: Turn, config: RunnableConfig | None = None, **kwargs: Any) -> Turn:
-        if config is not None and not watched(config):
-            return {**input, self.adds: self.work(input, config)}  # type: ignore[misc]
+        if config is not None and not has_handlers(config):
+            return {**input, self.output_key: self.compute(input, config)}  # type: ignore[misc]
         return self._call_with_config(self._add, input, config)
 
     @override
     async def ainvoke(self, input: Turn, config: RunnableConfig | None = None, **kwargs: Any) -> Turn:
-        if config is not None and not watched(config):
-            return {**input, self.adds: await self.awork(input, config)}  # type: ignore[misc]
+        if config is not None and not has_handlers(config):
+            return {**input, self.output_key: await self.acompute(input, config)}  # type: ignore[misc]
         return await self._acall_with_config(self._aadd, input, config)
 
     def _add(self, turn: Turn, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> Turn:
-        return {**turn, self.adds: self.work(turn, config)}  # type: ignore[misc]
+        return {**turn, self.output_key: self.compute(turn, config)}  # type: ignore[misc]
 
     async def _aadd(self, turn: Turn, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig) -> Turn:
-        return {**turn, self.adds: await self.awork(turn, config)}  # type: ignore[misc]
+        return {**turn, self.output_key: await self.acompute(turn, config)}  # type: ignore[misc]

@@ -12,10 +12,10 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.errors import ConscienceError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.judge import Answer, Judge, Read
+from safi_agent.faculties.judge import Judge, JudgeReply, Read
 from safi_agent.ledger import ContinuousFinding, Finding, Findings, Ledger, read_ledger
-from safi_agent.parsing import folded
-from safi_agent.threads import Threads
+from safi_agent.parsing import casefold_keys
+from safi_agent.thread_pool import ThreadPool
 from safi_agent.turn import Turn
 from safi_agent.values import Value, ValueSet
 
@@ -58,21 +58,21 @@ SCHEMA: dict[str, Any] = {
 }
 Calls = Literal["all", "each"]
 ScoreMode = Literal["discrete", "continuous"]
-_CALLS = Threads(16, "safi-conscience")
+_POOL = ThreadPool(16, "safi-conscience")
 
 
-def rows(data: dict[str, Any]) -> list[Any]:
-    """The ledger's rows: the one list of an object that has nothing else, or the object itself if it is one row.
+def ledger_rows(data: dict[str, Any]) -> list[Any]:
+    """The rows of a ledger: the only list of the object, or the object itself if it is one row.
 
-    None at all where the object, or a row, has a key in two spellings: nobody knows which of them counts.
+    Empty if the object, or a row, has a key in two spellings, which is ambiguous.
     """
-    fields = folded(data)
+    fields = casefold_keys(data)
     if fields is None:
         return []
     if {"value", "score"} <= set(fields):
         return [fields]
     found = next(iter(fields.values())) if len(fields) == 1 else None
-    read = [folded(row) for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    read = [casefold_keys(row) for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [] if None in read else read
 
 
@@ -88,19 +88,19 @@ class Conscience(Faculty):
     calls: Calls = "all"
     score_mode: ScoreMode = "discrete"
 
-    adds = "ledger"
+    output_key = "ledger"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Findings:
+    def compute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
         groups = self._groups()
         if len(groups) == 1:
             return self._whole([self._ask(turn, groups[0], config)])
-        return self._whole(_CALLS.gather([partial(self._ask, turn, group, config) for group in groups]))
+        return self._whole(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
 
-    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> Answer[list[Finding]]:
+    def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> JudgeReply[list[Finding]]:
         return self.judge.ask(self._messages(turn, group), self._reader(group), config)
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Findings:
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
         asked = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
         return self._whole(await asyncio.gather(*asked))
@@ -116,14 +116,14 @@ class Conscience(Faculty):
         asked = {value.key for value in group}
 
         def read(data: dict[str, Any]) -> list[Finding] | None:
-            ledger = self._ledger(rows(data))
+            ledger = self._ledger(ledger_rows(data))
             found = [row for key, row in ledger.findings.items() if key in asked]
             enough = ledger.covered if len(asked) == len(self.values.values) else bool(found)
             return found if enough else None
 
         return read
 
-    def _whole(self, answers: Sequence[Answer[list[Finding]]]) -> Findings:
+    def _whole(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
         ledger = self._ledger(row for answer in answers for row in answer.found or [])
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")

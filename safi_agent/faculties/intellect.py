@@ -11,11 +11,11 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
-from safi_agent.faculties.calls import Model
-from safi_agent.faculties.drafting import Panel
 from safi_agent.faculties.reflection import split
-from safi_agent.models import answered_by
-from safi_agent.parsing import after_reasoning, cut_off
+from safi_agent.faculties.self_consistency import DraftSelector
+from safi_agent.faculties.structured_output import Model
+from safi_agent.models import reply_model
+from safi_agent.parsing import is_truncated, strip_reasoning
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
 from safi_agent.values import ValueSet
 
@@ -33,34 +33,34 @@ REFLECT = """Write the answer first, for the user alone to read. Then write, on 
 class Intellect(Faculty):
     """Adds ``draft``, one of several where there is a panel. Raises IntellectError when its model raises.
 
-    ``reflects=False`` is for answers in a schema: no reflection is asked for, and the text stays as it came.
+    ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged.
     """
 
     model: Model
     values: ValueSet
     reflects: bool = True
-    panel: Panel | None = None
+    selector: DraftSelector | None = None
 
-    adds = "draft"
+    output_key = "draft"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Draft:
+    def compute(self, turn: Turn, config: RunnableConfig) -> Draft:
         """Ask the model."""
         try:
-            if self.panel is not None:
-                asked = [self._messages(turn)] * self.panel.count
-                return self.panel.pick(self._came(self.model.batch(asked, config, return_exceptions=True)))
+            if self.selector is not None:
+                asked = [self._messages(turn)] * self.selector.count
+                return self.selector.select(self._drafts(self.model.batch(asked, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
             failed = _failed(error)
         raise failed
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Draft:
-        """The same without blocking."""
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Draft:
+        """Asynchronous version."""
         try:
-            if self.panel is not None:
-                asked = [self._messages(turn)] * self.panel.count
-                return await self.panel.apick(
-                    self._came(await self.model.abatch(asked, config, return_exceptions=True))
+            if self.selector is not None:
+                asked = [self._messages(turn)] * self.selector.count
+                return await self.selector.aselect(
+                    self._drafts(await self.model.abatch(asked, config, return_exceptions=True))
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
@@ -68,15 +68,15 @@ class Intellect(Faculty):
         raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", listing(self.values))
+        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", values_prompt(self.values))
         for text in self.values.disclaimers:
             own += f"\nEnd the answer with exactly this sentence: {text}"
-        own += f"\n\n{turn['coaching']}" if turn.get("coaching") else ""
+        own += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
         leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
         return [_joined(own, leading), *turn["messages"][len(leading) :]]
 
-    def _came(self, replies: Sequence[Any]) -> list[Draft]:
-        """The drafts that came; where none did, what the first call raised is raised."""
+    def _drafts(self, replies: Sequence[Any]) -> list[Draft]:
+        """The drafts of the successful calls; raises the first error if there are none."""
         drafts: list[Draft] = []
         failed: list[Exception] = []
         for reply in replies:
@@ -97,8 +97,8 @@ class Intellect(Faculty):
             raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
         bare = without_reasoning(str(message.text))
-        flags = (*bare.flags, TRUNCATED) if cut_off(message) else bare.flags
-        draft = bare._replace(usage=message.usage_metadata, flags=flags, model=answered_by(message))
+        flags = (*bare.flags, TRUNCATED) if is_truncated(message) else bare.flags
+        draft = bare._replace(usage=message.usage_metadata, flags=flags, model=reply_model(message))
         if not self.reflects:
             return draft
         answer, reflection = split(draft.answer, broken_off=TRUNCATED in flags)
@@ -111,7 +111,7 @@ class Intellect(Faculty):
 
 
 def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
-    """Our instructions and the caller's in one system message; content blocks stay as they came."""
+    """Join our instructions and the caller's into one system message; content blocks are unchanged."""
     contents = [message.content for message in callers]
     extra = {name: item for message in callers for name, item in message.additional_kwargs.items()}
     if all(isinstance(content, str) for content in contents):
@@ -124,13 +124,13 @@ def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:
 
 
 def without_reasoning(text: str) -> Draft:
-    """A draft of this text, without the reasoning that leads it; flagged where that does not end."""
-    answer = after_reasoning(text)
+    """A draft of this text without its leading reasoning; flagged if the reasoning does not end."""
+    answer = strip_reasoning(text)
     return Draft("", flags=(ENDLESS,)) if answer is None else Draft(answer)
 
 
-def listing(values: ValueSet) -> str:
-    """The values as a model reads them, a line each; weights are not told."""
+def values_prompt(values: ValueSet) -> str:
+    """The values as text for a model, one line each, without their weights."""
     return "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in values.values)
 
 

@@ -1,4 +1,4 @@
-"""Asking a model for one JSON object, and once more where an unusable reply may be asked for again."""
+"""Ask a model for one JSON object, with one retry if its reply cannot be used."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,22 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 
-from safi_agent.faculties.calls import Model, Schema, judging
-from safi_agent.models import answered_by
-from safi_agent.parsing import declined, parse_reply
+from safi_agent.faculties.structured_output import Model, Schema, as_judge_model
+from safi_agent.generator_driver import adrive, drive
+from safi_agent.models import reply_model
+from safi_agent.parsing import is_refusal, parse_reply
 
 T = TypeVar("T")
 Read = Callable[[dict[str, Any]], T | None]
+Request = tuple[Model, list[BaseMessage]]
 AGAIN = "Your reply could not be used. Reply again with the JSON object alone, complete, and with nothing around it."
 _INCLUDED_RAW = {"raw", "parsed", "parsing_error"}
-# OpenAI's client raises these where a reply in a schema was cut off: that is a reply, and it is unclear.
+# OpenAI's client raises these for a truncated structured reply; it counts as an unclear reply.
 _CUT_OFF = frozenset({"LengthFinishReasonError", "ContentFilterFinishReasonError"})
 
 
-class Answer(NamedTuple, Generic[T]):
-    """What was read of the replies (None: nothing usable came), the tokens of all calls, and the model's own name."""
+class JudgeReply(NamedTuple, Generic[T]):
+    """The parsed reply (None if unusable), the token usage of all calls, and the model's name."""
 
     found: T | None
     usage: UsageMetadata | None = None
@@ -42,48 +44,42 @@ class Judge:
 
     @classmethod
     def of(cls, model: Model, schema: Schema, *, retry: bool) -> "Judge":
-        """Use the schema where the model can be asked in one."""
-        return cls(judging(model, schema), judging(model, None), retry)
+        """Create a judge that uses the schema if the model supports it."""
+        return cls(as_judge_model(model, schema), as_judge_model(model, None), retry)
 
-    def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
+    def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
         """Ask, and read the reply.
 
         Raises:
             TypeError: the model gave something other than a str or an AIMessage.
             Exception: whatever the model raises.
         """
-        steps = self._replies(list(messages), read)
-        model, asked = next(steps)
-        while True:
-            try:
-                reply = model.invoke(asked, config)
-            except Exception as error:
-                reply = error
-            try:
-                model, asked = steps.send(reply)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
 
-    async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> Answer[T]:
-        """The same without blocking."""
-        steps = self._replies(list(messages), read)
-        model, asked = next(steps)
-        while True:
+        def perform(request: Request) -> Any:
+            model, prompt = request
             try:
-                reply = await model.ainvoke(asked, config)
+                return model.invoke(prompt, config)
             except Exception as error:
-                reply = error
-            try:
-                model, asked = steps.send(reply)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+                return error
 
-    def _replies(
-        self, messages: list[BaseMessage], read: Read[T]
-    ) -> Generator[tuple[Model, list[BaseMessage]], Any, Answer[T]]:
+        return drive(self._replies(list(messages), read), perform)
+
+    async def aask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
+        """Asynchronous version of ``ask``."""
+
+        async def perform(request: Request) -> Any:
+            model, prompt = request
+            try:
+                return await model.ainvoke(prompt, config)
+            except Exception as error:
+                return error
+
+        return await adrive(self._replies(list(messages), read), perform)
+
+    def _replies(self, messages: list[BaseMessage], read: Read[T]) -> Generator[Request, Any, JudgeReply[T]]:
         reply = _reply((yield self.structured, messages))
         first = _answer(reply, read)
-        if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and declined(reply)):
+        if first.found is not None or not self.retry or (isinstance(reply, AIMessage) and is_refusal(reply)):
             return first
         second = _answer(_reply((yield self.plain, [*messages, HumanMessage(AGAIN)])), read)
         usage = add_usage(first.usage, second.usage) if first.usage or second.usage else None
@@ -91,7 +87,7 @@ class Judge:
 
 
 def _reply(came: Any) -> AIMessage | str | None:
-    """The reply; None for one that was cut off, so that there is nothing to read."""
+    """The reply; None if it was truncated, so that it cannot be parsed."""
     if isinstance(came, Exception):
         if type(came).__name__ in _CUT_OFF:
             return None
@@ -103,7 +99,7 @@ def _reply(came: Any) -> AIMessage | str | None:
     return came
 
 
-def _answer(reply: AIMessage | str | None, read: Read[T]) -> Answer[T]:
+def _answer(reply: AIMessage | str | None, read: Read[T]) -> JudgeReply[T]:
     data = None if reply is None else parse_reply(reply)
     found = None if data is None else read(data)
-    return Answer(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, answered_by(reply))
+    return JudgeReply(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))

@@ -1,4 +1,4 @@
-"""The reflection that a draft ends with, and the answer before it. Nothing else is cut out of an answer."""
+"""Split a draft into the answer and the reflection after it. Nothing else is removed from the answer."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def _blob(text: str) -> int | None:
 def _is_half(text: str) -> bool:
     """Whether the draft begins as the structured form, and is broken off, misspelt or goes on after it.
 
-    Nobody knows then which part of it is the answer.
+    It is then unclear which part of it is the answer.
     """
     if _HALF.match(text) is None or re.search(r'"reflection"\s*+:', text) is None:
         return False

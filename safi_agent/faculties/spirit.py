@@ -1,4 +1,4 @@
-"""Spirit: how coherent an answer is with the values, and how far it is from what is usual. Pure mathematics.
+"""Spirit: the coherence of an answer with the values, and its drift from the long-term profile. Pure functions.
 
 ``S = σ(Σ wᵢ sᵢ φ(cᵢ))``, ``p = w ⊙ s``, ``μ ← βμ + (1−β)p``, ``d = 1 − cos(p, μ_prev)``, where ``d`` is over the values
 that were scored both now and before: a row that is missing is no score of 0.
@@ -6,22 +6,18 @@ that were scored both now and before: a row that is missing is no score of 0.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, NamedTuple
 
-from langchain_core.runnables import RunnableConfig
-
-from safi_agent.faculties.base import Faculty
+from safi_agent import defaults
 from safi_agent.ledger import Finding, Ledger, read_ledger
-from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
 Map = Callable[[float], float]
 
 
 class Assessment(NamedTuple):
-    """What one audit says; ``score`` is None where the ledger covers too little, and then μ is as it was."""
+    """The result of one audit; ``score`` is None if the ledger covers too few values, and μ is then unchanged."""
 
     score: int | None  #: S in 1..10
     profile: dict[str, float]  #: p = w ⊙ s by normalised name, each in [-w, w]
@@ -49,7 +45,7 @@ def assess(
     ledger: Iterable[Finding | Mapping[str, Any]],
     values: ValueSet,
     mu: Mapping[str, float] | None = None,
-    beta: float = 0.9,
+    beta: float = defaults.BETA,
     *,
     phi: Map = identity,
     sigma: Map = linear,
@@ -72,7 +68,7 @@ def assess(
     Raises:
         ValueError: ``beta`` is not in [0, 1), or ``phi`` or ``sigma`` gives something else than it should.
     """
-    if beta_out(beta):
+    if is_invalid_beta(beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
     before = dict(mu or {})
     read = read_ledger(ledger, values)
@@ -103,7 +99,7 @@ def _finite(name: str, made: object) -> float:
     return float(made)
 
 
-def beta_out(beta: object) -> bool:
+def is_invalid_beta(beta: object) -> bool:
     """Whether β is anything but a number in [0, 1): at 1 the profile would never move."""
     return isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < 1
 
@@ -128,19 +124,3 @@ def reflection(assessment: Assessment, ledger: Ledger) -> str:
         parts.append(f"Unscored: {', '.join(ledger.unscored)}.")
     drift = "no baseline yet" if assessment.drift is None else f"drift {assessment.drift:.2f}"
     return " ".join([*parts, f"Coherence {assessment.score} of 10, {drift}."])
-
-
-@dataclass(frozen=True, eq=False)
-class Spirit(Faculty):
-    """Adds ``spirit``, the assessment of the turn's ``ledger`` against its ``mu``."""
-
-    values: ValueSet
-    beta: float = 0.9
-    phi: Map = field(default=identity)
-    sigma: Map = field(default=linear)
-
-    adds = "spirit"
-
-    def work(self, turn: Turn, config: RunnableConfig) -> Assessment:
-        """Assess; the settings are the chain's, the memory is the turn's."""
-        return assess(turn["ledger"], self.values, turn.get("mu"), self.beta, phi=self.phi, sigma=self.sigma)

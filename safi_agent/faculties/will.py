@@ -12,12 +12,12 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
-from safi_agent.faculties.intellect import listing
-from safi_agent.faculties.judge import Answer, Judge
-from safi_agent.parsing import folded
+from safi_agent.faculties.intellect import values_prompt
+from safi_agent.faculties.judge import Judge, JudgeReply
+from safi_agent.parsing import casefold_keys
 from safi_agent.patterns import search
-from safi_agent.text import plain, visible
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
+from safi_agent.unicode_text import plain, visible
 from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
@@ -63,52 +63,52 @@ WITHOUT_GATES = SCHEMA | {
 }
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
-BY_RULES = Verdict("approve", "", "rules")
+APPROVED_BY_RULES = Verdict("approve", "", "rules")
 UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
-SECONDS = 1.0  # for all patterns of a value set together
-# What is done on a caller's event loop: so many characters, and the search for patterns for so many seconds.
-SHORT = 4_000
-MOMENT = 0.005
+PATTERN_SECONDS = 1.0  # for all patterns of a value set
+# Limits for work on the caller's event loop: characters, and seconds of pattern search.
+INLINE_CHARS = 4_000
+INLINE_SECONDS = 0.005
 
 
 def schema(values: ValueSet) -> dict[str, Any]:
-    """Of the judge's reply: rulings on hard gates are asked for where there are any."""
+    """The schema of the judge's reply, with rulings on hard gates if there are any."""
     return SCHEMA if values.gates else WITHOUT_GATES
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The verdict that needs no judge; None where no rule objects. Takes about a second at most, whatever the patterns.
+    """The verdict of the rules; None if no rule objects. Takes about a second at most, whatever the patterns.
 
     Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
     """
     try:
-        return _rules(draft, values, min_agreement, SECONDS)
-    except UnfinishedError as error:
-        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", SECONDS, error.pattern)
+        return _rules(draft, values, min_agreement, PATTERN_SECONDS)
+    except PatternTimeoutError as error:
+        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
         return UNFINISHED
 
 
-def rules_at_once(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same in a moment, as for an event loop.
+def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
+    """The same with a short time limit, for use on an event loop.
 
     Raises:
-        UnfinishedError: the draft has over ``SHORT`` characters, or its patterns took more than ``MOMENT`` seconds.
+        PatternTimeoutError: the draft has over ``INLINE_CHARS`` characters, or the search took over ``INLINE_SECONDS``.
     """
-    if sum(map(len, (draft.answer, *draft.texts))) > SHORT:
-        raise UnfinishedError("")
-    return _rules(draft, values, min_agreement, MOMENT)
+    if sum(map(len, (draft.answer, *draft.texts))) > INLINE_CHARS:
+        raise PatternTimeoutError("")
+    return _rules(draft, values, min_agreement, INLINE_SECONDS)
 
 
 async def arules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same without blocking: at once, or else on a thread, where ``regex`` lets the event loop go on meanwhile."""
+    """Asynchronous version: inline, or on a thread, where ``regex`` releases the GIL."""
     try:
-        return rules_at_once(draft, values, min_agreement)
-    except UnfinishedError:
+        return rules_within_budget(draft, values, min_agreement)
+    except PatternTimeoutError:
         return await asyncio.to_thread(rules, draft, values, min_agreement)
 
 
-class UnfinishedError(Exception):
-    """A pattern was not searched for to the end."""
+class PatternTimeoutError(Exception):
+    """The search for a pattern did not end in time."""
 
     def __init__(self, pattern: str) -> None:
         super().__init__(pattern)
@@ -117,7 +117,7 @@ class UnfinishedError(Exception):
 
 def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float) -> Verdict | None:
     text = draft.answer
-    if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before anything is done with the text
+    if max(len(part) for part in (text, *draft.texts)) > values.max_chars:  # before the text is processed
         return Verdict("violation", f"The draft has over {values.max_chars} characters.", "structure_length")
     if not visible(text).strip():
         return Verdict("violation", "The draft is empty.", "structure_empty")
@@ -131,10 +131,10 @@ def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float)
 
 
 def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
-    """The verdict on a draft in which a pattern is found.
+    """The verdict on a draft that matches a pattern; None if none matches.
 
     Raises:
-        UnfinishedError: the search for all of them took longer.
+        PatternTimeoutError: the search for all of them took longer.
     """
     until = time.thread_time() + seconds
     readings: list[str] = []
@@ -144,7 +144,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
             if search(pattern, readings, until):
                 return verdict
         except TimeoutError:
-            raise UnfinishedError(pattern) from None
+            raise PatternTimeoutError(pattern) from None
     return None
 
 
@@ -157,7 +157,7 @@ def _patterns(values: ValueSet) -> Iterator[tuple[str, Verdict]]:
 
 
 def _readings(draft: Draft) -> list[str]:
-    """The draft's texts as they are, and as a reader takes them."""
+    """The draft's texts, unchanged and normalized."""
     texts = (draft.answer, *draft.texts)
     return list(dict.fromkeys(form for text in texts for form in (text, visible(text), plain(text))))
 
@@ -168,7 +168,7 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
     Clear is an object with a decision, a reason that is not blank and, if it has them, rulings on gates, under keys in
     any case; another key, or one in two spellings, might hold another ruling, so the object is unclear.
     """
-    fields = folded(data) if isinstance(data, dict) else None
+    fields = casefold_keys(data) if isinstance(data, dict) else None
     if fields is None or not set(fields) <= _KEYS:
         return UNCLEAR
     decision, reason = fields.get("decision"), fields.get("reason")
@@ -194,7 +194,7 @@ def _gates(rows: Any) -> dict[str, bool] | None:
     if not isinstance(rows, list):
         return ruled if rows is None else None
     for row in rows:
-        fields = folded(row) if isinstance(row, dict) else None
+        fields = casefold_keys(row) if isinstance(row, dict) else None
         if fields is None or not isinstance(fields.get("value"), str):
             return None
         key = label(fields["value"])
@@ -211,41 +211,41 @@ class Will(Faculty):
 
     judge: Judge | None
     values: ValueSet
-    sees_reflection: bool = True
-    asked: str = SYSTEM  # what it is asked to decide; another question has the same places and the same reply
+    show_reflection: bool = True
+    system_prompt: str = SYSTEM  # another prompt needs the same placeholders and the same reply
     min_agreement: float = 0
     refuse_truncated: bool = False
 
-    adds = "verdict"
+    output_key = "verdict"
 
-    def work(self, turn: Turn, config: RunnableConfig) -> Verdict:
+    def compute(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""
         draft = turn["draft"]
-        ruled = self._flagged(draft) or rules(draft, self.values, self.min_agreement)
+        ruled = self._check_flags(draft) or rules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
-            return ruled or BY_RULES
+            return ruled or APPROVED_BY_RULES
         try:
             answer = self.judge.ask(self._messages(turn), self._read, config)
         except Exception as error:
-            return _raised(error)
+            return _judge_failure(error)
         return _verdict(answer)
 
-    async def awork(self, turn: Turn, config: RunnableConfig) -> Verdict:
-        """The same without blocking; what is long is read on a thread."""
+    async def acompute(self, turn: Turn, config: RunnableConfig) -> Verdict:
+        """Asynchronous version; long texts are processed on a thread."""
         draft = turn["draft"]
-        ruled = self._flagged(draft) or await arules(draft, self.values, self.min_agreement)
+        ruled = self._check_flags(draft) or await arules(draft, self.values, self.min_agreement)
         if ruled is not None or self.judge is None:
-            return ruled or BY_RULES
+            return ruled or APPROVED_BY_RULES
         try:
             fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
-            messages = await asyncio.to_thread(self._messages, turn) if fed > SHORT else self._messages(turn)
+            messages = await asyncio.to_thread(self._messages, turn) if fed > INLINE_CHARS else self._messages(turn)
             answer = await self.judge.aask(messages, self._read, config)
         except Exception as error:
-            return _raised(error)
+            return _judge_failure(error)
         return _verdict(answer)
 
-    def _flagged(self, draft: Draft) -> Verdict | None:
-        """The verdict by what is flagged of the draft."""
+    def _check_flags(self, draft: Draft) -> Verdict | None:
+        """The verdict that follows from the draft's flags; None if there is none."""
         if ENDLESS in draft.flags:
             return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
         if self.refuse_truncated and TRUNCATED in draft.flags:
@@ -258,32 +258,32 @@ class Will(Faculty):
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
         parts = {
-            "{values}": listing(self.values),
+            "{values}": values_prompt(self.values),
             "{gates}": gates,
             "{rulings}": RULINGS if self.values.gates else "",
             "{clause}": CLAUSE,
             "{agreement}": _agreement(turn["draft"]),
         }
-        system = self.asked
+        system = self.system_prompt
         for place, text in parts.items():
             system = system.replace(place, text)
         fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
-        if self.sees_reflection:
+        if self.show_reflection:
             fed.append(("reflection", turn["draft"].reflection))
         return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
 
 
 def _agreement(draft: Draft) -> str:
-    """What is told of several drafts; nothing of one."""
+    """The sentence about several drafts for the judge; empty for one draft."""
     if draft.agreement is None:
         return ""
     return AGREEMENT.replace("{drafts}", str(draft.drafts)).replace("{percent}", f"{100 * draft.agreement:.0f}")
 
 
-def _verdict(answer: Answer[Verdict]) -> Verdict:
+def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
     return (answer.found or UNCLEAR)._replace(usage=answer.usage, model=answer.model)
 
 
-def _raised(error: Exception) -> Verdict:
+def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
     return Verdict("violation", f"The judge could not be asked ({type(error).__name__}).", "judge_failed")

@@ -10,8 +10,8 @@ import json
 import re
 
 from safi_agent.errors import LogError
+from safi_agent.log.hash_chain import Tip
 from safi_agent.log.key import key_id
-from safi_agent.log.seal import Tip
 from safi_agent.store import Anchor
 
 _KEY = re.compile(r"([0-9a-f]{16})\.(0|[1-9]\d{0,17})\.([0-9a-f]{64})")
@@ -19,7 +19,7 @@ CHANGED = "the store's anchor of it was not made with the log's key: it was chan
 
 
 def make_anchor(log: str, size: int, tip: Tip, turns: int, key: bytes) -> Anchor:
-    """The anchor of a log that ends in ``tip`` and has so many turns of this store in it."""
+    """The anchor of a log that ends with ``tip`` and contains ``turns`` turns of this store."""
     return Anchor(size, *tip, f"{key_id(key)}.{turns}.{_seal(log, size, tip, turns, key)}")
 
 
@@ -29,9 +29,9 @@ def anchor_key_id(anchor: Anchor) -> str:
 
 
 def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
-    """How many turns of the store are in the log; None where the anchor was not made for this log with this key."""
+    """The number of the store's turns in the log; None if the anchor is not genuine."""
     if [type(part) for part in anchor] != [int, int, str, str] or (found := _KEY.fullmatch(anchor.key)) is None:
-        return None  # SQLite keeps a text in a column of numbers
+        return None  # SQLite accepts text in a numeric column
     turns, tip = int(found[2]), Tip(anchor.lines, anchor.mac)
     genuine = hmac.compare_digest(_seal(log, anchor.size, tip, turns, key), found[3])
     return turns if genuine and found[1] == key_id(key) else None
@@ -52,5 +52,5 @@ def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
 
 
 def _seal(log: str, size: int, tip: Tip, turns: int, key: bytes) -> str:
-    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no line of a log begins like it
+    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no log line begins like this
     return hmac.digest(key, told.encode("ascii"), "sha256").hex()

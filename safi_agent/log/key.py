@@ -1,8 +1,8 @@
 """The key of a log: from the environment, or from a file beside the log that only its owner can read.
 
-Who has the key can write a log anew that nothing gives away. The file is made where no key was given, so that every log
-is chained; it is worth as much as the folder it lies in. A key in the environment is the operator's, and can be kept
-where whoever writes to the log's folder does not get at it.
+With the key a log can be forged without a trace. The key file is created if the environment has no key, so that every
+log is chained; it is as safe as its folder. A key in the environment can be kept out of reach of those who can write to
+the log's folder.
 """
 
 import hmac
@@ -18,17 +18,17 @@ LEAST = 32  # characters
 
 
 def key_id(key: bytes) -> str:
-    """By which a key is known without being told."""
+    """A public identifier of a key."""
     return hmac.digest(key, b"the id of a log's key", "sha256").hex()[:16]
 
 
 def key_file(log: str | Path) -> Path:
-    """Where the key of a log lies if none is given."""
+    """The default path of a log's key."""
     return Path(f"{log}.key")
 
 
 def given_key() -> bytes | None:
-    """The key that the environment names; None where it names none.
+    """The key from the environment; None if there is none.
 
     Raises:
         ValueError: it is too short, or its file cannot be read.
@@ -48,7 +48,7 @@ def given_key() -> bytes | None:
 
 
 def find_key(log: str | Path) -> bytes | None:
-    """The key of this log, given or from beside it; None where there is none.
+    """The key of this log, from the environment or the key file; None if there is none.
 
     Raises:
         ValueError: the environment names one that cannot be used.
@@ -68,12 +68,12 @@ def find_key(log: str | Path) -> bytes | None:
 
 
 def new_key() -> bytes:
-    """A key that nobody knows."""
+    """A new random key."""
     return secrets.token_hex(32).encode()
 
 
-def keep_key(log: str | Path, key: bytes) -> None:
-    """Write the key of a new chain beside its log; who calls holds the log's lock."""
+def write_key_file(log: str | Path, key: bytes) -> None:
+    """Write the key file of a new chain. The caller holds the log's lock."""
     draft = Path(f"{key_file(log)}.new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -81,4 +81,4 @@ def keep_key(log: str | Path, key: bytes) -> None:
         file.write(key + b"\n")
         file.flush()
         os.fsync(descriptor)
-    draft.rename(key_file(log))  # whole or not there: half a key would lose the log
+    draft.rename(key_file(log))  # atomic: a partial key would make the log unusable

@@ -1,4 +1,4 @@
-"""The path of a log: a file of its own, in which nothing else is and which no other log or store keeps for itself."""
+"""The path of a log: validate that the file is a log or new, and belongs to no other log or store."""
 
 import json
 import re
@@ -8,16 +8,16 @@ from pathlib import Path
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from safi_agent.log.files import lines
+from safi_agent.log.hash_chain import read_seal
 from safi_agent.log.key import given_key, key_file
-from safi_agent.log.seal import read_seal
+from safi_agent.log.rotation import lines
 
 DATABASE = b"SQLite format 3\0"
-BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of the files that lie beside a log
+BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of files beside a log
 BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 BEGINS = b'{"timestamp": "'  # how a record begins
-LONGEST_FIRST = 2**20  # bytes; what is longer is judged by how it begins
-LOOKED_AT = 100  # lines: a line that was put before the first one makes no other file of a log
+LONGEST_FIRST = 2**20  # bytes; a longer line is recognized by its beginning
+LOOKED_AT = 100  # lines; a log with a foreign first line is still a log
 
 
 def log_path(path: str | Path | None, store: str | None = None) -> str:
@@ -50,27 +50,27 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
         raise ValueError(f"log: expected another file than those of the store, got {str(path)!r}.")
-    refuse_others(full)
+    refuse_other_files(full)
     given_key()
     return str(full)
 
 
-def refuse_others(path: str | Path) -> None:
-    """See to it that there is a log in this file, or nothing.
+def refuse_other_files(path: str | Path) -> None:
+    """Raise unless the file is a log, empty or absent.
 
     Raises:
         ValueError: something else is in it, or it is kept for something else.
     """
     try:
         found = _found(Path(path))
-    except OSError:  # it cannot be read, and is not written either: lines wait
+    except OSError:  # unreadable: the writer fails too, and lines wait in the store
         return
     if found:
         raise ValueError(f"log: expected a log or a new file, got {found} {str(path)!r}.")
 
 
 def _found(file: Path) -> str:
-    """What there is in place of a log; empty for a log or nothing."""
+    """What the file is instead of a log; empty for a log or no file."""
     if file.name.endswith(BESIDE_DATABASE) and _is_database(Path(str(file).rpartition("-")[0])):
         return "a file of the database"
     if not file.exists():
@@ -111,7 +111,7 @@ def _of_store(url: str | None) -> set[Path]:
     """The files of a store; none for one without a file."""
     try:
         parsed = make_url(url or "")
-    except ArgumentError:  # the store itself says so
+    except ArgumentError:  # opening the store reports it
         return set()
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return set()

@@ -1,4 +1,4 @@
-"""Whether the figures of a log follow from its ledgers: score, μ and drift of every line, computed again in order."""
+"""Replay a log: recompute score, μ and drift of every line from its ledger, and compare."""
 
 import json
 import math
@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safi_agent import defaults
 from safi_agent.errors import LogError
 from safi_agent.faculties.spirit import assess, identity, linear
 from safi_agent.ledger import ContinuousFinding
-from safi_agent.log.files import lines, log_files
-from safi_agent.log.verify import MOST_TOLD, Fault
+from safi_agent.log.rotation import lines, log_files
+from safi_agent.log.verify import MOST_FAULTS, Fault
 from safi_agent.values import ValueSet
 
 FIGURES = ("spiritScore", "drift", "driftRaw", "mu", "muTurn")
-CLOSE = 1e-9  # relative and absolute: the last bit of another processor is no fault
-# What reading a line may raise that someone has made to be read.
-WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-OURS = (identity.__name__, linear.__name__)
+TOLERANCE = 1e-9  # relative and absolute: results of other processors may differ in the last bit
+# Exceptions that a malformed or malicious line may raise.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+DEFAULT_MAPS = (identity.__name__, linear.__name__)
 Find = Callable[[str], ValueSet | None]
 Figures = dict[str, Any]
 
@@ -35,22 +36,22 @@ class Replayed(NamedTuple):
     other_maps: int
 
 
-class _Lane(NamedTuple):
-    """What a memory key has come to."""
+class _KeyState(NamedTuple):
+    """The state of a memory key after a line."""
 
     turn: int
     mu: dict[str, float]
     mu_turn: int
 
 
-NEW = _Lane(0, {}, 0)
+NEW = _KeyState(0, {}, 0)
 
 
-def replay(log: str | Path, find: Find, beta: float = 0.9) -> Replayed:
-    """Go through all files of a log, one line at a time, and compute what each should say.
+def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed:
+    """Replay all files of a log, one line at a time.
 
-    Of a key whose first turn is not in the log the first μ and drift are taken as they are. After a fault the lane goes
-    on from what the line says, so that one fault is told once.
+    If a key's first turn is not in the log, its first μ and drift are accepted. After a fault the replay continues from
+    the line's own figures, so that each fault is reported once.
 
     Args:
         log: its path.
@@ -63,59 +64,59 @@ def replay(log: str | Path, find: Find, beta: float = 0.9) -> Replayed:
     """
     if not (files := log_files(log)):
         raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
-    walk = _Walk(find, beta)
+    replayer = _Replayer(find, beta)
     faults: list[Fault] = []
     faulty = 0
     for path in files:
         with path.open("rb") as file:
             for at, line in enumerate(lines(file), 1):
-                for what in walk.take(line):
+                for what in replayer.replay_line(line):
                     faulty += 1
-                    faults += [Fault(str(path), at, what)] if faulty <= MOST_TOLD else []
-    return Replayed(tuple(faults), faulty, walk.lines, walk.late, walk.other_maps)
+                    faults += [Fault(str(path), at, what)] if faulty <= MOST_FAULTS else []
+    return Replayed(tuple(faults), faulty, replayer.lines, replayer.late, replayer.other_maps)
 
 
-class _Walk:
-    """Remembers, while the lines go by, what each memory key has come to."""
+class _Replayer:
+    """Recomputes each line in order, with the state of each memory key."""
 
     def __init__(self, find: Find, beta: float) -> None:
         self.find, self.beta = find, beta
-        self.lanes: dict[str, _Lane] = {}
+        self.states: dict[str, _KeyState] = {}
         self.lines = self.late = self.other_maps = 0
 
-    def take(self, line: bytes) -> Iterator[str]:
-        """What is wrong with the next line."""
+    def replay_line(self, line: bytes) -> Iterator[str]:
+        """The faults of the next line."""
         self.lines += 1
         try:
             yield from self._compared(*_read(line))
-        except WRONG as error:
+        except UNREADABLE as error:
             yield f"is no record that can be computed again ({type(error).__name__})"
 
-    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_Lane") -> Iterator[str]:
+    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_KeyState") -> Iterator[str]:
         key = record["memoryKey"]
-        before, self.lanes[key] = self.lanes.get(key), said
+        before, self.states[key] = self.states.get(key), said
         named = f"turn {said.turn} of {key!r}"
         if before is not None and said.turn != before.turn + 1:
             yield f"{named}: expected turn {before.turn + 1}"
             return
-        due = self._due(record, findings, before or NEW)
-        if before is None and said.turn != 1:  # what its μ was before is not here
+        expected = self._expected(record, findings, before or NEW)
+        if before is None and said.turn != 1:  # the previous μ is not in this log
             self.late += 1
-            due.update({name: record[name] for name in FIGURES[1:]})
-        for name, figure in due.items():
+            expected.update({name: record[name] for name in FIGURES[1:]})
+        for name, figure in expected.items():
             if not _same(figure, record[name]):
                 yield f"{named}: {name} is {record[name]!r}, and its ledger gives {figure!r}"
 
-    def _due(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _Lane) -> Figures:
-        """What the line should say; without the score, if it was not made with a φ and σ of ours.
+    def _expected(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _KeyState) -> Figures:
+        """The expected figures of a line; without the score if a custom φ or σ was used.
 
-        A φ or σ of the operator's may have failed: then the audit did, whatever its ledger would give.
+        A custom φ or σ may have failed; the audit has then failed, whatever its ledger gives.
         """
         nothing = _figures(None, None, None, before.mu, before.mu_turn)
         if not findings:
             return nothing
         measure = record.get("measure", {})
-        others = (measure.get("phi", OURS[0]), measure.get("sigma", OURS[1])) != OURS
+        others = (measure.get("phi", DEFAULT_MAPS[0]), measure.get("sigma", DEFAULT_MAPS[1])) != DEFAULT_MAPS
         if others and record.get("auditStatus") == "failed":
             self.other_maps += 1
             return nothing
@@ -124,20 +125,20 @@ class _Walk:
             raise LogError(f"expected the value set {name!r}, by which turn {record['turnId']} was judged; found none.")
         found = assess(findings, values, before.mu, measure.get("beta", self.beta))
         moved = before.mu_turn + (found.score is not None)
-        due = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
+        expected = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
         if others and found.score is not None:
             self.other_maps += 1
-            del due["spiritScore"]
-        return due
+            del expected["spiritScore"]
+        return expected
 
 
-def _read(line: bytes) -> tuple[dict[str, Any], list[ContinuousFinding], _Lane]:
+def _read(line: bytes) -> tuple[dict[str, Any], list[ContinuousFinding], _KeyState]:
     record = json.loads(line)
     findings = [ContinuousFinding.model_validate(row) for row in record["conscienceLedger"]]
     _figures(*(record[name] for name in FIGURES))
     if not isinstance(record["memoryKey"], str):
         raise TypeError
-    return record, findings, _Lane(int(record["turn"]), dict(record["mu"]), int(record["muTurn"]))
+    return record, findings, _KeyState(int(record["turn"]), dict(record["mu"]), int(record["muTurn"]))
 
 
 def _figures(*values: Any) -> Figures:
@@ -148,5 +149,5 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return type(one) is type(other) and one == other

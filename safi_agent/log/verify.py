@@ -1,4 +1,4 @@
-"""Whether a log is as it was written: every line in its place, none changed, none missing."""
+"""Verify the hash chain of a log: every line in its place, none changed, none missing."""
 
 import os
 import time
@@ -9,29 +9,29 @@ from typing import BinaryIO, NamedTuple
 
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import anchor_key_id
-from safi_agent.log.files import LONGEST, full_files, lines, log_files
+from safi_agent.log.hash_chain import BEGINS, Seal, Tip, beginning, genuine, read_seal
 from safi_agent.log.key import key_id
-from safi_agent.log.seal import BEGINS, Seal, Tip, beginning, genuine, read_seal
+from safi_agent.log.rotation import LONGEST, full_files, lines, log_files
 from safi_agent.store import Anchor
 
-MOST_TOLD = 20
+MOST_FAULTS = 20
 PAUSE = 0.1  # seconds
 
 
 class Fault(NamedTuple):
-    """Where a log is not as it was written: a line of a file, from 1 on (0: the whole file), and in what way."""
+    """A fault in a log: the file, the line from 1 (0: the whole file), and a description."""
 
     file: str
     at: int
     what: str
 
     def __str__(self) -> str:
-        """In the form in which editors name a place."""
+        """``file:line: fault``, the format that editors recognize."""
         return f"{self.file}:{self.at}: {self.what}" if self.at else f"{self.file}: {self.what}"
 
 
 class Verdict(NamedTuple):
-    """The first faults and how many there are; lines read, those of them before the chain, and the chain's end."""
+    """The first faults and their number; the lines read, the lines before the chain, and the chain's end."""
 
     faults: tuple[Fault, ...]
     faulty: int
@@ -61,17 +61,19 @@ def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int
         raise LogError(
             f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
         )
-    walk = _Walk(key, anchor, first)
+    verifier = _ChainVerifier(key, anchor, first)
     with ExitStack() as stack:
         opened = _opened(stack, Path(log))
         if not opened and anchor is None:
             raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
         for name, file in opened:
-            walk.enter(name)
+            verifier.begin_file(name)
             for line in lines(file):
-                walk.take(line if line.endswith(b"\n") else line + _rest(file))
-    walk.end(str(log))
-    return Verdict(tuple(walk.faults[:MOST_TOLD]), walk.faulty, walk.lines, walk.unsealed, walk.tip)
+                verifier.verify_line(line if line.endswith(b"\n") else line + _rest(file))
+    verifier.finish(str(log))
+    return Verdict(
+        tuple(verifier.faults[:MOST_FAULTS]), verifier.faulty, verifier.lines, verifier.unsealed, verifier.tip
+    )
 
 
 def is_chained(log: str | Path) -> bool:
@@ -100,70 +102,70 @@ def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
 
 
 def _rest(file: BinaryIO) -> bytes:
-    """The end of a line that was being written just now."""
+    """The rest of a line that is being written."""
     time.sleep(PAUSE)
     return file.readline(LONGEST)
 
 
-class _Walk:
-    """Remembers, while the lines go by, what the next one must follow."""
+class _ChainVerifier:
+    """Verifies each line in order, with the end of the chain so far."""
 
     def __init__(self, key: bytes, anchor: Anchor | None, first: int) -> None:
         self.key, self.anchor, self.first = key, anchor, first
         self.faults: list[Fault] = []
         self.faulty = self.lines = self.unsealed = 0
-        self.tip: Tip | None = None  # the last line that is genuine
-        self._bad = 0  # lines since then that are not
+        self.tip: Tip | None = None  # the last genuine line
+        self._bad = 0  # the number of faulty lines since then
         self._digest = sha256()
         self._file, self._at, self._start = "", 0, ""
 
-    def enter(self, name: str) -> None:
-        """Go on with the next file."""
+    def begin_file(self, name: str) -> None:
+        """Begin the next file."""
         self._file, self._at, self._start = name, 0, self._start or name
 
-    def take(self, line: bytes) -> None:
-        """Look at the next line."""
+    def verify_line(self, line: bytes) -> None:
+        """Verify the next line."""
         self._at += 1
         self.lines += 1
         found = read_seal(line)
         if found and genuine(line, found, self.key):
-            self._follow(found)
+            self._check_next(found)
         elif found:
-            self._broken("was changed, or written without the key")
+            self._reject("was changed, or written without the key")
         elif not line.endswith(b"\n"):
-            self._broken("is torn: its end is missing")
+            self._reject("is torn: its end is missing")
         elif self.tip or self._bad:
-            self._broken("has no mac")
+            self._reject("has no mac")
         else:
             self.unsealed += 1
             self._digest.update(line)
 
-    def end(self, log: str) -> None:
-        """Look at what should have come yet."""
+    def finish(self, log: str) -> None:
+        """Check for missing lines at the end."""
         if self.anchor is None or self.anchor.mac.startswith(BEGINS):  # none of its lines was chained
             return
         if self.tip is None and self.unsealed:
-            self._fault(f"has no mac; the store remembers a chain of {self.anchor.lines} lines", at_start=True)
+            self._add_fault(f"has no mac; the store remembers a chain of {self.anchor.lines} lines", at_start=True)
             return
         there = (self.tip.lines if self.tip else 0) + self._bad
         if there < self.anchor.lines:
             self._file, self._at = self._file or log, self._at + 1
-            self._fault(f"{_span(there + 1, self.anchor.lines)} at the end")
+            self._add_fault(f"{_span(there + 1, self.anchor.lines)} at the end")
 
-    def _follow(self, found: Seal) -> None:
+    def _check_next(self, found: Seal) -> None:
         if self.tip is None:
-            self._begin(found)
+            self._check_first(found)
         elif found.line <= self.tip.lines:
-            self._fault(f"is line {found.line} of the chain, and stands behind line {self.tip.lines}")
+            self._add_fault(f"is line {found.line} of the chain, and stands behind line {self.tip.lines}")
         elif not self._bad and found.line > self.tip.lines + 1:
-            self._fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
+            self._add_fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
         elif not self._bad and found.prev != self.tip.mac:
-            self._fault(f"follows another line {self.tip.lines} than the one before it")
+            self._add_fault(f"follows another line {self.tip.lines} than the one before it")
         elif self.anchor and found.line == self.anchor.lines and found.mac != self.anchor.mac:
-            self._fault(f"is not the line {found.line} that the store remembers")
+            self._add_fault(f"is not the line {found.line} that the store remembers")
         self.tip, self._bad = Tip(found.line, found.mac), 0
 
-    def _begin(self, found: Seal) -> None:
+    def _check_first(self, found: Seal) -> None:
         """The chain's first line that is genuine; what is wrong with its beginning is wrong from the first line on."""
         begins, before = found.prev.startswith(BEGINS), self.unsealed
         if begins and (found.line <= before or (found.line != before + 1 and not self._bad)):
@@ -176,17 +178,17 @@ class _Walk:
             what = f"is line {found.line} of the chain; expected line {self.first} first"
         else:
             return
-        self._fault(what, at_start=True)
+        self._add_fault(what, at_start=True)
 
-    def _broken(self, what: str) -> None:
+    def _reject(self, what: str) -> None:
         self._bad += 1
-        self._fault(what)
+        self._add_fault(what)
 
-    def _fault(self, what: str, *, at_start: bool = False) -> None:
+    def _add_fault(self, what: str, *, at_start: bool = False) -> None:
         self.faulty += 1
         if at_start:
             self.faults.insert(0, Fault(self._start, 1, what))
-        elif len(self.faults) < MOST_TOLD:
+        elif len(self.faults) < MOST_FAULTS:
             self.faults.append(Fault(self._file, self._at, what))
 
 

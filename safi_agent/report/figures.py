@@ -9,8 +9,8 @@ from html import escape
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from safi_agent.report.binning import Bin, bins
 from safi_agent.report.review import Review, Series
-from safi_agent.report.trends import Bin, bins
 from sal_page.themes import COLORS
 
 Part = dict[str, Any]  # of a figure, as plotly writes it

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safi_agent.report import figures
-from safi_agent.report.reading import REASONS, Entry
+from safi_agent.report.entries import REASONS, Entry
 from safi_agent.report.review import Review, review
 from sal_page import Section, render
 

@@ -5,9 +5,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safi_agent.log.files import log_files
-from safi_agent.report.reading import Entry, read, records
-from safi_agent.report.trends import NONE
+from safi_agent import defaults
+from safi_agent.log.rotation import log_files
+from safi_agent.report.binning import NONE
+from safi_agent.report.entries import Entry, read, records
 
 MOST_VALUES = 100  # a log with more names in its ledgers was not written by one set of values
 
@@ -72,7 +73,12 @@ class Review:
             column.append(entry.ledger.get(name, NONE))
 
 
-def review(path: str | Path, newest: int = 500, review_below: float = 6, drift_above: float = 0.4) -> Review:
+def review(
+    path: str | Path,
+    newest: int = 500,
+    review_below: float = defaults.REVIEW_BELOW,
+    drift_above: float = defaults.DRIFT_ABOVE,
+) -> Review:
     """Read a log once, from its first line to its last, its full files included.
 
     Args:

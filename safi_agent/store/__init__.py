@@ -1,8 +1,4 @@
-"""Durable memory: the outbox of turns, their ledgers, and μ. SQLAlchemy Core on SQLite or PostgreSQL.
-
-A turn's row goes ``pending → judged → done``; one that needs no audit starts as ``judged``. Rows of one memory key
-become done in the order of their turns, whoever judged them and when: that is decided in the transaction that does it.
-"""
+"""Durable memory: the outbox of turns, their ledgers and the long-term profile, on SQLite or PostgreSQL."""
 
 import weakref
 from collections.abc import Callable
@@ -10,40 +6,39 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
-from safi_agent.fork import Stage, register
-from safi_agent.store.access import Database
-from safi_agent.store.again import Again
-from safi_agent.store.failing import opening
-from safi_agent.store.lane import Lane, make
-from safi_agent.store.leases import LEASE, Leases
-from safi_agent.store.lines import Lines
-from safi_agent.store.rows import Anchor, Commit, Job, Judged, Kept, Made, Memory, Ready, Row
-from safi_agent.store.secrets import Secrets
+from safi_agent.store.commits import prepare_batch
+from safi_agent.store.database import Database
+from safi_agent.store.database_errors import opening
+from safi_agent.store.leases import LEASE
+from safi_agent.store.rows import (
+    Anchor,
+    AuditResult,
+    Commit,
+    Job,
+    JudgedTurn,
+    Memory,
+    PreparedBatch,
+    ReadyBatch,
+    StoredTurn,
+)
 from safi_agent.store.sqlite import MEMORY, Sqlite
+from safi_agent.store.store import Store
 
 __all__ = [
     "LEASE",
     "Anchor",
+    "AuditResult",
     "Commit",
     "Job",
-    "Judged",
-    "Kept",
-    "Made",
+    "JudgedTurn",
     "Memory",
-    "Ready",
-    "Row",
+    "PreparedBatch",
+    "ReadyBatch",
     "Store",
-    "make",
+    "StoredTurn",
     "open_store",
+    "prepare_batch",
 ]
-
-
-class Store(Lane, Leases, Lines, Secrets, Again):
-    """All that is remembered; every method is one transaction."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        register(self, Stage.STORE)
 
 
 _open: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary()
@@ -62,7 +57,7 @@ def open_store(url: str | None) -> Store:
         return Store(Sqlite(MEMORY))
     try:
         parsed = make_url(url)
-    except Exception:  # what was given may hold a password
+    except Exception:  # the input may contain a password
         raise ValueError("store: expected None or a URL like 'sqlite:///safi.db', got another text.") from None
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         parsed = parsed.set(drivername="postgresql+psycopg")

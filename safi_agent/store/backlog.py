@@ -1,4 +1,4 @@
-"""Audits that are still to be done: how many, how old the oldest is, and why some cannot go on."""
+"""The backlog of open audits: depth, age, and the reasons why audits cannot proceed."""
 
 import threading
 import time
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, select
 
 from safi_agent.errors import OutboxError
-from safi_agent.store.access import Access
-from safi_agent.store.failing import told_as
-from safi_agent.store.leases import LEASE, cure, is_gone, lost_sets
-from safi_agent.store.owner import me
+from safi_agent.store.database import Database
+from safi_agent.store.database_errors import raise_as
+from safi_agent.store.leases import LEASE, is_expired, missing_value_sets, missing_values_message
+from safi_agent.store.process_id import this_process
 from safi_agent.store.tables import NOT_DONE, UNFINISHED, turns
-from safi_agent.text import many
+from safi_agent.unicode_text import many
 
-FRESH = 0.5  # seconds for which a count is taken for true where there is room
-LOOK = 0.05  # seconds from one count to the next while there is none
+MAX_COUNT_AGE = 0.5  # seconds for which a count is valid while slots are free
+RECOUNT_INTERVAL = 0.05  # seconds between counts while no slot is free
 
 
 class Backlog(NamedTuple):
@@ -28,110 +28,121 @@ class Backlog(NamedTuple):
     oldest: float | None  #: seconds since the oldest was answered; None where there is none
 
 
-class Place:
-    """Of a turn that was let in and whose audit is not counted yet."""
+class Slot:
+    """The slot of a turn that has begun and whose audit is not counted yet."""
 
 
 class _Count:
-    """The open audits of a value set as they were last counted, those that were added since, and turns let in."""
+    """The last count of a value set's open audits, those added since, and the slots of turns that have begun."""
 
     def __init__(self) -> None:
-        self.at = -FRESH
+        self.at = -MAX_COUNT_AGE
         self.depth = 0
-        self.added = self.counted = 0  # in all since the process began; how many of them are in ``depth``
-        self.places: weakref.WeakSet[Place] = weakref.WeakSet()  # an interrupted turn gives its place back by itself
+        self.added = self.counted = 0  # added since the process started; how many of these ``depth`` contains
+        # Weak: the slot of an interrupted turn is released with it.
+        self.slots: weakref.WeakSet[Slot] = weakref.WeakSet()
 
     @property
     def about(self) -> int:
-        """How many there are, as far as is known here."""
-        return self.depth + self.added - self.counted + len(self.places)
+        """The estimated number of open audits."""
+        return self.depth + self.added - self.counted + len(self.slots)
 
 
-# The first condition is that of the index that has the value sets.
+# The first conditions match the partial index on value sets.
 _OPEN = (turns.c.value_set == bindparam("of"), UNFINISHED, NOT_DONE, turns.c.audit == 1)
 _DEPTH = select(func.count()).select_from(turns).where(*_OPEN)
 _AGE = select(func.count(), func.min(turns.c.since)).where(*_OPEN)
 
 
-_or_withheld = told_as(OutboxError, "The store failed")
+_raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
-class Backlogs(Access):
-    """Counts open audits, and says what holds them up."""
+class PendingAudits:
+    """Counts the open audits of each value set, as a bound on them needs it: cached, and with turns under way.
 
-    def _connected(self) -> None:
-        super()._connected()
+    ``acquire`` reserves a slot for a turn whose audit is not yet counted.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all counts, as after a fork."""
         self._counts: defaultdict[str, _Count] = defaultdict(_Count)
-        self._letting_in = threading.RLock()
-
-    @_or_withheld
-    def backlog(self, value_set: str) -> Backlog:
-        """Depth and age of the backlog of a value set (by its name), as they are now."""
-        with self._transaction(reading=True) as c:
-            depth, since = c.execute(_AGE, {"of": value_set}).one()
-        return Backlog(depth, None if since is None else max(0.0, time.time() - since))
+        self._lock = threading.RLock()
 
     def is_stale(self, value_set: str, most: int) -> bool:
-        """Whether ``count`` should be called before ``let_in``."""
+        """Whether ``refresh`` should be called before ``acquire``."""
         count = self._counts[value_set]
-        return time.monotonic() - count.at > (FRESH if count.about < most else LOOK)
+        return time.monotonic() - count.at > (MAX_COUNT_AGE if count.about < most else RECOUNT_INTERVAL)
 
-    @_or_withheld
-    def count(self, value_set: str) -> None:
+    @_raise_outbox_error
+    def refresh(self, value_set: str) -> None:
         """Ask the database how many audits are open."""
         count = self._counts[value_set]
-        count.at = time.monotonic()  # others take what was known before
-        with self._transaction(reading=True) as c:
+        count.at = time.monotonic()  # other threads use the previous count meanwhile
+        with self.database.transaction(reading=True) as c:
             counted = count.added
             depth = c.scalar(_DEPTH, {"of": value_set}) or 0
-        with self._letting_in:
+        with self._lock:
             count.depth, count.counted = depth, counted
 
-    def let_in(self, value_set: str, most: int | None) -> Place | None:
-        """A place for one more turn; None where ``most`` audits are open, or will be by the turns that were let in."""
+    def acquire(self, value_set: str, most: int | None) -> Slot | None:
+        """A slot for a turn; None if ``most`` audits are open, counting the turns that hold a slot."""
         count = self._counts[value_set]
-        with self._letting_in:
+        with self._lock:
             if most is not None and count.about >= most:
                 return None
-            count.places.add(place := Place())
-            return place
+            count.slots.add(slot := Slot())
+            return slot
 
-    def give_back(self, value_set: str, place: Place) -> None:
-        """The turn has ended, with or without an audit."""
-        self._counts[value_set].places.discard(place)
+    def release(self, value_set: str, slot: Slot) -> None:
+        """Release the slot of a turn that has ended."""
+        self._counts[value_set].slots.discard(slot)
 
-    def added(self, value_set: str) -> None:
-        """One more audit is open."""
-        with self._letting_in:
+    def add(self, value_set: str) -> None:
+        """Count one more open audit."""
+        with self._lock:
             self._counts[value_set].added += 1
 
-    def open_here(self, value_set: str) -> int:
-        """About how many audits are open, as last counted."""
+    def estimate(self, value_set: str) -> int:
+        """The estimated number of open audits."""
         return self._counts[value_set].about
 
-    def blocked(self, value_set: str) -> list[str]:
-        """Why turns cannot go on, a sentence for each cause; empty where nothing is known to hold them up.
 
-        A cause is a value set that the store has lost, a turn at the head of a memory key of this value set on which
-        another process is at work, or a queue from which no worker takes jobs.
-        """
-        with self._transaction(reading=True) as c:
-            untaken = self.database.untaken(c, value_set)
-            no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
-            return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
+@_raise_outbox_error
+def read_backlog(database: Database, value_set: str) -> Backlog:
+    """The current depth and age of the backlog of a value set, by its name."""
+    with database.transaction(reading=True) as c:
+        depth, since = c.execute(_AGE, {"of": value_set}).one()
+    return Backlog(depth, None if since is None else max(0.0, time.time() - since))
+
+
+def blocking_reasons(database: Database, value_set: str) -> list[str]:
+    """Why turns cannot proceed, one sentence for each cause; empty if there is no known cause.
+
+    A cause is a value set that is missing in the store, a turn of another process at the head of a memory key of this
+    value set, or a queue from which no worker takes jobs.
+    """
+    with database.transaction(reading=True) as c:
+        untaken = database.count_untaken(c, value_set)
+        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
+        return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
 
 
 def _lost(c: Connection) -> list[str]:
     ids = c.scalars(select(turns.c.values_id).distinct().where(NOT_DONE)).all()
     sentences = []
-    for values_id in lost_sets(c, ids):
+    for values_id in missing_value_sets(c, ids):
         waiting = and_(NOT_DONE, turns.c.values_id == values_id)
         keys = select(turns.c.key).distinct().where(waiting)
         behind = and_(NOT_DONE, turns.c.key.in_(keys), turns.c.values_id != values_id)
         own, names = c.execute(select(func.count(), func.min(turns.c.value_set)).where(waiting)).one()
         others = c.scalar(select(func.count()).select_from(turns).where(behind)) or 0
         also = f", and {many(others, 'turn')} of the same memory keys behind them" if others else ""
-        sentences.append(f"{many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure(values_id)}")
+        cure = missing_values_message(values_id)
+        sentences.append(f"{many(own, 'turn')} of the value set {names!r} cannot be audited{also}: {cure}")
     return sentences
 
 
@@ -144,7 +155,7 @@ def _elsewhere(c: Connection, value_set: str) -> list[str]:
     rows: Sequence[Any] = c.execute(
         select(turns.c.owner, func.count().label("keys"), func.max(turns.c.lease).label("lease"))
         .join(heads, at)
-        .where(turns.c.owner != me())
+        .where(turns.c.owner != this_process())
         .group_by(turns.c.owner)
     ).all()
     now = time.time()
@@ -152,5 +163,5 @@ def _elsewhere(c: Connection, value_set: str) -> list[str]:
         f"{many(row.keys, 'memory key')} of {value_set!r} on turns of the process {row.owner.rpartition(':')[0]}: "
         f"they are taken over when it has ended, or has been silent for {LEASE:g} s."
         for row in rows
-        if not is_gone(row.owner, row.lease, now)
+        if not is_expired(row.owner, row.lease, now)
     ]

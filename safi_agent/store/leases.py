@@ -1,9 +1,8 @@
-"""Whose work a turn is: a process renews its lease on it; from one that is dead or silent it is taken over.
+"""Leases: a process renews its leases on turns; expired leases, and those of dead processes, are taken over.
 
-A chain takes over the turns of its own value set (by its name). Those of another set, as after a value set was renamed,
-it takes only where no living process has a chain or turns of that set. Such a turn is audited by the values under which
-it was approved, which the store has kept, and is logged to its own log; from then on it counts among the turns of the
-chain that took it.
+A chain takes over the turns of its own value set, by name. It takes turns of another set, for example after a value set
+was renamed, only if no live process has a chain or turns of that set. Such a turn is audited by the stored values under
+which it was approved, and written to its own log; from then on it belongs to the chain that has taken it over.
 """
 
 import logging
@@ -15,14 +14,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
-from safi_agent.store.access import Access, Task
-from safi_agent.store.owner import is_dead, me
+from safi_agent.store.database import Database, Task
+from safi_agent.store.process_id import is_dead, this_process
 from safi_agent.store.rows import Job
 from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, value_sets
 
 log = logging.getLogger("safi_agent")
 LEASE = 60.0
-FORGOTTEN = 5.0  # seconds after which a turn of this process must be known to who audits it
+SUBMIT_GRACE = 5.0  # seconds after which a stored turn must have been submitted for audit
 
 _BY_OWNER = (
     select(turns.c.value_set, turns.c.owner, func.min(turns.c.lease).label("lease"))
@@ -32,17 +31,21 @@ _BY_OWNER = (
 _JOB = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts, turns.c.status)
 
 
-class Leases(Access):
-    """Takes over what others left."""
+class Leases:
+    """Renews the leases of this process, and takes over the turns of processes that have ended."""
 
-    def _connected(self) -> None:
-        super()._connected()
-        self._said: dict[str, float] = {}  # when the store was last told of a chain of this process
-        self._told: set[str] = set()
-        self.under_way: set[str] = set()  # ids of the turns on which auditors of this process are at work
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clear()
 
-    def adopt(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
-        """Take over the unfinished turns of processes that are dead or silent for longer than their lease.
+    def clear(self) -> None:
+        """Forget what this process has read and reported, as after a fork."""
+        self._announced: dict[str, float] = {}  # when this process last announced a chain, by value set
+        self._reported: set[str] = set()
+        self.under_way: set[str] = set()  # ids of turns that are being audited in this process
+
+    def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
+        """Take over the unfinished turns of processes that are dead or whose lease has expired.
 
         Args:
             value_set: the name of the caller's set.
@@ -50,36 +53,36 @@ class Leases(Access):
                 not among them are taken too: an interrupt came between their answer and their audit. None: they are
                 left.
         """
-        self._say_alive(value_set)
-        with self._transaction(reading=True) as c:
-            theirs = self._left_behind(c, value_set)
-            forgotten = self._forgotten(c, value_set, known)
+        self._announce(value_set)
+        with self.database.transaction(reading=True) as c:
+            theirs = self._expired_owners(c, value_set)
+            forgotten = self._unsubmitted(c, value_set, known)
         if not theirs and not forgotten:
             return []
-        with self._transaction() as c:
-            jobs = [job for name, owners in theirs.items() for job in self._take(c, value_set, name, owners)]
-            jobs += self._take_forgotten(c, forgotten)
+        with self.database.transaction() as c:
+            jobs = [job for name, owners in theirs.items() for job in self._take_turns(c, value_set, name, owners)]
+            jobs += self._take_unsubmitted(c, forgotten)
         return [Job(job.id, job.key, job.log, bool(job.audit), job.attempts) for job in sorted(jobs)]
 
-    def _say_alive(self, value_set: str) -> None:
-        """Let the store know, from time to time, that this process has a chain of this value set."""
-        if time.monotonic() - self._said.get(value_set, -LEASE) < LEASE / 4:
+    def _announce(self, value_set: str) -> None:
+        """Periodically record that this process has a chain of this value set."""
+        if time.monotonic() - self._announced.get(value_set, -LEASE) < LEASE / 4:
             return
         now = time.time()
-        mine = {"value_set": value_set, "owner": me(), "lease": now + LEASE}
+        mine = {"value_set": value_set, "owner": this_process(), "lease": now + LEASE}
         one = self.database.insert(chains).values(mine)
-        with self._transaction() as c:
+        with self.database.transaction() as c:
             c.execute(one.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE}))
             c.execute(delete(chains).where(chains.c.lease < now - LEASE))
-        self._said[value_set] = time.monotonic()
+        self._announced[value_set] = time.monotonic()
 
-    def _left_behind(self, c: Connection, value_set: str) -> dict[str, list[str]]:
-        """Owners that are gone, by the value set of their turns, where those are for this chain to take."""
+    def _expired_owners(self, c: Connection, value_set: str) -> dict[str, list[str]]:
+        """The expired owners whose turns this chain may take over, by value set."""
         now = time.time()
         gone: dict[str, list[str]] = defaultdict(list)
         alive: set[str] = set()
         for row in c.execute(_BY_OWNER):
-            if is_gone(row.owner, row.lease, now):
+            if is_expired(row.owner, row.lease, now):
                 gone[row.value_set].append(row.owner)
             else:
                 alive.add(row.value_set)
@@ -89,21 +92,25 @@ class Leases(Access):
                 alive.add(name)
         return {name: owners for name, owners in gone.items() if name == value_set or name not in alive}
 
-    def _forgotten(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
+    def _unsubmitted(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
         if known is None:
             return []
-        mine = (turns.c.value_set == value_set, turns.c.owner == me(), UNFINISHED, NOT_SETTLED)
-        old = turns.c.lease < time.time() + LEASE - FORGOTTEN
+        mine = (turns.c.value_set == value_set, turns.c.owner == this_process(), UNFINISHED, NOT_SETTLED)
+        old = turns.c.lease < time.time() + LEASE - SUBMIT_GRACE
         return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
 
-    def _take(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
-        """Take over the turns of a value set. One UPDATE, so that of two processes only one gets each turn."""
+    def _take_turns(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
+        """Take over the turns of a value set in one UPDATE, so that each turn goes to one process only."""
         theirs = and_(turns.c.value_set == name, UNFINISHED, turns.c.owner.in_(owners))
         ids = c.scalars(select(turns.c.values_id).distinct().where(theirs, turns.c.status != "done")).all()
-        lost = lost_sets(c, ids)
-        self._tell(name, lost)
+        lost = missing_value_sets(c, ids)
+        self._report_missing(name, lost)
         able: ColumnElement[bool] = or_(turns.c.status == "done", turns.c.values_id.not_in(lost))
-        mine = update(turns).where(theirs, able).values(owner=me(), lease=time.time() + LEASE, value_set=value_set)
+        mine = (
+            update(turns)
+            .where(theirs, able)
+            .values(owner=this_process(), lease=time.time() + LEASE, value_set=value_set)
+        )
         jobs = c.execute(mine.returning(*_JOB)).all()
         if name != value_set and jobs:
             log.warning(
@@ -121,46 +128,46 @@ class Leases(Access):
             task: Task = "safi.judge" if job.status == "pending" else "safi.settle"
             self.database.enqueue(c, task, value_set, job.key, job.id)
 
-    def _take_forgotten(self, c: Connection, turn_ids: Sequence[str]) -> list[Any]:
+    def _take_unsubmitted(self, c: Connection, turn_ids: Sequence[str]) -> list[Any]:
         if not turn_ids:
             return []
         mine = update(turns).where(turns.c.id.in_(turn_ids), NOT_SETTLED).values(lease=time.time() + LEASE)
         return list(c.execute(mine.returning(*_JOB)).all())
 
-    def _tell(self, name: str, lost: Iterable[str]) -> None:
+    def _report_missing(self, name: str, lost: Iterable[str]) -> None:
         for values_id in lost:
-            if values_id not in self._told:
-                self._told.add(values_id)
-                log.warning("Turns of the value set %r wait: %s", name, cure(values_id))
+            if values_id not in self._reported:
+                self._reported.add(values_id)
+                log.warning("Turns of the value set %r wait: %s", name, missing_values_message(values_id))
 
-    def mine_open(self, value_set: str) -> tuple[int, int]:
-        """How many turns that this process has answered, or taken over, are not done; how many of them are audited."""
-        mine = (turns.c.value_set == value_set, turns.c.owner == me(), NOT_SETTLED)
-        with self._transaction(reading=True) as c:
+    def count_own(self, value_set: str) -> tuple[int, int]:
+        """The numbers of unfinished turns and unfinished audits that this process owns."""
+        mine = (turns.c.value_set == value_set, turns.c.owner == this_process(), NOT_SETTLED)
+        with self.database.transaction(reading=True) as c:
             row = c.execute(select(func.count(), func.coalesce(func.sum(turns.c.audit), 0)).where(*mine)).one()
         return row[0], row[1]
 
     def renew(self) -> None:
-        """Say that this process is still at work on what is its own."""
-        with self._transaction() as c:
-            mine = and_(turns.c.owner == me(), UNFINISHED)
+        """Renew the leases on the turns that this process owns."""
+        with self.database.transaction() as c:
+            mine = and_(turns.c.owner == this_process(), UNFINISHED)
             c.execute(update(turns).where(mine).values(lease=time.time() + LEASE))
 
 
-def is_gone(owner: str, lease: float, now: float) -> bool:
-    """Whether the turns of this owner may be taken over."""
-    return owner != me() and (lease < now or is_dead(owner))
+def is_expired(owner: str, lease: float, now: float) -> bool:
+    """Whether the owner's turns may be taken over."""
+    return owner != this_process() and (lease < now or is_dead(owner))
 
 
-def lost_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
-    """Those of these value sets that the store does not have as they were: missing, or with another content."""
+def missing_value_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
+    """The ids of value sets that are missing in the store, or whose content was changed."""
     asked = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
     bodies = {row.id: row.body for row in c.execute(asked)} if values_ids else {}
     return [i for i in values_ids if i not in bodies or sha256(bodies[i].encode()).hexdigest() != i]
 
 
-def cure(values_id: str) -> str:
-    """What is wrong with a lost value set, and what helps."""
+def missing_values_message(values_id: str) -> str:
+    """The error and the remedy for a missing value set."""
     return (
         f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Make a "
         "chain with that value set on this store once, which puts it back."

@@ -1,6 +1,6 @@
-"""A database of PostgreSQL, for several processes on several machines; audits are jobs of a queue in the same database.
+"""The PostgreSQL backend, for several processes and machines; audits are jobs of a queue in the same database.
 
-A commit waits for the server's disk, unless the server was told otherwise (``synchronous_commit``).
+A commit waits for the server's disk, unless the server is configured otherwise (``synchronous_commit``).
 """
 
 import sys
@@ -14,21 +14,20 @@ from sqlalchemy import URL, Connection, Engine, create_engine, func, select, tex
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
-from safi_agent.store.access import Task
-from safi_agent.store.block import LOOK, Block
-from safi_agent.store.engine import OwnEngine
-from safi_agent.store.patience import BUSY, patience
-from safi_agent.store.queue import drop, make_tables, put, untaken
-from safi_agent.store.versions import bring_up
+from safi_agent.store.database import ForkSafeEngine, Task
+from safi_agent.store.interruptible_lock import CHECK_INTERVAL, TransactionBlock
+from safi_agent.store.job_queue import count_untaken, create_queue_tables, delete_jobs, enqueue_job
+from safi_agent.store.schema_version import create_tables
+from safi_agent.store.timeout_budget import STORE_TIMEOUT, current_timeout_budget
 
-UPGRADE = 0x5AF1  # the advisory lock of those who make or change tables
-PLACES = 0x5AF3  # that of those who give turns their places in the order of commits
-_PLACES = select(func.pg_advisory_xact_lock(PLACES))
-_LIMIT = text("SELECT set_config('lock_timeout', :most, true)")
+CREATE_TABLES = 0x5AF1  # advisory lock of the process that creates the tables
+COMMIT_ORDER = 0x5AF3  # advisory lock of the commit order
+_LOCK_COMMIT_ORDER = select(func.pg_advisory_xact_lock(COMMIT_ORDER))
+_SET_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :most, true)")
 
 
-class Postgres(OwnEngine):
-    """A pool of connections, which are looked at before they are used: a server may have been restarted."""
+class Postgres(ForkSafeEngine):
+    """A pool of connections, which are tested before use because the server may have been restarted."""
 
     insert = staticmethod(postgresql.insert)
 
@@ -36,75 +35,75 @@ class Postgres(OwnEngine):
         self.url = url
         super().__init__()
         with self.transaction() as c:
-            c.execute(_LIMIT, {"most": "0"})  # another one may be taking steps that take long
-            c.execute(select(func.pg_advisory_xact_lock(UPGRADE)))
-            bring_up(c)
-            make_tables(c)
+            c.execute(_SET_LOCK_TIMEOUT, {"most": "0"})  # another process may be creating the tables
+            c.execute(select(func.pg_advisory_xact_lock(CREATE_TABLES)))
+            create_tables(c)
+            create_queue_tables(c)
 
     @override
-    def _hold(self) -> None:
+    def _open_engine(self) -> None:
         self._mutex = threading.RLock()
-        self._under_way: dict[int, _Transaction] = {}
-        self._looked = time.monotonic()
-        super()._hold()
+        self._open_transactions: dict[int, _Transaction] = {}
+        self._checked_at = time.monotonic()
+        super()._open_engine()
 
     @override
-    def _made(self) -> Engine:
+    def _create_engine(self) -> Engine:
         query = self.url.query
         given = query.get("options", ())
-        options = (f"-c lock_timeout={int(1000 * BUSY)}", *((given,) if isinstance(given, str) else given))
+        options = (f"-c lock_timeout={int(1000 * STORE_TIMEOUT)}", *((given,) if isinstance(given, str) else given))
         arguments: dict[str, Any] = {"options": " ".join(options)}
         if "connect_timeout" not in query:
-            arguments["connect_timeout"] = int(BUSY)
+            arguments["connect_timeout"] = int(STORE_TIMEOUT)
         return create_engine(
-            self.url, pool_pre_ping=True, pool_timeout=BUSY, hide_parameters=True, connect_args=arguments
+            self.url, pool_pre_ping=True, pool_timeout=STORE_TIMEOUT, hide_parameters=True, connect_args=arguments
         )
 
     def transaction(self, *, reading: bool = False) -> "_Transaction":
-        """A transaction; it is undone if what is done in it raises.
+        """A transaction, which is rolled back if its block raises.
 
         Raises:
             SQLAlchemyError: the server failed, or was waited for in vain.
         """
         return _Transaction(self)
 
-    def entered(self, one: "_Transaction") -> None:
-        """Remember a transaction, and close the connections of those that were interrupted at their very end."""
+    def register(self, one: "_Transaction") -> None:
+        """Register a transaction, and close the connections of transactions that were interrupted at their end."""
         with self._mutex:
-            self._under_way[id(one)] = one
-            if (now := time.monotonic()) - self._looked < LOOK:
+            self._open_transactions[id(one)] = one
+            if (now := time.monotonic()) - self._checked_at < CHECK_INTERVAL:
                 return
-            self._looked = now
-            over = [other for other in self._under_way.values() if other.is_over()]
+            self._checked_at = now
+            over = [other for other in self._open_transactions.values() if other.is_over()]
         for other in over:
             other.close(clean=False)
 
-    def left(self, one: "_Transaction") -> None:
-        """Forget a transaction."""
-        self._under_way.pop(id(one), None)
+    def unregister(self, one: "_Transaction") -> None:
+        """Unregister a transaction."""
+        self._open_transactions.pop(id(one), None)
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-        """Have some process do this, from the moment this transaction is committed."""
-        put(c, task, value_set, key, turn_id)
+        """Enqueue a job that becomes visible when this transaction is committed."""
+        enqueue_job(c, task, value_set, key, turn_id)
 
-    def give_places(self, c: Connection) -> None:
-        """Let no other transaction give places until this one has ended: the lock is released after the commit."""
-        c.execute(_PLACES)
+    def lock_commit_order(self, c: Connection) -> None:
+        """Lock the commit order until this transaction has ended: the lock is released after the commit."""
+        c.execute(_LOCK_COMMIT_ORDER)
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-        """Have what was enqueued for these turns done by nobody."""
-        drop(c, value_set, turn_ids)
+        """Delete the jobs of these turns."""
+        delete_jobs(c, value_set, turn_ids)
 
-    def untaken(self, c: Connection, value_set: str) -> int:
-        """How many jobs of a value set are due that no worker takes."""
-        return untaken(c, value_set)
+    def count_untaken(self, c: Connection, value_set: str) -> int:
+        """The number of due jobs of a value set that no worker takes."""
+        return count_untaken(c, value_set)
 
     def checkpoint(self) -> None:
-        """Nothing: the server does that by itself."""
+        """Do nothing: the server runs its own checkpoints."""
 
 
-class _Transaction(Block):
-    """Begins, and commits or undoes; whatever interrupts it, its connection goes back to the pool or is closed."""
+class _Transaction(TransactionBlock):
+    """A transaction; whatever interrupts it, its connection is returned to the pool or closed."""
 
     def __init__(self, database: Postgres) -> None:
         self._database = database
@@ -112,14 +111,14 @@ class _Transaction(Block):
 
     def __enter__(self) -> Connection:
         self.begin(sys._getframe(1))
-        self._waiting = patience().waiting()
+        self._waiting = current_timeout_budget().wait()
         try:
-            self._database.entered(self)
+            self._database.register(self)
             left = self._waiting.left
             self._connection = connection = self._database.engine.connect()
             connection.begin()
-            if left < BUSY - 1:  # otherwise the limit of the connection will do
-                connection.execute(_LIMIT, {"most": str(max(1, int(1000 * left)))})
+            if left < STORE_TIMEOUT - 1:  # otherwise the connection's own timeout applies
+                connection.execute(_SET_LOCK_TIMEOUT, {"most": str(max(1, int(1000 * left)))})
             return connection
         except BaseException:
             self.close(clean=False)
@@ -137,7 +136,7 @@ class _Transaction(Block):
             self.close(clean=clean)
 
     def close(self, *, clean: bool) -> None:
-        """Give the connection back, or close it, which undoes what was not committed."""
+        """Return the connection to the pool, or close it, which rolls back."""
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
@@ -145,6 +144,6 @@ class _Transaction(Block):
                     connection.invalidate()
                 connection.close()
         finally:
-            self._waiting.over()  # on a server most of what a transaction takes is waiting
-            self._database.left(self)
+            self._waiting.end()  # with a server most of a transaction's time is waiting
+            self._database.unregister(self)
             self.end()

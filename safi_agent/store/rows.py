@@ -1,19 +1,19 @@
-"""What the store hands out and takes in."""
+"""The rows that the store returns and accepts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """What is remembered under one key before a commit."""
+    """The memory of a key before a commit."""
 
     mu: dict[str, float]
     mu_turn: int
     scores: list[int]
 
 
-class Kept(NamedTuple):
-    """A turn as it was kept for the Conscience; ``body`` is JSON, ``attempts`` are those that failed."""
+class StoredTurn(NamedTuple):
+    """A stored turn for the Conscience; ``body`` is JSON, ``attempts`` is the number of failed ones."""
 
     body: str
     values: str | None
@@ -21,8 +21,8 @@ class Kept(NamedTuple):
     attempts: int
 
 
-class Row(NamedTuple):
-    """A turn that was judged, as it is handed to whoever commits it."""
+class JudgedTurn(NamedTuple):
+    """A judged turn, the input of a commit."""
 
     id: str
     turn: int
@@ -33,8 +33,8 @@ class Row(NamedTuple):
     judge: str | None = None
 
 
-class Judged(NamedTuple):
-    """What an audit came to: a ledger, or why there is none, and the name of the model that judged.
+class AuditResult(NamedTuple):
+    """The result of an audit: a ledger or an error, and the name of the judge's model.
 
     ``body`` is the turn's, where it is at hand.
     """
@@ -46,8 +46,8 @@ class Judged(NamedTuple):
     judge: str | None = None
 
 
-class Head(NamedTuple):
-    """A turn at the head of its lane that was judged, and can be committed."""
+class ReadyTurn(NamedTuple):
+    """A judged turn at the head of its memory key, which can be committed."""
 
     id: str
     turn: int
@@ -59,16 +59,16 @@ class Head(NamedTuple):
     judge: str | None
 
 
-class Ready(NamedTuple):
-    """A lane, and what can be committed of it: its memory, as it is stored, and turns in their order."""
+class ReadyBatch(NamedTuple):
+    """The turns of a memory key that can be committed, in order, and the stored memory."""
 
     key: str
     memory: tuple[str, int, str]  #: μ and scores in JSON, with the number of audits between them
-    heads: list[Head]
+    heads: list[ReadyTurn]
 
 
-class Made(NamedTuple):
-    """What is to be written of a lane: its turns as parameters of a statement, and the memory after the last."""
+class PreparedBatch(NamedTuple):
+    """The computed commit of a memory key: parameters of the UPDATE, and the memory after the last turn."""
 
     key: str
     rows: list[dict[str, Any]]
@@ -78,7 +78,7 @@ class Made(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What a commit writes: the record for the log, and the memory after it (None: as it was)."""
+    """The computed commit of a turn: the record for the log, and the memory after it (None: unchanged)."""
 
     record: dict[str, Any]
     memory: Memory | None
@@ -86,7 +86,7 @@ class Commit(NamedTuple):
 
 
 class Job(NamedTuple):
-    """An unfinished turn, enough to audit it."""
+    """An unfinished turn, as the audit branch needs it."""
 
     id: str
     key: str
@@ -96,7 +96,7 @@ class Job(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A log as it was when it was last written: bytes of its last file, lines in all, last mac, id of its key."""
+    """The end of a log at its last write: bytes of the last file, number of lines, last MAC, id of the key."""
 
     size: int
     lines: int

@@ -1,6 +1,6 @@
-"""A database of SQLite, in a file (write-ahead log) or in memory: one connection, used by one thread at a time.
+"""The SQLite backend, in a file (WAL mode) or in memory: one connection, used by one thread at a time.
 
-A commit survives the death of the process at any point; at a power cut SQLite may lose the last ones, because
+A commit survives a crash of the process at any point; after a power failure SQLite may lose the last commits, because
 ``synchronous=NORMAL`` does not wait for the disk.
 """
 
@@ -24,25 +24,26 @@ from sqlalchemy.exc import TimeoutError as WaitedTooLongError
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
-from safi_agent.fork import PATIENCE
-from safi_agent.store.access import Task
-from safi_agent.store.block import Block, Exclusive
-from safi_agent.store.engine import OwnEngine
-from safi_agent.store.patience import BUSY, Patience, Waiting, patience
-from safi_agent.store.versions import bring_up, newest, refuse_newer, version_of
+from safi_agent.fork_safety import LOCK_TIMEOUT
+from safi_agent.store.database import ForkSafeEngine, Task
+from safi_agent.store.interruptible_lock import InterruptSafeLock, TransactionBlock
+from safi_agent.store.schema_version import VERSION, create_tables, refuse_other_versions, version_of
+from safi_agent.store.timeout_budget import STORE_TIMEOUT, TimeoutBudget, Wait, current_timeout_budget
 
 log = logging.getLogger("safi_agent")
-MOST_PAGES = 20_000  # of the write-ahead log, should no one find the time for a checkpoint
+MOST_PAGES = 20_000  # of the write-ahead log before SQLite runs its own checkpoint
 MEMORY = "sqlite://"
-FINISH = 5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
+STATEMENT_TIMEOUT = (
+    5.0  # seconds for a statement of a transaction that has begun: in a write-ahead log nothing is waited for then
+)
 
 
 class _BusyError(Exception):
-    """Another process is writing just now."""
+    """Another process holds the write lock."""
 
 
-class Sqlite(OwnEngine):
-    """A file, or memory that ends with the process."""
+class Sqlite(ForkSafeEngine):
+    """A database in a file, or in memory until the process ends."""
 
     insert = staticmethod(sqlite.insert)
 
@@ -52,26 +53,26 @@ class Sqlite(OwnEngine):
         self._prepare()
 
     @override
-    def _hold(self) -> None:
-        self._lock = Exclusive()
-        self._forking: _Forking | None = None
+    def _open_engine(self) -> None:
+        self._lock = InterruptSafeLock()
+        self._fork_block: _ForkBlock | None = None
         self._checkpointing = threading.Lock()
-        self._stopped = False
-        self._broken = False  # the connection may be in the middle of something: it is to be replaced
+        self._checkpoint_locked = False
+        self._broken = False  # the connection may be in an undefined state and must be replaced
         if self._is_memory:
             self._keep_memory()
-        super()._hold()
+        super()._open_engine()
 
     def _keep_memory(self) -> None:
-        """A database in memory lasts as long as one connection; the one that is used may have to be replaced."""
+        """Keep a database in memory alive by a second connection, since the first may be replaced."""
         self._name = f"file:safi-{uuid4().hex}?mode=memory&cache=shared"
         self._keeper = sqlite3.connect(self._name, uri=True, check_same_thread=False)
         self._keeper_finalizer = weakref.finalize(self, self._keeper.close)
 
     @override
-    def _made(self) -> Engine:
+    def _create_engine(self) -> Engine:
         url = f"sqlite:///{self._name}&uri=true" if self._is_memory else self.url
-        arguments = {"check_same_thread": False, "timeout": FINISH, "factory": _Connection}
+        arguments = {"check_same_thread": False, "timeout": STATEMENT_TIMEOUT, "factory": _Connection}
         engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
         opened = self._opened = list[sqlite3.Connection]()
         event.listen(engine, "connect", lambda connection, _: opened.append(connection))
@@ -80,15 +81,15 @@ class Sqlite(OwnEngine):
         return engine
 
     def _prepare(self) -> None:
-        """Make the tables, or bring them to this version."""
+        """Create the tables if they do not exist."""
         if not self._is_memory and not (path := Path(self._path)).exists():
-            with suppress(OSError):  # SQLite says it better
-                path.touch(mode=0o600)  # it holds what the log does; SQLite gives its other files the same mode
+            with suppress(OSError):  # SQLite's own error is more specific
+                path.touch(mode=0o600)  # as private as the log; SQLite gives its other files the same mode
         with self.transaction(reading=True) as c:
-            current = version_of(c) == newest()
+            current = version_of(c) == VERSION
         if not current:
             with self.transaction() as c:
-                bring_up(c)
+                create_tables(c)
 
     @property
     def _is_memory(self) -> bool:
@@ -99,20 +100,20 @@ class Sqlite(OwnEngine):
         return self.url.removeprefix("sqlite:///")
 
     def transaction(self, *, reading: bool = False) -> "_Transaction":
-        """A transaction; it is undone if what is done in it raises.
+        """A transaction, which is rolled back if its block raises.
 
         Raises:
             WaitedTooLongError: someone else was writing for as long as may be waited.
         """
         return _Transaction(self, reading=reading)
 
-    def begin(self, block: Block, waiting: Waiting, *, reading: bool) -> Connection:
-        """The connection, in a transaction that is this block's alone. Nothing is locked while others are waited for.
+    def begin(self, block: TransactionBlock, waiting: Wait, *, reading: bool) -> Connection:
+        """The connection, with an exclusive transaction for this block. No lock is held while waiting for others.
 
         Raises:
             WaitedTooLongError: someone else was writing for as long as may be waited.
         """
-        while (free := self._lock.take(block, waiting)) is not None:
+        while (free := self._lock.acquire(block, waiting)) is not None:
             try:
                 self._broken |= not free
                 return self._begun(reading=reading)
@@ -133,8 +134,8 @@ class Sqlite(OwnEngine):
             raise
         return connection
 
-    def end(self, block: Block, *, clean: bool) -> None:
-        """Let others go on; a connection that is not clean is closed, which undoes what was not committed."""
+    def end(self, block: TransactionBlock, *, clean: bool) -> None:
+        """Release the lock; a connection that is not clean is closed, which rolls back."""
         if not self._lock.is_held_by(block):
             return
         try:
@@ -145,27 +146,27 @@ class Sqlite(OwnEngine):
             self._lock.release(block)
 
     def _replace(self) -> None:
-        while self._opened:  # by ourselves: a pool that was interrupted may have lost one
+        while self._opened:  # closed explicitly: an interrupted pool may have lost one
             self._opened[-1].close()
             self._opened.pop()
         self.engine.dispose()
         self._broken = False
 
     def enqueue(self, c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
-        """Nothing: the process that answers audits, or who takes over from it."""
+        """Do nothing: the process that answers also audits."""
 
-    def give_places(self, c: Connection) -> None:
-        """Nothing: only one transaction at a time writes."""
+    def lock_commit_order(self, c: Connection) -> None:
+        """Do nothing: only one transaction writes at a time."""
 
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
-        """Nothing: nothing was enqueued."""
+        """Do nothing: there is no queue."""
 
-    def untaken(self, c: Connection, value_set: str) -> int:
-        """None: turns are no jobs, their owners audit them."""
+    def count_untaken(self, c: Connection, value_set: str) -> int:
+        """0: there is no queue."""
         return 0
 
     def checkpoint(self) -> None:
-        """Move what was committed into the database file, which waits for the disk: not on the way to an answer."""
+        """Checkpoint the write-ahead log into the database file, which waits for the disk."""
         if self._is_memory:
             return
         with (
@@ -177,41 +178,41 @@ class Sqlite(OwnEngine):
 
     @override
     def before_fork(self) -> None:
-        """Close the connection: SQLite keeps its locks on a file in the memory of the process, which a child copies."""
-        self._forking = _Forking()
-        self._stopped = self._checkpointing.acquire(timeout=PATIENCE)
-        if self._lock.take(self._forking, Patience(PATIENCE).waiting()) is None:
+        """Close the connection: SQLite's file locks are in process memory, which a child would copy."""
+        self._fork_block = _ForkBlock()
+        self._checkpoint_locked = self._checkpointing.acquire(timeout=LOCK_TIMEOUT)
+        if self._lock.acquire(self._fork_block, TimeoutBudget(LOCK_TIMEOUT).wait()) is None:
             log.warning("A process was forked while its store was busy: in the child the store may stay locked.")
         elif not self._is_memory:
             self._replace()
 
     @override
     def after_fork_in_parent(self) -> None:
-        """Go on; the file is opened again when it is asked for."""
-        if self._stopped:
+        """Release the lock; the file is opened again on the next use."""
+        if self._checkpoint_locked:
             self._checkpointing.release()
-        if self._forking is not None:
-            self._lock.release(self._forking)
-            self._forking = None
+        if self._fork_block is not None:
+            self._lock.release(self._fork_block)
+            self._fork_block = None
 
     @override
     def after_fork(self) -> None:
-        """In the child: a connection of its own, and where the store was in memory an empty one."""
+        """In the child: open an own connection; a store in memory is empty there."""
         if self._is_memory:
             self._keeper_finalizer.detach()
-            _parents.append(self._keeper)
+            _parent_connections.append(self._keeper)
         super().after_fork()
         if self._is_memory:
             self._prepare()
 
 
-_parents: list[sqlite3.Connection] = []  # a child neither uses nor closes them
+_parent_connections: list[sqlite3.Connection] = []  # a child must neither use nor close them
 
 
 class _Connection(sqlite3.Connection):
-    """Is closed at once and for good, also where a traceback still has a cursor of it.
+    """A connection that closes its cursors too, because a traceback may still refer to one.
 
-    SQLite itself would keep a closed connection, and its locks, as long as a statement is unfinished.
+    SQLite keeps a closed connection, and its locks, as long as one of its statements is unfinished.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -226,30 +227,30 @@ class _Connection(sqlite3.Connection):
 
     @override
     def close(self) -> None:
-        with suppress(sqlite3.Error):  # it was closed before
+        with suppress(sqlite3.Error):  # already closed
             for cursor in list(self._cursors):
                 cursor.close()
             self.rollback()
         super().close()
 
 
-class _Forking(Block):
-    """A fork; it is over when it is said to be."""
+class _ForkBlock(TransactionBlock):
+    """The lock holder during a fork; it ends only by ``release``."""
 
     @override
     def is_over(self) -> bool:
         return False
 
 
-class _Transaction(Block):
-    """Begins, and commits or undoes; whatever interrupts it, the lock is released and the connection replaced."""
+class _Transaction(TransactionBlock):
+    """A transaction; whatever interrupts it, the lock is released and the connection replaced."""
 
     def __init__(self, database: Sqlite, *, reading: bool) -> None:
         self._database, self._reading = database, reading
 
     def __enter__(self) -> Connection:
         self.begin(sys._getframe(1))
-        waiting = patience().waiting()
+        waiting = current_timeout_budget().wait()
         try:
             self._connection = self._database.begin(self, waiting, reading=self._reading)
             return self._connection
@@ -257,7 +258,7 @@ class _Transaction(Block):
             self._database.end(self, clean=False)
             raise
         finally:
-            waiting.over()
+            waiting.end()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -267,7 +268,7 @@ class _Transaction(Block):
             if kind is None:
                 self._connection.commit()
             if kind is None or issubclass(kind, Exception):
-                self._connection.close()  # which undoes what was not committed
+                self._connection.close()  # rolls back
                 clean = True
         finally:
             self._database.end(self, clean=clean)
@@ -276,28 +277,28 @@ class _Transaction(Block):
 
 def prepare(connection: Any, _: Any) -> None:
     """Set up a new connection."""
-    connection.isolation_level = None  # transactions are begun by hand, below
-    _refuse_newer(connection)
+    connection.isolation_level = None  # transactions begin explicitly, in ``_begin``
+    _refuse_other_versions(connection)
     _write_ahead(connection)
     for pragma in ("synchronous=NORMAL", f"wal_autocheckpoint={MOST_PAGES}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _refuse_newer(connection: sqlite3.Connection) -> None:
+def _refuse_other_versions(connection: sqlite3.Connection) -> None:
     try:
         row = connection.execute("SELECT version FROM safi_version").fetchone()
     except sqlite3.OperationalError:
-        return  # there are no tables yet, or none with a version
+        return  # there is no version table yet
     try:
-        refuse_newer(row[0] if row else 0)
+        refuse_other_versions(row[0] if row else 0)
     except ValueError:
         connection.close()
         raise
 
 
 def _write_ahead(connection: Any) -> None:
-    """Where two turn to write-ahead logging at once SQLite refuses one of them without waiting."""
-    deadline = time.monotonic() + BUSY
+    """Enable WAL mode, with retries: SQLite does not wait if another process enables it at the same time."""
+    deadline = time.monotonic() + STORE_TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -309,7 +310,7 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin an immediate transaction without waiting; the caller waits, while it holds no lock.
+    """Begin an immediate transaction without waiting; the caller retries without holding the lock.
 
     Raises:
         _BusyError: another process is writing.
@@ -319,9 +320,11 @@ def _begin(connection: Connection) -> None:
     try:
         if connection.get_execution_options().get("safi_reading"):
             driver.execute("BEGIN")
-            driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()  # what is read later cannot be refused
+            driver.execute(
+                "SELECT 1 FROM sqlite_master LIMIT 1"
+            ).fetchone()  # takes the snapshot now, so that later reads cannot fail
         else:
-            # A transaction that reads and then writes would be refused where another process has written.
+            # A deferred transaction fails on its first write if another process has written meanwhile.
             driver.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         if driver.in_transaction:
@@ -330,4 +333,4 @@ def _begin(connection: Connection) -> None:
             raise _BusyError from None
         raise DBAPIError.instance("BEGIN", None, error, sqlite3.Error, hide_parameters=True) from None
     finally:
-        driver.execute(f"PRAGMA busy_timeout={int(1000 * FINISH)}")
+        driver.execute(f"PRAGMA busy_timeout={int(1000 * STATEMENT_TIMEOUT)}")

@@ -1,4 +1,4 @@
-"""The tables, and the conditions that their partial indexes answer."""
+"""The tables, and the conditions of their partial indexes."""
 
 from sqlalchemy import (
     BigInteger,
@@ -42,17 +42,17 @@ turns = Table(
     Column("attempts", Integer, nullable=False, default=0),
     Column("error", Text),
     Column("record", Text),
-    Column("place", Integer),  # in the order of commits, which is the order of the log
+    Column("place", Integer),  # position in the commit order, which is the order of the log
     Column("logged", Integer, nullable=False, default=0),
     Column("settled", Integer, nullable=False, default=0),  # hooks have run, nothing is left to do
     Column("owner", String, nullable=False),
     Column("lease", Float, nullable=False),
-    Column("since", Float),  # when it was answered, seconds since the epoch
-    Column("reaudit_of", String),  # the id of the turn whose audit failed and is repeated by this one
-    Column("judge", String),  # the name of the model that judged it
+    Column("since", Float),  # time of the answer, seconds since the epoch
+    Column("reaudit_of", String),  # the id of the turn whose failed audit this one repeats
+    Column("judge", String),  # the name of the judge's model
     UniqueConstraint("key", "turn"),
 )
-# Conditions with constants in them, not parameters: a partial index is used only where its condition is seen.
+# Literal constants instead of parameters: the planner uses a partial index only if it recognizes the condition.
 NOT_DONE = turns.c.status != literal_column("'done'")
 NOT_LOGGED = turns.c.logged == literal_column("0")
 NOT_SETTLED = turns.c.settled == literal_column("0")
@@ -81,7 +81,7 @@ anchors = Table(
 secrets = Table(
     "safi_secrets", metadata, Column("name", String, primary_key=True), Column("secret", String, nullable=False)
 )
-# Which processes have a chain of a value set, by its name; what they leave is for others of that set first.
+# The processes that have a chain of a value set; unfinished turns go to other chains of that set first.
 chains = Table(
     "safi_chains",
     metadata,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.log import KEY, main, make, replayed, verified
-from safi_agent.log.files import log_files
+from safi_agent.log.rotation import log_files
 from tests.safi_agent.log.chains import plain_faults
 
 

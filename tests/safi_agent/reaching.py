@@ -20,11 +20,11 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from sqlalchemy import Engine
 
-from safi_agent.audit.auditor import Auditor
+from safi_agent.audit.local import LocalAuditor
 from safi_agent.store import Store
 
 # What is the operator's, or the process's: models, the store with its database, loops with all that runs on them.
-STOPS = (BaseChatModel, Store, Auditor, Engine, asyncio.AbstractEventLoop, logging.Logger, threading.Thread)
+STOPS = (BaseChatModel, Store, LocalAuditor, Engine, asyncio.AbstractEventLoop, logging.Logger, threading.Thread)
 PLAIN = (int, float, complex, type(None), type, types.ModuleType, types.CodeType, types.BuiltinFunctionType)
 
 

@@ -120,7 +120,7 @@ def test_refusals_and_errors(make: Any, replies: Any, settings: Any, error: type
 
 def test_a_store_that_fails(make: Any) -> None:
     safi = make(store=None)
-    with safi._auditor.store._transaction() as connection:
+    with safi._auditor.store.database.transaction() as connection:
         connection.exec_driver_sql("DROP TABLE safi_turns")
     with pytest.raises(OutboxError, match="OperationalError"):
         awaited(lambda: safi.ainvoke("q"))
@@ -172,8 +172,8 @@ from langchain_core.messages import HumanMessage
 from safi_agent import SafiMiddleware, create_safi_chain
 safi = create_safi_chain("offline", store="sqlite:///s.db", log="log.json")
 middleware = SafiMiddleware(model="offline", store="sqlite:///s.db", log="log.json")
-from safi_agent.offline import RehearsalModel
-agent = create_agent(RehearsalModel(), [], middleware=[middleware])
+from safi_agent.offline_model import OfflineChatModel
+agent = create_agent(OfflineChatModel(), [], middleware=[middleware])
 async def main():
     with blockbuster_ctx():
         print((await safi.ainvoke("Why?")).response_metadata["safi"]["willDecision"])
@@ -191,7 +191,7 @@ asyncio.run(main())
 def test_cancelled_after_its_row_was_written_it_gives_nothing_and_is_audited(make: Any, tmp_path: Path) -> None:
     safi: SafiChain = make()
     written, go_on = threading.Event(), threading.Event()
-    add = safi._auditor.store.add
+    add = safi._auditor.store.add_turn
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -212,7 +212,7 @@ def test_cancelled_after_its_row_was_written_it_gives_nothing_and_is_audited(mak
             go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safi._auditor.store, "add", slow)
+        patch.setattr(safi._auditor.store, "add_turn", slow)
         assert asyncio.run(cancelled()) == "cancelled"
     assert safi.drain() == 1
     (line,) = (tmp_path / "log.json").read_text().splitlines()
@@ -284,7 +284,7 @@ def test_while_a_pattern_takes_long_the_loop_goes_on(
         beside.cancel()
         return out
 
-    monkeypatch.setattr(will, "SECONDS", 0.5)
+    monkeypatch.setattr(will, "PATTERN_SECONDS", 0.5)
     monkeypatch.setattr(will, "search", searched)
     out = asyncio.run(ticking())
     assert "It would not keep to the values." in texts(out)[2] if in_call else out.content == "No."

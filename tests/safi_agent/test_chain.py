@@ -1,6 +1,7 @@
 """The chain as a Runnable, in all the ways in which LangChain uses one."""
 
 import asyncio
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import START, MessagesState, StateGraph
 
-from safi_agent import IntellectError, OutboxError, ViolationError
+from safi_agent import IntellectError, OutboxError, SafiChain, SafiMiddleware, ViolationError, create_safi_chain
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.logged import lines
 
@@ -165,7 +166,7 @@ def test_a_store_that_fails_holds_the_answer_back_and_tells_nothing_of_it(
     make: Any, lost: str, asked: dict[str, str]
 ) -> None:
     safi = make(Fake(intellect="the canary"), store=None)
-    with safi._auditor.store._transaction() as connection:
+    with safi._auditor.store.database.transaction() as connection:
         connection.exec_driver_sql(f"DROP TABLE safi_{lost}")
     with pytest.raises(OutboxError, match="could not be made durable") as caught:
         safi.invoke("a canary", {"configurable": asked})
@@ -194,3 +195,20 @@ def test_a_disclaimer_is_added_and_audited_and_refusals_carry_it(make: Any, tmp_
     assert safi.invoke("a").content == "No.\n\nNot advice."
     safi.drain()
     assert lines(tmp_path / "log.json")[0]["flags"] == ["disclaimer_added"]
+
+
+def test_its_repr_is_one_short_line_without_the_password_of_the_store(make: Any, govern: Any) -> None:
+    chain = make(store=None, log=None)
+    assert str(chain) == repr(chain) == "SafiChain(model='fake', values='three', store=None, log=None)"
+    assert repr(govern(store=None, log=None)) == f"SafiMiddleware({chain!r})"
+    named = create_safi_chain("offline", "civic", store=None, log=None)
+    assert repr(named) == "SafiChain(model='offline', values='civic', store=None, log=None)"
+
+
+def test_the_factory_the_chain_and_the_middleware_have_the_same_settings_and_defaults() -> None:
+    fields = {name: field.default for name, field in SafiChain.model_fields.items() if name != "name"}
+    for made in (create_safi_chain, SafiMiddleware):
+        given = {name: parameter.default for name, parameter in inspect.signature(made).parameters.items()}
+        own = {name: given.pop(name) for name in ("allowed_tools", "judge_calls", "review") if name in given}
+        assert given == fields, made
+        assert set(own) in (set(), {"allowed_tools", "judge_calls", "review"})

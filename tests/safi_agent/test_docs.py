@@ -32,7 +32,7 @@ def test_the_thirteen_doors_are_thirteen() -> None:
 
 
 def test_the_ways_to_hide_a_word_from_an_agents_doors_are_as_many_as_the_page_says() -> None:
-    files = {"as": "test_middleware_doors.py", "by": "agents/doors.py"}
+    files = {"as": "test_middleware_isolation.py", "by": "agents/channels.py"}
     texts = {kind: (ROOT / "tests" / "safi_agent" / file).read_text() for kind, file in files.items()}
     counted = [len(re.findall(rf"^def {kind}_", text, re.MULTILINE)) for kind, text in texts.items()]
     assert "{} ways to hide a word, {} doors".format(*counted) in (ROOT / "docs" / "agents.md").read_text()

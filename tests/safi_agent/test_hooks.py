@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent.hooks import kinds, offenders
+from safi_agent.hooks import alert_kinds, offenders
 from tests.safi_agent.fakes import GATED
 
 
@@ -25,14 +25,14 @@ def record(score: int | None, drift: float | None, status: str = "complete") -> 
     ],
 )
 def test_thresholds(given: dict[str, Any], expected: list[str]) -> None:
-    assert kinds(given, 6, 0.4) == expected
+    assert alert_kinds(given, 6, 0.4) == expected
 
 
 @pytest.mark.parametrize("flag", ["all_omitted", "no_confidence"])
 def test_a_score_that_rests_on_nothing_is_to_be_reviewed_whatever_the_threshold(flag: str) -> None:
-    assert kinds({**record(6, None), "flags": [flag]}, 1, 0.4) == ["review"]
-    assert kinds({**record(5, 0.5), "flags": [flag]}, 6, 0.4) == ["review", "drift"]
-    assert kinds({**record(6, None), "flags": ["not_shown"]}, 1, 0.4) == []
+    assert alert_kinds({**record(6, None), "flags": [flag]}, 1, 0.4) == ["review"]
+    assert alert_kinds({**record(5, 0.5), "flags": [flag]}, 6, 0.4) == ["review", "drift"]
+    assert alert_kinds({**record(6, None), "flags": ["not_shown"]}, 1, 0.4) == []
 
 
 def row(value: str, score: float, confidence: float = 1) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "Backlog",
         "BacklogError",
         "ClosedError",
-        "Drained",
+        "DrainResult",
         "Finding",
         "IntellectError",
         "OutboxError",

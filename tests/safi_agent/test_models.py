@@ -8,8 +8,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_openai import ChatOpenAI
 
-from safi_agent.models import answered_by, model_label, resolve
-from safi_agent.offline import LABEL, RehearsalModel
+from safi_agent.models import model_label, reply_model, resolve
+from safi_agent.offline_model import LABEL, OfflineChatModel
 
 CHAT = ChatOpenAI(model="m-1", api_key="k")  # type: ignore[arg-type]
 
@@ -37,7 +37,7 @@ def test_a_model_that_the_config_of_a_run_names_has_no_name_before_it() -> None:
 
 
 def test_the_rehearsal_model_is_labelled_in_wrappers_too() -> None:
-    assert model_label(RehearsalModel().with_retry()) == LABEL
+    assert model_label(OfflineChatModel().with_retry()) == LABEL
     assert model_label(RunnableLambda(lambda _: "x")) == "RunnableLambda"
 
 
@@ -55,8 +55,8 @@ def test_the_rehearsal_model_is_labelled_in_wrappers_too() -> None:
     ],
 )
 def test_a_reply_says_which_model_gave_it(metadata: dict[str, Any], name: str) -> None:
-    assert answered_by(AIMessage("x", response_metadata=metadata)) == name
+    assert reply_model(AIMessage("x", response_metadata=metadata)) == name
 
 
 def test_what_is_no_models_message_names_none() -> None:
-    assert answered_by("x") == answered_by(None) == answered_by(HumanMessage("x")) == ""
+    assert reply_model("x") == reply_model(None) == reply_model(HumanMessage("x")) == ""

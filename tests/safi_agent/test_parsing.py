@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from safi_agent.parsing import MOST_CHARS, after_reasoning, cut_off, declined, folded, parse_reply, parse_text
+from safi_agent.parsing import (
+    MOST_CHARS,
+    casefold_keys,
+    is_refusal,
+    is_truncated,
+    parse_reply,
+    parse_text,
+    strip_reasoning,
+)
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -300,15 +308,15 @@ def test_arguments_that_langchain_completed_are_unclear() -> None:
 
 
 def test_refusals_and_cuts_are_told_from_the_messages_own_fields() -> None:
-    assert declined(AIMessage("", additional_kwargs={"refusal": "No."}))
-    assert declined(AIMessage("", response_metadata={"stop_reason": "refusal"}))
-    assert declined(AIMessage([{"type": "refusal", "refusal": "No."}]))
-    assert not declined(AIMessage("refusal", additional_kwargs={"refusal": None}))
+    assert is_refusal(AIMessage("", additional_kwargs={"refusal": "No."}))
+    assert is_refusal(AIMessage("", response_metadata={"stop_reason": "refusal"}))
+    assert is_refusal(AIMessage([{"type": "refusal", "refusal": "No."}]))
+    assert not is_refusal(AIMessage("refusal", additional_kwargs={"refusal": None}))
     for reason in ("length", "max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "content_filter", "SAFETY"):
-        assert cut_off(AIMessage("So", response_metadata={"finish_reason": reason}))
-    assert cut_off(AIMessage("So", response_metadata={"incomplete_details": {"reason": "max_output_tokens"}}))
+        assert is_truncated(AIMessage("So", response_metadata={"finish_reason": reason}))
+    assert is_truncated(AIMessage("So", response_metadata={"incomplete_details": {"reason": "max_output_tokens"}}))
     for reason in ("stop", "tool_calls", "eos_token", "stop_sequence", "because", None):
-        assert not cut_off(AIMessage("So", response_metadata={"finish_reason": reason}))
+        assert not is_truncated(AIMessage("So", response_metadata={"finish_reason": reason}))
 
 
 @pytest.mark.parametrize(
@@ -330,12 +338,12 @@ def test_refusals_and_cuts_are_told_from_the_messages_own_fields() -> None:
     ],
 )
 def test_a_draft_loses_the_reasoning_that_leads_it(draft: str, rest: str | None) -> None:
-    assert after_reasoning(draft) == rest
+    assert strip_reasoning(draft) == rest
 
 
 def test_keys_are_folded_unless_two_become_one() -> None:
-    assert folded({" Decision ": 1, "REASON": 2}) == {"decision": 1, "reason": 2}
-    assert folded({"Decision": 1, "decision": 1}) is None
+    assert casefold_keys({" Decision ": 1, "REASON": 2}) == {"decision": 1, "reason": 2}
+    assert casefold_keys({"Decision": 1, "decision": 1}) is None
 
 
 LONG = {
@@ -361,7 +369,7 @@ LONG = {
 def test_a_hostile_length_is_read_in_linear_time(name: str) -> None:
     for length in (1_000, 300_000, MOST_CHARS + 9):
         hostile = LONG[name](length)
-        for read in (parse_text, parse_reply, after_reasoning):
+        for read in (parse_text, parse_reply, strip_reasoning):
             began = time.perf_counter()
             read(hostile)
             took = time.perf_counter() - began

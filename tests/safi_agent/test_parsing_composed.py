@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from safi_agent.faculties.conscience import rows
+from safi_agent.faculties.conscience import ledger_rows
 from safi_agent.faculties.will import read_verdict
 from safi_agent.parsing import parse_reply
 from tests.safi_agent.fakes import THREE
@@ -155,7 +155,7 @@ def test_no_unclear_ledger_is_read_and_every_clear_one_is(seed: int) -> None:
     case = compose(seed, "ledger")
     found = parse_reply(case.message)
     assert found == case.read
-    assert rows(found or {}) == (case.read["ledger"] if case.read else [])
+    assert ledger_rows(found or {}) == (case.read["ledger"] if case.read else [])
 
 
 def test_clear_and_unclear_replies_are_both_common_among_the_composed() -> None:

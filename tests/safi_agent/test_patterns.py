@@ -10,7 +10,7 @@ import regex
 
 from safi_agent import Value, ValueSet, load_values
 from safi_agent.patterns import compiled, search
-from safi_agent.proofread import proofread
+from safi_agent.values.linting import lint
 
 LETTERS = [*"ab e_-1{}[]#.:&|~,<>=", "\u0131", "\u0130", "\u00e9", "\u0301", "\U0001f170", "\u00b9", "\u0903", "\u200d"]
 LETTERS += ["\u00df", "\u017f", "\u212a", "k", "s", "\n", "\u203f"]
@@ -129,7 +129,7 @@ def test_what_is_no_pattern_of_re_is_refused_at_load_and_by_the_check(pattern: s
     with pytest.raises(ValueError, match="Expected regular expressions, got"):
         load_values(content)
     text = f"name: x\nvalues: [{{name: A, weight: 1}}]\nforbidden: ['{pattern}']"
-    assert ["Expected regular expressions" in error.what for error in proofread(text)] == [True]
+    assert ["Expected regular expressions" in error.what for error in lint(text)] == [True]
 
 
 def test_another_default_version_of_the_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

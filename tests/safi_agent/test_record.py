@@ -75,7 +75,7 @@ def test_a_map_that_only_has_the_name_of_the_default_is_told_apart() -> None:
         def __call__(self, raw: float) -> float:
             return linear(2 * raw)
 
-    told = Measure(phi=square, sigma=Steep()).told(THREE)
+    told = Measure(phi=square, sigma=Steep()).parameters(THREE)
     assert told["phi"] == f"{__name__}.identity"
     assert "Steep object" in told["sigma"]
-    assert (Measure().told(THREE)["phi"], Measure().told(THREE)["sigma"]) == ("identity", "linear")
+    assert (Measure().parameters(THREE)["phi"], Measure().parameters(THREE)["sigma"]) == ("identity", "linear")

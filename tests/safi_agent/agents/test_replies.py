@@ -6,25 +6,33 @@ import pytest
 from langchain.agents.middleware import ModelResponse
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from safi_agent.agents.marks import Marks
-from safi_agent.agents.replies import BROKEN, denied, journal, leaving, made_calls, mark_of, read_reply
+from safi_agent.agents.replies import (
+    BROKEN,
+    denial_message,
+    outgoing_message,
+    read_reply,
+    signed_calls,
+    signed_verdict_of,
+    tool_records,
+)
+from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.turn import Draft, Turn, Verdict
 from tests.safi_agent.agents.calling import call, calls
 
 YES, NO = Verdict("approve", "", "rules"), Verdict("violation", "Not that.", "tool_not_allowed")
 
 
-MARKS = Marks("a key", "these values")
+MARKS = VerdictSigner("a key", "these values")
 TURN: Turn = {"id": "r", "key": "k", "prompt": "q", "metadata": {"agentRun": "r"}}
 
 
 def left(message: AIMessage, **verdicts: Verdict) -> AIMessage:
     reply = read_reply(ModelResponse([message]), Draft(str(message.text)))
-    return leaving(reply, made_calls(TURN, reply, verdicts, ["pay"], MARKS), {}, None, None)
+    return outgoing_message(reply, signed_calls(TURN, reply, verdicts, ["pay"], MARKS), {}, None, None)
 
 
 def read(messages: list[Any], made: Any) -> Verdict | None:
-    return MARKS.read(TURN, made, mark_of(messages, made))
+    return MARKS.verify(TURN, made, signed_verdict_of(messages, made))
 
 
 def test_a_reply_without_calls_is_final_and_one_with_calls_is_not() -> None:
@@ -58,9 +66,9 @@ def test_a_mark_holds_for_the_call_as_it_left_and_for_no_other() -> None:
 
 def test_the_journal_has_the_last_word_on_each_call_since_the_user_spoke() -> None:
     old, new = left(calls(call("pay", "o")), o=NO), left(calls(call("pay", "a"), call("pay", "b")), a=YES, b=YES)
-    said = denied(TURN, call("pay", "b"), Verdict("violation", "A person said no.", "review"), MARKS)
+    said = denial_message(TURN, call("pay", "b"), Verdict("violation", "A person said no.", "review"), MARKS)
     messages = [HumanMessage("1"), old, HumanMessage("2"), new, ToolMessage("ok", tool_call_id="a"), said]
-    assert journal(TURN, messages, MARKS) == [
+    assert tool_records(TURN, messages, MARKS) == [
         {"name": "pay", "decision": "approve", "code": "rules"},
         {"name": "pay", "decision": "violation", "code": "review"},
     ]
@@ -74,14 +82,14 @@ def test_the_journal_believes_no_mark_and_no_denial_that_was_written_by_somethin
     messages = [HumanMessage("1"), marked, bare, new, said]
     unverified = {"name": "pay", "decision": "unverified", "code": "mark_unverified"}
     approved = {"name": "pay", "decision": "approve", "code": "rules"}
-    assert journal(TURN, messages, MARKS) == [unverified, unverified, approved]
+    assert tool_records(TURN, messages, MARKS) == [unverified, unverified, approved]
 
 
 @pytest.mark.parametrize("junk", [None, 5, "x", [], {}, {"calls": 5}, {"calls": []}, {"calls": {"a": 5}}])
 def test_whatever_stands_in_the_place_of_marks_is_no_mark(junk: Any) -> None:
     message = calls(call("pay", "a"), response_metadata={"safi": junk})
     assert read([message], call("pay", "a")) is None
-    assert journal(TURN, [message], MARKS)[0]["decision"] == "unverified"
+    assert tool_records(TURN, [message], MARKS)[0]["decision"] == "unverified"
 
 
 def test_a_call_without_an_id_gets_one() -> None:

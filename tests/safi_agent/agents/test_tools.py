@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from safi_agent import ToolRule, Value, ValueSet
 from safi_agent.agents.replies import call_draft, call_text
-from safi_agent.agents.tools import denial, offered, read_rules, texts
+from safi_agent.agents.tools import allowed_only, check_call, iter_texts, read_rules
 from safi_agent.faculties.will import rules
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
 from tests.safi_agent.agents.calling import texts as said
@@ -23,7 +23,7 @@ from tests.safi_agent.hidden import HIDDEN
 
 
 def code(made: Any, allowed: Any, known: Any = ("pay", "search")) -> str | None:
-    verdict = denial(made, read_rules(allowed), known)
+    verdict = check_call(made, read_rules(allowed), known)
     return verdict.code if verdict else None
 
 
@@ -80,19 +80,19 @@ def test_an_argument_that_is_named_must_be_there() -> None:
 
 
 def test_a_denial_quotes_nothing_of_the_call() -> None:
-    verdict = denial(call("pay", to="canary"), read_rules([ToolRule("pay", {"to": Literal["Ann"]})]), ["pay"])
+    verdict = check_call(call("pay", to="canary"), read_rules([ToolRule("pay", {"to": Literal["Ann"]})]), ["pay"])
     assert verdict is not None
     assert verdict.reason == "to: missing, or not what is allowed."
-    unknown = denial(call("canary"), read_rules(["pay"]), ["pay", "search"])
+    unknown = check_call(call("canary"), read_rules(["pay"]), ["pay", "search"])
     assert unknown is not None
     assert unknown.reason == "There is no such tool. There are: pay."
 
 
 def test_only_allowed_tools_are_offered() -> None:
     described = {"type": "function", "function": {"name": "pay"}}
-    assert offered([described, {"type": "web_search"}], read_rules(["pay"])) == [described]
-    assert offered([described, {"type": "web_search"}], None) == [described, {"type": "web_search"}]
-    assert offered([described], read_rules([])) == []
+    assert allowed_only([described, {"type": "web_search"}], read_rules(["pay"])) == [described]
+    assert allowed_only([described, {"type": "web_search"}], None) == [described, {"type": "web_search"}]
+    assert allowed_only([described], read_rules([])) == []
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_texts_are_all_strings_and_keys_that_json_has(tree: Any) -> None:
             return [text for value in item for text in read(value)]
         return [] if item is None else [item if isinstance(item, str) else json.dumps(item)]
 
-    assert [*texts(tree)] == read(json.loads(json.dumps(tree)))
+    assert [*iter_texts(tree)] == read(json.loads(json.dumps(tree)))
 
 
 class Person(BaseModel):
@@ -202,16 +202,16 @@ class Mute:
 
 
 def test_texts_of_what_is_not_of_json() -> None:
-    assert [*texts({"a": Person(name="Ann"), "b": Place("Bern")})] == ["a", "name", "Ann", "b", "city", "Bern"]
-    assert [*texts([deque(["x"]), b"y\xff", bytearray(b"z"), Mute(), 1 + 2j])] == [
+    assert [*iter_texts({"a": Person(name="Ann"), "b": Place("Bern")})] == ["a", "name", "Ann", "b", "city", "Bern"]
+    assert [*iter_texts([deque(["x"]), b"y\xff", bytearray(b"z"), Mute(), 1 + 2j])] == [
         "x",
         "y\ufffd",
         "z",
         "<Mute>",
         "(1+2j)",
     ]
-    assert [*texts(10**5000)] == ["<int>"]
-    assert [*texts(Person)] == [str(Person)]
+    assert [*iter_texts(10**5000)] == ["<int>"]
+    assert [*iter_texts(Person)] == [str(Person)]
 
 
 def test_arguments_without_end_are_read_once() -> None:

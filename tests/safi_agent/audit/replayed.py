@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from safi_agent import assess
-from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
+from safi_agent.log.rotation import log_files
 from safi_agent.log.verify import verify
 from tests.safi_agent.fakes import THREE
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from safi_agent import Alert
-from safi_agent.audit import auditor as module
+from safi_agent.audit import local as module
 from safi_agent.log.replay import replay
-from safi_agent.store import owner
+from safi_agent.store import process_id
 from tests.safi_agent.fakes import THREE, Fake, ledger
 
 
@@ -189,7 +189,7 @@ def test_a_hook_that_blocks_holds_up_its_own_chain_alone(make: Any, tmp_path: Pa
     good.invoke("b")
     assert good.drain(60) == 1
     assert len(pair.told) == 1
-    while not bad._auditor._carriage._telling.blocked():
+    while not bad._auditor._pipeline._hooks.blocked():
         time.sleep(0.01)
     held = bad.drain(0)
     assert (int(held), held.left) == (0, 1)
@@ -230,10 +230,10 @@ def test_a_hook_that_does_not_end_is_given_up_and_at_last_left_out(
 
 
 def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safi_agent.audit import judging
+    from safi_agent.audit import attempts
 
     go = threading.Event()
-    monkeypatch.setattr(judging, "AT_ONCE", 2)
+    monkeypatch.setattr(attempts, "MAX_ATTEMPTS_RUNNING", 2)
     safi = make(
         Fake(conscience=lambda text: (go.wait(60), ledger())[1]),
         audit_timeout=0.01,
@@ -242,7 +242,7 @@ def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkey
         log=None,
     )
     safi.batch([str(i) for i in range(30)], {"max_concurrency": 1})
-    pool = safi._auditor._carriage._judging._threads
+    pool = safi._auditor._pipeline._attempts._threads
     deadline = time.monotonic() + 60
     while pool.stuck < 2 + 4 * 2:
         assert time.monotonic() < deadline
@@ -291,7 +291,7 @@ def test_a_judge_without_a_thread_of_its_own_is_tried_again(make: Any, monkeypat
     told: list[str] = []
     safi = make(Fake(conscience=ledger(score=-1)), hooks=[lambda alert: told.append(alert.kind)])
     monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr("safi_agent.audit.judging.AGAIN", 0.01)
+    monkeypatch.setattr("safi_agent.audit.attempts.RETRY_THREAD", 0.01)
     safi.invoke("a")
     assert safi.drain(60) == 1
     assert (len(refused), told) == (3, ["review"])
@@ -305,8 +305,8 @@ def kill(safi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(threading, "excepthook", lambda _: None)
-        patch.setattr(module.Auditor, "_go_on", ends)
-        patch.setattr(module.Auditor, "_fail", ends)
+        patch.setattr(module.LocalAuditor, "_run_round", ends)
+        patch.setattr(module.LocalAuditor, "_fail", ends)
         deadline = time.monotonic() + 60
         while safi._auditor._thread is None or safi._auditor._thread.is_alive():
             assert time.monotonic() < deadline
@@ -357,18 +357,17 @@ def test_something_raised_in_the_thread_from_outside_does_not_end_it(
 def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safi_agent.audit import carriage
-    from safi_agent.audit.plan import Plan
+    from safi_agent.audit import pipeline
 
-    real = Plan.compute
+    real = pipeline.make_commit
 
-    def compute(self: Plan, row: Any, before: Any) -> Any:
+    def commit(row: Any, before: Any, measure: Any) -> Any:
         if row.body["prompt"] == "bad":
             raise ZeroDivisionError
-        return real(self, row, before)
+        return real(row, before, measure)
 
-    monkeypatch.setattr(carriage, "AGAIN", 0.05)
-    monkeypatch.setattr(Plan, "compute", compute)
+    monkeypatch.setattr(pipeline, "RETRY_COMMIT", 0.05)
+    monkeypatch.setattr(pipeline, "make_commit", commit)
     safi = make()
     for prompt, key in (("bad", "one"), ("x", "two"), ("after", "one"), ("y", "two")):
         safi.invoke(prompt, {"configurable": {"safi_key": key}})
@@ -379,7 +378,7 @@ def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
     held = safi.drain(0.1)
     assert held.left == 2
     assert "The turns under 'one' cannot be committed (ZeroDivisionError)." in held.blocked
-    monkeypatch.setattr(Plan, "compute", real)
+    monkeypatch.setattr(pipeline, "make_commit", real)
     assert safi.drain(60).left == 0
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["x", "y", "bad", "after"]
 
@@ -452,7 +451,7 @@ def test_a_lane_that_waits_for_a_process_which_is_gone_takes_over_from_it(make: 
     first.invoke("a", {"configurable": {"safi_key": "k"}})
     while not first.model.asked("conscience"):
         time.sleep(0.01)
-    name = owner.me().partition(":")[0]
+    name = process_id.this_process().partition(":")[0]
     safi = make()
     safi.invoke("b", {"configurable": {"safi_key": "k"}})
     assert safi.drain(0.2).left == 2

@@ -22,7 +22,7 @@ class Beating:
         if self.raised is not None:
             raise self.raised
 
-    def leave(self, timeout: float) -> None:
+    def shutdown(self, timeout: float) -> None:
         """Nothing to wait for."""
 
 
@@ -44,7 +44,7 @@ def test_one_that_raises_or_waits_holds_up_no_other(heart: Heartbeat) -> None:
     go = threading.Event()
     waits, raises, interrupts, sound = Beating(go=go), Beating(SystemExit), Beating(KeyboardInterrupt), Beating()
     for one in (waits, raises, interrupts, sound):
-        heart.serve(one)
+        heart.monitor(one)
     wait_for(raises, interrupts, sound)
     assert waits.beats == 1
     go.set()
@@ -60,7 +60,7 @@ def test_one_that_has_ended_or_could_not_be_started_is_started_again(
     one = Beating()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        heart.serve(one)
+        heart.monitor(one)
     assert "could not be started" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(Heartbeat, "_run", lambda self: None)

@@ -64,7 +64,7 @@ def finish(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_answering_process_is_killed_at_a_random_moment(
     seed: int, tmp_path: Path, postgres: Server, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    victim, _ = up(start(tmp_path, database, "here"))
+    victim, _ = up(start(tmp_path, database, "in_process"))
     wait_for(tmp_path, 1)
     time.sleep(random.Random(seed).uniform(0, 0.8))
     kill(victim)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent import values
+from safi_agent.values import model
 
 
 def test_no_answer_and_no_audit_waits_for_the_values_to_be_fingerprinted(
@@ -15,7 +15,7 @@ def test_no_answer_and_no_audit_waits_for_the_values_to_be_fingerprinted(
     safi.invoke("a")
     assert safi.drain() == 1
     made: list[bytes] = []
-    monkeypatch.setattr(values, "sha256", lambda data: made.append(data) or sha256(data))
+    monkeypatch.setattr(model, "sha256", lambda data: made.append(data) or sha256(data))
     safi.batch(["b", "c"])
     assert safi.drain() == 2
     assert not made

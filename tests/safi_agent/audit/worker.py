@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safi_agent import SafiChain, create_safi_chain
-from safi_agent.audit import Where
+from safi_agent.audit import AuditMode
 from safi_agent.cli.worker import work
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve
 
@@ -37,7 +37,7 @@ def model(delay: float = 0.004) -> Fake:
     return Fake(will=ruled, conscience=judged, delay=delay / 2, audit_delay=delay)
 
 
-def chain(folder: Path, url: str | None = None, *, audit: Where = "here", delay: float = 0.004) -> SafiChain:
+def chain(folder: Path, url: str | None = None, *, audit: AuditMode = "in_process", delay: float = 0.004) -> SafiChain:
     store = url or f"sqlite:///{folder}/safi.db"
     return create_safi_chain(model(delay), THREE, store=store, log=folder / "log.json", audit=audit, audit_backoff=0.05)
 
@@ -56,7 +56,7 @@ async def answer(safi: SafiChain, folder: Path, turns: int) -> None:
 
 
 def main(
-    folder: Path, turns: int, url: str | None = None, role: str = "here", say: Callable[[object], object] = print
+    folder: Path, turns: int, url: str | None = None, role: str = "in_process", say: Callable[[object], object] = print
 ) -> None:
     if url:
         importlib.import_module("safi_agent.audit.worker").SILENT = 2.0  # a killed one is missed sooner
@@ -66,7 +66,7 @@ def main(
         say("up")
         say(work(safi, 10))
         return
-    safi = chain(folder, url, audit="worker" if role == "worker" else "here")
+    safi = chain(folder, url, audit="worker" if role == "worker" else "in_process")
     say("up")
     asyncio.run(answer(safi, folder, turns))
     safi.close(0 if role == "worker" else 60)

@@ -20,9 +20,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of 60 lines in three files."""
     monkeypatch.chdir(tmp_path)
     store = open_store("sqlite:///safi.db")
-    store.keep_values("v", "{}")
+    store.save_values("v", "{}")
     for i in range(60):
-        store.add({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(tmp_path / LOG), audit=False)
+        store.add_turn({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(tmp_path / LOG), audit=False)
         store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
         assert flush(store, str(tmp_path / LOG), 6000)
     assert Path(f"{LOG}.2").exists()

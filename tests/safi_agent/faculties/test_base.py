@@ -46,7 +46,7 @@ SIGNS = {
     "the ledger's reasons": ("the-consciences-reason",),
     "the Spirit's score, drift and words": ("spiritScore", "drift", "Coherence"),
     "μ": (),  # its digits are known once it is
-    "the coaching note": ("Give more thought to this value: Care.",),
+    "the feedback note": ("Give more thought to this value: Care.",),
 }
 SHOWN_TO = ("Intellect", "Will", "Conscience", "Spirit", "caller")
 

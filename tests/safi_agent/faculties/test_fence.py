@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from safi_agent.faculties.conscience import SCHEMA as LEDGER
 from safi_agent.faculties.conscience import Conscience
-from safi_agent.faculties.fence import NAMES, fence, harmless
+from safi_agent.faculties.fence import NAMES, fence, neutralize
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import SCHEMA as VERDICT
 from safi_agent.faculties.will import Will
@@ -113,12 +113,12 @@ def test_the_angles_are_more_than_a_few() -> None:
 )
 def test_no_angle_begins_a_fence_or_a_chat_marker(tag: str) -> None:
     for angle in ANGLES:
-        assert harmless(f"a{angle}{tag}b") == f"a[{tag}b", hex(ord(angle))
+        assert neutralize(f"a{angle}{tag}b") == f"a[{tag}b", hex(ord(angle))
 
 
 @pytest.mark.parametrize("marker", ["<s>", "</s>", "<bos>", "<start_of_turn>", "<end of turn>", "<<SYS>>", "<</SYS>>"])
 def test_chat_markers_in_angles_are_none(marker: str) -> None:
-    assert harmless(f"a {marker} b") == f"a {marker[: marker.rindex('<')]}[{marker[marker.rindex('<') + 1 :]} b"
+    assert neutralize(f"a {marker} b") == f"a {marker[: marker.rindex('<')]}[{marker[marker.rindex('<') + 1 :]} b"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_chat_markers_in_angles_are_none(marker: str) -> None:
 )
 def test_no_character_that_is_not_drawn_lets_a_fence_through(place: str) -> None:
     for char in HIDDEN:
-        assert harmless(place.format(char)) == "[/draft>", hex(ord(char))
+        assert neutralize(place.format(char)) == "[/draft>", hex(ord(char))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_no_character_that_is_not_drawn_lets_a_fence_through(place: str) -> None
     ],
 )
 def test_no_way_of_writing_a_name_makes_a_fence(tag: str) -> None:
-    told = harmless(tag)
+    told = neutralize(tag)
     assert "<" not in told
     assert told.startswith("[")
 
@@ -214,7 +214,7 @@ def test_the_oracle_finds_fences() -> None:
     )
 )
 def test_other_text_is_left_as_it_is(text: str) -> None:
-    assert harmless(text) == text.strip()
+    assert neutralize(text) == text.strip()
 
 
 def test_comparisons_and_markup_that_are_no_fences_stay() -> None:
@@ -223,7 +223,7 @@ def test_comparisons_and_markup_that_are_no_fences_stay() -> None:
         "x <= 3 \u2264 y, List<int>, \u00abd\u00e9j\u00e0 vu\u00bb, <s3://bucket>, a <- b, <d>raft</d>, <sos>",
         "\u0915\u094b\u0908 \u092c\u093e\u0924 < \u05d3\u05b8",
     ):
-        assert harmless(text) == text
+        assert neutralize(text) == text
 
 
 def test_an_empty_text_is_shown_as_none_and_other_names_are_refused() -> None:
@@ -249,5 +249,5 @@ def test_time_is_linear_in_the_length(unit: str) -> None:
 )
 def test_distance_hides_no_fence(text: str) -> None:
     start = time.process_time()
-    assert harmless(text).startswith("[")
+    assert neutralize(text).startswith("[")
     assert time.process_time() - start < 3

@@ -9,12 +9,12 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from safi_agent.errors import IntellectError
-from safi_agent.faculties.drafting import Chosen, LexicalEmbeddings, Panel
 from safi_agent.faculties.intellect import Intellect
+from safi_agent.faculties.self_consistency import DraftSelector, LexicalEmbeddings, Selection
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, YES, Fake
 
-TURN: Turn = {"prompt": "Why?", "messages": [HumanMessage("Why?")], "coaching": ""}
+TURN: Turn = {"prompt": "Why?", "messages": [HumanMessage("Why?")], "feedback": ""}
 
 
 def test_it_adds_a_draft_and_keeps_the_turn() -> None:
@@ -22,9 +22,9 @@ def test_it_adds_a_draft_and_keeps_the_turn() -> None:
     assert out == {**TURN, "draft": Draft("An answer.", "Because.")}
 
 
-def test_the_coaching_note_and_the_values_without_weights_are_told() -> None:
+def test_the_feedback_note_and_the_values_without_weights_are_told() -> None:
     model = Fake()
-    Intellect(model, THREE).invoke({**TURN, "coaching": "Mind the gap."})
+    Intellect(model, THREE).invoke({**TURN, "feedback": "Mind the gap."})
     system = str(model.asked("intellect")[0][0].text)
     assert system.endswith("Mind the gap.")
     assert "- Truth:" in system
@@ -86,11 +86,11 @@ def test_a_text_and_a_models_message_are_drafts(reply: Any) -> None:
 
 def test_of_several_drafts_one_of_another_type_is_as_if_it_had_not_come() -> None:
     replies = iter([{"answer": "No."}, YES, YES])
-    panel = Panel(3, LexicalEmbeddings(), lambda vectors: Chosen(0, 1.0))
-    draft = Intellect(RunnableLambda(lambda _: next(replies)), THREE, panel=panel).invoke(TURN)["draft"]
+    panel = DraftSelector(3, LexicalEmbeddings(), lambda vectors: Selection(0, 1.0))
+    draft = Intellect(RunnableLambda(lambda _: next(replies)), THREE, selector=panel).invoke(TURN)["draft"]
     assert (draft.answer, draft.flags) == (YES, ("drafts_missing",))
     with pytest.raises(IntellectError, match="TypeError"):
-        Intellect(RunnableLambda(lambda _: {}), THREE, panel=panel).invoke(TURN)
+        Intellect(RunnableLambda(lambda _: {}), THREE, selector=panel).invoke(TURN)
 
 
 def test_what_its_model_raises_is_named_and_not_quoted() -> None:

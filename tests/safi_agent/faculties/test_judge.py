@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
-from safi_agent.faculties.judge import AGAIN, Answer, Judge
+from safi_agent.faculties.judge import AGAIN, Judge, JudgeReply
 from tests.safi_agent.fakes import Fake
 
 ASKED = [HumanMessage("Judge.")]
@@ -36,7 +36,7 @@ def raw(text: str, **more: Any) -> dict[str, Any]:
     return {"raw": AIMessage(text, usage_metadata=USED, **more), "parsed": None, "parsing_error": None}
 
 
-def ask(judge: Judge) -> Answer[Any]:
+def ask(judge: Judge) -> JudgeReply[Any]:
     return judge.ask(ASKED, lambda data: data if data.get("ok") else None, {})
 
 

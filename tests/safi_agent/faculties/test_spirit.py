@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from safi_agent import Finding, ValueSet, assess, load_values
-from safi_agent.faculties.spirit import Spirit, linear
+from safi_agent.faculties.spirit import linear
 from tests.safi_agent.fakes import GATED, THREE
 
 getcontext().prec = 50
@@ -272,12 +272,6 @@ def test_mu_is_by_name_so_that_values_may_move_leave_and_come_back() -> None:
 def test_beta_must_let_the_profile_move(beta: Any) -> None:
     with pytest.raises(ValueError, match=r"beta: expected a number in \[0, 1\), got"):
         assess([], THREE, None, beta)
-
-
-def test_the_faculty_adds_its_key_and_changes_none() -> None:
-    turn: Any = {"ledger": findings(THREE, (1, 1), (1, 1), (1, 1)), "mu": {"truth": 0.1}, "prompt": "x"}
-    out = Spirit(THREE).invoke(turn)
-    assert out == {**turn, "spirit": assess(turn["ledger"], THREE, {"truth": 0.1})}
 
 
 def test_no_words_move_it() -> None:

@@ -287,7 +287,7 @@ def test_nothing_is_done_with_a_draft_that_is_too_long(monkeypatch: pytest.Monke
 def test_a_pattern_that_is_not_searched_to_the_end_is_a_violation_and_is_named(
     places: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(will, "SECONDS", 0.2)
+    monkeypatch.setattr(will, "PATTERN_SECONDS", 0.2)
     pattern = "(x+x+)+y"
     values = vetoing("never", pattern) if places == "vetoes" else vetoing("never", forbidden=(pattern,))
     start = time.monotonic()
@@ -299,7 +299,7 @@ def test_a_pattern_that_is_not_searched_to_the_end_is_a_violation_and_is_named(
 
 
 def test_all_patterns_together_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(will, "SECONDS", 0.2)
+    monkeypatch.setattr(will, "PATTERN_SECONDS", 0.2)
     values = vetoing(*(rf"\bsome\b.*\bnever{i}\b" for i in range(200)))
     start = time.monotonic()
     assert code("some " * 2000, values) == "pattern_unfinished"

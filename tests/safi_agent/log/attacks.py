@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from safi_agent.log.seal import Tip, read_seal, seal
+from safi_agent.log.hash_chain import Tip, read_seal, seal
 from tests.safi_agent.log.chains import chain, record
 
 LOG = chain(40)

@@ -5,8 +5,8 @@ import hmac
 import json
 from pathlib import Path
 
+from safi_agent.log.hash_chain import Tip, beginning, seal
 from safi_agent.log.key import key_id
-from safi_agent.log.seal import Tip, beginning, seal
 from safi_agent.store import Anchor
 
 KEY = b"k" * 32

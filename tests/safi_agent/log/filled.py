@@ -6,13 +6,14 @@ from pathlib import Path
 from safi_agent.log.key import find_key
 from safi_agent.log.verify import Verdict, verify
 from safi_agent.store import Commit, Store
+from safi_agent.store.log_state import read_anchor
 
 
 def fill(store: Store, path: str, *ids: str) -> None:
-    store.keep_values("v", "{}")
+    store.save_values("v", "{}")
     for i in ids:
         body = {"id": i, "key": "k", "valueSet": "s", "text": "\u2028\ud800 ü"}
-        store.add(body, "v", path, audit=False)
+        store.add_turn(body, "v", path, audit=False)
     store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "text": row.body["text"]}, None))
 
 
@@ -23,4 +24,4 @@ def ids(path: str) -> list[str]:
 def verdict(store: Store | None, path: str) -> Verdict:
     key = find_key(path)
     assert key
-    return verify(path, key, store and store.anchor(path))
+    return verify(path, key, store and read_anchor(store, path))

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from safi_agent import create_safi_chain
 from safi_agent.cli import app
 from safi_agent.log import flush
-from safi_agent.log.crosscheck import known_as
 from safi_agent.log.key import find_key
+from safi_agent.log.reconciliation import find_other_path
 from safi_agent.store import open_store, sqlite
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.log.filled import fill, ids
@@ -185,8 +185,8 @@ def test_a_log_that_only_names_our_turns_is_no_copy(first: Path, tmp_path: Path)
     key = find_key(first / "log.json")
     assert key
     store = open_store(f"sqlite:///{first}/safi.db")
-    assert known_as(store, str(forged), key) is None
-    assert known_as(store, str(first / "log.json"), key) is None  # it is there under its own path
+    assert find_other_path(store, str(forged), key) is None
+    assert find_other_path(store, str(first / "log.json"), key) is None  # it is there under its own path
 
 
 @pytest.mark.parametrize("changed", ["anchor", "row", "copy", "nothing"])
@@ -214,8 +214,8 @@ def test_on_a_server(changed: str, tmp_path: Path, database: str) -> None:
 
 
 def test_a_store_that_is_locked_is_read_or_cannot_be_checked(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY", 0.2)
-    monkeypatch.setattr(sqlite, "FINISH", 0.2)
+    monkeypatch.setattr(sqlite, "STORE_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite, "STATEMENT_TIMEOUT", 0.2)
     with closing(sqlite3.connect(first / "safi.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # someone writes: reading goes on
         assert verify(first)[0] == 0

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from safi_agent import create_safi_chain
-from safi_agent.log.key import find_key, keep_key, key_file, key_id, new_key
+from safi_agent.log.key import find_key, key_file, key_id, new_key, write_key_file
 from tests.safi_agent.fakes import THREE, Fake
 
 
 def test_the_environment_comes_before_the_file_beside_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log.json"
     assert find_key(log) is None
-    keep_key(log, beside := new_key())
+    write_key_file(log, beside := new_key())
     assert find_key(log) == beside
     (tmp_path / "elsewhere").write_text("f" * 40 + "\n")
     monkeypatch.setenv("SAFI_LOG_KEY_FILE", str(tmp_path / "elsewhere"))
@@ -30,7 +30,7 @@ def test_new_keys_differ_and_are_known_by_an_id_that_does_not_tell_them() -> Non
 
 
 def test_a_key_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
-    keep_key(tmp_path / "log.json", new_key())
+    write_key_file(tmp_path / "log.json", new_key())
     assert [file.name for file in tmp_path.iterdir()] == ["log.json.key"]
     assert key_file(tmp_path / "log.json").stat().st_mode & 0o777 == 0o600
 

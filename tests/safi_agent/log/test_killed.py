@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from safi_agent.log import flush
-from safi_agent.log.check import check
-from safi_agent.log.files import log_files
 from safi_agent.log.key import find_key
+from safi_agent.log.reconciliation import check
+from safi_agent.log.rotation import log_files
 from safi_agent.store import open_store
-from safi_agent.store.witness import account_of
+from safi_agent.store.log_account import read_log_account
+from safi_agent.store.log_state import read_anchor, read_unlogged
 from tests import forked
 from tests.safi_agent.log.writer import work
 
@@ -43,13 +44,13 @@ def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: 
         said.close()
     store = open_store(f"sqlite:///{tmp_path}/safi.db")
     flush(store, str(log), 3000)  # what the last writer left; where it was killed between two, that is nothing
-    key, anchor = find_key(log), store.anchor(str(log))
+    key, anchor = find_key(log), read_anchor(store, str(log))
     assert key
     assert anchor
     assert len(log_files(log)) > 2
-    checked = check(log, key, store, account_of(store, str(log)))
+    checked = check(log, key, store, read_log_account(store, str(log)))
     verdict = checked.verdict
     assert (verdict.faults, checked.foreign, checked.waiting) == ((), 0, 0)
     written = [json.loads(line)["turnId"] for file in log_files(log) for line in file.read_bytes().splitlines()]
     assert len(set(written)) == len(written) == verdict.lines == anchor.lines
-    assert not store.unlogged(str(log))[1]
+    assert not read_unlogged(store, str(log))[1]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safi_agent.errors import LogError
-from safi_agent.log.seal import Tip, beginning, read_seal
-from safi_agent.log.verify import MOST_TOLD, verify
+from safi_agent.log.hash_chain import Tip, beginning, read_seal
+from safi_agent.log.verify import MOST_FAULTS, verify
 from tests.safi_agent.log.attacks import ATTACKS, LOG, OTHER, STRANGER
 from tests.safi_agent.log.chains import KEY, anchor, chain, record, write
 
@@ -165,7 +165,7 @@ def test_a_log_of_which_nothing_is_known_must_be_there(tmp_path: Path) -> None:
 
 def test_only_the_first_faults_are_told_and_all_are_counted(tmp_path: Path) -> None:
     verdict = verify(write(tmp_path / "log.json", chain(100, STRANGER)), KEY)
-    assert (len(verdict.faults), verdict.faulty) == (MOST_TOLD, 100)
+    assert (len(verdict.faults), verdict.faulty) == (MOST_FAULTS, 100)
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if " line " in name])

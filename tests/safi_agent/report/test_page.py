@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safi_agent.report.entries import read
 from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, told, within, write_page
-from safi_agent.report.reading import read
 from safi_agent.report.review import review
 from tests.safi_agent.fakes import Fake
 from tests.safi_agent.report.made import HOSTILE, LOW, hostile, record, various, write

@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from safi_agent import SafiChain, create_safi_chain
-from safi_agent.store import Commit, Memory, Row, open_store
+from safi_agent.store import Commit, JudgedTurn, Memory, open_store
 from tests.safi_agent.fakes import THREE, Fake
 
 TURNS = 12
@@ -96,21 +96,21 @@ def _unfinished(safi: SafiChain, folder: Path, answered: set[str]) -> str | None
     return f"left: {[row for row in rows if row[1:] != ('done', 1, 1)]}"
 
 
-def keep(row: Row, before: Memory) -> Commit:
+def keep(row: JudgedTurn, before: Memory) -> Commit:
     return Commit({"id": row.id}, before._replace(mu_turn=before.mu_turn + 1))
 
 
 def stored(folder: Path, seeds: int, *, memory: bool) -> str | None:
     """The store by itself, while another thread works on it; each turn that was given a number must be there."""
     store = open_store(None if memory else f"sqlite:///{folder}/s.db")
-    store.keep_values(V, "{}")
+    store.save_values(V, "{}")
     numbers: dict[str, int] = {}
     over, slowest = threading.Event(), [0.0]
 
     def add(key: str) -> None:
         own = str(uuid4())
-        numbers[own], _ = store.add({"id": own, "key": key, "valueSet": "s"}, V, "", audit=True)
-        store.judged(own, [], None)
+        numbers[own], _ = store.add_turn({"id": own, "key": key, "valueSet": "s"}, V, "", audit=True)
+        store.save_ledger(own, [], None)
         store.commit_ready(key, keep)
 
     def beside() -> None:
@@ -131,7 +131,7 @@ def stored(folder: Path, seeds: int, *, memory: bool) -> str | None:
         add("under fire")
     over.set()
     thread.join(30)
-    lost = [own for own, number in numbers.items() if (found := store.find(own)) is None or found[0] != number]
+    lost = [own for own, number in numbers.items() if (found := store.find_turn(own)) is None or found[0] != number]
     if thread.is_alive() or lost:
         return f"the other thread is stuck: {thread.is_alive()}, lost: {lost}"
     return f"the other thread waited {slowest[0]:.1f} s" if slowest[0] > 5 else None

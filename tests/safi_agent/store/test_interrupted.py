@@ -25,7 +25,7 @@ def test_interrupts_at_random_moments_wedge_nothing(kind: str, tmp_path: Path) -
 
 def abandon(store: Store) -> None:
     """What an interrupt between the end of a block and the first line of its ``__exit__`` leaves."""
-    transaction = store._transaction()
+    transaction = store.database.transaction()
 
     def enter() -> None:
         transaction.__enter__().exec_driver_sql("UPDATE safi_memory SET turns = 1000")
@@ -45,7 +45,7 @@ def test_a_transaction_whose_block_is_over_is_undone_by_the_next_one(
         request.getfixturevalue("database") if kind == "postgres" else None
     )
     store = open_store(url)
-    store.keep_values(V, "{}")
+    store.save_values(V, "{}")
     add(store, "a")
     for where in ("here", "elsewhere"):
         abandon(store)
@@ -58,19 +58,19 @@ def test_a_transaction_whose_block_is_over_is_undone_by_the_next_one(
             thread.start()
             thread.join(20)
         assert time.monotonic() - start < 5
-    found = store.find("elsewhere")
+    found = store.find_turn("elsewhere")
     assert found is not None
     assert found[0] == 3  # nothing of what was interrupted is there
     store.database.engine.dispose()
 
 
 def add(store: Store, turn_id: str) -> int:
-    return store.add({"id": turn_id, "key": "k", "valueSet": "s"}, V, "", audit=True)[0]
+    return store.add_turn({"id": turn_id, "key": "k", "valueSet": "s"}, V, "", audit=True)[0]
 
 
 def test_a_transaction_in_a_transaction_is_refused_at_once(tmp_path: Path) -> None:
     """As a signal handler would begin it: the thread would wait for itself."""
     store = open_store(f"sqlite:///{tmp_path}/s.db")
-    with store._transaction(), pytest.raises(RuntimeError, match="cannot wait for itself"):
-        store.note("k")
-    assert store.note("k") == ""
+    with store.database.transaction(), pytest.raises(RuntimeError, match="cannot wait for itself"):
+        store.feedback_note("k")
+    assert store.feedback_note("k") == ""

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import update
 
 from safi_agent import ValueSet, assess, create_safi_chain, load_values
-from safi_agent.store.leases import FORGOTTEN, LEASE
+from safi_agent.store.backlog import blocking_reasons
+from safi_agent.store.leases import LEASE, SUBMIT_GRACE
 from safi_agent.store.tables import turns
 from tests import forked
 from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
@@ -72,7 +73,7 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
     assert "1 turns of the value set 'three', which no process serves, are audited with those of 'renamed'" in (
         caplog.text
     )
-    assert safi._auditor.store.blocked("renamed") == []
+    assert blocking_reasons(safi._auditor.store.database, "renamed") == []
 
 
 @pytest.mark.parametrize("audit", ["in process", "worker"])
@@ -134,7 +135,7 @@ def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_pat
         assert safi.drain(60) == 1
         safi.invoke("behind it", SAME_KEY)
         assert safi.drain(1.0) == 0
-        (sentence,) = safi._auditor.store.blocked("renamed")
+        (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
         assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
         assert f":{other.pid}: they are taken over when it has ended" in sentence
         assert not [one for one in model.asked("conscience") if "old three" in str(one[-1].text)]
@@ -171,14 +172,14 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     safi.invoke("behind it", SAME_KEY)
     safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
     safi.drain(1)
-    (sentence,) = safi._auditor.store.blocked("renamed")
+    (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
     assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
     assert THREE.fingerprint[:12] in sentence
     assert "Make a chain with that value set on this store once" in sentence
     with make():
         pass
     deadline = time.monotonic() + 60
-    while safi._auditor.store.blocked("renamed") or not (tmp_path / "old.json").exists():
+    while blocking_reasons(safi._auditor.store.database, "renamed") or not (tmp_path / "old.json").exists():
         assert time.monotonic() < deadline
         safi._auditor.beat()
         time.sleep(0.1)
@@ -193,11 +194,11 @@ def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_pa
     safi.invoke("a")
     safi.drain()
     store = safi._auditor.store
-    body = json.loads(json.dumps({**store.find(lines(tmp_path / "log.json")[0]["turnId"])[1], "id": "forgotten"}))
-    store.add(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
-    assert store.adopt("three", store.under_way) == []  # it may be on its way
-    with store._transaction() as c:
-        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+    body = json.loads(json.dumps({**store.find_turn(lines(tmp_path / "log.json")[0]["turnId"])[1], "id": "forgotten"}))
+    store.add_turn(body, THREE.fingerprint, str(tmp_path / "log.json"), audit=True)
+    assert store.leases.take_over("three", store.leases.under_way) == []  # it may be on its way
+    with store.database.transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - SUBMIT_GRACE))
     safi.invoke("b")
     deadline = time.monotonic() + 60
     while len(lines(tmp_path / "log.json")) < 3:
@@ -211,9 +212,9 @@ def test_a_heartbeat_takes_up_such_a_turn_while_other_turns_are_open(make: Any) 
     safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
     store = safi._auditor.store
     turn_id = safi.invoke("open").response_metadata["safi"]["turnId"]
-    store.add({**store.find(turn_id)[1], "id": "forgotten"}, THREE.fingerprint, "", audit=True)
-    with store._transaction() as c:
-        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - FORGOTTEN))
+    store.add_turn({**store.find_turn(turn_id)[1], "id": "forgotten"}, THREE.fingerprint, "", audit=True)
+    with store.database.transaction() as c:
+        c.execute(update(turns).where(turns.c.id == "forgotten").values(lease=time.time() + LEASE - SUBMIT_GRACE))
     safi._auditor.beat()
     taken = list(safi._auditor._open)
     go.set()

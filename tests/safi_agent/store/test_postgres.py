@@ -9,20 +9,20 @@ from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
 from safi_agent.store import Store, open_store
-from safi_agent.store.postgres import LOOK, Postgres
-from safi_agent.store.queue import LONGEST, queue_of
+from safi_agent.store.job_queue import LONGEST, queue_name
+from safi_agent.store.postgres import CHECK_INTERVAL, Postgres
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
 
 
 def add(store: Store, turn_id: str, *, audit: bool = True) -> int:
-    return store.add({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]
+    return store.add_turn({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]
 
 
 @pytest.fixture
 def store(database: str) -> Store:
     made = open_store(database)
-    made.keep_values("v", "{}")
+    made.save_values("v", "{}")
     return made
 
 
@@ -34,8 +34,8 @@ def jobs(postgres: Server, database: str) -> list[tuple[object, ...]]:
 def test_a_job_comes_with_its_turn_and_the_next_with_its_ledger(store: Store, postgres: Server, database: str) -> None:
     add(store, "a")
     assert jobs(postgres, database) == [("safi.judge", "a", None, "safi:s")]
-    store.judged("a", [], None)
-    store.judged("a", [], None)
+    store.save_ledger("a", [], None)
+    store.save_ledger("a", [], None)
     assert jobs(postgres, database)[1:] == [("safi.settle", "a", "safi:k", "safi:s")]
     add(store, "b", audit=False)
     assert jobs(postgres, database)[2:] == [("safi.settle", "b", "safi:k", "safi:s")]
@@ -51,7 +51,7 @@ def test_without_its_job_there_is_no_turn(
     assert raised.value.__context__ is None
     assert "violates check constraint" in caplog.text
     assert "valueSet" not in caplog.text
-    assert (store.find("a"), jobs(postgres, database)) == (None, [])
+    assert (store.find_turn("a"), jobs(postgres, database)) == (None, [])
     postgres.ask("ALTER TABLE procrastinate_jobs DROP CONSTRAINT no", name)
     assert add(store, "a") == 1
 
@@ -73,8 +73,8 @@ def test_many_may_open_a_new_database_at_once(database: str) -> None:
 def test_long_names_fit_a_channel() -> None:
     channel = "procrastinate_queue_v1#"
     for name in ("unesco", "é" * 16, "x" * LONGEST, "x" * 200, "ü" * 40):
-        assert len((channel + queue_of(name)).encode()) < 64
-    assert queue_of("x" * 200) != queue_of("x" * 201)
+        assert len((channel + queue_name(name)).encode()) < 64
+    assert queue_name("x" * 200) != queue_name("x" * 201)
 
 
 def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database: str) -> None:
@@ -84,7 +84,7 @@ def test_a_lost_connection_is_replaced(store: Store, postgres: Server, database:
     assert add(store, "b") == 2
 
 
-@pytest.mark.parametrize("part", ["patience", "LOOK"])
+@pytest.mark.parametrize("part", ["current_timeout_budget", "CHECK_INTERVAL"])
 def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
     store: Store, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -100,9 +100,9 @@ def test_interrupted_as_it_begins_a_transaction_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         patch.setattr(f"safi_agent.store.postgres.{part}", Interrupted())
         with pytest.raises(KeyboardInterrupt):
-            store.find("a")
+            store.find_turn("a")
     for turn in "abc":
-        time.sleep(2 * LOOK)
+        time.sleep(2 * CHECK_INTERVAL)
         assert add(store, turn) > 0
 
 

@@ -1,0 +1,121 @@
+"""The agent's final answer, compared with the released one: the agent's state may have been edited in between."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_OID, uuid5
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+from pydantic_core import to_jsonable_python
+
+from safi_agent.agents.replies import read_denial, safi_metadata
+from safi_agent.agents.signatures import VerdictSigner
+from safi_agent.release import answer_message
+from safi_agent.turn import Turn
+
+Answered = Callable[[str], tuple[int, Mapping[str, Any]] | None]
+
+
+class FinalAnswer(NamedTuple):
+    """The last message, unless it is a user's, and the structured response of an agent's state."""
+
+    messages: Sequence[AnyMessage]
+    structured: Any
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "FinalAnswer":
+        """The final answer in this state of an agent."""
+        return cls(state["messages"], state.get("structured_response"))
+
+    @property
+    def last(self) -> AnyMessage | None:
+        """The message with the answer; None if the last message is the user's or a system message."""
+        last = self.messages[-1] if self.messages else None
+        return None if isinstance(last, HumanMessage | SystemMessage) else last
+
+    @property
+    def before(self) -> list[AnyMessage]:
+        """The messages before the answer."""
+        return list(self.messages if self.last is None else self.messages[:-1])
+
+    @property
+    def text(self) -> str:
+        """Everything that would leave, as text for a judge."""
+        said = [] if self.last is None else [str(self.last.text)]
+        said += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
+        return "\n\n".join(dict.fromkeys(filter(None, said)))
+
+    def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
+        """Whether it is identical to what was released in this run of the agent for this prompt."""
+        if self.structured is not None:
+            return self._structured(turn, answered)
+        if isinstance(self.last, AIMessage):
+            return self._answer(self.last, turn, answered)
+        if isinstance(self.last, ToolMessage):
+            return self._result(self.last, turn, answered, signer)
+        return self.last is None
+
+    def _answer(self, last: AIMessage, turn: Turn, answered: Answered) -> bool:
+        if (kept := _released_turn(last, turn, answered)) is None:
+            return False
+        left, more = (
+            answer_message(kept[1], kept[0]),
+            last.tool_calls or last.invalid_tool_calls or last.additional_kwargs,
+        )
+        return not more and (last.content, last.response_metadata) == (left.content, left.response_metadata)
+
+    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
+        """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
+        if last.artifact is not None or last.additional_kwargs:
+            return False
+        if (kept := _released_turn(last, turn, answered)) is not None:
+            left = answer_message(kept[1], kept[0])
+            return (last.content, last.response_metadata) == (left.content, left.response_metadata)
+        calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
+        made = [call for call in calls if call["id"] == last.tool_call_id]
+        return any(read_denial(turn, call, last, signer) is not None for call in made)
+
+    def _structured(self, turn: Turn, answered: Answered) -> bool:
+        places = [i for i, said in enumerate(self.messages) if isinstance(said, AIMessage)]
+        if not places:
+            return False
+        answer, notes = self.messages[places[-1]], self.messages[places[-1] + 1 :]
+        kept = _released_turn(answer, turn, answered)
+        if not isinstance(answer, AIMessage) or kept is None or answer.additional_kwargs or answer.invalid_tool_calls:
+            return False
+        metadata = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
+        left = answer_message(kept[1], kept[0]).response_metadata
+        found = digest(answer.content, answer.tool_calls, notes, self.structured)
+        return bool(
+            {**answer.response_metadata, "safi": metadata} == left and kept[1]["metadata"].get("structured") == found
+        )
+
+
+def digest(text: object, calls: Sequence[ToolCall], notes: Sequence[AnyMessage], structured: Any) -> str:
+    """A fingerprint of a structured answer: its message's text and calls, the messages after it, and the object."""
+    made = [[call["id"], call["name"], call["args"]] for call in calls]
+    said = [[note.type, getattr(note, "tool_call_id", None), note.content] for note in notes]
+    whole = json.dumps(_plain([text, made, said, type(structured).__qualname__, structured]), sort_keys=True)
+    return sha256(whole.encode()).hexdigest()
+
+
+def result_id(run: str, call_id: str) -> str:
+    """The turn id of a tool's result that is an answer, but not the one that the agent ends with."""
+    return str(uuid5(NAMESPACE_OID, f"{run}:{call_id}"))
+
+
+def _released_turn(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
+    """The released turn with the message's turn id, if it is of the same run, prompt and memory key."""
+    turn_id, run = safi_metadata(message).get("turnId"), turn["id"]
+    results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []
+    if not isinstance(turn_id, str) or not (turn_id in (run, *results) or turn_id.startswith(f"{run}.")):
+        return None
+    found = answered(turn_id)
+    if found is None or (found[1]["prompt"], found[1]["key"]) != (turn["prompt"], turn["key"]):
+        return None
+    return found
+
+
+def _plain(item: Any) -> Any:
+    return to_jsonable_python(item, fallback=repr, inf_nan_mode="strings")

@@ -1,0 +1,43 @@
+"""What drain() does in every audit branch: refuse to wait for itself, and say why turns are not done."""
+
+from collections.abc import Mapping
+
+from safi_agent.store import Store
+from safi_agent.store.backlog import blocking_reasons
+from safi_agent.store.log_state import count_unlogged
+from safi_agent.store.process_id import is_dead, this_process
+from safi_agent.thread_pool import is_audit_thread
+from safi_agent.unicode_text import many
+
+
+def refuse_audit_thread() -> None:
+    """Raise in a thread that audits: it would wait for itself.
+
+    Raises:
+        RuntimeError: this thread belongs to the audit branch.
+    """
+    if is_audit_thread():
+        raise RuntimeError("drain: expected another thread than those that audit; a hook cannot wait for itself.")
+
+
+def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
+    """The reasons why turns are not done, one sentence each, as far as the store shows them.
+
+    Args:
+        store: asked for what it knows.
+        value_set: the name of the set whose turns are left.
+        left: how many there are, by owner.
+    """
+    lines = count_unlogged(store, value_set) if left else {}
+    said = blocking_reasons(store.database, value_set)
+    said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
+    others = {
+        owner.rpartition(":")[0]: count
+        for owner, count in left.items()
+        if owner != this_process() and not is_dead(owner)
+    }
+    named = " ".join(said)
+    for name, count in others.items():
+        if name not in named:
+            said.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
+    return said

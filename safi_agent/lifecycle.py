@@ -1,0 +1,77 @@
+"""drain() and close(), synchronous and asynchronous, and the result they return."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Self
+
+from safi_agent.unicode_text import many
+
+
+class DrainResult(int):
+    """The number of audits finished since the last call, and what is left.
+
+    Attributes:
+        left: turns of this store and value set that are not done, those of other processes among them.
+        blocked: why they are not done, a sentence for each cause; empty where ``left`` is 0.
+    """
+
+    left: int
+    blocked: tuple[str, ...]
+
+    def __new__(cls, finished: int, left: int = 0, blocked: Iterable[str] = ()) -> Self:
+        """A count with its two attributes."""
+        made = super().__new__(cls, finished)
+        made.left, made.blocked = left, tuple(blocked)
+        return made
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, int, tuple[str, ...]]]:
+        return type(self), (int(self), self.left, self.blocked)
+
+
+log = logging.getLogger("safi_agent")
+
+
+class Lifecycle:
+    """drain() and close(), sync and async; ``with`` and ``async with`` close at the end of the block."""
+
+    def drain(self, timeout: float | None = 30) -> DrainResult:
+        """Wait until the audits of this process are done; the number finished since the last call.
+
+        After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store. The number has
+        two attributes: ``left`` turns are not done, and ``blocked`` says why, a sentence for each cause.
+
+        Raises:
+            RuntimeError: it was called by a hook or a model while it audits.
+        """
+        raise NotImplementedError
+
+    async def adrain(self, timeout: float | None = 30) -> DrainResult:
+        """Asynchronous version."""
+        return await asyncio.to_thread(self.drain, timeout)
+
+    def close(self, timeout: float | None = 30) -> DrainResult:
+        """Take no more turns, then drain."""
+        raise NotImplementedError
+
+    async def aclose(self, timeout: float | None = 30) -> DrainResult:
+        """Asynchronous version."""
+        return await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _warn_unfinished(self.close())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        _warn_unfinished(await self.aclose())
+
+
+def _warn_unfinished(closed: DrainResult) -> None:
+    """Log what is left at the end of a ``with`` block, which has no return value."""
+    if closed.left:
+        log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))

@@ -1,0 +1,240 @@
+"""Compare a log with its key, with the anchor in the store and with the rows of its turns."""
+
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safi_agent.errors import LogError
+from safi_agent.log.anchors import CHANGED, anchor_key_id, sealed_turns
+from safi_agent.log.hash_chain import Seal, genuine, read_seal
+from safi_agent.log.key import key_id
+from safi_agent.log.rotation import lines, log_files
+from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
+from safi_agent.store import Anchor, Store
+from safi_agent.store.log_account import WRONG, LogAccount, read_anchors, read_rows, read_turns_at
+
+AT_ONCE = 200  # turns per query
+MOST_MISSING = 20
+# The field of a record for each field of a turn's body.
+SAME = {
+    "id": "turnId",
+    "key": "memoryKey",
+    "time": "timestamp",
+    "prompt": "userPrompt",
+    "draft": "intellectDraft",
+    "reflection": "intellectReflection",
+    "final": "finalOutput",
+    "decision": "willDecision",
+    "reason": "willReflection",
+    "valueSet": "valueSet",
+}
+
+
+class Compared(NamedTuple):
+    """The differences; the number of lines of turns unknown to the store; the number of turns not yet written."""
+
+    faults: tuple[Fault, ...]
+    foreign: int
+    waiting: int
+
+
+class _Line(NamedTuple):
+    """A line that was written with the key, or before there was one (then ``seal`` is None)."""
+
+    file: str
+    at: int
+    text: bytes
+    seal: Seal | None
+    record: Mapping[str, Any]
+
+
+def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whole: bool = True) -> Compared:
+    """Read a log once more and compare each line with its row in the store.
+
+    Args:
+        log: its path.
+        key: the key it was written with; lines that were not are left to ``verify``.
+        store: the store that wrote it.
+        told: what the store knew of it before it was read.
+        whole: whether all lines must be here, so that a turn of the store without one is named.
+    """
+    written, waiting = _Places(told.written), set(told.waiting)
+    faults: list[Fault] = []
+    foreign = 0
+    for batch in _batches(log, key):
+        rows = read_rows(store, [line.record["turnId"] for line in batch])
+        for line in batch:
+            if (row := rows.get(line.record["turnId"])) is None:
+                foreign += 1
+                continue
+            written.mark_found(row.place)
+            waiting.discard(row.place)
+            faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
+    if whole:
+        faults += _missing(log, store, told, written)
+    return Compared(tuple(faults), foreign, len(waiting))
+
+
+def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
+    """The path and anchor under which the store wrote the lines of this log; None if it wrote none.
+
+    Of several the one whose anchor is genuine, and then the longest.
+    """
+    paths: set[str] = set()
+    for batch in _batches(log, key):
+        rows = read_rows(store, [line.record["turnId"] for line in batch if line.seal])
+        paths |= {row.log for row in rows.values() if row.logged and row.log and row.log != log}
+    found = read_anchors(store, paths)
+    genuine_lines = {
+        path: anchor.lines for path, anchor in found.items() if sealed_turns(path, anchor, key) is not None
+    }
+    return max(found.items(), key=lambda one: genuine_lines.get(one[0], -1), default=None)
+
+
+def _batches(log: str | Path, key: bytes) -> Iterator[list[_Line]]:
+    found = _lines(log, key)
+    while batch := list(islice(found, AT_ONCE)):
+        yield batch
+
+
+def _lines(log: str | Path, key: bytes) -> Iterator[_Line]:
+    for path in log_files(log):
+        with path.open("rb") as file:
+            for at, text in enumerate(lines(file), 1):
+                seal = read_seal(text)
+                if (seal is None or genuine(text, seal, key)) and (record := _record(text)) is not None:
+                    yield _Line(str(path), at, text, seal, record)
+
+
+def _record(text: bytes) -> Mapping[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    turn_id = record.get("turnId") if isinstance(record, dict) else None
+    # Only such ids can be in the database.
+    return record if isinstance(turn_id, str) and turn_id.isprintable() else None
+
+
+def _differences(line: _Line, row: Any) -> Iterator[str]:
+    """The differences between a line and its row."""
+    named = f"turn {line.record['turnId']!r} in the store"
+    try:
+        if row.status != "done" or row.place is None:
+            yield f"{named} is not committed, and the log has it"
+        elif line.seal and _written(row.record, line.seal) != line.text:
+            yield f"{named} has another record than the log"
+        elif changed := _changed(line.record, row):
+            yield f"{named} has another {', '.join(changed)} than the log"
+    except WRONG as error:
+        yield f"{named} cannot be read ({type(error).__name__})"
+
+
+def _written(record: str, seal: Seal) -> bytes:
+    """The log line of this record."""
+    return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
+
+
+def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
+    """The names of fields that differ between row and record."""
+    body = json.loads(row.body)
+    found = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
+    if (record.get("turn", row.turn), record.get("memoryKey", row.key)) != (row.turn, row.key):
+        found.append("number")
+    if (ledger := record.get("conscienceLedger")) and json.loads(row.ledger or "null") != ledger:
+        found.append("ledger")
+    return found
+
+
+class _Places:
+    """Commit positions of turns, with a mark for those that were found in the log."""
+
+    def __init__(self, places: "array[int]") -> None:
+        self._places, self._met = places, bytearray(len(places))
+
+    def mark_found(self, place: object) -> None:
+        """Mark the turn at this position as found."""
+        if not isinstance(place, int):
+            return
+        at = bisect_left(self._places, place)
+        while at < len(self._places) and self._places[at] == place and self._met[at]:
+            at += 1  # two turns at one position: two processes committed at once
+        if at < len(self._places) and self._places[at] == place:
+            self._met[at] = 1
+
+    def missing(self) -> Iterator[int]:
+        """The positions that were not found."""
+        return (place for place, met in zip(self._places, self._met, strict=True) if not met)
+
+
+def _missing(log: str | Path, store: Store, told: LogAccount, written: _Places) -> Iterator[Fault]:
+    places = list(islice(written.missing(), MOST_MISSING))
+    for row in read_turns_at(store, told.log, places) if places else []:
+        yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")
+
+
+NO_LOG = Verdict((), 0, 0, 0, None)
+
+
+class Checked(NamedTuple):
+    """The verdict, with the faults of the store among its own; the anchor, if it is genuine.
+
+    ``foreign`` counts lines of turns that the store does not have, ``waiting`` turns that were committed and are not in
+    the log yet.
+    """
+
+    verdict: Verdict
+    anchor: Anchor | None
+    foreign: int
+    waiting: int
+
+
+def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: int = 1) -> Checked:
+    """Verify a log, and compare it with the store that wrote it.
+
+    Args:
+        log: its path; full files are found beside it.
+        key: the key it was written with.
+        store: the store that wrote it.
+        told: what the store knows of it, read before the log (``read_log_account``).
+        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such log, and the store does not expect one.
+        LogError: the store remembers another key.
+    """
+    anchor, wrong = _anchor(told, key)
+    gone = anchor is None and told.written and not log_files(log)
+    verdict = NO_LOG if gone else verify(log, key, anchor, first)
+    # Missing turns are not reported if the chain already misses lines, or if files are elsewhere.
+    compared = compare(log, key, store, told, whole=first == 1 and not verdict.faulty)
+    named = {fault[:2] for fault in verdict.faults}  # report each line once
+    more = [Fault(str(log), 0, what) for what in (*wrong, *told.wrong)]
+    more += [fault for fault in compared.faults if fault[:2] not in named]
+    faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)
+    return Checked(
+        verdict._replace(faults=tuple(faults[:MOST_FAULTS]), faulty=faulty), anchor, compared.foreign, compared.waiting
+    )
+
+
+def _anchor(told: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
+    """The anchor if it is genuine, and its faults."""
+    anchor, there = told.anchor, len(told.written)
+    if anchor is None:
+        return None, [f"the store has {there:,} turns in it and no anchor of it: that was deleted"] if there else []
+    if anchor_key_id(anchor) != key_id(key):
+        raise LogError(
+            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+        )
+    if (sealed := sealed_turns(told.log, anchor, key)) is None:
+        return None, [CHANGED]
+    if sealed != there:
+        what = (
+            f"the store has {there:,} turns in it, and the sealed anchor says {sealed:,}: rows were deleted or changed"
+        )
+        return anchor, [what]
+    return anchor, []

@@ -1,0 +1,99 @@
+"""Reading a log for people: each line into what the page shows of it, whoever wrote it and whatever is in it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from safi_agent.hooks import alert_kinds, is_unfounded
+from safi_agent.ledger import number
+from safi_agent.log.rotation import lines, log_files
+from safi_agent.values import label
+
+Reason = Literal["audit_failed", "review", "unfounded", "drift", "violation", "intellect_failed"]
+REASONS: dict[Reason, str] = {
+    "audit_failed": "failed audit",
+    "review": "low score",
+    "unfounded": "score without a basis",
+    "drift": "high drift",
+    "violation": "violation",
+    "intellect_failed": "no draft",
+}
+
+MOST_TURNS = 2**53
+
+
+class Entry(NamedTuple):
+    """One line: its number in the log, what is counted and drawn of it, why it is to be reviewed, and itself.
+
+    ``score`` is in [1, 10] and ``drift`` in [0, 1]; ``ledger`` has a score in [−1, 1] by name of value.
+    """
+
+    place: int
+    key: str
+    turn: int
+    time: str
+    decision: str
+    score: float | None
+    drift: float | None
+    ledger: dict[str, float]
+    reasons: tuple[Reason, ...]
+    record: Mapping[str, Any]
+
+
+def records(log: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The lines of all files of a log, numbered from 1, and their records; None for a line that is none."""
+    for place, line in enumerate(_lines(log), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        known = isinstance(record, dict) and "turnId" in record and "willDecision" in record
+        yield place, record if known else None
+
+
+def _lines(log: Path) -> Iterator[bytes]:
+    for path in log_files(log):
+        with path.open("rb") as file:
+            yield from lines(file)
+
+
+def read(record: Mapping[str, Any], place: int, review_below: float, drift_above: float) -> Entry:
+    """A record as the page needs it; what is missing or of another type is as if it were not there."""
+    score, drift = number(record.get("spiritScore"), 1, 10), number(record.get("drift"), 0, 1)
+    decision, turn = record.get("willDecision"), number(record.get("turn"), 1, MOST_TURNS)
+    seen = {"spiritScore": score, "drift": drift, "auditStatus": record.get("auditStatus")}
+    reasons: list[Reason] = []
+    if decision == "violation":
+        reasons.append("violation")
+    elif decision != "approve":
+        reasons.append("intellect_failed")
+    flags = record.get("flags")
+    if isinstance(flags, list) and is_unfounded({"flags": flags}):
+        reasons.append("unfounded")
+    found = alert_kinds(seen, review_below, drift_above)
+    # A failed audit is its own reason: it has no score that could be low.
+    reasons += [kind for kind in found if kind != "review" or score is not None]
+    return Entry(
+        place=place,
+        key=str(record.get("memoryKey") or record.get("valueSet") or ""),
+        turn=place if turn is None else int(turn),
+        time=str(record.get("timestamp") or ""),
+        decision=str(decision or ""),
+        score=score,
+        drift=drift,
+        ledger=_scores(record.get("conscienceLedger")),
+        reasons=tuple(reasons),
+        record=record,
+    )
+
+
+def _scores(rows: object) -> dict[str, float]:
+    """Scores by the value's name; of two spellings of one name the later counts."""
+    found: dict[str, tuple[str, float]] = {}
+    for row in rows if isinstance(rows, list) else []:
+        name = row.get("value") if isinstance(row, dict) else None
+        score = number(row.get("score"), -1, 1) if isinstance(row, dict) else None
+        if isinstance(name, str) and score is not None:
+            found[label(name)] = (name, score)
+    return dict(found.values())

@@ -1,0 +1,41 @@
+"""Mask database errors: their messages may contain a statement, a prompt or a password, so only the type is shown."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("safi_agent")
+
+
+def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator: raise ``made(name)`` instead of a database error, with the name of its type only.
+
+    The first line of its message is logged after ``what``; the others may quote a row.
+    """
+
+    def keep(ask: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(ask)
+        def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return ask(*args, **kwargs)
+            except SQLAlchemyError as error:
+                own = getattr(error, "orig", None) or error
+                log.error("%s: %s", what, str(own).partition("\n")[0])
+                cause = type(own).__name__
+            raise made(cause)  # outside of the except block, so that it has no context
+
+        return asked
+
+    return keep
+
+
+def _not_opened(cause: str) -> ValueError:
+    return ValueError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+
+
+opening = raise_as(_not_opened, "The store could not be opened")

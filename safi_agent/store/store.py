@@ -1,0 +1,340 @@
+"""The durable store: the outbox of turns, their ledgers, and the memory of each key.
+
+A turn's row goes ``pending → judged → done``; one that needs no audit starts as ``judged``. The rows of one memory key
+become done in the order of their turns, whichever process has judged them and when: the transaction that commits them
+enforces it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy.exc import IntegrityError
+from typing_extensions import override
+
+from safi_agent.errors import OutboxError
+from safi_agent.fork_safety import ForkHandler, Stage, register
+from safi_agent.store.backlog import PendingAudits
+from safi_agent.store.commits import judged_head, ledger_json, prepare_batch, result_parameters
+from safi_agent.store.database import Database
+from safi_agent.store.database_errors import raise_as
+from safi_agent.store.leases import LEASE, Leases, missing_value_sets
+from safi_agent.store.process_id import this_process
+from safi_agent.store.rows import (
+    AuditResult,
+    Commit,
+    JudgedTurn,
+    Memory,
+    PreparedBatch,
+    ReadyBatch,
+    ReadyTurn,
+    StoredTurn,
+)
+from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
+
+FRESH = 1.0  # seconds for which a note of another process may be stale
+MOST_NOTES = 10_000
+
+# Statements before the answer, built once.
+_NOTE = select(memory.c.note).where(memory.c.key == bindparam("of"))
+_FIND = select(turns.c.turn, turns.c.body).where(turns.c.id == bindparam("of"))
+_BLANK = {"turns": 1, "mu_turn": 0, "mu": "{}", "scores": "[]", "note": ""}
+_ADD = turns.insert()
+
+AT_A_TIME = 64  # turns of one memory key that are committed together
+
+# Statements of every audit, built once.
+_OF = turns.c.id == bindparam("of")
+_THOSE = turns.c.id.in_(bindparam("those", expanding=True))
+_ASKED = (turns.c.id, turns.c.body, value_sets.c.body.label("values"), turns.c.status, turns.c.attempts)
+_LOAD = select(*_ASKED).outerjoin(value_sets, value_sets.c.id == turns.c.values_id).where(_THOSE)
+_JUDGE = update(turns).where(_OF, turns.c.status == "pending").values(status="judged")
+_JUDGE_MANY = _JUDGE.values(ledger=bindparam("found"), error=bindparam("why"), judge=bindparam("by"))
+_JUDGE_ONE = _JUDGE_MANY.returning(turns.c.value_set, turns.c.key)
+_TRIED = update(turns).where(_OF).values(attempts=bindparam("failed"))
+_MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.key == bindparam("of"))
+# Locks the memory key for concurrent writers.
+_LOCK_KEY = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
+_OPEN = (
+    select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id)
+    .where(turns.c.key == bindparam("of"), NOT_DONE)
+    .order_by(turns.c.turn)
+    .limit(bindparam("most"))
+)
+_HEAD = select(turns.c.id).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_BODIES = select(turns.c.id, turns.c.body, turns.c.ledger, turns.c.error, turns.c.judge).where(_THOSE)
+_VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
+_REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
+_LAST = select(func.coalesce(func.max(turns.c.place), 0)).where(PLACED)
+_DONE = (
+    update(turns)
+    .where(_OF)
+    .values(
+        status="done",
+        place=bindparam("at"),
+        record=bindparam("text"),
+        ledger=func.coalesce(bindparam("found"), turns.c.ledger),
+        error=func.coalesce(bindparam("why"), turns.c.error),
+        judge=func.coalesce(bindparam("by"), turns.c.judge),
+    )
+)
+_RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
+_SETTLE = update(turns).where(_THOSE).values(settled=1)
+
+_raise_outbox_error = raise_as(OutboxError, "The store failed")
+
+
+class Store(ForkHandler):
+    """A durable store; every method is one transaction.
+
+    Attributes:
+        database: the SQLite or PostgreSQL database.
+        leases: which process works on which turn.
+        pending: how many audits are open.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.leases = Leases(database)
+        self.pending = PendingAudits(database)
+        self._clear_cache()
+        register(self, Stage.STORE)
+
+    def _clear_cache(self) -> None:
+        self._notes: dict[str, tuple[float, str]] = {}
+        one_more = {"index_elements": ["key"], "set_": {"turns": memory.c.turns + 1}}
+        self._next_turn = self.database.insert(memory).on_conflict_do_update(**one_more).returning(memory.c.turns)
+
+    @override
+    def after_fork(self) -> None:
+        """In the child: forget what the parent has read."""
+        self._clear_cache()
+        self.leases.clear()
+        self.pending.clear()
+
+    def cached_feedback_note(self, key: str) -> str | None:
+        """The cached feedback note, if it is recent; None otherwise. Takes no lock."""
+        read, note = self._notes.get(key, (-FRESH, ""))
+        return note if time.monotonic() - read < FRESH else None
+
+    @_raise_outbox_error
+    def feedback_note(self, key: str) -> str:
+        """The feedback note for the next turn of this key; empty where there is none."""
+        if (note := self.cached_feedback_note(key)) is None:
+            with self.database.transaction(reading=True) as c:
+                note = c.scalar(_NOTE, {"of": key}) or ""
+            self._remember(key, note)
+        return note
+
+    def _remember(self, key: str, note: str) -> None:
+        if len(self._notes) > MOST_NOTES:
+            self._notes.clear()
+        self._notes[key] = (time.monotonic(), note)
+
+    @_raise_outbox_error
+    def find_turn(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
+        """Number and body of the turn with this id."""
+        return self._find_turn(turn_id)
+
+    def _find_turn(self, turn_id: str) -> tuple[int, dict[str, Any]] | None:
+        with self.database.transaction(reading=True) as c:
+            row = c.execute(_FIND, {"of": turn_id}).first()
+        return None if row is None else (row.turn, json.loads(row.body))
+
+    @_raise_outbox_error
+    def add_turn(
+        self, body: Mapping[str, Any], values_id: str, log: str, *, audit: bool
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Store a turn and assign its number; if its id exists, the stored turn is returned instead."""
+        row = {
+            "id": body["id"],
+            "key": body["key"],
+            "value_set": body["valueSet"],
+            "values_id": values_id,
+            "log": log,
+            "status": "pending" if audit else "judged",
+            "audit": int(audit),
+            "attempts": 0,
+            "body": json.dumps(body, allow_nan=False),
+            "logged": 0 if log else 1,
+            "settled": 0,
+            "owner": this_process(),
+            "lease": time.time() + LEASE,
+            "since": time.time(),
+        }
+        try:
+            with self.database.transaction() as c:
+                number: int = c.execute(self._next_turn, {**_BLANK, "key": body["key"]}).scalar_one()
+                c.execute(_ADD, {**row, "turn": number})
+                self.database.enqueue(
+                    c, "safi.judge" if audit else "safi.settle", body["valueSet"], body["key"], body["id"]
+                )
+        except IntegrityError:
+            if (before := self._find_turn(body["id"])) is None:
+                raise
+            return before  # the id exists; the transaction was rolled back
+        if audit:
+            self.pending.add(body["valueSet"])
+        return number, None
+
+    def save_values(self, values_id: str, body: str) -> None:
+        """Store a value set, so that its turns can be audited by it after it was edited."""
+        with self.database.transaction() as c:
+            c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
+            if missing_value_sets(c, [values_id]):  # it was changed in the database
+                c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
+
+    def read_values(self, values_id: str) -> str | None:
+        """A stored value set; None for an unknown id."""
+        with self.database.transaction(reading=True) as c:
+            body: str | None = c.scalar(_VALUES, {"of": values_id})
+        return body
+
+    def load_turns(self, turn_ids: Sequence[str]) -> dict[str, StoredTurn]:
+        """The turns to audit by id, as far as they exist."""
+        with self.database.transaction(reading=True) as c:
+            rows = c.execute(_LOAD, {"those": list(turn_ids)}).all()
+        return {row.id: StoredTurn(row.body, row.values, row.status, row.attempts) for row in rows}
+
+    def save_attempts(self, turn_id: str, attempts: int) -> None:
+        """Store the number of failed attempts, so that it survives a restart."""
+        with self.database.transaction() as c:
+            c.execute(_TRIED, {"of": turn_id, "failed": attempts})
+
+    def save_ledger(
+        self, turn_id: str, ledger: Sequence[Mapping[str, Any]] | None, error: str | None, judge: str | None = None
+    ) -> None:
+        """Store the ledger (None: the audit has failed), and the name of the judge's model.
+
+        Only the first ledger of a turn counts.
+        """
+        with self.database.transaction() as c:
+            found = {"of": turn_id, "found": ledger_json(ledger), "why": error, "by": judge}
+            if (row := c.execute(_JUDGE_ONE, found).first()) is not None:
+                self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
+
+    def load_ready(self, keys: Iterable[str], found: Mapping[str, AuditResult]) -> list[ReadyBatch]:
+        """The turns of these memory keys that can be committed, at most ``AT_A_TIME`` for each key.
+
+        Args:
+            keys: memory keys.
+            found: what audits came to, by turn id, that is not in the store yet.
+        """
+        ready = []
+        with self.database.transaction(reading=True) as c:
+            for key in sorted(keys):
+                row = c.execute(_MEMORY, {"of": key}).first()
+                rows = c.execute(_OPEN, {"of": key, "most": AT_A_TIME}).all()
+                if row is not None and (heads := judged_head(rows, found)):
+                    ready.append(ReadyBatch(key, (row.mu, row.mu_turn, row.scores), _load_rows(c, heads, found)))
+        return ready
+
+    def commit(
+        self,
+        batches: Sequence[PreparedBatch],
+        found: Mapping[str, AuditResult] | None = None,
+        *,
+        tried: Mapping[str, int] | None = None,
+        settled: Iterable[str] = (),
+        value_set: str | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Commit prepared batches in one transaction; returns the committed records by turn id.
+
+        A batch whose memory key another process has committed meanwhile is skipped.
+
+        Args:
+            batches: what is to be committed.
+            found: audit results; those of turns that are not committed are stored, unless a result is stored already.
+            tried: failed attempts, by turn id.
+            settled: ids of turns for which nothing is left to do.
+            value_set: settling of turns of other value sets is enqueued for the workers of those sets.
+        """
+        found = found or {}
+        with self.database.transaction() as c:
+            done = self._commit(c, batches, value_set)
+            if kept := [result_parameters(i, one) for i, one in found.items() if i not in done]:
+                c.execute(_JUDGE_MANY, kept)
+            if tried:
+                c.execute(_TRIED, [{"of": turn_id, "failed": failed} for turn_id, failed in tried.items()])
+            if settled := list(settled):
+                c.execute(_SETTLE, {"those": settled})
+        for made in batches:
+            if made.memory is not None and made.rows[0]["of"] in done:
+                self._remember(made.key, made.memory["note"])
+        return done
+
+    def _commit(
+        self, c: Connection, batches: Sequence[PreparedBatch], value_set: str | None
+    ) -> dict[str, dict[str, Any]]:
+        mine = [made for made in batches if c.scalar(_LOCK_KEY, {"of": made.key}) is not None]
+        done: dict[str, dict[str, Any]] = {}
+        if not mine:
+            return done
+        # After the keys are locked, because waiting for them must not block other commits.
+        self.database.lock_commit_order(c)
+        place: int = c.scalar(_LAST) or 0
+        for made in mine:
+            if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
+                continue
+            c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(made.rows, 1)])
+            if made.memory is not None:
+                c.execute(_REMEMBER, {"of": made.key, **made.memory})
+            for turn_id, of_set in made.value_sets.items():
+                if value_set not in (None, of_set):
+                    self.database.enqueue(c, "safi.settle", of_set, made.key, turn_id)
+            place += len(made.rows)
+            done |= made.records
+        return done
+
+    def commit_ready(
+        self, key: str, compute: Callable[[JudgedTurn, Memory], Commit], value_set: str | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Commit the judged turns at the head of a memory key, in order; returns their records by turn id.
+
+        ``compute`` must be pure. Settling of turns of other value sets is enqueued for the workers of those sets.
+        """
+        done: dict[str, dict[str, Any]] = {}
+        while batches := self.load_ready([key], {}):
+            done |= self.commit([prepare_batch(batch, compute) for batch in batches], value_set=value_set)
+        return done
+
+    def load_records(self, turn_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The records of those of these turns that are committed."""
+        with self.database.transaction(reading=True) as c:
+            return {row.id: json.loads(row.record) for row in c.execute(_RECORDS, {"those": list(turn_ids)})}
+
+    def load_unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """Id, log and record of committed turns that are not settled, in commit order."""
+        mine = (turns.c.key == key, turns.c.value_set == value_set, NOT_SETTLED, PLACED)
+        with self.database.transaction(reading=True) as c:
+            rows = c.execute(select(turns.c.id, turns.c.log, turns.c.record).where(*mine).order_by(turns.c.place)).all()
+        return [(row.id, row.log, json.loads(row.record)) for row in rows]
+
+    def mark_settled(self, turn_ids: Sequence[str]) -> None:
+        """Mark turns as settled: their hooks have run, and nothing is left to do."""
+        with self.database.transaction() as c:
+            c.execute(_SETTLE, {"those": list(turn_ids)})
+
+    def count_unfinished(self, value_set: str) -> dict[str, int]:
+        """The number of unfinished turns of a value set, by the process that owns them."""
+        open_ = (turns.c.value_set == value_set, UNFINISHED)
+        with self.database.transaction(reading=True) as c:
+            rows = c.execute(select(turns.c.owner, func.count()).where(*open_).group_by(turns.c.owner)).all()
+        return {owner: count for owner, count in rows}
+
+
+def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[ReadyTurn]:
+    """Load what a commit needs of these rows, except what is in memory already."""
+    own = {row.id: found[row.id] for row in rows if row.status != "judged"}
+    missing = [row.id for row in rows if row.id not in own or own[row.id].body is None]
+    kept = {row.id: row for row in c.execute(_BODIES, {"those": missing})} if missing else {}
+    sets = {values_id: c.scalar(_VALUES, {"of": values_id}) for values_id in {row.values_id for row in rows}}
+    heads = []
+    for row in rows:
+        said: Any = own.get(row.id, kept.get(row.id))
+        body = kept[row.id].body if row.id in kept else said.body
+        values = sets[row.values_id]
+        heads.append(ReadyTurn(row.id, row.turn, row.value_set, body, said.ledger, said.error, values, said.judge))
+    return heads

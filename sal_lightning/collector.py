@@ -9,14 +9,16 @@ from torch.amp.grad_scaler import GradScaler
 
 from sal_lightning import torch_compile
 from sal_lightning.batch_norm import RunningStatistics
-from sal_lightning.coverage import Coverage, InputRule
+from sal_lightning.coverage import Coverage, InputRule, owned
 from sal_lightning.forward_hooks import ForwardHooks
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.precision import full_precision
 from sal_lightning.remembering import energies
 from sal_lightning.rules.base import Rule
+from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.step_inputs import StepInputs
 
+STRIDE = 4  # steps between two updates of the analyzer
 FOLLOWED = 2  # steps in which the layer that runs last is looked for
 
 
@@ -42,6 +44,7 @@ class Collector:
         self.hooks = ForwardHooks()
         self.output = OutputGradient(scaler, coverage.pull.fisher, coverage.adjustment)
         self.statistics = RunningStatistics()
+        self.analyzer: StabilityAnalyzer | None = None  # measures observed stability from gradients before the mask
         self.step = 0  # the number of the optimizer step, which decides which rows of a batch are sampled
         self.steps = 0  # steps since the layers were hooked, or since parameters were added
         self.had_input_rules = False  # whether any layer was hooked
@@ -81,6 +84,8 @@ class Collector:
             self.hooks.remove(rule)
         self.inputs.remove(self.coverage.gone)
         self.coverage.accept_replaced_weights()
+        if self.analyzer is not None:
+            self.analyzer.watch(owned(self.coverage.model, self.coverage.optimizer))
         if new:
             torch_compile.renew()
             self._hook_modules()
@@ -121,8 +126,16 @@ class Collector:
 
     # --- a step ---
 
-    def signals(self) -> dict[str, float]:
-        """How unusual this step's data are, by the name of the signal."""
+    def signals(self, step: int, unit: float) -> dict[str, float]:
+        """How unusual this step's data are, by the name of the signal.
+
+        Args:
+            step: the number of the optimizer step.
+            unit: the factor by which gradients are too large.
+        """
+        self.step = step
+        if self.analyzer is not None and step % STRIDE == 1:
+            self.analyzer.update(unit)
         self.inputs.confirm_deferred()
         found = self.inputs.signals(self.output)
         if self.steps < FOLLOWED and self.output.total is None and self.inputs.last is not self.output.module:

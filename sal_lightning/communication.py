@@ -24,12 +24,11 @@ from sal_lightning.rules.base import Rule, State, share_windows
 from sal_lightning.rules.subspace import update_pace
 from sal_lightning.self_checks import SelfChecks
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
-from sal_lightning.stability import StabilityAnalyzer, StabilitySpectrum, spectrum
+from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.step_inputs import StepInputs
 from sal_lightning.user_warnings import UserWarnings
 
 VERSION = 6  # of the state_dict
-STRIDE = 4  # steps between two updates of the analyzer
 
 
 class CommunicationLayer:
@@ -108,7 +107,6 @@ class CommunicationLayer:
         self.measure = False  # whether to measure what is held back of this step
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient and of the update
         self.last = False  # whether this step is the last one before ``settle()`` is due
-        self.analyzer: StabilityAnalyzer | None = None  # sees each step's gradients before they are masked
         self.covered = Coverage(model, optimizer, self.settings)
         self.monitor = ChangeMonitor(self.covered, consolidate_on)
         self.optimizer_step = OptimizerStep()
@@ -144,18 +142,13 @@ class CommunicationLayer:
         with full_precision(self.covered.device):
             if collector.cover_new():
                 monitor.provisional.rebind()
-                if self.analyzer is not None:
-                    self.analyzer.watch(coverage.owned(self.model, self.optimizer))
             unit = grad_scaler.unit(self.scaler, self.optimizer, self.rules, scaled)
             if unit is None:
                 self.skip()
                 return
             step.analyzed, step.skipped = True, False
             self.step += 1
-            collector.step = self.step
-            if self.analyzer is not None and self.step % STRIDE == 1:
-                self.analyzer.update(unit)
-            signals = collector.signals()
+            signals = collector.signals(self.step, unit)
             if collector.replace_unreached():
                 monitor.provisional.rebind()
             collector.steps += 1

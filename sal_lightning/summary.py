@@ -219,7 +219,7 @@ def _bands(bands: StabilitySpectrum) -> str:
 
 
 def _settled(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
-    counts = [layer.analyzer.bands() for layer in layers if layer.analyzer is not None]
+    counts = [layer.collector.analyzer.bands() for layer in layers if layer.collector.analyzer is not None]
     return spectrum(torch.stack(counts).sum(0) if counts else torch.zeros(3))
 
 

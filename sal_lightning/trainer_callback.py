@@ -113,7 +113,7 @@ class Answers:
 
     def observed(self) -> Tensor:
         """Weights that have settled, are between, still search, by their own movement: counts (3,)."""
-        parts = [layer.analyzer.bands() for layer in self.layers if layer.analyzer is not None]
+        parts = [layer.collector.analyzer.bands() for layer in self.layers if layer.collector.analyzer is not None]
         return torch.stack(parts).sum(0) if parts else torch.zeros(3)
 
     def values(self) -> dict[str, Tensor]:
@@ -189,7 +189,9 @@ class BaseCallback(Answers):
         """What was learned so far, as tensors, numbers and strings; empty before the first training."""
         if self._waiting or not self.layers:
             return self._waiting
-        analyzers = [layer.analyzer.state_dict() for layer in self.layers if layer.analyzer is not None]
+        analyzers = [
+            layer.collector.analyzer.state_dict() for layer in self.layers if layer.collector.analyzer is not None
+        ]
         return {
             "version": VERSION,
             "layers": [layer.state_dict() for layer in self.layers],
@@ -232,7 +234,7 @@ class BaseCallback(Answers):
                 layer = CommunicationLayer(
                     model, optimizer, **vars(self.settings), scaler=scaler, user_warnings=self.user_warnings
                 )
-                layer.analyzer = StabilityAnalyzer(model, layer.optimizer)
+                layer.collector.analyzer = StabilityAnalyzer(model, layer.optimizer)
                 self.layers.append(layer)
             if state:
                 self._bind(state)
@@ -320,8 +322,8 @@ class BaseCallback(Answers):
             )
         for layer, kept in zip(self.layers, state["layers"], strict=True):
             layer.load_state_dict(kept)
-            if layer.analyzer is not None and state["analyzer"]:
-                layer.analyzer.load_state_dict(state["analyzer"])
+            if layer.collector.analyzer is not None and state["analyzer"]:
+                layer.collector.analyzer.load_state_dict(state["analyzer"])
         if self.watch is not None and state.get("watch"):
             self.watch.load_state_dict(state["watch"], next(self.layers[0].model.parameters()).device)
 

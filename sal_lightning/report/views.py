@@ -70,7 +70,7 @@ def whole(seen: dict[str, View]) -> View:
 
 
 def _histograms(layer: CommunicationLayer) -> list[tuple[Rule, Tensor]]:
-    settled = {} if layer.analyzer is None else layer.analyzer.scores()
+    settled = {} if layer.collector.analyzer is None else layer.collector.analyzer.scores()
     pairs = []
     for rule in layer.rules:
         if rule.learns:

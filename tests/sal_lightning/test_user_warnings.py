@@ -364,13 +364,13 @@ def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, be
     model, callback = Net(), SALCallback()
     if before:
         callback.remember(model, loader(length=5))
-    jump = models.At(10, lambda *_: setattr(callback.layers[0], "jumped", True))
+    jump = models.At(10, lambda *_: setattr(callback.layers[0].monitor, "jumped", True))
     held = "only what was consolidated before is held" if before else "nothing is held"
     match = rf"No change of the data was found in the 20 steps of this fit.*jumped: {held}.*Call consolidate\(\)"
     with pytest.warns(UserWarning, match=match) as seen:
         trainer(tmp_path, [callback, jump]).fit(model, loader(length=20, change=10**6))
     assert len([w for w in seen if "jumped" in str(w.message)]) == 1
-    again = models.At(10, lambda *_: setattr(callback.layers[0], "jumped", True))
+    again = models.At(10, lambda *_: setattr(callback.layers[0].monitor, "jumped", True))
     trainer(tmp_path, [callback, again]).fit(model, loader(length=20, change=10**6))
     assert callback.layers[0].monitor.jumped
 
@@ -378,7 +378,7 @@ def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, be
 def test_a_jump_that_an_event_followed_or_that_nobody_waits_for_is_no_reason_to_warn(tmp_path):
     for trigger in ("novelty", None):
         callback = SALCallback(consolidate_on=trigger)
-        jump = models.At(59, lambda *_, one=callback: setattr(one.layers[0], "jumped", True))
+        jump = models.At(59, lambda *_, one=callback: setattr(one.layers[0].monitor, "jumped", True))
         trainer(tmp_path, [callback, jump]).fit(Net(), loader(length=70))
         assert callback.user_warnings.given == {}
     assert not callback.events
@@ -429,7 +429,7 @@ def test_what_is_held_of_frozen_weights_is_no_reason_to_warn(tmp_path):
 
 
 def test_of_a_strategy_that_hides_gradients_it_is_said_that_what_was_learned_waits():
-    notices = SALCallback().notices
+    notices = SALCallback().user_warnings
     with pytest.warns(UserWarning, match="learned before is kept in its state, and plays no part in this fit"):
         notices.closed("FSDPStrategy", waiting=True)
 

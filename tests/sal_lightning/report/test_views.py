@@ -11,7 +11,7 @@ def trained(protection="subspace"):
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     layer = CommunicationLayer(model, optimizer, protection=protection)
-    layer.analyzer = StabilityAnalyzer(model, optimizer)
+    layer.collector.analyzer = StabilityAnalyzer(model, optimizer)
     for step in range(60):
         optimizer.zero_grad()
         model(torch.randn(16, 6)).square().mean().backward()
@@ -45,7 +45,8 @@ def test_every_layer_s_spectrum_is_that_of_its_rule(protection):
 def test_observed_is_what_the_analyzer_says():
     layer = trained()
     counts = sum(
-        bands(s, 1.0) * layer.analyzer.parameters[n].numel() / len(s) for n, s in layer.analyzer.scores().items()
+        bands(s, 1.0) * layer.collector.analyzer.parameters[n].numel() / len(s)
+        for n, s in layer.collector.analyzer.scores().items()
     )
     assert banded(whole(views([layer])).observed) == pytest.approx((100 * counts / counts.sum()).tolist(), abs=1e-3)
 

@@ -44,10 +44,8 @@ def test_every_layer_s_spectrum_is_that_of_its_rule(protection):
 
 def test_observed_is_what_the_analyzer_says():
     layer = trained()
-    counts = sum(
-        bands(s, 1.0) * layer.collector.analyzer.parameters[n].numel() / len(s)
-        for n, s in layer.collector.analyzer.scores().items()
-    )
+    analyzer = layer.collector.analyzer
+    counts = sum(bands(s, 1.0) * analyzer.parameters[n].numel() / len(s) for n, s in analyzer.scores().items())
     assert banded(whole(views([layer])).observed) == pytest.approx((100 * counts / counts.sum()).tolist(), abs=1e-3)
 
 

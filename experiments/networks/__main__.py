@@ -13,7 +13,7 @@ from experiments.networks import page, results
 from experiments.networks.jobs import carry_out
 from experiments.networks.mobilenet import WeightsMissing, weights_file
 from experiments.networks.networks import MOBILENET, NAMES
-from experiments.networks.protocol import BATCH, METHODS, STEPS, Run, data_of, known, useful
+from experiments.networks.protocol import BASELINES, BATCH, METHODS, STEPS, Run, data_of, known, useful
 from experiments.networks.streams import STREAMS
 from experiments.options import add_data, add_results
 from experiments.pages import rewrite
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.networks", description=__doc__)
     made.add_argument("--networks", choices=NAMES, nargs="+", default=NAMES)
     made.add_argument("--streams", choices=tuple(STREAMS), nargs="+", default=tuple(STREAMS))
-    about = f"of {', '.join(METHODS)}, ewc; options may follow: told:pull=0,strength=4, ewc:strength=1e4"
+    about = f"of {', '.join((*METHODS, *BASELINES))}; options may follow: told:pull=0,strength=4, ewc:strength=1e4"
     made.add_argument("--methods", type=method, nargs="+", default=METHODS, help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")

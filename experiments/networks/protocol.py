@@ -19,17 +19,19 @@ from experiments.networks import networks, streams
 from experiments.networks.ewc import EWC
 from experiments.networks.networks import MOBILENET
 from experiments.networks.objective import DENOISER
+from experiments.networks.slda import StreamingLDA
 from experiments.networks.training import Learner, Scores, Steps, Tell
 from sal_lightning import SALCallback
 
 METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
+BASELINES = ("ewc", "slda")  # elastic weight consolidation; streaming linear discriminant analysis
 VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback, or strength
 SAMPLES = 2000  # of each test set
 FASHION = "fashion-mnist"
 STEPS, BATCH = 250, 32
 STREAMS_OF = {  # not all streams say something of these networks
     DENOISER: ("split-two", "split-two-fits", "split-five", "permuted", "brighter", "stationary"),  # it has no labels
-    MOBILENET: ("split-two", "brighter", "stationary"),
+    MOBILENET: ("split-two", "split-five", "brighter", "stationary"),
 }
 
 
@@ -59,8 +61,9 @@ def known(method: str) -> str:
         ValueError: an unknown method, or options that are none.
     """
     name, options = parse(method)
-    if name not in (*METHODS, "ewc") or (options and name not in VARIED):
-        raise ValueError(f"Expected method to be one of {(*METHODS, 'ewc')}, with options {VARIED}, got {method!r}.")
+    if name not in (*METHODS, *BASELINES) or (options and name not in VARIED):
+        names = (*METHODS, *BASELINES)
+        raise ValueError(f"Expected method to be one of {names}, with options {VARIED}, got {method!r}.")
     return method
 
 
@@ -68,21 +71,24 @@ def useful(run: Run, first_seed: int) -> bool:
     """Whether a run can say something that others do not.
 
     Where nothing changes there is nothing to be told and nothing to forget. Where old images get new labels nobody
-    can know both. Plain and joint training, and EWC, are there to compare with: one seed is enough, and what two fits
-    draw from all tasks is what one fit draws. MobileNetV2 costs as much as all others: it has one seed, and three
-    streams.
+    can know both. Plain and joint training, and the baselines, are there to compare with: one seed is enough, and what
+    two fits draw from all tasks is what one fit draws. Streaming LDA is for streams that bring new classes. MobileNetV2
+    costs as much as all others: it has one seed, and four streams.
 
     >>> useful(Run("mlp", "stationary", "told", 0, "mnist"), 0), useful(Run("mlp", "split-two", "joint", 1, "mnist"), 0)
     (False, False)
     """
     without = {
-        "stationary": ("plain", "told", "joint", "ewc"),
-        "labels": ("told", "joint", "ewc"),
-        "split-two-fits": ("joint",),
+        "stationary": ("plain", "told", "joint", *BASELINES),
+        "labels": ("told", "joint", *BASELINES),
+        "split-two-fits": ("joint", "slda"),
+        "permuted": ("slda",),
+        "brighter": ("slda",),
     }
     method, _ = parse(run.method)
-    once = method in ("plain", "joint", "ewc") or run.network == MOBILENET
+    once = method in ("plain", "joint", *BASELINES) or run.network == MOBILENET
     left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
+    left_out |= method == "slda" and run.network == DENOISER  # it has no classes
     return not (method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
 
 
@@ -112,7 +118,8 @@ def run(asked: Run, weights: Path | None = None) -> Record:
     stream = streams.make(asked.stream, arrays, asked.seed, asked.steps, asked.batch)
     L.seed_everything(asked.seed, verbose=False)
     side = round(arrays.train_x.shape[1] ** 0.5)
-    learner = Learner(asked.network, networks.make(asked.network, side, weights))
+    kind = StreamingLDA if asked.method == "slda" else Learner
+    learner = kind(asked.network, networks.make(asked.network, side, weights))
     scores, method = Scores(stream, SAMPLES), list(callbacks(asked, stream))
     started = time.process_time()
     fit(learner, stream, [*method, scores], asked.method == "joint")

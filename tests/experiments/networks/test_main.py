@@ -82,4 +82,4 @@ def test_variants_have_a_table_of_their_own(tmp_path, capsys):
 def test_an_unknown_method_is_named(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--methods", "tolt:pull=0"])
-    assert "Expected method to be one of ('plain', 'sal', 'told', 'joint', 'ewc')" in capsys.readouterr().err
+    assert "Expected method to be one of ('plain', 'sal', 'told', 'joint', 'ewc', 'slda')" in capsys.readouterr().err

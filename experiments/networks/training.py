@@ -51,12 +51,16 @@ class Learner(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.net.parameters(), lr=LR)
 
-    def score(self, tests: Batch) -> float:
-        """How well it does on test images, in evaluation mode; with noise, always the same."""
+    def answers(self, tests: Batch) -> tuple[Tensor, Tensor]:
+        """The outputs for test images, in evaluation mode, and the targets; with noise, always the same."""
         given, target = example(self.name, tests, torch.Generator().manual_seed(0))
         with evaluating(self.net):
             out = torch.cat([self.net(*part) for part in zip(*(torch.split(x, PART) for x in given), strict=True)])
-        return score(self.name, out, target)
+        return out, target
+
+    def score(self, tests: Batch) -> float:
+        """How well it does on test images."""
+        return score(self.name, *self.answers(tests))
 
 
 @contextmanager

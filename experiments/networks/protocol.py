@@ -17,6 +17,7 @@ from experiments.continual.protocol import trainer as make_trainer
 from experiments.filing import Record, origin
 from experiments.networks import networks, streams
 from experiments.networks.ewc import EWC
+from experiments.networks.fisher_variants import FISHERS, measured
 from experiments.networks.networks import MOBILENET
 from experiments.networks.objective import DENOISER
 from experiments.networks.slda import StreamingLDA
@@ -25,7 +26,7 @@ from sal_lightning import SALCallback
 
 METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
 BASELINES = ("ewc", "slda")  # elastic weight consolidation; streaming linear discriminant analysis
-VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback, or strength
+VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback and fisher, or strength
 SAMPLES = 2000  # of each test set
 FASHION = "fashion-mnist"
 STEPS, BATCH = 250, 32
@@ -57,6 +58,8 @@ class Run(NamedTuple):
 def known(method: str) -> str:
     """The method itself, if there is such a one; options of those in VARIED may follow: ``told:pull=0,strength=4``.
 
+    ``fisher``, of SAL, is one of FISHERS: how the Fisher information of its pull is measured.
+
     Raises:
         ValueError: an unknown method, or options that are none.
     """
@@ -64,6 +67,8 @@ def known(method: str) -> str:
     if name not in (*METHODS, *BASELINES) or (options and name not in VARIED):
         names = (*METHODS, *BASELINES)
         raise ValueError(f"Expected method to be one of {names}, with options {VARIED}, got {method!r}.")
+    if "fisher" in options and (name == "ewc" or options["fisher"] not in FISHERS):
+        raise ValueError(f"Expected fisher to be one of {FISHERS}, of sal and told, got {method!r}.")
     return method
 
 
@@ -95,6 +100,7 @@ def useful(run: Run, first_seed: int) -> bool:
 def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
     """The method as callbacks."""
     method, options = parse(run.method)
+    options.pop("fisher", None)
     if method == "ewc":
         yield EWC(stream, **options)
     elif method == "sal":
@@ -122,7 +128,9 @@ def run(asked: Run, weights: Path | None = None) -> Record:
     learner = kind(asked.network, networks.make(asked.network, side, weights))
     scores, method = Scores(stream, SAMPLES), list(callbacks(asked, stream))
     started = time.process_time()
-    fit(learner, stream, [*method, scores], asked.method == "joint")
+    _, options = parse(asked.method)
+    with measured(options.get("fisher", FISHERS[0]), learner.net):
+        fit(learner, stream, [*method, scores], asked.method == "joint")
     seconds = time.process_time() - started
     if not all(map(math.isfinite, scores.learned + scores.kept)):
         raise ArithmeticError(

@@ -102,14 +102,15 @@ def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
     method, options = parse(run.method)
     options.pop("fisher", None)
     if method == "ewc":
-        yield EWC(stream, **options)
+        ewc = EWC(**options)
+        yield from (ewc, Tell(lambda: ewc.end_task(stream.tasks[: ewc.task + 1]), stream.changes))
     elif method == "sal":
         yield SALCallback(**options)
     elif method == "told" and len(stream.fits) > 1:
         yield SALCallback(consolidate_on="fit", **options)
     elif method == "told":
         sal = SALCallback(consolidate_on=None, **options)
-        yield from (sal, Tell(sal, stream.changes))
+        yield from (sal, Tell(sal.consolidate, stream.changes))
 
 
 def run(asked: Run, weights: Path | None = None) -> Record:

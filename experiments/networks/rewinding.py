@@ -140,7 +140,7 @@ def dissect(network: str, seed: int, steps: int, data: str) -> Record:
     L.seed_everything(seed, verbose=False)
     learner = Learner(network, networks.make(network, round(arrays.train_x.shape[1] ** 0.5)))
     sal, consolidated = SALCallback(consolidate_on=None), Checkpoint(steps)
-    fit(learner, stream, [sal, Tell(sal, stream.changes), consolidated], joint=False)
+    fit(learner, stream, [sal, Tell(sal.consolidate, stream.changes), consolidated], joint=False)
     (old,), new = stream.old(SAMPLES), stream.new(SAMPLES)
     groups = parts(learner.net)
     names = [name for group in groups.values() for name in group]

@@ -18,10 +18,11 @@ from typing_extensions import override
 
 from experiments.networks.slda import classifier_layer
 from sal_lightning import covering
-from sal_lightning.fisher import Factors, Fisher
+from sal_lightning.fisher import EVERY, Factors, Fisher
 from sal_lightning.pull import Pull
+from sal_lightning.rules.subspace import BETA
 
-FISHERS = ("labels", "drawn", "batch", "elementwise")  # SAL's own is the first
+FISHERS = ("labels", "drawn", "batch", "elementwise", "kronecker")  # SAL's own is the first
 SEED = 1_000_003  # the signs of single samples are drawn with small seeds
 
 
@@ -93,10 +94,83 @@ class ElementwisePull(Pull):
         super().consolidate(each)
 
 
+class Kronecker(Fisher):
+    """Beside SAL's own, of each matrix G of gradients the running sums of ``G Gᵀ`` and ``Gᵀ G``, over single samples.
+
+    With random signs the mean of ``G Gᵀ`` over a batch is the sum of those of its samples, as that of ``G²`` is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @override
+    def clear(self) -> None:
+        super().clear()
+        self.products = {}
+
+    @override
+    def observe(self) -> None:
+        if self.seen:
+            keep = BETA**EVERY
+            for name, g in self.seen.items():
+                if g.dim() > 1:
+                    G = g.flatten(1)
+                    left, right = self.products.get(name, (torch.zeros(()), torch.zeros(())))
+                    self.products[name] = keep * left + G @ G.mT, keep * right + G.mT @ G
+        super().observe()
+
+
+class KroneckerPull(Pull):
+    """A pull in the eigenbases U, V of ``L = E[G Gᵀ]`` and ``R = E[Gᵀ G]``, with eigenvalues l and r.
+
+    There the Fisher information is taken to be diagonal, ``l rᵀ / Σl``; as a matrix of all weights it is
+    ``L ⊗ R / Σl``, Kronecker-factored with both factors from gradients, as in Shampoo (Gupta et al. 2018). Vectors
+    have a diagonal one.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__(strength)
+        self.fisher: Kronecker = Kronecker()
+        self.products: dict[str, tuple[Tensor, Tensor]] = {}  # L and R, summed over consolidations
+        self.bases: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @override
+    @torch.no_grad()
+    def consolidate(self, known: Mapping[str, Tensor] | None = None) -> None:
+        past = {name: anchor.rows.sum() for name, anchor in (self.memory or {}).items()}
+        super().consolidate(known)
+        for name, (left, right) in self.fisher.products.items():
+            anchor, used = (self.memory or {})[name], (known or {}).get(name)
+            if used is not None:
+                left = left * torch.outer(used, used)
+            new = anchor.rows.sum() - past.get(name, 0.0)
+            scaled = [new * x / x.trace().clamp(min=torch.finfo(x.dtype).tiny) for x in (left, right)]
+            before = self.products.get(name, (torch.zeros(()), torch.zeros(())))
+            self.products[name] = before[0] + scaled[0], before[1] + scaled[1]
+            (rows, U), (columns, V) = (torch.linalg.eigh(x.double()) for x in self.products[name])
+            self.bases[name] = U.float(), V.float()
+            values = {"rows": rows.clamp(min=0).float(), "columns": columns.clamp(min=0).float()}
+            assert self.memory is not None
+            self.memory[name] = anchor._replace(**values)
+
+    @override
+    def apply(self, moved: Mapping[str, Tensor]) -> None:
+        rates = self._rates
+        self._rates = {name: c for name, c in rates.items() if name not in self.bases}
+        super().apply(moved)
+        self._rates = rates
+        for name in rates.keys() & self.bases.keys() & self._moving:
+            assert self.memory is not None
+            (U, V), w = self.bases[name], self.parameters[name].detach()
+            back = (self.memory[name].weight - w).flatten(1)
+            w += (U @ (rates[name].flatten(1) * (U.mT @ back @ V)) @ V.mT).view_as(w)
+
+
 def make_pull(kind: str, net: nn.Module, strength: float) -> Pull:
     """A pull whose Fisher information is of this kind, one of FISHERS."""
-    if kind == "elementwise":
-        return ElementwisePull(strength)
+    if kind in ("elementwise", "kronecker"):
+        return ElementwisePull(strength) if kind == "elementwise" else KroneckerPull(strength)
     made = Pull(strength)
     if kind == "drawn":
         made.fisher = DrawnLabels(classifier_layer(net))

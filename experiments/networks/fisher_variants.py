@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from typing_extensions import override
 
-from experiments.networks.slda import classifier_layer
+from experiments.networks.networks import classifier_layer
 from sal_lightning import covering
 from sal_lightning.fisher import EVERY, Factors, Fisher
 from sal_lightning.pull import Pull

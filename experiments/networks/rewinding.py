@@ -19,7 +19,6 @@ from experiments.filing import Record, origin
 from experiments.networks import networks, streams
 from experiments.networks.objective import DENOISER
 from experiments.networks.protocol import SAMPLES, fit
-from experiments.networks.slda import classifier_layer
 from experiments.networks.training import Learner, Tell
 from sal_lightning import SALCallback
 
@@ -71,7 +70,7 @@ def parts(net: nn.Module) -> dict[str, list[str]]:
             known |= {module.linear1: "feed-forward", module.linear2: "feed-forward"}
         if isinstance(module, nn.MultiheadAttention):
             known |= {module: "attention, in", module.out_proj: "attention, out"}
-    known[classifier_layer(net)] = "head"
+    known[networks.classifier_layer(net)] = "head"
     found: dict[str, list[str]] = {}
     state = net.state_dict()
     for prefix, module in net.named_modules():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from experiments.networks.networks import CLASSES
+from experiments.networks.networks import CLASSES, classifier_layer
 from experiments.networks.objective import Example
 from experiments.networks.streams import Batch
 from experiments.networks.training import Learner, evaluating
@@ -50,18 +50,6 @@ class LinearDiscriminant:
         weight = torch.linalg.solve(shrunk, self.means.mT).mT
         bias = -(weight * self.means).sum(1) / 2
         return weight, bias.where(self.counts > 0, -torch.inf)
-
-
-def classifier_layer(net: nn.Module) -> nn.Linear:
-    """The last linear layer with an output a class.
-
-    Raises:
-        ValueError: there is none.
-    """
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
-    if not layers:
-        raise ValueError(f"Expected a network with a linear layer of {CLASSES} outputs, got {type(net).__name__}.")
-    return layers[-1]
 
 
 class StreamingLDA(Learner):

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from lightning.pytorch import Callback
 
-from benchmarks.penalties import EWC, SI, LwF, Method
 from benchmarks.published import Published
-from benchmarks.workloads import Workload
+from experiments.continual.baselines.base import Baseline
+from experiments.continual.baselines.ewc import BatchGradientEWC
+from experiments.continual.baselines.lwf import LwF
+from experiments.continual.baselines.si import SI
 from sal_lightning import SALCallback
 
 METHODS = (
@@ -26,6 +27,8 @@ METHODS = (
 )
 USUAL = ("plain", "plain-again", "sal", "sal-observing", "published", "ewc", "si", "lwf")
 
+STRENGTH = {"ewc": 1.0, "si": 0.2}
+
 
 class Contender(NamedTuple):
     """A callback, how its first task ends, and the bytes it keeps from step to step."""
@@ -35,23 +38,23 @@ class Contender(NamedTuple):
     kept: Callable[[], float] = lambda: 0.0
 
 
-def contender(method: str, model: Workload, history: int) -> Contender:
-    """The method of this name for this model."""
+def contender(method: str, history: int) -> Contender:
+    """The method of this name."""
     match method:
         case "plain" | "plain-again":
             return Contender()
         case "sal" | "sal-manual" | "sal-observing":
             return _sal(method)
         case "published":
-            return _own(Published(model))
+            return _own(Published())
         case "published-history":
-            return _own(Published(model, history))
+            return _own(Published(history))
         case "ewc":
-            return _own(EWC(model))
+            return _own(BatchGradientEWC(STRENGTH["ewc"]))
         case "si":
-            return _own(SI(model))
+            return _own(SI(STRENGTH["si"]))
         case "lwf":
-            return _own(LwF(model))
+            return _own(LwF())
     raise ValueError(f"Expected method to be one of {METHODS}, got {method!r}.")
 
 
@@ -61,9 +64,9 @@ def _sal(method: str) -> Contender:
     return Contender(callback, consolidate, lambda: callback.memory()["state"])
 
 
-def _own(method: Method) -> Contender:
-    return Contender(method, torch.no_grad()(method.consolidate), partial(_bytes, method))
+def _own(method: Baseline) -> Contender:
+    return Contender(method, method.end_task, partial(_bytes, method))
 
 
-def _bytes(method: Method) -> float:
+def _bytes(method: Baseline) -> float:
     return float(sum(t.nbytes for t in method.tensors()))

@@ -2,15 +2,15 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.penalties import Method
-from benchmarks.workloads import Workload
+from experiments.continual.baselines.base import Baseline
+from experiments.continual.streams import Task
 
 
 def read(number: Tensor) -> float:
@@ -18,7 +18,7 @@ def read(number: Tensor) -> float:
     return float(number.item())
 
 
-class Published(Method):
+class Published(Baseline):
     """The published SAL: ``s = 1/(1 + ‖ΔW‖·‖G‖)`` smoothed by 0.3, ``G ← G (1 − s)`` where ``s > τ``.
 
     As published, one tensor after the other, with a copy of the last weights and gradients and eight numbers a tensor
@@ -28,14 +28,16 @@ class Published(Method):
 
     SMOOTHING, START, TAU, ADAPT, LEAST, MOST, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
 
-    def __init__(self, model: Workload, history: int = 0) -> None:
-        super().__init__(model)
-        self.weights = [torch.zeros_like(p, device=model.batches[0][0].device) for p in self.W]
+    def __init__(self, history: int = 0) -> None:
+        self.history: deque[list[Tensor]] = deque(maxlen=history)
+
+    @override
+    def begin(self) -> None:
+        self.weights = [torch.zeros_like(p) for p in self.W]
         self.gradients = [torch.zeros_like(w) for w in self.weights]
         self.s = [self.START] * len(self.W)
         self.statistics: list[tuple[float, ...]] = [()] * len(self.W)
         self.protected = [0.0] * len(self.W)
-        self.history: deque[list[Tensor]] = deque(maxlen=history)
 
     @override
     def before_step(self) -> None:
@@ -76,7 +78,7 @@ class Published(Method):
         return [t.detach().clone().cpu() for t in (*self.W, *self.G)]
 
     @override
-    def consolidate(self) -> None:
+    def learned(self, tasks: Sequence[Task]) -> None:
         """Nothing is remembered of a task; the history is as full as it will be."""
         length = self.history.maxlen or 0
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

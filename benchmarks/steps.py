@@ -73,7 +73,7 @@ def enter(setting: Setting, method: str, **options: Any) -> Entry:
     """A new model with the method's first task behind it."""
     L.seed_everything(setting.seed, verbose=False)
     model = WORKLOADS[setting.workload](setting)
-    entry = Entry(model, contender(method, model, setting.history), options)
+    entry = Entry(model, contender(method, setting.history), options)
     fit(entry, setting.warmup + setting.settle, setting, Once(setting.warmup, entry.contender.consolidate))
     return entry
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from itertools import cycle, islice
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,26 +11,30 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from benchmarks.settings import Setting
+from experiments.continual.model import Model
 
 Batch = tuple[Tensor, Tensor]
 POOL = 16  # different batches, used in turn
 
 
-class Workload(L.LightningModule):
+class Workload(Model):
     """A network, its batches, and an optimizer that goes on from one fit to the next."""
 
     def __init__(self, net: nn.Module, batches: list[Batch], adam: type[Optimizer], lr: float) -> None:
         super().__init__()
         self.net, self.batches = net, batches
         self.adam = adam(net.parameters(), lr=lr)  # type: ignore[call-arg]
-        self.penalty: Callable[[Tensor, Tensor], Tensor] | None = None  # of inputs and outputs, added to the loss
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
         out = self.net(x)
         loss = F.cross_entropy(out.flatten(0, -2), y.flatten())
-        return loss if self.penalty is None else loss + self.penalty(x, out)
+        return self.objective(loss, batch, out)
+
+    @override
+    def network(self) -> nn.Module:
+        return self.net
 
     @override
     def configure_optimizers(self) -> Optimizer:

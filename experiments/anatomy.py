@@ -1,7 +1,8 @@
 """``python -m experiments.anatomy``: where what SAL forgets sits, found by undoing a part of the weights' movement."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -19,12 +20,14 @@ from experiments.continual.model import MLP
 from experiments.continual.protocol import data_name, run
 from experiments.continual.streams import StreamName, Task
 from experiments.filing import Record, origin, read, save, source
+from experiments.networks import rewinding
 from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
 from sal_lightning import SALCallback
 from sal_lightning.rules.subspace import SubspaceRule
 
 STREAMS: tuple[StreamName, ...] = ("split-domain", "split-class")
+STEPS = 2000
 NOTE = """\
 ## Where forgetting sits
 
@@ -132,29 +135,51 @@ def streams(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(r["stream"] for r in records))
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS), help="of the MLP")
+    about = f"set back parts of other networks instead, on {rewinding.STREAM}"
+    which.add_argument("--networks", choices=rewinding.NAMES, nargs="+", help=about)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    steps = f"training steps a task (default: {STEPS}, of --networks {rewinding.STEPS})"
+    made.add_argument("--steps", type=int, help=steps)
+    add_data(made)
+    add_results(made, "results/anatomy", "anatomy block, with --networks its anatomy-networks block")
+    return made
+
+
+def results(args: argparse.Namespace, console: Console) -> Iterator[Record]:
+    """All records asked for, made first if there is no file."""
+    if args.networks:
+        make: Callable[..., Record] = rewinding.dissect
+        steps, names = args.steps or rewinding.STEPS, {n: f"{n}-{rewinding.STREAM}" for n in args.networks}
+    else:
+        make, steps, names = dissect, args.steps or STEPS, {stream: stream for stream in args.streams}
+    for (which, name), seed in product(names.items(), args.seeds):
+        file = args.out / f"{name}-{data_name(args.data)}-steps{steps}-seed{seed}.json"
+        if args.force or not file.is_file():
+            console.print(f"{which}, seed {seed}")
+            save(make(which, seed, steps, args.data), file)
+        yield read(file)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what has no result yet, then show all that was asked for."""
-    made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
-    made.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS))
-    made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--steps", type=int, default=2000, help="training steps a task (default: %(default)s)")
-    add_data(made)
-    add_results(made, "results/anatomy", "anatomy block")
-    args = made.parse_args(argv)
+    args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console = Console()
-    records = []
-    for stream in args.streams:
-        for seed in args.seeds:
-            file = args.out / f"{stream}-{data_name(args.data)}-steps{args.steps}-seed{seed}.json"
-            if args.force or not file.is_file():
-                console.print(f"{stream}, seed {seed}")
-                save(dissect(stream, seed, args.steps, args.data), file)
-            records.append(read(file))
-    console.print(show.table("accuracy on earlier tasks and the last", headings(records), cells(records)))
+    records = list(results(args, console))
+    if args.networks:
+        title, block, note = "accuracy when a part is set back", "anatomy-networks", rewinding.NOTE
+        shown, rows = list(rewinding.HEADINGS), rewinding.cells(records)
+    else:
+        title, block, note = "accuracy on earlier tasks and the last", "anatomy", NOTE
+        shown, rows = headings(records), cells(records)
+    console.print(show.table(title, shown, rows))
     if args.table:
-        page = [f"{NOTE}\n", grid(headings(records), cells(records)), *map(source, records)]
-        rewrite(args.table, "anatomy", "\n".join(page))
+        rewrite(args.table, block, "\n".join([f"{note}\n", grid(shown, rows), *map(source, records)]))
 
 
 if __name__ == "__main__":

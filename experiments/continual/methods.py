@@ -97,15 +97,25 @@ def known(method: str) -> str:
 def parse(method: str) -> tuple[str, dict[str, Any]]:
     """A method's name and what it varies.
 
-    >>> parse("sal:strength=8,rules.subspace.MASK=16")
-    ('sal', {'strength': 8, 'rules.subspace.MASK': 16})
+    >>> parse("sal:strength=8,rules.subspace.MASK=16,protection=tensor")
+    ('sal', {'strength': 8, 'rules.subspace.MASK': 16, 'protection': 'tensor'})
     """
     name, _, rest = method.partition(":")
     try:
         pairs = [pair.split("=", 1) for pair in rest.split(",") if pair]
-        return name, {key: ast.literal_eval(value) for key, value in pairs}
+        return name, {key: _value(text) for key, text in pairs}
     except (ValueError, SyntaxError) as error:
         raise ValueError(f"Expected method to be name:option=value,option=value, got {method!r}.") from error
+
+
+def _value(text: str) -> Any:
+    """A literal, or a word as it is."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        if text.isidentifier():
+            return text
+        raise
 
 
 @contextmanager

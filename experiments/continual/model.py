@@ -1,7 +1,7 @@
 """The published network: two hidden layers of ReLU, Adam, cross-entropy over the outputs in play."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -13,15 +13,27 @@ from typing_extensions import override
 from experiments.continual.batches import Batch
 
 STABLE_LR, STABLE_DECAY = 0.1, 0.8
-Objective = Callable[[Tensor, Batch, Tensor], Tensor]
+Objective = Callable[[Tensor, Any, Tensor], Tensor]  # of the loss, the batch (inputs first) and the outputs
 
 
-def as_it_is(loss: Tensor, batch: Batch, logits: Tensor) -> Tensor:
+def as_it_is(loss: Tensor, batch: Any, logits: Tensor) -> Tensor:
     """The loss of the batch alone."""
     return loss
 
 
-class MLP(L.LightningModule):
+class Model(L.LightningModule):
+    """What a method may change the loss of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objective: Objective = as_it_is  # what a method makes of the loss
+
+    def network(self) -> nn.Module:
+        """From inputs to outputs."""
+        raise NotImplementedError
+
+
+class MLP(Model):
     """Two hidden layers; ``features`` is the second, ``forward`` all outputs.
 
     ``optimizer="sgd"`` with dropout is "Stable SGD" (Mirzadeh et al. 2020): a rate of its own that falls at each task.
@@ -44,7 +56,10 @@ class MLP(L.LightningModule):
             *(nn.Linear(width, width), nn.ReLU(), *drop),
         )
         self.head = nn.Linear(width, outputs)
-        self.objective: Objective = as_it_is  # what a method makes of the loss
+
+    @override
+    def network(self) -> nn.Module:
+        return nn.Sequential(self.body, self.head)
 
     def features(self, x: Tensor) -> Tensor:
         """The last hidden layer."""

@@ -13,7 +13,7 @@ from experiments.networks import page, results
 from experiments.networks.jobs import carry_out
 from experiments.networks.mobilenet import WeightsMissing, weights_file
 from experiments.networks.networks import MOBILENET, NAMES
-from experiments.networks.protocol import BATCH, METHODS, STEPS, Run, data_of, known, useful
+from experiments.networks.protocol import BASELINES, BATCH, METHODS, STEPS, Run, data_of, known, useful
 from experiments.networks.streams import STREAMS
 from experiments.options import add_data, add_results
 from experiments.pages import rewrite
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.networks", description=__doc__)
     made.add_argument("--networks", choices=NAMES, nargs="+", default=NAMES)
     made.add_argument("--streams", choices=tuple(STREAMS), nargs="+", default=tuple(STREAMS))
-    about = f"of {', '.join(METHODS)}, ewc; options may follow: told:pull=0,strength=4, ewc:strength=1e4"
+    about = f"of {', '.join((*METHODS, *BASELINES))}; options may follow: told:pull=0,fisher=drawn, ewc:strength=1e4"
     made.add_argument("--methods", type=method, nargs="+", default=METHODS, help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants on these data"
     )
+    made.add_argument("--block", help="its name (default: networks-variants- and the data)")
     add_data(made)
     add_results(made, "results/networks", "networks block")
     return made
@@ -87,13 +88,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress.advance(bar)
     asked = set(runs)
     records = [record for record in results.read(file) if results.key(record) in asked]
-    report(records, console, args.table, args.variants)
+    report(records, console, args.table, args.variants, args.block)
     console.print(f"{len(todo) - len(failures)} run, {len(runs) - len(todo)} there already, in {file}")
     if failures:
         raise SystemExit(f"{len(failures)} failed.")
 
 
-def report(records: Sequence[Record], console: Console, table: Path | None, variants: Path | None) -> None:
+def report(
+    records: Sequence[Record],
+    console: Console,
+    table: Path | None = None,
+    variants: Path | None = None,
+    block: str | None = None,
+) -> None:
     """Show the tables, and write them into pages."""
     groups = results.grouped(records)
     for stream in STREAMS:
@@ -105,7 +112,7 @@ def report(records: Sequence[Record], console: Console, table: Path | None, vari
     if table and records:
         rewrite(table, "networks", page.page(records))
     if variants and rows:
-        rewrite(variants, f"networks-variants-{records[0]['data']}", page.variants_page(records))
+        rewrite(variants, block or f"networks-variants-{records[0]['data']}", page.variants_page(records))
 
 
 if __name__ == "__main__":

@@ -239,3 +239,15 @@ def make(name: str, side: int, weights: Path | None = None) -> nn.Module:
         raise ValueError(f"Expected network to be one of {NAMES}, got {name!r}.")
     net = Pretrained(side, weights, CLASSES) if name == MOBILENET else NETWORKS[name](side)
     return net.train(name not in EVALUATING)
+
+
+def classifier_layer(net: nn.Module) -> nn.Linear:
+    """The last linear layer with an output a class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
+    if not layers:
+        raise ValueError(f"Expected a network with a linear layer of {CLASSES} outputs, got {type(net).__name__}.")
+    return layers[-1]

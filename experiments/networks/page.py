@@ -49,7 +49,7 @@ def rows(groups: Group, stream: str) -> Iterator[tuple[str, ...]]:
 
 
 def variants(groups: Group) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Of the methods with options, and of EWC, old / new on each stream and network: headings and rows."""
+    """Of the methods with options, and of the baselines, old / new on each stream and network: headings and rows."""
     varied = list(dict.fromkeys(method for _, _, method in groups if method not in METHODS))
     places = dict.fromkeys((network, stream) for network, stream, method in groups if method in varied)
     columns = [m for m in METHODS if any((*place, m) in groups for place in places)] + varied

@@ -17,19 +17,22 @@ from experiments.continual.protocol import trainer as make_trainer
 from experiments.filing import Record, origin
 from experiments.networks import networks, streams
 from experiments.networks.ewc import EWC
+from experiments.networks.fisher_variants import FISHERS, measured
 from experiments.networks.networks import MOBILENET
 from experiments.networks.objective import DENOISER
+from experiments.networks.slda import StreamingLDA
 from experiments.networks.training import Learner, Scores, Steps, Tell
 from sal_lightning import SALCallback
 
 METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
-VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback, or strength
+BASELINES = ("ewc", "slda")  # elastic weight consolidation; streaming linear discriminant analysis
+VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback and fisher, or strength
 SAMPLES = 2000  # of each test set
 FASHION = "fashion-mnist"
 STEPS, BATCH = 250, 32
 STREAMS_OF = {  # not all streams say something of these networks
     DENOISER: ("split-two", "split-two-fits", "split-five", "permuted", "brighter", "stationary"),  # it has no labels
-    MOBILENET: ("split-two", "brighter", "stationary"),
+    MOBILENET: ("split-two", "split-five", "brighter", "stationary"),
 }
 
 
@@ -55,12 +58,17 @@ class Run(NamedTuple):
 def known(method: str) -> str:
     """The method itself, if there is such a one; options of those in VARIED may follow: ``told:pull=0,strength=4``.
 
+    ``fisher``, of SAL, is one of FISHERS: how the Fisher information of its pull is measured.
+
     Raises:
         ValueError: an unknown method, or options that are none.
     """
     name, options = parse(method)
-    if name not in (*METHODS, "ewc") or (options and name not in VARIED):
-        raise ValueError(f"Expected method to be one of {(*METHODS, 'ewc')}, with options {VARIED}, got {method!r}.")
+    if name not in (*METHODS, *BASELINES) or (options and name not in VARIED):
+        names = (*METHODS, *BASELINES)
+        raise ValueError(f"Expected method to be one of {names}, with options {VARIED}, got {method!r}.")
+    if "fisher" in options and (name == "ewc" or options["fisher"] not in FISHERS):
+        raise ValueError(f"Expected fisher to be one of {FISHERS}, of sal and told, got {method!r}.")
     return method
 
 
@@ -68,36 +76,41 @@ def useful(run: Run, first_seed: int) -> bool:
     """Whether a run can say something that others do not.
 
     Where nothing changes there is nothing to be told and nothing to forget. Where old images get new labels nobody
-    can know both. Plain and joint training, and EWC, are there to compare with: one seed is enough, and what two fits
-    draw from all tasks is what one fit draws. MobileNetV2 costs as much as all others: it has one seed, and three
-    streams.
+    can know both. Plain and joint training, and the baselines, are there to compare with: one seed is enough, and what
+    two fits draw from all tasks is what one fit draws. Streaming LDA is for streams that bring new classes. MobileNetV2
+    costs as much as all others: it has one seed, and four streams.
 
     >>> useful(Run("mlp", "stationary", "told", 0, "mnist"), 0), useful(Run("mlp", "split-two", "joint", 1, "mnist"), 0)
     (False, False)
     """
     without = {
-        "stationary": ("plain", "told", "joint", "ewc"),
-        "labels": ("told", "joint", "ewc"),
-        "split-two-fits": ("joint",),
+        "stationary": ("plain", "told", "joint", *BASELINES),
+        "labels": ("told", "joint", *BASELINES),
+        "split-two-fits": ("joint", "slda"),
+        "permuted": ("slda",),
+        "brighter": ("slda",),
     }
     method, _ = parse(run.method)
-    once = method in ("plain", "joint", "ewc") or run.network == MOBILENET
+    once = method in ("plain", "joint", *BASELINES) or run.network == MOBILENET
     left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
+    left_out |= method == "slda" and run.network == DENOISER  # it has no classes
     return not (method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
 
 
 def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
     """The method as callbacks."""
     method, options = parse(run.method)
+    options.pop("fisher", None)
     if method == "ewc":
-        yield EWC(stream, **options)
+        ewc = EWC(**options)
+        yield from (ewc, Tell(lambda: ewc.end_task(stream.tasks[: ewc.task + 1]), stream.changes))
     elif method == "sal":
         yield SALCallback(**options)
     elif method == "told" and len(stream.fits) > 1:
         yield SALCallback(consolidate_on="fit", **options)
     elif method == "told":
         sal = SALCallback(consolidate_on=None, **options)
-        yield from (sal, Tell(sal, stream.changes))
+        yield from (sal, Tell(sal.consolidate, stream.changes))
 
 
 def run(asked: Run, weights: Path | None = None) -> Record:
@@ -112,10 +125,13 @@ def run(asked: Run, weights: Path | None = None) -> Record:
     stream = streams.make(asked.stream, arrays, asked.seed, asked.steps, asked.batch)
     L.seed_everything(asked.seed, verbose=False)
     side = round(arrays.train_x.shape[1] ** 0.5)
-    learner = Learner(asked.network, networks.make(asked.network, side, weights))
+    kind = StreamingLDA if asked.method == "slda" else Learner
+    learner = kind(asked.network, networks.make(asked.network, side, weights))
     scores, method = Scores(stream, SAMPLES), list(callbacks(asked, stream))
     started = time.process_time()
-    fit(learner, stream, [*method, scores], asked.method == "joint")
+    _, options = parse(asked.method)
+    with measured(options.get("fisher", FISHERS[0]), learner.net):
+        fit(learner, stream, [*method, scores], asked.method == "joint")
     seconds = time.process_time() - started
     if not all(map(math.isfinite, scores.learned + scores.kept)):
         raise ArithmeticError(

@@ -1,6 +1,6 @@
 """What one run trains with: batches of a fit, the network and its loss, and callbacks that know where tasks end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from experiments.networks.objective import Example, example, loss, score
 from experiments.networks.streams import Batch, Stream
-from sal_lightning import SALCallback
 
 LR = 1e-3
 PART = 500  # test images that are looked at at once
@@ -51,12 +50,16 @@ class Learner(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.net.parameters(), lr=LR)
 
-    def score(self, tests: Batch) -> float:
-        """How well it does on test images, in evaluation mode; with noise, always the same."""
+    def answers(self, tests: Batch) -> tuple[Tensor, Tensor]:
+        """The outputs for test images, in evaluation mode, and the targets; with noise, always the same."""
         given, target = example(self.name, tests, torch.Generator().manual_seed(0))
         with evaluating(self.net):
             out = torch.cat([self.net(*part) for part in zip(*(torch.split(x, PART) for x in given), strict=True)])
-        return score(self.name, out, target)
+        return out, target
+
+    def score(self, tests: Batch) -> float:
+        """How well it does on test images."""
+        return score(self.name, *self.answers(tests))
 
 
 @contextmanager
@@ -101,14 +104,16 @@ class Scores(Callback):
 
 
 class Tell(Callback):
-    """Say to SAL that a task has ended, before the first batch of the next one."""
+    """Call ``end_task`` before the first batch of each task but the first; steps are counted over all fits."""
 
-    def __init__(self, sal: SALCallback, changes: Sequence[int]) -> None:
-        self.sal, self.changes = sal, changes
+    def __init__(self, end_task: Callable[[], None], changes: Sequence[int]) -> None:
+        self.end_task, self.changes = end_task, changes
+        self.step = 0
 
     @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx in self.changes:
-            self.sal.consolidate()
+        if self.step in self.changes:
+            self.end_task()
+        self.step += 1

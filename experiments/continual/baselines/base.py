@@ -1,7 +1,7 @@
 """What the methods beside SAL have in common: they are told where a task ends."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,20 +9,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from experiments.continual.model import MLP
 from experiments.continual.streams import Task
 
 
 class Baseline(Callback):
-    """``learned`` is called at the end of each task but the last; ``before_step`` may change the gradients."""
+    """``learned`` is called at the end of each task but the last; ``before_step`` may change the gradients.
 
-    model: MLP
+    A data module with a stream says where tasks end; without one, whoever trains calls ``end_task``.
+    """
+
+    model: LightningModule
     task: int  # that is being learned, from 0
+    started = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.model, self.task = cast(MLP, pl_module), 0
-        self.begin()
+        if not self.started:  # or in the fit before
+            self.start(pl_module)
 
     @override
     @torch.no_grad()
@@ -35,10 +38,26 @@ class Baseline(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.after_step()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        self.task, ended = divmod(batch_idx + 1, data.steps)
-        if ended == 0 and self.task < len(data.stream.tasks):
-            self.learned(data.stream.tasks[: self.task])
+        data = getattr(trainer, "datamodule", None)
+        if data is not None:
+            tasks, rest = divmod(batch_idx + 1, data.steps)
+            if rest == 0 and tasks < len(data.stream.tasks):
+                self.end_task(data.stream.tasks[:tasks])
+
+    def start(self, model: LightningModule) -> None:
+        """Begin with the first task."""
+        self.model, self.task, self.started = model, 0, True
+        self.begin()
+
+    @torch.no_grad()
+    def end_task(self, tasks: Sequence[Task] = ()) -> None:
+        """Go on to the next task.
+
+        Args:
+            tasks: all that have been learned; a method that needs no data does without.
+        """
+        self.task += 1
+        self.learned(tasks)
 
     @property
     def W(self) -> list[Tensor]:
@@ -64,9 +83,13 @@ class Baseline(Callback):
     def learned(self, tasks: Sequence[Task]) -> None:
         """The last of these tasks has been learned."""
 
+    def tensors(self) -> Iterable[Tensor]:
+        """All that is kept from step to step."""
+        return ()
 
-class Pull(Baseline):
-    """A quadratic penalty ``½ λ Σ F (W − W*)²``: what is important is pulled back to where it was."""
+
+class QuadraticPenalty(Baseline):
+    """``½ λ Σ F (W − W*)²``: what is important is pulled back to where it was."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -86,3 +109,7 @@ class Pull(Baseline):
     def move_anchor(self) -> None:
         """From now on towards the weights of now."""
         torch._foreach_copy_(self.anchor, self.W)
+
+    @override
+    def tensors(self) -> Iterable[Tensor]:
+        return [*self.F, *self.anchor]

@@ -1,12 +1,13 @@
 """Elastic weight consolidation (Kirkpatrick et al. 2017), and online (Schwarz et al. 2018)."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from experiments.continual.baselines.base import Pull
+from experiments.continual.baselines.base import QuadraticPenalty
 from experiments.continual.baselines.importance import moments
 from experiments.continual.model import MLP
 from experiments.continual.streams import Task
@@ -25,7 +26,20 @@ def fisher(model: MLP, task: Task) -> list[Tensor]:
     return moments(model, task.see(task.train_x[:SAMPLES]), scores, power=2)
 
 
-class EWC(Pull):
+class OnlineEWC(QuadraticPenalty):
+    """One penalty towards the last task's weights, with the sum of all F."""
+
+    def importance(self, tasks: Sequence[Task]) -> list[Tensor]:
+        """F of the last of these tasks."""
+        return fisher(cast(MLP, self.model), tasks[-1])
+
+    @override
+    def learned(self, tasks: Sequence[Task]) -> None:
+        torch._foreach_add_(self.F, self.importance(tasks))
+        self.move_anchor()
+
+
+class EWC(OnlineEWC):
     """A penalty for each task, ``½ λ Σ_t F_t (W − W_t)²``.
 
     Their sum is, but for a constant, one penalty with the sum of all F towards the mean of all W_t weighted by F_t.
@@ -33,15 +47,25 @@ class EWC(Pull):
 
     @override
     def learned(self, tasks: Sequence[Task]) -> None:
-        for S, mean, F, w in zip(self.F, self.anchor, fisher(self.model, tasks[-1]), self.W, strict=True):
+        for S, mean, F, w in zip(self.F, self.anchor, self.importance(tasks), self.W, strict=True):
             S += F
             mean += (w - mean) * (F / S.clamp(min=torch.finfo(S.dtype).tiny))
 
 
-class OnlineEWC(Pull):
-    """One penalty towards the last task's weights, with the sum of all F."""
+class BatchGradientEWC(QuadraticPenalty):
+    """F is the mean square of the batches' gradients in the first task: it needs no data of its own."""
+
+    steps = 0
+
+    @override
+    def before_step(self) -> None:
+        super().before_step()
+        if not self.task:
+            torch._foreach_addcmul_(self.F, self.G, self.G)
+            self.steps += 1
 
     @override
     def learned(self, tasks: Sequence[Task]) -> None:
-        torch._foreach_add_(self.F, fisher(self.model, tasks[-1]))
+        if self.task == 1:
+            torch._foreach_mul_(self.F, 1 / self.steps)
         self.move_anchor()

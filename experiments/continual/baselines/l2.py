@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from typing_extensions import override
 
-from experiments.continual.baselines.base import Pull
+from experiments.continual.baselines.base import QuadraticPenalty
 from experiments.continual.streams import Task
 
 
-class L2(Pull):
+class L2(QuadraticPenalty):
     """``F`` is 1 for all weights."""
 
     @override

@@ -1,30 +1,35 @@
 """Learning without forgetting (Li & Hoiem 2016)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from experiments.continual.baselines.base import Baseline
-from experiments.continual.batches import Batch
+from experiments.continual.model import Model
 from experiments.continual.streams import Task
 
 TEMPERATURE = 2.0
 
 
 def imitation(logits: Tensor, teacher: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Cross-entropy to the teacher's softened outputs, both (n, outputs); from 0."""
-    return F.cross_entropy(logits / temperature, (teacher / temperature).softmax(1))
+    """Cross-entropy to the teacher's softened outputs, both (..., outputs)."""
+    goal = (teacher / temperature).softmax(-1)
+    return F.cross_entropy((logits / temperature).flatten(0, -2), goal.flatten(0, -2))
 
 
 class LwF(Baseline):
     """The network of the last boundary sees each batch too, and is imitated on the outputs of every task before.
 
-    The new task counts ``1 / t``, the old ones the rest (van de Ven et al. 2022).
+    Where the tasks are not known, these are all outputs. The new task counts ``1 / t``, the old ones the rest (van de
+    Ven et al. 2022).
     """
+
+    model: Model
 
     @override
     def begin(self) -> None:
@@ -33,14 +38,19 @@ class LwF(Baseline):
     @override
     def learned(self, tasks: Sequence[Task]) -> None:
         self.heads = list({(task.classes.start, task.classes.stop): task.classes for task in tasks}.values())
-        self.teacher = copy.deepcopy(nn.Sequential(self.model.body, self.model.head)).requires_grad_(False)
+        self.heads = self.heads or [slice(None)]
+        self.teacher = copy.deepcopy(self.model.network()).eval().requires_grad_(False)
 
-    def imitate(self, loss: Tensor, batch: Batch, logits: Tensor) -> Tensor:
+    def imitate(self, loss: Tensor, batch: Any, logits: Tensor) -> Tensor:
         """The loss with what is owed to the old tasks."""
         if not self.task:
             return loss
         with torch.no_grad():
-            goal = self.teacher(batch.x)
-        old = torch.stack([imitation(logits[:, head], goal[:, head]) for head in self.heads]).mean()
+            goal = self.teacher(batch[0])
+        old = torch.stack([imitation(logits[..., head], goal[..., head]) for head in self.heads]).mean()
         share = 1 / (self.task + 1)
         return share * loss + (1 - share) * old
+
+    @override
+    def tensors(self) -> Iterable[Tensor]:
+        return [*self.teacher.parameters(), *self.teacher.buffers()] if self.task else []

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from experiments.continual.baselines.base import Pull
+from experiments.continual.baselines.base import QuadraticPenalty
 from experiments.continual.baselines.importance import moments
 from experiments.continual.streams import Task
 
 
-class MAS(Pull):
+class MAS(QuadraticPenalty):
     """``F`` is how much the square of the outputs feels each weight: ``Σ_t mean |∂ ‖y‖² / ∂ W|``, y in play."""
 
     @override

@@ -9,11 +9,14 @@ from typing_extensions import override
 
 from experiments.continual.baselines.base import Baseline
 from experiments.continual.batches import Batch
+from experiments.continual.model import Model
 from experiments.continual.streams import Task
 
 
 class Replay(Baseline):
     """Experience replay: a few samples of each class are kept and rehearsed; the new task counts ``1 / t``."""
+
+    model: Model
 
     def __init__(self, budget: int = 100, batch: int = 128, seed: int = 0) -> None:
         self.budget, self.batch = budget, batch

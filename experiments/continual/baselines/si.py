@@ -1,17 +1,18 @@
 """Synaptic intelligence (Zenke et al. 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
-from experiments.continual.baselines.base import Pull
+from experiments.continual.baselines.base import QuadraticPenalty
 from experiments.continual.streams import Task
 
 DAMPING = 0.1  # ξ
 
 
-class SI(Pull):
+class SI(QuadraticPenalty):
     """``F`` is each weight's share in the fall of the loss, over the square of its way: ``Σ −G ΔW / (way² + ξ)``.
 
     Args:
@@ -49,6 +50,10 @@ class SI(Pull):
     def learned(self, tasks: Sequence[Task]) -> None:
         if not self.every:
             self._look_back()
+
+    @override
+    def tensors(self) -> Iterable[Tensor]:
+        return [*super().tensors(), *self.path, *self.before]
 
     def _look_back(self) -> None:
         for F, path, w, anchor in zip(self.F, self.path, self.W, self.anchor, strict=True):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.continual.baselines.base import Baseline
-from experiments.continual.baselines.ewc import EWC, OnlineEWC, fisher
+from experiments.continual.baselines.ewc import EWC, BatchGradientEWC, OnlineEWC, fisher
 from experiments.continual.baselines.importance import moments
 from experiments.continual.baselines.l2 import L2
 from experiments.continual.baselines.lwf import LwF, imitation
@@ -81,8 +81,7 @@ class TestPenalties:
 
     def test_ewc_has_the_gradient_of_a_penalty_for_each_task(self) -> None:
         penalty, model = EWC(2.0), MLP(64, 10, width=4)
-        penalty.model, penalty.task = model, 0
-        penalty.begin()
+        penalty.start(model)
         tasks = StreamData("split-class", "digits").stream.tasks
         kept = []
         with torch.no_grad():
@@ -98,6 +97,32 @@ class TestPenalties:
         )
         expected = torch.autograd.grad(2.0 / 2 * loss, list(model.parameters()))  # type: ignore[arg-type]
         torch.testing.assert_close(penalty.G, list(expected), atol=1e-6, rtol=1e-4)
+
+    def test_without_data_the_fisher_information_is_that_of_the_batches_of_the_first_task(self) -> None:
+        (model, x), penalty = samples(), BatchGradientEWC(2.0)
+        penalty.start(model)
+        squares, parameters = [], list(model.parameters())
+        for rows in x.split(4):
+            model.zero_grad()
+            model(rows).square().mean().backward()
+            squares.append([p.grad.square() for p in parameters if p.grad is not None])
+            with torch.no_grad():
+                penalty.before_step()
+        penalty.end_task()
+        F_ = [torch.stack(s).mean(0) for s in zip(*squares, strict=True)]
+        torch.testing.assert_close(penalty.F, F_)
+        model.zero_grad()
+        with torch.no_grad():
+            for p in parameters:
+                p += 0.5
+            penalty.before_step()
+        torch.testing.assert_close([p.grad for p in parameters], F_)
+
+    def test_all_that_is_kept_is_counted(self) -> None:
+        for kind, copies in ((L2, 2), (OnlineEWC, 2), (SI, 4)):
+            penalty = kind(1.0)
+            size = sum(p.numel() for p in fit(penalty).parameters())
+            assert sum(t.numel() for t in penalty.tensors()) == copies * size
 
     def test_si_shares_out_the_fall_of_the_loss(self) -> None:
         class Seen(SI):
@@ -141,6 +166,22 @@ class TestLwF:
         p = (goal / 2).softmax(1)
         expected = F.kl_div((y / 2).log_softmax(1), p, reduction="batchmean") - (p * p.log()).sum(1).mean()
         torch.testing.assert_close(imitation(y, goal), expected)
+
+    def test_every_position_of_a_sequence_counts_alike(self) -> None:
+        torch.manual_seed(0)
+        y, goal = torch.randn(2, 6, 4, 3)
+        torch.testing.assert_close(imitation(y, goal), imitation(y.flatten(0, 1), goal.flatten(0, 1)))
+
+    def test_without_known_tasks_all_outputs_are_imitated(self) -> None:
+        (model, x), lwf = samples(), LwF()
+        lwf.start(model)
+        before = model(x).detach()
+        lwf.end_task()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.1
+        expected = (torch.tensor(3.0) + imitation(model(x), before)) / 2
+        torch.testing.assert_close(model.objective(torch.tensor(3.0), (x, None), model(x)), expected)
 
     def test_the_teacher_is_the_network_of_the_last_boundary(self) -> None:
         class Seen(LwF):
@@ -195,6 +236,13 @@ class TestReplay:
 def _replayed(agem: AGEM) -> Tensor:
     agem.generator.manual_seed(3)
     return agem.loss_on_memory()
+
+
+def test_a_second_fit_goes_on_where_the_first_ended() -> None:
+    l2 = L2(1.0)
+    first = fit(l2)
+    l2.on_train_start(None, MLP(64, 2, width=8))  # type: ignore[arg-type]
+    assert (l2.model, l2.task) == (first, 4)
 
 
 def test_joint_training_draws_from_all_tasks_at_every_step() -> None:

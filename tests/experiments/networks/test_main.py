@@ -77,9 +77,13 @@ def test_variants_have_a_table_of_their_own(tmp_path, capsys):
         "told:pull=0",
     ]
     assert "--methods told ewc:strength=100 told:pull=0" in page.read_text()
+    first = page.read_text()
+    main([*QUICK, *asked, "--out", str(tmp_path), "--variants", str(page), "--block", "other"])
+    _, _, other = page.read_text().partition(first.rstrip())
+    assert other.strip() == first.strip().replace("networks-variants-digits", "other")
 
 
 def test_an_unknown_method_is_named(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--methods", "tolt:pull=0"])
-    assert "Expected method to be one of ('plain', 'sal', 'told', 'joint', 'ewc')" in capsys.readouterr().err
+    assert "Expected method to be one of ('plain', 'sal', 'told', 'joint', 'ewc', 'slda')" in capsys.readouterr().err

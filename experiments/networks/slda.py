@@ -1,0 +1,92 @@
+"""Streaming linear discriminant analysis (Hayes & Kanan 2020) on the features of a frozen network."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from experiments.networks.networks import CLASSES, classifier_layer
+from experiments.networks.objective import Example
+from experiments.networks.streams import Batch
+from experiments.networks.training import Learner, evaluating
+
+SHRINKAGE = 1e-4
+
+
+class LinearDiscriminant:
+    """Running means of the classes and their shared covariance, in double precision.
+
+    The samples of one class in a batch, k with the mean m, add to the scatter within classes what they scatter around
+    m, and ``n k / (n + k) (m − μ)(m − μ)ᵀ``, where μ is the mean of the n samples of that class before (Chan et al.
+    1979). The result is that of all samples at once, whatever their order.
+    """
+
+    def __init__(self, features: int, classes: int = CLASSES, shrinkage: float = SHRINKAGE) -> None:
+        self.shrinkage = shrinkage
+        self.counts = torch.zeros(classes, dtype=torch.double)
+        self.means = torch.zeros(classes, features, dtype=torch.double)
+        self.scatter = torch.zeros(features, features, dtype=torch.double)
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Take in features (n, d) and their labels (n,)."""
+        for label in torch.unique(y).tolist():
+            rows = x[y == label].double()
+            count, mean = self.counts[label], rows.mean(0)
+            centred, shift = rows - mean, mean - self.means[label]
+            share = len(rows) / (count + len(rows))
+            self.scatter += centred.mT @ centred + count * share * torch.outer(shift, shift)
+            self.means[label] += share * shift
+            self.counts[label] += len(rows)
+
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """Weight (classes, d) and bias (classes,) of the logits; the bias of a class without samples is -inf.
+
+        ``W = M Λ`` and ``b = −½ diag(M Λ Mᵀ)``, with the means M as rows and ``Λ = ((1 − ε) Σ + ε I)⁻¹``. All classes
+        are equally likely beforehand.
+        """
+        covariance = self.scatter / self.counts.sum().clamp(min=1)
+        shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * torch.eye(len(covariance), dtype=torch.double)
+        weight = torch.linalg.solve(shrunk, self.means.mT).mT
+        bias = -(weight * self.means).sum(1) / 2
+        return weight, bias.where(self.counts > 0, -torch.inf)
+
+
+class StreamingLDA(Learner):
+    """Takes statistics of the inputs of the classifier layer, and scores with the discriminant in that layer.
+
+    All other weights stay as they are: those of a pre-trained network, or random ones.
+    """
+
+    def __init__(self, name: str, net: nn.Module) -> None:
+        super().__init__(name, net)
+        self.automatic_optimization = False
+        self.layer = classifier_layer(net)
+        self.discriminant = LinearDiscriminant(self.layer.in_features)
+
+    @override
+    def training_step(self, batch: Example, batch_idx: int) -> None:  # type: ignore[override]
+        self.discriminant.update(self.features(batch), batch.target)
+
+    def features(self, batch: Example) -> Tensor:
+        """The input of the classifier layer, in evaluation mode."""
+        found: list[Tensor] = []
+        handle = self.layer.register_forward_pre_hook(lambda _, args: found.append(cast(Tensor, args[0])))
+        try:
+            with evaluating(self.net):
+                self.net(*batch.given)
+        finally:
+            handle.remove()
+        return found[0]
+
+    @override
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+        return []
+
+    @override
+    def score(self, tests: Batch) -> float:
+        weight, bias = self.discriminant.classifier()
+        with torch.no_grad():
+            self.layer.weight.copy_(weight)
+            self.layer.bias.copy_(bias)
+        return super().score(tests)

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge
 from typing_extensions import override
 
 from experiments.networks.networks import classifier_layer
-from sal_lightning import covering
+from sal_lightning import coverage
 from sal_lightning.fisher import EVERY, Factors, Fisher
 from sal_lightning.pull import Pull
 from sal_lightning.rules.subspace import BETA
@@ -35,12 +35,12 @@ class DrawnLabels(Fisher):
         classifier.register_forward_hook(self._keep)
 
     @override
-    def see(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
+    def collect(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
         if self.logits is None or self.logits.shape != grad.shape:
             raise ValueError("Expected the layer that runs last to be the classifier, got another.")
         p = self.logits.softmax(-1)
         label = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(SEED + self.age))[:, 0]
-        super().see(edge, (p - F.one_hot(label, p.shape[-1])) / len(p), None, tokens)
+        super().collect(edge, (p - F.one_hot(label, p.shape[-1])) / len(p), None, tokens)
 
     def _keep(self, module: nn.Module, args: Any, out: Tensor) -> None:
         if torch.is_grad_enabled():
@@ -110,7 +110,7 @@ class Kronecker(Fisher):
         self.products = {}
 
     @override
-    def observe(self) -> None:
+    def update(self) -> None:
         if self.seen:
             keep = BETA**EVERY
             for name, g in self.seen.items():
@@ -118,7 +118,7 @@ class Kronecker(Fisher):
                     G = g.flatten(1)
                     left, right = self.products.get(name, (torch.zeros(()), torch.zeros(())))
                     self.products[name] = keep * left + G @ G.mT, keep * right + G.mT @ G
-        super().observe()
+        super().update()
 
 
 class KroneckerPull(Pull):
@@ -188,5 +188,5 @@ def measured(kind: str, net: nn.Module) -> Iterator[None]:
     """
     if kind not in FISHERS:
         raise ValueError(f"Expected fisher to be one of {FISHERS}, got {kind!r}.")
-    with patch.object(covering, "Pull", partial(make_pull, kind, net)):
+    with patch.object(coverage, "Pull", partial(make_pull, kind, net)):
         yield

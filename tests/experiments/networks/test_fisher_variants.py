@@ -46,8 +46,8 @@ def observed(net, kind, x, y, times=DRAWS):
         fisher.age = age
         z = net(x)
         (grad,) = torch.autograd.grad(F.cross_entropy(z, y), [z], retain_graph=True)
-        fisher.see(torch.autograd.graph.get_gradient_edge(z), grad, tokens=True)
-        fisher.observe()
+        fisher.collect(torch.autograd.graph.get_gradient_edge(z), grad, tokens=True)
+        fisher.update()
         sums = {name: sums.get(name, 0) + f.matrix() for name, f in fisher.sums.items()}
         fisher.sums = {}
     return {name: f.view_as(fisher.parameters[name]) for name, f in sums.items()}
@@ -126,7 +126,7 @@ def test_rows_of_absent_classes_are_not_pulled_whatever_the_measurement(net, bat
     for kind in FISHERS:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, networks.CLASSES))
-        pull = consolidated(net, kind, batch)._pull
+        pull = consolidated(net, kind, batch).covered.pull
         before = moved(net, pull)
         change = (net[2].weight.detach() - before["2.weight"]).abs().sum(1)
         assert change[absent].max() < 1e-5
@@ -143,8 +143,8 @@ def test_in_the_eigenbases_only_the_direction_of_a_samples_gradient_is_pulled():
     z = net(x)
     (delta,) = torch.autograd.grad(F.cross_entropy(z, y), [z], retain_graph=True)
     pull.fisher.age = 1
-    pull.fisher.see(torch.autograd.graph.get_gradient_edge(z), delta, tokens=True)
-    pull.fisher.observe()
+    pull.fisher.collect(torch.autograd.graph.get_gradient_edge(z), delta, tokens=True)
+    pull.fisher.update()
     anchor = net.weight.detach().clone()
     pull.consolidate()
     net.weight.grad = torch.zeros_like(net.weight)
@@ -168,14 +168,14 @@ def test_products_are_those_of_single_samples(net, batch):
         fisher.age = age
         z = net(x)
         (grad,) = torch.autograd.grad(F.cross_entropy(z, y), [z], retain_graph=True)
-        fisher.see(torch.autograd.graph.get_gradient_edge(z), grad * N, tokens=True)  # of the sum of losses
-        fisher.observe()
+        fisher.collect(torch.autograd.graph.get_gradient_edge(z), grad * N, tokens=True)  # of the sum of losses
+        fisher.update()
         found += fisher.products["0.weight"][0] / DRAWS
     torch.testing.assert_close(found, left, atol=0.05 * float(left.abs().max()), rtol=0.1)
 
 
 def test_a_bias_counts_at_least_as_much_as_its_row(net, batch):
-    pull = consolidated(net, "elementwise", batch)._pull
+    pull = consolidated(net, "elementwise", batch).covered.pull
     assert isinstance(pull, ElementwisePull)
     weight, bias = (pull.memory[f"0.{which}"].importance for which in ("weight", "bias"))
     assert (bias >= weight.mean(1) * (1 - 1e-6)).all()

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Iterator
 
 import typer.cli
@@ -46,11 +47,12 @@ COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 
 
 def missing(known: set[str]) -> Iterator[str]:
-    """Public names that the reference leaves out."""
-    for package in PUBLIC:
-        for name in importlib.import_module(package).__all__:
-            if f"{package}.{name}" not in known:
-                yield f"{package}.{name}"
+    """Public names that the reference leaves out; one that several packages export has one entry."""
+    public = [(package, name) for package in PUBLIC for name in importlib.import_module(package).__all__]
+    documented = [getattr(sys.modules[package], name) for package, name in public if f"{package}.{name}" in known]
+    for package, name in public:
+        if not any(getattr(sys.modules[package], name) is one for one in documented):
+            yield f"{package}.{name}"
 
 
 def check_reference(app: Sphinx, env: BuildEnvironment) -> None:

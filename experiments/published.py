@@ -22,7 +22,7 @@ from experiments.continual.streams import Stream, make
 from experiments.filing import origin, source
 from experiments.pages import grid, rewrite
 from sal_lightning import CommunicationLayer
-from sal_lightning.rules.tensor import Tensor as Published
+from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Protection
 
 Rule = Literal["plain", "published", "here"]
@@ -101,7 +101,7 @@ class Watched:
             self.comm.analyze()
             self.comm.protect()
             self.held += self.comm.measured["suppressed"]
-            self.passed += [let_through(rule) for rule in self.comm.rules if isinstance(rule, Published)]
+            self.passed += [let_through(rule) for rule in self.comm.rules if isinstance(rule, TensorRule)]
         before = [p.detach().clone() for p in self.net.parameters()]
         self.optimizer.step()
         moved = [p.detach() - w for p, w in zip(self.net.parameters(), before, strict=True)]
@@ -124,7 +124,7 @@ class Watched:
         )
 
 
-def let_through(rule: Published) -> float:
+def let_through(rule: TensorRule) -> float:
     """The share of its gradient that a tensor keeps, in the mean over tensors."""
     return float(torch.where(rule.s > rule.tau, 1 - rule.s, 1).mean())
 

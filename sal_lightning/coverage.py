@@ -15,7 +15,7 @@ from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.subspace import SubspaceRule, update_pace
-from sal_lightning.rules.tensor import Tensor
+from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings
 
 InputRule = SubspaceRule | EmbeddingRule  # a rule that collects the input of its layer
@@ -67,7 +67,7 @@ def rules_for(
     ``other`` takes the names of layers with a forward pass of their own.
     """
     if settings.protection == "tensor":
-        return [Tensor(parameters)]
+        return [TensorRule(parameters)]
     left = dict(parameters)
     rules: list[Rule] = [*layer_rules(settings, left, model, other)] if settings.protection == "subspace" else []
     return rules + ([ElementRule(left, settings.strength)] if left else [])

@@ -14,7 +14,7 @@ from sal_lightning.rules.base import Rule
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.subspace import SubspaceRule
-from sal_lightning.rules.tensor import Tensor as Whole
+from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings, Trigger
 from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.user_warnings import listed
@@ -31,7 +31,7 @@ WAYS: dict[type[Rule], str] = {
     SubspaceRule: "by directions of the input",
     EmbeddingRule: "by tokens",
     ElementRule: "weight by weight",
-    Whole: "tensor by tensor",
+    TensorRule: "tensor by tensor",
 }
 
 

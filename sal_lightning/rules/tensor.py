@@ -1,10 +1,9 @@
-"""The tensor rule: the published formula of SAL to the letter, for comparison. It freezes: see ``Tensor``."""
+"""The tensor rule: the published formula of SAL to the letter, for comparison. It freezes: see ``TensorRule``."""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor as T
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from sal_lightning.distributed import gather, part, totals
@@ -14,7 +13,7 @@ from sal_lightning.rules.scores import Scores
 SMOOTHING, START, TAU0, ADAPT, TAU_MIN, TAU_MAX, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
 
 
-def raw_stability(moved: T, grad: T) -> T:
+def raw_stability(moved: Tensor, grad: Tensor) -> Tensor:
     """``s = 1 / (1 + ‖Δw‖·‖g‖)`` of each tensor, from the norms (n,).
 
     >>> raw_stability(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 4.0]))
@@ -23,13 +22,13 @@ def raw_stability(moved: T, grad: T) -> T:
     return 1 / (1 + moved * grad + EPS)
 
 
-def adaptive_threshold(grad: T) -> T:
+def adaptive_threshold(grad: Tensor) -> Tensor:
     """``τ = τ₀ + a·(σ/μ)`` of the gradient norms (n,) of all tensors, clamped to [0.1, 0.9]."""
     ratio = grad.std(correction=0) / (grad.mean() + EPS)
     return (TAU0 + ADAPT * ratio).clamp(TAU_MIN, TAU_MAX)
 
 
-class Tensor(Rule):
+class TensorRule(Rule):
     """Scale a tensor's gradient by ``1 − s`` where ``s > τ``; s smoothed by 0.3 a step from 0.5.
 
     Known faults, kept because they are the published ones: what does not move counts as stable and what is stable may
@@ -67,7 +66,7 @@ class Tensor(Rule):
         self.tau = torch.where(grad.mean() < EPS, self.tau, adaptive_threshold(grad))
 
     @override
-    def held(self, X: Sequence[T]) -> list[T]:
+    def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         share = torch.where(self.s > self.tau, self.s, 0)
         return [x * h for x, h in zip(X, share.unbind(), strict=True)]
 
@@ -107,6 +106,6 @@ class Tensor(Rule):
         return None
 
 
-def _norms(tensors: Sequence[T], parameters: Sequence[T]) -> T:
+def _norms(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     squares = torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors]).square()
     return torch.stack(totals(squares.unbind(), parameters)).sqrt()

@@ -6,7 +6,7 @@ from sal_lightning import CommunicationLayer, coverage
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.subspace import SubspaceRule
-from sal_lightning.rules.tensor import Tensor
+from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings
 from tests.sal_lightning.tasks import net
 
@@ -22,7 +22,7 @@ def kinds(protection, net):
 def test_each_protection_has_its_rules():
     assert kinds("subspace", model()) == [EmbeddingRule, SubspaceRule, ElementRule]
     assert kinds("element", model()) == [ElementRule]
-    assert kinds("tensor", model()) == [Tensor]
+    assert kinds("tensor", model()) == [TensorRule]
     assert kinds("subspace", nn.Linear(2, 2)) == [SubspaceRule]
 
 

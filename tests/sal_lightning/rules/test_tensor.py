@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sal_lightning.rules.tensor import Tensor
+from sal_lightning.rules.tensor import TensorRule
 
 
 class Twin:
@@ -40,7 +40,7 @@ def test_the_rule_matches_the_published_formula_on_one_gradient_stream(optimizer
     torch.manual_seed(0)
     fast = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
     slow = copy.deepcopy(fast)
-    rule, twin = Tensor(dict(fast.named_parameters())), Twin(list(slow.parameters()))
+    rule, twin = TensorRule(dict(fast.named_parameters())), Twin(list(slow.parameters()))
     steppers = [optimizer(m.parameters(), lr=0.05) for m in (fast, slow)]
     for i in range(40):
         x = torch.randn(16, 5, generator=torch.Generator().manual_seed(i))
@@ -65,7 +65,7 @@ def test_the_published_rule_freezes_under_sgd():
     for protect in (False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
-        rule, optimizer = Tensor(dict(model.named_parameters())), torch.optim.SGD(model.parameters(), lr=0.1)
+        rule, optimizer = TensorRule(dict(model.named_parameters())), torch.optim.SGD(model.parameters(), lr=0.1)
         for i in range(200):
             x = torch.randn(32, 5, generator=torch.Generator().manual_seed(i))
             model.zero_grad()
@@ -81,7 +81,7 @@ def test_the_published_rule_freezes_under_sgd():
 
 def test_a_tensor_without_gradient_is_left_out():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    rule = Tensor(dict(model.named_parameters()))
+    rule = TensorRule(dict(model.named_parameters()))
     model[0](torch.ones(1, 2)).sum().backward()
     rule.update()
     assert rule.s[2:].tolist() == [0.5, 0.5]
@@ -91,7 +91,7 @@ def test_a_tensor_without_gradient_is_left_out():
 def pushed(size, optimizer, steps, protect=True):
     """The lengths of a tensor's steps under a gradient that is always the same, and the rule."""
     w = nn.Parameter(torch.zeros(100))
-    rule, optimizer = Tensor({"w": w}), optimizer([w])
+    rule, optimizer = TensorRule({"w": w}), optimizer([w])
     lengths = []
     for _ in range(steps):
         w.grad = torch.full_like(w, size / 10)  # of norm ``size``
@@ -140,7 +140,7 @@ def test_of_its_past_three_percent_are_left_after_ten_steps():
     rules = []
     for start in (0.0, 1.0):
         w = nn.Parameter(torch.zeros(4))
-        rule = Tensor({"w": w})
+        rule = TensorRule({"w": w})
         rule.s.fill_(start)
         for _ in range(10):
             w.grad = torch.ones_like(w)

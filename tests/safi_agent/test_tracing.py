@@ -64,6 +64,11 @@ class Trees(BaseTracer):
     def _persist_run(self, run: Any) -> None:
         self.roots.append(run)
 
+    @property
+    def in_order(self) -> list[Any]:
+        """The audit last: it runs beside the end of its turn, and may end first."""
+        return sorted(self.roots, key=lambda run: bool(run.name == "safi.audit"))
+
 
 def tree(run: Any) -> Any:
     below = [tree(child) for child in run.child_runs]
@@ -80,7 +85,7 @@ def test_a_turn_of_the_chain_is_a_tree_and_its_audit_another_of_the_same_turn(ma
     safi = make(store=None, log=None, tracers=[trees])
     told = safi.invoke("q", {"callbacks": [trees]}).response_metadata["safi"]
     safi.drain()
-    turn, audit = trees.roots
+    turn, audit = trees.in_order
     faculties = ["Release", ("Will", ["Fake"]), ("Intellect", ["Fake"])][::-1]
     assert tree(turn) == ("SafiChain", [("RunnableSequence", faculties)])
     assert tree(audit) == ("safi.audit", ["Fake"])
@@ -93,7 +98,7 @@ def test_a_run_of_an_agent_is_a_tree_and_its_audit_another_of_the_same_turn(gove
     model = Calling(intellect=in_turn(calls(call("search", q="x")), "Ok."))
     out = ask(create_agent(model, Tools().of(), middleware=[middleware]), config={"callbacks": [trees]})
     middleware.drain()
-    run, audit = trees.roots
+    run, audit = trees.in_order
     asked = ("Intellect", [("model", ["Calling"])])
     assert tree(run) == (
         "LangGraph",

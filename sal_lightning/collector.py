@@ -9,12 +9,13 @@ from torch.amp.grad_scaler import GradScaler
 
 from sal_lightning import torch_compile
 from sal_lightning.batch_norm import RunningStatistics
-from sal_lightning.coverage import Coverage, InputRule, owned
+from sal_lightning.coverage import Coverage, owned
 from sal_lightning.forward_hooks import ForwardHooks
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.precision import full_precision
 from sal_lightning.remembering import energies
 from sal_lightning.rules.base import Rule
+from sal_lightning.rules.input_rule import InputRule
 from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.step_inputs import StepInputs
 

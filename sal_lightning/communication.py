@@ -16,11 +16,12 @@ from sal_lightning.averaged_weights import evaluated
 from sal_lightning.change_monitor import ChangeMonitor
 from sal_lightning.collector import Collector, has_gradients
 from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
-from sal_lightning.coverage import Coverage, InputRule
+from sal_lightning.coverage import Coverage
 from sal_lightning.optimizer_hooks import OptimizerHooks, unwrapped
 from sal_lightning.precision import full_precision
 from sal_lightning.remembering import evaluating, gradients_kept, run
 from sal_lightning.rules.base import Rule, State, share_windows
+from sal_lightning.rules.input_rule import InputRule
 from sal_lightning.rules.subspace import update_pace
 from sal_lightning.self_checks import SelfChecks
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -11,14 +10,15 @@ from sal_lightning import layers, torch_compile
 from sal_lightning.layers import plain_name
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
+from sal_lightning.rule_set import RuleSet
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
-from sal_lightning.rules.subspace import SubspaceRule, update_pace
+from sal_lightning.rules.input_rule import InputRule
+from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings
 
-InputRule = SubspaceRule | EmbeddingRule  # a rule that collects the input of its layer
 RECURRENT = 4  # times as strong as others recurrent layers are held
 
 
@@ -101,19 +101,20 @@ def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
-class Coverage:
+class Coverage(RuleSet):
     """The rules of all parameters that learn now; grows when parameters are thawed, added or given a shape."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, settings: Settings) -> None:
-        self.model, self.optimizer, self.settings = model, optimizer, settings
-        self.rules: list[Rule] = []
-        self.input_rules: list[InputRule] = []  # rules that collect inputs in forward passes
+        super().__init__(
+            model,
+            Pull(settings.pull),
+            LogitAdjustment(1.0 if settings.protection == "tensor" else settings.absent_prior),
+        )
+        self.optimizer, self.settings = optimizer, settings
         # Of a loaded state, what belongs to parameters that do not learn yet.
         self.waiting: dict[str, dict[str, State]] = {"rules": {}, "input_rules": {}}
         self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
         self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
-        self.pull = Pull(settings.pull)
-        self.adjustment = LogitAdjustment(1.0 if settings.protection == "tensor" else settings.absent_prior)
         self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
 
     def grow(self) -> list[InputRule] | None:
@@ -159,40 +160,6 @@ class Coverage:
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
 
-    def consolidate(self) -> None:
-        """Add what was seen to what is held."""
-        for rule in self.rules:
-            rule.consolidate()
-        self.adjustment.consolidate()
-        targets = self.adjustment.memory or {}
-        self.pull.consolidate(
-            {n: targets[rule.name] for rule in self.input_rules if rule.name in targets for n in rule.parameters}
-        )
-
-    def holders(self) -> list[Rule | Pull | LogitAdjustment]:
-        """All that hold something."""
-        return [*self.rules, self.pull, self.adjustment]
-
-    def clear(self) -> None:
-        """Start new windows."""
-        for rule in self.all_rules():
-            rule.clear()
-        self.pull.clear()
-        self.adjustment.clear()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives now."""
-        return next(self.model.parameters()).device
-
-    # --- one step ---
-
-    def accept_changed_weights(self) -> None:
-        """Accept weights that something else has changed since the last step."""
-        for rule in self.rules:
-            if rule.detect_external_change():
-                self.pull.set_anchor(rule.parameters)
-
     def accept_replaced_weights(self) -> None:
         """Accept the weights of parameters that ``grow`` found to be replaced."""
         replaced = {rule.name for rule in self.gone}
@@ -200,79 +167,6 @@ class Coverage:
             if rule.name in replaced:
                 rule.accept_weights()
                 self.pull.set_anchor(rule.parameters)
-
-    def snapshot(self) -> None:
-        """Keep the weights for the length of one optimizer step."""
-        for rule in self.rules:
-            rule.snapshot()
-        self.pull.begin_step()
-
-    def forget_weights(self) -> None:
-        """Drop the weights that ``snapshot`` kept."""
-        for rule in self.rules:
-            rule.before = None
-
-    def restore(self, measure: bool) -> torch.Tensor:
-        """Undo the part of the step that is held back, then pull; returns (held², whole²), zeros if not measured."""
-        restored = [rule for rule in self.rules if rule.before is not None]
-        if restored:  # not in a step that the scaler skipped
-            self.pull.measure(restored)
-        touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
-        settling = {n for rule in restored if rule.settles for n in rule.parameters}
-        effect = self.total([rule.restore(measure) for rule in self.rules])
-        if restored:
-            self.pull.apply(touched)
-        for name in settling & touched.keys():
-            self.pull.set_anchor([name], touched[name])
-        for rule in restored:
-            rule.record_weights()
-        update_pace(self.rules)
-        return effect
-
-    def settle(self) -> None:
-        """Undo now what the rules leave for later."""
-        for rule in self.rules:
-            if rule.holds:
-                if rule.detect_external_change():
-                    self.pull.set_anchor(rule.parameters)
-                touched = rule.touched
-                rule.settle()
-                if touched is not None:
-                    self.pull.set_anchor(rule.parameters, touched)
-
-    def total(self, parts: Iterable[torch.Tensor | None]) -> torch.Tensor:
-        """The sum of those that are there, (2,)."""
-        known = [part for part in parts if part is not None]
-        return torch.stack(known).sum(0) if known else torch.zeros(2, device=self.device)
-
-    # --- measurements ---
-
-    def bands(self) -> torch.Tensor:
-        """Weights in training that are (protected, neutral, volatile): counts (3,)."""
-        parts = [rule.bands().to(self.device) for rule in self.rules if rule.learns]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(3, device=self.device)
-
-    def drift(self) -> torch.Tensor:
-        """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
-        return self.total(rule.drift() for rule in self.rules)
-
-    def memory(self) -> dict[str, float]:
-        """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
-        model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
-        kept = [t for rule in self.all_rules() for t in rule.tensors()]
-        kept += self.pull.tensors() + self.adjustment.tensors()
-        state = sum(t.nbytes for t in kept)
-        held = (rule for rule in self.rules if rule.holds and rule.restores)
-        step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self.pull.working
-        return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
-
-    def grains(self) -> dict[str, str]:
-        """The grain at which each covered parameter is protected."""
-        return {name: rule.grain for rule in self.rules for name in rule.parameters}
-
-    def all_rules(self) -> set[Rule]:
-        """Rules that protect, and input rules that only collect."""
-        return {*self.rules, *self.input_rules}
 
     def kept(self) -> set[str]:
         """Parameters of the model of which something is held that waits until they learn."""

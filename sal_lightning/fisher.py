@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 
 from sal_lightning import distributed
 from sal_lightning.rules.base import State
-from sal_lightning.rules.subspace import BETA
+from sal_lightning.rules.input_rule import BETA
 
 FIRST, EVERY = (1, 3, 7, 15), 32  # steps of a window in which it is measured: these, then one in EVERY
 

@@ -10,11 +10,11 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning.coverage import InputRule
 from sal_lightning.distributed import sharded
 from sal_lightning.layers import given
 from sal_lightning.padding import Padding
 from sal_lightning.rules.base import Rule
+from sal_lightning.rules.input_rule import InputRule
 from sal_lightning.torch_compile import uncompiled
 
 

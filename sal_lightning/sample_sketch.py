@@ -8,7 +8,7 @@ from sal_lightning.input_sketch import InputSketch
 from sal_lightning.layers import homogeneous
 from sal_lightning.padding import Real
 from sal_lightning.rules.base import State
-from sal_lightning.rules.subspace import BETA, DENSE, EVERY, FLOOR, ROWS
+from sal_lightning.rules.input_rule import BETA, DENSE, EVERY, FLOOR, ROWS
 from sal_lightning.sampling import sample
 
 SIZE = 256  # numbers that a sample is averaged to, or a few more

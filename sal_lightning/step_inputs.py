@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from sal_lightning import distributed
 from sal_lightning.consolidation_reasons import LOSS
-from sal_lightning.coverage import Coverage, InputRule
+from sal_lightning.coverage import Coverage
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.precision import full_precision
 from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.input_rule import InputRule
 from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.sample_sketch import SampleSketch, whole
 
@@ -249,7 +250,7 @@ class StepInputs:
 
 def _whole(rule: InputRule, given: tuple[Any, ...]) -> Tensor | None:
     """The whole samples of a layer's input; None for tokens, whose counts are compared as a whole."""
-    if isinstance(rule, EmbeddingRule) or not given[0].is_floating_point():
+    if not isinstance(rule, SubspaceRule) or not given[0].is_floating_point():
         return None
     x: Tensor = given[0].detach()
     return whole(rule.layer.module, x, rule.real[0])

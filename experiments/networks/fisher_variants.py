@@ -20,7 +20,7 @@ from experiments.networks.networks import classifier_layer
 from sal_lightning import coverage
 from sal_lightning.fisher import EVERY, Factors, Fisher
 from sal_lightning.pull import Pull
-from sal_lightning.rules.subspace import BETA
+from sal_lightning.rules.input_rule import BETA
 
 FISHERS = ("labels", "drawn", "batch", "elementwise", "kronecker")  # SAL's own is the first
 SEED = 1_000_003  # the signs of single samples are drawn with small seeds

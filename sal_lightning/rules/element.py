@@ -9,8 +9,8 @@ from typing_extensions import override
 from sal_lightning.distributed import gather, local, part, sharded, totals
 from sal_lightning.rules import directions
 from sal_lightning.rules.base import Rule, State, grown
+from sal_lightning.rules.input_rule import BETA
 from sal_lightning.rules.scores import Scores
-from sal_lightning.rules.subspace import BETA
 
 
 class ElementRule(Rule):

@@ -10,9 +10,9 @@ from typing_extensions import override
 from sal_lightning.distributed import part
 from sal_lightning.layers import Reals
 from sal_lightning.rules import directions
-from sal_lightning.rules.base import Rule, State, grown
+from sal_lightning.rules.base import State, grown
+from sal_lightning.rules.input_rule import BETA, DENSE, FLOOR, InputRule
 from sal_lightning.rules.scores import Scores
-from sal_lightning.rules.subspace import BETA, DENSE, FLOOR
 
 LEAST = 1e-4  # distances below are no differences, but rounding: always the same tokens come
 
@@ -33,7 +33,7 @@ def far(q: Tensor, R: Tensor) -> Tensor:
     return ((q - R).square() / (R + FLOOR / len(R))).sum().clamp(min=torch.finfo(R.dtype).tiny)
 
 
-class EmbeddingRule(Rule):
+class EmbeddingRule(InputRule):
     """``held(X) = diag(s) X``: each row of the table is held as firmly as its token was frequent."""
 
     grain = "subspace"
@@ -71,10 +71,6 @@ class EmbeddingRule(Rule):
         """Whether the layer's input was ever read, in this training or before."""
         return self.holds or self.R is not None
 
-    def collect(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
-        """Count the tokens of a forward pass."""
-        self.collect_rows(self.read(args, step), ask)
-
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
         """How often each token came in a forward pass, (tokens,)."""
         tokens = args[0].detach().flatten()
@@ -87,10 +83,10 @@ class EmbeddingRule(Rule):
             counts[self.table.padding_idx] = 0
         return counts
 
-    def collect_rows(self, counts: Tensor, ask: bool = False) -> None:
-        """Add the counts of one forward pass; ``ask`` how unusual all counts of this step are."""
+    def collect_rows(self, counts: Tensor, measured: bool = False) -> None:
+        """Add the counts of one forward pass; ``measured``: how unusual all counts of this step are."""
         self.counts = counts if self.counts is None else self.counts + counts
-        if ask and self.R is not None and self.weight >= 1 - BETA**DENSE:
+        if measured and self.R is not None and self.weight >= 1 - BETA**DENSE:
             if self.usual is None:
                 self.usual = self.R / self.weight
             # Not how rare single tokens are: text of a few usual ones is as new as text of many rare ones.
@@ -98,8 +94,8 @@ class EmbeddingRule(Rule):
             distance = far(self.counts / n.clamp(min=1), self.usual) + LEAST
             self.surprise = torch.stack([n * distance.log(), n])
 
+    @override
     def refresh(self) -> None:
-        """Measure what is unusual by all that was seen so far, from the next batch on."""
         self.usual = None
 
     def pending(self) -> State:

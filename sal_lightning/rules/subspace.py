@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sal_lightning.distributed import agree, gather, part, sharded, shards, totals
-from sal_lightning.input_sketch import InputSketch, probe
-from sal_lightning.layers import Layer, Reals
+from sal_lightning.distributed import agree, gather, part, sharded, totals
+from sal_lightning.input_sketch import probe
+from sal_lightning.layers import Layer
 from sal_lightning.rules import directions
-from sal_lightning.rules.base import Rule, State, squares
-from sal_lightning.rules.demand import Demand
+from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.directions import Directions
 from sal_lightning.rules.firmness import LEAST, MOST, firmed, hold, worth
+from sal_lightning.rules.input_statistics import InputStatistics
 from sal_lightning.rules.scores import Scores
 
 
@@ -102,12 +102,8 @@ RANK = 0.3  # directions kept, as a share of the layer's inputs,
 MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
 MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
 SETTLE = 16  # steps after which what moved along held directions is put back; until then the mask alone acts there
-ROWS = 128  # rows of a batch that are looked at
-DENSE, EVERY = 16, 16  # the first batches of a window are all seen, then one in EVERY
-BETA = 0.99  # a window remembers about a hundred steps
 AT_ONCE = ("cpu",)  # devices that have nothing queued, so that a result can be asked for
 SAME = 1e-6  # a relative difference of two fingerprints that is rounding
-FLOOR = 0.3  # in mean eigenvalues: how far a direction never seen is
 
 
 class Operands(NamedTuple):
@@ -120,7 +116,7 @@ class Operands(NamedTuple):
     back: Tensor  # what is put back of each step: (groups, out, 1), or one number where that is the same everywhere
 
 
-class SubspaceRule(Rule):
+class SubspaceRule(InputStatistics):
     """``held(X) = X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)`` over the input directions of one layer.
 
     ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
@@ -147,17 +143,9 @@ class SubspaceRule(Rule):
     def __init__(
         self, layer: Layer, parameters: dict[str, nn.Parameter], strength: float, recall: float, share: float
     ) -> None:
-        super().__init__(layer.name or "model", parameters)
-        self.layer, self.strength, self.recall, self.share = layer, strength, recall, share
-        self.inputs = layer.inputs
-        self.d = self.inputs + (layer.bias is not None)
-        self.rank = min(self.d, max(MIN_RANK, min(int(RANK * self.d), MAX_RANK)))
-        self.window = InputSketch(self.d, self.rank, BETA, layer.groups)
-        self.demand = Demand(BETA)
-        self.age = 0  # steps since the window began
-        self.real: Reals = (None,) * 3  # which rows of what the layer is given are no padding
-        self.seen: list[Tensor] = []  # rows of this step's batch
-        self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
+        d = layer.inputs + (layer.bias is not None)
+        super().__init__(layer, parameters, rank=min(d, max(MIN_RANK, min(int(RANK * d), MAX_RANK))))
+        self.strength, self.recall, self.share = strength, recall, share
         self.memory: SubspaceMemory | None = None
         self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
         self.waited = 0  # steps since then,
@@ -167,90 +155,6 @@ class SubspaceRule(Rule):
         self.version = 0  # of the weights, after the last step,
         self._marked: Tensor | None = None  # what they were then,
         self.same = SAME
-
-    @property
-    @override
-    def due(self) -> bool:
-        # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
-        return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The modules whose input is read."""
-        return self.layer.modules
-
-    @property
-    def used(self) -> bool:
-        """Whether the layer's input was ever read, in this training or before."""
-        return self.holds or bool(self.window.weight > 0)
-
-    def collect(self, args: tuple[Any, ...], step: int, ask: bool = False) -> None:
-        """Gather sampled rows of the input in a forward pass; accumulated batches add up."""
-        self.collect_rows(self.read(args, step), ask)
-
-    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
-        """Sampled rows (groups, n, d) of the input in a forward pass."""
-        return self.layer.read(args, ROWS, step, self.real)
-
-    def collect_rows(self, rows: Tensor, ask: bool = False) -> None:
-        """Gather the rows of one forward pass; ``ask`` how unusual they are."""
-        self.seen.append(rows)
-        if ask and self.age >= DENSE and self.window.Y is not None:
-            if self.window.P is None:
-                self.window.refresh(FLOOR)
-            distance = self.window.distance(self.seen[-1], FLOOR)
-            # Nothing counts while the window is empty: one that no process has anything for yet.
-            found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
-            self.surprise = found if self.surprise is None else self.surprise + found
-
-    def refresh(self) -> None:
-        """Measure what is unusual by all that was seen so far, from the next batch on."""
-        self.window.P = None
-
-    def pending(self) -> State:
-        """What was gathered in this step so far."""
-        return {"seen": list(self.seen), "surprise": self.surprise}
-
-    def resume(self, pending: State) -> None:
-        """Go on gathering."""
-        self.seen = [x.to(self.device) for x in pending["seen"] if x.shape[::2] == (self.layer.groups, self.d)]
-        self.surprise = None if pending["surprise"] is None else pending["surprise"].to(self.device)
-
-    def rows(self) -> Tensor | None:
-        """This step's rows (groups, n, d), a 1 appended where the layer has a bias."""
-        if not sum(x.shape[1] for x in self.seen):
-            return None
-        return torch.cat(self.seen, 1)
-
-    @override
-    def update(self, unit: float = 1.0) -> None:
-        if self.due and (x := self.rows()) is not None:
-            held = None if self.memory is None else self.memory.U
-            steps = 1 if self.age < DENSE else EVERY
-            self.window.update(x, steps, U=held)
-            if G := [g for g in self.gradients() if g is not None]:
-                # Each process has its part of the sum, of which all take the mean.
-                self.demand.update(squares(G) * shards(self.layer.weight) / unit**2, steps)
-        self.age += 1
-        self.discard_step()
-
-    @override
-    def discard_step(self) -> None:
-        self.seen.clear()
-        self.surprise = None
-
-    @override
-    def window_tensors(self) -> list[Tensor]:
-        if self.window.Y is None:
-            self.window.start(self.device)
-        assert self.window.Y is not None
-        demand = [t.to(self.device) for t in self.demand.tensors()]
-        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *demand]
-
-    @override
-    def set_window(self, tensors: Sequence[Tensor]) -> None:
-        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors[:4]
-        self.demand.sum, self.demand.weight = tensors[4:]
 
     @override
     def adapt_hold(self) -> None:
@@ -280,16 +184,10 @@ class SubspaceRule(Rule):
         self._begin_cycle()
 
     @override
-    def clear(self) -> None:
-        self.window.clear()
-        self.demand.clear()
-        self.age = 0
-
-    @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         m = self._held
         H = [torch.zeros_like(x) for x in X]
-        self._take(H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U)
+        subtract(self.layer, H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U, m.s_rest)
         if m.rows is not None:
             for h in H:
                 self.layer.write(h, m.old(self.layer.matrix(h)))
@@ -298,14 +196,17 @@ class SubspaceRule(Rule):
     @override
     def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
         pairs = [(self.layer.matrix(x), self.layer.matrix(h)) for x, h in zip(X, self.held(X), strict=True)]
-        return [self._held.old(torch.lerp(x, h, self._let_through.to(x.dtype))) for x, h in pairs]
+        return [
+            self._held.old(torch.lerp(x, h, let_through(self._held.s_rest, self.demand.q).to(x.dtype)))
+            for x, h in pairs
+        ]
 
     @override
     def detect_external_change(self) -> bool:
         if self.before is not None or self.memory is None:
             return False
         assert self._marked is not None, "what is held has no mark"
-        now, at_once = self._fingerprint(), self.device.type in AT_ONCE
+        now, at_once = fingerprint(self.layer, self.weights()), self.device.type in AT_ONCE
         if at_once and torch.equal(now, self._marked):
             return False
         moved = torch.linalg.vector_norm(now - self._marked) > self.same * torch.linalg.vector_norm(self._marked)
@@ -345,16 +246,7 @@ class SubspaceRule(Rule):
 
     def _mark(self) -> None:
         """Remember the weights as the last step left them."""
-        self.version, self._marked = self.version_of_weights(), self._fingerprint()
-
-    def _fingerprint(self) -> Tensor:
-        """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
-        weight, *bias = self.weights()
-        W = weight.mT if self.layer.transposed else weight if self.layer.stacked else weight.flatten(1)
-        z = probe(W.shape[-1], 1, W.device)[:, 0].to(W.dtype)
-        if bias and W.dim() == 2:
-            return torch.addmv(bias[0], W, z)
-        return W @ z + bias[0] if bias else W @ z
+        self.version, self._marked = self.version_of_weights(), fingerprint(self.layer, self.weights())
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
@@ -420,7 +312,7 @@ class SubspaceRule(Rule):
         m.E.sub_(pull)
         Y = pull.addcmul_(M, f)
         torch.where(self.stirred if self.touched is None else self.stirred | self.touched, WU - Y, m.A, out=m.A)
-        self._take(W, None, Y, m.U)
+        subtract(self.layer, W, None, Y, m.U, m.s_rest)
         # As far as it would have moved had the rest been open; where it is all but shut that cannot be told.
         self.moved = (M / (1 - m.s_rest)[:, None, None].clamp(min=1e-6)).square().sum()
         self._begin_cycle()
@@ -435,7 +327,7 @@ class SubspaceRule(Rule):
         """What this step multiplies by."""
         m, q, known = self._held, self.demand.q, self._operands
         if known is None or known.memory is not m or known.q is not q:
-            back = 1 - self._let_through * (1 - m.s_rest[:, None, None])
+            back = 1 - let_through(self._held.s_rest, self.demand.q) * (1 - m.s_rest[:, None, None])
             if m.rows is not None:
                 back = m.old(back.repeat(1, self.layer.out, 1))
             elif self.layer.groups == 1:
@@ -446,26 +338,9 @@ class SubspaceRule(Rule):
         return known
 
     @property
-    def _let_through(self) -> Tensor:
-        """The share p of what passes otherwise, (groups, 1, 1); 1 where nothing is held."""
-        s_rest, q = self._held.s_rest[:, None, None], self.demand.q.reshape(-1, 1, 1)
-        p: Tensor = q / (s_rest + q * (1 - s_rest))
-        return p
-
-    @property
     def _held(self) -> SubspaceMemory:
         assert self.memory is not None, "nothing is held yet"
         return self.memory
-
-    def _take(self, T: Sequence[Tensor | None], X: Sequence[Tensor] | None, Y: Tensor, U: Tensor) -> None:
-        """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; no X is zero."""
-        s_rest = self._held.s_rest[:, None, None]
-        for i, t in enumerate(T):
-            if t is not None:
-                M, u = self.layer.matrix(t), U[:, self.inputs :] if i else U[:, : self.inputs]
-                if X is not None:
-                    M.addcmul_(self.layer.matrix(X[i]), s_rest.to(M.dtype), value=-1)
-                self.layer.write(t, M.baddbmm_(Y.to(M.dtype), u.mT.to(M.dtype), alpha=-1))
 
     @override
     def stabilities(self) -> list[Scores]:
@@ -500,18 +375,15 @@ class SubspaceRule(Rule):
 
     @override
     def load_state_dict(self, state: State) -> None:
-        if not state["memory"] and self._is_other(state["window"]):
-            return  # nothing is held of what had other inputs: it is a new layer
+        window = state["window"]
+        if not state["memory"] and "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d):
+            return  # nothing is held of a layer with other inputs: this is a new layer
         self.age, self.waited = state["age"], state["waited"]
         self.stirred = torch.tensor(True, device=self.device) if state["stirred"] else None
         self.window.load_state_dict(state["window"], self.device)
         self.demand.load_state_dict(state["demand"], self.device)
         self.memory, self.touched = self.unpack(state["memory"]), None
         self._mark()
-
-    def _is_other(self, window: State) -> bool:
-        """Whether this is a window of a layer with other inputs."""
-        return "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d)
 
     @override
     def pack(self, memory: SubspaceMemory | None) -> State:
@@ -520,6 +392,36 @@ class SubspaceRule(Rule):
     @override
     def unpack(self, state: State) -> SubspaceMemory | None:
         return SubspaceMemory.unpack(state, self.layer, self.weights()) if state else None
+
+
+def fingerprint(layer: Layer, weights: Sequence[Tensor]) -> Tensor:
+    """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
+    weight, *bias = weights
+    W = weight.mT if layer.transposed else weight if layer.stacked else weight.flatten(1)
+    z = probe(W.shape[-1], 1, W.device)[:, 0].to(W.dtype)
+    if bias and W.dim() == 2:
+        return torch.addmv(bias[0], W, z)
+    return W @ z + bias[0] if bias else W @ z
+
+
+def let_through(s_rest: Tensor, q: Tensor) -> Tensor:
+    """``p = q / (s̄ + q (1 − s̄))``: the share of what passes otherwise, (groups, 1, 1), for s̄ and q (groups,)."""
+    s_rest, q = s_rest[:, None, None], q.reshape(-1, 1, 1)
+    p: Tensor = q / (s_rest + q * (1 - s_rest))
+    return p
+
+
+def subtract(
+    layer: Layer, T: Sequence[Tensor | None], X: Sequence[Tensor] | None, Y: Tensor, U: Tensor, s_rest: Tensor
+) -> None:
+    """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; no X is zero."""
+    s_rest = s_rest[:, None, None]
+    for i, t in enumerate(T):
+        if t is not None:
+            M, u = layer.matrix(t), U[:, layer.inputs :] if i else U[:, : layer.inputs]
+            if X is not None:
+                M.addcmul_(layer.matrix(X[i]), s_rest.to(M.dtype), value=-1)
+            layer.write(t, M.baddbmm_(Y.to(M.dtype), u.mT.to(M.dtype), alpha=-1))
 
 
 def update_pace(rules: Iterable[Rule]) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, layers
-from sal_lightning.rules.subspace import ROWS, SubspaceRule
+from sal_lightning.rules.input_rule import ROWS
+from sal_lightning.rules.subspace import SubspaceRule
 from tests.everywhere.models import close, moved, names, overlapping, train, weights
 
 ALL = 10**6  # rows: as many as there are

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from sal_lightning.rules.element import ElementRule
-from sal_lightning.rules.subspace import BETA
+from sal_lightning.rules.input_rule import BETA
 
 
 def backward(model, seed):

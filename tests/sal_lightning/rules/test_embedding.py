@@ -41,7 +41,7 @@ def test_other_tokens_surprise_however_usual_each_of_them_is():
     rule = rule_of(nn.Embedding(10, 2))
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
-        rule.collect((torch.randint(5, (64,), generator=generator),), 0, ask=True)
+        rule.collect((torch.randint(5, (64,), generator=generator),), 0, measured=True)
         usual = rule.surprise
         rule.update()
     rule.refresh()
@@ -52,8 +52,8 @@ def test_other_tokens_surprise_however_usual_each_of_them_is():
 
     most_usual = int(rule.R.argmax())
     for half in (torch.arange(5, 10).repeat(7)[:32], torch.full((32,), most_usual)):
-        rule.collect((half,), 0, ask=True)
-        rule.collect((half,), 0, ask=True)
+        rule.collect((half,), 0, measured=True)
+        rule.collect((half,), 0, measured=True)
         total, n = rule.surprise
         expected = chi2((2 * half.bincount(minlength=10)).tolist())
         torch.testing.assert_close((total / n).exp(), torch.tensor(expected), atol=1e-5, rtol=1e-4)

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from sal_lightning.input_sketch import InputSketch
-from sal_lightning.rules import firmness, subspace
+from sal_lightning.rules import firmness, input_rule
 from tests.sal_lightning.rules.subspaces import inputs, make, show
 
 
 def test_directions_held_hardly_firmer_than_the_rest_count_as_the_rest_and_others_fade_in():
     rule = make(nn.Linear(40, 6, bias=False), strength=1.0)
-    rule.window = InputSketch(40, 40, subspace.BETA)
+    rule.window = InputSketch(40, 40, input_rule.BETA)
     rule.window.update(torch.diag(torch.linspace(1, 1.6, 40).sqrt())[None])
     rule.rank = 30
     rule.consolidate()

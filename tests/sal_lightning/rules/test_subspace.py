@@ -4,7 +4,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from sal_lightning.input_sketch import InputSketch
-from sal_lightning.rules import firmness, subspace
+from sal_lightning.rules import firmness, input_rule, subspace
 from tests.sal_lightning.rules.subspaces import inputs, make, narrow, restore, show
 
 
@@ -53,7 +53,7 @@ def test_the_rule_matches_its_plain_twin_on_one_gradient_stream(optimizer, bias,
     torch.manual_seed(0)
     module = nn.Linear(10, 6, bias=bias)
     rule, x = make(module), inputs(10)
-    rule.window = InputSketch(rule.d, rule.d, subspace.BETA)  # a window that keeps more than is held
+    rule.window = InputSketch(rule.d, rule.d, input_rule.BETA)  # a window that keeps more than is held
     show(rule, x)
     sketch = rule.window.rows()[0]
     C = sketch.T @ sketch
@@ -215,8 +215,8 @@ def test_a_wide_layer_never_forms_a_square_matrix():
     module.weight.grad = torch.randn(4, d)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         for _ in range(2):
-            show(rule, x, steps=subspace.DENSE)
-            rule.collect((x,), 0, ask=True)
+            show(rule, x, steps=input_rule.DENSE)
+            rule.collect((x,), 0, measured=True)
             rule.consolidate()
             rule.mask()
             rule.snapshot()
@@ -233,7 +233,7 @@ def test_a_wide_layer_never_forms_a_square_matrix():
 def test_a_layer_that_runs_in_some_steps_only_is_looked_at_all_the_same(period):
     for offset in range(period):
         rule = make(nn.Linear(8, 4))
-        show(rule, inputs(8), steps=subspace.DENSE)
+        show(rule, inputs(8), steps=input_rule.DENSE)
         before = rule.window.weight.clone()
         for step in range(128):
             if step % period == offset and rule.due:
@@ -276,11 +276,11 @@ def test_gradients_are_seen_in_the_steps_that_are_looked_at():
         (module(x) - step).square().mean().backward()
         rule.collect((x,), step)
         if rule.due:
-            batches = 1 if step < subspace.DENSE else subspace.EVERY
-            weights = [w * subspace.BETA**batches for w in weights] + [1 - subspace.BETA**batches]
+            batches = 1 if step < input_rule.DENSE else input_rule.EVERY
+            weights = [w * input_rule.BETA**batches for w in weights] + [1 - input_rule.BETA**batches]
             seen.append(torch.cat([p.grad.flatten() for p in module.parameters()]).square().sum() / 4)
         rule.update(unit=2.0)
         rule.adapt_hold()
     w = torch.tensor(weights)
     torch.testing.assert_close(rule.demand.sum / rule.demand.weight, (w * torch.stack(seen)).sum() / w.sum())
-    assert len(seen) == subspace.DENSE + 80 // subspace.EVERY - 1
+    assert len(seen) == input_rule.DENSE + 80 // input_rule.EVERY - 1

@@ -1,0 +1,56 @@
+"""Rules that collect the inputs of a layer in forward passes."""
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from sal_lightning.layers import Reals
+from sal_lightning.rules.base import Rule, State
+
+ROWS = 128  # rows of a batch that are sampled
+DENSE, EVERY = 16, 16  # steps of a window that all update it, and then one in EVERY
+BETA = 0.99  # decay of a window, which covers about a hundred steps
+FLOOR = 0.3  # distance of a direction without any data, in mean eigenvalues
+
+
+class InputRule(Rule):
+    """A rule that updates its statistics with the inputs of one layer, and measures how unusual they are."""
+
+    modules: tuple[nn.Module, ...]  # the modules whose input is collected
+    real: Reals  # which rows of each input are not padding; None: all
+    surprise: Tensor | None  # how unusual the inputs of this step are, in log: (sum, count)
+
+    @property
+    @abstractmethod
+    def used(self) -> bool:
+        """Whether any input was ever collected, in this training or before."""
+
+    @abstractmethod
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """What this rule takes from the input of a forward pass."""
+
+    @abstractmethod
+    def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
+        """Collect what ``read`` returned.
+
+        Args:
+            rows: of one forward pass; those of several passes in a step add up.
+            measured: whether to measure how unusual they are.
+        """
+
+    def collect(self, args: tuple[Any, ...], step: int, measured: bool = False) -> None:
+        """Collect the input of a forward pass."""
+        self.collect_rows(self.read(args, step), measured)
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Measure novelty against all data of the window so far, from the next batch on."""
+
+    @abstractmethod
+    def pending(self) -> State:
+        """What was collected in this step so far."""
+
+    @abstractmethod
+    def resume(self, pending: State) -> None:
+        """Continue with what ``pending`` returned."""

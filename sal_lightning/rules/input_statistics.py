@@ -1,0 +1,119 @@
+"""Statistics of one layer: a sketch of its input covariance, and how large its gradients are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sal_lightning.distributed import shards
+from sal_lightning.input_sketch import InputSketch
+from sal_lightning.layers import Layer, Reals
+from sal_lightning.rules.base import State
+from sal_lightning.rules.demand import Demand
+from sal_lightning.rules.input_rule import BETA, DENSE, EVERY, FLOOR, ROWS, InputRule
+from sal_lightning.rules.parameters import squares
+
+
+class InputStatistics(InputRule):
+    """Updates a window of one layer: rows of its input, with a 1 appended where it has a bias, and its gradients.
+
+    Args:
+        layer: the layer as a matrix.
+        parameters: its weight and, if it has one, its bias.
+        rank: of the sketch.
+    """
+
+    def __init__(self, layer: Layer, parameters: dict[str, nn.Parameter], rank: int) -> None:
+        super().__init__(layer.name or "model", parameters)
+        self.layer, self.modules, self.rank = layer, layer.modules, rank
+        self.inputs = layer.inputs
+        self.d = self.inputs + (layer.bias is not None)
+        self.window = InputSketch(self.d, rank, BETA, layer.groups)
+        self.demand = Demand(BETA)
+        self.age = 0  # steps since the window began
+        self.real: Reals = (None,) * 3
+        self.seen: list[Tensor] = []  # rows of this step
+        self.surprise: Tensor | None = None
+
+    @property
+    @override
+    def due(self) -> bool:
+        # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
+        return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
+
+    @property
+    def used(self) -> bool:
+        """Whether the layer's input was ever read, in this training or before."""
+        return self.holds or bool(self.window.weight > 0)
+
+    def read(self, args: tuple[Any, ...], step: int) -> Tensor:
+        """Sampled rows (groups, n, d) of the input in a forward pass."""
+        return self.layer.read(args, ROWS, step, self.real)
+
+    def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
+        """Gather the rows of one forward pass; ``measured``: how unusual they are."""
+        self.seen.append(rows)
+        if measured and self.age >= DENSE and self.window.Y is not None:
+            if self.window.P is None:
+                self.window.refresh(FLOOR)
+            distance = self.window.distance(self.seen[-1], FLOOR)
+            # Nothing counts while the window is empty: one that no process has anything for yet.
+            found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
+            self.surprise = found if self.surprise is None else self.surprise + found
+
+    def refresh(self) -> None:
+        """Measure what is unusual by all that was seen so far, from the next batch on."""
+        self.window.P = None
+
+    def pending(self) -> State:
+        """What was gathered in this step so far."""
+        return {"seen": list(self.seen), "surprise": self.surprise}
+
+    def resume(self, pending: State) -> None:
+        """Go on gathering."""
+        self.seen = [x.to(self.device) for x in pending["seen"] if x.shape[::2] == (self.layer.groups, self.d)]
+        self.surprise = None if pending["surprise"] is None else pending["surprise"].to(self.device)
+
+    def rows(self) -> Tensor | None:
+        """This step's rows (groups, n, d), a 1 appended where the layer has a bias."""
+        if not sum(x.shape[1] for x in self.seen):
+            return None
+        return torch.cat(self.seen, 1)
+
+    @override
+    def update(self, unit: float = 1.0) -> None:
+        if self.due and (x := self.rows()) is not None:
+            held = None if self.memory is None else self.memory.U
+            steps = 1 if self.age < DENSE else EVERY
+            self.window.update(x, steps, U=held)
+            if G := [g for g in self.gradients() if g is not None]:
+                # Each process has its part of the sum, of which all take the mean.
+                self.demand.update(squares(G) * shards(self.layer.weight) / unit**2, steps)
+        self.age += 1
+        self.discard_step()
+
+    @override
+    def discard_step(self) -> None:
+        self.seen.clear()
+        self.surprise = None
+
+    @override
+    def window_tensors(self) -> list[Tensor]:
+        if self.window.Y is None:
+            self.window.start(self.device)
+        assert self.window.Y is not None
+        demand = [t.to(self.device) for t in self.demand.tensors()]
+        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *demand]
+
+    @override
+    def set_window(self, tensors: Sequence[Tensor]) -> None:
+        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors[:4]
+        self.demand.sum, self.demand.weight = tensors[4:]
+
+    @override
+    def clear(self) -> None:
+        self.window.clear()
+        self.demand.clear()
+        self.age = 0

@@ -35,7 +35,8 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
-html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}  # those of docstrings are equations
+# Equations of pages are MathJax, which browsers load from a CDN; those of docstrings are code.
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}
 html_static_path, html_css_files = ["_static"], ["tables.css"]
 pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"

@@ -18,8 +18,8 @@ author = "The sal-lightning authors"
 copyright = f"2025, {author}"
 version = release = sal_lightning.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["deflist", "html_image"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["deflist", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 highlight_language = "none"
 
@@ -35,7 +35,8 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
-html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}  # equations are code
+# Equations of pages are MathJax, which browsers load from a CDN; those of docstrings are code.
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}
 html_static_path, html_css_files = ["_static"], ["tables.css"]
 pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"

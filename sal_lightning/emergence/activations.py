@@ -61,7 +61,7 @@ class ActivationObserver:
         self._padding = padding
         self._device, self._forward, self.in_step = device, False, True
         if layer is not None:
-            self._handles = [layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)]
+            self._handles = [layer.register_forward_pre_hook(self._pre_hook(layer), with_kwargs=True)]
             if not layer.training:  # compiled code includes only hooks registered before compilation
                 self._follow(layer)
 
@@ -106,8 +106,8 @@ class ActivationObserver:
         if x is not None and distributed.count() == 1:
             self._update(x, steps)
         elif distributed.count() > 1:
-            saw = torch.tensor([float(x is not None)], device=self._device)
-            if distributed.mean([saw])[0] < 1:
+            has_rows = torch.tensor([float(x is not None)], device=self._device)
+            if distributed.mean([has_rows])[0] < 1:
                 return
             assert x is not None
             self._update(x, steps)
@@ -134,9 +134,9 @@ class ActivationObserver:
         self.field.load_state_dict(state["field"], device)
         self.shift.load_state_dict(state["shift"], device)
 
-    def _listener(self, watched: nn.Module) -> Callable[..., None]:
+    def _pre_hook(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def collect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if module is not watched or not self.in_step or not self._counts(module):
                 return  # a copy of the model (hooks are copied with it), evaluation, or checkpoint recomputation
             given = (*args, *kwargs.values())
@@ -149,7 +149,7 @@ class ActivationObserver:
                     self._running = seen
                     self._follow(module)
 
-        return listen
+        return collect
 
     def _sampled(self, module: nn.Module, given: Tensor, x: Tensor) -> Tensor:
         """Sampled rows of states (..., d), without padding where the model has a mask."""

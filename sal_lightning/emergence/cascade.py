@@ -152,7 +152,7 @@ class PulseCascade(Population):
         return splits[stays]
 
     def _split(self, splits: Tensor) -> None:
-        """Split the pulses in ``splits`` (n,), the oldest first, up to ``max_pulses``; the weight is divided equally."""
+        """Split the pulses in ``splits`` (n,), oldest first, up to ``max_pulses``; both get half of the weight."""
         room = self.max_pulses - len(self._living)
         parents = splits.nonzero()[:room, 0]
         if not len(parents):

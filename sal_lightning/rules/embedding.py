@@ -18,7 +18,7 @@ LEAST = 1e-4  # distances below this are rounding, for data in which every batch
 
 
 class Memory(NamedTuple):
-    """What is held: the energy ``lam`` (tokens,) of each token, mean 1 per window, and its stability ``s``."""
+    """The energy ``lam`` (tokens,) of each token, mean 1 per window, and its stability ``s`` (tokens,)."""
 
     lam: Tensor
     s: Tensor

@@ -71,7 +71,7 @@ def curve(heard: Heard, stream: Stream, steps: int) -> dict[str, Any]:
 
 
 def means(values: Sequence[float]) -> list[float]:
-    """Over EACH values at a time, what is not known left out; three digits.
+    """Means of EACH values at a time without NaN, rounded to three digits.
 
     >>> means([0.0] * 10 + [1.0] * 10 + [float("nan")] * 19 + [0.25])
     [0.5, 0.25]

@@ -28,9 +28,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", choices=METHODS, nargs="+", help="(default: all; quick: a few)")
     made.add_argument("--strengths", type=float, nargs="+", help="(default: those of each method)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument(
-        "--lr", type=float, default=LR, help="of the later stages, except plain (default: %(default)s)"
-    )
+    made.add_argument("--lr", type=float, default=LR, help="of the later stages, except plain (default: %(default)s)")
     made.add_argument("--steps", type=int, nargs=3, help="of the three stages (default: 1500 400 200)")
     made.add_argument(
         "--data", type=Path, help="a folder with tinyshakespeare.txt, or another text for the first domain"

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", type=int, default=BATCH, help="images per step (default: %(default)s)")
     made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"folder with ImageNet weights, for {MOBILENET}")
     made.add_argument("--jobs", type=int, default=1, help="number of parallel processes (default: %(default)s)")
-    made.add_argument("--quick", action="store_true", help="small images, 20 steps a task and one seed")
+    made.add_argument("--quick", action="store_true", help="small images, 20 steps per task and one seed")
     made.add_argument(
         "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants for the data set"
     )

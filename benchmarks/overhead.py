@@ -2,7 +2,7 @@
 
 Each method trains inside ``Trainer.fit``, after its first task; methods alternate, so that load of the machine affects
 all of them. Ratios are of the mean step in one round. ``--logging`` measures the cost of SAL's logging instead;
-``--device cuda --dtype bf16 --width 768 --depth 12 --heads 12 --sequences 16`` is GPT-2 with 16 thousand tokens per step.
+``--device cuda --dtype bf16 --width 768 --depth 12 --heads 12 --sequences 16`` is GPT-2 with 16k tokens per step.
 """
 
 import argparse

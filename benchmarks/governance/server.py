@@ -1,7 +1,7 @@
 """The model: a process with OpenAI's chat API on loopback and a fixed latency, which counts calls by client and role.
 
 ``python -m benchmarks.governance.server 50 250`` answers after 50 ms, an audit after 250 ms, and prints its port. The
-first part of the path is the client's name: ``/somebody/v1/chat/completions``. ``GET /counts`` returns the calls so far.
+first part of the path names the client: ``/somebody/v1/chat/completions``. ``GET /counts`` returns the calls so far.
 """
 
 import asyncio

@@ -59,7 +59,7 @@ def preservation(run: Run) -> Section:
     gradient, update = run.last("suppressed"), run.last("effect")
     text = (
         "Share of the gradient's norm that SAL held back, and share of the norm of the optimizer's update. "
-        f"At the end: {gradient:.0%} and {update:.0%}. Dotted lines: consolidations."
+        f"At the end {gradient:.0%} and {update:.0%}. Dotted lines: consolidations."
     )
     return Section(title, text, (plots.preservation(run),))
 

@@ -1,1 +1,1 @@
-"""What SAL costs a step and in memory (``overhead``, ``growth``), and what SAFi adds to an answer (``governance``)."""
+"""Benchmarks: time and memory of SAL (``overhead``, ``growth``), and latency of SAFi (``governance``)."""

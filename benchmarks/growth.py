@@ -1,8 +1,8 @@
 """How SAL's cost grows with width, rank and batch: ``python -m benchmarks.growth``.
 
-The model is one square linear layer whose input wants a gradient too, as inside a network. It holds ``rank``
-directions: to multiply by k of them and back takes ``4·out·in·k`` operations. The gradient is held back along the 32
-strongest at each step, the update along all of them each sixteenth step; forward and backward take ``6·batch·out·in``.
+The model is one square linear layer whose input requires a gradient too, as inside a network. It holds ``rank``
+directions: projecting on k of them takes ``4·out·in·k`` operations. The gradient is masked along the 32 strongest in
+each step, the update restored along all of them every 16 steps; forward and backward take ``6·batch·out·in``.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from experiments.filing import Record, origin, read_all, save, source
 from experiments.pages import grid, rewrite
 from sal_lightning.rules import subspace
 
-CHEAP = 1.1  # a step may take so much longer
+CHEAP = 1.1  # largest ratio to a plain step that counts as cheap
 HEADINGS = (
     *("width", "batch", "rank", "plain, ms", "listen", "analyze", "protect", "restore", "× plain", "least..most"),
     *("operations, 10⁹", "× predicted"),
@@ -39,23 +39,23 @@ Sizes of the command that are not in the table were not run.
 
 
 class Cell(NamedTuple):
-    """One size of everything."""
+    """Width, batch and rank of one measurement."""
 
     width: int
     batch: int
     rank: int
 
     def operations(self) -> int:
-        """Of holding the gradient and the update back, a step."""
+        """Operations of mask and restore per step."""
         return int(4 * self.width**2 * (min(self.rank, subspace.MASK) + self.rank / subspace.SETTLE))
 
     def predicted(self) -> float:
-        """The step in units of a plain one, if only operations counted."""
+        """Predicted ratio to a plain step, from the number of operations."""
         return 1 + self.operations() / (6 * self.batch * self.width**2)
 
 
 def measure(cell: Cell, rounds: int, steps: int, device: str) -> Record:
-    """Plain and SAL in turn."""
+    """Measure plain training and SAL in alternation."""
     layers = Layer(cell.width, device), Layer(cell.width, device, cell.rank)
     x = inputs(cell.batch, cell.width, device=device)
     for layer in layers:
@@ -86,7 +86,7 @@ def cells(row: Record) -> list[str]:
 
 
 def cheap(rows: Sequence[Record]) -> str:
-    """For each rank and batch, the widths at which a step is cheap."""
+    """For each rank and batch, the widths with a ratio of at most CHEAP."""
     batches, ranks = (list(dict.fromkeys(row[size] for row in rows)) for size in ("batch", "rank"))
 
     def widths(rank: int, batch: int) -> str:
@@ -98,7 +98,7 @@ def cheap(rows: Sequence[Record]) -> str:
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """Two tables a record: where it is cheap, then everything."""
+    """Two tables per record: cheap widths, then all measurements."""
     parts = [
         f"### {r['title']}\n\n{cheap(r['rows'])}\n{grid(HEADINGS, map(cells, r['rows']))}\n{source(r)}" for r in records
     ]
@@ -110,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
     made.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096])
     made.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 128, 256])
-    made.add_argument("--rounds", type=int, default=3, help="turns of plain and SAL (default: %(default)s)")
-    made.add_argument("--steps", type=int, default=16, help="steps a turn (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=3, help="rounds of plain training and SAL (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=16, help="steps per round (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--out", type=Path, default=Path("results/growth"))
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> str:
-    """The line that repeats this run."""
+    """The command line that repeats this run."""
     names = ("widths", "batches", "ranks", "rounds", "steps", "threads", "device")
     words = ([f"--{n}", *map(str, v if isinstance(v := getattr(args, n), list) else [v])] for n in names)
     return " ".join(["python -m benchmarks.growth", *(word for flag in words for word in flag)])
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for cell in sizes:
             progress.update(bar, description=f"width {cell.width} batch {cell.batch} rank {cell.rank}")
             record["rows"].append(measure(cell, args.rounds, args.steps, args.device))
-            save(record, args.out / f"growth-{args.device}-threads{args.threads}.json")  # a long run may be cut short
+            save(record, args.out / f"growth-{args.device}-threads{args.threads}.json")  # the run may be interrupted
             progress.advance(bar)
     print(markdown([record]))
     if args.table:

@@ -1,4 +1,4 @@
-"""One linear layer in training, with SAL or without, and the time that each part of a step takes."""
+"""One linear layer in training, with or without SAL, and the time of each part of a step."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ WARMUP, SETTLE, ROWS = 4, 20, 128  # untimed steps before and after consolidatin
 
 
 class Parts(NamedTuple):
-    """Seconds of one step, or of the mean one."""
+    """Seconds per step, of one step or as a mean."""
 
     passes: float  # forward and backward
     analyze: float
@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
 @contextmanager
 def held_rank(rank: int) -> Iterator[None]:
-    """Layers that are covered meanwhile keep so many directions: the one place that reaches into the engine."""
+    """Set the rank of layers covered within this context, by patching constants of ``rules.subspace``."""
     before = subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK
     subspace.RANK, subspace.MIN_RANK, subspace.MAX_RANK = 1.0, 1, rank
     try:
@@ -38,7 +38,7 @@ def held_rank(rank: int) -> Iterator[None]:
 
 
 class Layer:
-    """A linear layer in training, with SAL or without."""
+    """A linear layer in training, with or without SAL."""
 
     def __init__(self, width: int, device: str, rank: int | None = None) -> None:
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ class Layer:
                 self.comm = CommunicationLayer(self.net, self.adam)
 
     def settle(self) -> None:
-        """Consolidate early, and go on until the window is no longer young."""
+        """Consolidate, then train until the window has left its dense phase."""
         rows = inputs(WARMUP + SETTLE, ROWS, self.net.in_features, device=self.net.weight.device)
         for i, x in enumerate(rows):
             if i == WARMUP and self.comm:
@@ -58,7 +58,7 @@ class Layer:
             self.train(x)
 
     def train(self, x: Tensor) -> Parts:
-        """One step, and how long its parts took."""
+        """Take one step; returns the time of its parts."""
         x = x.detach().requires_grad_()
         marks = [now(x)]
         self.net(x).square().mean().backward()
@@ -76,7 +76,7 @@ class Layer:
 
 
 def inputs(*shape: int, device: str | torch.device) -> Tensor:
-    """Whose energy falls from input to input: white noise would have no directions to hold."""
+    """Random inputs of decaying energy, since white noise has no dominant directions to hold."""
     return torch.randn(*shape, device=device) / torch.arange(1, shape[-1] + 1, device=device).sqrt()
 
 

@@ -1,8 +1,8 @@
-"""How time grows with the length of what a model wrote: ``python -m benchmarks.linear``.
+"""Growth of run time with the length of a model's output: ``python -m benchmarks.linear``.
 
-Each function of the gate that runs on a model's output is timed on hostile inputs of 1 thousand to 1 million
-characters. It ends non-zero where ten times the length takes more than 15 times as long; such an input is not made
-longer. Searching for the patterns of a value set ends after a second, whatever they are, and is then a refusal.
+Each function of the gate that processes a model's output is timed on hostile inputs of 1 thousand to 1 million
+characters. The exit status is non-zero if ten times the length takes more than 15 times as long; longer inputs of this
+kind are then skipped. The search for a value set's patterns has a timeout of one second, after which the Will refuses.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from safi_agent.unicode_text import plain
 from safi_agent.values import shipped
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)  # characters
-MOST = 15.0  # times as long, for ten times the length
-FLOOR = 1e-3  # seconds below which a time counts as this: less is noise
-ROUND = 0.5  # seconds after which a time is not taken again
+MOST = 15.0  # largest ratio of times for ten times the length
+FLOOR = 1e-3  # seconds; shorter times are noise and are raised to this
+ROUND = 0.5  # seconds; longer measurements are not repeated
 Work = Callable[[str], object]
 
-UNITS: Mapping[str, tuple[str, str]] = {  # what it begins with, and what is repeated
+UNITS: Mapping[str, tuple[str, str]] = {  # prefix, and repeated unit
     "letters": ("", "guarantee "),
     "dashes": ("", "-"),
     "less-than signs": ("", "<"),
@@ -64,7 +64,7 @@ def text(kind: str, size: int) -> str:
 
 
 def works() -> dict[str, Work]:
-    """The functions by name. In the rules the length has no bound, so that patterns are searched for."""
+    """The functions by name. The rules have no length limit, so that the search for patterns is reached."""
     made: dict[str, Work] = {"fence": neutralize, "plain text": plain, "the judge's reply": parse_text, "split": split}
     for name in shipped():
         values = load_values(name).model_copy(update={"max_chars": 10**9})
@@ -78,14 +78,14 @@ def ruled(values: ValueSet, drafted: Callable[[str], Draft], answer: str) -> Non
 
 
 def call(answer: str) -> ToolCall:
-    """A call whose arguments are the text as a string, and again in short strings."""
+    """A tool call with the text as one string argument, and again in short strings."""
     half = len(answer) // 2
     short = [answer[i : i + 10] for i in range(half, len(answer), 10)]
     return ToolCall(name="send", args={"text": answer[:half], "parts": short}, id="1", type="tool_call")
 
 
 def seconds(work: Work, given: str, rounds: int) -> float:
-    """The least of several times, of the processor: a busy machine is no growth. Of one where it is long."""
+    """The minimum of several CPU times, independent of the machine's load; long ones are measured once."""
     least, spent = float("inf"), 0.0
     for _ in range(rounds):
         start = time.thread_time()
@@ -98,7 +98,7 @@ def seconds(work: Work, given: str, rounds: int) -> float:
 
 
 def growth(times: Sequence[float], sizes: Sequence[int]) -> float:
-    """The most by which time grew from one size to the next, for ten times the length.
+    """The largest growth of time from one size to the next, scaled to ten times the length.
 
     >>> growth([0.001, 0.010, 0.100], [1, 10, 100])
     10.0
@@ -111,7 +111,7 @@ def growth(times: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def measure(name: str, work: Work, kind: str, sizes: Sequence[int], rounds: int) -> Record:
-    """A row: times in seconds at each size, up to the one at which it grew too fast, twice in succession."""
+    """A row with the time in seconds at each size, up to the one where growth exceeds the limit twice in succession."""
     times: list[float] = []
     for i, size in enumerate(sizes):
         times.append(seconds(work, text(kind, size), rounds))
@@ -129,7 +129,7 @@ def faults(rows: Sequence[Record]) -> Iterator[str]:
 
 
 def markdown(record: Record) -> str:
-    """A row for each function: of all inputs the one that takes longest, and the one that grows most."""
+    """A row for each function: the input with the longest time, and the one with the largest growth."""
     lines = []
     for name in dict.fromkeys(row["what"] for row in record["rows"]):
         own = [row for row in record["rows"] if row["what"] == name]
@@ -150,7 +150,7 @@ def markdown(record: Record) -> str:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
     made.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="N", help="characters, ascending")
-    made.add_argument("--rounds", type=int, default=5, help="of which the least time counts (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="repetitions; the minimum counts (default: %(default)s)")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on time")
     made.add_argument("--out", type=Path, default=Path("results/linear/linear.json"))
     return made

@@ -1,8 +1,8 @@
-"""What it takes to verify and replay a long log: ``python -m benchmarks.log``.
+"""Time and memory to verify and replay a long log: ``python -m benchmarks.log``.
 
-Lines have fifteen values, a prompt and a draft of some length, are sealed as the chain seals them, and lie in files of
-100 MB. Each row is a process of its own, so that its peak of memory is its own; that of the shortest log is what Python
-and the libraries take. To replay takes longer than to verify, since every line is read as JSON and its ledger assessed.
+Lines have fifteen values, a prompt and a draft, are sealed as by the chain, and are stored in files of 100 MB. Each row
+is measured in a separate process for an independent memory peak; that of the shortest log is the baseline of Python and
+its libraries. Replaying takes longer than verifying, since every line is parsed as JSON and its ledger assessed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KEY = b"benchmark" * 4
 FULL = 100_000_000  # bytes
 VALUES = load_values("unesco")
 ROWS = [{"value": v.name, "score": 0.5, "confidence": 0.9, "reason": "A sentence of the judge."} for v in VALUES.values]
-AT_REST = 500  # turns after which μ moves no more: 0.9 to the power of 500 is nothing
+AT_REST = 500  # turns after which μ has converged: 0.9 to the power of 500 is negligible
 SAME = json.dumps(
     {
         "userPrompt": "Should AI allocate vaccines?",
@@ -46,14 +46,14 @@ Work = Callable[[Path], int]
 
 
 def record(turn: int, found: Assessment) -> str:
-    """A line of the log, but for its seal; what is the same in all of them is written out once."""
+    """A line of the log without its seal; the constant parts are serialized once."""
     own = {"turn": turn, "turnId": f"turn-{turn}", "memoryKey": "unesco", "mu": found.mu, "muTurn": turn}
     own |= {"spiritScore": found.score, "drift": found.drift, "driftRaw": found.drift_raw}
     return f"{json.dumps(own)[:-1]}, {SAME[1:]}"
 
 
 def make(log: Path, lines: int) -> Anchor:
-    """So many lines of one memory key, and what a store would remember of them."""
+    """Write ``lines`` lines of one memory key; returns what a store would keep of them."""
     tip, found, size = beginning(), assess(ROWS, VALUES), 0
     file = log.open("wb")
     for turn in range(1, lines + 1):
@@ -85,7 +85,7 @@ WORK: dict[str, Work] = {"verify": verified, "replay": replayed}
 
 
 def measure(what: str, log: Path) -> dict[str, float]:
-    """In this process: seconds, and the peak of its memory in MB."""
+    """Measure in this process: seconds, and the peak of its memory in MB."""
     start, cpu = time.perf_counter(), time.process_time()
     lines = WORK[what](log)
     spent = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
@@ -93,7 +93,7 @@ def measure(what: str, log: Path) -> dict[str, float]:
 
 
 def measured(what: str, log: Path) -> dict[str, float]:
-    """The same in a process of its own."""
+    """``measure`` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.log", "--measure", what, str(log)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -117,8 +117,8 @@ def markdown(record: Record) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.log", description=__doc__)
     parser.add_argument("--lines", type=int, nargs="+", default=[10_000, 1_000_000])
-    parser.add_argument("--measure", nargs=2, metavar=("COMMAND", "LOG"), help="print what one of the two takes")
-    parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what a long log takes")
+    parser.add_argument("--measure", nargs=2, metavar=("COMMAND", "LOG"), help="measure one of the two")
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on long logs")
     parser.add_argument("--out", type=Path, default=Path("results/governance/log.json"))
     args = parser.parse_args(argv)
     if args.measure:

@@ -1,7 +1,7 @@
-"""The memory that training takes with one method: ``python -m benchmarks.memory --workload mlp --method sal``.
+"""Memory of training with one method: ``python -m benchmarks.memory --workload mlp --method sal``.
 
-Prints one line of JSON, in bytes: ``kept`` by the method from step to step, the ``peak`` of torch's allocator, and the
-``rss`` of the process. ``benchmarks.overhead`` calls it once a method, since a process cannot forget its peak.
+Prints one line of JSON, in bytes: ``kept`` by the method between steps, the ``peak`` of torch's allocator, and the
+``rss`` of the process. ``benchmarks.overhead`` runs it once per method, since peaks of a process cannot be reset.
 """
 
 import argparse
@@ -28,7 +28,7 @@ STATUS = Path("/proc/self/status")
 
 
 def in_fresh_process(setting: Setting, method: str) -> dict[str, float]:
-    """``measure``, where nothing else has run."""
+    """``measure`` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.memory", *setting.flags(), "--method", method]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -39,7 +39,7 @@ def in_fresh_process(setting: Setting, method: str) -> dict[str, float]:
 
 def measure(setting: Setting, method: str) -> dict[str, float]:
     """Bytes kept by the method, at the allocator's peak, and of the process."""
-    brief = replace(setting, warmup=2, settle=1)  # more steps only repeat what these allocate
+    brief = replace(setting, warmup=2, settle=1)  # more steps allocate nothing new
     kept = enter(brief, method).contender.kept()
     rss = resident()
     if setting.device == "cuda":
@@ -49,7 +49,7 @@ def measure(setting: Setting, method: str) -> dict[str, float]:
 
 
 def resident() -> int:
-    """The most bytes this process had resident; Linux's ``ru_maxrss`` would begin with those of its parent."""
+    """Peak resident memory in bytes; on Linux, ``ru_maxrss`` would include the parent's peak."""
     if STATUS.is_file():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -57,7 +57,7 @@ def resident() -> int:
 
 
 def peak(act: Callable[[], Any]) -> int:
-    """The most bytes that torch held at once on the CPU, of those it asked for meanwhile."""
+    """Peak of the bytes that torch allocated on the CPU within the profile."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         act()
     assert seen.profiler is not None

@@ -1,4 +1,4 @@
-"""What is put beside SAL: a name, and the callback that has learned a first task once ``consolidate`` was called."""
+"""The methods compared with SAL: a name, and a callback that has learned a first task after ``consolidate``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ STRENGTH = {"ewc": 1.0, "si": 0.2}
 
 
 class Contender(NamedTuple):
-    """A callback, how its first task ends, and the bytes it keeps from step to step."""
+    """A callback, a function that ends its first task, and the bytes it keeps between steps."""
 
     callback: Callback | None = None
     consolidate: Callable[[], None] = lambda: None

@@ -1,8 +1,8 @@
-"""What SAL adds to a step, beside other methods: ``python -m benchmarks.overhead --workload mlp convnet gpt``.
+"""Overhead of SAL and other methods per step: ``python -m benchmarks.overhead --workload mlp convnet gpt``.
 
-Each method trains inside ``Trainer.fit``, after its first task; the methods take turns, so that a busy machine is busy
-for all of them. Ratios are of the mean step in one round. ``--logging`` asks instead what SAL's logging costs;
-``--device cuda --dtype bf16 --width 768 --depth 12 --heads 12 --sequences 16`` is GPT-2 with 16 thousand tokens a step.
+Each method trains inside ``Trainer.fit``, after its first task; methods alternate, so that load of the machine affects
+all of them. Ratios are of the mean step in one round. ``--logging`` measures the cost of SAL's logging instead;
+``--device cuda --dtype bf16 --width 768 --depth 12 --heads 12 --sequences 16`` is GPT-2 with 16k tokens per step.
 """
 
 import argparse
@@ -37,11 +37,21 @@ of the process, beyond the first row's; all in percent of the parameters' bytes.
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     made.add_argument("--workload", choices=WORKLOADS, nargs="+", default=["mlp"])
-    made.add_argument("--methods", choices=METHODS, nargs="+", default=USUAL, help="plain always comes first")
+    made.add_argument("--methods", choices=METHODS, nargs="+", default=USUAL, help="plain is always the first")
     made.add_argument(
-        "--logging", type=int, nargs="?", const=50, metavar="N", help="sal, logged never, every N, always"
+        "--logging",
+        type=int,
+        nargs="?",
+        const=50,
+        metavar="N",
+        help="sal with logging never, every N, always",
     )
-    made.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="a process a method")
+    made.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="in one process per method",
+    )
     made.add_argument("--out", type=Path, default=Path("results/cost"))
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its cost section from all under --out")
     add_flags(made)
@@ -49,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(setting: Setting, methods: Sequence[str], console: Console, with_memory: bool) -> Record:
-    """The methods beside plain training."""
+    """Compare the methods with plain training."""
     names = list(dict.fromkeys(["plain", *methods]))
     command = " ".join(["python -m benchmarks.overhead", *setting.flags(), "--methods", *names])
     record = run(setting, {name: partial(enter, setting, name) for name in names}, console)
@@ -59,7 +69,7 @@ def compare(setting: Setting, methods: Sequence[str], console: Console, with_mem
 
 
 def compare_logging(setting: Setting, every: int, console: Console) -> Record:
-    """SAL that is logged never, every so many steps and at each."""
+    """Compare SAL without logging, with logging every N steps, and in each step."""
     command = " ".join(["python -m benchmarks.overhead", *setting.flags(), f"--logging {every}"])
     often = {"never logged": 0, f"logged every {every} steps": every, "logged each step": 1}
     setting = replace(setting, steps=max(setting.steps, every))
@@ -72,7 +82,7 @@ def compare_logging(setting: Setting, every: int, console: Console) -> Record:
 
 
 def run(setting: Setting, makers: Mapping[str, Callable[[], Entry]], console: Console) -> Record:
-    """Prepare everyone, then let them take turns."""
+    """Prepare all methods, then measure them in alternation."""
     laps: dict[str, list[Lap]] = {name: [] for name in makers}
     with show.bar(console) as progress:
         bar = progress.add_task(setting.title(), total=len(makers) * (setting.rounds + 1))
@@ -95,7 +105,7 @@ def run(setting: Setting, makers: Mapping[str, Callable[[], Entry]], console: Co
 
 
 def row(name: str, laps: Sequence[Lap], first: Sequence[Lap]) -> Record:
-    """One method against the first."""
+    """One method relative to the first."""
     rounds = list(zip(laps, first, strict=True))
     return {
         "method": name,

@@ -1,4 +1,4 @@
-"""The steps of the published SAL, written anew: not fast, but as often copied and waited for as there."""
+"""A reimplementation of the published SAL, with the same number of copies and synchronizations per step."""
 
 import os
 from collections import deque
@@ -14,16 +14,16 @@ from experiments.continual.streams import Task
 
 
 def read(number: Tensor) -> float:
-    """The number, once the device has come to it: the host waits."""
+    """Read a scalar on the host, which synchronizes with the device."""
     return float(number.item())
 
 
 class Published(Baseline):
     """The published SAL: ``s = 1/(1 + ‖ΔW‖·‖G‖)`` smoothed by 0.3, ``G ← G (1 − s)`` where ``s > τ``.
 
-    As published, one tensor after the other, with a copy of the last weights and gradients and eight numbers a tensor
-    and step that are read by the host. With a ``history`` also what its analyzer keeps when it is updated each step:
-    that many copies of weights and gradients in the host's memory.
+    As published: tensor by tensor, with a copy of the last weights and gradients, and eight scalars per tensor and step
+    read by the host. With a ``history`` it also keeps what the published analyzer keeps when updated in each step: that
+    many copies of weights and gradients in host memory.
     """
 
     SMOOTHING, START, TAU, ADAPT, LEAST, MOST, EPS = 0.3, 0.5, 0.5, 0.1, 0.1, 0.9, 1e-8
@@ -49,7 +49,7 @@ class Published(Baseline):
             self.history.append(self.copies())
 
     def analyze(self, i: int, p: Tensor, g: Tensor) -> float:
-        """The tensor's stability; returns the norm of its gradient."""
+        """Update the tensor's stability; returns the norm of its gradient."""
         moved, size = read(torch.norm(p - self.weights[i])), read(torch.norm(g))
         turn = 0.0
         if torch.norm(self.gradients[i]) > self.EPS and size > self.EPS:
@@ -66,7 +66,7 @@ class Published(Baseline):
         return min(max(self.TAU + self.ADAPT * spread / (mean + self.EPS), self.LEAST), self.MOST)
 
     def protect(self, i: int, p: Tensor, tau: float) -> None:
-        """Scale the gradient, and note by how much its norm fell."""
+        """Scale the gradient, and record the reduction of its norm."""
         assert p.grad is not None
         whole = p.grad.clone()
         if self.s[i] > tau:
@@ -74,12 +74,12 @@ class Published(Baseline):
         self.protected[i] = 1 - read(torch.norm(p.grad)) / (read(torch.norm(whole)) + self.EPS)
 
     def copies(self) -> list[Tensor]:
-        """Weights and gradients as they are, in the host's memory."""
+        """Copies of weights and gradients in host memory."""
         return [t.detach().clone().cpu() for t in (*self.W, *self.G)]
 
     @override
     def learned(self, tasks: Sequence[Task]) -> None:
-        """Nothing is remembered of a task; the history is as full as it will be."""
+        """End a task: nothing is stored of it; the history is filled to its length."""
         length = self.history.maxlen or 0
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if length * 2 * sum(p.nbytes for p in self.W) > memory / 2:

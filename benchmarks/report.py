@@ -1,4 +1,4 @@
-"""What a measurement leaves: a record, its text in the terminal, and the part of a page that is written from it."""
+"""Output of a measurement: a JSON record, text in the terminal, and a section of a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from experiments.pages import rewrite
 
 
 class Spread(NamedTuple):
-    """The median of some ratios, the least and the greatest."""
+    """Median, minimum and maximum of ratios."""
 
     median: float
     least: float
@@ -26,7 +26,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def publish(record: Record, file: Path, text: str, page: Path | None, mark: str) -> None:
-    """File the record, print its text, and fill the marks of a page with it where one is named."""
+    """Save the record, print its text, and write it into the block of a page if one is given."""
     save(record, file)
     print(text)
     if page:

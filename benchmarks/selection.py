@@ -1,6 +1,6 @@
-"""How long it takes to select one of many candidates: ``python -m benchmarks.selection``.
+"""Run time of selecting one of many candidates: ``python -m benchmarks.selection``.
 
-Candidates lie about so many random directions; the last row is the worst case, where no two are alike.
+Candidates are spread around a number of random directions; the last row is the worst case without similar candidates.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from experiments.pages import grid
 from sal_lightning import emergence_select
 
 LINEAGES = (1, 10, 100, 1000, 0)  # 0: every candidate has a direction of its own
-NOISE = 0.3  # length of what is not along the direction of a lineage
+NOISE = 0.3  # norm of the noise added to the direction of a lineage
 HEADINGS = ("asked for", "found", "CPU seconds, median", "least..most")
 
 
@@ -32,7 +32,7 @@ def candidates(n: int, d: int, lineages: int, seed: int) -> Tensor:
 
 
 def timed(x: Tensor, rounds: int) -> tuple[int, list[float]]:
-    """How many lineages there are, and the CPU seconds of each round after a first one."""
+    """The number of lineages, and the CPU seconds of each round after a warm-up."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.process_time()
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dimensions", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("results/selection/cost.json"))
-    parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what selecting costs")
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on the cost of selection")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = []

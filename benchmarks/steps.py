@@ -1,4 +1,4 @@
-"""The time of a step inside ``Trainer.fit``: one lap of each method after the other, round after round."""
+"""The time of a step inside ``Trainer.fit``: in each round, one lap per method."""
 
 import gc
 import time
@@ -21,7 +21,7 @@ PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf
 
 
 class Entry(NamedTuple):
-    """A model in training, the method beside it, and what its Trainer is given besides."""
+    """A model in training, its method, and further arguments of its Trainer."""
 
     model: Workload
     contender: Contender
@@ -29,14 +29,14 @@ class Entry(NamedTuple):
 
 
 class Lap(NamedTuple):
-    """Seconds of each step: by the clock, and of this process on all processors."""
+    """Seconds of each step: wall-clock time, and CPU time of this process."""
 
     wall: list[float]
     cpu: list[float]
 
 
 class Stopwatch(Callback):
-    """Marks the start of every step; between two marks lies one whole step, with all callbacks."""
+    """Records the start of every step; a step is measured from start to start, with all callbacks."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float]] = []
@@ -48,7 +48,7 @@ class Stopwatch(Callback):
         self.marks.append((time.perf_counter(), time.process_time()))
 
     def lap(self) -> Lap:
-        """All steps but the first, that warms up, and the last, that ends the epoch."""
+        """All steps except the first, a warm-up, and the last, which ends the epoch."""
         wall, cpu = zip(*self.marks[1:], strict=True)
         return Lap(_differences(wall), _differences(cpu))
 
@@ -58,7 +58,7 @@ def _differences(marks: tuple[float, ...]) -> list[float]:
 
 
 class Once(Callback):
-    """Does something before one step."""
+    """Calls a function before one step."""
 
     def __init__(self, step: int, act: Callable[[], None]) -> None:
         self.step, self.act = step, act
@@ -70,7 +70,7 @@ class Once(Callback):
 
 
 def enter(setting: Setting, method: str, **options: Any) -> Entry:
-    """A new model with the method's first task behind it."""
+    """Create a model and train it on the method's first task."""
     L.seed_everything(setting.seed, verbose=False)
     model = WORKLOADS[setting.workload](setting)
     entry = Entry(model, contender(method, setting.history), options)
@@ -79,10 +79,10 @@ def enter(setting: Setting, method: str, **options: Any) -> Entry:
 
 
 def fit(entry: Entry, steps: int, setting: Setting, *callbacks: Callback) -> Lap:
-    """Train on, and time so many steps."""
+    """Continue the training, and time its steps."""
     watch, own = Stopwatch(), entry.contender.callback
     options = {"logger": False, **entry.options}
-    gc.collect()  # what the last lap left is not this one's cost
+    gc.collect()  # garbage of the last lap must not count in this one
     with quiet():
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
         trainer = L.Trainer(
@@ -97,12 +97,12 @@ def fit(entry: Entry, steps: int, setting: Setting, *callbacks: Callback) -> Lap
             **options,
         )
         trainer.fit(entry.model, entry.model.loader(steps + 2))
-    entry.model.adam.zero_grad()  # room for the others
+    entry.model.adam.zero_grad()  # frees memory for the other models
     return watch.lap()
 
 
 def interleave(entries: Mapping[str, Entry], setting: Setting) -> Iterator[tuple[str, Lap]]:
-    """One lap of each in turn, every round beginning with another."""
+    """One lap of each per round; the order is rotated between rounds."""
     names = list(entries)
     for r in range(setting.rounds):
         first = r % len(names)

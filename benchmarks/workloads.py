@@ -1,4 +1,4 @@
-"""What is trained: an MLP, a small ConvNet and a GPT-2, on random batches that are in memory before the first step."""
+"""Workloads: an MLP, a small ConvNet and a GPT-2, on random batches kept in memory."""
 
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -14,11 +14,11 @@ from benchmarks.settings import Setting
 from experiments.continual.model import Model
 
 Batch = tuple[Tensor, Tensor]
-POOL = 16  # different batches, used in turn
+POOL = 16  # number of different batches, used cyclically
 
 
 class Workload(Model):
-    """A network, its batches, and an optimizer that goes on from one fit to the next."""
+    """A network, its batches, and an optimizer that is kept across fits."""
 
     def __init__(self, net: nn.Module, batches: list[Batch], adam: type[Optimizer], lr: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Workload(Model):
         return self.adam
 
     def loader(self, steps: int) -> DataLoader[Batch]:
-        """So many batches, nothing left to collate or to move."""
+        """A loader of ``steps`` batches that are already collated and on the device."""
         return DataLoader(list(islice(cycle(self.batches), steps)), batch_size=None)  # type: ignore[arg-type]
 
 
@@ -63,14 +63,14 @@ def convnet(setting: Setting) -> Workload:
 
 
 def gpt(setting: Setting) -> Workload:
-    """GPT-2 in the shape asked for, AdamW."""
+    """GPT-2 of the given shape, AdamW."""
     shape = (POOL, setting.sequences, setting.context + 1)
     tokens = torch.randint(setting.vocab, shape).to(setting.device)
     return Workload(GPT(setting), [(t[:, :-1], t[:, 1:]) for t in tokens], AdamW, lr=3e-4)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a residual path."""
+    """Attention and MLP, each with pre-normalization and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token and position embedding, blocks, a norm, and a head that shares the token table."""
+    """Token and position embeddings, blocks, a norm, and an output layer tied to the token embedding."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class GPT(nn.Module):
 
 
 def _pictures(device: str, batch: int, shape: tuple[int, ...]) -> list[Batch]:
-    """Random fields whose energy falls with frequency as that of photographs: white noise would have no directions."""
+    """Random fields with the power spectrum of photographs, since white noise has no dominant directions."""
     side = shape[-1] if len(shape) == 3 else int(shape[-1] ** 0.5)
     frequency = torch.cartesian_prod(torch.fft.fftfreq(side), torch.fft.rfftfreq(side)).norm(dim=1).view(side, -1)
 

@@ -1,1 +1,1 @@
-"""Experiments: what the packages are measured with. Not part of the wheel."""
+"""Experiments that measure the packages; not part of the wheel."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.anatomy``: where what SAL forgets sits, found by undoing a part of the weights' movement."""
+"""``python -m experiments.anatomy``: locate forgetting in the weights by undoing parts of their movement."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ Weights = dict[str, Tensor]  # of each layer (out, in + 1), the bias as a last c
 
 
 def undone(now: Tensor, then: Tensor, U: Tensor, held: bool) -> Tensor:
-    """Weights (out, d) without their movement since ``then`` along directions U (d, k), or without all the rest of it.
+    """Weights (out, d) without their movement since ``then`` along directions U (d, k), or orthogonal to them.
 
     >>> undone(torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [0.0]]), held=True)
     tensor([[1., 5.]])
@@ -51,7 +51,7 @@ def undone(now: Tensor, then: Tensor, U: Tensor, held: bool) -> Tensor:
 
 
 def variants(now: Weights, then: Weights, directions: Weights) -> Iterator[tuple[str, Weights]]:
-    """What is undone, and the weights that it leaves."""
+    """Names of the undone parts, and the resulting weights."""
     yield "nothing", now
     for name, U in directions.items():
         yield name, now | {name: then[name]}
@@ -68,13 +68,13 @@ def weights(model: MLP) -> Weights:
 
 
 def put(model: MLP, W: Weights) -> None:
-    """Give the model these weights."""
+    """Set the model's weights."""
     for name, w in W.items():
         model.get_submodule(name).load_state_dict({"weight": w[:, :-1], "bias": w[:, -1]})
 
 
 class Ends(Callback):
-    """Keeps the weights with which each task ends, the tasks and the model."""
+    """Keeps the weights at the end of each task, the tasks and the model."""
 
     model: MLP
     tasks: Sequence[Task]
@@ -94,7 +94,7 @@ class Ends(Callback):
 
 
 def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
-    """Train with SAL, then undo parts: accuracy on each task by what was undone."""
+    """Train with SAL, then undo parts: the accuracy on each task for each undone part."""
     sal, ends = SALCallback(), Ends()
     run(stream, "plain", seed, steps, data=data, every=steps, callbacks=[sal, ends])
     rules = [rule for layer in sal.layers for rule in layer.rules if isinstance(rule, SubspaceRule)]
@@ -114,7 +114,7 @@ def dissect(stream: StreamName, seed: int, steps: int, data: str) -> Record:
 
 
 def cells(records: Sequence[Record]) -> list[list[str]]:
-    """A row for what is undone, two columns a stream: means over tasks, then over seeds."""
+    """A row for each undone part, two columns per stream: means over tasks, then over seeds."""
     rows = []
     for part in records[0]["accuracy"]:
         row = [part]
@@ -126,12 +126,12 @@ def cells(records: Sequence[Record]) -> list[list[str]]:
 
 
 def headings(records: Sequence[Record]) -> list[str]:
-    """What stands over ``cells``."""
+    """Headings of ``cells``."""
     return ["undone", *(f"{stream}, {which}" for stream in streams(records) for which in ("earlier", "last"))]
 
 
 def streams(records: Sequence[Record]) -> list[str]:
-    """Those that were run."""
+    """The streams that have results."""
     return list(dict.fromkeys(r["stream"] for r in records))
 
 
@@ -140,10 +140,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
     which = made.add_mutually_exclusive_group()
     which.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS), help="of the MLP")
-    about = f"set back parts of other networks instead, on {rewinding.STREAM}"
+    about = f"rewind parts of other networks instead, on {rewinding.STREAM}"
     which.add_argument("--networks", choices=rewinding.NAMES, nargs="+", help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    steps = f"training steps a task (default: {STEPS}, of --networks {rewinding.STEPS})"
+    steps = f"training steps per task (default: {STEPS}, with --networks {rewinding.STEPS})"
     made.add_argument("--steps", type=int, help=steps)
     add_data(made)
     add_results(made, "results/anatomy", "anatomy block, with --networks its anatomy-networks block")
@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def results(args: argparse.Namespace, console: Console) -> Iterator[Record]:
-    """All records asked for, made first if there is no file."""
+    """All requested records; those without a file are computed first."""
     if args.networks:
         make: Callable[..., Record] = rewinding.dissect
         steps, names = args.steps or rewinding.STEPS, {n: f"{n}-{rewinding.STREAM}" for n in args.networks}
@@ -166,7 +166,7 @@ def results(args: argparse.Namespace, console: Console) -> Iterator[Record]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console = Console()

@@ -1,6 +1,6 @@
-"""A log that a script plays, its page, and pictures of it: ``python -m experiments.audited --pictures docs/review``.
+"""A scripted log, its page, and pictures of it: ``python -m experiments.audited --pictures docs/review``.
 
-No language model has any part in it: answers, rulings and scores are drawn from a seed. It shows the page and no more.
+No language model is used: answers, decisions and scores are drawn from a seed. It only demonstrates the page.
 """
 
 import argparse
@@ -35,7 +35,7 @@ VALUE = re.compile(r"^- (.+?): ", re.MULTILINE)
 
 
 class Scripted(BaseChatModel):
-    """Plays every faculty; from turn 130 to 160 the answers tell too much of others."""
+    """Scripted replies for every faculty; in turns 130 to 160 the answers disclose private data."""
 
     draw: Any
     now: int = 0
@@ -75,17 +75,17 @@ class Scripted(BaseChatModel):
 
 
 def play(log: Path, turns: int, seed: int) -> None:
-    """So many turns of a town's desks, written to the log by the chain itself."""
+    """Run ``turns`` turns of a town's desks through the chain, which writes the log."""
     draw = random.Random(seed)
     model = Scripted(draw=draw)
     with create_safi_chain(model, "civic", store=None, log=log, audit_attempts=1) as safi:
         for model.now in range(turns):
             safi.invoke(draw.choice(QUESTIONS), {"configurable": {"safi_key": draw.choice(DESKS)}})
-            safi.drain()  # so that the draws come in one order
+            safi.drain()  # keeps the order of random draws fixed
 
 
 def pictures(page: Path, folder: Path) -> None:
-    """The page at 1400 pixels by day and by night, and at 400."""
+    """Pictures of the page at a width of 1400 pixels in both themes, and of 400 pixels."""
     from experiments.browser import browser
 
     with browser() as window:
@@ -97,13 +97,13 @@ def pictures(page: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Play, write the page, and take the pictures if a folder for them is named."""
+    """Run the script, write the page, and take pictures if a folder for them is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, help="the folder for pictures of the page")
     asked = parser.parse_args()
-    logging.getLogger("safi_agent").setLevel(logging.CRITICAL)  # that some audits fail is part of the play
+    logging.getLogger("safi_agent").setLevel(logging.CRITICAL)  # some audits fail by design
     folder = Path(tempfile.mkdtemp(prefix="safi-"))
     play(folder / "saf-spirit-log.json", asked.turns, asked.seed)
     found = write_page(folder / "saf-spirit-log.json", folder / "audit.html")

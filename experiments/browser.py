@@ -1,4 +1,4 @@
-"""A real browser, to look at pages as a reader does: pictures of them, and what is wrong with them."""
+"""A headless browser that takes pictures of pages and checks their rendering."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ class Browser:
         self.driver = driver
 
     def goto(self, file: Path, width: int = 1400, theme: Literal["light", "dark"] = "light") -> None:
-        """Show the page at this width in this theme, and wait until it is drawn."""
+        """Load the page with a width and a theme, and wait until it is drawn."""
         metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         feature = {"name": "prefers-color-scheme", "value": theme}
@@ -61,33 +61,33 @@ class Browser:
         self.wait()
 
     def wait(self) -> None:
-        """Until what was asked for is drawn."""
+        """Wait until the page is drawn."""
         self.driver.execute_async_script(DRAWN)
 
     def ask(self, script: str) -> Any:
-        """What a script returns."""
+        """Run a script; returns its result."""
         return self.driver.execute_script(script)
 
     def figures(self) -> list[int]:
-        """Drawings in each figure of the page: 0 where plotly made none."""
+        """Number of drawings in each figure of the page; 0 if plotly drew none."""
         return list(self.ask(FIGURES))
 
     def cut_off(self) -> list[str]:
-        """What does not fit where it stands."""
+        """Texts that overflow their container."""
         return list(self.ask(CUT))
 
     def errors(self) -> list[str]:
-        """What the console complained about since last asked."""
+        """Console errors since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def requests(self) -> list[str]:
-        """Addresses outside this machine that were asked for since last asked."""
+        """URLs outside this machine that were requested since the last call."""
         entries = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith(LOCAL)]
 
     def picture(self, file: Path, selector: str = "body", height: int | None = None, scale: float = 1.0) -> None:
-        """A PNG of the first element that the selector finds, whole or its first pixels."""
+        """A PNG of the first element that matches the selector, whole or its first pixels."""
         box = self.ask(f"const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();{BOX}")
         clip = box | {"scale": scale, "height": min(box["height"], height or box["height"])}
         shot = self.driver.execute_cdp_cmd(
@@ -99,10 +99,10 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless Chromium with nothing remembered from before.
+    """A headless Chromium with an empty profile.
 
     Raises:
-        selenium.common.exceptions.WebDriverException: there is none on this machine.
+        selenium.common.exceptions.WebDriverException: Chromium is not installed.
     """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -113,7 +113,7 @@ def browser() -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options.add_argument(f"--user-data-dir={profile}")
-        # The driver that is installed: selenium would look for one elsewhere.
+        # The installed driver, as selenium would try to download one.
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         driver.set_script_timeout(PATIENCE)
         try:

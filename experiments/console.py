@@ -1,4 +1,4 @@
-"""What an experiment shows in the terminal: one progress bar, one kind of table."""
+"""Terminal output of experiments: a progress bar and tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 class Ticker(Callback):
-    """Move a bar on by one with every batch."""
+    """Advances a progress bar with every batch."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
@@ -25,17 +25,17 @@ class Ticker(Callback):
 
 
 def bar(console: Console) -> Progress:
-    """A bar that counts steps and says how long it will take."""
+    """A progress bar with a count of steps and the remaining time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """The rows under their headings."""
+    """A table with headings."""
     shown = Table(title=title, title_justify="left")
     for i, heading in enumerate(headings):
         shown.add_column(heading, justify="right" if i else "left")
     for row in rows:
-        # A narrow terminal breaks the line before the sign, not after it.
+        # In a narrow terminal, the line breaks before the sign, not after it.
         shown.add_row(*(cell.replace("± ", "±") for cell in row))
     return shown

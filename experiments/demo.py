@@ -1,4 +1,4 @@
-"""``python -m experiments.demo``: plain training and SAL side by side, on pictures that need no download."""
+"""``python -m experiments.demo``: plain training and SAL in comparison, on images that need no download."""
 
 import argparse
 import time
@@ -24,14 +24,14 @@ LOOKS_PER_TASK = 15
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
-    made.add_argument("--steps", type=int, default=300, help="training steps a task (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=300, help="training steps per task (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", type=Path, default=Path("out/demo"))
     return made
 
 
 def compare(scenario: StreamName, args: argparse.Namespace, console: Console) -> list[Result]:
-    """Every method once through the same stream, with one bar each."""
+    """Run every method once on the same stream, with one progress bar each."""
     results = []
     with show.bar(console) as progress:
         for method in METHODS:
@@ -46,18 +46,18 @@ def compare(scenario: StreamName, args: argparse.Namespace, console: Console) ->
 
 
 def report(results: Sequence[Result], out: Path, console: Console) -> None:
-    """Table, figure, one JSON file a run and a page of what SAL did."""
+    """Write a table, a figure, one JSON file per run, and a report page of SAL."""
     for result in results:
         save(result, out)
     records = [result.record() for result in results]
     console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
     draw(results, out / f"{results[0].scenario}.png")
     file = page(out / results[0].scenario, out / f"{results[0].scenario}.html")
-    console.print(f"What SAL did in it: {file.resolve()}", soft_wrap=True)
+    console.print(f"Report of SAL: {file.resolve()}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the scenarios in order; a further one only while it fits the time."""
+    """Run the scenarios in order, as long as the next one fits the time limit."""
     args = parser().parse_args(argv)
     torch.set_num_threads(1)
     console = Console()

@@ -1,4 +1,4 @@
-"""Accuracy on each task along the training, one panel a task, one line a method."""
+"""A figure of the accuracy on each task during training: one panel per task, one line per method."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,13 +14,11 @@ OTHER = "#b3541e"
 INK, FAINT = "#2b2f36", "#d5d8dd"
 LABELS = {"plain": "plain", "sal": "SAL"}
 LABEL_GAP = 0.18
-LEGEND = (
-    "shaded: this task is trained  ·  solid line: the task changes  ·  dashed line: SAL consolidates, nobody told it"
-)
+LEGEND = "shaded: this task is trained  ·  solid line: the task changes  ·  dashed line: SAL consolidates by itself"
 
 
 def spread(heights: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
-    """Move labels apart until neighbours are a gap away from each other, keeping their order.
+    """Move labels apart to a minimum distance, keeping their order.
 
     >>> spread([0.5, 1.0]), [round(h, 2) for h in spread([0.9, 0.9], 0.2)]
     ([0.5, 1.0], [0.8, 1.0])
@@ -35,13 +33,13 @@ def spread(heights: Sequence[float], gap: float = LABEL_GAP) -> list[float]:
 
 
 def line(result: Result, task: int) -> tuple[list[int], list[float]]:
-    """Steps and accuracies from the moment the task has been met."""
+    """Steps and accuracies from the first training on the task."""
     points = [(point.step, point.accuracy[task]) for point in result.curve if len(point.accuracy) > task]
     return [step for step, _ in points], [accuracy for _, accuracy in points]
 
 
 def panel(axes: Axes, results: Sequence[Result], task: int) -> None:
-    """One task: every method's accuracy on it, named at the end of its line."""
+    """Draw one task: every method's accuracy on it, labelled at the end of its line."""
     steps, tasks = results[0].steps, len(results[0].R)
     axes.axvspan(task * steps, (task + 1) * steps, color="#f3f1e7", zorder=0)
     for change in range(1, tasks):
@@ -68,7 +66,7 @@ def panel(axes: Axes, results: Sequence[Result], task: int) -> None:
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
-    """Write the figure; all results are of one stream."""
+    """Write the figure; all results must be of one stream."""
     first = results[0]
     tasks = len(first.R)
     figure = Figure(figsize=(9, 1.15 * tasks + 1.6), dpi=160, layout="constrained")

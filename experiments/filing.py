@@ -1,4 +1,4 @@
-"""Results on disk: written whole or not at all, with the command and the machine that made them."""
+"""Results on disk, written atomically, with the command and the machine that produced them."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ Record = dict[str, Any]
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: the file is there whole or not at all."""
+    """Write a file atomically: under a temporary name, then rename."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     try:
@@ -37,7 +37,7 @@ def read_all(folder: Path) -> list[Record]:
 
 
 def origin(command: str, seed: int, device: str) -> Record:
-    """Where the numbers come from."""
+    """Provenance of a record: command, commit, hardware and versions."""
     return {
         "command": command,
         "seed": seed,
@@ -48,7 +48,7 @@ def origin(command: str, seed: int, device: str) -> Record:
 
 
 def source(record: Record) -> str:
-    """How to get a record again, and what it was made with."""
+    """The command that reproduces a record, and its provenance."""
     hardware, versions = record["hardware"], record["versions"]
     machine = f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores"
     dirty = "-dirty" if record["commit"].endswith("-dirty") else ""

@@ -1,4 +1,4 @@
-"""``python -m experiments.goals``: what SAL was meant to reach, what it reaches, and by how much it misses."""
+"""``python -m experiments.goals``: goals for SAL, the measured values, and the differences."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from experiments.language.settings import FULL
 from experiments.pages import grid, rewrite
 
 AVERAGE = {"split-task": 0.994, "split-domain": 0.94, "split-class": 0.88, "permuted": 0.965}
-FUZZY = 0.03  # what the average may lose where tasks shade into each other
-LEARNED = 0.01  # what a task may lose to plain training when it was just learned
-FORGOTTEN = 0.6  # of what a lower learning rate forgets at the same loss
-STEPS = {"permuted": 5000}  # a task, as published; elsewhere:
+FUZZY = 0.03  # largest loss of average accuracy with gradual changes
+LEARNED = 0.01  # largest loss of a just learned task to plain training
+FORGOTTEN = 0.6  # relative to the forgetting of a lower learning rate at the same loss
+STEPS = {"permuted": 5000}  # per task, as published; for others:
 SPLIT_STEPS = 2000
 NOTE = """\
 Written by `python -m experiments.goals --table`, not by hand. The goals were set beforehand; the tables below hold each
@@ -33,7 +33,7 @@ HEADINGS = ("what", "without replay", "goal", "SAL", "seeds", "")
 
 
 class Goal(NamedTuple):
-    """One figure: at least this much, or with ``most`` at most."""
+    """A goal for one value: a lower bound, or with ``most`` an upper bound."""
 
     what: str
     goal: float
@@ -44,11 +44,11 @@ class Goal(NamedTuple):
 
     @property
     def missed(self) -> float:
-        """By how much; not positive where it is met."""
+        """Distance from the goal; not positive if it is met."""
         return (self.reached.mean - self.goal) * (1 if self.most else -1)
 
     def cells(self) -> tuple[str, ...]:
-        """As text, under HEADINGS."""
+        """A row as text, under HEADINGS."""
         published = "" if self.published is None else f"{self.published:.3f}"
         verdict = f"missed by {self.missed:.4f}" if self.missed > 0 else "met"
         sign = "≤" if self.most else "≥"
@@ -56,7 +56,7 @@ class Goal(NamedTuple):
 
 
 def accuracies(records: Sequence[Record]) -> Iterator[Goal]:
-    """On the streams of pictures, at the published number of steps and rate."""
+    """Goals on the image streams, with the published number of steps and learning rate."""
     found: dict[tuple[str, str], results.Row] = {}
     for name, settings in PUBLISHED.items():
         wanted = (name, "mnist", STEPS.get(name, SPLIT_STEPS), settings.lr)
@@ -78,7 +78,7 @@ def accuracies(records: Sequence[Record]) -> Iterator[Goal]:
 
 
 def losses(records: Sequence[Record]) -> Iterator[Goal]:
-    """Of the language model, at each loss on the second text that SAL and the lower learning rates reach."""
+    """Goals of the language model, at each loss on the second text reached by SAL and the lower learning rates."""
     found = curves.curves(records)
     if not {"sal", curves.BASELINE} <= found.keys():
         return
@@ -93,13 +93,13 @@ def losses(records: Sequence[Record]) -> Iterator[Goal]:
 
 
 def others(read: Mapping[str, curves.Reading | None]) -> dict[str, float]:
-    """What methods without SAL forget, but for lower learning rates."""
+    """Forgetting of the methods without SAL, except lower learning rates."""
     wanted = {name: r for name, r in read.items() if not name.startswith(("sal", curves.BASELINE))}
     return {name: r.forgotten.mean for name, r in wanted.items() if r}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Show the goals, and fill a page's block with them."""
+    """Show the goals, and write them into a block of a page."""
     made = argparse.ArgumentParser(prog="python -m experiments.goals", description=__doc__)
     made.add_argument("--continual", type=Path, default=Path("results/continual"), help="records of the streams")
     made.add_argument("--language", type=Path, default=Path("results/language"), help="records of the language model")

@@ -1,4 +1,4 @@
-"""One governed conversation, as the demo ends with: ``python -m experiments.governed``."""
+"""One governed conversation, the last part of the demo: ``python -m experiments.governed``."""
 
 import os
 import tempfile
@@ -15,17 +15,17 @@ QUESTIONS = (
 
 
 def main() -> None:
-    """An approved turn with its ledger, a second one with its drift, a refused one, and where the log is."""
+    """Show an approved turn with its ledger, a second one with its drift, a refused one, and the log's path."""
     folder = Path(tempfile.mkdtemp(prefix="safi-"))
     log = folder / "saf-spirit-log.json"
     print("\n== A governed conversation ==")
     model = None if os.environ.get("OPENAI_API_KEY") else "offline"
     if model is not None:
-        print("(There is no OPENAI_API_KEY: the offline rehearsal model plays every part, by a few plain rules.)")
+        print("(OPENAI_API_KEY is not set: the offline rehearsal model answers for every faculty, by simple rules.)")
     with create_safi_chain(model, "unesco", store=f"sqlite:///{folder}/safi.db", log=log) as safi:
         for question in QUESTIONS:
             print(f"\nyou: {question}\n\n{talk(safi, question, log)}")
-    print(f"\nThe log, one JSON line a turn: {log}")
+    print(f"\nThe log, one JSON line per turn: {log}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m experiments.notebooks``: runs the examples in full and writes each beside its source."""
+"""``python -m experiments.notebooks``: run the examples in full, and write each notebook next to its script."""
 
 import argparse
 import base64
@@ -26,18 +26,18 @@ EXAMPLES = ROOT / "examples"
 PARAMETERS = "parameters"  # tag of the cell whose settings can be replaced
 PATIENCE = 1800  # seconds for one cell
 PLOTLY = "application/vnd.plotly.v1+json"
-WIDTH = 840  # pixels of a page of figures
+WIDTH = 840  # width of a page of figures in pixels
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 Notebook = nbformat.NotebookNode
 
 
 def sources(folder: Path = EXAMPLES) -> list[Path]:
-    """The examples, as scripts."""
+    """The scripts of the examples."""
     return sorted(folder.glob("*.py"))
 
 
 def read(source: Path) -> Notebook:
-    """The script as a notebook without outputs, the same each time."""
+    """Convert the script to a notebook without outputs, deterministically."""
     notebook: Notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
@@ -46,7 +46,7 @@ def read(source: Path) -> Notebook:
 
 
 def execute(notebook: Notebook, folder: Path, settings: Mapping[str, Any] | None = None) -> Notebook:
-    """Run all cells in this folder, on one thread, with these settings in place of those of the settings cell.
+    """Run all cells in a folder, on one thread, with ``settings`` replacing the settings cell.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -57,7 +57,7 @@ def execute(notebook: Notebook, folder: Path, settings: Mapping[str, Any] | None
         notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(lines))
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets that nobody needs here
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's widgets are not needed
         "PLOTLY_RENDERER": "plotly_mimetype",
         "OMP_NUM_THREADS": "1",
         "IPYTHONDIR": str(folder),
@@ -72,7 +72,7 @@ def execute(notebook: Notebook, folder: Path, settings: Mapping[str, Any] | None
 
 
 def unlike(one: Notebook, other: Notebook) -> list[int]:
-    """The cells, counted from 0, in which two notebooks differ; outputs do not count."""
+    """Indices of the cells whose source differs between two notebooks."""
     cells = ([(cell.cell_type, cell.source, cell.metadata.get("tags")) for cell in of.cells] for of in (one, other))
     return [number for number, (a, b) in enumerate(zip_longest(*cells)) if a != b]
 
@@ -84,7 +84,7 @@ def outputs(notebook: Notebook) -> Iterator[Notebook]:
 
 
 def drawn(notebook: Notebook) -> Notebook:
-    """The same with a picture in place of each figure of plotly: a reader on the web has no plotly."""
+    """The notebook with plotly figures replaced by images, for viewers without plotly."""
     figures = [output for output in outputs(notebook) if PLOTLY in output.get("data", {})]
     if not figures:
         return notebook
@@ -100,25 +100,25 @@ def drawn(notebook: Notebook) -> Notebook:
 
 
 def small(picture: Path) -> bytes:
-    """The picture in 256 colours."""
+    """The image reduced to 256 colours."""
     content = BytesIO()
     Image.open(picture).convert("RGB").quantize(dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
 def write(source: Path) -> Path:
-    """Run an example in full and write it beside its script."""
+    """Run an example in full, and write its notebook next to its script."""
     with tempfile.TemporaryDirectory() as folder:
         notebook = drawn(execute(read(source), Path(folder)))
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day
+        cell.metadata.pop("execution", None)  # timestamps
     file = source.with_suffix(".ipynb")
     write_whole(file, f"{nbformat.writes(notebook)}\n".encode())
     return file
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the examples that are named, or all."""
+    """Run the given examples, or all."""
     parser = argparse.ArgumentParser(prog="python -m experiments.notebooks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(source.stem for source in sources())} (default: all)")
     parser.add_argument("--folder", type=Path, default=EXAMPLES, help="where the scripts are")

@@ -1,4 +1,4 @@
-"""The parts of a page that are written from results, between marks; the rest of it is left as it is."""
+"""Blocks of a page that are written from results, between marks; the rest of the page is unchanged."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from experiments.filing import write_whole
 
 
 def fill(page: str, name: str, text: str) -> str:
-    r"""The page with the text between the marks of this name, which are added at its end where they are not there.
+    r"""Replace the text between the marks of a name, which are appended to the page if missing.
 
     >>> fill("a <!-- cost -->old<!-- /cost --> b", "cost", "new\n")
     'a <!-- cost -->\n\nnew\n\n<!-- /cost --> b'
@@ -25,14 +25,14 @@ def fill(page: str, name: str, text: str) -> str:
 
 
 def rewrite(file: Path, name: str, text: str) -> None:
-    """Fill the marks of this name in a file, and leave the rest of it as it is."""
+    """Replace the text between the marks of a name in a file."""
     page = file.read_text() if file.is_file() else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, fill(page, name, text).encode())
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""A table.
+    r"""A Markdown table.
 
     >>> grid(["a", "b"], [["1", "2"]])
     '| a | b |\n| --- | --- |\n| 1 | 2 |\n'

@@ -1,4 +1,4 @@
-"""``python -m experiments.pictures``: pages and plots of real runs as pictures for the docs, and what they measured."""
+"""``python -m experiments.pictures``: images of report pages of real runs for the docs, and the measured values."""
 
 import argparse
 import math
@@ -22,7 +22,7 @@ from sal_lightning.report.reading import Run, read
 PLOTS = ("preservation", "spectrum", "emergence", "drift", "flow", "layers-held", "layers-observed")
 ACCURACIES = ("just_learned", "average")
 NARROW, WIDE, CARD = 400, 1400, 760  # pixels
-TALL = 2200  # of the narrow page, its beginning
+TALL = 2200  # height to which the narrow page is cropped
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,15 +30,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.pictures", description=__doc__)
     made.add_argument("--stream", choices=STREAMS, default="split-domain")
     made.add_argument("--data", default="mnist", help="as in experiments.continual (default: %(default)s)")
-    made.add_argument("--steps", type=int, default=500, help="training steps a task (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=500, help="training steps per task (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--runs", type=Path, default=Path("out/pictures"), help="where runs and page go")
-    made.add_argument("--docs", type=Path, default=Path("docs"), help="the pictures go to report/ in it")
+    made.add_argument("--runs", type=Path, default=Path("out/pictures"), help="folder for the runs and the page")
+    made.add_argument("--docs", type=Path, default=Path("docs"), help="docs folder; images are written to its report/")
     return made
 
 
 def train(args: argparse.Namespace, console: Console) -> Iterator[Result]:
-    """Plain and SAL, through the same stream."""
+    """Train without and with SAL on the same stream."""
     with show.bar(console) as progress:
         for method in METHODS:
             ticker = show.Ticker(progress, progress.add_task(method, total=count(args.stream) * args.steps))
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace, console: Console) -> Iterator[Result]:
 
 
 def shoot(window: Browser, file: Path, folder: Path) -> None:
-    """The page at both widths, by day and by night, and each of its parts by itself."""
+    """Images of the page at both widths and in both themes, and of each section."""
     window.goto(file, WIDE)
     window.picture(folder / "page-wide.png", scale=0.75)
     window.goto(file, NARROW, "dark")
@@ -60,7 +60,7 @@ def shoot(window: Browser, file: Path, folder: Path) -> None:
 
 
 def measured(run: Run, against: Run, result: Result) -> str:
-    """The spectra and the drift, with the command that gives them."""
+    """The spectra and the drift, with the command that reproduces them."""
     rows = [('SAL\'s README, "healthy"', *(f"{value:.0f}" for value in HEALTHY))]
     for prefix, label in (("observed/", "observed"), ("", "held")):
         rows.append((f"{label}, at the end", *(f"{run.series[prefix + band].values[-1]:.1f}" for band in BANDS)))
@@ -78,7 +78,7 @@ def measured(run: Run, against: Run, result: Result) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, write the page, look at it."""
+    """Train, write the page, and take its images."""
     args = parser().parse_args(argv)
     console = Console()
     *_, last = train(args, console)

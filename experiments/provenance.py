@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit, the machine and the versions that are filed with every result."""
+"""Provenance of results: commit, hardware and versions."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "sal-lightning")
 
 
 def commit(folder: Path = ROOT) -> str:
-    """The commit checked out, ``-dirty`` after it where tracked files differ; ``unknown`` outside git."""
+    """The current commit, with ``-dirty`` appended if tracked files differ; ``unknown`` outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
@@ -22,7 +22,7 @@ def commit(folder: Path = ROOT) -> str:
 
 
 def cpu() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system provides it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -30,7 +30,7 @@ def cpu() -> str:
 
 
 def hardware(accelerator: str = "cpu") -> dict[str, str | int]:
-    """Processor, cores, threads in use, and the GPU when it is the one that computes."""
+    """Processor, cores, threads in use, and the GPU if it is used."""
     machine: dict[str, str | int] = {"cpu": cpu(), "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
     return machine if accelerator == "cpu" or not torch.cuda.is_available() else machine | {"gpu": gpu()}
 
@@ -41,7 +41,7 @@ def gpu() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that can change a number; ``absent`` for one that is not installed."""
+    """Versions of Python and of packages that can affect results; ``absent`` if not installed."""
     return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
 
 

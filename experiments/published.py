@@ -1,4 +1,4 @@
-"""``python -m experiments.published``: what the published rule does under SGD and under Adam, and what is done here."""
+"""``python -m experiments.published``: the published rule and the rules of this package, under SGD and Adam."""
 
 import argparse
 import math
@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
     "Adam 0.001": lambda weights: Adam(weights, lr=1e-3),
 }
 WIDTH, BATCH = 100, 32
-WAY = 0.99  # of all the way that weights went
+WAY = 0.99  # share of the total distance moved by the weights
 AROUND = 20  # steps before and after a change of task that are compared
 HEADINGS = (
     *("optimizer", "rule", "just learned", "average", "worst task", "gradient held back"),
@@ -52,7 +52,7 @@ they ever went, for the seeds. *Let through*: the mean over tensors of `1 − s`
 
 
 class Found(NamedTuple):
-    """What one run found; NaN where a rule has no such thing."""
+    """Measurements of one run; NaN where they do not apply to a rule."""
 
     learned: float
     average: float
@@ -81,7 +81,7 @@ class Watched:
         self.passed: list[float] = []  # let through by the published rule, in the mean over tensors
 
     def run(self, steps: int, seed: int) -> Found:
-        """Through all tasks."""
+        """Train on all tasks."""
         batches = StreamBatches(self.stream, steps, BATCH, seed)
         R = []
         for i in range(len(batches)):
@@ -94,7 +94,7 @@ class Watched:
         return self.found(R, steps)
 
     def step(self, loss: Tensor) -> None:
-        """One step of the loop, and what it did."""
+        """Take one step, and measure it."""
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         if self.comm is not None:
@@ -108,7 +108,7 @@ class Watched:
         self.lengths.append(float(torch.stack([m.square().sum() for m in moved]).sum().sqrt()))
 
     def found(self, R: Sequence[Sequence[float]], steps: int) -> Found:
-        """All of it in numbers."""
+        """The measurements of the run."""
         changes = range(steps, len(self.passed), steps)
         before = [x for c in changes for x in self.passed[max(c - AROUND, 0) : c]]
         after = [x for c in changes for x in self.passed[c : c + AROUND]]
@@ -125,12 +125,12 @@ class Watched:
 
 
 def let_through(rule: TensorRule) -> float:
-    """The share of its gradient that a tensor keeps, in the mean over tensors."""
+    """The share of the gradient that is not masked, as a mean over tensors."""
     return float(torch.where(rule.s > rule.tau, 1 - rule.s, 1).mean())
 
 
 def mean(values: Sequence[float]) -> float:
-    """NaN of nothing.
+    """The mean; NaN for an empty sequence.
 
     >>> mean([1.0, 2.0]), mean([])
     (1.5, nan)
@@ -139,7 +139,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def cells(optimizer: str, rule: Rule, found: Sequence[Found], plain: Sequence[Found]) -> list[str]:
-    """A row of the table; empty where there is no number."""
+    """A row of the table; cells without a value are empty."""
     relative = [f._replace(step=f.step / p.step) for f, p in zip(found, plain, strict=True)]
     columns = {name: [getattr(f, name) for f in relative] for name in Found._fields}
     shown = {name: "" if any(map(math.isnan, values)) else str(estimate(values)) for name, values in columns.items()}
@@ -150,14 +150,14 @@ def cells(optimizer: str, rule: Rule, found: Sequence[Found], plain: Sequence[Fo
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m experiments.published", description=__doc__)
-    made.add_argument("--steps", type=int, default=60, help="training steps a task (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=60, help="training steps per task (default: %(default)s)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's published block")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run everything, show it and write it down."""
+    """Run everything, show the table and save it."""
     args = parser().parse_args(argv)
     torch.set_num_threads(1)
     console, rows = Console(), []

@@ -1,7 +1,7 @@
-"""``python -m experiments.readings``: what the emergence field and the spectrum read on real runs, step by step.
+"""``python -m experiments.readings``: values of the emergence field and the spectrum in real runs, per step.
 
-A run says at which steps something emerged, and the spectrum of what was held at the end. ``frozen`` is the same run
-with everything held (``strength=1e6``): a network that cannot learn any more.
+A run records the steps with emergence, and the held spectrum at the end. ``frozen`` is the same run with
+``strength=1e6``: everything is held, and the network cannot learn any more.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from sal_lightning import SALCallback
 
 NETWORKS = "mlp", "convnet-groupnorm", "gru", "vit-patch4"
 STREAMS = "split-two", "permuted", "brighter", "split-five", "stationary"
-STEPS, BATCH, SAMPLES = 250, 32, 2000  # steps a task if nothing else is said, images a step, test images of a task
-START, NEAR = 20, 30  # steps at the start, and after a change, that belong to it
-FROZEN = 1e6  # strength of a hold that lets nothing through
+STEPS, BATCH, SAMPLES = 250, 32, 2000  # default steps per task, images per step, test images per task
+START, NEAR = 20, 30  # steps counted as the start, and as after a change
+FROZEN = 1e6  # strength at which changes are held completely
 HEADINGS = ("network", "stream", "held", "at the start", "after a change", "elsewhere", "spectrum", "learned")
 NOTE = """\
 Written by `python -m experiments.readings --table`, not by hand.
@@ -44,24 +44,24 @@ through.
 
 
 class Run(NamedTuple):
-    """What tells one run from another."""
+    """Parameters of a run."""
 
     network: str
     stream: str
     frozen: bool
     seed: int
     data: str
-    each: int = STEPS  # steps a task
+    each: int = STEPS  # steps per task
 
     @property
     def name(self) -> str:
-        """For a file."""
+        """File name of the run."""
         kind = f"{self.network}-{self.stream}{'-frozen' * self.frozen}"
         return f"{kind}-{self.data}-steps{self.each}-seed{self.seed}"
 
 
 class Readings(Callback):
-    """The steps at which something emerged."""
+    """Records the steps with emergence."""
 
     def __init__(self) -> None:
         self.steps, self.emerged = 0, list[int]()
@@ -76,7 +76,7 @@ class Readings(Callback):
 
 
 def run(asked: Run) -> Record:
-    """Train once through the stream."""
+    """Train once on the stream."""
     arrays = load(asked.data)
     stream = streams.make(asked.stream, arrays, asked.seed, asked.each, BATCH)
     L.seed_everything(asked.seed, verbose=False)
@@ -97,7 +97,7 @@ def run(asked: Run) -> Record:
 
 
 def cells(record: Record) -> list[str]:
-    """One row.
+    """A row of the table.
 
     >>> cells({"network": "mlp", "stream": "permuted", "frozen": False, "changes": [250], "emerged": [0, 252, 253, 400],
     ...        "spectrum": [1.0, 20.0, 79.0], "learned": [0.9, 0.8]})[3:]
@@ -115,7 +115,7 @@ def cells(record: Record) -> list[str]:
 
 
 def wanted(args: argparse.Namespace) -> Iterator[Run]:
-    """The runs asked for; a frozen one of the longest stream where something changes."""
+    """The requested runs, and a frozen one of the longest stream with changes."""
     for network in args.networks:
         for stream in args.streams:
             for seed in args.seeds:
@@ -125,7 +125,7 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
 
 
 def page(records: Sequence[Record]) -> str:
-    """The table and where it is from."""
+    """The table and its provenance."""
     by_default = [record for record in records if not record["frozen"]]
     elsewhere, steps = sum(int(cells(r)[5]) for r in by_default), sum(r["steps"] for r in by_default)
     said = f"Held by default, something emerged elsewhere in {elsewhere} of {steps:,} steps.\n"
@@ -133,12 +133,12 @@ def page(records: Sequence[Record]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     made = argparse.ArgumentParser(prog="python -m experiments.readings", description=__doc__)
     made.add_argument("--networks", choices=networks.NAMES, nargs="+", default=NETWORKS)
     made.add_argument("--streams", choices=tuple(streams.STREAMS), nargs="+", default=STREAMS)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=STEPS, help="training steps per task (default: %(default)s)")
     add_data(made)
     add_results(made, "results/readings", "readings block")
     args = made.parse_args(argv)

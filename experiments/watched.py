@@ -1,4 +1,4 @@
-"""Runs that are watched: what SAL logs, drift of the first task, and a cascade of the trained network's states."""
+"""Runs for a report page: logged values of SAL, drift of the first task, and a cascade of the trained network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ from sal_lightning.report.page import write
 from sal_lightning.report.reading import CASCADE, read
 
 WRITTEN = ("metrics.csv", "hparams.yaml", CASCADE)
-FEATURES = 512  # test pictures of the first task whose features are followed
-VIEWS, NOISE, STEPS = 24, 1.0, 8  # noisy views of one picture, the noise's deviation, generations
-COHERENT = 0.2  # of a pulse that splits: about their centre, states are less alike than they were
-PULL = 0.25  # how far a state goes towards what it reminds of, in each generation
+FEATURES = 512  # number of test images whose feature drift is measured
+VIEWS, NOISE, STEPS = 24, 1.0, 8  # noisy views of one image, standard deviation of the noise, generations
+COHERENT = 0.2  # threshold for splitting, lower than the default as centred states are less similar
+PULL = 0.25  # step size of a state towards its retrieved pattern, per generation
 
 
 class FirstTask(DriftMonitor):
-    """Follows the features of the first task's test pictures from its end on."""
+    """Measures the drift of the features of the first task's test images from the end of this task."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -42,7 +42,7 @@ class FirstTask(DriftMonitor):
 
 
 class Cascade(Callback):
-    """After the training: which of the classes do noisy views of one picture call up?"""
+    """Runs a cascade on noisy views of one image after the training, with the classes as patterns."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed
@@ -58,7 +58,7 @@ class Cascade(Callback):
         noise = NOISE * torch.randn(VIEWS, *picture.shape[1:], generator=generator)
         with torch.no_grad():
             known, states = pl_module.features(pictures), pl_module.features(picture + noise)
-        centre = known.mean(0)  # of features that are never negative, no two would look unlike
+        centre = known.mean(0)  # without centring, non-negative features are all similar
         flow.save(remind(states - centre, prototypes(known - centre, labels), self.seed), self.folder)
 
 
@@ -68,9 +68,9 @@ def prototypes(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def remind(states: Tensor, known: Tensor, seed: int = 0) -> PulseCascade:
-    """Let states evolve towards what they remind of: ``x ← x + ¼ (softmax(x̂ P̂ᵀ √d) P − x)``, a Hopfield network.
+    """Evolve states in a modern Hopfield network, ``x ← x + ¼ (softmax(x̂ P̂ᵀ √d) P − x)``.
 
-    Ramsauer et al. 2021, "Hopfield networks is all you need"; P are the known patterns, a hat marks length 1.
+    Ramsauer et al. 2021, "Hopfield networks is all you need"; P are the stored patterns, a hat marks unit vectors.
     """
     patterns = torch.nn.functional.normalize(known, dim=1)
 
@@ -86,14 +86,14 @@ def remind(states: Tensor, known: Tensor, seed: int = 0) -> PulseCascade:
 
 
 def watch(stream: StreamName, method: str, out: Path, callbacks: Sequence[Callback] = (), **options: Any) -> Result:
-    """Run once through the stream, with all that a page shows in the folder ``out``/``method``."""
+    """Train once on the stream, and write all data of a page to the folder ``out``/``method``."""
     folder = out / method
-    for name in WRITTEN:  # by an earlier run
+    for name in WRITTEN:  # written by an earlier run
         (folder / name).unlink(missing_ok=True)
     logger = CSVLogger(out, name="", version=method)
     return run(stream, method, callbacks=[FirstTask(), Cascade(folder), *callbacks], logger=logger, **options)
 
 
 def page(runs: Path, file: Path) -> Path:
-    """The page of the run with SAL in this folder, compared with the plain one."""
+    """Write the page of the run with SAL in a folder, compared with the plain one."""
     return write(read([runs / "sal"]), file, read([runs / "plain"]))

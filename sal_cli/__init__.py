@@ -1,11 +1,11 @@
-"""Where the commands ``sal`` and ``safi`` start. Nothing else is loaded until it is known what is asked."""
+"""Entry points of the commands ``sal`` and ``safi``; the packages are imported on demand."""
 
 import sys
 from importlib import import_module
 
 
 def sal() -> None:
-    """What Self-Alignment Learning did in a training."""
+    """Reports of trainings with Self-Alignment Learning."""
     _start("sal", "sal_cli.sal", extra="report")
 
 
@@ -19,6 +19,6 @@ def _start(name: str, module: str, extra: str) -> None:
         app = import_module(module).app
     except ModuleNotFoundError as error:
         sys.exit(f'{name}: {error.name} not installed: pip install "sal-lightning[{extra}]"')
-    except ImportError as error:  # of safi_agent, which names all that is missing
+    except ImportError as error:  # from safi_agent, whose message names the missing packages
         sys.exit(f"{name}: {error}")
     app(prog_name=name)

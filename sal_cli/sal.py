@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="What Self-Alignment Learning did in a training.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Reports of trainings with Self-Alignment Learning.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
 def report(
-    run: Annotated[list[Path], typer.Argument(help="The run's folder or file; several are its fits, in order.")],
-    against: Annotated[list[Path] | None, typer.Option(help="A plain run to compare drift with.")] = None,
+    run: Annotated[list[Path], typer.Argument(help="Folder or file of the run; several for successive fits.")],
+    against: Annotated[list[Path] | None, typer.Option(help="A run without SAL, to compare drift with.")] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("sal-report.html"),
     name: Annotated[str, typer.Option(help="The callback's name, if it has one.")] = "",
 ) -> None:
-    """Write one page of a run, from the folder of CSVLogger or the offline file of Weights & Biases."""
+    """Write an HTML page of a run, from a folder of CSVLogger or an offline file of Weights & Biases."""
     if find_spec("plotly") is None:
         raise typer.BadParameter('plotly not installed: pip install "sal-lightning[report]".')
-    # Not above: what is not asked for is not loaded.
+    # Imported here so that other commands start without plotly and torch.
     from sal_lightning.report.page import write
     from sal_lightning.report.reading import read
 
@@ -33,10 +33,12 @@ def report(
 @app.command()
 def dashboard(
     project: Annotated[str, typer.Argument(help="The project in Weights & Biases.")],
-    entity: Annotated[str | None, typer.Option(help="Whose it is; default: yours.")] = None,
+    entity: Annotated[
+        str | None, typer.Option(help="User or team in Weights & Biases; default: the key's own.")
+    ] = None,
     name: Annotated[str, typer.Option(help="The callback's name, if it has one.")] = "",
 ) -> None:
-    """Create a workspace in Weights & Biases with SAL's panels; needs a key of theirs."""
+    """Create a workspace with SAL's panels in Weights & Biases; needs an API key."""
     from sal_lightning.report.dashboard import create
 
     try:

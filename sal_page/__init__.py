@@ -1,8 +1,7 @@
-"""The frame of the pages that both packages write: one HTML file, dark and light, that asks nothing of a network.
+"""HTML pages for both packages: a single file with a light and a dark theme, which makes no network requests.
 
-It needs plotly alone: neither torch nor LangChain is imported, and ``sal_lightning`` and ``safi_agent`` may both use it
-without knowing of each other. What goes into a page is text, figures of plotly and, where a page needs more than that,
-markup and script that the page's maker vouches for.
+It depends on plotly only, not on torch or LangChain, so that ``sal_lightning`` and ``safi_agent`` can both use it
+independently. A page consists of text, plotly figures, and optional markup and script, which must be trusted.
 """
 
 from sal_page.frame import Section, render

@@ -1,4 +1,4 @@
-"""Sections of text and figures as one HTML file, which forbids itself every script but its own, and every request."""
+"""Sections of text and figures as one HTML file; its content security policy forbids foreign scripts and requests."""
 
 import json
 from base64 import b64encode
@@ -10,27 +10,27 @@ from typing import Any, NamedTuple
 
 from sal_page.themes import FONT, THEMES, css, template
 
-HEIGHT = 340  # pixels of a figure that says nothing else
+HEIGHT = 340  # default height of a figure in pixels
 
 
 class Section(NamedTuple):
-    """A heading, some words and what is drawn under them."""
+    """A heading, a text and the figures under it."""
 
     title: str
     text: str = ""
     figures: tuple[Any, ...] = ()  # of plotly.graph_objects
-    wide: bool = False  # over the whole page even where there is room for two columns
-    markup: str = ""  # trusted: whatever is not the maker's own has to be escaped in it
+    wide: bool = False  # over the full width, also where two columns fit
+    markup: str = ""  # trusted HTML: foreign text in it has to be escaped
 
 
 def render(title: str, subtitle: str, sections: Iterable[Section], script: str = "") -> str:
-    """The page; all texts are escaped, so that they cannot become markup.
+    """Render the page; titles and texts are escaped.
 
     Args:
         title: heading of the page.
-        subtitle: what stands under it.
-        sections: in the order of reading.
-        script: trusted JavaScript that runs after everything is drawn.
+        subtitle: text under the heading.
+        sections: the sections, in order.
+        script: trusted JavaScript that runs after the figures are drawn.
 
     Raises:
         ImportError: plotly is not installed.
@@ -69,7 +69,7 @@ def render(title: str, subtitle: str, sections: Iterable[Section], script: str =
 
 
 def policy(scripts: Iterable[str]) -> str:
-    """What a browser is to allow the page: these scripts, its styles, the pictures that plotly makes of itself."""
+    """The page's content security policy: allows these scripts, inline styles, and images exported by plotly."""
     hashes = " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts)
     pictures = "style-src 'unsafe-inline'; img-src data: blob:"
     return f"default-src 'none'; script-src {hashes}; {pictures}; base-uri 'none'; form-action 'none'"
@@ -91,7 +91,7 @@ def _figure(figure: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON with escaped ``<``, so that it cannot close the script element that contains it."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Draws every figure in the reader's theme, and again when it changes.
+// Draws every figure in the current theme, and redraws it when the theme changes.
 const themes = JSON.parse(document.getElementById("themes").textContent);
 const system = matchMedia("(prefers-color-scheme: dark)");
 const button = document.getElementById("theme");

@@ -1,4 +1,4 @@
-"""Colours of a page by day and by night, for its own parts and for plotly's."""
+"""Light and dark themes of a page, as CSS and as plotly templates."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ class Theme(NamedTuple):
     paper: str
     card: str
     ink: str
-    faint: str  # text of less weight
+    faint: str  # secondary text
     line: str
     accent: str
 
@@ -19,12 +19,12 @@ THEMES = {
     "dark": Theme("#14171c", "#1d2229", "#e6e9ee", "#9aa4b2", "#343b46", "#5bb8dd"),
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-# Told apart by people with any colour vision, on both papers (Okabe and Ito 2008, the dark ones lightened).
+# Distinguishable with any colour vision on both backgrounds (Okabe and Ito 2008, the dark ones lightened).
 COLORS = ("#2a86c7", "#e0913a", "#22a884", "#cc79a7", "#8f8f8f", "#d55e00", "#b8a514", "#7b6fd0")
 
 
 def css() -> str:
-    """The colours as custom properties, chosen by ``data-theme`` of the root."""
+    """The colours as CSS custom properties, selected by the root's ``data-theme``."""
     return "".join(
         f':root[data-theme="{name}"] {{ color-scheme: {name}; '
         + "".join(f"--{part}: {color}; " for part, color in theme._asdict().items())
@@ -34,7 +34,7 @@ def css() -> str:
 
 
 def template(theme: Theme) -> dict[str, Any]:
-    """What plotly draws with in this theme: a figure says its own colours only where they mean something."""
+    """A plotly template for the theme; figures set only colours that carry meaning."""
     axis = {
         "gridcolor": theme.line,
         "linecolor": theme.line,

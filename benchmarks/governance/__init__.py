@@ -1,1 +1,1 @@
-"""What governing adds to an answer, beside what others add: real HTTP, and as many turns at once as asked."""
+"""Latency added by governance with SAFi and with other libraries, over HTTP and with concurrent turns."""

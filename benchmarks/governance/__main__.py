@@ -1,8 +1,8 @@
-"""What governing adds to an answer, beside what others add: ``python -m benchmarks.governance``.
+"""Latency added by governance with SAFi and with other libraries: ``python -m benchmarks.governance``.
 
-``--quick`` is the same in half a minute, without the peers. The others run N turns alone, with a model that takes no
-time: ``--turns-per-second N`` measures the turns of one process a second, ``--memory N`` whether its memory stays flat,
-and ``--backlog N`` whether the bound on open audits holds where audits take longer than answers.
+``--quick`` runs it in half a minute, without the peers. Other options run N turns of SAFi only, with a model without
+latency: ``--turns-per-second N`` measures the throughput of one process, ``--memory N`` whether its memory stays flat,
+and ``--backlog N`` whether the limit of open audits holds when audits take longer than answers.
 """
 
 import argparse
@@ -21,27 +21,27 @@ from experiments.filing import Record, origin
 from experiments.provenance import installed
 
 Laps = list[tuple[str, Level, Lap]]
-LEAST = 20  # turns in a lap
+LEAST = 20  # smallest number of turns in a lap
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.governance", description=__doc__)
     made.add_argument("--at-once", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="N")
-    made.add_argument("--rounds", type=int, default=5, help="how often each way has its turn (default: %(default)s)")
-    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="beside LangChain and SAFi")
-    made.add_argument("--answer-ms", type=float, default=50, help="that the model takes (default: %(default)s)")
-    made.add_argument("--audit-ms", type=float, default=250, help="that it takes for an audit (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="number of rounds (default: %(default)s)")
+    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="compared with LangChain and SAFi")
+    made.add_argument("--answer-ms", type=float, default=50, help="latency of the model (default: %(default)s)")
+    made.add_argument("--audit-ms", type=float, default=250, help="its latency for an audit (default: %(default)s)")
     made.add_argument("--quick", action="store_true", help="one round of few turns, without peers")
-    made.add_argument("--turns-per-second", type=int, metavar="N", help="over N turns, with a model that takes no time")
+    made.add_argument("--turns-per-second", type=int, metavar="N", help="over N turns, model without latency")
     made.add_argument("--memory", type=int, metavar="N", help="over N turns, with the same model")
-    made.add_argument("--backlog", type=int, metavar="N", help="over N turns, with audits slower than the answers")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its part on what governing costs")
+    made.add_argument("--backlog", type=int, metavar="N", help="over N turns, audits slower than answers")
+    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on the cost of governance")
     made.add_argument("--out", type=Path, default=Path("results/governance"))
     return made
 
 
 def beside(args: argparse.Namespace, folder: Path) -> Record:
-    """All ways, at all levels."""
+    """Measure all contenders at all levels of concurrency."""
     levels = [Level(n, max(n, LEAST)) for n in args.at_once]
     laps: Laps = []
     with ExitStack() as stack:
@@ -64,7 +64,7 @@ def beside(args: argparse.Namespace, folder: Path) -> Record:
 
 
 def rows(laps: Laps, on_path: dict[str, float], answer_ms: float) -> list[Record]:
-    """Level by level, so that who is to be compared stands side by side."""
+    """Rows ordered by level, then by contender."""
     counted = [one for one in laps if one[2]["counted"]]
     made = []
     for level, those in groupby(counted, key=lambda one: one[1]):
@@ -76,7 +76,7 @@ def rows(laps: Laps, on_path: dict[str, float], answer_ms: float) -> list[Record
 
 
 def audits(laps: Laps, folder: Path) -> Record:
-    """Whether each answer has its audit, by what the chains say, by the store and by the log."""
+    """Whether each answer has its audit, according to the chains, the store and the log."""
     lost = 0
     found = totals(laps)
     for who, total in found.items():
@@ -86,7 +86,7 @@ def audits(laps: Laps, folder: Path) -> Record:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
-    """The name of the record, the command that made it, and the record."""
+    """The name of the record, its command, and the record."""
     start = "python -m benchmarks.governance"
     if args.turns_per_second:
         found = alone.turns_per_second(folder, args.turns_per_second)

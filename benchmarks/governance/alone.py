@@ -1,4 +1,4 @@
-"""SAFi without a model to wait for: turns per second in one process, its memory over many turns, its backlog."""
+"""SAFi with a model without latency: throughput of one process, memory over many turns, and the backlog of audits."""
 
 import asyncio
 import gc
@@ -14,15 +14,15 @@ from typing import Any
 from benchmarks.governance.instant import answer, governed
 from safi_agent import SafiChain
 
-BATCH = 1000  # turns after which the audits are waited for, so that what waits is not taken for a leak
-PENDING = 500  # the bound of the backlog, for turns that are answered quicker than they are audited
-AUDIT_S = 0.2  # seconds that an audit takes then; 32 run at once
+BATCH = 1000  # turns between two waits for the audits, so that pending ones do not count as a leak
+PENDING = 500  # limit of open audits in ``backlog``
+AUDIT_S = 0.2  # seconds of an audit in ``backlog``; 32 run concurrently
 SAMPLE_S = 0.25
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def audited(store: Path) -> int:
-    """Turns whose audit is committed, as SQLite itself counts them."""
+    """Number of turns whose audit is committed, counted by SQLite."""
     connection = sqlite3.connect(store)
     try:
         done = "SELECT count(*) FROM safi_turns WHERE status = 'done' AND ledger IS NOT NULL AND settled = 1"
@@ -32,13 +32,13 @@ def audited(store: Path) -> int:
 
 
 def lost(store: Path, log: Path, answers: int) -> int:
-    """How many answers have no audit: by the store, or by the log, whichever lacks more."""
+    """Number of answers without audit: the larger one of the store's and the log's."""
     lines = len(log.read_text().splitlines()) if log.is_file() else 0
     return answers - min(audited(store), lines)
 
 
 def turns_per_second(folder: Path, turns: int) -> dict[str, Any]:
-    """Answers a second while their audits are under way, and turns a second from the question to the audit."""
+    """Answers per second while audits run, and turns per second including their audits."""
     with governed(folder) as safi:
         asyncio.run(answer(safi, 20))
         safi.drain(None)
@@ -58,12 +58,12 @@ def turns_per_second(folder: Path, turns: int) -> dict[str, Any]:
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now; Linux alone tells."""
+    """Current resident memory of this process in bytes; Linux only."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def memory(folder: Path, turns: int) -> dict[str, Any]:
-    """Resident memory after each tenth of the turns; what the first takes is not growth."""
+    """Resident memory after each tenth of the turns; the first one is a warm-up."""
     marks: list[tuple[int, int]] = []
     step = max(1, turns // 10)
     done = 0
@@ -88,7 +88,7 @@ def memory(folder: Path, turns: int) -> dict[str, Any]:
 
 @contextmanager
 def sampled(safi: SafiChain, marks: list[dict[str, Any]]) -> Iterator[None]:
-    """Within it, depth and age of the backlog and the resident memory are sampled on a thread."""
+    """Context manager that samples depth and age of the backlog and the resident memory on a thread."""
     over = threading.Event()
 
     def sample() -> None:
@@ -106,7 +106,7 @@ def sampled(safi: SafiChain, marks: list[dict[str, Any]]) -> Iterator[None]:
 
 
 def backlog(folder: Path, turns: int) -> dict[str, Any]:
-    """Turns that are answered quicker than they are audited, with a bound on the audits that are open."""
+    """Turns that are answered faster than they are audited, with a limit of open audits."""
     marks: list[dict[str, Any]] = []
     with governed(folder, audit_s=AUDIT_S, max_pending=PENDING) as safi:
         asyncio.run(answer(safi, PENDING))

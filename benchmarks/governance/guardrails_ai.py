@@ -1,7 +1,7 @@
-"""Guardrails AI: a validator of one's own that asks the model, in its asynchronous guard.
+"""Guardrails AI: a custom validator that calls the model, in its asynchronous guard.
 
-Its validators of the hub would have to be downloaded, and its runnable for LangChain blocks the loop: neither can be
-run here with many turns at once, so the guard is awaited after the model.
+Validators of its hub need a download, and its LangChain runnable blocks the event loop, which rules out concurrent
+turns; so the guard is awaited after the model.
 """
 
 import os
@@ -17,7 +17,7 @@ PROMPT = (
 
 
 def contenders(url: str, folder: Path) -> dict[str, Contender]:
-    # What it would send home cannot arrive here, and trying takes its time: its own file of settings says no.
+    # Its telemetry cannot be sent here, and attempts take time: its settings file disables it.
     os.environ["HOME"] = str(folder)
     (folder / ".guardrailsrc").write_text("enable_metrics=false\n")
     from guardrails import AsyncGuard  # type: ignore[import-not-found]
@@ -33,7 +33,7 @@ def contenders(url: str, folder: Path) -> dict[str, Contender]:
 
     @register_validator(name="self-check", data_type="string")
     class SelfCheck(Validator):  # type: ignore[misc]
-        """Has the model say whether the answer should be blocked."""
+        """Asks the model whether the answer should be blocked."""
 
         async def async_validate(self, value: Any, metadata: dict[str, Any]) -> Any:
             said = await chat.ainvoke(PROMPT.format(answer=value))

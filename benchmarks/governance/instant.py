@@ -1,4 +1,4 @@
-"""A model that answers at once, in the same process: what is left is what governing itself takes."""
+"""A model without latency in the same process, to measure the cost of governance alone."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ AT_ONCE = 16
 
 
 class Instant(BaseChatModel):
-    """Plays each faculty without waiting, except that an audit takes ``audit_s`` seconds."""
+    """Answers for each faculty without delay, except that an audit takes ``audit_s`` seconds."""
 
     audit_s: float = 0.0
 
@@ -43,7 +43,7 @@ def governed(folder: Path, *, audit_s: float = 0.0, **settings: Any) -> SafiChai
 
 
 async def answer(safi: SafiChain, turns: int) -> None:
-    """So many turns, some of them at once."""
+    """Answer ``turns`` turns, some of them concurrently."""
     questions = iter(range(turns))
 
     async def ask(those: Iterator[int]) -> None:

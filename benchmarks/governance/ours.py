@@ -14,12 +14,12 @@ VALUES = "unesco"
 
 
 def model(url: str, who: str) -> ChatOpenAI:
-    """The model on loopback; it does not ask again on its own, so that each call is one."""
+    """A client of the model on loopback, without retries, so that each call is a single request."""
     return ChatOpenAI(model="m", base_url=f"{url}/{who}/v1", api_key="none", max_retries=0)  # type: ignore[arg-type]
 
 
 def kept(folder: Path, who: str) -> dict[str, Any]:
-    """Where a contender keeps its turns."""
+    """The store of a contender."""
     return {"store": f"sqlite:///{folder}/{who}.db", "log": folder / f"{who}.json"}
 
 
@@ -33,7 +33,7 @@ def bare(url: str, folder: Path) -> Contender:
 
 
 def twice(url: str, folder: Path) -> Contender:
-    """Two calls with nothing between them: the least that any check by a model can take."""
+    """Two calls in sequence: the lower bound of any check by a model."""
     chat = model(url, "twice")
 
     async def turn(question: str) -> str:

@@ -1,4 +1,4 @@
-"""The peers' environments: each has its own under ``out/peers``, made when it is first asked for."""
+"""Virtual environments of the peers, one each under ``out/peers``, created on first use."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from experiments.provenance import ROOT
 
 FOLDER = ROOT / "out" / "peers"
-PATIENCE = 1800.0  # seconds that an installation may take
+PATIENCE = 1800.0  # timeout of an installation in seconds
 
 
 class Peer(NamedTuple):
-    """What is installed, and the module here that runs it."""
+    """The requirements of a peer, and the module that runs it."""
 
     package: str
     module: str
@@ -23,22 +23,22 @@ PEERS = {
     "nemo": Peer("nemoguardrails==0.24.1", "benchmarks.governance.nemo"),
     "guardrails-ai": Peer("guardrails-ai==0.11.0", "benchmarks.governance.guardrails_ai"),
 }
-# What all contenders stand on has one version for all, where constraints.txt names one.
+# Common dependencies have the version of constraints.txt for all contenders.
 SHARED = ("langchain-core", "langchain-openai", "pydantic", "torch")
 
 
 class MissingError(Exception):
-    """A peer cannot be had here; the text says why."""
+    """A peer cannot be installed or run; the message contains the reason."""
 
 
 def constraints() -> str:
-    """The lines of constraints.txt that the peers have to keep to."""
+    """The lines of constraints.txt that apply to the peers."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return "".join(f"{line}\n" for line in lines if line.partition("==")[0] in SHARED)
 
 
 def python_of(name: str) -> str:
-    """The interpreter that has this peer, installed now if it was not before.
+    """The interpreter of this peer's environment, which is created if needed.
 
     Raises:
         MissingError: it cannot be installed.
@@ -71,7 +71,7 @@ def versions(peer: str, *others: str) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of every contender: no key, nobody's proxy on the way to loopback, nothing sent home."""
+    """Environment variables of every contender: no API keys, no proxy for loopback, no telemetry."""
     away = ("OPENAI_API_KEY", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2")
     own = {k: v for k, v in os.environ.items() if k not in away and not k.lower().endswith("_proxy")}
     return own | {"DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

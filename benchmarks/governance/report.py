@@ -1,4 +1,4 @@
-"""From laps to rows, from rows to a table, and whether the goals were met."""
+"""Rows and table computed from laps, and whether the goals were met."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -20,7 +20,7 @@ NAMES = {
 }
 GOVERNED = ("chain", "middleware")
 PER_SECOND = 500
-FLAT = 0.01  # share by which resident memory may grow over the second half of the turns
+FLAT = 0.01  # largest relative growth of resident memory over the second half of the turns
 OFF_THE_PATH = ("audit",)
 HEADINGS = ("way", "at once", "calls", "added p50, ms", "added p99, ms", "turns/s", "CPU a turn, ms")
 NOTE = """A model on loopback, in a process of its own, takes {answer_ms:g} ms for an answer or a check and
@@ -47,7 +47,7 @@ def per_turn(calls: Mapping[str, int], turns: int) -> float:
 
 
 def row(who: str, level: Level, laps: Sequence[Lap], calls: float, answer_ms: float) -> Record:
-    """One way at one level."""
+    """One contender at one level."""
     latencies = [latency for lap in laps for latency in lap["latencies"]]
     return {
         "who": who,
@@ -63,7 +63,7 @@ def row(who: str, level: Level, laps: Sequence[Lap], calls: float, answer_ms: fl
 
 
 def slower(rows: Sequence[Record]) -> list[str]:
-    """Where SAFi adds no less than a peer with as many calls; ratios are medians over the rounds."""
+    """Cases in which SAFi adds at least as much as a peer with as many calls; ratios are medians over the rounds."""
     found = []
     for own in (r for r in rows if r["who"] in GOVERNED):
         for peer in (r for r in rows if r["who"] in PEERS):
@@ -75,7 +75,7 @@ def slower(rows: Sequence[Record]) -> list[str]:
 
 
 def goals(record: Record) -> list[str]:
-    """What was to be reached, and whether it was."""
+    """The goals, and whether they were met."""
     said = []
     rows = record.get("rows", [])
     if any(r["who"] in PEERS for r in rows):
@@ -114,7 +114,7 @@ def cells(row: Record) -> list[str]:
 
 
 def markdown(record: Record) -> str:
-    """The part of the page."""
+    """The section of the page."""
     parts = []
     if rows := record.get("rows"):
         left_out = [[NAMES[who], "", why, "", "", "", ""] for who, why in record["missing"].items()]
@@ -124,7 +124,7 @@ def markdown(record: Record) -> str:
 
 
 def totals(laps: Sequence[tuple[str, Level, Lap]]) -> dict[str, dict[str, int]]:
-    """Answers and audits of those who audit."""
+    """Numbers of answers and audits of the contenders with audits."""
     found: dict[str, dict[str, Any]] = {}
     for who, _, lap in laps:
         if who in GOVERNED:

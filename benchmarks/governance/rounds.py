@@ -1,4 +1,4 @@
-"""Contenders in their processes, the model in its own, and laps in turn, so that a busy machine is busy for all."""
+"""Laps of contenders in separate processes, in alternation, so that load of the machine affects all of them."""
 
 import json
 import subprocess
@@ -17,14 +17,14 @@ Lap = dict[str, Any]
 
 
 class Level(NamedTuple):
-    """So many turns at once, so many in a lap."""
+    """Number of concurrent turns, and number of turns in a lap."""
 
     at_once: int
     turns: int
 
 
 class Runner:
-    """A process with some contenders."""
+    """A process that runs one or several contenders."""
 
     def __init__(self, python: str, module: str, url: str, folder: Path) -> None:
         command = [python, "-m", "benchmarks.governance.runner", module, url, str(folder)]
@@ -46,10 +46,10 @@ class Runner:
             raise
 
     def lap(self, who: str, level: Level) -> Lap:
-        """Have it run a lap.
+        """Run a lap in the process.
 
         Raises:
-            MissingError: it cannot.
+            MissingError: the process failed.
         """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"who": who, **level._asdict()}) + "\n")
@@ -68,13 +68,13 @@ class Runner:
         return told
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self.process.communicate()
 
 
 @contextmanager
 def model(answer_ms: float, audit_ms: float) -> Iterator[str]:
-    """The address of a model that takes this long."""
+    """Start a model of this latency; yields its URL."""
     command = [sys.executable, "-m", "benchmarks.governance.server", str(answer_ms), str(audit_ms)]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -85,14 +85,14 @@ def model(answer_ms: float, audit_ms: float) -> Iterator[str]:
 
 
 def calls(url: str) -> dict[str, dict[str, int]]:
-    """How often each has asked the model so far, and as what."""
+    """Numbers of calls of the model so far, by contender and role."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{url}/counts") as told:
         return json.load(told)  # type: ignore[no-any-return]
 
 
 def enter(stack: ExitStack, url: str, folder: Path, peers: Sequence[str]) -> tuple[dict[str, Runner], dict[str, str]]:
-    """Who takes part, and who does not and why."""
+    """The contenders that run, and those that do not, with the reason."""
     wanted: dict[str, Any] = {name: PEERS[name] for name in peers}
     missing: dict[str, str] = {}
     running: dict[str, Runner] = {}
@@ -113,7 +113,7 @@ def enter(stack: ExitStack, url: str, folder: Path, peers: Sequence[str]) -> tup
 
 
 def interleave(running: Mapping[str, Runner], levels: Sequence[Level], rounds: int) -> Iterator[tuple[str, Level, Lap]]:
-    """Each contender's laps at each level; the first round is not counted, it warms up."""
+    """Each contender's laps at each level, without the first round, a warm-up."""
     for level in levels:
         for counted in range(rounds + 1):
             for who, runner in running.items():

@@ -1,7 +1,7 @@
 """One process in which contenders run: ``python -m benchmarks.governance.runner MODULE URL FOLDER``.
 
-It is started with the interpreter of the environment in which the contenders of this module are installed, and needs
-nothing but them. A line of JSON asks for a lap, a line of JSON answers.
+It runs with the interpreter of the environment in which the contenders of this module are installed, and has no other
+dependencies. Each line of JSON on stdin requests a lap; the result is a line of JSON on stdout.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from benchmarks.governance.server import ANSWER, more_files
 
 
 class Contender(NamedTuple):
-    """A way to answer; ``settle`` waits for what is done after the answers, and says how much that was."""
+    """A function that answers; ``settle`` waits for work after the answers, and returns its amount."""
 
     turn: Callable[[str], Awaitable[str]]
     settle: Callable[[], int] = lambda: 0
 
 
 async def lap(contender: Contender, turns: int, at_once: int) -> dict[str, Any]:
-    """So many turns, so many at once: who has its answer asks again."""
+    """Run ``turns`` turns with constant concurrency: each client sends its next question after an answer."""
     questions = iter(range(turns))
     latencies: list[float] = []
 
@@ -47,7 +47,7 @@ async def lap(contender: Contender, turns: int, at_once: int) -> dict[str, Any]:
 
 
 def asked(contenders: dict[str, Contender], request: dict[str, Any], loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """A lap, then what it left behind, which no other has to suffer from."""
+    """Run a lap, then its remaining work, so that it does not affect the next one."""
     contender = contenders[request["who"]]
     done = loop.run_until_complete(lap(contender, request["turns"], request["at_once"]))
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def asked(contenders: dict[str, Contender], request: dict[str, Any], loop: async
 
 def main(module: str, url: str, folder: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps prints of libraries out of the protocol
     more_files()
     contenders = importlib.import_module(module).contenders(url, Path(folder))
     loop = asyncio.new_event_loop()

@@ -1,7 +1,7 @@
-"""The model: a process that speaks the chat API of OpenAI on loopback, takes a set time, and counts who asked what.
+"""The model: a process with OpenAI's chat API on loopback and a fixed latency, which counts calls by client and role.
 
-``python -m benchmarks.governance.server 50 250`` answers after 50 ms, an audit after 250 ms, and prints its port. Who
-asks is the first part of the path: ``/somebody/v1/chat/completions``. ``GET /counts`` tells the calls so far.
+``python -m benchmarks.governance.server 50 250`` answers after 50 ms, an audit after 250 ms, and prints its port. The
+first part of the path names the client: ``/somebody/v1/chat/completions``. ``GET /counts`` returns the calls so far.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 ANSWER = "An answer of some length, as one is given to a question of a line or two. " * 6
-CHECK = "You check an answer."  # how the prompt of a peer's check begins
+CHECK = "You check an answer."  # beginning of the prompt of a peer's check
 ROLES = {
     CHECK: "check",
     "You are the Will": "will",
@@ -36,7 +36,7 @@ def role_of(messages: list[dict[str, Any]]) -> str:
 
 @lru_cache(maxsize=16)
 def reply(role: str, system: str) -> str:
-    """What the model says; an audit has a row for each value that the prompt lists."""
+    """The model's reply; an audit has a row for each value in the prompt."""
     if role == "audit":
         names = _VALUE.findall(system)
         rows = [{"value": n, "score": 0.5, "confidence": 0.9, "reason": "A sentence on why."} for n in names]
@@ -60,7 +60,7 @@ def completion(model: str, text: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One client; it asks again on the same connection when it has its answer."""
+    """One client with a persistent connection."""
 
     def __init__(self, answer_s: float, audit_s: float, counts: dict[str, Counter[str]]) -> None:
         self.waits = {"audit": audit_s}
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
 
 def more_files() -> None:
-    """Let this process hold as many connections as it may: a thousand turns at once need more than is usual."""
+    """Raise the limit of open files to its maximum: a thousand concurrent turns exceed the default."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

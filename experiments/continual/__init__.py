@@ -1,1 +1,1 @@
-"""Continual learning: one stream of tasks, one optimizer, and nobody who says where a task ends."""
+"""Continual learning: a stream of tasks with one optimizer, without task boundaries."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.continual``: methods against seeds on one stream, one JSON file a run."""
+"""``python -m experiments.continual``: methods and seeds on one stream, one JSON file per run."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -40,21 +40,21 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(METHODS)}; options and constants may follow: sal:strength=8,rules.subspace.MASK=16",
     )
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--steps", type=int, default=500, help="training steps a task (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=500, help="training steps per task (default: %(default)s)")
     add_data(made)
     made.add_argument("--lr", type=float, help="Adam's learning rate (default: the published one of the stream)")
     made.add_argument(
-        "--quick", action="store_true", help="all methods on small pictures, 20 steps a task, in a minute"
+        "--quick", action="store_true", help="all methods on small images, 20 steps per task, in a minute"
     )
     add_results(made, "results/continual", "streams block")
     made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
     made.add_argument("--ablation", type=Path, metavar="FILE.md", help="fill this page's ablation block with variants")
-    made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
+    made.add_argument("--accelerator", default="cpu", help="Lightning's accelerator (default: %(default)s)")
     return made
 
 
 def wanted(args: argparse.Namespace) -> Iterator[Run]:
-    """The runs asked for: all methods for one seed, then the next."""
+    """The requested runs: all methods for one seed, then the next."""
     lr = PUBLISHED[args.stream].lr if args.lr is None else args.lr
     for seed in args.seeds:
         for method in args.methods:
@@ -62,7 +62,7 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     args = parser().parse_args(argv)
     if args.quick:
         args.data, args.steps, args.methods = "digits", 20, list(METHODS)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     todo = [r for r in runs if args.force or not r.file(args.out).is_file()]
     for r in todo:
         with varied(r.method, args.stream):
-            pass  # what cannot be made is refused before anything is run
+            pass  # invalid methods are reported before the first run
     with show.bar(console) as progress:
         bar = progress.add_task(args.stream, total=len(todo) * count(args.stream) * args.steps)
         for r in todo:

@@ -1,4 +1,4 @@
-"""What each part of SAL is worth: variants of it side by side, a row each, over several streams."""
+"""Ablation of SAL: its variants on several streams, one row each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +18,7 @@ SHOWN = {"average": "average", "just_learned": "learned"}
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """All records as tables, one for each kind of pictures, number of steps and rate, with each stream's command."""
+    """All records as tables, one per data set, number of steps and learning rate, with each stream's command."""
     groups: dict[tuple[str, int, float], dict[str, list[Record]]] = {}
     for r in sorted(records, key=lambda r: list(STREAMS).index(r["scenario"])):
         groups.setdefault((r["data"], r["steps"], r["lr"]), {}).setdefault(r["scenario"], []).append(r)
@@ -31,7 +31,7 @@ def markdown(records: Iterable[Record]) -> str:
 
 
 def table(streams: Mapping[str, Sequence[Record]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows: the two measures on each stream, mean ± standard error over seeds; blank where not run."""
+    """Headings and rows: two measures on each stream, mean ± standard error over seeds; blank if not run."""
     made = {(stream, row.method): row.estimates for stream, records in streams.items() for row in rows(records)}
     order = list(METHODS)
     methods = sorted({method for _, method in made}, key=lambda method: (order.index(parse(method)[0]), method))

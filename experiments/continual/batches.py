@@ -1,4 +1,4 @@
-"""One stream as one Lightning data module: the tasks follow one another, and no boundary shows from outside."""
+"""A stream as a Lightning data module: consecutive tasks without visible boundaries."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from experiments.continual.streams import Stream, StreamName, make
 
 
 class Batch(NamedTuple):
-    """Inputs, labels, and the outputs that take part."""
+    """Inputs, labels, and the active outputs."""
 
     x: Tensor
     y: Tensor
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class StreamBatches(Dataset[Batch]):
-    """Item ``i`` is the batch of global step ``i``, drawn with replacement; the same for every method.
+    """Item ``i`` is the batch of global step ``i``, drawn with replacement, identical for every method.
 
     ``joint`` draws from all tasks at every step.
     """
@@ -51,7 +51,7 @@ class StreamBatches(Dataset[Batch]):
 
 
 class StreamData(L.LightningDataModule):
-    """The whole stream as one epoch, ``steps`` batches a task."""
+    """The whole stream as one epoch, with ``steps`` batches per task."""
 
     def __init__(
         self,
@@ -64,23 +64,23 @@ class StreamData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if min(steps, batch) < 1:
-            raise ValueError(f"Expected steps and batch of at least 1, got steps={steps}, batch={batch}.")
+            raise ValueError(f"Expected steps and batch to be at least 1, got steps={steps}, batch={batch}.")
         self.kind: StreamName = stream
         self.data, self.steps, self.batch, self.seed, self.joint = data, steps, batch, seed, joint
 
     @cached_property
     def stream(self) -> Stream:
-        """The tasks, read when first asked for."""
+        """The stream, loaded on first access."""
         return make(self.kind, load(self.data), self.seed)
 
     @property
     def inputs(self) -> int:
-        """How many inputs the network needs."""
+        """Number of inputs of the network."""
         return self.stream.inputs
 
     @property
     def outputs(self) -> int:
-        """How many outputs the network needs."""
+        """Number of outputs of the network."""
         return self.stream.outputs
 
     @override

@@ -10,7 +10,7 @@ from experiments.continual.model import MLP
 
 
 class StreamCLI(LightningCLI):
-    """The network fits the stream, and one seed serves both."""
+    """Links the network's size and seed to those of the stream."""
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

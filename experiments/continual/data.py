@@ -1,4 +1,4 @@
-"""The data sets: MNIST and Fashion-MNIST from their four original files, scikit-learn's 8x8 digits."""
+"""Data sets: MNIST and Fashion-MNIST from their four original files, and scikit-learn's 8x8 digits."""
 
 import gzip
 import hashlib
@@ -45,7 +45,7 @@ HELD_OUT = 10_000
 
 
 class DataError(ValueError):
-    """A data file is missing, damaged or not the one that was expected."""
+    """A data file is missing, damaged, or has another content than expected."""
 
     def __init__(self, file: str | Path, expected: str, got: str) -> None:
         self.file, self.expected, self.got = str(file), expected, got
@@ -71,7 +71,7 @@ def md5(content: bytes) -> str:
 
 
 def unpack(content: bytes, file: str | Path) -> bytes:
-    """Undo gzip where the content is gzipped."""
+    """Decompress the content if it is gzipped."""
     if content[:2] != b"\x1f\x8b":
         return content
     try:
@@ -81,7 +81,7 @@ def unpack(content: bytes, file: str | Path) -> bytes:
 
 
 def checked(content: bytes, expected: str, file: str | Path) -> bytes:
-    """The unpacked content, once its checksum is right."""
+    """The unpacked content, after a check of its checksum."""
     unpacked = unpack(content, file)
     if (got := md5(unpacked)) != expected:
         raise DataError(file, f"md5 {expected} when unpacked", f"md5 {got}")
@@ -89,7 +89,7 @@ def checked(content: bytes, expected: str, file: str | Path) -> bytes:
 
 
 def read_file(folder: Path, name: str, expected: str) -> bytes:
-    """Read ``name`` or ``name.gz`` from the folder and check it."""
+    """Read ``name`` or ``name.gz`` from the folder, and check it."""
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return checked(file.read_bytes(), expected, file)
@@ -97,7 +97,7 @@ def read_file(folder: Path, name: str, expected: str) -> bytes:
 
 
 def download(folder: Path, name: str, expected: str, mirrors: Sequence[str] = MIRRORS, timeout: float = 30) -> None:
-    """Fetch ``name.gz`` from the first mirror that has the right file; keep nothing that is not right."""
+    """Download ``name.gz`` from the first mirror whose file has the right checksum; other files are discarded."""
     failures = []
     for mirror in mirrors:
         url = f"{mirror}{name}.gz"
@@ -115,7 +115,7 @@ def download(folder: Path, name: str, expected: str, mirrors: Sequence[str] = MI
 
 
 def fetch(folder: Path, files: Mapping[str, str] = MNIST_MD5, mirrors: Sequence[str] = MIRRORS) -> Path:
-    """Download what the folder lacks, and return the folder."""
+    """Download missing files into the folder; returns the folder."""
     for name, expected in files.items():
         if not ((folder / name).is_file() or (folder / f"{name}.gz").is_file()):
             download(folder, name, expected, mirrors)
@@ -123,7 +123,7 @@ def fetch(folder: Path, files: Mapping[str, str] = MNIST_MD5, mirrors: Sequence[
 
 
 def parse_idx(content: bytes, file: str | Path = "idx") -> NDArray[np.uint8]:
-    """The array in an idx file of bytes: two zeros, type 8, rank, sizes, values.
+    """Parse an idx file of bytes: two zeros, type 8, rank, sizes, values.
 
     >>> parse_idx(bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 7, 8, 9]))
     array([[7, 8, 9]], dtype=uint8)
@@ -139,7 +139,7 @@ def parse_idx(content: bytes, file: str | Path = "idx") -> NDArray[np.uint8]:
 
 
 def mnist_folder(folder: Path | None = None) -> Path:
-    """The folder given; else the shared one where it exists; else our own, filled from the public source."""
+    """The given folder; else the shared one if it exists; else the project's own, with files downloaded as needed."""
     if folder is not None:
         return folder
     return SHARED if SHARED.is_dir() else fetch(OWN)
@@ -161,7 +161,7 @@ def fashion() -> Arrays:
 
 
 def digits() -> Arrays:
-    """The digits of scikit-learn, 80 % for training; the split is the same for every seed.
+    """The digits of scikit-learn, 80 % for training; the split does not depend on the seed.
 
     >>> [tuple(part.shape) for part in digits()]
     [(1437, 64), (1437,), (360, 64), (360,)]
@@ -176,7 +176,7 @@ def digits() -> Arrays:
 
 
 def validation() -> Arrays:
-    """MNIST without its test set: the last 10 000 training images stand for it. Whatever is tuned is tuned here."""
+    """MNIST with the last 10 000 training images in place of the test set, for tuning."""
     x, y, *_ = mnist()
     return Arrays(x[:-HELD_OUT], y[:-HELD_OUT], x[-HELD_OUT:], y[-HELD_OUT:])
 

@@ -1,4 +1,4 @@
-"""Accuracy on every task seen, at each end of a task and as often between as asked."""
+"""Accuracy on every task so far, at the end of each task and optionally in between."""
 
 import math
 import time
@@ -28,12 +28,12 @@ from sal_lightning.metrics import (
     WorstCaseAccuracy,
 )
 
-FIRST = 10  # steps of a task, where what was kept falls deepest
-PART = 1000  # samples of a test set
+FIRST = 10  # steps at the start of a task, where earlier accuracies drop most
+PART = 1000  # number of test samples used in between
 
 
 class Point(NamedTuple):
-    """Accuracy on each task seen so far, after this many steps."""
+    """Accuracy on each task so far, after a number of steps."""
 
     step: int
     accuracy: list[float]
@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
 @contextmanager
 def evaluating(model: L.LightningModule) -> Iterator[None]:
-    """Evaluation mode and no gradients; training mode comes back if it was on."""
+    """Context manager: evaluation mode without gradients; the mode is restored at its end."""
     was_training = model.training
     model.eval()
     try:
@@ -52,7 +52,7 @@ def evaluating(model: L.LightningModule) -> Iterator[None]:
 
 
 def accuracy(model: MLP, task: Task, samples: int | None = None) -> float:
-    """Share of the task's test set, or of its first samples, that the outputs in play get right."""
+    """Accuracy of the active outputs on the task's test set, or on its first samples."""
     logits = model(task.see(task.test_x[:samples]).to(model.device))[:, task.classes]
     guesses = logits.argmax(1).cpu() + task.classes.start
     return float((guesses == task.test_y[:samples]).float().mean())
@@ -71,12 +71,12 @@ MEASURES: dict[str, type[ContinualMetric]] = {
 
 
 class TaskAccuracy(Callback):
-    """Measure each task's accuracy: on all tests at each end of a task, on a part of them in between.
+    """Measures each task's accuracy: on the whole test set at the end of each task, on a part of it in between.
 
-    It knows the boundaries and only looks: whatever trains beside it is told nothing.
+    It uses the boundaries for measurement only; the method in training does not receive them.
 
     Args:
-        every: look also at the first ``FIRST`` steps of a task, and then once in so many.
+        every: measure also in the first ``FIRST`` steps of a task, and then every so many steps.
     """
 
     def __init__(self, every: int | None = None) -> None:
@@ -97,12 +97,12 @@ class TaskAccuracy(Callback):
 
     @property
     def R(self) -> list[list[float]]:
-        """Accuracy on task j after task i, as far as it has come."""
+        """Accuracy on task j after task i, for the tasks so far."""
         R = cast(ContinualMetric, self.measures["average"]).R
         return [row for row in R.tolist() if not math.isnan(row[0])]
 
     def summary(self) -> dict[str, float | None]:
-        """All measures by name; None where one cannot be told."""
+        """All measures by name; None if undefined."""
         values = {name: float(value) for name, value in self.measures.compute().items()}
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""The methods that are compared: a name, and what it adds to the Trainer, to the network or to the stream."""
+"""The methods in comparison: their names, callbacks, and changes to the network or the stream."""
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +20,14 @@ from experiments.continual.streams import StreamName
 
 
 def sal(stream: str, **options: Any) -> Callback:
-    """SAL with its defaults on every stream, but for the options given."""
+    """SAL with its defaults on every stream, and the given options."""
     from sal_lightning import SALCallback
 
     return SALCallback(**options)
 
 
 def strengths(task: float, domain: float, clas: float, permuted: float) -> Mapping[str, float]:
-    """A method's best strength on each kind of stream, as published; rotated images, without one, take permuted's."""
+    """Published best strengths of a method per kind of stream; rotated images use that of permuted ones."""
     return {"split-task": task, "split-domain": domain, "split-class": clas, "permuted": permuted, "rotated": permuted}
 
 
@@ -43,7 +43,7 @@ BUDGET = {"permuted": 10, "rotated": 10}
 
 
 def pull(kind: Callable[..., Callback], best: Mapping[str, float], stream: str, **options: Any) -> Callback:
-    """A quadratic penalty with the strength that is best on this stream, or that given."""
+    """A quadratic penalty with the given strength, or the best one published for this stream."""
     known = [strength for name, strength in best.items() if stream.startswith(name)]
     if not known and "strength" not in options:
         raise ValueError(f"Expected a strength, as none is published for {stream!r}: method:strength=…, got none.")
@@ -51,17 +51,17 @@ def pull(kind: Callable[..., Callback], best: Mapping[str, float], stream: str, 
 
 
 def replay(kind: Callable[..., Callback], stream: str, **options: Any) -> Callback:
-    """A memory of the size that is usual on this stream, or that given."""
+    """Replay with the given memory size, or the usual one of this stream."""
     return kind(**{"budget": BUDGET.get(stream, 100)} | options)
 
 
 class Method(NamedTuple):
-    """A callback made for a stream and options, more arguments of the network, and whether all tasks come at once."""
+    """A factory of callbacks, further arguments of the network, and whether training is joint."""
 
     callback: Callable[..., Callback | None] = lambda stream: None
     model: Mapping[str, Any] = {}
     joint: bool = False
-    told: str = "nothing"  # what it has beside the batches
+    told: str = "nothing"  # information or memory beyond the batches
 
 
 METHODS: dict[str, Method] = {
@@ -83,10 +83,10 @@ METHODS: dict[str, Method] = {
 
 
 def known(method: str) -> str:
-    """The method's name, if there is such a one.
+    """Validate a method's name; returns it.
 
     Raises:
-        ValueError: an unknown method, or options that are no ``name=value,name=value``.
+        ValueError: the method is unknown, or the options do not have the form ``name=value,name=value``.
     """
     name, _ = parse(method)
     if name not in METHODS:
@@ -95,7 +95,7 @@ def known(method: str) -> str:
 
 
 def parse(method: str) -> tuple[str, dict[str, Any]]:
-    """A method's name and what it varies.
+    """Split a method into its name and its options.
 
     >>> parse("sal:strength=8,rules.subspace.MASK=16,protection=tensor")
     ('sal', {'strength': 8, 'rules.subspace.MASK': 16, 'protection': 'tensor'})
@@ -109,7 +109,7 @@ def parse(method: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A literal, or a word as it is."""
+    """Parse a literal; other text is returned as a string."""
     try:
         return ast.literal_eval(text)
     except ValueError:
@@ -120,10 +120,10 @@ def _value(text: str) -> Any:
 
 @contextmanager
 def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
-    """A new callback for this method, none for ``plain``; until the end the constants it names are as it says.
+    """Context manager with a new callback of the method, None for ``plain``; named constants are patched within it.
 
     Raises:
-        ValueError: what the method is varied by is not there, or may not have this value.
+        ValueError: an option or constant does not exist, or has an invalid value.
     """
     name, values = parse(known(method))
     constants = {key: values.pop(key) for key in list(values) if "." in key}
@@ -134,5 +134,5 @@ def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
                 changed.enter_context(patch.object(import_module(f"sal_lightning.{module}"), constant, value))
             callback = METHODS[name].callback(stream, **values)
         except (TypeError, AttributeError, ModuleNotFoundError) as error:
-            raise ValueError(f"Expected method to vary options or constants that are there, got {method!r}.") from error
+            raise ValueError(f"Expected method to vary existing options or constants, got {method!r}.") from error
         yield callback

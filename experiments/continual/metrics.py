@@ -1,4 +1,4 @@
-"""How far features drift, and means over seeds."""
+"""Feature drift, and means over seeds."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        """Three digits, the error only where there is one."""
+        """Format with three digits, and with the error if defined."""
         return f"{self.mean:.3f}" if math.isnan(self.error) else f"{self.mean:.3f} ± {self.error:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""The published network: two hidden layers of ReLU, Adam, cross-entropy over the outputs in play."""
+"""The published network: two hidden layers of ReLU, Adam, cross-entropy over the active outputs."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,26 +17,26 @@ Objective = Callable[[Tensor, Any, Tensor], Tensor]  # of the loss, the batch (i
 
 
 def as_it_is(loss: Tensor, batch: Any, logits: Tensor) -> Tensor:
-    """The loss of the batch alone."""
+    """The unchanged loss of the batch."""
     return loss
 
 
 class Model(L.LightningModule):
-    """What a method may change the loss of."""
+    """A module whose loss can be changed by a method."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.objective: Objective = as_it_is  # what a method makes of the loss
+        self.objective: Objective = as_it_is  # a method's modification of the loss
 
     def network(self) -> nn.Module:
-        """From inputs to outputs."""
+        """The network, from inputs to outputs."""
         raise NotImplementedError
 
 
 class MLP(Model):
     """Two hidden layers; ``features`` is the second, ``forward`` all outputs.
 
-    ``optimizer="sgd"`` with dropout is "Stable SGD" (Mirzadeh et al. 2020): a rate of its own that falls at each task.
+    ``optimizer="sgd"`` with dropout is "Stable SGD" (Mirzadeh et al. 2020); its learning rate decreases with each task.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The front page's tables: every method on every stream, and a closer look at SAL."""
+"""The tables of the front page: every method on every stream, and details of SAL."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -14,7 +14,7 @@ CLOSER = {"worst": "worst task", "just_learned": "when just learned", "drift": "
 
 
 class Found(NamedTuple):
-    """How the consolidations of a run compare with the changes of task it went through."""
+    """Consolidations of runs compared with the changes of task."""
 
     found: int
     changes: int
@@ -22,9 +22,9 @@ class Found(NamedTuple):
 
 
 def found(records: Iterable[Record], within: int = 20) -> Found:
-    """Changes with a consolidation at most ``within`` steps later, all changes, and consolidations that belong to none.
+    """Changes with a consolidation at most ``within`` steps later, all changes, and consolidations without a change.
 
-    Where tasks shade into each other a change lasts from the first batch that is mixed to the last one.
+    A gradual change lasts from the first mixed batch to the last one.
 
     >>> record = {"scenario": "split-domain", "R": [[1.0]] * 3, "steps": 100, "events": [103, 150, 202]}
     >>> found([record]), found([record | {"scenario": "split-domain-fuzzy"}])
@@ -43,7 +43,7 @@ def found(records: Iterable[Record], within: int = 20) -> Found:
 
 
 def overview(records: Iterable[Record]) -> str:
-    """The average of each method on the streams in which all are compared, then SAL beside plain training."""
+    """The average of each method on the streams in which all are compared, then SAL and plain training."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for r in records:
         if compared([r]):

@@ -1,4 +1,4 @@
-"""One run: a stream, a method and a seed in; a record of what came of it out."""
+"""One run of a method on a stream with a seed, and its record."""
 
 import logging
 import time
@@ -20,8 +20,8 @@ from experiments.continual.evaluation import Point, TaskAccuracy
 from experiments.continual.model import MLP
 from experiments.continual.streams import StreamName
 
-LOG_STEPS = 5  # from one line of a logger to the next
-LOOKS = 100  # at what was kept, in each task
+LOG_STEPS = 5  # steps between logged rows
+LOOKS = 100  # measurements of earlier tasks per task
 
 
 class Settings(NamedTuple):
@@ -49,7 +49,7 @@ PUBLISHED: dict[StreamName, Settings] = {
 
 @dataclass(frozen=True)
 class Result:
-    """Everything needed to read a number and to get it again; plain values only."""
+    """All data to interpret and reproduce a result, as JSON values."""
 
     command: str
     scenario: StreamName
@@ -71,12 +71,12 @@ class Result:
     curve: list[Point]
 
     def record(self) -> dict[str, Any]:
-        """The result as JSON takes it."""
+        """The result as JSON values."""
         return asdict(self)
 
 
 def data_name(data: str) -> str:
-    """A folder given by hand holds MNIST: its checksums were compared.
+    """Name of a data set; a folder contains MNIST, as verified by checksums.
 
     >>> data_name("digits"), data_name("some/folder")
     ('digits', 'mnist')
@@ -85,7 +85,7 @@ def data_name(data: str) -> str:
 
 
 def command(stream: str, method: str, seed: int, steps: int, data: str, lr: float | None) -> str:
-    """The line that repeats this run."""
+    """The command line that repeats this run."""
     rate = "" if lr is None else f" --lr {lr:g}"
     run = f"--stream {stream} --methods {method} --seeds {seed} --steps {steps} --data {data_name(data)}"
     return f"python -m experiments.continual {run}{rate}"
@@ -93,7 +93,7 @@ def command(stream: str, method: str, seed: int, steps: int, data: str, lr: floa
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's advice about workers, devices and loggers out of a run that has settled them."""
+    """Suppress Lightning's hints on workers, devices and loggers."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -110,7 +110,7 @@ def quiet() -> Iterator[None]:
 def trainer(
     callbacks: Sequence[Callback], accelerator: str, logger: Logger | None = None, every: int = LOG_STEPS
 ) -> L.Trainer:
-    """One epoch is the whole stream; nothing is written but by a logger, every so many steps."""
+    """A trainer of one epoch, the whole stream; only a logger writes files."""
     return L.Trainer(
         max_epochs=1,
         accelerator=accelerator,
@@ -138,9 +138,9 @@ def run(
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> Result:
-    """Train once through the stream with one optimizer, and say how it went.
+    """Train once on the stream with one optimizer; returns the result.
 
-    ``lr=None`` takes the published rate, ``every=None`` looks a hundred times a task.
+    ``lr=None`` uses the published learning rate; ``every=None`` measures a hundred times per task.
     """
     settings = PUBLISHED[stream]
     rate = settings.lr if lr is None else lr

@@ -1,4 +1,4 @@
-"""What others report on the same streams, the average accuracy after the last task, and why ours differs.
+"""Average accuracy after the last task as reported by others on the same streams, and reasons for differences.
 
 Where the classes come in order: Hsu et al. 2018, 10 seeds, with the same network, rate and batch, four epochs a task,
 which are 375 steps. All others: van de Ven, Tuytelaars and Tolias 2022, 20 seeds, with the same network, rate and
@@ -15,9 +15,9 @@ REPORTED: dict[str, dict[str, float]] = {
     "permuted": {"plain": 0.785, "ewc": 0.943, "online-ewc": 0.944, "si": 0.953, "lwf": 0.726, "joint": 0.976},
 }
 
-CLOSE = 0.015  # a difference that wants no reason
+CLOSE = 0.015  # differences up to this need no explanation
 
-# Of the code that Hsu et al. published.
+# From the published code of Hsu et al.
 DIFFERENT: dict[tuple[str, str], str] = {
     ("split-class-ordered", "l2"): (
         "theirs trains only the outputs of the classes so far; ours trains all ten from the start, and what the first "

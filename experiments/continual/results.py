@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file a run, and tables made from them."""
+"""Results on disk, one JSON file per run, and tables made from them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ standard errors, and expect a row of one seed to lie as far from the reported me
 
 
 class Run(NamedTuple):
-    """What tells one run from another."""
+    """Parameters of a run."""
 
     stream: str
     method: str
@@ -54,26 +54,26 @@ class Run(NamedTuple):
     lr: float
 
     def file(self, folder: Path) -> Path:
-        """Where its result lies.
+        """The path of its result.
 
         >>> Run("permuted", "sal", "mnist", 0, 500, 1e-4).file(Path("out")).name
         'permuted-mnist-sal-steps500-lr0.0001-seed0.json'
         >>> Run("permuted", "sal:strength=8", "mnist", 0, 500, 1e-4).file(Path("out")).name
         'permuted-mnist-sal-strength=8-steps500-lr0.0001-seed0.json'
         """
-        method = self.method.replace(":", "-")  # not every system lets a file be called so
+        method = self.method.replace(":", "-")  # colons are invalid in file names on some systems
         return folder / f"{self.stream}-{self.data}-{method}-steps{self.steps}-lr{self.lr:g}-seed{self.seed}.json"
 
 
 def save(result: Result, folder: Path) -> Path:
-    """Write the record, whole or not at all."""
+    """Write the record atomically."""
     file = Run(result.scenario, result.method, result.data, result.seed, result.steps, result.lr).file(folder)
     filing.save(result.record(), file)
     return file
 
 
 def read_all(folder: Path) -> list[Record]:
-    """Every record in the folder: streams and methods in the order of their lists, then seeds."""
+    """All records in the folder: streams and methods in the order of their lists, then seeds."""
     streams, methods = list(STREAMS), list(METHODS)
 
     def place(record: Record) -> tuple[int, int, str, int]:
@@ -84,7 +84,7 @@ def read_all(folder: Path) -> list[Record]:
 
 
 class Row(NamedTuple):
-    """One method over its seeds."""
+    """Means over seeds for one method."""
 
     method: str
     seeds: int
@@ -99,7 +99,7 @@ class Row(NamedTuple):
 
 
 def headings(columns: Iterable[str] = COLUMNS) -> tuple[str, ...]:
-    """What stands over the cells of a row."""
+    """Headings of the cells of a row."""
     return "method", "seeds", *(COLUMNS[column] for column in columns), "seconds", "events"
 
 
@@ -113,12 +113,12 @@ def row(method: str, records: Sequence[Record]) -> Row:
 
 
 def cost(record: Record) -> tuple[float, float]:
-    """Seconds taken, and how often the method consolidated."""
+    """Duration in seconds, and number of consolidations."""
     return record["seconds"], len(record["events"])
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """One row a method, in the order they came."""
+    """One row per method, in order of appearance."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["method"], []).append(record)
@@ -126,17 +126,17 @@ def rows(records: Iterable[Record]) -> list[Row]:
 
 
 def cells(records: Iterable[Record], columns: Iterable[str] = COLUMNS) -> list[tuple[str, ...]]:
-    """The rows as text, under ``headings``."""
+    """The rows as text, matching ``headings``."""
     return [r.cells(columns) for r in rows(records)]
 
 
 def title(record: Record) -> str:
-    """What the runs in one table have in common."""
+    """The parameters that the runs of a table share."""
     return f"{record['scenario']}, {record['data']}, {record['steps']} steps a task, learning rate {record['lr']:g}"
 
 
 def markdown(records: Iterable[Record]) -> str:
-    """All records as tables, one for each setting; mean ± standard error over seeds. What has none says so."""
+    """All records as tables, one per setting, mean ± standard error over seeds; or a note if there are none."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(title(record), []).append(record)
@@ -149,7 +149,7 @@ def markdown(records: Iterable[Record]) -> str:
 
 
 def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of one setting, what others report, and where all methods are compared what was not run."""
+    """Headings and rows of one setting, with reported values; full comparisons also list methods that were not run."""
     made = cells(group)
     reported = REPORTED.get(group[0]["scenario"], {}) if group[0]["data"] == "mnist" else {}
     if compared(group):
@@ -162,7 +162,7 @@ def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...
 
 
 def differences(group: Sequence[Record]) -> str:
-    """Which rows lie further than CLOSE from what others report, in points, and why."""
+    """Rows that differ from reported values by more than CLOSE, in points, with the reason."""
     stream = group[0]["scenario"]
     reported = REPORTED.get(stream, {}) if group[0]["data"] == "mnist" else {}
     far = []
@@ -176,7 +176,7 @@ def differences(group: Sequence[Record]) -> str:
 
 
 def by_chance(difference: float, error: float) -> str:
-    """Whether the seeds alone account for a difference.
+    """Whether a difference can be explained by the seeds.
 
     >>> by_chance(0.03, math.nan), by_chance(0.03, 0.02), by_chance(0.03, 0.01)
     ('one seed', 'less than two standard errors over seeds', 'no reason known')
@@ -187,12 +187,12 @@ def by_chance(difference: float, error: float) -> str:
 
 
 def compared(group: Sequence[Record]) -> bool:
-    """Whether this setting is one of those in which all methods are to be compared."""
+    """Whether all methods are compared in this setting."""
     return group[0]["data"] == "mnist" and group[0]["scenario"] in COMPARED
 
 
 def source(records: Sequence[Record]) -> str:
-    """How to get a table's records again, and what they were made with."""
+    """The command that reproduces a table's records, and their provenance."""
     first = records[0]
     methods, seeds = (list(dict.fromkeys(str(r[key]) for r in records)) for key in ("method", "seed"))
     command = (

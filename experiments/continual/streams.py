@@ -1,4 +1,4 @@
-"""The streams: the same pictures, cut into tasks that follow one another."""
+"""The streams: an image data set divided into consecutive tasks."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,30 +30,30 @@ CLASSES = 10
 SPLIT_TASKS = 5
 PERMUTED_TASKS = 10
 ROTATED_TASKS = 20
-FUZZY = 0.25  # of a task's steps: how long before its end the next one begins to be mixed in
+FUZZY = 0.25  # share of a task's steps before its end in which the next one is mixed in
 
 
 def as_they_are(x: Tensor) -> Tensor:
-    """Images shown as they are."""
+    """Unchanged images."""
     return x
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task; ``classes`` are the outputs that take part in it, for training and testing alike."""
+    """One task; ``classes`` are its active outputs, in training and testing."""
 
     train_x: Tensor
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
     classes: slice
-    # The images as this task shows them; kept apart, so that permuted and rotated tasks share one copy of them.
+    # Applied on access, so that permuted and rotated tasks share one copy of the images.
     see: Callable[[Tensor], Tensor] = as_they_are
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Tasks in order, for a network with this many inputs and outputs; ``fuzzy`` ones shade into each other."""
+    """Tasks in order, with the network's numbers of inputs and outputs; ``fuzzy`` tasks change gradually."""
 
     name: StreamName
     tasks: tuple[Task, ...]
@@ -63,23 +63,23 @@ class Stream:
 
     @property
     def one_a_batch(self) -> bool:
-        """Whether tasks cannot be mixed in a batch, since they use different outputs."""
+        """Whether each batch has a single task, since tasks use different outputs."""
         return any(task.classes != self.tasks[0].classes for task in self.tasks)
 
     def shares(self, step: int, steps: int) -> Tensor:
-        """The tasks' shares in the batch of a step, (tasks,): straight from one to the next around each boundary.
+        """The tasks' shares in the batch of a step, (tasks,), with a linear ramp around each boundary.
 
-        A sharp boundary is the limit of a short one. Ramps as in van de Ven et al. 2022, whose streams end where they
-        began; ours end with the last task.
+        A sharp boundary is a ramp of length 0. Ramps as in van de Ven et al. 2022, whose streams are cyclic; these end
+        with the last task.
         """
         ends = torch.arange(1, len(self.tasks)) * steps
-        # Share of all later tasks, for each boundary.
+        # Total share of the tasks after each boundary.
         later = ((step + 0.5 - ends) / max(2 * self.fuzzy * steps, 1e-9) + 0.5).clamp(0, 1)
         return torch.cat([torch.ones(1), later]) - torch.cat([later, torch.zeros(1)])
 
 
 def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
-    """The stream of this name; the seed deals out classes or pixels."""
+    """The stream of this name; the seed determines the order of classes or pixels."""
     if name not in STREAMS:
         raise ValueError(f"Expected stream to be one of {STREAMS}, got {name!r}.")
     generator = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
 
 
 def count(name: StreamName) -> int:
-    """How many tasks the stream has.
+    """Number of tasks of a stream.
 
     >>> count("split-task"), count("permuted"), count("stationary")
     (5, 10, 1)
@@ -106,7 +106,7 @@ def count(name: StreamName) -> int:
 
 
 def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Five tasks of two classes each: dealt by the generator (van de Ven et al. 2022) or in order (``ordered``)."""
+    """Five tasks of two classes each, in random order (van de Ven et al. 2022) or in order (``ordered``)."""
     rank = torch.arange(CLASSES) if name.endswith("-ordered") else torch.randperm(CLASSES, generator=generator)
     train_rank, test_rank = rank[arrays.train_y], rank[arrays.test_y]
     for t in range(count(name)):
@@ -117,7 +117,7 @@ def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Itera
 
 
 def active(name: StreamName, t: int) -> slice:
-    """The outputs that take part in split task ``t``.
+    """The active outputs of split task ``t``.
 
     >>> active("split-task", 3), active("split-domain", 3), active("split-class", 3)
     (slice(6, 8, None), slice(0, 2, None), slice(0, 10, None))
@@ -128,7 +128,7 @@ def active(name: StreamName, t: int) -> slice:
 
 
 def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Ten tasks of all classes, each with its own order of the pixels, the first one too."""
+    """Ten tasks of all classes, each with its own permutation of the pixels, including the first."""
     train_x, test_x = pad(arrays.train_x), pad(arrays.test_x)
     for _ in range(PERMUTED_TASKS):
         see = partial(reorder, torch.randperm(train_x.shape[1], generator=generator))
@@ -136,18 +136,18 @@ def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
 
 
 def rotated(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Twenty tasks of all classes, each turned by an angle of its own in [0, 180) degrees (Buzzega et al. 2020)."""
+    """Twenty tasks of all classes, each rotated by a random angle in [0, 180) degrees (Buzzega et al. 2020)."""
     for degrees in (180 * torch.rand(ROTATED_TASKS, generator=generator)).tolist():
         yield Task(*arrays, slice(0, CLASSES), partial(rotate, math.radians(degrees)))
 
 
 def reorder(pixels: Tensor, x: Tensor) -> Tensor:
-    """The pixels in this order."""
+    """Permute the pixels."""
     return x[:, pixels]
 
 
 def rotate(angle: float, x: Tensor) -> Tensor:
-    """Square images turned by so many radians about their middle, bilinear, zero outside.
+    """Rotate square images by an angle in radians about their centre, bilinear, with zeros outside.
 
     >>> rotate(math.pi / 2, torch.tensor([[1.0, 0.0, 0.0, 0.0]])).round(decimals=3) + 0
     tensor([[0., 1., 0., 0.]])
@@ -159,7 +159,7 @@ def rotate(angle: float, x: Tensor) -> Tensor:
 
 
 def pad(x: Tensor) -> Tensor:
-    """MNIST grows a border of zeros, 28x28 to 32x32, as published; other sizes stay.
+    """Pad MNIST with zeros from 28x28 to 32x32, as published; other sizes are unchanged.
 
     >>> pad(torch.ones(3, 784)).shape, pad(torch.ones(3, 64)).shape
     (torch.Size([3, 1024]), torch.Size([3, 64]))

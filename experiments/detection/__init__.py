@@ -1,1 +1,1 @@
-"""Detection: is the novelty that consolidation waits for high at changes, and only there?"""
+"""Detection: the novelty that triggers consolidation, evaluated as a detector of changes."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.detection``: novelty as a detector of change, one JSON file a source, a table, a figure."""
+"""``python -m experiments.detection``: novelty as a change detector; a JSON file per source, a table, a figure."""
 
 import argparse
 import math
@@ -21,8 +21,8 @@ from experiments.options import add_data, add_results
 from experiments.pages import rewrite
 
 SOURCES = ("split-domain", "permuted", "rotated", "text", "stationary", "text-stationary", "split-domain-fuzzy")
-EACH = 20  # batches a point of the figure
-STEPS = {"stationary": 10_500, "text-stationary": 10_500, "split-domain-fuzzy": 2000}  # of all others --steps
+EACH = 20  # batches per point of the figure
+STEPS = {"stationary": 10_500, "text-stationary": 10_500, "split-domain-fuzzy": 2000}  # for others: --steps
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,14 +30,14 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.detection", description=__doc__)
     made.add_argument("--sources", choices=(*STREAMS, *SOURCES), nargs="+", default=SOURCES)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--steps", type=int, default=300, help="batches a task, where a source has no number of its own")
+    made.add_argument("--steps", type=int, default=300, help="batches per task, except for sources with a fixed number")
     add_data(made)
-    add_results(made, "results/detection", "detection block, draw beside it")
+    add_results(made, "results/detection", "detection block, with its figure")
     return made
 
 
 def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
-    """All seeds of a source; long ones have one."""
+    """Run all seeds of a source; long sources have one seed."""
     long = name in STEPS
     steps, seeds = (STEPS[name], args.seeds[:1]) if long else (args.steps, args.seeds)
     sources = [named(name, args.data, steps, seed) for seed in seeds]
@@ -54,13 +54,13 @@ def run(name: str, args: argparse.Namespace, progress: Any) -> dict[str, Any]:
 
 
 def turns(data: str, seed: int) -> list[float]:
-    """By how many degrees the pictures turn at each change of the rotated stream."""
+    """Rotation of the images in degrees at each change of the rotated stream."""
     angles = [math.degrees(cast(Any, task.see).args[0]) for task in make("rotated", load(data), seed).tasks]
     return [round(abs(b - a), 1) for a, b in pairwise(angles)]
 
 
 def curve(heard: Heard, stream: Stream, steps: int) -> dict[str, Any]:
-    """What the figure needs: means over so many batches, and each task's share of them."""
+    """Data of the figure: means over EACH batches, and each task's share of them."""
     shares = torch.stack([stream.shares(i, steps) for i in range(len(heard.excess))])
     return {
         "each": EACH,
@@ -71,7 +71,7 @@ def curve(heard: Heard, stream: Stream, steps: int) -> dict[str, Any]:
 
 
 def means(values: Sequence[float]) -> list[float]:
-    """Over EACH values at a time, what is not known left out; three digits.
+    """Means of EACH values at a time without NaN, rounded to three digits.
 
     >>> means([0.0] * 10 + [1.0] * 10 + [float("nan")] * 19 + [0.25])
     [0.5, 0.25]
@@ -80,7 +80,7 @@ def means(values: Sequence[float]) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console, files = Console(), {name: args.out / f"{name}.json" for name in args.sources}

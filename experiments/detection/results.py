@@ -1,4 +1,4 @@
-"""The table of a page, and what stands beside it."""
+"""The table of a page, with text and figure."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ FUZZY = """\
 
 
 def cells(record: Record) -> list[str]:
-    """One row."""
+    """A row of the table."""
     auroc = "" if record["auroc"] is None else f"{record['auroc']:.4f}"
     late = ["" if record[key] is None else str(record[key]) for key in ("median_delay", "longest_delay")]
     counts = [str(record[key]) for key in ("batches", "changes", "found")]
@@ -29,7 +29,7 @@ def cells(record: Record) -> list[str]:
 
 
 def page(records: dict[str, Record], picture: Path) -> str:
-    """The table and what there is to say about it; the figure of the fuzzy stream is drawn."""
+    """The table with its text; also draws the figure of the fuzzy stream."""
     parts = [NOTE, grid(HEADINGS, [cells(record) for record in records.values()])]
     if "rotated" in records:
         parts.append(rotations(records["rotated"]))
@@ -40,7 +40,7 @@ def page(records: dict[str, Record], picture: Path) -> str:
 
 
 def rotations(record: Record) -> str:
-    """Which turns of the pictures are too small to be a change."""
+    """Rotations of the images that are too small to be detected."""
     turned = list(zip(record["turns"], record["delays"], strict=True))
     missed, found = (sorted(turn for turn, late in turned if (late is None) == lost) for lost in (True, False))
     listed = [", ".join(f"{turn:g}°" for turn in turns) for turns in (missed, found[:3])]

@@ -1,4 +1,4 @@
-"""Batches whose changes are known: the streams of pictures, and two texts that take turns."""
+"""Sources of batches with known changes: the image streams, and two alternating texts."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
@@ -13,37 +13,37 @@ from experiments.language.settings import FULL
 from experiments.language.text import Batches, library, shakespeare
 
 BATCH = 128
-TURNS = 6  # of the two texts
+TURNS = 6  # number of alternating parts of the two texts
 WIDTH = 8
 
 
 class Source(NamedTuple):
-    """Inputs in order, after how many of them others come, and a network that they fit.
+    """Batches in order, the number of batches before each change, and a network for them.
 
-    Only its first layer matters: novelty is asked there, of what comes from outside, and no training changes that.
+    Only the first layer of the network matters: novelty is measured on its inputs, which do not depend on training.
     """
 
     name: str
     changes: tuple[int, ...]
-    lasting: int  # batches that a change takes, until all are of the new kind
+    lasting: int  # duration of a change in batches
     length: int
     batches: Callable[[], Iterator[Tensor]]
     net: nn.Module
 
 
 def pictures(stream: StreamName, data: str, steps: int, seed: int) -> Source:
-    """``steps`` batches a task; where tasks shade into each other a change begins with the first mixed batch."""
-    torch.manual_seed(seed)  # of the network
+    """``steps`` batches per task; a gradual change begins with the first mixed batch."""
+    torch.manual_seed(seed)  # for the network's weights
     made = make(stream, load(data), seed)
     rows = StreamBatches(made, steps, BATCH, seed)
-    mixed = int(made.fuzzy * steps)  # before a boundary, and again after it
+    mixed = int(made.fuzzy * steps)  # on each side of a boundary
     changes = tuple(range(steps - mixed, len(rows) - mixed, steps))
     net = nn.Linear(made.inputs, WIDTH)
     return Source(stream, changes, 2 * mixed, len(rows), lambda: (rows[i].x for i in range(len(rows))), net)
 
 
 def texts(steps: int, seed: int, turns: int = TURNS) -> Source:
-    """Shakespeare and Python in turns of ``steps`` batches; one turn is stationary."""
+    """Shakespeare and Python, alternating every ``steps`` batches; a single part is stationary."""
     torch.manual_seed(seed)
     domains = (shakespeare(), library())
     parts = [
@@ -58,7 +58,7 @@ def texts(steps: int, seed: int, turns: int = TURNS) -> Source:
 
 
 def named(name: str, data: str, steps: int, seed: int) -> Source:
-    """One of ``split-domain``, ``permuted`` and the other streams, ``text``, ``text-stationary``."""
+    """The source of this name: an image stream such as ``split-domain``, ``text`` or ``text-stationary``."""
     if name.startswith("text"):
         return texts(steps, seed, 1 if name.endswith("stationary") else TURNS)
     return pictures(cast(StreamName, name), data, steps, seed)

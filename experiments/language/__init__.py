@@ -1,1 +1,1 @@
-"""A language model meets a second domain: what is kept of the first against what is learned of the second."""
+"""A language model on a second domain: forgetting of the first against learning of the second."""

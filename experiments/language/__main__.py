@@ -1,4 +1,4 @@
-"""``python -m experiments.language``: methods by strengths by seeds on a language model, one JSON file a run."""
+"""``python -m experiments.language``: methods, strengths and seeds on a language model, one JSON file per run."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", choices=METHODS, nargs="+", help="(default: all; quick: a few)")
     made.add_argument("--strengths", type=float, nargs="+", help="(default: those of each method)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--lr", type=float, default=LR, help="of the later stages, but for plain (default: %(default)s)")
+    made.add_argument("--lr", type=float, default=LR, help="of the later stages, except plain (default: %(default)s)")
     made.add_argument("--steps", type=int, nargs=3, help="of the three stages (default: 1500 400 200)")
     made.add_argument(
         "--data", type=Path, help="a folder with tinyshakespeare.txt, or another text for the first domain"
@@ -36,23 +36,23 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a tiny network, in about two minutes")
     made.add_argument("--out", type=Path, help="(default: results/language, quick: out/language)")
     made.add_argument("--cache", type=Path, default=Path("out/language/cache"), help="of first stages")
-    made.add_argument("--force", action="store_true", help="run again what has a result already")
+    made.add_argument("--force", action="store_true", help="rerun what already has a result")
     made.add_argument(
-        "--table", type=Path, metavar="FILE.md", help="fill this size's block of the page, draw beside it"
+        "--table", type=Path, metavar="FILE.md", help="fill this size's block of the page, with its figure"
     )
-    made.add_argument("--accelerator", default="cpu", help="as Lightning names it (default: %(default)s)")
+    made.add_argument("--accelerator", default="cpu", help="Lightning's accelerator (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
 
 
 def sizes(args: argparse.Namespace) -> Scale:
-    """Of the network and the stages."""
+    """Sizes of the network and the stages."""
     scale = QUICK if args.quick else FULL
     return scale._replace(steps=tuple(args.steps)) if args.steps else scale
 
 
 def wanted(args: argparse.Namespace, text: str) -> Iterator[Settings]:
-    """The runs asked for: all methods and strengths for one seed, then the next."""
+    """The requested runs: all methods and strengths for one seed, then the next."""
     scale = sizes(args)
     for seed in args.seeds:
         for method in args.methods or (QUICK_METHODS if args.quick else METHODS):
@@ -62,7 +62,7 @@ def wanted(args: argparse.Namespace, text: str) -> Iterator[Settings]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that is there."""
+    """Run what has no result yet, then show all results."""
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console = Console()
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress.update(bar, description=f"{settings.method} {settings.strength:g} seed {settings.seed}")
             ticker = show.Ticker(progress, bar)
             save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
-            progress.update(bar, completed=number * each)  # the first stage may have been there
+            progress.update(bar, completed=number * each)  # the first stage may be cached
     records = read_all(out, sizes(args), texts.first.name)
     shown = [row[:SHOWN] for row in cells(records)]
     console.print(show.table("loss in nats a byte", headings(*domains(records))[:SHOWN], shown))

@@ -1,4 +1,4 @@
-"""The curve that the strengths of a method make, and what two curves say at the same loss."""
+"""Curves of a method over its strengths, and comparison of two curves at equal loss."""
 
 import json
 import math
@@ -15,56 +15,56 @@ from experiments.language.protocol import Result
 from experiments.language.settings import LR, Scale
 
 BASELINE = "plain"
-GRID = 0.1  # nats from one matched loss to the next
+GRID = 0.1  # distance of matched losses in nats
 
 
 class Point(NamedTuple):
-    """One run: the loss reached on the second domain, and the loss added on the first."""
+    """One run: the loss on the second domain, and the increase of the loss on the first."""
 
     reached: float
     forgotten: float
 
 
-Curve = Sequence[Point]  # of one method and seed, by what was reached
+Curve = Sequence[Point]  # of one method and seed, sorted by the loss on the second domain
 
 
 def save(result: Result, folder: Path) -> None:
-    """Write the record, whole or not at all."""
+    """Write the record atomically."""
     filing.save(result.record(), folder / f"{result.settings.name}.json")
 
 
 def read_all(folder: Path, scale: Scale, text: str) -> list[Record]:
-    """Every record of this scale and first domain, in the order of methods, strengths and seeds."""
+    """All records of this scale and first domain, in the order of methods, strengths and seeds."""
     wanted = json.loads(json.dumps([scale, text]))
     found = filing.read_all(folder)
     return sorted((r for r in found if [r["settings"]["scale"], r["settings"]["text"]] == wanted), key=place)
 
 
 def place(record: Record) -> tuple[int, str, float, int]:
-    """Where a record stands in a table."""
+    """Sort key of a record in a table."""
     s = record["settings"]
     return list(METHODS).index(s["method"]), name(record), s["strength"], s["seed"]
 
 
 def name(record: Record) -> str:
-    """The curve that a record belongs to."""
+    """Name of the curve that a record belongs to."""
     s = record["settings"]
     return s["method"] if s["method"] == BASELINE or s["lr"] == LR else f"{s['method']} at {s['lr']:g}"
 
 
 def tested(record: Record) -> list[list[float]]:
-    """Losses on the tests, after each stage: of the first domain, of the second."""
+    """Test losses after each stage, on the first and on the second domain."""
     return [[parts["test"] for parts in stage.values()] for stage in record["losses"]]
 
 
 def point(record: Record) -> Point:
-    """A record's place on its curve."""
+    """A record as a point of its curve."""
     (before, _), (after, reached), _ = tested(record)
     return Point(reached, after - before)
 
 
 def curves(records: Iterable[Record]) -> dict[str, dict[int, Curve]]:
-    """By name, then by seed."""
+    """Curves by name, then by seed."""
     points: dict[str, dict[int, list[Point]]] = {}
     for r in records:
         points.setdefault(name(r), {}).setdefault(r["settings"]["seed"], []).append(point(r))
@@ -72,7 +72,7 @@ def curves(records: Iterable[Record]) -> dict[str, dict[int, Curve]]:
 
 
 def forgotten_at(curve: Curve, reached: float) -> float:
-    """Along the straight lines between its points; NaN where the curve does not come.
+    """Forgetting at a loss, by linear interpolation between points; NaN outside the curve's range.
 
     >>> curve = [Point(1.0, 0.8), Point(2.0, 0.4)]
     >>> round(forgotten_at(curve, 1.25), 3), forgotten_at(curve, 2.5)
@@ -86,21 +86,21 @@ def forgotten_at(curve: Curve, reached: float) -> float:
 
 
 def grid_of(baseline: dict[int, Curve]) -> list[float]:
-    """The round losses that the baseline reaches with every seed."""
+    """Multiples of GRID in the baseline's range of losses with every seed."""
     least = max(curve[0].reached for curve in baseline.values())
     most = min(curve[-1].reached for curve in baseline.values())
     return [round(n * GRID, 9) for n in range(math.ceil(least / GRID), math.floor(most / GRID) + 1)]
 
 
 class Reading(NamedTuple):
-    """At one loss on the second domain: what was forgotten, and as a multiple of what the baseline forgot."""
+    """Forgetting at one loss on the second domain, absolute and relative to the baseline's."""
 
     forgotten: Estimate
     ratio: Estimate
 
 
 def reading(seeds: dict[int, Curve], baseline: dict[int, Curve], reached: float) -> Reading | None:
-    """Over the seeds that both have; None if one of these curves does not come there."""
+    """Means over the common seeds; None if the loss is outside of the range of one of these curves."""
     pairs = [(forgotten_at(seeds[s], reached), forgotten_at(baseline[s], reached)) for s in seeds if s in baseline]
     if not pairs or any(math.isnan(x) for pair in pairs for x in pair):
         return None

@@ -1,4 +1,4 @@
-"""What is kept of the first domain against what is learned of the second: one line a method."""
+"""A figure of forgetting of the first domain against learning of the second: one line per method."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ LINES = COLORS | {
 
 
 def means(records: Sequence[Record]) -> dict[str, list[Point]]:
-    """Of each curve, each strength's mean over the seeds, in the order of strengths."""
+    """For each curve, each strength's mean over seeds, in the order of strengths."""
     groups: dict[str, dict[float, list[Point]]] = {}
     for r in records:
         groups.setdefault(name(r), {}).setdefault(r["settings"]["strength"], []).append(point(r))
@@ -29,7 +29,7 @@ def means(records: Sequence[Record]) -> dict[str, list[Point]]:
 
 
 def mean(points: Sequence[Point]) -> Point:
-    """In the middle."""
+    """The mean of points."""
     return Point(estimate([p.reached for p in points]).mean, estimate([p.forgotten for p in points]).mean)
 
 

@@ -1,4 +1,4 @@
-"""The first stage, trained once for all methods and kept in a file that is named by everything it depends on."""
+"""The first stage, trained once for all methods and cached in a file whose name is a hash of its dependencies."""
 
 import hashlib
 import io
@@ -23,15 +23,15 @@ SAL = Path(sal_lightning.__file__).parent
 
 
 class First(NamedTuple):
-    """What the first stage leaves behind."""
+    """Results of the first stage."""
 
     weights: dict[str, Any]
-    watched: dict[str, Any]  # the state of the SALCallback that was there; empty without one
+    watched: dict[str, Any]  # state of the SALCallback; empty without one
     losses: Losses
 
 
 class FirstStage(NamedTuple):
-    """Of one seed; trained when it is first asked for."""
+    """The first stage for one seed, trained on first access."""
 
     domains: Domains
     scale: Scale
@@ -41,13 +41,13 @@ class FirstStage(NamedTuple):
     callbacks: Sequence[Callback] = ()
 
     def plain(self) -> First:
-        """Ordinary training."""
+        """Training without SAL."""
         return load(self.file("plain")) or save(self.train(None), self.file("plain"))
 
     def watched(self, strength: float) -> First:
-        """With SAL there, which was told nothing.
+        """Training with SAL, without task information.
 
-        Where it found no reason to hold anything the weights are the plain ones, and it would be so at any strength.
+        If SAL consolidated nothing, the weights are those of plain training, for any strength.
         """
         idle, own = self.file("watched"), self.file(f"watched {strength:g}")
         if (known := load(idle) or load(own)) is not None:
@@ -57,7 +57,7 @@ class FirstStage(NamedTuple):
         return save(left, idle if same else own)
 
     def train(self, sal: SALCallback | None) -> First:
-        """From the first step to the last."""
+        """Train the first stage."""
         L.seed_everything(self.seed, verbose=False)
         model, stage = build(self.scale), batches(self.domains.first, self.scale, self.seed, 0)
         train(model, stage, [*([sal] if sal else []), *self.callbacks], self.accelerator)
@@ -65,7 +65,7 @@ class FirstStage(NamedTuple):
         return First(model.cpu().net.state_dict(), sal.state_dict() if sal else {}, found)
 
     def file(self, kind: str) -> Path:
-        """Its name changes with the texts, the sizes, the machine, the code that trains, and torch."""
+        """Path of the cache; its name depends on the texts, sizes, machine, training code and version of torch."""
         code = [*CODE, *sorted(SAL.rglob("*.py"))] if kind != "plain" else CODE
         sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in code]
         machine = [self.accelerator, torch.get_num_threads(), torch.__version__]
@@ -74,17 +74,17 @@ class FirstStage(NamedTuple):
 
 
 def build(scale: Scale) -> LanguageModel:
-    """The network before any training; its weights are those of torch's global seed."""
+    """A new network, initialized with torch's global generator."""
     return LanguageModel(GPT(scale.layers, scale.width, scale.heads, scale.context), LR)
 
 
 def load(file: Path) -> First | None:
-    """What lies there, if anything does."""
+    """Load the cache; None if there is none."""
     return First(**torch.load(file, weights_only=True, map_location="cpu")) if file.is_file() else None
 
 
 def save(first: First, file: Path) -> First:
-    """Keep it, whole or not at all."""
+    """Write the cache atomically."""
     content = io.BytesIO()
     torch.save(first._asdict(), content)
     write_whole(file, content.getvalue())

@@ -1,4 +1,4 @@
-"""What keeps the first domain while the second is learned, each with one strength to turn."""
+"""Methods to retain the first domain while learning the second, each with one strength."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -13,23 +13,23 @@ from typing_extensions import override
 from experiments.language.model import LAYERS, LanguageModel, next_byte
 from sal_lightning import SALCallback
 
-RANK = 8  # of the adapters that SAL protects
-SCALING = 2  # what adapters add is multiplied by this, whatever their rank
+RANK = 8  # rank of the adapters that SAL protects
+SCALING = 2  # scaling factor of adapters, independent of their rank
 
 
 class Start(NamedTuple):
-    """Where the second stage begins."""
+    """State at the start of the second stage."""
 
     model: LanguageModel
-    examples: Iterable[Tensor]  # batches of the first domain, for who asks for them
-    watched: dict[str, Any]  # the state of a SALCallback that was there in the first stage
+    examples: Iterable[Tensor]  # batches of the first domain, for methods that use them
+    watched: dict[str, Any]  # state of the SALCallback of the first stage
 
 
 Prepare = Callable[[Start, float], Callback | None]
 
 
 class Pull(Callback):
-    """``G ← G + λ F (W − W*)``: the penalty ``λ/2 Σ F (W − W*)²`` on leaving the first stage's weights."""
+    """``G ← G + λ F (W − W*)``: the penalty ``λ/2 Σ F (W − W*)²``, with W* the weights of the first stage."""
 
     def __init__(self, model: LanguageModel, F: list[Tensor], strength: float) -> None:
         self.W = list(model.learning())
@@ -50,7 +50,7 @@ class Pull(Callback):
 
 
 def fisher(model: LanguageModel, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Mean squared gradient of each single row's loss, scaled to mean 1 so that one λ fits all models."""
+    """Mean squared gradient of the loss of single rows, scaled to mean 1 so that λ is comparable between models."""
     W = list(model.learning())
     F = [torch.zeros_like(w) for w in W]
     for batch in batches:
@@ -66,7 +66,7 @@ def plain(start: Start, strength: float) -> None:
 
 
 def l2(start: Start, strength: float) -> Callback:
-    """A pull on every weight alike."""
+    """The same pull on all weights."""
     return Pull(start.model, [torch.ones_like(w) for w in start.model.learning()], strength)
 
 
@@ -85,14 +85,14 @@ def lora(start: Start, strength: float) -> None:
 
 
 def sal(start: Start, strength: float) -> SALCallback:
-    """SAL from the first byte on; nobody tells it that the domain changes."""
+    """SAL in all stages, without information on the change of domain."""
     callback = SALCallback(strength=strength)
     callback.load_state_dict(start.watched)
     return callback
 
 
 def sal_remember(start: Start, strength: float) -> SALCallback:
-    """SAL from the second stage on, after a look at the first domain."""
+    """SAL from the second stage on, after ``remember`` on examples of the first domain."""
     callback = SALCallback(strength=strength)
     callback.remember(start.model, (batch[:, :-1] for batch in start.examples))
     return callback
@@ -105,11 +105,11 @@ def sal_lora(start: Start, strength: float) -> SALCallback:
 
 
 class Method(NamedTuple):
-    """How to prepare the second stage, and the strengths that make a curve."""
+    """A function that prepares the second stage, and the strengths of a curve."""
 
     prepare: Prepare
     strengths: tuple[float, ...]
-    watches: bool = False  # whether it has to be there in the first stage
+    watches: bool = False  # whether it takes part in the first stage
 
 
 PULLS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

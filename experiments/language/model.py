@@ -13,7 +13,7 @@ LAYERS = ("attend", "out", "up", "down")  # the Linears of a block
 
 
 class Block(nn.Module):
-    """Attention to what came before, then two layers for each position."""
+    """Causal attention and an MLP, both with pre-normalization."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Bytes (batch, length) in, logits of each next byte (batch, length, 256) out."""
+    """Maps bytes (batch, length) to logits of each next byte (batch, length, 256)."""
 
     def __init__(self, layers: int, width: int, heads: int, context: int) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class GPT(nn.Module):
 
 
 def next_byte(net: nn.Module, rows: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats a byte, of every byte but the first of each row."""
+    """Mean cross-entropy in nats per byte, over all bytes but the first of each row."""
     return F.cross_entropy(net(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
 
 
 class LanguageModel(L.LightningModule):
-    """Trains a network on the next byte, with AdamW and one learning rate."""
+    """Trains a network to predict the next byte, with AdamW and one learning rate."""
 
     def __init__(self, net: nn.Module, lr: float) -> None:
         super().__init__()
@@ -73,5 +73,5 @@ class LanguageModel(L.LightningModule):
         return torch.optim.AdamW(self.learning(), lr=self.lr)
 
     def learning(self) -> Iterator[nn.Parameter]:
-        """The weights that are trained."""
+        """Number of trained weights."""
         return (p for p in self.parameters() if p.requires_grad)

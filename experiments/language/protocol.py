@@ -1,4 +1,4 @@
-"""One run: a method and its strength go through Shakespeare, Python and Shakespeare again; out comes a record."""
+"""One run of a method with a strength on Shakespeare, Python and Shakespeare again, and its record."""
 
 import time
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from experiments.language.methods import METHODS, Start
 from experiments.language.settings import Settings
 from experiments.language.stages import Domains, Losses, batches, losses, train
 
-EXAMPLES = 32  # batches of the first domain that a method may look at before the second stage
+EXAMPLES = 32  # batches of the first domain available to methods before the second stage
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything needed to read a number and to get it again; plain values only."""
+    """All data to interpret and reproduce a result, as JSON values."""
 
     command: str
     settings: Settings
@@ -29,14 +29,14 @@ class Result:
     hardware: dict[str, str | int]
     versions: dict[str, str]
     data: dict[str, str]  # md5 of each text
-    losses: list[Losses]  # in nats a byte, after each stage
-    seconds: list[float]  # that the method took to prepare, then each stage but the first
-    learning: int  # weights that are trained from the second stage on
+    losses: list[Losses]  # in nats per byte, after each stage
+    seconds: list[float]  # of the method's preparation, then of each stage but the first
+    learning: int  # number of weights trained from the second stage on
     memory: dict[str, float]
     events: list[int]
 
     def record(self) -> dict[str, Any]:
-        """The result as JSON takes it."""
+        """The result as JSON values."""
         return asdict(self)
 
 
@@ -48,7 +48,7 @@ def run(
     accelerator: str = "cpu",
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Train through the stages; what a method does not ask for it is not told."""
+    """Train through the stages; returns the result."""
     method, scale, seed = METHODS[settings.method], settings.scale, settings.seed
     stage = FirstStage(domains, scale, seed, cache, accelerator, callbacks)
     first = stage.watched(settings.strength) if method.watches else stage.plain()

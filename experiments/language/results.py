@@ -1,4 +1,4 @@
-"""The tables of a page: every strength of every method, and the methods at the same loss."""
+"""The tables of a page: all strengths of all methods, and the methods at equal loss."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -24,7 +24,7 @@ as a multiple of what a lower learning rate forgets there; blank where the stren
 
 
 def headings(first: str, second: str) -> tuple[str, ...]:
-    """Of the table of all strengths."""
+    """Headings of the table of all strengths."""
     return (
         *("method", "strength", "seeds", f"{first} forgotten", f"{second} reached"),
         *(f"{first} again", f"{second} then", "mean then", "weights", "seconds", "events"),
@@ -32,13 +32,13 @@ def headings(first: str, second: str) -> tuple[str, ...]:
 
 
 def domains(records: Sequence[Record]) -> tuple[str, str]:
-    """Their names."""
+    """Names of the domains."""
     first, second = records[0]["losses"][0]
     return first, second
 
 
 def cells(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """One row a strength."""
+    """One row per strength."""
     groups: dict[tuple[str, float], list[Record]] = {}
     for r in records:
         groups.setdefault((name(r), r["settings"]["strength"]), []).append(r)
@@ -46,7 +46,7 @@ def cells(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 def numbers(group: Sequence[Record]) -> tuple[str, ...]:
-    """The rest of a row: numbers over the seeds."""
+    """The remaining cells of a row: values over seeds."""
     last = [tested(r)[2] for r in group]
     losses = (
         [point(r).forgotten for r in group],
@@ -61,13 +61,13 @@ def numbers(group: Sequence[Record]) -> tuple[str, ...]:
 
 
 def not_run(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """A row for each method that no record is of."""
+    """A row for each method without records."""
     blank = ("",) * (len(headings("", "")) - 2)
     return [(m, "not run", *blank) for m in METHODS if all(r["settings"]["method"] != m for r in records)]
 
 
 def matched(records: Sequence[Record]) -> str:
-    """The methods at the same loss; nothing without a baseline."""
+    """The table of methods at equal loss; empty without a baseline."""
     found = curves(records)
     if BASELINE not in found or not (at := grid_of(found[BASELINE])):
         return ""
@@ -76,12 +76,12 @@ def matched(records: Sequence[Record]) -> str:
 
 
 def cell(found: Reading | None) -> str:
-    """Nothing where there is nothing."""
+    """A cell as text; empty for None."""
     return "" if found is None else f"{found.forgotten} (× {found.ratio.mean:.2f})"
 
 
 def source(records: Sequence[Record]) -> str:
-    """How to get the records again, and what they were made with."""
+    """The command that reproduces the records, and their provenance."""
     first = records[0]
     methods, seeds = (list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed"))
     commits = ", ".join(sorted({r["commit"][:8] for r in records}))
@@ -97,12 +97,12 @@ def source(records: Sequence[Record]) -> str:
 
 
 def scale(records: Sequence[Record]) -> Scale:
-    """Of the network and the stages; one page holds one."""
+    """The scale of the records, of which a page has only one."""
     return Scale(*records[0]["settings"]["scale"])
 
 
 def size(of: Scale) -> str:
-    """In words."""
+    """The scale in words."""
     stages = ", ".join(map(str, of.steps))
     return (
         f"A transformer on bytes: {of.layers} layers of width {of.width}, context {of.context}, stages of {stages} "

@@ -1,10 +1,10 @@
-"""What tells one run from another."""
+"""Parameters of a run."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FIRST = "Shakespeare"  # the first domain, where no other is given
-LR = 1e-3  # of the first stage, and of the later ones where nothing else is said
+FIRST = "Shakespeare"  # default first domain
+LR = 1e-3  # learning rate of the first stage, and default for the later ones
 
 
 class Scale(NamedTuple):
@@ -19,7 +19,7 @@ class Scale(NamedTuple):
 
     @property
     def form(self) -> str:
-        """What asks for the network on the command line, and for the stages.
+        """Command-line options for the network and the stages.
 
         >>> QUICK.form, FULL.form
         ('--quick --steps 400 150 50', '--steps 1500 400 200')
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether the network is that of the quick form."""
+        """Whether the network is the one of ``--quick``."""
         return self.width == QUICK.width
 
 
@@ -38,7 +38,7 @@ QUICK = Scale(layers=2, width=32, heads=2, context=64, batch=16, steps=(400, 150
 
 @dataclass(frozen=True)
 class Settings:
-    """One run."""
+    """Parameters of one run."""
 
     method: str
     strength: float
@@ -49,7 +49,7 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """For a file.
+        """File name of the run.
 
         >>> Settings("l2", 0.01, seed=0).name
         'Shakespeare-l2-0.01-lr0.001-width128-steps1500-400-200-seed0'
@@ -60,7 +60,7 @@ class Settings:
 
     @property
     def command(self) -> str:
-        """The line that repeats this run.
+        """The command line that repeats this run.
 
         >>> Settings("l2", 0.01, seed=0).command
         'python -m experiments.language --steps 1500 400 200 --methods l2 --strengths 0.01 --lr 0.001 --seeds 0'

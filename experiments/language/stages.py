@@ -1,4 +1,4 @@
-"""A stage: some steps on one domain with a fresh AdamW, and what is measured between two of them."""
+"""Stages: training on one domain with a new AdamW, and the losses measured between stages."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Losses = dict[str, dict[str, float]]  # by domain, then by part
 
 
 class Domains(NamedTuple):
-    """What is met first, and again at the end, and what between."""
+    """The domain of the first and the last stage, and that of the second."""
 
     first: Domain
     second: Domain
@@ -34,18 +34,18 @@ def batches(domain: Domain, scale: Scale, seed: int, stage: int) -> DataLoader[T
 def train(
     model: LanguageModel, stage: DataLoader[Tensor], callbacks: Sequence[Callback], accelerator: str = "cpu"
 ) -> float:
-    """Go through a stage; returns the seconds it took."""
+    """Train one stage; returns its duration in seconds."""
     with quiet():
         fit = trainer(callbacks, accelerator)
         started = time.perf_counter()
         fit.fit(model, stage)
         seconds = time.perf_counter() - started
-    model.to(fit.strategy.root_device)  # Lightning takes it back
+    model.to(fit.strategy.root_device)  # Lightning moves it to the CPU at the end
     return seconds
 
 
 def loss(model: LanguageModel, text: Tensor, scale: Scale) -> float:
-    """Nats a byte over all of a text."""
+    """Loss in nats per byte over a whole text."""
     rows = windows(text, scale.context)
     with evaluating(model):
         parts = [next_byte(model, part.to(model.device)) * len(part) for part in torch.split(rows, scale.batch)]
@@ -53,7 +53,7 @@ def loss(model: LanguageModel, text: Tensor, scale: Scale) -> float:
 
 
 def losses(model: LanguageModel, domains: Domains, scale: Scale) -> Losses:
-    """On the parts of both domains that nothing is trained on."""
+    """Losses on the validation and test parts of both domains."""
     return {
         d.name: {"validation": loss(model, d.validation, scale), "test": loss(model, d.test, scale)} for d in domains
     }

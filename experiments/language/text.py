@@ -1,4 +1,4 @@
-"""The two domains as bytes: Shakespeare from a file, and source code from the standard library of this Python."""
+"""The two domains as bytes: Shakespeare from a file, and source code of Python's standard library."""
 
 import sysconfig
 from pathlib import Path
@@ -15,8 +15,8 @@ from experiments.language.settings import FIRST
 SHARED, OWN = data.SHARED.parent, data.OWN.parent
 SHAKESPEARE, MD5 = "tinyshakespeare.txt", "6fb458f1232090904fb40fe944165e91"
 SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-HELD_OUT = 0.05  # of a text, for validation and for testing each
-# In Python 3.11 to 3.14, each in one file; a version of Python changes them here and there.
+HELD_OUT = 0.05  # share of a text for validation, and again for testing
+# Single files in Python 3.11 to 3.14; their content differs slightly between versions.
 MODULES = (
     *("argparse", "ast", "calendar", "codecs", "configparser", "contextlib", "csv", "dataclasses", "difflib", "enum"),
     *("fractions", "functools", "heapq", "inspect", "ipaddress", "optparse", "pickle", "platform", "shutil"),
@@ -25,7 +25,7 @@ MODULES = (
 
 
 class Domain(NamedTuple):
-    """A text in three parts that follow one another, as bytes."""
+    """A text in three consecutive parts, as bytes."""
 
     name: str
     md5: str
@@ -35,7 +35,7 @@ class Domain(NamedTuple):
 
 
 def split(name: str, text: bytes) -> Domain:
-    """Cut a text in three.
+    """Split a text into three parts.
 
     >>> [len(part) for part in split("zeros", bytes(100))[2:]]
     [90, 5, 5]
@@ -49,25 +49,25 @@ def split(name: str, text: bytes) -> Domain:
 
 
 def shakespeare(source: Path | None = None) -> Domain:
-    """Of a folder with the file, or any other text of one's own in its place."""
+    """Read Shakespeare from a folder with the file, or another text file."""
     if source is not None and source.is_file():
         return split(source.stem, source.read_bytes())
     folder = source or (SHARED if (SHARED / SHAKESPEARE).is_file() else OWN)
     try:
         return split(FIRST, data.read_file(folder, SHAKESPEARE, MD5))
     except data.DataError as error:
-        error.add_note(f"It can be had from {SOURCE}.")
+        error.add_note(f"It is available from {SOURCE}.")
         raise
 
 
 def library(folder: Path | None = None) -> Domain:
-    """The chosen modules one after another."""
+    """The concatenated source code of the chosen modules."""
     folder = folder or Path(sysconfig.get_path("stdlib"))
     return split("Python", b"".join((folder / f"{name}.py").read_bytes() for name in MODULES))
 
 
 def windows(text: Tensor, context: int) -> Tensor:
-    """All of a text in rows that each predict ``context`` bytes, none of them twice; what is left over is left out.
+    """A whole text in rows that each predict ``context`` bytes, without overlap; an incomplete last row is dropped.
 
     >>> windows(torch.arange(8), 3)
     tensor([[0, 1, 2, 3],
@@ -77,7 +77,7 @@ def windows(text: Tensor, context: int) -> Tensor:
 
 
 class Batches(Dataset[Tensor]):
-    """Item ``i`` is a whole batch (batch, context + 1) from random places, the same for every method."""
+    """Item ``i`` is a batch (batch, context + 1) from random positions, identical for every method."""
 
     def __init__(self, text: Tensor, context: int, batch: int, steps: int, seed: int) -> None:
         self.rows = text.unfold(0, context + 1, 1)

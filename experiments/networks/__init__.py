@@ -1,1 +1,1 @@
-"""Networks of many kinds: is each change of their data found, and is what they had learned kept?"""
+"""Networks of many kinds: detection of changes in their data, and retention of earlier tasks."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.networks``: networks of many kinds on streams that change, a line of JSON a run, a table."""
+"""``python -m experiments.networks``: networks of many kinds on changing streams; a JSON line per run, a table."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from experiments.pages import rewrite
 
 
 def method(text: str) -> str:
-    """One that there is; what is wrong with another is said by argparse."""
+    """Parse a method name; argparse reports invalid ones."""
     try:
         return known(text)
     except ValueError as error:
@@ -35,22 +35,22 @@ def parser() -> argparse.ArgumentParser:
     about = f"of {', '.join((*METHODS, *BASELINES))}; options may follow: told:pull=0,fisher=drawn, ewc:strength=1e4"
     made.add_argument("--methods", type=method, nargs="+", default=METHODS, help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--steps", type=int, default=STEPS, help="training steps a task (default: %(default)s)")
-    made.add_argument("--batch", type=int, default=BATCH, help="images a step (default: %(default)s)")
-    made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"with ImageNet's weights, for {MOBILENET}")
-    made.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process (default: %(default)s)")
-    made.add_argument("--quick", action="store_true", help="small images, 20 steps a task and one seed")
+    made.add_argument("--steps", type=int, default=STEPS, help="training steps per task (default: %(default)s)")
+    made.add_argument("--batch", type=int, default=BATCH, help="images per step (default: %(default)s)")
+    made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"folder with ImageNet weights, for {MOBILENET}")
+    made.add_argument("--jobs", type=int, default=1, help="number of parallel processes (default: %(default)s)")
+    made.add_argument("--quick", action="store_true", help="small images, 20 steps per task and one seed")
     made.add_argument(
-        "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants on these data"
+        "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants for the data set"
     )
-    made.add_argument("--block", help="its name (default: networks-variants- and the data)")
+    made.add_argument("--block", help="name of the block (default: networks-variants-DATA)")
     add_data(made)
     add_results(made, "results/networks", "networks block")
     return made
 
 
 def wanted(args: argparse.Namespace) -> Iterator[Run]:
-    """The runs asked for that can say something: all seeds, methods and streams of a network, then the next."""
+    """The requested runs that are informative: all seeds, methods and streams of a network, then the next."""
     for network in args.networks:
         for stream in args.streams:
             for method in args.methods:
@@ -61,7 +61,7 @@ def wanted(args: argparse.Namespace) -> Iterator[Run]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     args = parser().parse_args(argv)
     if args.quick:
         args.data, args.steps, args.seeds = "digits", 20, args.seeds[:1]
@@ -101,7 +101,7 @@ def report(
     variants: Path | None = None,
     block: str | None = None,
 ) -> None:
-    """Show the tables, and write them into pages."""
+    """Show the tables, and write them into blocks of pages."""
     groups = results.grouped(records)
     for stream in STREAMS:
         if rows := list(page.rows(groups, stream)):

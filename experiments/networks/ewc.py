@@ -14,13 +14,13 @@ from experiments.networks.objective import example
 from experiments.networks.streams import Batch
 from experiments.networks.training import Learner, evaluating
 
-ROWS = 300  # of a task, that its Fisher information is taken from
+ROWS = 300  # samples of a task used for its Fisher information
 
 
 def fisher(learner: Learner, task: Task, seed: int) -> list[Tensor]:
-    """Its diagonal, ``E[g²]`` over images of the task; g is the gradient of one image's loss.
+    """The diagonal of the Fisher information, ``E[g²]`` over images of the task; g is the gradient of one image's loss.
 
-    The label is drawn from what the network answers.
+    Labels are drawn from the network's predictive distribution.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(task.train_x), (ROWS,), generator=generator)

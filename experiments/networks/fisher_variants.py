@@ -1,7 +1,7 @@
-"""Other measurements of the Fisher information for SAL's pull, to compare with the one it has.
+"""Other estimates of the Fisher information for SAL's pull, to compare with SAL's own.
 
-SAL has the empirical Fisher: squared gradients of single samples for the labels of the data, as sums over rows and
-columns. Inside ``measured`` a new ``SALCallback`` has another one.
+SAL uses the empirical Fisher: squared gradients of single samples for the labels of the data, as sums over rows and
+columns. Within ``measured``, a new ``SALCallback`` uses another one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ SEED = 1_000_003  # the signs of single samples are drawn with small seeds
 
 
 class DrawnLabels(Fisher):
-    """For labels that are drawn from what the network answers: the Fisher information of the model itself."""
+    """With labels drawn from the network's predictive distribution: the true Fisher information."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class DrawnLabels(Fisher):
     @override
     def collect(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
         if self.logits is None or self.logits.shape != grad.shape:
-            raise ValueError("Expected the layer that runs last to be the classifier, got another.")
+            raise ValueError("Expected the last layer of the forward pass to be the classifier, got another.")
         p = self.logits.softmax(-1)
         label = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(SEED + self.age))[:, 0]
         super().collect(edge, (p - F.one_hot(label, p.shape[-1])) / len(p), None, tokens)
@@ -48,7 +48,7 @@ class DrawnLabels(Fisher):
 
 
 class BatchGradient(Fisher):
-    """The square of the gradient of the batch's mean loss: gradients of its samples cancel before they are squared."""
+    """The squared gradient of the batch's mean loss, in which gradients of samples partly cancel."""
 
     @override
     def _signs(self, shape: Sequence[int]) -> Tensor:
@@ -56,11 +56,11 @@ class BatchGradient(Fisher):
 
 
 class Elementwise(Fisher):
-    """One number for each weight. A tensor counts as a matrix of one column, which its row sums are."""
+    """One value per weight: each tensor is treated as a matrix of one column, so that its row sums are itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.biases: Mapping[str, str] = {}  # and the weight of each
+        self.biases: Mapping[str, str] = {}  # names of the biases and of their weights
 
     @override
     def _add(self, names: Iterable[str], found: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
@@ -68,7 +68,7 @@ class Elementwise(Fisher):
 
     @override
     def relative(self) -> dict[str, Factors]:
-        """A bias counts at least as much as the mean of its row of the weight, as in SAL's own."""
+        """Importance of a bias is at least the mean of its row of the weight, as in SAL's own."""
         found = super().relative()
         for bias, weight in self.biases.items():
             if bias in found and weight in found:
@@ -95,7 +95,7 @@ class ElementwisePull(Pull):
 
 
 class Kronecker(Fisher):
-    """Beside SAL's own, of each matrix G of gradients the running sums of ``G Gᵀ`` and ``Gᵀ G``, over single samples.
+    """Adds to SAL's own the running sums of ``G Gᵀ`` and ``Gᵀ G`` of each gradient matrix G, over single samples.
 
     With random signs the mean of ``G Gᵀ`` over a batch is the sum of those of its samples, as that of ``G²`` is.
     """
@@ -124,7 +124,7 @@ class Kronecker(Fisher):
 class KroneckerPull(Pull):
     """A pull in the eigenbases U, V of ``L = E[G Gᵀ]`` and ``R = E[Gᵀ G]``, with eigenvalues l and r.
 
-    There the Fisher information is taken to be diagonal, ``l rᵀ / Σl``; as a matrix of all weights it is
+    In them the Fisher information is approximated as diagonal, ``l rᵀ / Σl``; as a matrix of all weights it is
     ``L ⊗ R / Σl``, Kronecker-factored with both factors from gradients, as in Shampoo (Gupta et al. 2018). Vectors
     have a diagonal one.
     """
@@ -181,10 +181,10 @@ def make_pull(kind: str, net: nn.Module, strength: float) -> Pull:
 
 @contextmanager
 def measured(kind: str, net: nn.Module) -> Iterator[None]:
-    """Until the end, SAL measures the Fisher information of this network in one of the ways FISHERS.
+    """Context manager in which SAL estimates the Fisher information of this network by ``kind``, one of FISHERS.
 
     Raises:
-        ValueError: there is no such way.
+        ValueError: ``kind`` is unknown.
     """
     if kind not in FISHERS:
         raise ValueError(f"Expected fisher to be one of {FISHERS}, got {kind!r}.")

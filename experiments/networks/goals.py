@@ -1,4 +1,4 @@
-"""What was aimed at, and how far it is reached."""
+"""The goals, and the measured values."""
 
 from collections.abc import Iterator
 
@@ -7,21 +7,21 @@ from experiments.networks.networks import NAMES
 from experiments.networks.results import Group, cell, heard
 from experiments.networks.streams import STREAMS
 
-WITHIN = 20  # steps in which a change should be found
-POINTS = 0.02  # what SAL may lose by not being told
-SAME = 0.01  # what the mode of training may matter
-BRIGHTER = 0.95  # of old images, after the change
+WITHIN = 20  # largest delay of a detection in steps
+POINTS = 0.02  # largest loss of SAL without known task ends
+SAME = 0.01  # largest difference between training and evaluation mode
+BRIGHTER = 0.95  # smallest accuracy on old images after the change
 BATCH_NORM = ("convnet-batchnorm", "convnet-separable", "resnet")
 GOALS = ("what", "goal", "reached", "")
 
 
 def verdict(good: bool) -> str:
-    """In a word."""
+    """``met`` or ``missed``."""
     return "met" if good else "missed"
 
 
 def changes(groups: Group) -> Iterator[tuple[str, ...]]:
-    """Are all changes found, soon, and nothing else?"""
+    """Goals of detection: all changes within WITHIN steps, and no false alarms."""
     runs = [r for (_, _, method), group in groups.items() if method == "sal" for r in group]
     late = [delay for r in runs for delay in delays(heard(r))]
     soon = sum(delay is not None and delay <= WITHIN for delay in late)
@@ -37,7 +37,7 @@ def changes(groups: Group) -> Iterator[tuple[str, ...]]:
 
 
 def furthest(groups: Group, one: tuple[str, str], other: tuple[str, str]) -> Iterator[tuple[float, str]]:
-    """How far a (network, method) is above another on each stream, the old and the new task apart, and where."""
+    """Difference of a (network, method) to another on each stream, for the old and the new task, and its place."""
     for network in NAMES:
         for stream in STREAMS:
             pair = [(name or network, stream, method) for name, method in (one, other)]
@@ -48,7 +48,7 @@ def furthest(groups: Group, one: tuple[str, str], other: tuple[str, str]) -> Ite
 
 
 def comparisons(groups: Group) -> Iterator[tuple[str, ...]]:
-    """Does being told matter, or the mode of training?"""
+    """Goals of comparisons: with known task ends, and of training and evaluation mode."""
     if told := list(furthest(groups, ("", "told"), ("", "sal"))):
         gap, where = max(told)
         fine = sum(gap <= POINTS for gap, _ in told)

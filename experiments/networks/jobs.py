@@ -1,4 +1,4 @@
-"""Many runs, several at a time, each in a process."""
+"""Runs in parallel processes."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from experiments.networks.protocol import Run, run
 
 
 def attempt(asked: Run, weights: Path | None) -> Record | str:
-    """The result of a run, or what went wrong: one network that cannot be trained must not end all others."""
+    """The result of a run, or its error message, so that a failing run does not end all others."""
     try:
         return run(asked, weights)
     except Exception as error:
@@ -21,13 +21,13 @@ def attempt(asked: Run, weights: Path | None) -> Record | str:
 
 
 def carry_out(todo: Sequence[Run], weights: Path | None, jobs: int = 1, threads: int = 1) -> Iterator[Record | str]:
-    """Each result as it comes, or what went wrong; ``jobs`` processes of ``threads`` threads each.
+    """Yield each result or error message on completion, from ``jobs`` processes of ``threads`` threads each.
 
     Raises:
-        ValueError: jobs is less than 1.
+        ValueError: ``jobs`` is below 1.
     """
     if jobs < 1:
-        raise ValueError(f"Expected jobs of at least 1, got {jobs}.")
+        raise ValueError(f"Expected jobs to be at least 1, got {jobs}.")
     one = partial(attempt, weights=weights)
     if jobs == 1 or not todo:
         yield from map(one, todo)

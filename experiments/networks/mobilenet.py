@@ -9,14 +9,14 @@ from typing_extensions import override
 
 FILE = "mobilenet_v2-b0353104.pth"
 SOURCE = "https://download.pytorch.org/models/" + FILE
-SIDE = 64  # of the pictures that it is given
+SIDE = 64  # side of the input images in pixels
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 # Expansion, channels, blocks, stride of the first block: table 2 of the paper.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class WeightsMissing(ValueError):
-    """The folder has no file with the weights."""
+    """The file with the weights is missing."""
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__(
@@ -29,7 +29,7 @@ def weights_file(folder: Path | None) -> Path:
     """The file with the weights.
 
     Raises:
-        WeightsMissing: it is not in the folder, or there is no folder.
+        WeightsMissing: the folder is not given, or does not contain it.
     """
     if folder is None or not (folder / FILE).is_file():
         raise WeightsMissing(folder)
@@ -43,7 +43,7 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gro
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel by itself, narrow; added to the input where the shape allows it."""
+    """Expansion, depthwise convolution and projection, with a residual connection where shapes match."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Normalised colour pictures (n, 3, side, side) to logits (n, classes)."""
+    """Maps normalised colour images (n, 3, side, side) to logits (n, classes)."""
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class MobileNetV2(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """MobileNetV2 with ImageNet's weights and a new last layer, for grey pictures in [0, 1] as rows of pixels."""
+    """MobileNetV2 with ImageNet weights and a new last layer, for grey images in [0, 1] as rows of pixels."""
 
     def __init__(self, side: int, weights: Path | None, classes: int = 10) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""Small networks of many kinds: images as rows of pixels (n, side²) in, logits (n, 10) out.
+"""Small networks of many kinds, from images as rows of pixels (n, side²) to logits (n, 10).
 
-Those of ``NOISED`` are given noised images and how much noise there is, (n,) in [0, 1]; ``denoiser`` predicts the
-noise, (n, side²).
+Those in ``NOISED`` take noised images and the noise level, (n,) in [0, 1]; ``denoiser`` predicts the noise, (n, side²).
 """
 
 import math
@@ -133,7 +132,7 @@ class Recurrent(nn.Module):
 
 
 class PositionFirst(nn.Module):
-    """A transformer over the image's rows that asks for the embedding of their positions before anything else."""
+    """A transformer over the image's rows whose first layer is the embedding of positions."""
 
     def __init__(self, side: int, width: int = 64) -> None:
         super().__init__()
@@ -148,11 +147,11 @@ class PositionFirst(nn.Module):
         return logits
 
 
-# --- told how much noise there is ---
+# --- conditioned on the noise level ---
 
 
 class NoiseLevel(nn.Module):
-    """Embeds the level of noise (n,) in sines and two linear layers, (n, width), as diffusion models do."""
+    """Embeds the noise level (n,) by sines and two linear layers, (n, width), as in diffusion models."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -168,7 +167,7 @@ class NoiseLevel(nn.Module):
 
 
 class NoisedClassifier(nn.Module):
-    """Classifies noised images, given their level of noise; that is embedded first (Dhariwal & Nichol 2021)."""
+    """Classifies noised images, conditioned on the embedded noise level (Dhariwal & Nichol 2021)."""
 
     def __init__(self, side: int, width: int = 400) -> None:
         super().__init__()
@@ -185,7 +184,7 @@ class NoisedClassifier(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predicts the noise in images, given its level; that is embedded first: a small U-Net (Ho et al. 2020)."""
+    """Predicts the noise in images, conditioned on the embedded noise level: a small U-Net (Ho et al. 2020)."""
 
     def __init__(self, side: int, width: int = 16) -> None:
         super().__init__()
@@ -225,7 +224,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 }
 MOBILENET = "mobilenet-imagenet"
 NAMES = (*NETWORKS, MOBILENET)
-EVALUATING = ("mlp-eval",)  # trained in evaluation mode, as what comes from ``from_pretrained`` is
+EVALUATING = ("mlp-eval",)  # trained in evaluation mode, like models from ``from_pretrained``
 NOISED = ("noise-level-first", "denoiser")
 
 
@@ -233,7 +232,7 @@ def make(name: str, side: int, weights: Path | None = None) -> nn.Module:
     """The network of this name for images of ``side`` × ``side`` pixels, in the mode in which it is trained.
 
     Raises:
-        ValueError: there is none of this name, or ``weights``, a folder, lacks those that it begins with.
+        ValueError: the name is unknown, or the folder ``weights`` lacks the network's initial weights.
     """
     if name not in NAMES:
         raise ValueError(f"Expected network to be one of {NAMES}, got {name!r}.")
@@ -242,10 +241,10 @@ def make(name: str, side: int, weights: Path | None = None) -> nn.Module:
 
 
 def classifier_layer(net: nn.Module) -> nn.Linear:
-    """The last linear layer with an output a class.
+    """The last linear layer with one output per class.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the network has no such layer.
     """
     layers = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES]
     if not layers:

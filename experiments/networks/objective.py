@@ -1,4 +1,4 @@
-"""What a network is given of a batch, what it is trained on and how well it does: classes, or noise."""
+"""Inputs, targets, loss and score of a network: for classification, or for predicting noise."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ DENOISER = "denoiser"
 
 
 class Example(NamedTuple):
-    """The network's arguments, and what it should answer."""
+    """The network's arguments, and the targets."""
 
     given: tuple[Tensor, ...]
     target: Tensor
 
 
 def example(network: str, batch: Batch, generator: torch.Generator) -> Example:
-    """A batch as this network takes it; noise, where it has some, comes from the generator.
+    """Convert a batch to an example for this network; noise, if needed, is drawn from the generator.
 
     The level of noise ``t`` is uniform in [0, 1]; the image becomes ``√(1 − t²) x + t ε``.
     """

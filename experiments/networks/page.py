@@ -1,4 +1,4 @@
-"""The tables: how the results compare with what was aimed at, then a row a network for each stream."""
+"""The tables: results compared with the goals, then a row per network for each stream."""
 
 from collections.abc import Iterator, Sequence
 
@@ -36,7 +36,7 @@ STREAM = {
 
 
 def rows(groups: Group, stream: str) -> Iterator[tuple[str, ...]]:
-    """A row a network, under HEADINGS; blank where there is no run."""
+    """A row per network, under HEADINGS; blank where there is no run."""
     for network in NAMES:
         found = {m: groups[network, stream, m] for m in METHODS if (network, stream, m) in groups}
         if found:
@@ -49,7 +49,7 @@ def rows(groups: Group, stream: str) -> Iterator[tuple[str, ...]]:
 
 
 def variants(groups: Group) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Of the methods with options, and of the baselines, old / new on each stream and network: headings and rows."""
+    """Headings and rows of methods with options and baselines: old / new on each stream and network."""
     varied = list(dict.fromkeys(method for _, _, method in groups if method not in METHODS))
     places = dict.fromkeys((network, stream) for network, stream, method in groups if method in varied)
     columns = [m for m in METHODS if any((*place, m) in groups for place in places)] + varied
@@ -60,18 +60,18 @@ def variants(groups: Group) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def variants_page(records: Sequence[Record]) -> str:
-    """The table of variants, and how to get it again."""
+    """The table of variants, and the command that reproduces it."""
     made = grid(*variants(grouped(records)))
     return f"{made}\n{origin(records)}"
 
 
 def short(row: Sequence[str]) -> list[str]:
-    """The cells of a row under SHORT."""
+    """The cells of a row, under SHORT."""
     return [row[HEADINGS.index(heading)] for heading in SHORT]
 
 
 def detection(records: Sequence[Record]) -> tuple[str, str, str]:
-    """Changes found of all, how late, and false alarms."""
+    """Detected changes out of all, their delays, and false alarms."""
     late = [delay for r in records for delay in delays(heard(r))]
     known = sorted(delay for delay in late if delay is not None)
     span = "" if not known else f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"
@@ -79,7 +79,7 @@ def detection(records: Sequence[Record]) -> tuple[str, str, str]:
 
 
 def page(records: Sequence[Record]) -> str:
-    """The goals, a table a stream, and how to get them again."""
+    """The goals, a table per stream, and the command that reproduces them."""
     groups = grouped(records)
     goals = [*changes(groups), *comparisons(groups)]
     parts = ["## Networks of many kinds\n", NOTE, grid(GOALS, goals)]
@@ -90,9 +90,9 @@ def page(records: Sequence[Record]) -> str:
 
 
 def origin(records: Sequence[Record]) -> str:
-    """How to get the records again, and what they were made with."""
+    """The command that reproduces the records, and their provenance."""
     asked = {field: list(dict.fromkeys(str(r[field]) for r in records)) for field in Run._fields}
-    asked["data"] = [name for name in asked["data"] if name != FASHION] or asked["data"]  # MobileNetV2 takes its own
+    asked["data"] = [name for name in asked["data"] if name != FASHION] or asked["data"]  # chosen by MobileNetV2 itself
     command = " ".join(f"--{OPTIONS.get(field, field)} {' '.join(values)}" for field, values in asked.items())
     command += " --weights FOLDER" if MOBILENET in asked["network"] else ""
     commits = ", ".join(sorted({r["commit"][:8] + r["commit"][40:] for r in records}))

@@ -1,4 +1,4 @@
-"""One run: a network, a stream, a method and a seed in; what was found, learned and kept out."""
+"""One run of a network on a stream, with a method and a seed: detected changes, and accuracy on each task."""
 
 import math
 import time
@@ -24,20 +24,20 @@ from experiments.networks.slda import StreamingLDA
 from experiments.networks.training import Learner, Scores, Steps, Tell
 from sal_lightning import SALCallback
 
-METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL told where tasks end; all tasks at once
+METHODS = ("plain", "sal", "told", "joint")  # without SAL; SAL by default; SAL with known task ends; all tasks at once
 BASELINES = ("ewc", "slda")  # elastic weight consolidation; streaming linear discriminant analysis
-VARIED = ("sal", "told", "ewc")  # that take options: of SALCallback and fisher, or strength
-SAMPLES = 2000  # of each test set
+VARIED = ("sal", "told", "ewc")  # methods with options: those of SALCallback and fisher, or strength
+SAMPLES = 2000  # samples of each test set
 FASHION = "fashion-mnist"
 STEPS, BATCH = 250, 32
-STREAMS_OF = {  # not all streams say something of these networks
+STREAMS_OF = {  # streams that are informative for these networks; default: all
     DENOISER: ("split-two", "split-two-fits", "split-five", "permuted", "brighter", "stationary"),  # it has no labels
     MOBILENET: ("split-two", "split-five", "brighter", "stationary"),
 }
 
 
 class Run(NamedTuple):
-    """What tells one run from another."""
+    """Parameters of a run."""
 
     network: str
     stream: str
@@ -49,19 +49,19 @@ class Run(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The line that repeats it."""
+        """The command line that repeats it."""
         named = f"--networks {self.network} --streams {self.stream} --methods {self.method} --seeds {self.seed}"
         line = f"python -m experiments.networks {named} --data {self.data} --steps {self.steps} --batch {self.batch}"
         return line + (" --weights FOLDER" if self.network == MOBILENET else "")
 
 
 def known(method: str) -> str:
-    """The method itself, if there is such a one; options of those in VARIED may follow: ``told:pull=0,strength=4``.
+    """Validate a method, with options for those in VARIED: ``told:pull=0,strength=4``; returns it.
 
-    ``fisher``, of SAL, is one of FISHERS: how the Fisher information of its pull is measured.
+    SAL's option ``fisher``, one of FISHERS, selects how the Fisher information of its pull is measured.
 
     Raises:
-        ValueError: an unknown method, or options that are none.
+        ValueError: the method or an option is unknown.
     """
     name, options = parse(method)
     if name not in (*METHODS, *BASELINES) or (options and name not in VARIED):
@@ -73,12 +73,12 @@ def known(method: str) -> str:
 
 
 def useful(run: Run, first_seed: int) -> bool:
-    """Whether a run can say something that others do not.
+    """Whether a run adds information to other runs.
 
-    Where nothing changes there is nothing to be told and nothing to forget. Where old images get new labels nobody
-    can know both. Plain and joint training, and the baselines, are there to compare with: one seed is enough, and what
-    two fits draw from all tasks is what one fit draws. Streaming LDA is for streams that bring new classes. MobileNetV2
-    costs as much as all others: it has one seed, and four streams.
+    Left out are all methods but SAL on the stationary stream; methods that depend on task ends, and joint training, on
+    the stream with new labels for old images, where tasks contradict each other; joint training in two fits, which
+    draws the same data as in one; streaming LDA without new classes; further seeds of plain and joint training and of
+    the baselines; and further seeds, and all but four streams, of the costly MobileNetV2.
 
     >>> useful(Run("mlp", "stationary", "told", 0, "mnist"), 0), useful(Run("mlp", "split-two", "joint", 1, "mnist"), 0)
     (False, False)
@@ -93,12 +93,12 @@ def useful(run: Run, first_seed: int) -> bool:
     method, _ = parse(run.method)
     once = method in ("plain", "joint", *BASELINES) or run.network == MOBILENET
     left_out = run.stream not in STREAMS_OF.get(run.network, (run.stream,))
-    left_out |= method == "slda" and run.network == DENOISER  # it has no classes
+    left_out |= method == "slda" and run.network == DENOISER  # no classes
     return not (method in without.get(run.stream, ()) or left_out or (once and run.seed != first_seed))
 
 
 def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
-    """The method as callbacks."""
+    """The callbacks of the method."""
     method, options = parse(run.method)
     options.pop("fisher", None)
     if method == "ewc":
@@ -114,11 +114,11 @@ def callbacks(run: Run, stream: streams.Stream) -> Iterator[Callback]:
 
 
 def run(asked: Run, weights: Path | None = None) -> Record:
-    """Train once through the stream.
+    """Train once on the stream.
 
     Raises:
-        ValueError: an unknown network, stream or method, or a network whose weights are missing.
-        ArithmeticError: training diverged.
+        ValueError: the network, stream or method is unknown, or the network's weights are missing.
+        ArithmeticError: the training diverged.
     """
     known(asked.method)
     arrays = load(asked.data)
@@ -152,17 +152,17 @@ def run(asked: Run, weights: Path | None = None) -> Record:
 
 
 def fit(learner: Learner, stream: streams.Stream, callbacks: Sequence[Callback], joint: bool) -> None:
-    """Each part of the stream in a fit of its own, with a new optimizer and the same callbacks."""
+    """Train on each part of the stream in a separate fit, with a new optimizer and the same callbacks."""
     for span in stream.spans():
         with quiet():
-            warnings.filterwarnings("ignore", message="Found .* in eval mode")  # as one network is meant to be
-            warnings.filterwarnings("ignore", module="sal_lightning")  # what it warns of is in the record
+            warnings.filterwarnings("ignore", message="Found .* in eval mode")  # intended for one of the networks
+            warnings.filterwarnings("ignore", module="sal_lightning")  # its warnings are recorded
             steps = Steps(stream, learner.name, span, joint).loader()
             make_trainer(callbacks, "cpu").fit(learner, train_dataloaders=steps)
 
 
 def data_of(network: str, data: str) -> str:
-    """MobileNetV2 is shown clothes where others are shown MNIST, which is no task for it."""
+    """The data set of a network: Fashion-MNIST in place of MNIST for MobileNetV2."""
     return FASHION if network == MOBILENET and data == "mnist" else data
 
 
@@ -172,6 +172,6 @@ def measures(record: Record) -> dict[str, Any]:
     >>> measures({"learned": [0.9, 0.7, 0.8], "kept": [0.5, 0.6, 0.8]})
     {'was': 0.8, 'old': 0.55, 'new': 0.8}
     """
-    earlier = len(record["kept"]) - 1 or 1  # of one task: itself
+    earlier = len(record["kept"]) - 1 or 1  # for a single task, this task
     was, old = (sum(record[key][:earlier]) / earlier for key in ("learned", "kept"))
     return {"was": was, "old": old, "new": record["kept"][-1]}

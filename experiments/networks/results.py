@@ -1,4 +1,4 @@
-"""Results of all runs in one file, a JSON line each, and their means over seeds."""
+"""Results of all runs in one JSON Lines file, and their means over seeds."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,26 +14,26 @@ from experiments.networks.streams import STREAMS
 
 
 def read(file: Path) -> list[Record]:
-    """All runs in the file, the last one where one was run again; a line that was cut short is left out."""
+    """All runs in the file, of repeated ones the last; incomplete lines are left out."""
     lines = file.read_text().split("\n")[:-1] if file.is_file() else []
     records = {key(record): record for record in map(json.loads, lines)}
     return [records[run] for run in sorted(records, key=place)]
 
 
 def place(run: Run) -> tuple[int, int, int, Run]:
-    """Where it stands: networks, streams and methods in the order of their lists, then seeds."""
+    """Sort key: networks, streams and methods in the order of their lists, then seeds."""
     streams = list(STREAMS)
     method = METHODS.index(run.method) if run.method in METHODS else len(METHODS)
     return NAMES.index(run.network), streams.index(run.stream), method, run
 
 
 def key(record: Record) -> Run:
-    """Which run it is."""
+    """Key that identifies a run."""
     return Run(*(record[field] for field in Run._fields))
 
 
 def append(record: Record, file: Path) -> None:
-    """Write a run in a line of its own, at once; what was cut short before it is dropped."""
+    """Append a run as one line; an incomplete last line is removed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as opened:
         if opened.tell():
@@ -45,7 +45,7 @@ def append(record: Record, file: Path) -> None:
 
 
 class Cell(NamedTuple):
-    """One method on one network and stream, over its seeds."""
+    """Means over seeds for one method, network and stream."""
 
     was: float
     old: float
@@ -62,7 +62,7 @@ def cell(records: Sequence[Record]) -> Cell:
 
 
 def heard(record: Record) -> Heard:
-    """A run as detection counts it."""
+    """Convert a record for the measures of ``detection``."""
     return Heard(tuple(record["changes"]), [0.0] * record["length"], record["events"])
 
 
@@ -70,7 +70,7 @@ Group = dict[tuple[str, str, str], list[Record]]
 
 
 def grouped(records: Iterable[Record]) -> Group:
-    """By network, stream and method."""
+    """Group records by network, stream and method."""
     groups: Group = {}
     for r in records:
         groups.setdefault((r["network"], r["stream"], r["method"]), []).append(r)

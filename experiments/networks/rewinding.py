@@ -24,7 +24,7 @@ from sal_lightning import SALCallback
 
 STREAM = "split-two"
 STEPS, BATCH = 250, 128
-NAMES = tuple(name for name in networks.NETWORKS if name != DENOISER)  # it has no classes
+NAMES = tuple(name for name in networks.NETWORKS if name != DENOISER)  # no classes
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 HEADINGS = ("network", "set back", "weights", "moved", "old", "old, among old classes", "new")
 NOTE = """\
@@ -40,7 +40,7 @@ Weights = dict[str, Tensor]  # by the names of the state dict
 
 
 class Accuracy(NamedTuple):
-    """On the old classes, on them with the answers limited to them, and on the new ones."""
+    """Accuracy on the old classes, on them with outputs limited to them, and on the new ones."""
 
     old: float
     among_old: float
@@ -48,7 +48,7 @@ class Accuracy(NamedTuple):
 
 
 def kind(module: nn.Module, name: str) -> str:
-    """The part of a network that a parameter or buffer belongs to, by the module that has it."""
+    """The kind of part that a parameter or buffer belongs to, by the type of its module."""
     if isinstance(module, NORMS):
         return "running statistics" if name.startswith("running") else "norms"
     if isinstance(module, nn.RNNBase):
@@ -95,7 +95,7 @@ def movement(now: Weights, then: Weights, names: Sequence[str]) -> float:
 
 
 def accuracy(learner: Learner, old: streams.Batch, new: streams.Batch) -> Accuracy:
-    """On the test sets of both tasks."""
+    """Accuracy on the test sets of both tasks."""
     answers, target = learner.answers(old)
     classes = torch.unique(target)
     limited = classes[answers[:, classes].argmax(1)]
@@ -106,7 +106,7 @@ def accuracy(learner: Learner, old: streams.Batch, new: streams.Batch) -> Accura
 def rewound(
     learner: Learner, then: Weights, groups: Mapping[str, Sequence[str]], old: streams.Batch, new: streams.Batch
 ) -> Iterator[tuple[str, Record]]:
-    """What each group's values at ``then`` alone change; the learner ends as it began."""
+    """Accuracy with only one group set back to its values at ``then``, for each group; the learner is unchanged."""
     now = {name: tensor.detach().clone() for name, tensor in learner.net.state_dict().items()}
     for part, names in groups.items():
         learner.net.load_state_dict(now | {name: then[name] for name in names})
@@ -117,7 +117,7 @@ def rewound(
 
 
 class Checkpoint(Callback):
-    """A copy of the network's state before a step."""
+    """Copies the network's state before a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step

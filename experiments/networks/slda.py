@@ -17,9 +17,9 @@ SHRINKAGE = 1e-4
 class LinearDiscriminant:
     """Running means of the classes and their shared covariance, in double precision.
 
-    The samples of one class in a batch, k with the mean m, add to the scatter within classes what they scatter around
-    m, and ``n k / (n + k) (m − μ)(m − μ)ᵀ``, where μ is the mean of the n samples of that class before (Chan et al.
-    1979). The result is that of all samples at once, whatever their order.
+    k samples of one class in a batch, with mean m, add their scatter around m to the scatter within classes, and
+    ``n k / (n + k) (m − μ)(m − μ)ᵀ``, where μ is the mean of the n earlier samples of that class (Chan et al. 1979).
+    The result equals that of all samples at once, in any order.
     """
 
     def __init__(self, features: int, classes: int = CLASSES, shrinkage: float = SHRINKAGE) -> None:
@@ -29,7 +29,7 @@ class LinearDiscriminant:
         self.scatter = torch.zeros(features, features, dtype=torch.double)
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Take in features (n, d) and their labels (n,)."""
+        """Update the statistics with features (n, d) and their labels (n,)."""
         for label in torch.unique(y).tolist():
             rows = x[y == label].double()
             count, mean = self.counts[label], rows.mean(0)
@@ -43,7 +43,7 @@ class LinearDiscriminant:
         """Weight (classes, d) and bias (classes,) of the logits; the bias of a class without samples is -inf.
 
         ``W = M Λ`` and ``b = −½ diag(M Λ Mᵀ)``, with the means M as rows and ``Λ = ((1 − ε) Σ + ε I)⁻¹``. All classes
-        are equally likely beforehand.
+        have the same prior.
         """
         covariance = self.scatter / self.counts.sum().clamp(min=1)
         shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * torch.eye(len(covariance), dtype=torch.double)
@@ -53,9 +53,9 @@ class LinearDiscriminant:
 
 
 class StreamingLDA(Learner):
-    """Takes statistics of the inputs of the classifier layer, and scores with the discriminant in that layer.
+    """Collects statistics of the classifier layer's inputs, and classifies with the discriminant in that layer.
 
-    All other weights stay as they are: those of a pre-trained network, or random ones.
+    All other weights are unchanged: those of a pre-trained network, or random ones.
     """
 
     def __init__(self, name: str, net: nn.Module) -> None:

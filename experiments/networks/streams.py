@@ -1,6 +1,6 @@
-"""Streams whose data change once or several times: tasks in order, in one fit or several, as seeded batches.
+"""Streams whose data change once or several times: tasks in order, in one or several fits, as seeded batches.
 
-A stream knows where it changes; what trains on it is given batches alone.
+A stream contains its change points; training receives the batches only.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from experiments.continual.data import Arrays
 from experiments.continual.streams import CLASSES, Task, as_they_are, reorder
 
 ALL = slice(0, CLASSES)  # one head for all classes
-STATIONARY = 20  # times as many steps where nothing changes
+STATIONARY = 20  # factor of the number of steps of the stationary stream
 
 
 class Batch(NamedTuple):
@@ -30,8 +30,8 @@ class Batch(NamedTuple):
 class Stream:
     """Tasks in order, each for ``steps`` batches of ``batch`` images, drawn with replacement.
 
-    ``fits`` says how the tasks are spread over fits: one number of tasks for each. Step ``i`` (counted over the whole
-    stream) has the same batch for every method and network, however often it is asked for.
+    ``fits`` is the number of tasks in each fit. Step ``i``, counted over the whole stream, has the same batch in every
+    call, for every method and network.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Stream:
 
     @property
     def length(self) -> int:
-        """Batches in all."""
+        """Total number of batches."""
         return len(self.tasks) * self.steps
 
     @property
     def changes(self) -> tuple[int, ...]:
-        """How many batches come before each change."""
+        """Number of batches before each change."""
         return tuple(self.steps * task for task in range(1, len(self.tasks)))
 
     def spans(self) -> list[range]:
@@ -57,7 +57,7 @@ class Stream:
         return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def generator(self, step: int) -> torch.Generator:
-        """The random numbers of a step, the same whenever it is asked for."""
+        """The random generator of a step, seeded by the step."""
         return torch.Generator().manual_seed(1_000_003 * self.seed + step)
 
     def at(self, step: int, joint: bool = False) -> Batch:
@@ -77,11 +77,11 @@ class Stream:
         return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def batches(self, span: range | None = None, joint: bool = False) -> Iterator[Batch]:
-        """The batches of these steps, of all by default."""
+        """The batches of the given steps; default: all."""
         return (self.at(step, joint) for step in span or range(self.length))
 
     def old(self, samples: int | None = None) -> list[Batch]:
-        """Test sets of all tasks but the last; of the only one where there is one. ``samples``: so many of each."""
+        """Test sets of all tasks but the last, or of a single one; the first ``samples`` of each."""
         return [_tests(task, samples) for task in self.tasks[:-1] or self.tasks]
 
     def new(self, samples: int | None = None) -> Batch:
@@ -98,20 +98,20 @@ def _tests(task: Task, samples: int | None) -> Batch:
     return Batch(task.see(task.test_x[:samples]), task.test_y[:samples])
 
 
-# --- the tasks of each stream: of all images, and a seeded generator ---
+# --- the tasks of each stream, from all images and a seeded generator ---
 
 Tasks = Callable[[Arrays, torch.Generator], Iterator[Task]]
 
 
 def split(arrays: Arrays, generator: torch.Generator, classes: int) -> Iterator[Task]:
-    """So many classes a task, in order."""
+    """Tasks of ``classes`` classes each, in order."""
     for first in range(0, CLASSES, classes):
         train, test = ((y >= first) & (y < first + classes) for y in (arrays.train_y, arrays.test_y))
         yield Task(arrays.train_x[train], arrays.train_y[train], arrays.test_x[test], arrays.test_y[test], ALL)
 
 
 def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """The images as they are, then with their pixels in another order."""
+    """The original images, then the images with permuted pixels."""
     pixels = torch.randperm(arrays.train_x.shape[1], generator=generator)
     yield Task(*arrays, ALL)
     yield Task(*arrays, ALL, partial(reorder, pixels))
@@ -127,20 +127,20 @@ def brighten(x: Tensor) -> Tensor:
 
 
 def brighter(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """The images as they are, then brighter."""
+    """The original images, then brighter ones."""
     for see in (as_they_are, brighten):
         yield Task(*arrays, ALL, see)
 
 
 def labels(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """The images as they are, then the same images with each class called by the next one's name."""
+    """The original images, then the same images with each label increased by one, cyclically."""
     yield Task(*arrays, ALL)
     train_y, test_y = ((y + 1) % CLASSES for y in (arrays.train_y, arrays.test_y))
     yield Task(arrays.train_x, train_y, arrays.test_x, test_y, ALL)
 
 
 def stationary(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """All images, always."""
+    """A single task with all images."""
     yield Task(*arrays, ALL)
 
 
@@ -156,15 +156,15 @@ STREAMS: dict[str, Tasks] = {
 
 
 def make(name: str, arrays: Arrays, seed: int, steps: int = 250, batch: int = 32) -> Stream:
-    """The stream of this name with ``steps`` batches a task (``STATIONARY`` times as many where nothing changes).
+    """The stream of this name with ``steps`` batches per task (``STATIONARY`` times as many if it is stationary).
 
     Raises:
-        ValueError: there is none of this name, or ``steps`` or ``batch`` is less than 1.
+        ValueError: the name is unknown, or ``steps`` or ``batch`` is below 1.
     """
     if name not in STREAMS:
         raise ValueError(f"Expected stream to be one of {tuple(STREAMS)}, got {name!r}.")
     if min(steps, batch) < 1:
-        raise ValueError(f"Expected steps and batch of at least 1, got steps={steps}, batch={batch}.")
+        raise ValueError(f"Expected steps and batch to be at least 1, got steps={steps}, batch={batch}.")
     tasks = tuple(STREAMS[name](arrays, torch.Generator().manual_seed(seed)))
     fits = (1,) * len(tasks) if name == "split-two-fits" else (len(tasks),)
     return Stream(name, tasks, fits, steps * (STATIONARY if name == "stationary" else 1), batch, seed)

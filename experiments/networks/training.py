@@ -1,4 +1,4 @@
-"""What one run trains with: batches of a fit, the network and its loss, and callbacks that know where tasks end."""
+"""Parts of a run: batches of a fit, the network with its loss, and callbacks for task ends."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from experiments.networks.objective import Example, example, loss, score
 from experiments.networks.streams import Batch, Stream
 
 LR = 1e-3
-PART = 500  # test images that are looked at at once
+PART = 500  # batch size for test images
 
 
 class Steps(IterableDataset[Example]):
-    """The batches of one fit, as this network takes them; ``joint`` draws from all tasks at every step."""
+    """The batches of one fit, for this network; ``joint`` draws from all tasks in every step."""
 
     def __init__(self, stream: Stream, network: str, span: range, joint: bool) -> None:
         self.stream, self.network, self.span, self.joint = stream, network, span, joint
@@ -27,16 +27,16 @@ class Steps(IterableDataset[Example]):
     @override
     def __iter__(self) -> Iterator[Example]:
         for step in self.span:
-            noise = self.stream.generator(step + self.stream.length)  # not the numbers that drew the images
+            noise = self.stream.generator(step + self.stream.length)  # independent of the draw of the images
             yield example(self.network, self.stream.at(step, self.joint), noise)
 
     def loader(self) -> DataLoader[Example]:
-        """As Lightning takes them."""
+        """A data loader for Lightning."""
         return DataLoader(self, batch_size=None)
 
 
 class Learner(L.LightningModule):
-    """Trains a network with Adam, in the mode that it is in."""
+    """Trains a network with Adam, in its current mode."""
 
     def __init__(self, name: str, net: nn.Module) -> None:
         super().__init__()
@@ -51,20 +51,20 @@ class Learner(L.LightningModule):
         return torch.optim.Adam(self.net.parameters(), lr=LR)
 
     def answers(self, tests: Batch) -> tuple[Tensor, Tensor]:
-        """The outputs for test images, in evaluation mode, and the targets; with noise, always the same."""
+        """The outputs for test images, in evaluation mode, and the targets; noise is the same in each call."""
         given, target = example(self.name, tests, torch.Generator().manual_seed(0))
         with evaluating(self.net):
             out = torch.cat([self.net(*part) for part in zip(*(torch.split(x, PART) for x in given), strict=True)])
         return out, target
 
     def score(self, tests: Batch) -> float:
-        """How well it does on test images."""
+        """The score on test images."""
         return score(self.name, *self.answers(tests))
 
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients; then each module is in the mode that it was in."""
+    """Context manager: evaluation mode without gradients; the mode of each module is restored at its end."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -79,8 +79,8 @@ class Scores(Callback):
     """The score on each task's tests when it was just learned (``learned``) and at the end (``kept``).
 
     Args:
-        stream: where its tasks end.
-        samples: so many images of each test set.
+        stream: the stream, with its task ends.
+        samples: number of images of each test set.
     """
 
     def __init__(self, stream: Stream, samples: int) -> None:
@@ -104,7 +104,7 @@ class Scores(Callback):
 
 
 class Tell(Callback):
-    """Call ``end_task`` before the first batch of each task but the first; steps are counted over all fits."""
+    """Calls ``end_task`` before the first batch of each task but the first; steps are counted over all fits."""
 
     def __init__(self, end_task: Callable[[], None], changes: Sequence[int]) -> None:
         self.end_task, self.changes = end_task, changes

@@ -1,1 +1,1 @@
-"""Selection: which of a network's many answers to one picture stands for all, and how many agree."""
+"""Selection of one of a network's many predictions for an image, with a measure of agreement."""

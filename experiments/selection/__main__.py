@@ -1,4 +1,4 @@
-"""``python -m experiments.selection``: one answer of many under dropout, by resonance and by other ways."""
+"""``python -m experiments.selection``: selection of one prediction under dropout, by resonance and other methods."""
 
 import argparse
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(seed: int, noise: Sequence[float], steps: int, data: str) -> Record:
-    """Train once, answer under each noise."""
+    """Train once, and predict under each level of noise."""
     arrays = load(data)
     net = trained(arrays, steps, seed)
     levels = []
@@ -53,7 +53,7 @@ def run(seed: int, noise: Sequence[float], steps: int, data: str) -> Record:
 
 
 def cells(records: Sequence[Record]) -> list[list[str]]:
-    """One row a noise and a way."""
+    """One row per level of noise and method."""
     rows = []
     for i, level in enumerate(records[0]["levels"]):
         for way in level["ways"]:
@@ -64,7 +64,7 @@ def cells(records: Sequence[Record]) -> list[list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what has no result yet, then show all that was asked for."""
+    """Run what has no result yet, then show all requested results."""
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console, files = Console(), [args.out / f"{data_name(args.data)}-seed{seed}.json" for seed in args.seeds]

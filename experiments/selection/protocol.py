@@ -1,6 +1,6 @@
-"""One run: a network with dropout answers noisy pictures many times; ways to make one answer and a confidence of them.
+"""One run: many predictions of a network with dropout for noisy images, combined to one with a confidence.
 
-Letters: ``p`` (pictures, T, classes) the probabilities of T answers under dropout.
+Notation: ``p`` (pictures, T, classes) the probabilities of T predictions under dropout.
 """
 
 from typing import NamedTuple
@@ -14,18 +14,18 @@ from experiments.continual.model import MLP
 from sal_lightning import emergence_select
 
 DROPOUT, BATCH, T = 0.5, 128, 32
-PART = 500  # pictures that are answered at once
+PART = 500  # batch size for images
 
 
 class Answer(NamedTuple):
-    """Of each picture."""
+    """A prediction for each image."""
 
     guess: Tensor  # the class
     confidence: Tensor  # higher is surer
 
 
 def trained(arrays: Arrays, steps: int, seed: int) -> MLP:
-    """The published network with dropout, trained on pictures without noise."""
+    """The published network with dropout, trained on images without noise."""
     torch.manual_seed(seed)
     net = MLP(arrays.train_x.shape[1], 10, dropout=DROPOUT)
     optimizer, generator = torch.optim.Adam(net.parameters(), lr=1e-3), torch.Generator().manual_seed(seed)
@@ -39,7 +39,7 @@ def trained(arrays: Arrays, steps: int, seed: int) -> MLP:
 
 @torch.no_grad()
 def answers(net: MLP, x: Tensor, times: int = T) -> tuple[Tensor, Tensor]:
-    """Probabilities without dropout (pictures, classes), and of so many answers under it (pictures, times, classes)."""
+    """Probabilities without dropout (pictures, classes), and with it, repeatedly (pictures, times, classes)."""
     alone = net.eval()(x).softmax(-1)
     net.train()
     parts = [net(part.repeat(times, 1)).softmax(-1).view(times, len(part), -1) for part in torch.split(x, PART)]
@@ -47,20 +47,20 @@ def answers(net: MLP, x: Tensor, times: int = T) -> tuple[Tensor, Tensor]:
 
 
 def noisy(x: Tensor, size: float, seed: int) -> Tensor:
-    """Pictures with Gaussian noise of this standard deviation on pixels in [0, 1]."""
+    """Add Gaussian noise of this standard deviation to pixels in [0, 1]."""
     return x + size * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def ways(alone: Tensor, p: Tensor) -> dict[str, Answer]:
-    """The answers of each way, by name.
+    """The predictions of each method, by name.
 
-    *single*: the first answer under dropout. *max-softmax* (Hendrycks & Gimpel 2017): the network without dropout.
-    *mean* (Gal & Ghahramani 2016): the mean of all. *vote*: the class that most name, as sure as their share.
-    *emergent*: the answer that most others resonate with, as sure as their share; *emergent, resonance*: the same, as
-    sure as it is like all the others.
+    *single*: the first prediction under dropout. *max-softmax* (Hendrycks & Gimpel 2017): the network without dropout.
+    *mean* (Gal & Ghahramani 2016): the mean of all. *vote*: the most frequent class, with its share as confidence.
+    *emergent*: the choice of ``emergence_select``, with its share as confidence; *emergent, resonance*: the same, with
+    the resonance as confidence.
     """
     votes = F.one_hot(p.argmax(-1), p.shape[-1]).float().mean(1)
-    # A unit vector of each answer: the cosine of two is the overlap of their distributions (Bhattacharyya 1943).
+    # Unit vectors whose cosine similarity is the overlap of two distributions (Bhattacharyya 1943).
     found = [emergence_select(candidates) for candidates in p.sqrt()]
     chosen = p[torch.arange(len(p)), torch.tensor([f.chosen for f in found])].argmax(1)
     return {
@@ -74,14 +74,14 @@ def ways(alone: Tensor, p: Tensor) -> dict[str, Answer]:
 
 
 def surest(p: Tensor) -> Answer:
-    """The greatest of these shares (pictures, classes), and how great it is."""
+    """The class with the largest share (pictures, classes), and this share as confidence."""
     return Answer(p.argmax(1), p.amax(1))
 
 
 def risk_coverage(wrong: Tensor, confidence: Tensor) -> float:
     """Area under the risk-coverage curve: the mean, over k, of the error among the k surest (Geifman et al. 2019).
 
-    Of those that are as sure as each other none comes first: each counts as their mean.
+    Samples of equal confidence count with their mean error.
 
     >>> risk_coverage(torch.tensor([0.0, 1.0]), torch.tensor([0.9, 0.1]))
     0.25

@@ -1,1 +1,1 @@
-"""The emergence field: coherence, novelty and resonance of a network's activations, and what is built on them."""
+"""The emergence field: coherence, novelty and resonance of activations, and selection and cascades based on them."""

@@ -1,4 +1,4 @@
-"""Which activation the emergence field looks at, and the ear that gathers it in training."""
+"""Forward hooks that collect the input of one layer in training, for the emergence field."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +17,21 @@ from sal_lightning.layers import AUTO, rows
 from sal_lightning.padding import Padding
 from sal_lightning.torch_compile import uncompiled
 
-ROWS = 128  # rows of a step that are looked at
-DENSE, EVERY = 16, 8  # the first steps all enter the field, then one in EVERY that stands for so many
+ROWS = 128  # rows sampled in a step
+DENSE, EVERY = 16, 8  # the first DENSE steps all enter the field, then one in EVERY, with that weight
 
 
 class ActivationObserver:
-    """Gathers sampled rows of the input of one layer, and shows them to a field once a step.
+    """Samples rows of the input of one layer, and updates a field with them once per step.
 
     Args:
-        name: of the layer, or "auto".
+        name: name of the layer, or "auto".
 
     Raises:
-        ValueError: for an empty name.
+        ValueError: ``name`` is empty or not a string.
     """
 
-    wanted = True  # whether the step that runs may be measured
+    wanted = True  # whether the current step may be measured
     in_step = True  # whether a training step is running
 
     def __init__(self, name: str) -> None:
@@ -39,7 +39,7 @@ class ActivationObserver:
             raise ValueError(f"Expected field to be the name of a layer, {AUTO!r} or None, got {name!r}.")
         self.name, self.field, self.shift = name, EmergenceField(), MeanShift()
         self.steps = 0
-        self.seen: Tensor | None = None  # (4,) what the last look that was measured found
+        self.seen: Tensor | None = None  # (4,) the last measurement
         self._rows: list[Tensor] = []  # of this step
         self._forward = False  # whether the layer ran not only in a backward pass
         self._running: Tensor | None = None  # of a pass in evaluation mode, until it ends
@@ -50,17 +50,23 @@ class ActivationObserver:
     def begin(
         self, layer: nn.Module | None, device: torch.device | None = None, padding: Padding | None = None
     ) -> None:
-        """Listen to this layer, of a model on this device; ``padding`` knows the masks that are in force there."""
+        """Register hooks on a layer.
+
+        Args:
+            layer: the layer; None collects nothing.
+            device: device of the model.
+            padding: attention masks of the model.
+        """
         self.end()
         self._padding = padding
         self._device, self._forward, self.in_step = device, False, True
         if layer is not None:
-            self._handles = [layer.register_forward_pre_hook(self._listener(layer), with_kwargs=True)]
-            if not layer.training:  # code compiled later knows the hooks that are there by then
+            self._handles = [layer.register_forward_pre_hook(self._pre_hook(layer), with_kwargs=True)]
+            if not layer.training:  # compiled code includes only hooks registered before compilation
                 self._follow(layer)
 
     def end(self) -> None:
-        """Stop listening; what was seen stays in the field."""
+        """Remove the hooks; the field is kept."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._padding, self._running, self.seen = [], None, None, None
@@ -72,11 +78,11 @@ class ActivationObserver:
         return self.steps < DENSE or self.steps % EVERY == 0
 
     def discard_step(self) -> None:
-        """Drop what this step gathered."""
+        """Discard the rows of this step."""
         self._rows.clear()
 
     def update_field(self, measure: bool) -> None:
-        """Show what this step gathered to the field; if wanted it is measured first, and found in ``seen``."""
+        """Update the field with the rows of this step; if ``measure``, measure them first, into ``seen``."""
         x = torch.cat(self._rows) if self._rows else None
         self.discard_step()
         if x is not None and self._is_other(x):
@@ -87,7 +93,7 @@ class ActivationObserver:
         self.steps += 1
 
     def _measured(self, x: Tensor) -> Tensor:
-        """As the field's look, but with the novelty of the states' mean."""
+        """As ``EmergenceField.measure``, but with the novelty of ``MeanShift``: (4,)."""
         together, _, inside, _ = self.field.measure(x)
         x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
         with torch.autocast(x.device.type, enabled=False):
@@ -96,12 +102,12 @@ class ActivationObserver:
         return torch.stack([together, new, inside, emergence.to(x.dtype)])
 
     def _learn(self, x: Tensor | None, steps: int) -> None:
-        """All processes keep one field: the mean of what they saw; a step that one of them did not see is left out."""
+        """Update the field, averaged over processes; skip a step in which one of them has no rows."""
         if x is not None and distributed.count() == 1:
             self._update(x, steps)
         elif distributed.count() > 1:
-            saw = torch.tensor([float(x is not None)], device=self._device)
-            if distributed.mean([saw])[0] < 1:
+            has_rows = torch.tensor([float(x is not None)], device=self._device)
+            if distributed.mean([has_rows])[0] < 1:
                 return
             assert x is not None
             self._update(x, steps)
@@ -119,20 +125,20 @@ class ActivationObserver:
             self.shift.update(torch.where(x.isfinite().all(1, keepdim=True), x, 0.0), steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only."""
+        """State as tensors and numbers only."""
         return {"steps": self.steps, "field": self.field.state_dict(), "shift": self.shift.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Continue where another stood."""
+        """Load a state onto ``device``."""
         self.steps = state["steps"]
         self.field.load_state_dict(state["field"], device)
         self.shift.load_state_dict(state["shift"], device)
 
-    def _listener(self, watched: nn.Module) -> Callable[..., None]:
+    def _pre_hook(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def collect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if module is not watched or not self.in_step or not self._counts(module):
-                return  # a copy of the model (hooks are copied with it), evaluation, run again for its activations
+                return  # a copy of the model (hooks are copied with it), evaluation, or checkpoint recomputation
             given = (*args, *kwargs.values())
             x = self._states(module, given)
             if x is not None and x.numel() and (self.wanted or self.due or self._is_other(x)):
@@ -143,15 +149,15 @@ class ActivationObserver:
                     self._running = seen
                     self._follow(module)
 
-        return listen
+        return collect
 
     def _sampled(self, module: nn.Module, given: Tensor, x: Tensor) -> Tensor:
-        """Rows of states (..., d), of the real ones where the model is given a mask."""
+        """Sampled rows of states (..., d), without padding where the model has a mask."""
         real = None if self._padding is None else self._padding.among(module, [given])[0]
         return rows(x.reshape(-1, x.shape[-1]), ROWS, self.steps, real).float().clone()
 
     def _follow(self, watched: nn.Module) -> None:
-        """Of a pass in evaluation mode the rows count when a backward pass trains the layer, or what comes before."""
+        """In evaluation mode, count the rows of a pass once a backward pass trains the layer, or an earlier one."""
         if len(self._handles) > 1:
             return
 
@@ -165,7 +171,7 @@ class ActivationObserver:
         self._handles.append(watched.register_forward_hook(ended))
 
     def _counts(self, module: nn.Module) -> bool:
-        """Whether a pass may belong to training; one that is run again for its activations counts once."""
+        """Whether a forward pass may belong to training; checkpoint recomputation is not counted again."""
         if module.training:
             return not in_backward()
         if not torch.is_grad_enabled() or (in_backward() and self._forward):
@@ -174,11 +180,15 @@ class ActivationObserver:
         return True
 
     def _is_other(self, x: Tensor) -> bool:
-        """Whether these are states of another network than before."""
+        """Whether the states have another width than the field, as those of another network."""
         return self.field.window is not None and self.field.window.d != x.shape[-1]
 
     def _states(self, module: nn.Module, given: tuple[Any, ...]) -> Tensor | None:
-        """What the layer is given, as states (..., d): a view of it. None where that is none and nobody named it."""
+        """A view of the layer's input as states (..., d); None for other inputs of a layer chosen by "auto".
+
+        Raises:
+            ValueError: the input of a layer chosen by name is not a dense floating-point tensor.
+        """
         x = distributed.local(given[0].detach()) if given and isinstance(given[0], Tensor) else None
         if x is None or not (x.layout == torch.strided and x.is_floating_point() and x.dim() > 0):
             if self.name == AUTO:
@@ -186,7 +196,7 @@ class ActivationObserver:
             kind = (
                 f"{x.dtype}, {x.layout}, {x.dim()}-d" if x is not None else type(given[0]).__name__ if given else "none"
             )
-            raise ValueError(f"Expected field={self.name!r} to name a layer that is given floats, it is given {kind}.")
+            raise ValueError(f"Expected field={self.name!r} to name a layer whose input is floats, got {kind}.")
         if isinstance(module, _ConvNd | _NormBase) and x.dim() > 2:
-            x = x.movedim(1, -1)  # channels, not width, are what a state is made of
+            x = x.movedim(1, -1)  # a state consists of channels
         return x

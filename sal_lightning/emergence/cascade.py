@@ -1,7 +1,4 @@
-"""Pulse-Split-Cascade: states that evolve, split, merge and expire, until one emerges that the others resonate with.
-
-Nothing is rewarded and nothing is ranked.
-"""
+"""Pulse-Split-Cascade: states evolve, split, merge and expire; selection is by resonance, without rewards or ranks."""
 
 from collections.abc import Callable
 
@@ -14,12 +11,12 @@ from sal_lightning.emergence.selection import MERGE, Selection, agreement, emerg
 
 __all__ = ["Emergence", "Evolve", "Fate", "Lineage", "Measure", "Pulse", "PulseCascade", "agreement"]
 
-Evolve = Callable[[Tensor], Tensor]  # all living states (n, d) → the next ones (n, d)
+Evolve = Callable[[Tensor], Tensor]  # all living states (n, d) → their next values (n, d)
 Measure = Callable[[Tensor], tuple[Tensor, Tensor]]  # states (n, d) → coherence and novelty of each, (n,) in [0, 1]
 
 
 class PulseCascade(Population):
-    """A semantic game of life, bounded and the same in every run.
+    """A population of states ("pulses") that evolves in generations; both are bounded, and runs are reproducible.
 
     >>> cascade = PulseCascade()
     >>> cascade.initiate(torch.tensor([[1.0, 0.0], [0.9, 0.3], [0.0, 1.0]]))
@@ -31,18 +28,18 @@ class PulseCascade(Population):
     (tensor([1.9000, 0.3000]), 0.67)
 
     Args:
-        max_pulses: >= 1; so many live at most.
-        max_generations: >= 0; so many steps are taken at most.
-        merge: in [-1, 1]; cosine similarity from which two pulses are one.
-        coherent: in [0, 1]; a pulse splits that is at least as coherent as this,
-        novel: in [0, 1]; and at least as novel as this.
-        expire: in [0, 1]; a pulse less coherent than this expires.
-        spread: >= 0; how far from its parent a split pulse begins, as a share of the parent's length. At less than 0.75
-            it is so alike that it merges back at once, unless their evolution drives them apart.
-        generator: of the spread; a fresh one with seed 0 if not given.
+        max_pulses: >= 1; largest number of living pulses.
+        max_generations: >= 0; largest number of steps.
+        merge: in [-1, 1]; pulses merge at this cosine similarity or above.
+        coherent: in [0, 1]; a pulse splits if its coherence is at least this,
+        novel: in [0, 1]; and its novelty at least this.
+        expire: in [0, 1]; a pulse expires if its coherence is below this.
+        spread: >= 0; distance of a new pulse from its parent, relative to the parent's norm. Below 0.75 the new pulse
+            is so similar that it merges back in the next step, unless their evolution separates them.
+        generator: random generator for the direction of this distance; default: a new one with seed 0.
 
     Raises:
-        ValueError: for a choice outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -68,13 +65,13 @@ class PulseCascade(Population):
         self.merge, self.coherent, self.novel, self.expire, self.spread = merge, coherent, novel, expire, spread
         self.generator = generator or torch.Generator().manual_seed(0)
 
-    # --- the course of things ---
+    # --- a run ---
 
     def initiate(self, states: Tensor, pulses: int | None = None) -> None:
-        """Begin anew with these states (n, d), or with ``pulses`` of them about one state (d,).
+        """Start anew with the states (n, d), or with ``pulses`` random states around a single one (d,).
 
         Raises:
-            ValueError: states of another shape, not finite, or more than ``max_pulses``.
+            ValueError: the states have another shape, are not finite, or are more than ``max_pulses``.
         """
         first = states.detach()[None] if states.dim() == 1 else states.detach()
         unit(first)
@@ -84,16 +81,18 @@ class PulseCascade(Population):
         self._begin(first.clone() if count == len(first) else self._near(first.expand(count, -1)))
 
     def step(self, evolve_fn: Evolve, measure_fn: Measure = agreement) -> bool:
-        """One generation: all evolve; the incoherent expire, the alike merge, the coherent and novel split.
-
-        Returns whether it happened: after ``max_generations`` nothing does.
+        """Run one generation: all pulses evolve; incoherent ones expire, similar ones merge, coherent novel ones split.
 
         Args:
-            evolve_fn: makes of all living states (n, d) the next ones.
-            measure_fn: says how coherent and how novel each state is, two tensors (n,) in [0, 1].
+            evolve_fn: maps all living states (n, d) to their next values (n, d).
+            measure_fn: maps the states (n, d) to their coherence and novelty, two tensors (n,) in [0, 1].
+
+        Returns:
+            True, or False after ``max_generations``, when nothing changes.
 
         Raises:
-            ValueError: before ``initiate``, or for what these return in another shape or range; nothing has changed.
+            ValueError: ``initiate`` was not called, or a function returned another shape or range; the cascade is
+                unchanged.
         """
         if not self._living:
             raise ValueError("Expected initiate() before step(), got no pulses.")
@@ -109,10 +108,10 @@ class PulseCascade(Population):
         return True
 
     def emerge(self) -> Emergence:
-        """The pulse that stands for the largest lineage now; of pulses that are alike, the older one's lineage counts.
+        """The medoid of the largest lineage; similar pulses count for the lineage of the oldest of them.
 
         Raises:
-            ValueError: before ``initiate``.
+            ValueError: ``initiate`` was not called.
         """
         if not self._living:
             raise ValueError("Expected initiate() before emerge(), got no pulses.")
@@ -126,20 +125,20 @@ class PulseCascade(Population):
         return Emergence(chosen, of, found.share, found.entropy, found.resonance)
 
     def select(self, embeddings: Tensor) -> Selection:
-        """The same for candidates (n, d) that exist already, however many: nothing evolves."""
+        """Select from given candidates (n, d), without evolution: ``emergence_select`` with this ``merge``."""
         return emergence_select(embeddings, self.merge)
 
     # --- parts of a step ---
 
     def _expire(self, stays: Tensor, splits: Tensor) -> Tensor:
-        """Where none is coherent none has to go: there is nothing to give way to."""
+        """Expire the pulses outside ``stays`` (n,); if that were all of them, none expires."""
         if not stays.any():
             return splits
         self._end(stays, "expired")
         return splits[stays]
 
     def _merge(self, splits: Tensor) -> Tensor:
-        """Those alike become one, in their weighted mean; it splits if its oldest one would have."""
+        """Merge similar pulses into their weighted mean, which splits if the oldest of them would."""
         leader = leaders(self._states, self.merge)
         stays = leader == torch.arange(len(leader), device=leader.device)
         weight = torch.zeros_like(self._weight).index_add_(0, leader, self._weight)
@@ -153,7 +152,7 @@ class PulseCascade(Population):
         return splits[stays]
 
     def _split(self, splits: Tensor) -> None:
-        """A second pulse begins beside each: they share the voice. Where there is no room for all, the oldest do."""
+        """Split the pulses in ``splits`` (n,), oldest first, up to ``max_pulses``; both get half of the weight."""
         room = self.max_pulses - len(self._living)
         parents = splits.nonzero()[:room, 0]
         if not len(parents):
@@ -164,7 +163,7 @@ class PulseCascade(Population):
         self._living += [self._bear(self._living[i]) for i in parents.tolist()]
 
     def _near(self, states: Tensor) -> Tensor:
-        """States in a random direction from these, ``spread`` of their length away."""
+        """States at a distance of ``spread`` times the norm from these, in random directions."""
         noise = torch.randn(states.shape, generator=self.generator, device=self.generator.device).to(states)
         length = states.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
         near: Tensor = states + self.spread * length * noise

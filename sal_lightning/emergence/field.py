@@ -1,6 +1,6 @@
-"""The emergence field: how coherent a batch of states is, how new, how it resonates with the past. It only observes.
+"""The emergence field: coherence, novelty and resonance of a batch of states, compared with past states.
 
-Letters: ``x`` (n, d) states, ``U`` (d, k) orthonormal directions of past states, ``lam`` (k,) their energy.
+Notation: ``x`` (n, d) states, ``U`` (d, k) orthonormal directions of past states, ``lam`` (k,) their energy.
 """
 
 import math
@@ -12,9 +12,9 @@ from torch import Tensor
 from sal_lightning.input_sketch import InputSketch
 from sal_lightning.rules.directions import decompose
 
-COHERENT, NOVEL = 0.6, 0.4  # where emergence begins
-BETA = 0.99  # the field remembers about a hundred observations
-NOISE = 1e-3  # directions with less than this share of the strongest one's energy were not really seen
+COHERENT, NOVEL = 0.6, 0.4  # thresholds of emergence
+BETA = 0.99  # decay of the field: about a hundred observations
+NOISE = 1e-3  # directions with less than this share of the strongest one's energy are noise
 
 
 class EmergenceState(NamedTuple):
@@ -29,9 +29,9 @@ class EmergenceState(NamedTuple):
 def coherence(x: Tensor) -> Tensor:
     """``1 − H / log d``, with H the spectral entropy of order 2 of the second moment ``C = E[x xᵀ]``: a scalar.
 
-    ``H = −log(tr C² / (tr C)²)`` (Rényi 1961). Of this order, and not of Shannon's, because both traces have unbiased
+    ``H = −log(tr C² / (tr C)²)`` (Rényi 1961). Order 2 is used instead of Shannon's because both traces have unbiased
     estimates from the pairs of different rows (Chen, Zhang & Zhong 2010), so that a few rows of noise in many
-    dimensions are not taken for a pattern: ``tr C² ≈ mean (xᵢ·xⱼ)²`` and ``(tr C)² ≈ mean ‖xᵢ‖²‖xⱼ‖²`` over i ≠ j.
+    dimensions do not appear coherent: ``tr C² ≈ mean (xᵢ·xⱼ)²`` and ``(tr C)² ≈ mean ‖xᵢ‖²‖xⱼ‖²`` over i ≠ j.
 
     >>> coherence(torch.tensor([[1.0, 2.0], [2.0, 4.0]])), coherence(torch.eye(4).repeat(2, 1))
     (tensor(1.), tensor(0.))
@@ -40,20 +40,20 @@ def coherence(x: Tensor) -> Tensor:
     x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
     energy = x.square().sum(1)
     most = energy.sum().square() - energy.square().sum()
-    # One state alone, or one number, is a pattern; nothing is none.
+    # A single state, or d = 1, has coherence 1; zeros have 0.
     purity = torch.where(most > 0, _alike(x, energy) / most, (energy.sum() > 0).to(x.dtype))
     return (1 + purity.clamp(min=1 / d).log() / math.log(max(d, 2))).clamp(0, 1) * (energy.sum() > 0)
 
 
 def _alike(x: Tensor, energy: Tensor) -> Tensor:
-    """``Σ (xᵢ·xⱼ)²`` over i ≠ j, by the smaller of two products."""
+    """``Σ (xᵢ·xⱼ)²`` over i ≠ j, by the smaller of the two matrix products."""
     if len(x) <= x.shape[1]:
         return (x @ x.mT).fill_diagonal_(0).square().sum()
     return (x.mT @ x).square().sum() - energy.square().sum()
 
 
 def novelty(x: Tensor, U: Tensor) -> Tensor:
-    """The share of the states' energy outside the directions, a scalar in [0, 1]; 0 of states that are zero.
+    """The share of the states' energy outside the directions, a scalar in [0, 1]; 0 if all states are zero.
 
     >>> novelty(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
     tensor(0.2000)
@@ -62,7 +62,7 @@ def novelty(x: Tensor, U: Tensor) -> Tensor:
 
 
 def resonance(x: Tensor, U: Tensor, lam: Tensor) -> Tensor:
-    """The share of the states' energy inside, each direction counted by its own energy (the strongest: 1).
+    """The share of the states' energy inside, each direction weighted by its energy (strongest: 1): a scalar in [0, 1].
 
     >>> resonance(torch.tensor([[1.0, 1.0]]), torch.eye(2), torch.tensor([4.0, 2.0]))
     tensor(0.7500)
@@ -76,10 +76,10 @@ def _share(whole: Tensor, part: Tensor) -> Tensor:
 
 
 class EmergenceField:
-    """A running second moment of past states, kept as a sketch: no state is stored.
+    """A running second moment of past states, as a sketch; the states themselves are not stored.
 
-    States have the shape (..., d) or (d,), any floating point type, and may lie on any device; the field lives where
-    they do. What is not finite counts as zero.
+    States have the shape (..., d) or (d,) and any floating-point dtype; the field is on their device. States with
+    values that are not finite count as zero.
 
     >>> field = EmergenceField()
     >>> pattern = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
@@ -89,10 +89,11 @@ class EmergenceField:
     EmergenceState(coherence=1.0, novelty=0.0, resonance=1.0, emergence=False)
 
     Args:
-        rank: >= 1; so many directions are remembered at most.
+        rank: >= 1; largest number of directions kept.
 
     Raises:
-        ValueError: for a rank outside its range; later, for states of no or of another width, or not floating point.
+        ValueError: ``rank`` is outside its range; in methods, states are empty, not floating point, or of another
+            width than before.
     """
 
     def __init__(self, rank: int = 64) -> None:
@@ -100,10 +101,10 @@ class EmergenceField:
             raise ValueError(f"Expected rank to be a whole number >= 1, got {rank!r}.")
         self.rank = rank
         self.window: InputSketch | None = None
-        self._found: tuple[Tensor, Tensor] | None = None  # directions of the window as it is
+        self._found: tuple[Tensor, Tensor] | None = None  # cached directions of the window
 
     def measure_coherence(self, state: Tensor) -> float:
-        """1 − the spectral entropy of the batch's second moment, as a share of the largest possible: in [0, 1]."""
+        """1 − the spectral entropy of the batch's second moment relative to its maximum: in [0, 1]."""
         return float(self.measure(state)[0])
 
     def measure_novelty(self, state: Tensor) -> float:
@@ -111,11 +112,11 @@ class EmergenceField:
         return float(self.measure(state)[1])
 
     def measure_resonance(self, state: Tensor) -> float:
-        """The share of the states' energy inside the field, each direction by its energy (strongest: 1): in [0, 1]."""
+        """The share of the states' energy inside the field, directions weighted by energy (strongest: 1): in [0, 1]."""
         return float(self.measure(state)[2])
 
     def detect_emergence(self, coherence: float, novelty: float) -> bool:
-        """Whether something coherent is new: coherence >= 0.6 and novelty >= 0.4."""
+        """Whether coherence >= 0.6 and novelty >= 0.4."""
         return bool(coherence >= COHERENT and novelty >= NOVEL)
 
     def observe(self, state: Tensor) -> EmergenceState:
@@ -126,7 +127,7 @@ class EmergenceField:
         return EmergenceState(together, new, inside, bool(emergence))
 
     def measure(self, state: Tensor) -> Tensor:
-        """Coherence, novelty, resonance and emergence (0 or 1) as a tensor (4,) where the states are."""
+        """Coherence, novelty, resonance and emergence (0 or 1) as a tensor (4,) on the device of the states."""
         x = self._states(state)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             together, new, inside = coherence(x), torch.ones((), device=x.device), torch.zeros((), device=x.device)
@@ -137,7 +138,7 @@ class EmergenceField:
         return torch.stack([together, new, inside, emergence.to(x.dtype)])
 
     def update(self, state: Tensor, steps: int = 1) -> None:
-        """Add a batch of states that stands for so many; nothing is measured, and no device is waited for."""
+        """Add a batch that represents ``steps`` batches, without measuring it and without synchronization."""
         x = self._states(state)
         self.window = self.window or InputSketch(x.shape[1], self.rank, BETA)
         with torch.autocast(x.device.type, enabled=False):
@@ -146,19 +147,19 @@ class EmergenceField:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept, however much was observed."""
+        """Memory of the field in bytes; it does not grow with the number of observations."""
         return 0 if self.window is None else sum(t.nbytes for t in self.window.state_dict().values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers; without a width while nothing was seen."""
+        """State as tensors and numbers; without ``d`` and ``window`` before the first observation."""
         seen = {} if self.window is None else {"d": self.window.d, "window": self.window.state_dict()}
         return {"rank": self.rank} | seen
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        """Continue where another field stood.
+        """Load a state onto ``device``.
 
         Raises:
-            ValueError: the state of a field of another rank.
+            ValueError: the state is of a field of another rank.
         """
         if state["rank"] != self.rank:
             raise ValueError(f"Expected the state of a field of rank {self.rank}, got that of rank {state['rank']}.")

@@ -1,4 +1,4 @@
-"""Pulses, living or not: the living are the rows of one tensor, oldest first; of the others a record is kept."""
+"""The pulses of a cascade: living ones as rows of one tensor, oldest first, and a record of all."""
 
 from collections import defaultdict
 from typing import Literal, NamedTuple
@@ -10,39 +10,39 @@ Fate = Literal["alive", "merged", "expired"]
 
 
 class Pulse(NamedTuple):
-    """One pulse, living or not. It counts generations from 0, those of the first pulses."""
+    """One pulse, living or not. Generations are counted from 0, the generation of the first pulses."""
 
-    number: int  #: in order of birth
+    number: int  #: index in order of creation
     lineage: int  #: the number of the first pulse it descends from
-    parent: int | None  #: whom it was split from
+    parent: int | None  #: number of the pulse that it was split from
     born: int  #: its first generation
-    ended: int | None  #: the generation that it did not reach
+    ended: int | None  #: the generation in which it expired or merged
     fate: Fate
-    into: int | None  #: whom it merged into
-    weight: float  #: of how many first pulses it carries the voice; when it ended, if it did
-    state: Tensor | None  #: (d,); of the living only
+    into: int | None  #: number of the pulse that it merged into
+    weight: float  #: number of first pulses that it represents, now or when it ended
+    state: Tensor | None  #: (d,); None after its end
 
 
 class Lineage(NamedTuple):
-    """A first pulse and all that descend from it."""
+    """A first pulse and all its descendants."""
 
-    number: int  #: of the first pulse
-    pulses: tuple[int, ...]  #: numbers, in order of birth
-    weights: tuple[float, ...]  #: the voices it had in each generation
+    number: int  #: number of the first pulse
+    pulses: tuple[int, ...]  #: numbers of its pulses, in order of creation
+    weights: tuple[float, ...]  #: its weight in each generation
 
 
 class Emergence(NamedTuple):
-    """What emerged, and how many agree."""
+    """The selected pulse, its lineage, and measures of agreement."""
 
     pulse: Pulse
     lineage: Lineage
-    share: float  #: of the voices, in (0, 1]
-    entropy: float  #: of the lineages' shares, in nats
-    resonance: float  #: mean cosine similarity to all voices, in [-1, 1]
+    share: float  #: share of its lineage in the total weight, in (0, 1]
+    entropy: float  #: entropy of the lineages' shares, in nats
+    resonance: float  #: weighted mean cosine similarity to all pulses, in [-1, 1]
 
 
 class Population:
-    """Who lives, whom they descend from, and how many voices each lineage had in each generation."""
+    """Living pulses, their descent, and the weight of each lineage in each generation."""
 
     def __init__(self) -> None:
         self.generation = 0
@@ -54,7 +54,7 @@ class Population:
 
     @property
     def pulses(self) -> list[Pulse]:
-        """Every pulse that ever was, by number."""
+        """All pulses, living or not, by number."""
         living = {number: i for i, number in enumerate(self._living)}
         weights = self._weight.tolist()
         return [
@@ -66,7 +66,7 @@ class Population:
 
     @property
     def lineages(self) -> list[Lineage]:
-        """Every lineage, by the number of its first pulse."""
+        """All lineages, in the order of their first pulses."""
         members = defaultdict(list)
         for p in self._record:
             members[p.lineage].append(p.number)
@@ -76,7 +76,7 @@ class Population:
         ]
 
     def _begin(self, states: Tensor) -> None:
-        """These live (n, d), each with a voice of its own, and nobody before them."""
+        """Start anew with pulses of these states (n, d), each of weight 1."""
         self._states = states
         self._weight = torch.ones(len(states), dtype=torch.double, device=states.device)
         self.generation, self._record, self._voices = 0, [], []
@@ -90,7 +90,7 @@ class Population:
         return number
 
     def _end(self, stays: Tensor, fate: Fate, into: list[int] | None = None) -> None:
-        """Keep those that stay, and write down what became of the others."""
+        """Keep the pulses in ``stays`` (n,), and record the fate of the others."""
         weights, living = self._weight.tolist(), self._living
         for i in (~stays).nonzero()[:, 0].tolist():
             number = living[i]

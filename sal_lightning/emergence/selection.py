@@ -1,6 +1,6 @@
-"""Which of several states the others resonate with: selection by agreement alone, without a score or a reward.
+"""Selection of one of several states by resonance: by agreement alone, without a score or a reward.
 
-Letters: ``u`` (n, d) states as unit vectors, ``w`` (n,) how many voices each has.
+Notation: ``u`` (n, d) states as unit vectors, ``w`` (n,) their weights.
 """
 
 import math
@@ -9,52 +9,52 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MERGE = 0.8  # states whose cosine similarity is at least this say the same
-BLOCK = 512  # states that are compared at once
+MERGE = 0.8  # cosine similarity from which states are considered equivalent
+BLOCK = 512  # number of states compared at once
 
 
 class Selection(NamedTuple):
-    """What emerged from a number of candidates."""
+    """The selected candidate, and measures of agreement."""
 
-    chosen: int  #: index of the candidate that stands for all
-    share: float  #: of the voices in its lineage, in (0, 1]
-    entropy: float  #: of the lineages' shares, in nats: 0 where all agree, log n where nobody does
-    resonance: float  #: mean cosine similarity of the chosen one to all voices, in [-1, 1]: a share without steps
-    lineages: Tensor  #: (n,) the index of each candidate's leader
+    chosen: int  #: index of the selected candidate
+    share: float  #: share of its lineage in the total weight, in (0, 1]
+    entropy: float  #: entropy of the lineages' shares, in nats: 0 if all agree, log n if none do
+    resonance: float  #: weighted mean cosine similarity of the selected candidate to all, in [-1, 1]
+    lineages: Tensor  #: (n,) index of each candidate's leader
 
 
 def emergence_select(states: Tensor, merge: float = MERGE, weight: Tensor | None = None) -> Selection:
     """The candidate that most of the others resonate with: the medoid of the largest lineage.
 
-    To choose what has the greatest mean similarity to all others is minimum Bayes risk decoding (Kumar & Byrne 2004);
-    the entropy is that of semantic entropy (Kuhn et al. 2023), with lineages for meanings.
+    Selecting the candidate with the largest mean similarity to all others is minimum Bayes risk decoding (Kumar & Byrne
+    2004); the entropy is semantic entropy (Kuhn et al. 2023), with lineages as meanings.
 
     >>> emergence_select(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.1]]))[:2]
     (1, 0.75)
 
     Args:
-        states: the candidates as vectors (n, d), n >= 1; only their directions count.
-        merge: in [-1, 1]; cosine similarity from which two candidates say the same.
-        weight: voices of each candidate (n,), >= 0 and not all 0; one each if not given.
+        states: the candidates as vectors (n, d), n >= 1; their norms have no effect.
+        merge: in [-1, 1]; cosine similarity from which two candidates belong to one lineage.
+        weight: weight of each candidate (n,), >= 0 and not all 0; default: 1 each.
 
     Raises:
-        ValueError: of another shape or range, or not finite.
+        ValueError: an argument has another shape or range, or is not finite.
     """
     return medoid(states, leaders(states, merge), weight)
 
 
 def medoid(states: Tensor, lineages: Tensor, weight: Tensor | None = None) -> Selection:
-    """The state that agrees most with those of the largest lineage; of several as large, the most alike one's.
+    """The state with the largest mean similarity to those of the largest lineage; ties go to the most coherent one.
 
-    No pair is compared: the sum of cosine similarities to all members is ``u · Σ w u``.
+    Linear in n: the sum of cosine similarities to all members is ``u · Σ w u``.
 
     Args:
         states: vectors (n, d).
-        lineages: of each state the index (n,) of one that stands for its lineage, whatever made them.
-        weight: voices of each state (n,), as in ``emergence_select``.
+        lineages: index (n,) of one state of the lineage of each state.
+        weight: weight of each state (n,), as in ``emergence_select``.
 
     Raises:
-        ValueError: of another shape or range, or not finite.
+        ValueError: an argument has another shape or range, or is not finite.
     """
     u, w = unit(states), _weights(states, weight)
     voices = torch.zeros_like(w).index_add_(0, lineages, w)
@@ -67,9 +67,9 @@ def medoid(states: Tensor, lineages: Tensor, weight: Tensor | None = None) -> Se
 
 
 def leaders(states: Tensor, merge: float = MERGE) -> Tensor:
-    """For each state, in order: its most similar leader if there is one as similar as ``merge``, else itself.
+    """For each state, in order: its most similar leader if their similarity is at least ``merge``, else itself.
 
-    Leader clustering (Hartigan 1975) in blocks: n·k similarities for k leaders, and never more at once than BLOCK·k.
+    Leader clustering (Hartigan 1975) in blocks: n·k similarities for k leaders, at most BLOCK·k of them at once.
 
     >>> leaders(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]]))
     tensor([0, 1, 0])
@@ -82,13 +82,13 @@ def leaders(states: Tensor, merge: float = MERGE) -> Tensor:
         The index of each state's leader, (n,).
 
     Raises:
-        ValueError: of another shape or range, or not finite.
+        ValueError: an argument has another shape or range, or is not finite.
     """
     if not -1 <= merge <= 1:
         raise ValueError(f"Expected merge to be in [-1, 1], got {merge!r}.")
     u = unit(states)
     found = torch.arange(len(u), device=u.device)
-    heads, places, k = torch.empty_like(u), torch.empty_like(found), 0  # the leaders so far, and where they stand
+    heads, places, k = torch.empty_like(u), torch.empty_like(found), 0  # the leaders so far, and their indices
     for start in range(0, len(u), BLOCK):
         x = u[start : start + BLOCK]
         best, chosen = _nearest(x, heads[:k])
@@ -103,9 +103,9 @@ def leaders(states: Tensor, merge: float = MERGE) -> Tensor:
 
 
 def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
-    """How each state agrees with the others, taken by themselves: coherence and novelty (n,), in [0, 1].
+    """Coherence and novelty of each state, (n,) in [0, 1], from the states (n, d) alone.
 
-    Coherence is the mean cosine similarity to all, novelty 1 − that to the nearest other.
+    Coherence is the mean cosine similarity to all states, novelty 1 − the similarity to the nearest other one.
 
     >>> agreement(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     (tensor([0.6667, 0.6667, 0.3333]), tensor([0., 0., 1.]))
@@ -117,18 +117,18 @@ def agreement(states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit(states: Tensor) -> Tensor:
-    """States (n, d) as unit vectors, in single precision at least; a zero stays zero.
+    """Normalize states (n, d) to unit vectors, in single precision at least; zero vectors are unchanged.
 
     Raises:
-        TypeError: no tensor.
-        ValueError: of another shape, none, or not finite.
+        TypeError: ``states`` is not a tensor.
+        ValueError: ``states`` has another shape or dtype, is empty, or is not finite.
     """
     if not isinstance(states, Tensor):
         raise TypeError(f"Expected states to be a tensor of shape (n, d), got {type(states).__name__}.")
     if states.dim() != 2 or not len(states) or not states.is_floating_point():
         raise ValueError(f"Expected states to be floats of shape (n >= 1, d), got {states.dtype} {(*states.shape,)}.")
     x = states.detach() if states.dtype == torch.double else states.detach().float()
-    # By the largest entry first: the square of a large number is infinite.
+    # Divided by the largest entry first, as squares of large numbers overflow.
     most = x.abs().amax(1, keepdim=True)
     if not most.isfinite().all():
         raise ValueError("Expected states to be finite, got inf or NaN.")
@@ -145,7 +145,7 @@ def _weights(states: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _nearest(x: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-    """The most similar leader of each state and how similar it is; -2 while there is none."""
+    """The similarity (n,) of each state to its most similar leader, -2 without leaders, and the leader's index (n,)."""
     if not len(heads):
         return x.new_full((len(x),), -2.0), torch.zeros(len(x), dtype=torch.long, device=x.device)
     best, chosen = (x @ heads.mT).max(1)
@@ -153,9 +153,9 @@ def _nearest(x: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stand(similar: Tensor, open: Tensor) -> Tensor:
-    """Which of the ``open`` states (n,) become leaders, being similar (n, n) to no leader before them.
+    """Which of the ``open`` states (n,) become leaders: those not ``similar`` (n, n) to an earlier leader.
 
-    All whose earlier likes are settled are settled together: some rounds instead of n steps.
+    States whose earlier similar ones are all decided are decided together: a few rounds instead of n steps.
     """
     similar, leads = similar & _earlier(similar), torch.zeros_like(open)
     while open.any():
@@ -165,5 +165,5 @@ def _stand(similar: Tensor, open: Tensor) -> Tensor:
 
 
 def _earlier(x: Tensor) -> Tensor:
-    """Of each pair (row, column), whether the column comes first."""
+    """For each pair (row, column) of ``x``, whether the column precedes the row."""
     return torch.ones_like(x, dtype=torch.bool).tril(-1)

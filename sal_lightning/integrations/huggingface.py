@@ -1,4 +1,4 @@
-"""Self-Alignment Learning as one callback of Hugging Face's ``Trainer``."""
+"""Self-Alignment Learning as a callback of Hugging Face's ``Trainer``."""
 
 import warnings
 from math import ceil
@@ -26,12 +26,12 @@ FILE = "sal.pt"  # beside the model's weights in a checkpoint
 class SALTrainerCallback(BaseCallback, TrainerCallback):
     """``SALCallback`` for ``transformers.Trainer(..., callbacks=[SALTrainerCallback()])``.
 
-    The ``sal/...`` values join ``state.log_history`` and whatever reports after this callback. Reporters named in
-    ``report_to`` come before it; for Weights & Biases use ``report_to=[]`` and
+    The ``sal/...`` values are added to ``state.log_history`` and to the logs of callbacks after this one. Reporters
+    named in ``report_to`` run before it; for Weights & Biases use ``report_to=[]`` and
     ``callbacks=[SALTrainerCallback(), WandbCallback()]``.
 
-    Checkpoints hold a file ``sal.pt``, read on resuming from a checkpoint in ``output_dir`` or from
-    ``args.resume_from_checkpoint``; for one that lies elsewhere call ``load_state_dict`` before ``train()``.
+    Checkpoints contain a file ``sal.pt``, which is read on resuming from a checkpoint in ``output_dir`` or from
+    ``args.resume_from_checkpoint``; for checkpoints elsewhere call ``load_state_dict`` before ``train()``.
 
     Args:
         protection: as in ``SALCallback``.
@@ -45,9 +45,9 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         absent_prior: as in ``SALCallback``.
 
     Raises:
-        ValueError: at construction for a choice outside its range; at ``train`` for a model with nothing to train or
-            without the field's layer.
-        NotImplementedError: at ``train`` under DataParallel or in a hyperparameter search.
+        ValueError: at construction, an argument is outside its range; at ``train``, the model has no trainable
+            parameters or lacks the field's layer.
+        NotImplementedError: at ``train``, under DataParallel or in a hyperparameter search.
     """
 
     # --- the hooks, in order ---
@@ -75,7 +75,7 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Gradients are accumulated, unscaled and clipped here: what is held back afterwards only makes them smaller.
+        # Gradients are accumulated, unscaled and clipped here; masking them afterwards only reduces their norm.
         for layer in self.layers:
             layer.measured.clear()
             layer.analyze()
@@ -90,10 +90,10 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not self.layers or not all(layer.measured for layer in self.layers):
             return
-        # As plain numbers: the Trainer's history is a JSON file.
+        # As Python numbers, since the Trainer writes its history as JSON.
         values = {f"sal/{name}": number for name, number in _numbers(self).items()}
         self.keep_measured(self.values())
-        for row in (kwargs["logs"], *state.log_history[-1:]):  # the second a copy, made before any callback is asked
+        for row in (kwargs["logs"], *state.log_history[-1:]):  # the second is a copy, made before callbacks run
             row.update(values)
 
     @override
@@ -108,14 +108,14 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
     ) -> None:
         best = Path(state.best_model_checkpoint or "") / FILE
         if args.load_best_model_at_end and best.exists():
-            # The Trainer has put back those weights.
+            # The Trainer has loaded the weights of this checkpoint.
             self.load_state_dict(_load(best))
             self.begin(unwrap_model(kwargs["model"]), [unwrapped(kwargs["optimizer"])])
         self.end()
 
 
 def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
-    """Whether the step about to be taken is one that the Trainer logs, or the last."""
+    """Whether the next step is logged by the Trainer, or is the last one."""
     step = state.global_step + 1
     if step >= state.max_steps or (step == 1 and args.logging_first_step):
         return True
@@ -136,7 +136,7 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _mark(model: nn.Module) -> Tensor:
-    """The first weight of each tensor that learns: by this a state knows the checkpoint it belongs to."""
+    """The first weight of each trained tensor, which identifies the checkpoint that a state belongs to."""
     return torch.cat([p.detach().flatten()[:1].float().cpu() for p in model.parameters() if p.requires_grad])
 
 
@@ -145,7 +145,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _saved(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
-    """The state beside the weights that the Trainer resumed from; where those lay it tells no callback."""
+    """The state saved with the weights that the Trainer resumed from; their path is not passed to callbacks."""
     named = args.resume_from_checkpoint
     places = [_folder(args, state), *([Path(named)] if named else [])]
     for file in (place / FILE for place in places):
@@ -154,8 +154,8 @@ def _saved(args: TrainingArguments, state: TrainerState, model: nn.Module) -> di
             if torch.equal(kept["mark"], _mark(model)):
                 return kept
     warnings.warn(
-        f"Resumed at step {state.global_step} without what SAL had learned: there is no {FILE} of these weights in "
-        f"{' or '.join(map(str, places))}. Does the checkpoint lie elsewhere? Then call "
+        f"Resumed at step {state.global_step} without SAL's state: found no {FILE} for these weights in "
+        f"{' or '.join(map(str, places))}. If the checkpoint is elsewhere, call "
         f"load_state_dict(torch.load('.../{FILE}', weights_only=True)) before train().",
         stacklevel=2,
     )

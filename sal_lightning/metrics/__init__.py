@@ -1,4 +1,4 @@
-"""Torchmetrics of what SAL sees and does, and of continual learning with whatever method."""
+"""Torchmetrics for values measured by SAL, and for continual learning with any method."""
 
 from sal_lightning.metrics.continual import (
     AverageAccuracy,

@@ -1,4 +1,4 @@
-"""What an emergence field sees, on average over observations."""
+"""Means of an emergence field's measures over observations."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 
 class FieldMetric(Metric):
-    """The mean of one of the numbers that an ``EmergenceField`` observes; NaN before any.
+    """Mean of one of the values that an ``EmergenceField`` measures; NaN before any update.
 
     Several in a ``MetricCollection`` share one state.
     """
@@ -26,7 +26,7 @@ class FieldMetric(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, observed: Tensor | Sequence[float]) -> None:
-        """Add one observation (4,): what ``EmergenceField.observe`` or ``look`` returns."""
+        """Add one observation (4,), as returned by ``EmergenceField.observe`` or ``measure``."""
         self.total += torch.as_tensor(observed).to(self.total)
         self.count += 1
 
@@ -55,7 +55,7 @@ class Novelty(FieldMetric):
 
 
 class Resonance(FieldMetric):
-    """Mean resonance: the share of a batch's energy inside the field, by the strength of each direction."""
+    """Mean resonance: the share of a batch's energy inside the field, weighted by the energy of each direction."""
 
     column = 2
 

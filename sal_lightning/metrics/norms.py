@@ -1,4 +1,4 @@
-"""One norm as a share of another: what was held back of a gradient or an update, how far something has drifted."""
+"""One norm relative to another: the held share of a gradient or an update, or relative drift."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What people look at: panels of a logger while training runs, and a page of a run that is over."""
+"""Reports: panels for loggers during training, and an HTML page of a finished run."""

@@ -6,14 +6,14 @@ from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.panels import STEP
 
 BANDS = ("protected", "neutral", "volatile")
-PLAIN = ("feature_drift",)  # logged by step alone, whatever the callback is called
-# Title, the lines of the plot, and how they are drawn; over SAL's own steps unless said.
+PLAIN = ("feature_drift",)  # logged per step only, independent of the callback's name
+# Title, lines of the plot, and options; x is SAL's step by default.
 Plot = tuple[str, tuple[str, ...], dict[str, Any]]
 AREA = {"plot_type": "stacked-area", "range_y": (0, 100)}
 LAYOUT: dict[str, tuple[Plot, ...]] = {
     "Spectra": (
-        ("Held: what the next update meets, %", BANDS, AREA),
-        ("Observed: what has settled by itself, %", tuple(f"observed/{band}" for band in BANDS), AREA),
+        ("Held: as applied to the next update, %", BANDS, AREA),
+        ("Observed: as measured by movement, %", tuple(f"observed/{band}" for band in BANDS), AREA),
         ("Consolidations", ("consolidations",), {}),
     ),
     "Suppression": (
@@ -32,12 +32,12 @@ LAYOUT: dict[str, tuple[Plot, ...]] = {
 
 
 def workspace(project: str, entity: str, name: str = "") -> Any:
-    """The workspace, not saved yet; Weights & Biases adds panels for whatever else was logged, each layer among it.
+    """Build the workspace without saving it; Weights & Biases adds panels for all other values, such as each layer's.
 
     Args:
-        project: in Weights & Biases.
-        entity: whose it is.
-        name: of the callback, if it has one.
+        project: the project in Weights & Biases.
+        entity: the user or team that owns the project.
+        name: the callback's name, if it has one.
 
     Raises:
         ImportError: wandb-workspaces is not installed.
@@ -47,7 +47,7 @@ def workspace(project: str, entity: str, name: str = "") -> Any:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise ImportError('Expected wandb-workspaces: pip install "sal-lightning[wandb,dashboard]".') from error
-    plot: Any = getattr(wr, "LinePlot")  # noqa: B009 (its module does not say that it has one)
+    plot: Any = getattr(wr, "LinePlot")  # noqa: B009 (its module does not declare it)
     own = prefix(name)
     sections = []
     for section, plots in LAYOUT.items():
@@ -64,11 +64,16 @@ def workspace(project: str, entity: str, name: str = "") -> Any:
 
 
 def create(project: str, entity: str | None = None, name: str = "") -> str:
-    """Save it; returns its address.
+    """Build and save the workspace; returns its URL.
+
+    Args:
+        project: the project in Weights & Biases.
+        entity: the user or team that owns the project; default: the key's default entity.
+        name: the callback's name, if it has one.
 
     Raises:
         ImportError: wandb-workspaces is not installed.
-        ValueError: there is no key, or no entity to save it under.
+        ValueError: there is no API key, or no entity.
     """
     made = workspace(project, entity or "", name)
     import wandb
@@ -82,7 +87,7 @@ def create(project: str, entity: str | None = None, name: str = "") -> str:
 
 
 def _key(line: str, own: str) -> str:
-    # Lightning adds the ending to what is logged by step and by epoch.
+    # Lightning adds this suffix to values logged per step and per epoch.
     return own + line if line == STEP else PREFIX + line if line in PLAIN else f"{own}{line}_step"
 
 

@@ -1,4 +1,4 @@
-"""A Pulse-Split-Cascade as a record that can be kept, and as lanes that can be drawn."""
+"""A Pulse-Split-Cascade as a JSON record, and as lanes of a plot."""
 
 import json
 from itertools import count
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def record(cascade: PulseCascade) -> Record:
-    """Every pulse's life and what emerged; plain values, the states left out."""
+    """All pulses and the emerged one, as JSON values, without the states."""
     found = cascade.emerge()
     return {
         "generations": cascade.generation,
@@ -24,7 +24,7 @@ def record(cascade: PulseCascade) -> Record:
 
 
 def save(cascade: PulseCascade, folder: Path) -> Path:
-    """Write the record where a report of the run in this folder finds it."""
+    """Write the record into the folder of a run, for ``sal report``; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / CASCADE
     file.write_text(json.dumps(record(cascade)), encoding="utf-8")
@@ -32,7 +32,7 @@ def save(cascade: PulseCascade, folder: Path) -> Path:
 
 
 def lanes(pulses: list[Record], generations: int) -> dict[int, int]:
-    """A lane for each pulse, so that no two share one at a time and those of one lineage lie side by side.
+    """Assign a lane to each pulse: living pulses never share one, and those of one lineage are adjacent.
 
     >>> born = [dict(number=0, lineage=0, born=0, ended=2), dict(number=1, lineage=1, born=0, ended=None)]
     >>> lanes([*born, dict(number=2, lineage=0, born=3, ended=None)], 3)
@@ -41,7 +41,7 @@ def lanes(pulses: list[Record], generations: int) -> dict[int, int]:
     given: dict[int, int] = {}
     base = 0
     for lineage in sorted({pulse["lineage"] for pulse in pulses}):
-        free: list[int] = []  # of each lane, the first generation at which it is free again
+        free: list[int] = []  # for each lane, the first generation in which it is free
         for pulse in sorted((p for p in pulses if p["lineage"] == lineage), key=lambda p: (p["born"], p["number"])):
             lane = next(i for i in count() if i == len(free) or free[i] < pulse["born"])
             until = generations if pulse["ended"] is None else pulse["ended"]

@@ -8,9 +8,9 @@ from plotly.subplots import make_subplots
 from sal_lightning.report.parts import BANDS, bands, events
 from sal_lightning.report.reading import Run
 
-ROW = 92  # pixels of a layer
-MOST = 12  # layers drawn one by one; more make a heat map
-LONGEST = 26  # letters of a layer's name
+ROW = 92  # height of a layer's row in pixels
+MOST = 12  # largest number of layers drawn as rows; more are drawn as a heat map
+LONGEST = 26  # largest number of characters of a layer's name
 
 
 def layers(run: Run, kind: str) -> go.Figure:
@@ -58,7 +58,7 @@ def _heat(run: Run, names: Sequence[str], kind: str) -> go.Figure:
 
 
 def short(name: str) -> str:
-    """A layer's name, its beginning left out where it is long.
+    """A layer's name; the beginning of long ones is replaced by an ellipsis.
 
     >>> short("transformer.encoder.layers.11.attention.output")
     '…ers.11.attention.output'

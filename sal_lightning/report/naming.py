@@ -1,10 +1,10 @@
-"""Under which names the values of a callback stand in loggers."""
+"""Names of a callback's values in loggers."""
 
 PREFIX = "sal/"
 
 
 def prefix(name: str = "") -> str:
-    """What they begin with, for a callback of this name.
+    """Prefix of all values logged by a callback of this name.
 
     >>> prefix(), prefix("often")
     ('sal/', 'sal/often/')

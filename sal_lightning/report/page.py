@@ -1,4 +1,4 @@
-"""One page of a run: what it held back, what settled, what emerged, how far it drifted."""
+"""One page of a run: gradient preservation, stability spectrum, emergence, drift and cascade."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,11 @@ from sal_lightning.summary import Account
 from sal_page import Section, render
 
 EPS = 1e-12
-SHOWN = 12  # consolidations that are listed; of more there is the number
+SHOWN = 12  # up to this many consolidations are listed; more are counted
 
 
 def write(run: Run, file: Path, against: Run | None = None) -> Path:
-    """Write the page of this run, compared with another one if there is such."""
+    """Write the page of a run, compared with the run ``against`` if given; returns the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     head = f"{verdict(run)} {_subtitle(run, against)}"
     file.write_text(render(f"SAL: {run.name}", head, sections(run, against)), encoding="utf-8")
@@ -26,7 +26,7 @@ def write(run: Run, file: Path, against: Run | None = None) -> Path:
 
 
 def verdict(run: Run) -> str:
-    """How much is held at the end, and what it followed from, in a sentence; says so where the run tells too little."""
+    """How much is held at the end, and after which consolidations, in one sentence; or why this is not known."""
     if "protected" not in run.series:
         return "What is held is not known: this run logged no spectrum. Train with SALCallback and a logger."
     steps = run.series["protected"].steps[-1]
@@ -35,14 +35,14 @@ def verdict(run: Run) -> str:
             f"How much is held is not known: it was logged last at step {steps:.0f}, and something was consolidated at "
             f"step {late[-1]:.0f}."
         )
-    # A run that was broken off may not have told all of its events.
+    # An interrupted run may not have logged all of its events.
     made = max(len(run.events), round(run.last("consolidations") or 0))
     held = StabilitySpectrum(*(run.last(band) or 0.0 for band in BANDS))
     return summary.verdict(Account(held, Counts(unknown=made), round(_steps(run))))
 
 
 def sections(run: Run, against: Run | None = None) -> Iterator[Section]:
-    """The five plots of SAL's README from what this run logged, then each layer; what is missing says how to get it."""
+    """The five plots of SAL's README, then each layer; a section without data explains how to log them."""
     yield preservation(run)
     yield spectrum(run)
     yield emergence(run)
@@ -52,36 +52,38 @@ def sections(run: Run, against: Run | None = None) -> Iterator[Section]:
 
 
 def preservation(run: Run) -> Section:
-    """What was held back."""
+    """The held shares of the gradient and of the update."""
     title = "Gradient preservation: how much was held back"
     if not {"suppressed", "effect"} <= run.series.keys():
         return _missing(title, "nothing was held back in this run: train with SALCallback.")
     gradient, update = run.last("suppressed"), run.last("effect")
     text = (
-        "Share of the gradient's norm that SAL held back, and of the norm of what the optimizer then did. "
-        f"At the end {gradient:.0%} and {update:.0%}. Dotted: what had emerged was consolidated."
+        "Share of the gradient's norm that SAL held back, and share of the norm of the optimizer's update. "
+        f"At the end {gradient:.0%} and {update:.0%}. Dotted lines: consolidations."
     )
     return Section(title, text, (plots.preservation(run),))
 
 
 def spectrum(run: Run) -> Section:
-    """The bands, now and over time."""
+    """The stability spectrum, at the end and over time."""
     title = "Stability spectrum: protected, neutral, volatile"
     if "protected" not in run.series:
         return _missing(title, "the spectrum was not logged: train with SALCallback and a logger.")
     text = (
-        "Held: how firmly the next update would meet each weight. Observed: what has settled by its own movement, held "
-        "or not. The bars: the spectrum that SAL's README shows, and those measured at the end of this run."
+        "Held: stability with which each weight is held in the next update. Observed: stability measured by the "
+        "movement of the weights, held or not. Bars: the spectrum in SAL's README, and those at the end of this run."
     )
     return Section(title, text, (plots.spectrum(run), plots.healthy(run)))
 
 
 def emergence(run: Run) -> Section:
-    """Coherent and new."""
+    """Coherence, novelty and resonance of the emergence field."""
     title = "Emergence map: coherence and novelty"
     if not {"coherence", "novelty"} <= run.series.keys():
         return _missing(title, "coherence was not logged: give SALCallback a field.")
-    text = "Each point is a logged step, the later the brighter. What is coherent and new lies in the marked corner"
+    text = (
+        "Each point is a logged step; later ones are brighter. Steps that are coherent and new lie in the marked area"
+    )
     if "emergence" in run.series:
         found = run.series["emergence"].values
         text += f": {sum(value > 0 for value in found)} of {len(found)}"
@@ -89,14 +91,14 @@ def emergence(run: Run) -> Section:
 
 
 def drift(run: Run, against: Run | None = None) -> Section:
-    """How far what was there has moved."""
+    """Drift of the features of fixed inputs."""
     title = "Drift: how far the features of the same inputs moved"
     if "feature_drift" not in run.series:
         return _missing(
             title,
-            "drift of features was not logged: add sal_lightning.DriftMonitor to this run and a plain one.",
+            "feature drift was not logged: add sal_lightning.DriftMonitor to this run and to a run without SAL.",
         )
-    text = "Distance of the last hidden features of fixed inputs from what they were, relative to their size."
+    text = "Distance of the last hidden features of fixed inputs from their reference, relative to their norm."
     less = None if against is None else plots.less_drift(run, against)
     if less is not None:
         step, ours, theirs = less
@@ -104,7 +106,7 @@ def drift(run: Run, against: Run | None = None) -> Section:
         much = f"{abs(change):.0%} {'less' if change >= 0 else 'more'}"
         text += f" At step {step:.0f}: {ours:.2f} here, {theirs:.2f} in {against.name if against else ''}: {much}."
     else:
-        text += " A plain run to compare with is named by --against."
+        text += " Use --against to compare with a run without SAL."
     return Section(title, text, (plots.drift(run, against if less else None),))
 
 
@@ -113,20 +115,20 @@ def flow(run: Run) -> Section:
     title = "Pulse-Split-Cascade: which states resonated"
     if run.cascade is None:
         return _missing(
-            title, "no cascade was kept beside this run: sal_lightning.report.flow.save(cascade, folder) keeps one."
+            title, "no cascade was saved with this run: call sal_lightning.report.flow.save(cascade, folder)."
         )
     text = (
         "Each line is a pulse, each colour a lineage; it branches where it splits and ends where it merges or expires. "
-        f"What emerged speaks for {run.cascade['share']:.0%} of the first pulses."
+        f"The emerged pulse represents {run.cascade['share']:.0%} of the first pulses."
     )
     return Section(title, text, (pulses.cascade(run.cascade),))
 
 
 def layers(run: Run) -> Iterator[Section]:
-    """Each layer's spectrum, as held and as observed."""
-    for kind, meaning in (("held", "what the next update meets"), ("observed", "what has settled by itself")):
+    """Each layer's spectrum, held and observed."""
+    for kind, meaning in (("held", "as applied to the next update"), ("observed", "as measured by movement")):
         if any(f"layers/{name}/{kind}/protected" in run.series for name in run.layers()):
-            text = "Percent of the layer's weights; dotted: consolidated."
+            text = "Percent of the layer's weights; dotted lines: consolidations."
             yield Section(f"Layers, {kind}: {meaning}", text, (layered.layers(run, kind),))
 
 

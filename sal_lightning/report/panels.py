@@ -1,4 +1,4 @@
-"""What loggers are given beside the scalars: each layer's stability, in the form that each of them can show."""
+"""Each layer's stability for loggers, in a form that each of them can display."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -7,22 +7,22 @@ from typing import Any
 from sal_lightning.report.naming import PREFIX
 from sal_lightning.report.views import EDGES, View, banded, whole
 
-STEP = "step"  # counts on over several fits, so that they do not overlap
+STEP = "step"  # continues over several fits, so that they do not overlap
 COLUMNS = ("layer", "grain", "weights")
 KINDS = ("held", "observed")
 
 
 def begin(loggers: Iterable[Any], prefix: str = PREFIX) -> None:
-    """Weights & Biases draws what SAL logs over SAL's own steps."""
+    """Use SAL's step as the x axis of SAL's values in Weights & Biases."""
     for logger in filter(_is_wandb, loggers):
         logger.experiment.define_metric(prefix + STEP)
         logger.experiment.define_metric(f"{prefix}*", step_metric=prefix + STEP)
 
 
 def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int, prefix: str = PREFIX) -> None:
-    """Every layer's stability at SAL's step ``at``, which the logger counts as ``step``.
+    """Log every layer's stability at SAL's step ``at``, the logger's ``step``.
 
-    Weights & Biases and TensorBoard get histograms: over time, a heat map of the spectrum. Others get percents.
+    Histograms for Weights & Biases and TensorBoard, which draw them over time as a heat map; percentages for others.
     """
     if not seen:
         return
@@ -38,20 +38,20 @@ def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int
 
 
 def log_events(loggers: Sequence[Any], events: Iterable[int], step: int, prefix: str = PREFIX) -> None:
-    """The steps at which something was consolidated: the exact ones, also between two that are logged."""
+    """Log the exact steps of consolidations, which may lie between two logged steps."""
     for event in events:
         for logger in loggers:
             logger.log_metrics({f"{prefix}consolidated_at": event}, step)
 
 
 def log_table(loggers: Iterable[Any], seen: dict[str, View], prefix: str = PREFIX) -> None:
-    """The layers as they are at the end."""
+    """Log a table of all layers at the end of the training, to Weights & Biases only."""
     for logger in filter(_is_wandb, loggers):
         logger.log_table(f"{prefix}table", *table(seen))
 
 
 def table(seen: dict[str, View]) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows: percent of each layer's weights in each band, as held and as observed."""
+    """Headings and rows: percent of each layer's weights in each band, held and observed."""
     bands = [f"{kind} {band}" for kind in KINDS for band in ("protected", "neutral", "volatile")]
     rows = [
         [name, view.grain, view.weights, *(round(x, 2) for kind in KINDS for x in banded(getattr(view, kind)))]
@@ -100,5 +100,5 @@ def _tensorboard(writer: Any, named: dict[str, View], step: int) -> None:
 
 
 def _is_wandb(logger: Any) -> bool:
-    # By name: two namespaces of Lightning have one each.
+    # Compared by name, as `lightning` and `pytorch_lightning` each have their own class.
     return "WandbLogger" in {kind.__name__ for kind in type(logger).__mro__}

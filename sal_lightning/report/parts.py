@@ -1,4 +1,4 @@
-"""What several plots are made of."""
+"""Elements shared by several plots."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ import plotly.graph_objects as go
 from sal_lightning.report.reading import Run, Series
 
 BANDS = {"protected": "#2a86c7", "neutral": "#a3acb8", "volatile": "#e0913a"}
-MARK = "#c2477f"  # of a consolidation
+MARK = "#c2477f"  # color of consolidations
 
 
 def bands(figure: go.Figure, series: Sequence[Series], row: int) -> None:
-    """A spectrum over time, stacked, in this row of the figure."""
+    """Add a spectrum over time, stacked, to a row of the figure."""
     for (band, color), (steps, values) in zip(BANDS.items(), series, strict=True):
         figure.add_scatter(
             x=steps,
@@ -29,7 +29,7 @@ def bands(figure: go.Figure, series: Sequence[Series], row: int) -> None:
 
 
 def events(figure: go.Figure, run: Run, top: float, row: int | None = None) -> None:
-    """A dotted line from 0 to ``top`` wherever something was consolidated."""
+    """Add a dotted vertical line from 0 to ``top`` at each consolidation."""
     if not run.events:
         return
     place = {} if row is None else {"row": row, "col": 1}
@@ -46,7 +46,7 @@ def events(figure: go.Figure, run: Run, top: float, row: int | None = None) -> N
 
 
 def percent(figure: go.Figure) -> None:
-    """From 0 to 100."""
+    """Set the y axes to 0 to 100 %."""
     figure.update_yaxes(range=[0, 100], ticksuffix="")
     for axis in figure.select_yaxes():
         if not axis.title.text:

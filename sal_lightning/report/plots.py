@@ -1,4 +1,4 @@
-"""The plots of a run as a whole, each a function of what it logged; the page gives them its colours."""
+"""Plots of a whole run from its logged values; the page sets their theme."""
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -12,7 +12,7 @@ HEALTHY = (12.0, 71.0, 17.0)  # the spectrum that SAL's README shows
 
 
 def preservation(run: Run) -> go.Figure:
-    """How much of the gradient, and of what the optimizer made of it, was held back."""
+    """The held shares of the gradient and of the optimizer's update, over time."""
     figure = go.Figure()
     for name, label in (("suppressed", "gradient"), ("effect", "update")):
         steps, values = run.series[name]
@@ -23,7 +23,7 @@ def preservation(run: Run) -> go.Figure:
 
 
 def spectrum(run: Run) -> go.Figure:
-    """The spectrum over time: what an update meets, and what has settled by itself."""
+    """The held and the observed spectrum over time."""
     kinds = [("", "held")] + [("observed/", "observed")] * ("observed/protected" in run.series)
     figure = make_subplots(len(kinds), 1, shared_xaxes=True, vertical_spacing=0.1)
     for row, (prefix, _) in enumerate(kinds, 1):
@@ -36,7 +36,7 @@ def spectrum(run: Run) -> go.Figure:
 
 
 def healthy(run: Run) -> go.Figure:
-    """The spectrum at the end beside the one that SAL's README calls healthy."""
+    """The spectrum at the end, and the one described as healthy in SAL's README."""
     rows = {"README": HEALTHY}
     for prefix, label in (("observed/", "observed"), ("", "held")):
         if prefix + "protected" in run.series:
@@ -63,7 +63,7 @@ def healthy(run: Run) -> go.Figure:
 
 
 def emergence(run: Run) -> go.Figure:
-    """Coherence against novelty, one point a logged step; emergence is where both are high."""
+    """Novelty against coherence, one point per logged step, with the area of emergence marked."""
     coherence, novelty = run.series["coherence"], run.series["novelty"]
     seen = dict(zip(*novelty, strict=True))
     points = [(step, x, seen[step]) for step, x in zip(*coherence, strict=True) if step in seen]
@@ -90,7 +90,7 @@ def emergence(run: Run) -> go.Figure:
 
 
 def resonance(run: Run) -> go.Figure:
-    """The field over time: coherence, novelty, resonance."""
+    """Coherence, novelty and resonance over time."""
     figure = go.Figure()
     for name in ("coherence", "novelty", "resonance"):
         if name in run.series:
@@ -100,7 +100,7 @@ def resonance(run: Run) -> go.Figure:
 
 
 def drift(run: Run, against: Run | None = None) -> go.Figure:
-    """How far the features of the same inputs have moved, in this run and in another."""
+    """Drift of the features of fixed inputs, in this run and in another."""
     figure = go.Figure()
     runs = [("this run", run, COLORS[0])] + ([("the other", against, COLORS[1])] if against else [])
     top = 0.0
@@ -114,7 +114,7 @@ def drift(run: Run, against: Run | None = None) -> go.Figure:
 
 
 def less_drift(run: Run, against: Run) -> tuple[float, float, float] | None:
-    """At the last step that both logged: it, this run's drift and the other's.
+    """The last step that both runs logged, this run's drift and the other's; None if there is none.
 
     >>> from sal_lightning.report.reading import Series
     >>> run = lambda *values: Run("", {"feature_drift": Series([1, 2, 3][: len(values)], list(values))}, [])

@@ -1,4 +1,4 @@
-"""The lives of a cascade's pulses, as lines."""
+"""A plot of a cascade: one line per pulse."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from sal_page.themes import COLORS
 
 
 def cascade(record: dict[str, Any]) -> go.Figure:
-    """The life of every pulse: a line, its branches where it split, its end where it merged or expired."""
+    """A line for every pulse, with branches where it split, and its end where it merged or expired."""
     pulses, generations = record["pulses"], record["generations"]
     lane = lanes(pulses, generations)
     figure = go.Figure()
     families = sorted({pulse["lineage"] for pulse in pulses})
     for lineage in families:
-        x, y = _lives([pulse for pulse in pulses if pulse["lineage"] == lineage], lane, generations)
+        x, y = _lines([pulse for pulse in pulses if pulse["lineage"] == lineage], lane, generations)
         color = COLORS[families.index(lineage) % len(COLORS)]
         figure.add_scatter(
             x=x,
@@ -39,8 +39,8 @@ def cascade(record: dict[str, Any]) -> go.Figure:
     return figure.update_yaxes(visible=False)
 
 
-def _lives(pulses: Sequence[dict[str, Any]], lane: dict[int, int], generations: int) -> tuple[list[Any], list[Any]]:
-    """Points of the lines of these pulses, None between two of them."""
+def _lines(pulses: Sequence[dict[str, Any]], lane: dict[int, int], generations: int) -> tuple[list[Any], list[Any]]:
+    """Points of the lines of these pulses, separated by None."""
     x: list[Any] = []
     y: list[Any] = []
     for pulse in pulses:

@@ -1,4 +1,4 @@
-"""Reads a run back: from the folder of a CSV logger, or the offline file of Weights & Biases."""
+"""Reads a logged run from the folder of a CSV logger, or from an offline file of Weights & Biases."""
 
 import csv
 import json
@@ -13,45 +13,45 @@ from sal_lightning.report.views import BINS, banded
 from sal_lightning.report.wandb_file import history
 
 CSV, WANDB, CASCADE = "metrics.csv", "run-*.wandb", "cascade.json"
-FEATURES = f"{PREFIX}feature_"  # of a ``DriftMonitor``, whatever the callback is called
-SHOWN = 5  # runs named in an error
+FEATURES = f"{PREFIX}feature_"  # values of a ``DriftMonitor``, independent of the callback's name
+SHOWN = 5  # largest number of runs named in an error
 
 
 class Series(NamedTuple):
-    """Values over SAL's own steps, which ascend."""
+    """Values over SAL's steps, in ascending order."""
 
     steps: list[float]
     values: list[float]
 
 
 class Run(NamedTuple):
-    """What a run logged under ``sal/``; names without it."""
+    """Values that a run logged under ``sal/``; names are without this prefix."""
 
     name: str
     series: dict[str, Series]
-    events: list[float]  # the steps at which something was consolidated
+    events: list[float]  # steps of consolidations
     cascade: dict[str, Any] | None = None  # see ``flow.record``
 
     def last(self, name: str) -> float | None:
-        """The last value of this name, if there is any."""
+        """The last value of this name, or None."""
         return self.series[name].values[-1] if name in self.series else None
 
     def layers(self) -> list[str]:
-        """The layers, by name; the second before the tenth. Loggers do not keep the network's order."""
+        """Names of the layers in natural order (2 before 10), as loggers do not keep the order of the network."""
         parts = (name.split("/") for name in self.series if name.startswith("layers/"))
         return sorted({"/".join(part[1:-2]) for part in parts}, key=_counted)
 
 
 def read(places: Sequence[Path], callback: str = "") -> Run:
-    """The run at these places; several are the fits of one training, one after another.
+    """Read a run.
 
     Args:
-        places: folders or files.
-        callback: its name, if it has one.
+        places: folders or files; several are successive fits of one training.
+        callback: the callback's name, if it has one.
 
     Raises:
-        FileNotFoundError: there is no run.
-        ValueError: there are several runs in one place, or none that SAL took part in.
+        FileNotFoundError: there is no run in a place.
+        ValueError: a place contains several runs, or no run has values of SAL.
     """
     files = [find(place) for place in places]
     points: dict[str, dict[float, float]] = {}
@@ -73,26 +73,31 @@ def read(places: Sequence[Path], callback: str = "") -> Run:
 
 
 def find(place: Path) -> Path:
-    """The file of the run that lies at this place, or somewhere in this folder."""
+    """The file of the run at this path, or in this folder or its subfolders.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: the folder contains several runs.
+    """
     if place.is_file():
         return place
     if not place.is_dir():
-        raise FileNotFoundError(f"Expected the folder or file of a run, got {place}, which is not there.")
+        raise FileNotFoundError(f"Expected the folder or file of a run, got {place}, which does not exist.")
     if (place / CSV).is_file():
         return place / CSV
-    # W&B links its latest run a second time.
+    # Weights & Biases adds a symlink to its latest run.
     found = sorted({file.resolve() for pattern in (CSV, WANDB) for file in place.rglob(pattern)})
     if not found:
         raise FileNotFoundError(f"Expected a {CSV} or a {WANDB} in {place}, got neither.")
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(place.resolve()).parent) for file in found[:SHOWN])
         more = "" if len(found) <= SHOWN else f" and {len(found) - SHOWN} more"
-        raise ValueError(f"Expected one run in {place}, got {names}{more}: name the one that is meant.")
+        raise ValueError(f"Expected one run in {place}, got {names}{more}: pass the path of one of them.")
     return found[0]
 
 
 def rows(file: Path, own: str = PREFIX) -> Iterator[dict[str, float]]:
-    """Each row as finite numbers by name; epoch means and what others logged are left out."""
+    """Rows as finite numbers by name, without epoch means and values not logged by SAL."""
     for row in _csv(file) if file.suffix == ".csv" else map(_unfold, history(file)):
         named = ((_plain(name, own), value) for name, value in row.items())
         kept = {name: value for name, value in named if name and math.isfinite(value)}
@@ -107,7 +112,7 @@ def _csv(file: Path) -> Iterator[dict[str, float]]:
 
 
 def _plain(name: str, own: str = PREFIX) -> str:
-    """The name under which SAL logged; empty for what it did not.
+    """The name of a value without prefix and suffix; empty for values not logged by SAL, and for epoch means.
 
     >>> _plain("sal/effect_step"), _plain("sal/effect_epoch"), _plain("sal/step"), _plain("loss")
     ('effect', '', 'step', '')
@@ -118,7 +123,7 @@ def _plain(name: str, own: str = PREFIX) -> str:
 
 
 def _unfold(row: dict[str, Any]) -> dict[str, float]:
-    """Numbers as they are, histograms as percents of the bands."""
+    """Keep numbers, and convert histograms to percentages of the bands."""
     media = {name.removesuffix("/_type") for name in row if name.endswith("/_type")}
     plain = {name: value for name, value in row.items() if name.rpartition("/")[0] not in media}
     numbers = {name: value for name, value in plain.items() if isinstance(value, int | float)}
@@ -130,12 +135,12 @@ def _unfold(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _counted(name: str) -> list[tuple[str, int]]:
-    """To sort by, numbers by their size."""
+    """Sort key for natural order, in which numbers are compared by value."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _name(place: Path) -> str:
-    """The last two parts of the path: loggers number the folders of their runs."""
+    """The last two parts of the path, as loggers number the folders of their runs."""
     whole = place.resolve()
     folder: Iterable[str] = (whole.parent if whole.is_file() else whole).parts[-2:]
     return "/".join(folder)

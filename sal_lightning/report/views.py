@@ -1,4 +1,4 @@
-"""Each layer at one moment: how many of its weights are how stable, as held and as observed."""
+"""Histograms of the held and observed stability of each layer at one step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from sal_lightning.rules.base import Rule
 from sal_lightning.rules.scores import HIGH, LOW, Scores
 from sal_lightning.stability import StabilitySpectrum
 
-BINS = 20  # equal steps of stability in [0, 1]; the bands begin and end at edges of them
+BINS = 20  # equal bins of stability in [0, 1]; the bounds of the bands are edges of bins
 EDGES = tuple(i / BINS for i in range(BINS + 1))
 
 
 class View(NamedTuple):
-    """One layer; ``held`` and ``observed`` are numbers of weights that learn, BINS of them, from stability 0 to 1."""
+    """One layer; ``held`` and ``observed`` are numbers of trained weights in each of BINS bins from 0 to 1."""
 
     grain: str
     weights: int
@@ -25,7 +25,7 @@ class View(NamedTuple):
 
 
 def histogram(scores: Sequence[Scores]) -> Tensor:
-    """Weights in each step of stability: (BINS,).
+    """Numbers of weights in each bin of stability: (BINS,).
 
     >>> histogram([Scores(torch.tensor([0.0, 0.02, 1.0]), 10.0)])[[0, 1, -1]]
     tensor([20.,  0., 10.])
@@ -49,11 +49,11 @@ def banded(counts: Sequence[float]) -> StabilitySpectrum:
 
 
 def views(layers: Sequence[CommunicationLayer]) -> dict[str, View]:
-    """Every layer that learns, by name; what layers of one name under several optimizers have is added up."""
+    """Every trained layer by name; layers of one name under several optimizers are added."""
     found = [(rule, pair) for layer in layers for rule, pair in _histograms(layer)]
     if not found:
         return {}
-    counts = torch.stack([pair for _, pair in found]).tolist()  # one copy from the device for all
+    counts = torch.stack([pair for _, pair in found]).tolist()  # a single copy from the device
     seen: dict[str, View] = {}
     for (rule, _), (held, observed) in zip(found, counts, strict=True):
         view = View(rule.grain, rule.trained(), tuple(held), tuple(observed))
@@ -62,7 +62,7 @@ def views(layers: Sequence[CommunicationLayer]) -> dict[str, View]:
 
 
 def whole(seen: dict[str, View]) -> View:
-    """All layers as one."""
+    """The sum over all layers."""
     first, *others = seen.values()
     for view in others:
         first = _sum(first, view)
@@ -80,7 +80,7 @@ def _histograms(layer: CommunicationLayer) -> list[tuple[Rule, Tensor]]:
 
 
 def _observed(rule: Rule, settled: dict[str, Tensor]) -> list[Scores]:
-    """Its sampled weights; what was not seen yet still searches."""
+    """Scores of the rule's sampled weights; those not sampled yet have stability 0."""
     trained = {name: p for name, p in rule.parameters.items() if p.requires_grad}
     parts = [(settled.get(name, torch.zeros(1, device=p.device)), p) for name, p in trained.items()]
     return [Scores(s, p.numel() / max(s.numel(), 1)) for s, p in parts]

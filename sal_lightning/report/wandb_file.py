@@ -1,7 +1,7 @@
-"""Reads the file of a run that Weights & Biases wrote offline: a log of LevelDB's kind, of protobuf records.
+"""Reads offline files of Weights & Biases: logs in LevelDB's format with protobuf records.
 
-The format is LevelDB's (github.com/google/leveldb, doc/log_format.md) with a header of its own and plain CRC-32; wandb
-itself has no reader of it.
+The format is LevelDB's (github.com/google/leveldb, doc/log_format.md) with another header and plain CRC-32; wandb
+itself has no reader for it.
 """
 
 import json
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 BLOCK, HEADER, FILE_HEADER = 32768, 7, 7
-WHOLE, FIRST, LAST = 1, 2, 4  # a piece that is neither lies between a first and a last
+WHOLE, FIRST, LAST = 1, 2, 4  # any other piece lies between a first and a last one
 
 
 def history(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows that were logged, as far as they are on disk: the run may still be going on.
+    """The logged rows that are on disk; the run may still be active.
 
     Raises:
         ImportError: wandb is not installed.
-        ValueError: the file is no such log, or is damaged.
+        ValueError: the file has another format, or is damaged.
     """
     try:
         from wandb.proto import wandb_internal_pb2
     except ImportError as error:
         raise ImportError('Expected wandb: pip install "sal-lightning[wandb]".') from error
-    messages: Any = wandb_internal_pb2  # made when it is loaded, out of sight of a type checker
+    messages: Any = wandb_internal_pb2  # generated at import, unknown to type checkers
     for raw in records(file.read_bytes(), str(file)):
         record = messages.Record()
         record.ParseFromString(raw)
@@ -35,7 +35,10 @@ def history(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def records(data: bytes, name: str = "the file") -> Iterator[bytes]:
-    """Every record that is whole.
+    """All complete records; an incomplete one at the end is left out.
+
+    Raises:
+        ValueError: the data have another format, or are damaged.
 
     >>> piece = struct.pack("<IHB", zlib.crc32(bytes([WHOLE]) + b"hello"), 5, WHOLE) + b"hello"
     >>> list(records(b":W&B....."[:FILE_HEADER] + piece + piece[:9]))
@@ -55,13 +58,13 @@ def _pieces(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
     while at + HEADER <= len(data):
         room = BLOCK - at % BLOCK
         check, length, kind = struct.unpack_from("<IHB", data, at)
-        if room < HEADER or kind == 0:  # the rest of a block is empty where no header fits
+        if room < HEADER or kind == 0:  # the end of a block is empty if no header fits
             at += room
             continue
         piece = data[at + HEADER : at + HEADER + length]
         if len(piece) < length:
             return
         if zlib.crc32(bytes([kind]) + piece) != check:
-            raise ValueError(f"Expected {name} as it was written, got a damaged record at byte {at}.")
+            raise ValueError(f"Expected {name} to be undamaged, got a checksum mismatch in the record at byte {at}.")
         yield kind, piece
         at += HEADER + length

@@ -1,1 +1,1 @@
-"""The three grains at which stability is kept: directions of a layer's input, single weights, whole tensors."""
+"""Rules at three grains: directions of a layer's input, single weights, whole tensors."""

@@ -1,4 +1,4 @@
-"""The base class of rules: statistics of some parameters, what is held of them, and its projection."""
+"""Base class of rules: statistics of a group of parameters, their stability, and the projection it defines."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,13 +15,17 @@ State = dict[str, Any]
 
 
 class Rule(Projection):
-    """Measures the stability of some parameters, consolidates it, and holds back changes to them."""
+    """Measures the stability of a group of parameters, consolidates it, and masks and restores their changes."""
 
-    grain: str  # the word for it in ``coverage()``
+    grain: str  # as reported by ``coverage()``
 
     @abstractmethod
     def update(self, unit: float = 1.0) -> None:
-        """Take this step's inputs and gradients (still whole, ``unit`` times their size) into the window."""
+        """Update the window with the inputs and gradients of this step.
+
+        Args:
+            unit: factor by which the gradients, not masked yet, are scaled.
+        """
 
     @abstractmethod
     def consolidate(self) -> None:
@@ -29,64 +33,64 @@ class Rule(Projection):
 
     @abstractmethod
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
 
     @abstractmethod
     def stabilities(self) -> list[Scores]:
-        """What is held how firmly; the numbers of weights that they stand for sum to ``trained()``."""
+        """Stability scores of the trained weights; the numbers of weights they represent sum to ``trained()``."""
 
     def bands(self) -> Tensor:
-        """Weights that are (protected, neutral, volatile): counts that sum to ``trained()``, which must not be 0."""
+        """Numbers of (protected, neutral, volatile) weights, (3,); they sum to ``trained()``, which must not be 0."""
         return torch.stack([bands(*scores) for scores in self.stabilities()]).sum(0)
 
     @abstractmethod
     def state_dict(self) -> State:
-        """Tensors and numbers only."""
+        """State as tensors and numbers only."""
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
-        """Continue where another rule of the same name stood."""
+        """Load the state of a rule of the same name."""
 
     @abstractmethod
     def pack(self, memory: Any) -> State:
-        """A memory as named tensors, for ``torch.load(weights_only=True)``; empty for None."""
+        """Convert a memory to named tensors, for ``torch.load(weights_only=True)``; None gives an empty dict."""
 
     @abstractmethod
     def unpack(self, state: State) -> Any:
-        """The memory that ``pack`` packed, on the parameters' device."""
+        """Inverse of ``pack``: the memory, on the parameters' device."""
 
     def drift(self) -> Tensor | None:
-        """How far what is held has moved, as (moved², size²); None where the rule keeps no reference."""
+        """Movement along held directions as (moved², size²), (2,); None if the rule keeps no reference."""
         return None
 
     def discard_step(self) -> None:
-        """Drop what was gathered in a step that will not be observed."""
+        """Discard what was collected in a step that does not enter the statistics."""
 
     @property
     def due(self) -> bool:
-        """Whether the window wants the inputs of this step."""
+        """Whether the inputs of this step enter the window."""
         return False
 
     def window_tensors(self) -> list[Tensor]:
-        """What of this process's window is averaged with the others'."""
+        """Tensors of this process's window that are averaged over processes."""
         return []
 
     def set_window(self, tensors: Sequence[Tensor]) -> None:
-        """Put the averages in its place."""
+        """Replace the tensors of ``window_tensors()``, in the same order."""
 
     def adapt_hold(self) -> None:
-        """What is held follows what the window shows that present data needs."""
+        """Adapt the hold to the statistics of the present data in the window."""
 
     def tensors(self) -> list[Tensor]:
-        """Everything this rule keeps between steps, for ``memory()``."""
+        """All tensors that this rule keeps between steps, for ``memory()``."""
         return list(_tensors(self.state_dict()))
 
 
 def grown(x: Tensor, shape: Sequence[int], what: str) -> Tensor:
-    """``x`` with zeros where a larger shape is new; itself where it has that shape.
+    """Pad ``x`` with zeros at the end of each dimension to ``shape``; returned as it is if it has that shape.
 
     Raises:
-        ValueError: ``what`` had more than this.
+        ValueError: ``x`` has other dimensions, or is larger than ``shape``; ``what`` names it in the message.
     """
     old = tuple(x.shape)
     if old == tuple(shape):
@@ -101,7 +105,7 @@ def grown(x: Tensor, shape: Sequence[int], what: str) -> Tensor:
 
 
 def share_windows(rules: Sequence[Rule]) -> None:
-    """Give all processes one window: the mean of what they saw."""
+    """Average the windows over all processes."""
     if distributed.count() > 1:
         windows = [rule.window_tensors() for rule in rules]
         merged = iter(distributed.mean([t for window in windows for t in window]))

@@ -1,6 +1,6 @@
-"""Directions of a layer's input: which ones past data used, how much, and how firmly they are held.
+"""Directions of a layer's input, their energy in past data, and the stability that follows from it.
 
-Letters: ``x`` (groups, n, d) input rows with a 1 appended for the bias, ``U`` (groups, d, k) orthonormal directions,
+Notation: ``x`` (groups, n, d) input rows with a 1 appended for the bias, ``U`` (groups, d, k) orthonormal directions,
 ``lam`` (groups, k) their energy, ``rest`` (groups,) the mean energy of a direction outside ``U``.
 """
 
@@ -14,7 +14,7 @@ _NOISE = 1e-7
 
 
 class Directions(NamedTuple):
-    """What was consolidated; one window brings a mean energy of 1 a direction."""
+    """Consolidated directions; each window adds a mean energy of 1 per direction."""
 
     U: Tensor  # (groups, d, k)
     lam: Tensor  # (groups, k)
@@ -22,10 +22,10 @@ class Directions(NamedTuple):
 
 
 def decompose(x: Tensor, rank: int, share: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The ``rank`` strongest directions of rows ``x`` (groups, n, d), fewer if ``share`` of the energy needs fewer.
+    """The ``rank`` strongest directions of rows ``x`` (groups, n, d), or fewer if they hold ``share`` of the energy.
 
     Returns ``U`` (groups, d, k) and ``lam`` (groups, k), largest first, with ``xᵀx ≈ U diag(lam) Uᵀ``.
-    A group with fewer directions than another has zero columns at the end.
+    Groups with fewer directions than k are padded with zero columns.
 
     >>> U, lam = decompose(torch.tensor([[[3.0, 0.0], [0.0, 2.0]]]), rank=1)
     >>> lam
@@ -47,8 +47,8 @@ def decompose(x: Tensor, rank: int, share: float = 1.0) -> tuple[Tensor, Tensor]
 def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) -> Directions:
     """``C ← C + R̂``: add a window, given as rows (groups, n, d) whose mean energy is 1, to what was consolidated."""
     d = rows.shape[-1]
-    # Every window brings the energy d: what `rows` lack of it lay outside the directions that the window kept. A group
-    # that saw nothing, as an expert that no token was sent to, brings none.
+    # Each window has energy d: what is missing in `rows` lies outside the directions kept in the window. A group
+    # without inputs, such as an expert that received no token, adds none.
     total = d * rows.any(-1).any(-1).to(rows.dtype)
     if past is not None:
         total = total + past.lam.sum(-1) + past.rest * (d - past.U.shape[-1])
@@ -61,7 +61,7 @@ def merge(past: Directions | None, rows: Tensor, rank: int, share: float = 1.0) 
 def stability(lam: Tensor, strength: float, open: Tensor | float = 1.0) -> Tensor:
     """``s = λ / (λ + o λ̄/strength)`` in [0, 1), with λ in units of a window's mean energy λ̄.
 
-    ``open``, o in (0, 1], is how far present data needs these directions: less need, firmer hold.
+    ``open``, o in (0, 1], is how much the present data needs these directions: the smaller o, the larger s.
 
     >>> stability(torch.tensor([0.0, 0.1, 9.9]), strength=10.0)
     tensor([0.0000, 0.5000, 0.9900])

@@ -16,8 +16,8 @@ from sal_lightning.rules.scores import Scores
 class ElementRule(Rule):
     """``held(X) = s ⊙ X`` with ``s = Ω / (Ω + 1/strength)``.
 
-    ``Ω`` sums, over what was consolidated, the root of the mean squared gradient (√Fisher: what SI and MAS measure too,
-    Benzing 2022), scaled to mean 1 over all these weights together.
+    ``Ω`` is a sum over consolidations of the root mean squared gradient (√Fisher, which SI and MAS approximate too:
+    Benzing 2022), each scaled to mean 1 over all weights of this rule.
     """
 
     grain = "element"
@@ -25,17 +25,17 @@ class ElementRule(Rule):
     def __init__(self, parameters: dict[str, nn.Parameter], strength: float) -> None:
         super().__init__("element", parameters)
         self.strength = strength
-        self.later: dict[str, State] = {"window": {}, "memory": {}}  # of a loaded state, what does not learn yet
+        self.later: dict[str, State] = {"window": {}, "memory": {}}  # loaded values of parameters not trained yet
         self._s: tuple[list[Tensor], list[Tensor]] | None = None
-        self.memory: list[Tensor] | None = None  # Ω, one tensor a parameter
+        self.memory: list[Tensor] | None = None  # Ω, one tensor per parameter
         self.clear()
 
     @override
     def clear(self) -> None:
-        self.F: list[Tensor] | None = None  # running mean of g², one tensor a parameter
+        self.F: list[Tensor] | None = None  # running mean of g², one tensor per parameter
 
     def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Take over parameters that another rule could not follow, or that came later."""
+        """Add parameters that another rule cannot cover, or that were added later."""
         self.parameters.update(parameters)
         for kept, later in ((self.F, self.later["window"]), (self.memory, self.later["memory"])):
             if kept is not None:
@@ -56,7 +56,7 @@ class ElementRule(Rule):
             torch._foreach_mul_(F, BETA)
             torch._foreach_addcmul_(F, G, G, value=(1 - BETA) / unit**2)
             for f in F:
-                f.nan_to_num_(0.0, 0.0, 0.0)  # of a gradient that overflowed
+                f.nan_to_num_(0.0, 0.0, 0.0)  # after a gradient overflow
 
     @override
     def window_tensors(self) -> list[Tensor]:
@@ -74,7 +74,7 @@ class ElementRule(Rule):
         if self.F is None:
             return
         roots = torch._foreach_sqrt(self.F)
-        # By name, so that the order in which they were covered does not matter to the last bit.
+        # Sorted by name, so that the sum is bitwise independent of the order in which parameters were covered.
         sums = {name: r.sum() for name, r in sorted(zip(self.parameters, roots, strict=True), key=lambda pair: pair[0])}
         average = torch.stack(totals(list(sums.values()), [self.parameters[n] for n in sums])).sum() / self.numel()
         importance = [r / average.clamp(min=torch.finfo(r.dtype).tiny) for r in roots]
@@ -83,7 +83,7 @@ class ElementRule(Rule):
 
     @property
     def s(self) -> list[Tensor]:
-        """Stability of each weight, computed once for each memory."""
+        """Stability of each weight, one tensor per parameter, cached for the current memory."""
         assert self.memory is not None
         if self._s is None or self._s[0] is not self.memory:
             self._s = self.memory, [directions.stability(o, self.strength) for o in self.memory]
@@ -104,7 +104,7 @@ class ElementRule(Rule):
     def stabilities(self) -> list[Scores]:
         if self.memory is None:
             return [Scores(torch.zeros(1), self.trained())]
-        # Of a sharded parameter the rows that live here stand for all.
+        # The local rows of a sharded parameter represent all of its rows.
         return [
             Scores(s, p.numel() / max(s.numel(), 1))
             for s, p in zip(self.s, self.parameters.values(), strict=True)
@@ -129,7 +129,7 @@ class ElementRule(Rule):
     def pack(self, memory: list[Tensor] | None) -> State:
         if memory is None:
             return {}
-        # A memory may be older than the parameters that were adopted last.
+        # A memory may precede the parameters that were adopted last.
         return {name: gather(o, p) for (name, p), o in zip(self.parameters.items(), memory, strict=False)}
 
     @override
@@ -140,7 +140,7 @@ class ElementRule(Rule):
 
 
 def _placed(x: Tensor, p: Tensor, name: str) -> Tensor:
-    """A saved tensor on a parameter's device, as far as it lives in this process; what is new in it counts as zero."""
+    """The local part of a saved tensor on the parameter's device, padded with zeros to the parameter's shape."""
     return part(grown(x.to(p.device), p.shape, name), p).clone()
 
 

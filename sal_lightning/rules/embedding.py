@@ -1,4 +1,4 @@
-"""The subspace rule for embeddings: the input directions are the tokens, their energy is how often they come."""
+"""The subspace rule for embeddings: the input directions are the tokens, their energy is their frequency."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,18 +14,18 @@ from sal_lightning.rules.base import State, grown
 from sal_lightning.rules.input_rule import BETA, DENSE, FLOOR, InputRule
 from sal_lightning.rules.scores import Scores
 
-LEAST = 1e-4  # distances below are no differences, but rounding: always the same tokens come
+LEAST = 1e-4  # distances below this are rounding, for data in which every batch has the same tokens
 
 
 class Memory(NamedTuple):
-    """What is held: the energy ``lam`` (tokens,) of each token, mean 1 a window, and its stability ``s``."""
+    """The energy ``lam`` (tokens,) of each token, mean 1 per window, and its stability ``s`` (tokens,)."""
 
     lam: Tensor
     s: Tensor
 
 
 def far(q: Tensor, R: Tensor) -> Tensor:
-    """How far a batch's shares of tokens (tokens,) are from the usual: Pearson's ``χ² = Σ (q − R)² / (R + floor/V)``.
+    """Distance of a batch's token shares q (tokens,) from R (tokens,): Pearson's ``χ² = Σ (q − R)² / (R + floor/V)``.
 
     >>> far(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))
     tensor(0.7692)
@@ -34,7 +34,7 @@ def far(q: Tensor, R: Tensor) -> Tensor:
 
 
 class EmbeddingRule(InputRule):
-    """``held(X) = diag(s) X``: each row of the table is held as firmly as its token was frequent."""
+    """``held(X) = diag(s) X``: the stability of each row of the table follows from the frequency of its token."""
 
     grain = "subspace"
 
@@ -48,10 +48,10 @@ class EmbeddingRule(InputRule):
     ) -> None:
         super().__init__(name or "model", parameters)
         self.table, self.strength = table, strength
-        self.modules = modules or (table,)  # all that look up in it
-        self.real: Reals = (None,)  # which of the tokens that it is given are no padding
+        self.modules = modules or (table,)  # all modules that use the table
+        self.real: Reals = (None,)  # which input tokens are not padding
         self.counts: Tensor | None = None
-        self.surprise: Tensor | None = None  # how unusual this step's tokens are, in log: (sum, count)
+        self.surprise: Tensor | None = None  # log distance of this step's tokens from R: (sum, count)
         self.memory: Memory | None = None
         self.clear()
 
@@ -59,7 +59,7 @@ class EmbeddingRule(InputRule):
     def clear(self) -> None:
         self.R: Tensor | None = None  # (tokens,) running share of each token
         self.weight = 0.0  # 1 − β^steps
-        self.usual: Tensor | None = None  # R when it was last looked at
+        self.usual: Tensor | None = None  # R when novelty was last measured
 
     @property
     @override
@@ -68,13 +68,13 @@ class EmbeddingRule(InputRule):
 
     @property
     def used(self) -> bool:
-        """Whether the layer's input was ever read, in this training or before."""
+        """Whether any input was ever collected, in this training or before."""
         return self.holds or self.R is not None
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
-        """How often each token came in a forward pass, (tokens,)."""
+        """Counts of each token in a forward pass, (tokens,)."""
         tokens = args[0].detach().flatten()
-        # Not `bincount`, which waits for the device to know how many tokens there are.
+        # Not `bincount`, which synchronizes with the device.
         counts = torch.zeros(self.table.num_embeddings, device=tokens.device)
         real = self.real[0]
         ones = torch.ones(tokens.shape, device=tokens.device) if real is None else real.real.float()
@@ -84,12 +84,12 @@ class EmbeddingRule(InputRule):
         return counts
 
     def collect_rows(self, counts: Tensor, measured: bool = False) -> None:
-        """Add the counts of one forward pass; ``measured``: how unusual all counts of this step are."""
+        """Add the counts (tokens,) of one forward pass; if ``measured``, compute the novelty of this step's counts."""
         self.counts = counts if self.counts is None else self.counts + counts
         if measured and self.R is not None and self.weight >= 1 - BETA**DENSE:
             if self.usual is None:
                 self.usual = self.R / self.weight
-            # Not how rare single tokens are: text of a few usual ones is as new as text of many rare ones.
+            # A distance of shares, not the rarity of single tokens: text of a few frequent tokens can be new as well.
             n = self.counts.sum()
             distance = far(self.counts / n.clamp(min=1), self.usual) + LEAST
             self.surprise = torch.stack([n * distance.log(), n])
@@ -99,11 +99,11 @@ class EmbeddingRule(InputRule):
         self.usual = None
 
     def pending(self) -> State:
-        """What was counted in this step so far."""
+        """Counts of this step so far."""
         return {"counts": self.counts, "surprise": self.surprise}
 
     def resume(self, pending: State) -> None:
-        """Go on counting."""
+        """Continue with what ``pending`` returned."""
         kept = {name: None if x is None else x.to(self.device) for name, x in pending.items()}
         self.counts, self.surprise = kept["counts"], kept["surprise"]
         if self.counts is not None:
@@ -113,7 +113,7 @@ class EmbeddingRule(InputRule):
     def update(self, unit: float = 1.0) -> None:
         if self.counts is not None:
             n = self.counts.sum()
-            # A step with nothing but padding leaves the shares as they are.
+            # A step with only padding leaves the shares unchanged.
             usual = self.counts if self.R is None else self.R / self.weight
             share = torch.where(n > 0, self.counts / n.clamp(min=1), usual)
             self.R = share * (1 - BETA) if self.R is None else BETA * self.R + (1 - BETA) * share
@@ -142,7 +142,7 @@ class EmbeddingRule(InputRule):
 
     @property
     def s(self) -> Tensor:
-        """Stability (rows, 1) of the rows that live in this process."""
+        """Stability (rows, 1) of the rows of the table in this process."""
         assert self.memory is not None, "nothing is held yet"
         return part(self.memory.s, self.table.weight)[:, None]
 
@@ -199,5 +199,5 @@ class EmbeddingRule(InputRule):
         return Memory(**{name: self._grown(value.to(self.device)) for name, value in state.items()})
 
     def _grown(self, x: Tensor) -> Tensor:
-        """Rows that were added to the table never came, and are free."""
+        """Pad with zeros for rows added to the table: their stability is 0."""
         return grown(x, (self.table.num_embeddings,), f"the table {self.name!r}")

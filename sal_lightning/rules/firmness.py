@@ -1,6 +1,6 @@
-"""How firmly each direction is held, and as one all those that were not kept.
+"""Firmness: how firmly each kept direction is held, and the rest with one common stability.
 
-Letters: ``s`` stability of a direction, ``s̄`` of the rest, ``f`` what is held back of a direction beyond that,
+Notation: ``s`` stability of a direction, ``s̄`` of the rest, ``f`` the share held of a direction beyond the rest's,
 ``α`` the strength.
 """
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from sal_lightning.rules import directions
 from sal_lightning.rules.directions import Directions
 
-GAP = 0.05  # a direction that passes at least 1 − GAP of what the rest passes is held like the rest
-LEAST = 1 / 16  # as far as the rest is always open, where present data hardly needs it
-PACE = 500  # steps after a consolidation by which the strength has grown by itself,
-MOST = 8  # at most to so many times itself
+GAP = 0.05  # a direction for which (1 − s) / (1 − s̄) >= 1 − GAP is held like the rest
+LEAST = 1 / 16  # lower bound of o for the rest, however little the present data needs it
+PACE = 500  # steps after a consolidation in which the strength doubles; it grows linearly,
+MOST = 8  # up to this multiple
 
 
 def firmed(strength: float, steps: int) -> float:
     """The strength ``α min(1 + t/500, 8)`` after t steps since a consolidation.
 
-    What passes along a held direction adds up over the steps. New data teaches the network most in its first steps.
+    Changes along a held direction accumulate over the steps, while new data is mostly learned in its first steps.
 
     >>> firmed(0.25, 0), firmed(0.25, 500), firmed(0.25, 100_000)
     (0.25, 0.5, 2.0)
@@ -28,7 +28,7 @@ def firmed(strength: float, steps: int) -> float:
 
 
 def firmness(s: Tensor, s_rest: Tensor) -> Tensor:
-    """Which share of what the rest passes a direction holds back, less GAP: 0 costs nothing, 1 passes nothing.
+    """``f`` in [0, 1] of each direction: ``1 − (1 − s) / (1 − s̄)``, rescaled so that values up to GAP are 0.
 
     >>> firmness(torch.tensor([1.0, 0.6, 0.22]), torch.tensor(0.2))
     tensor([1.0000, 0.4737, 0.0000])
@@ -38,7 +38,7 @@ def firmness(s: Tensor, s_rest: Tensor) -> Tensor:
 
 
 def worth(found: Directions, strength: float) -> int:
-    """How many directions are worth their cost: they are held firmer than the rest where that is fully open."""
+    """Number of directions to keep, >= 1: those held more firmly than the rest at o = 1."""
     s = directions.stability(found.lam, strength)
     s_rest = directions.stability(_rest(found)[:, :-1], strength)
     firm = (firmness(s, s_rest) > 0) * torch.arange(1, s.shape[-1] + 1, device=s.device)
@@ -46,9 +46,9 @@ def worth(found: Directions, strength: float) -> int:
 
 
 def hold(found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Of the first k directions ``f`` (groups, k), and of all others as one ``s̄`` (groups,).
+    """``f`` (groups, k) of the first k directions, and ``s̄`` (groups,) of all others.
 
-    The rest is open as far as it is ``needed`` (groups,), from LEAST to 1.
+    ``needed`` (groups,), from LEAST to 1, is the o of the rest: how much the present data needs it.
     """
     s_rest = directions.stability(_rest(found)[:, k], strength, needed)[:, None]
     s = directions.stability(found.lam[:, :k], strength)

@@ -9,17 +9,17 @@ from sal_lightning.layers import Reals
 from sal_lightning.rules.base import Rule, State
 
 ROWS = 128  # rows of a batch that are sampled
-DENSE, EVERY = 16, 16  # steps of a window that all update it, and then one in EVERY
-BETA = 0.99  # decay of a window, which covers about a hundred steps
-FLOOR = 0.3  # distance of a direction without any data, in mean eigenvalues
+DENSE, EVERY = 16, 16  # the first DENSE steps of a window all update it, then one in EVERY
+BETA = 0.99  # decay of a window: about a hundred steps
+FLOOR = 0.3  # added to each eigenvalue in a distance, in mean eigenvalues
 
 
 class InputRule(Rule):
-    """A rule that updates its statistics with the inputs of one layer, and measures how unusual they are."""
+    """A rule that updates its statistics with the inputs of one layer, and measures their novelty."""
 
     modules: tuple[nn.Module, ...]  # the modules whose input is collected
     real: Reals  # which rows of each input are not padding; None: all
-    surprise: Tensor | None  # how unusual the inputs of this step are, in log: (sum, count)
+    surprise: Tensor | None  # log distance of this step's inputs from the window: (sum, count)
 
     @property
     @abstractmethod
@@ -28,7 +28,7 @@ class InputRule(Rule):
 
     @abstractmethod
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
-        """What this rule takes from the input of a forward pass."""
+        """Extract what this rule collects from the arguments of a forward pass."""
 
     @abstractmethod
     def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
@@ -36,7 +36,7 @@ class InputRule(Rule):
 
         Args:
             rows: of one forward pass; those of several passes in a step add up.
-            measured: whether to measure how unusual they are.
+            measured: whether to measure their novelty.
         """
 
     def collect(self, args: tuple[Any, ...], step: int, measured: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Statistics of one layer: a sketch of its input covariance, and how large its gradients are."""
+"""Statistics of one layer: a sketch of its input covariance, and the size of its gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,12 +40,12 @@ class InputStatistics(InputRule):
     @property
     @override
     def due(self) -> bool:
-        # Once in each EVERY steps, at a place that moves on: a layer with a rhythm of its own is met too.
+        # Once in each EVERY steps, at a moving offset, so that layers used periodically are sampled too.
         return self.age < DENSE or self.age % EVERY == self.age // EVERY % EVERY
 
     @property
     def used(self) -> bool:
-        """Whether the layer's input was ever read, in this training or before."""
+        """Whether any input was ever collected, in this training or before."""
         return self.holds or bool(self.window.weight > 0)
 
     def read(self, args: tuple[Any, ...], step: int) -> Tensor:
@@ -53,26 +53,26 @@ class InputStatistics(InputRule):
         return self.layer.read(args, ROWS, step, self.real)
 
     def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
-        """Gather the rows of one forward pass; ``measured``: how unusual they are."""
+        """Collect the rows of one forward pass; if ``measured``, compute their novelty."""
         self.seen.append(rows)
         if measured and self.age >= DENSE and self.window.Y is not None:
             if self.window.P is None:
                 self.window.refresh(FLOOR)
             distance = self.window.distance(self.seen[-1], FLOOR)
-            # Nothing counts while the window is empty: one that no process has anything for yet.
+            # While the window is empty, as no process has collected anything, the count is 0.
             found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
 
     def refresh(self) -> None:
-        """Measure what is unusual by all that was seen so far, from the next batch on."""
+        """Measure novelty against all data of the window so far, from the next batch on."""
         self.window.P = None
 
     def pending(self) -> State:
-        """What was gathered in this step so far."""
+        """What was collected in this step so far."""
         return {"seen": list(self.seen), "surprise": self.surprise}
 
     def resume(self, pending: State) -> None:
-        """Go on gathering."""
+        """Continue with what ``pending`` returned."""
         self.seen = [x.to(self.device) for x in pending["seen"] if x.shape[::2] == (self.layer.groups, self.d)]
         self.surprise = None if pending["surprise"] is None else pending["surprise"].to(self.device)
 
@@ -89,7 +89,7 @@ class InputStatistics(InputRule):
             steps = 1 if self.age < DENSE else EVERY
             self.window.update(x, steps, U=held)
             if G := [g for g in self.gradients() if g is not None]:
-                # Each process has its part of the sum, of which all take the mean.
+                # Each process has a part of the sum, and the parts are averaged.
                 self.demand.update(squares(G) * shards(self.layer.weight) / unit**2, steps)
         self.age += 1
         self.discard_step()

@@ -1,4 +1,4 @@
-"""The parameters that one rule protects, as far as they live in this process."""
+"""The parameters that one rule protects: their shards in this process."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class ParameterGroup:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live now."""
+        """Current device of the parameters."""
         return next(iter(self.parameters.values())).device
 
     @property
@@ -25,26 +25,26 @@ class ParameterGroup:
         return any(p.requires_grad for p in self.parameters.values())
 
     def version_of_weights(self) -> int:
-        """Changes with every change of the weights, but for those made through ``.data``."""
+        """Sum of the parameters' version counters: it changes with every in-place change, except through ``.data``."""
         return sum(p._version for p in self.parameters.values())
 
     def weights_exchanged(self, versions: int) -> None:
-        """The optimizer itself put other weights in place, which changed their version by so much."""
+        """Account for weights exchanged by the optimizer, which raised the version counters by ``versions``."""
 
     def weights(self) -> list[Tensor]:
-        """The parameters' values, as far as they live in this process; the same memory."""
+        """The local part of each parameter's value, sharing its storage."""
         return [local(p.detach()) for p in self.parameters.values()]
 
     def gradients(self) -> list[Tensor | None]:
-        """Likewise, of each parameter that has one."""
+        """The local part of each parameter's gradient; None where there is none."""
         return [None if p.grad is None else local(p.grad) for p in self.parameters.values()]
 
     def numel(self) -> int:
-        """Weights under this rule."""
+        """Number of weights that this rule covers."""
         return sum(p.numel() for p in self.parameters.values())
 
     def trained(self) -> int:
-        """Those of them that are being trained now."""
+        """Number of these weights that are being trained."""
         return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
 
 

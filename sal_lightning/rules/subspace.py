@@ -20,22 +20,22 @@ from sal_lightning.rules.scores import Scores
 
 
 class SubspaceMemory(NamedTuple):
-    """What is held: directions with their stability, and how the weights have moved along them since."""
+    """What is held: directions with their stability, and the movement of the weights along them since."""
 
     directions: Directions
-    f: Tensor  # (groups, k) of the first k directions: what the rest's hold lets through and theirs does not, in [0, 1]
+    f: Tensor  # (groups, k) of the first k directions, in [0, 1]: share held beyond s_rest
     s_rest: Tensor  # (groups,)
-    A: Tensor  # (groups, out, k): W U when it was last put right
-    E: Tensor  # (groups, out, k): how far W U is from what was consolidated
-    size: Tensor  # ‖W U‖ when it was consolidated
-    path: Tensor  # Σ ‖ΔW U‖ over the times it was put right since, before anything was held back
-    steps: Tensor  # how many of them found that anything had moved
-    strength: float  # by which it is held, until it is consolidated anew
-    rows: int | None = None  # the layer's first outputs are held, those added later free; None: all are held
+    A: Tensor  # (groups, out, k): W U when it last settled
+    E: Tensor  # (groups, out, k): deviation of W U from its value at the consolidation
+    size: Tensor  # ‖W U‖ at the consolidation
+    path: Tensor  # Σ ‖ΔW U‖ over the settlements since, before anything was undone
+    steps: Tensor  # number of settlements that found any movement
+    strength: float  # strength until the next consolidation
+    rows: int | None = None  # number of outputs that are held, the first ones; None: all
 
     @property
     def U(self) -> Tensor:
-        """The directions that are held firmer than the rest: (groups, d, k)."""
+        """The directions held more firmly than the rest: (groups, d, k)."""
         return self.directions.U[..., : self.f.shape[-1]]
 
     @property
@@ -44,21 +44,21 @@ class SubspaceMemory(NamedTuple):
         return self.s_rest[:, None] + (1 - self.s_rest[:, None]) * self.f
 
     def pack(self, weight: Tensor) -> State:
-        """As named tensors, whole where the layer's ``weight`` is sharded."""
+        """Convert to named tensors; where the layer's ``weight`` is sharded, they are gathered."""
         state = self.directions._asdict() | self._asdict() | {"directions": None}
         if sharded(weight):
             state |= {name: gather(state[name][0], weight)[None] for name in ("A", "E")}
         return state
 
     def old(self, X: Tensor) -> Tensor:
-        """``X`` (groups, out, …) with zeros at outputs that were added since it was consolidated."""
+        """Set the outputs of ``X`` (groups, out, …) that were added after the consolidation to zero, in place."""
         if self.rows is not None:
             X[:, self.rows :] = 0
         return X
 
     @classmethod
     def unpack(cls, state: State, layer: Layer, weights: Sequence[Tensor]) -> "SubspaceMemory":
-        """What ``pack`` packed, where the layer's ``weights`` live."""
+        """Inverse of ``pack``: the memory, on the device of the layer's ``weights``."""
         device, whole = layer.weight.device, layer.weight
         state = _fitted(state, layer)
         m: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state.items()}
@@ -73,10 +73,10 @@ class SubspaceMemory(NamedTuple):
 
 
 def _fitted(state: State, layer: Layer) -> State:
-    """A state of a layer that may have got more outputs since.
+    """Pad the state to the outputs of a layer that may have more of them now.
 
     Raises:
-        ValueError: its inputs, or fewer outputs, are others than those that are held.
+        ValueError: the layer has other inputs than the state, or fewer outputs.
     """
     groups, inputs = state["U"].shape[:2]
     here, name = layer.inputs + (layer.bias is not None), layer.name or "the model"
@@ -99,43 +99,51 @@ def _fitted(state: State, layer: Layer) -> State:
 
 
 RANK = 0.3  # directions kept, as a share of the layer's inputs,
-MIN_RANK, MAX_RANK = 32, 128  # within these: a small layer is held whole, a wide one costs no more for being wide
-MASK = 32  # directions that the gradient is held back along: the strongest, where nearly all of it lies
-SETTLE = 16  # steps after which what moved along held directions is put back; until then the mask alone acts there
-AT_ONCE = ("cpu",)  # devices that have nothing queued, so that a result can be asked for
-SAME = 1e-6  # a relative difference of two fingerprints that is rounding
+MIN_RANK, MAX_RANK = 32, 128  # within these bounds, so that small layers keep all and the cost of wide ones is bounded
+MASK = 32  # the gradient is masked along this many of the strongest directions, which contain nearly all of it
+SETTLE = 16  # steps between two settlements; until then only the mask acts along held directions
+AT_ONCE = ("cpu",)  # devices without a queue, where reading a result does not synchronize
+SAME = 1e-6  # relative difference of two fingerprints that is attributed to rounding
 
 
 class Operands(NamedTuple):
-    """What each step multiplies by, computed once for a memory: views of its directions where they can be."""
+    """Factors used in each step, cached for the current memory and demand; views of its directions if possible."""
 
     memory: SubspaceMemory
-    q: Tensor  # the demand it was computed for
-    U: list[Tensor]  # the masked directions' rows of the weight and, if there is one, of the bias: (groups, columns, k)
+    q: Tensor  # the demand they were computed for
+    U: list[Tensor]  # masked directions: the rows of the weight and, if there is one, of the bias, (groups, columns, k)
     f: Tensor  # (groups, 1, k)
-    back: Tensor  # what is put back of each step: (groups, out, 1), or one number where that is the same everywhere
+    back: Tensor  # share of each step that is undone: (groups, out, 1), or a scalar if it is the same for all
 
 
 class SubspaceRule(InputStatistics):
     """``held(X) = X S`` with ``S = U diag(s) Uᵀ + s̄ (1 − U Uᵀ)`` over the input directions of one layer.
 
-    ``X`` is anything of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
+    ``X`` is a gradient or update of the shape of ``W`` (groups, out, d), the weight with its bias as last column.
 
-    The gradient is held back along the strongest directions, where nearly all of it lies: ``G ← G − (G U) diag(f) Uᵀ``
-    with ``f = (s − s̄) / (1 − s̄)``, what s̄ does not take of s anyway.
+    Mask: the gradient is reduced along the strongest directions, which contain nearly all of it,
+    ``G ← G − (G U) diag(f) Uᵀ`` with ``f = (s − s̄) / (1 − s̄)``, the part of s that s̄ does not cover.
 
-    ``s̄`` is the mean of what no direction was kept for. Adam moves it as fast as the rest of the layer, however little
-    the gradient asks for it, so ``s̄ = λ̄ / (λ̄ + α o)`` with ``o`` from 1/16 to 1: its mean energy in the present data.
+    The rest, all directions that are not kept, has one stability ``s̄ = λ̄ / (λ̄ + α o)``, with ``o`` from 1/16 to 1 its
+    mean energy in the present data: Adam moves these directions as fast as others, however small their gradient is.
 
-    The optimizer's step is held back by s̄ at once, along U every few steps together: ``W ← W − (W U − A) diag(f) Uᵀ``,
-    ``A`` being ``W U`` when that was last done. Without an optimizer to restore after, the gradient is held back whole.
+    Restore: s̄ applies to every step of the optimizer; the movement along U is undone every 16 steps together,
+    ``W ← W − (W U − A) diag(f) Uᵀ``, with ``A`` the value of ``W U`` at the last settlement. Where there is no
+    optimizer step to restore after, the mask removes all that is held.
 
-    Where present data has been learned the step is held back further, as the rest would be with α q for α: by ``s̄ₚ`` in
-    place of s̄, ``1 − s̄ₚ = p (1 − s̄)`` with ``p = q / (s̄ + q (1 − s̄))``, see ``Demand``.
+    Once the present data is learned, the step is reduced further, as the rest would be with α q in place of α: ``s̄ₚ``
+    replaces s̄, ``1 − s̄ₚ = p (1 − s̄)`` with ``p = q / (s̄ + q (1 − s̄))``, see ``Demand``.
 
-    What was let through along held directions is also slowly taken back: ``E ← E − ρ E diag(s)`` with
-    ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not add up while a steady push still moves the weights. The
-    pace is the weights' own: half the learning rate over twice the steps comes to about the same.
+    Recall: the movement that remains along held directions decays, ``E ← E − ρ E diag(s)`` with
+    ``ρ = recall · mean ‖ΔW U‖ / ‖W U‖``, so that noise does not accumulate while a consistent gradient still moves the
+    weights. ρ scales with the movement: half the learning rate over twice the steps has about the same effect.
+
+    Args:
+        layer: the layer as a matrix.
+        parameters: its weight and, if it has one, its bias.
+        strength: α, > 0.
+        recall: factor of ρ, >= 0.
+        share: in (0, 1]; no more directions are kept than hold this share of the energy.
     """
 
     grain = "subspace"
@@ -147,13 +155,13 @@ class SubspaceRule(InputStatistics):
         super().__init__(layer, parameters, rank=min(d, max(MIN_RANK, min(int(RANK * d), MAX_RANK))))
         self.strength, self.recall, self.share = strength, recall, share
         self.memory: SubspaceMemory | None = None
-        self.moved: Tensor | None = None  # ‖ΔW U‖² when last put right, of the rows that live in this process
-        self.waited = 0  # steps since then,
-        self.stirred: Tensor | None = None  # and whether the optimizer moved anything in them
+        self.moved: Tensor | None = None  # ‖ΔW U‖² at the last settlement, of the rows in this process
+        self.waited = 0  # steps since the last settlement,
+        self.stirred: Tensor | None = None  # and whether the optimizer moved any weight in them
         self._operands: Operands | None = None
         self.fed = False  # whether there is a gradient in this step
-        self.version = 0  # of the weights, after the last step,
-        self._marked: Tensor | None = None  # what they were then,
+        self.version = 0  # version counter of the weights after the last step
+        self._marked: Tensor | None = None  # their fingerprint then
         self.same = SAME
 
     @override
@@ -174,8 +182,8 @@ class SubspaceRule(InputStatistics):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
-        k = worth(found, MOST * self.strength)  # what will be worth it once it is held as firmly as it ever is
-        # How far the rest is needed shows when the next data comes: until then it is shut as far as it ever is.
+        k = worth(found, MOST * self.strength)  # computed for the largest strength that will be reached
+        # The next data determines how much the rest is needed; until then o has its smallest value.
         f, s_rest = hold(found, k, torch.full_like(found.rest, LEAST), self.strength)
         A = self.layer.along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
@@ -210,26 +218,26 @@ class SubspaceRule(InputStatistics):
         if at_once and torch.equal(now, self._marked):
             return False
         moved = torch.linalg.vector_norm(now - self._marked) > self.same * torch.linalg.vector_norm(self._marked)
-        # Versions tell what was set in place, but not what was set through `.data`, nor whether it was put back.
+        # Version counters miss changes through `.data`, and also count changes that were reverted.
         if at_once or self.version != self.version_of_weights():
             found = bool(moved)
             if found:
                 self.accept_weights()
             self.version = self.version_of_weights()
             return found
-        # No device is waited for: the next time it is put back this is.
+        # Reading `moved` here would synchronize; the next settlement uses it.
         self.touched = moved if self.touched is None else self.touched | moved
         return False
 
     @override
     def weights_exchanged(self, versions: int) -> None:
         self.version += versions
-        # Exchanged and back again they differ by rounding.
+        # Exchanging weights and exchanging them back changes them by rounding.
         self.same = max(SAME, 8 * torch.finfo(self.layer.weight.dtype).eps)
 
     @override
     def snapshot(self) -> None:
-        # Some optimizers drop the gradients before their step ends.
+        # Some optimizers free the gradients before their step ends.
         self.fed = any(g is not None for g in self.gradients())
         super().snapshot()
 
@@ -240,12 +248,12 @@ class SubspaceRule(InputStatistics):
             self._begin_cycle()
 
     def _begin_cycle(self) -> None:
-        """What moves along held directions is counted from here."""
+        """Start to measure the movement along held directions."""
         self.waited, self.stirred, self.touched = 0, None, None
         self._mark()
 
     def _mark(self) -> None:
-        """Remember the weights as the last step left them."""
+        """Record the version and the fingerprint of the weights after a step."""
         self.version, self._marked = self.version_of_weights(), fingerprint(self.layer, self.weights())
 
     @override
@@ -269,7 +277,7 @@ class SubspaceRule(InputStatistics):
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
         if all(w is None for w in W):
             return
-        # Looked at in the first step and in the last one before it is put back: a rate of zero moves nothing.
+        # Checked in the first and the last step before settling: with a learning rate of 0 nothing moves.
         if self.waited in (0, SETTLE - 1):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
@@ -282,7 +290,7 @@ class SubspaceRule(InputStatistics):
                 M = self.layer.matrix(w)
                 self.layer.write(w, M.lerp_(self.layer.matrix(w0), back.to(M.dtype)))
         self.waited += 1
-        # A layer without a gradient rests in this step, even if it was due.
+        # A layer without a gradient in this step does not settle, even if it is due.
         if self.waited >= SETTLE and self.fed:
             self.settle()
 
@@ -303,7 +311,7 @@ class SubspaceRule(InputStatistics):
         m, f, s = self._held, self._held.f[:, None, :], self._held.s[:, None, :]
         W = [w if p.requires_grad else None for w, p in zip(self.weights(), self.parameters.values(), strict=True)]
         WU = self.layer.along(self.weights(), m.U).to(m.A.dtype)
-        # Where the optimizer left the weights alone rounding is no movement, and nothing is recalled.
+        # If the optimizer did not move the weights, differences are rounding: nothing is undone or recalled.
         stirred = self.stirred if self.touched is None else self.stirred & ~self.touched
         M = m.old((WU - m.A) * stirred)
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
@@ -313,18 +321,18 @@ class SubspaceRule(InputStatistics):
         Y = pull.addcmul_(M, f)
         torch.where(self.stirred if self.touched is None else self.stirred | self.touched, WU - Y, m.A, out=m.A)
         subtract(self.layer, W, None, Y, m.U, m.s_rest)
-        # As far as it would have moved had the rest been open; where it is all but shut that cannot be told.
+        # The movement without the effect of s̄; clamped, as it cannot be computed for s̄ near 1.
         self.moved = (M / (1 - m.s_rest)[:, None, None].clamp(min=1e-6)).square().sum()
         self._begin_cycle()
 
     def update_pace(self, moved: Tensor) -> None:
-        """Count a step by which ``W U`` moved: ‖ΔW U‖², of all processes' rows."""
+        """Add a settlement to the mean movement; ``moved`` is ‖ΔW U‖², summed over all processes' rows."""
         m = self._held
         self.memory, self.moved = m._replace(path=m.path + moved.sqrt(), steps=m.steps + (moved > 0)), None
 
     @property
     def operands(self) -> Operands:
-        """What this step multiplies by."""
+        """Factors used in this step."""
         m, q, known = self._held, self.demand.q, self._operands
         if known is None or known.memory is not m or known.q is not q:
             back = 1 - let_through(self._held.s_rest, self.demand.q) * (1 - m.s_rest[:, None, None])
@@ -377,7 +385,7 @@ class SubspaceRule(InputStatistics):
     def load_state_dict(self, state: State) -> None:
         window = state["window"]
         if not state["memory"] and "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d):
-            return  # nothing is held of a layer with other inputs: this is a new layer
+            return  # the state holds nothing, of a layer with other inputs: start anew
         self.age, self.waited = state["age"], state["waited"]
         self.stirred = torch.tensor(True, device=self.device) if state["stirred"] else None
         self.window.load_state_dict(state["window"], self.device)
@@ -395,7 +403,7 @@ class SubspaceRule(InputStatistics):
 
 
 def fingerprint(layer: Layer, weights: Sequence[Tensor]) -> Tensor:
-    """``W z + b``, (all outputs,), with random signs z: it changes with every weight."""
+    """``W z + b``, (outputs,), with random signs z: it depends on every weight."""
     weight, *bias = weights
     W = weight.mT if layer.transposed else weight if layer.stacked else weight.flatten(1)
     z = probe(W.shape[-1], 1, W.device)[:, 0].to(W.dtype)
@@ -405,7 +413,7 @@ def fingerprint(layer: Layer, weights: Sequence[Tensor]) -> Tensor:
 
 
 def let_through(s_rest: Tensor, q: Tensor) -> Tensor:
-    """``p = q / (s̄ + q (1 − s̄))``: the share of what passes otherwise, (groups, 1, 1), for s̄ and q (groups,)."""
+    """``p = q / (s̄ + q (1 − s̄))``, the factor of ``1 − s̄`` for the demand q: (groups, 1, 1), for s̄ and q (groups,)."""
     s_rest, q = s_rest[:, None, None], q.reshape(-1, 1, 1)
     p: Tensor = q / (s_rest + q * (1 - s_rest))
     return p
@@ -414,7 +422,7 @@ def let_through(s_rest: Tensor, q: Tensor) -> Tensor:
 def subtract(
     layer: Layer, T: Sequence[Tensor | None], X: Sequence[Tensor] | None, Y: Tensor, U: Tensor, s_rest: Tensor
 ) -> None:
-    """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; no X is zero."""
+    """``T ← T − (s̄ X + Y Uᵀ)``, in place where the layout allows it; ``X`` = None stands for 0."""
     s_rest = s_rest[:, None, None]
     for i, t in enumerate(T):
         if t is not None:
@@ -425,7 +433,7 @@ def subtract(
 
 
 def update_pace(rules: Iterable[Rule]) -> None:
-    """Tell those that were put right in this step how far all processes' rows of ``W U`` had moved."""
+    """Sum the movement of ``W U`` over all processes, and update the rules that settled in this step."""
     moved = {r: r.moved for r in rules if isinstance(r, SubspaceRule) and r.moved is not None}
     if moved:
         sums = totals(list(moved.values()), [rule.layer.weight for rule in moved])

@@ -1,4 +1,4 @@
-"""The tensor rule: the published formula of SAL to the letter, for comparison. It freezes: see ``TensorRule``."""
+"""The tensor rule: the published formula of SAL, unchanged, for comparison. Its known faults: see ``TensorRule``."""
 
 from collections.abc import Sequence
 
@@ -29,10 +29,10 @@ def adaptive_threshold(grad: Tensor) -> Tensor:
 
 
 class TensorRule(Rule):
-    """Scale a tensor's gradient by ``1 − s`` where ``s > τ``; s smoothed by 0.3 a step from 0.5.
+    """Scales a tensor's gradient by ``1 − s`` where ``s > τ``; s starts at 0.5 and is smoothed by 0.3 per step.
 
-    Known faults, kept because they are the published ones: what does not move counts as stable and what is stable may
-    not move (an absorbing state); optimizers that divide by the gradient's size undo the scale; nothing is remembered.
+    Known faults of the published formula, kept for comparison: a tensor that does not move counts as stable and is then
+    kept from moving (an absorbing state); optimizers that divide by the gradient's size undo the scale; no memory.
     """
 
     grain = "tensor"
@@ -72,11 +72,11 @@ class TensorRule(Rule):
 
     @override
     def consolidate(self) -> None:
-        """Nothing: the published rule has no memory."""
+        """Do nothing: the published rule has no memory."""
 
     @override
     def clear(self) -> None:
-        """Nothing: the published rule has no window."""
+        """Do nothing: the published rule has no window."""
 
     @override
     def stabilities(self) -> list[Scores]:
@@ -92,7 +92,7 @@ class TensorRule(Rule):
     def load_state_dict(self, state: State) -> None:
         known = dict(zip(state["previous"], state["s"].to(self.s.device).unbind(), strict=True))
         for i, (name, p) in enumerate(self.parameters.items()):
-            if name in known and state["previous"][name].shape == p.shape:  # a tensor that has grown is a new one
+            if name in known and state["previous"][name].shape == p.shape:  # a tensor of another shape starts anew
                 self.previous[i] = part(state["previous"][name].to(p.device), p).clone()
                 self.s[i] = known[name]
         self.tau = state["tau"].to(self.s.device)

@@ -1,1 +1,1 @@
-"""The methods that users would pick instead, told the boundaries as their authors meant."""
+"""Baseline methods, which receive the task boundaries as in their papers."""

@@ -1,4 +1,4 @@
-"""What the methods beside SAL have in common: they are told where a task ends."""
+"""Base classes of the baselines, which receive the task boundaries."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,16 +15,16 @@ from experiments.continual.streams import Task
 class Baseline(Callback):
     """``learned`` is called at the end of each task but the last; ``before_step`` may change the gradients.
 
-    A data module with a stream says where tasks end; without one, whoever trains calls ``end_task``.
+    A data module with a stream defines the ends of tasks; without one, call ``end_task``.
     """
 
     model: LightningModule
-    task: int  # that is being learned, from 0
+    task: int  # index of the current task
     started = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.started:  # or in the fit before
+        if not self.started:  # unless continued from an earlier fit
             self.start(pl_module)
 
     @override
@@ -51,45 +51,45 @@ class Baseline(Callback):
 
     @torch.no_grad()
     def end_task(self, tasks: Sequence[Task] = ()) -> None:
-        """Go on to the next task.
+        """End the current task.
 
         Args:
-            tasks: all that have been learned; a method that needs no data does without.
+            tasks: all tasks learned so far, for methods that need their data.
         """
         self.task += 1
         self.learned(tasks)
 
     @property
     def W(self) -> list[Tensor]:
-        """The weights, themselves."""
+        """The trained weights, not copied."""
         return list(self.model.parameters())
 
     @property
     def G(self) -> list[Tensor]:
-        """The gradients, themselves; zero where there was none."""
+        """Their gradients, not copied; missing ones are set to zero."""
         for p in self.model.parameters():
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         return [p.grad for p in self.model.parameters() if p.grad is not None]
 
     def begin(self) -> None:
-        """Look at the model before its first step."""
+        """Called before the first step."""
 
     def before_step(self) -> None:
-        """Change the gradients."""
+        """Called before each optimizer step; may change the gradients."""
 
     def after_step(self) -> None:
-        """See where the step led."""
+        """Called after each optimizer step."""
 
     def learned(self, tasks: Sequence[Task]) -> None:
-        """The last of these tasks has been learned."""
+        """Called at the end of each task but the last, with all tasks so far."""
 
     def tensors(self) -> Iterable[Tensor]:
-        """All that is kept from step to step."""
+        """All tensors kept between steps."""
         return ()
 
 
 class QuadraticPenalty(Baseline):
-    """``½ λ Σ F (W − W*)²``: what is important is pulled back to where it was."""
+    """``½ λ Σ F (W − W*)²``: pulls weights back to an anchor W*, by their importance F."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -107,7 +107,7 @@ class QuadraticPenalty(Baseline):
             torch._foreach_add_(self.G, pull, alpha=self.strength)
 
     def move_anchor(self) -> None:
-        """From now on towards the weights of now."""
+        """Set the anchor to the current weights."""
         torch._foreach_copy_(self.anchor, self.W)
 
     @override

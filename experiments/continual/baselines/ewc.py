@@ -12,11 +12,11 @@ from experiments.continual.baselines.importance import moments
 from experiments.continual.model import MLP
 from experiments.continual.streams import Task
 
-SAMPLES = 12_000  # of a task, that its Fisher information is taken from
+SAMPLES = 12_000  # samples of a task used for its Fisher information
 
 
 def fisher(model: MLP, task: Task) -> list[Tensor]:
-    """The diagonal of the Fisher information, expected over the labels that the model itself would give."""
+    """The diagonal of the Fisher information, in expectation over the model's predictive distribution."""
 
     def scores(logits: Tensor) -> Iterator[Tensor]:
         log_p = logits[:, task.classes].log_softmax(1)
@@ -27,10 +27,10 @@ def fisher(model: MLP, task: Task) -> list[Tensor]:
 
 
 class OnlineEWC(QuadraticPenalty):
-    """One penalty towards the last task's weights, with the sum of all F."""
+    """A single penalty towards the last task's weights, with the sum of all F."""
 
     def importance(self, tasks: Sequence[Task]) -> list[Tensor]:
-        """F of the last of these tasks."""
+        """F of the last task."""
         return fisher(cast(MLP, self.model), tasks[-1])
 
     @override
@@ -42,7 +42,7 @@ class OnlineEWC(QuadraticPenalty):
 class EWC(OnlineEWC):
     """A penalty for each task, ``½ λ Σ_t F_t (W − W_t)²``.
 
-    Their sum is, but for a constant, one penalty with the sum of all F towards the mean of all W_t weighted by F_t.
+    Up to a constant, their sum equals one penalty with the sum of all F towards the mean of all W_t weighted by F_t.
     """
 
     @override
@@ -53,7 +53,7 @@ class EWC(OnlineEWC):
 
 
 class BatchGradientEWC(QuadraticPenalty):
-    """F is the mean square of the batches' gradients in the first task: it needs no data of its own."""
+    """F is the mean squared batch gradient during the first task, which needs no further data."""
 
     steps = 0
 

@@ -1,4 +1,4 @@
-"""How much each weight matters to a network's outputs: moments of the gradients of single samples."""
+"""Importance of weights for a network's outputs: moments of the gradients of single samples."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,13 +11,13 @@ CHUNK = 1000
 def moments(net: nn.Module, x: Tensor, scores: Callable[[Tensor], Iterator[Tensor]], power: int) -> list[Tensor]:
     """``mean over n of Σ_s |∂ s_n / ∂ w|^power`` for every weight of a network of linear layers, in their order.
 
-    Of a linear layer, the gradient of one sample is the outer product δ xᵀ, and so are its powers: no gradient of a
-    single sample is ever formed.
+    For a linear layer, the gradient of one sample is the outer product δ xᵀ, and so are its elementwise powers, so that
+    per-sample gradients are never materialized.
 
     Args:
-        net: all its parameters belong to ``nn.Linear``.
+        net: a network whose parameters all belong to ``nn.Linear``.
         x: inputs (n, d).
-        scores: of the outputs (n, out) of a chunk, one or several scores (n,).
+        scores: maps the outputs (n, out) of a chunk to one or several scores (n,).
         power: 1 or 2.
     """
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]

@@ -1,4 +1,4 @@
-"""A pull towards the weights that the last task ended with, the same for each."""
+"""L2 penalty towards the weights at the end of the last task."""
 
 from collections.abc import Sequence
 

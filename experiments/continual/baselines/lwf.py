@@ -23,9 +23,9 @@ def imitation(logits: Tensor, teacher: Tensor, temperature: float = TEMPERATURE)
 
 
 class LwF(Baseline):
-    """The network of the last boundary sees each batch too, and is imitated on the outputs of every task before.
+    """Distillation from the network at the last boundary, on each batch, for the outputs of earlier tasks.
 
-    Where the tasks are not known, these are all outputs. The new task counts ``1 / t``, the old ones the rest (van de
+    If tasks are not known, these are all outputs. The new task has the weight ``1 / t``, the old ones the rest (van de
     Ven et al. 2022).
     """
 
@@ -42,7 +42,7 @@ class LwF(Baseline):
         self.teacher = copy.deepcopy(self.model.network()).eval().requires_grad_(False)
 
     def imitate(self, loss: Tensor, batch: Any, logits: Tensor) -> Tensor:
-        """The loss with what is owed to the old tasks."""
+        """The loss with the distillation term."""
         if not self.task:
             return loss
         with torch.no_grad():

@@ -12,7 +12,7 @@ from experiments.continual.streams import Task
 
 
 class MAS(QuadraticPenalty):
-    """``F`` is how much the square of the outputs feels each weight: ``Σ_t mean |∂ ‖y‖² / ∂ W|``, y in play."""
+    """``F`` is the sensitivity of the squared outputs: ``Σ_t mean |∂ ‖y‖² / ∂ W|``, with y the active outputs."""
 
     @override
     def learned(self, tasks: Sequence[Task]) -> None:

@@ -1,4 +1,4 @@
-"""Methods that keep samples: the ceiling for those that may not."""
+"""Replay methods, which store samples; an upper bound for methods that do not."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from experiments.continual.streams import Task
 
 
 class Replay(Baseline):
-    """Experience replay: a few samples of each class are kept and rehearsed; the new task counts ``1 / t``."""
+    """Experience replay of a few stored samples per class; the new task has the weight ``1 / t``."""
 
     model: Model
 
@@ -38,14 +38,14 @@ class Replay(Baseline):
         self.samples.append(Batch(task.see(task.train_x[rows]), task.train_y[rows], task.classes))
 
     def rehearse(self, loss: Tensor, batch: Batch, logits: Tensor) -> Tensor:
-        """The loss with that on what was kept."""
+        """The loss, combined with that on the memory."""
         if not self.samples:
             return loss
         share = 1 / (self.task + 1)
         return share * loss + (1 - share) * self.loss_on_memory()
 
     def loss_on_memory(self) -> Tensor:
-        """On a batch drawn in equal parts from all tasks before."""
+        """The loss on a batch drawn in equal parts from all earlier tasks."""
         each = -(-self.batch // len(self.samples))
         losses = []
         for x, y, classes in self.samples:
@@ -56,7 +56,7 @@ class Replay(Baseline):
 
 
 class AGEM(Replay):
-    """Averaged gradient episodic memory (Chaudhry et al. 2019): no step may raise the loss on what was kept."""
+    """Averaged gradient episodic memory (Chaudhry et al. 2019): steps must not increase the loss on the memory."""
 
     @override
     def begin(self) -> None:
@@ -71,5 +71,5 @@ class AGEM(Replay):
         G = self.G
         along = sum(((g * r).sum() for g, r in zip(G, R, strict=True)), torch.zeros(()))
         size = sum((r.square().sum() for r in R), torch.zeros(()))
-        if along < 0 < size:  # the square is none once all that was kept is learned for good
+        if along < 0 < size:  # the squared norm is 0 once the loss on the memory is 0
             torch._foreach_sub_(G, torch._foreach_mul(list(R), float(along / size)))

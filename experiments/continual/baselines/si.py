@@ -13,11 +13,11 @@ DAMPING = 0.1  # ξ
 
 
 class SI(QuadraticPenalty):
-    """``F`` is each weight's share in the fall of the loss, over the square of its way: ``Σ −G ΔW / (way² + ξ)``.
+    """``F`` is each weight's contribution to the decrease of the loss, per squared distance: ``Σ −G ΔW / (way² + ξ)``.
 
     Args:
-        strength: twice the c of the paper, whose penalty has no ½.
-        every: look back every so many steps instead of at the end of tasks; needs no boundaries.
+        strength: twice the c of the paper, whose penalty lacks the factor ½.
+        every: update F every so many steps instead of at the end of tasks; needs no boundaries.
     """
 
     def __init__(self, strength: float, every: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The measures of continual learning, as functions of the accuracy matrix and as torchmetrics."""
+"""Measures of continual learning, as functions of the accuracy matrix and as torchmetrics."""
 
 from sal_lightning.metrics.continual.accuracies import (
     AverageAccuracy,

@@ -1,4 +1,4 @@
-"""The measures as torchmetrics: each remembers the stream and makes one number of it."""
+"""The measures of continual learning as torchmetrics."""
 
 from torch import Tensor
 from typing_extensions import override
@@ -17,7 +17,7 @@ from sal_lightning.metrics.continual.stream import ContinualMetric
 
 
 class AverageAccuracy(ContinualMetric):
-    """Mean accuracy over the tasks reached, now: ``average_accuracy(R)``.
+    """Current mean accuracy over the tasks reached: ``average_accuracy(R)``.
 
     >>> import torch
     >>> accuracy = AverageAccuracy(tasks=3)
@@ -33,7 +33,7 @@ class AverageAccuracy(ContinualMetric):
 
 
 class WorstAccuracy(ContinualMetric):
-    """Accuracy now on the task that fares worst: ``worst_accuracy(R)``."""
+    """Current accuracy on the worst task: ``worst_accuracy(R)``."""
 
     @override
     def compute(self) -> Tensor:
@@ -41,7 +41,7 @@ class WorstAccuracy(ContinualMetric):
 
 
 class LearningAccuracy(ContinualMetric):
-    """Mean accuracy on each task when just learned: ``learning_accuracy(R)``."""
+    """Mean accuracy on each task just after its own training: ``learning_accuracy(R)``."""
 
     @override
     def compute(self) -> Tensor:
@@ -49,7 +49,7 @@ class LearningAccuracy(ContinualMetric):
 
 
 class BackwardTransfer(ContinualMetric):
-    """What later tasks did to earlier ones, below 0 for harm: ``backward_transfer(R)``."""
+    """Effect of later tasks on earlier ones, negative for forgetting: ``backward_transfer(R)``."""
 
     plot_lower_bound = -1.0
 
@@ -59,9 +59,9 @@ class BackwardTransfer(ContinualMetric):
 
 
 class ForwardTransfer(ContinualMetric):
-    """What earlier tasks did for those not yet trained: ``forward_transfer(R, start)``.
+    """Effect of earlier tasks on those not yet trained: ``forward_transfer(R, start)``.
 
-    It needs ``update(accuracy, task=-1)`` before any training, and accuracies on tasks to come.
+    It needs ``update(accuracy, task=-1)`` before any training, and accuracies on future tasks.
     """
 
     plot_lower_bound = -1.0
@@ -72,7 +72,7 @@ class ForwardTransfer(ContinualMetric):
 
 
 class Forgetting(ContinualMetric):
-    """How far earlier tasks are below their best: ``forgetting(R)``."""
+    """Drop of earlier tasks below their best accuracy: ``forgetting(R)``."""
 
     higher_is_better = False
     plot_lower_bound = -1.0
@@ -83,9 +83,9 @@ class Forgetting(ContinualMetric):
 
 
 class MinAccuracy(ContinualMetric):
-    """How low earlier tasks ever fell since each ended: ``min_accuracy(R, lowest)``.
+    """Mean over earlier tasks of the lowest accuracy since each ended: ``min_accuracy(R, lowest)``.
 
-    Update it at every step of training, or as often as can be afforded: a dip that was not measured does not count.
+    Update it at every training step, or as often as affordable: drops between two updates are missed.
     """
 
     @override
@@ -94,7 +94,7 @@ class MinAccuracy(ContinualMetric):
 
 
 class WorstCaseAccuracy(ContinualMetric):
-    """The last task as it is and earlier ones as low as they fell: ``worst_case_accuracy(R, lowest)``."""
+    """Current accuracy on the last task and lowest accuracy on earlier ones: ``worst_case_accuracy(R, lowest)``."""
 
     @override
     def compute(self) -> Tensor:

@@ -1,9 +1,9 @@
-"""The measures of continual learning: what was learned, what was kept, and how low it fell on the way.
+"""Measures of continual learning: learning, retention, and the lowest accuracy in between.
 
 ``R[i, j]`` is the accuracy in [0, 1] on task ``j`` after training on task ``i``, tasks counted from 0. The functions
-take ``R`` of shape (T, T), any device and floating dtype, and answer with a scalar. ``k`` tasks have been reached: the
-last row with anything in it is row ``k − 1``, and it is *now*. Tasks beyond are left out, so every measure can be read
-in mid-stream. NaN is what was not measured, and what needs it is NaN too.
+take ``R`` of shape (T, T), any device and floating dtype, and return a scalar. ``k`` is the number of tasks reached:
+row ``k − 1`` is the last one with a value, the current state. Later tasks are left out, so every measure can be
+computed during the stream. NaN marks values that were not measured; measures that depend on one are NaN.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def reached(R: Tensor) -> Tensor:
-    """The part of ``R`` that counts: (k, k), or one NaN while there is nothing.
+    """The part of ``R`` for the tasks reached: (k, k), or (1, 1) of NaN before any.
 
     >>> reached(torch.tensor([[0.9, 0.1], [torch.nan, torch.nan]]))
     tensor([[0.9000]])
@@ -31,7 +31,7 @@ def average_accuracy(R: Tensor) -> Tensor:
 
 
 def worst_accuracy(R: Tensor) -> Tensor:
-    """``min_j R[k−1, j]`` in [0, 1]: the task that fares worst now.
+    """``min_j R[k−1, j]`` in [0, 1]: the current accuracy on the worst task.
 
     >>> worst_accuracy(torch.tensor([[0.9, 0.1], [0.5, 0.9]]))
     tensor(0.5000)
@@ -40,7 +40,7 @@ def worst_accuracy(R: Tensor) -> Tensor:
 
 
 def learning_accuracy(R: Tensor) -> Tensor:
-    """``1/k Σ_j R[j, j]`` in [0, 1], each task when just learned, from Riemer et al. 2019 (arXiv 1810.11910).
+    """``1/k Σ_j R[j, j]`` in [0, 1], each task after its own training, from Riemer et al. 2019 (arXiv 1810.11910).
 
     >>> learning_accuracy(torch.tensor([[0.9, 0.1], [0.5, 0.8]]))
     tensor(0.8500)
@@ -51,7 +51,7 @@ def learning_accuracy(R: Tensor) -> Tensor:
 def backward_transfer(R: Tensor) -> Tensor:
     """``1/(k−1) Σ_{j<k−1} (R[k−1, j] − R[j, j])`` in [−1, 1], from Lopez-Paz & Ranzato 2017 (arXiv 1706.08840).
 
-    Below 0 what came later did harm. NaN for a single task.
+    Negative if later tasks reduced the accuracy on earlier ones. NaN for a single task.
 
     >>> backward_transfer(torch.tensor([[0.9, 0.1], [0.5, 0.9]]))
     tensor(-0.4000)
@@ -63,7 +63,7 @@ def backward_transfer(R: Tensor) -> Tensor:
 def forward_transfer(R: Tensor, start: Tensor) -> Tensor:
     """``1/(k−1) Σ_{0<j<k} (R[j−1, j] − start[j])`` in [−1, 1], from Lopez-Paz & Ranzato 2017 (arXiv 1706.08840).
 
-    Above 0 what came before helps with a task not yet trained. ``start``, (T,), is the accuracy before any training.
+    Positive if earlier tasks help with one not yet trained. ``start``, (T,), is the accuracy before any training.
     NaN for a single task.
 
     >>> forward_transfer(torch.tensor([[0.9, 0.6], [0.5, 0.9]]), torch.tensor([0.5, 0.5]))
@@ -76,8 +76,8 @@ def forward_transfer(R: Tensor, start: Tensor) -> Tensor:
 def forgetting(R: Tensor) -> Tensor:
     """``1/(k−1) Σ_{j<k−1} (max_{j≤l<k−1} R[l, j] − R[k−1, j])`` in [−1, 1], from Chaudhry et al. 2018.
 
-    How far each task is below its best since it was learned; below 0 it is better than ever. NaN for a single task.
-    Their ``l`` starts at 0 (arXiv 1801.10112): the same, unless a task was never better than before its own training.
+    The drop of each task below its best accuracy since its training; negative if it is above. NaN for a single task.
+    In the paper ``l`` starts at 0 (arXiv 1801.10112), which differs only for a task that was best before its training.
 
     >>> forgetting(torch.tensor([[0.8, 0.1, 0.1], [0.9, 0.9, 0.1], [0.5, 0.9, 0.9]]))
     tensor(0.2000)
@@ -90,8 +90,8 @@ def forgetting(R: Tensor) -> Tensor:
 def min_accuracy(R: Tensor, lowest: Tensor) -> Tensor:
     """``1/(k−1) Σ_{j<k−1} lowest[j]`` in [0, 1], the min-ACC of De Lange et al. 2023 (arXiv 2205.13452).
 
-    ``lowest``, (T,), is the least accuracy on each task at any evaluation after its own training ended, also those in
-    the midst of a later task: what recovers before that ends shows here alone. NaN for a single task.
+    ``lowest``, (T,), is the lowest accuracy on each task at any evaluation after its own training ended, including
+    those during a later task: a temporary drop is visible only in this measure. NaN for a single task.
 
     >>> min_accuracy(torch.tensor([[0.9, 0.1], [0.5, 0.9]]), torch.tensor([0.2, torch.nan]))
     tensor(0.2000)
@@ -102,7 +102,7 @@ def min_accuracy(R: Tensor, lowest: Tensor) -> Tensor:
 def worst_case_accuracy(R: Tensor, lowest: Tensor) -> Tensor:
     """``R[k−1, k−1]/k + (1 − 1/k) min-ACC`` in [0, 1], the WC-ACC of De Lange et al. 2023 (arXiv 2205.13452).
 
-    The trade-off of learning the last task and never losing the earlier ones: ``R[0, 0]`` for a single task.
+    The trade-off between learning the last task and retaining the earlier ones: ``R[0, 0]`` for a single task.
 
     >>> worst_case_accuracy(torch.tensor([[0.9, 0.1], [0.5, 0.8]]), torch.tensor([0.2, torch.nan]))
     tensor(0.5000)

@@ -1,4 +1,4 @@
-"""What every measure of continual learning remembers: the accuracy on each task after each task."""
+"""Base class of the measures of continual learning: the accuracy on each task after each task."""
 
 import math
 from typing import Any
@@ -7,31 +7,31 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-_ROUNDING = 1e-5  # a mean of ones may come out this much above 1
+_ROUNDING = 1e-5  # tolerance above 1, for rounding in means
 
 
 class ContinualMetric(Metric):
-    """Remembers the accuracy on every task of a stream; a subclass says in ``compute`` what to make of it.
+    """Stores the accuracy on every task of a stream; subclasses compute one measure from it in ``compute``.
 
-    All subclasses keep the same states, so a ``MetricCollection`` of them updates one. The states are part of the
-    ``state_dict`` and are the same in every process, which are all to be given the same accuracies.
+    All subclasses have the same states, so a ``MetricCollection`` of them updates only one. The states are part of the
+    ``state_dict``. Pass the same accuracies in every process.
 
-    Lightning resets a metric that is itself given to ``self.log`` at the end of an epoch; give it ``compute()``.
+    Log ``metric.compute()``, not the metric: Lightning resets a metric passed to ``self.log`` at the end of an epoch.
 
     Args:
-        tasks: how many tasks the stream has, T ≥ 1.
-        kwargs: as of any ``torchmetrics.Metric``.
+        tasks: number of tasks of the stream, T ≥ 1.
+        kwargs: arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: if ``tasks`` is below 1.
+        ValueError: ``tasks`` is below 1.
     """
 
-    full_state_update = True  # the last accuracies given for a task replace the ones before
+    full_state_update = True  # new accuracies for a task replace earlier ones
     is_differentiable = False
     higher_is_better = True
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
-    # Infinite where nothing was measured: torchmetrics never merges states with a NaN in them.
+    # Infinite where not measured: torchmetrics does not group metrics whose states contain NaN.
     _R: Tensor
     _lowest: Tensor
     _start: Tensor
@@ -50,7 +50,7 @@ class ContinualMetric(Metric):
 
     @property
     def lowest(self) -> Tensor:
-        """The least accuracy on each task since its own training ended, (T,), NaN where not measured."""
+        """Lowest accuracy on each task since its own training ended, (T,), NaN where not measured."""
         return _or_nan(self._lowest)
 
     @property
@@ -59,27 +59,27 @@ class ContinualMetric(Metric):
         return _or_nan(self._start)
 
     def update(self, accuracy: Tensor, task: int) -> None:
-        """Tell the accuracy on the tasks now, as often as it is measured.
+        """Add the current accuracy on the tasks, as often as it is measured.
 
         Args:
             accuracy: (T,) in [0, 1], or shorter for the first few tasks; NaN for a task that was not measured.
-            task: the one being trained on or just finished, from 0, never an earlier one than before; −1 before any
-                training. The last accuracies given for a task count as those after it.
+            task: index of the task in training or just finished, never lower than before; −1 before any training.
+                The last accuracies for a task are taken as those after it.
 
         Raises:
-            ValueError: if ``accuracy`` has another shape or is outside [0, 1], as percentages are, or ``task`` is
-                out of range or out of order. Nothing has been remembered then.
+            ValueError: ``accuracy`` has another shape or is outside [0, 1], as percentages are, or ``task`` is out of
+                range or out of order. The state is unchanged then.
         """
         accuracy = self._checked(accuracy.detach().to(self._R), task)
         tasks = torch.arange(len(accuracy), device=accuracy.device)
         given = accuracy.isfinite()
-        # New tensors, as those made in inference mode cannot be changed outside it.
+        # New tensors, as inference tensors cannot be modified in place outside inference mode.
         self._R = torch.where(given & (tasks == task)[:, None], accuracy, self._R)
         self._lowest = torch.where(given & (tasks < task), accuracy.minimum(self._lowest), self._lowest)
         self._start = torch.where(given & (task < 0), accuracy, self._start)
 
     def _checked(self, accuracy: Tensor, task: int) -> Tensor:
-        """The accuracies, (T,), infinite where not given."""
+        """Validate the accuracies and pad them to (T,), infinite where not measured."""
         tasks = len(self._R)
         if task not in range(-1, tasks):
             raise ValueError(f"Expected task to be from -1 (before any training) to {tasks - 1}, got {task}.")

@@ -34,7 +34,7 @@ def test_an_unknown_method_is_refused() -> None:
 )
 def test_a_variant_of_what_is_not_there_is_refused(method: str) -> None:
     with (
-        pytest.raises(ValueError, match=f"options or constants that are there, got {re.escape(repr(method))}"),
+        pytest.raises(ValueError, match=f"existing options or constants, got {re.escape(repr(method))}"),
         methods.varied(method, "split-task"),
     ):
         pass

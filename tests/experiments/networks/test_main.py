@@ -50,7 +50,7 @@ def test_runs_in_processes_of_their_own_give_the_same():
     (alone,), (apart,) = (list(carry_out(asked, None, jobs)) for jobs in (1, 2))
     assert apart["kept"] == alone["kept"]
     assert apart["hardware"]["threads"] == 1
-    with pytest.raises(ValueError, match="jobs of at least 1, got 0"):
+    with pytest.raises(ValueError, match="jobs to be at least 1, got 0"):
         list(carry_out(asked, None, 0))
 
 

@@ -86,7 +86,7 @@ def test_joint_batches_come_from_all_tasks_alike(digits):
 def test_what_is_no_stream_and_no_step_is_refused(digits):
     with pytest.raises(ValueError, match=r"stream to be one of .*'split-two'.*, got 'rotated'"):
         make("rotated", digits, 0)
-    with pytest.raises(ValueError, match="steps and batch of at least 1, got steps=0, batch=32"):
+    with pytest.raises(ValueError, match="steps and batch to be at least 1, got steps=0, batch=32"):
         make("split-two", digits, 0, steps=0)
     with pytest.raises(IndexError, match="a step from 0 to 9, got 10"):
         make("split-two", digits, 0, steps=5).at(10)

@@ -163,7 +163,7 @@ def test_rows_are_those_of_the_moment_though_the_layer_writes_over_them():
 def test_a_layer_that_is_not_given_floats_is_named():
     for layer, given in ((nn.Embedding(3, 2), torch.tensor([1])), (nn.Identity(), "words")):
         watching(layer, "words")
-        with pytest.raises(ValueError, match=r"field='words' to name a layer that is given floats, it is given \w+"):
+        with pytest.raises(ValueError, match=r"field='words' to name a layer whose input is floats, got \w+"):
             layer(given)
 
 

@@ -55,7 +55,7 @@ def test_a_cascade_that_lies_beside_it_is_read(tmp_path):
 
 
 def test_what_is_missing_or_ambiguous_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="which is not there"):
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
         read([tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError, match=r"a metrics\.csv or a run-\*\.wandb"):
         read([tmp_path])

@@ -45,7 +45,7 @@ def test_what_is_cut_off_at_the_end_is_left_out():
 def test_damage_and_other_files_are_named():
     data = bytearray(written([b"one", b"two"]))
     data[-1] ^= 1
-    with pytest.raises(ValueError, match="damaged record at byte 17"):
+    with pytest.raises(ValueError, match="checksum mismatch in the record at byte 17"):
         list(records(bytes(data)))
     with pytest.raises(ValueError, match=r"begins with ':W&B', got notes.txt"):
         list(records(b"step,loss", "notes.txt"))

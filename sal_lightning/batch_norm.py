@@ -26,10 +26,10 @@ class RunningStatistics:
     """Layers with running statistics (BatchNorm, SyncBatchNorm, InstanceNorm that tracks them) of one model.
 
     Held weights were learned under the statistics of their data. Once something is held, a training pass does not
-    update the statistics and is normalised by them, as in evaluation. The gradient is that of normalising by the batch: Batch
-    Renormalization (Ioffe 2017) without bounds on its correction; InstanceNorm also has the gradient of evaluation. A
-    pass without gradients, such as that of ``torch.optim.swa_utils.update_bn``, is not affected. Layers that are added
-    later update their statistics until the next consolidation.
+    update the statistics and is normalised by them, as in evaluation. The gradient is that of normalising by the
+    batch: Batch Renormalization (Ioffe 2017) without bounds on its correction; InstanceNorm also has the gradient of
+    evaluation. A pass without gradients, such as that of ``torch.optim.swa_utils.update_bn``, is not affected. Layers
+    that are added later update their statistics until the next consolidation.
     """
 
     def __init__(self) -> None:

@@ -75,7 +75,7 @@ class SALCallback(BaseCallback, Callback):
         )
         if name in TAKEN:
             raise ValueError(
-                f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."
+                f"Expected name to be none of {TAKEN}, which are log prefixes already in use, got {name!r}."
             )
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()

@@ -288,8 +288,8 @@ class CommunicationLayer:
         self.optimizer_step.attach(self)
         if self.optimizer is None and self.settings.protection != "tensor":
             warnings.warn(
-                "CommunicationLayer was given no optimizer: only the gradient is held back, which protects under plain "
-                "SGD but not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
+                "CommunicationLayer was given no optimizer: only the gradient is masked, which protects under plain SGD but "
+                "not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
                 stacklevel=3,
             )
 

@@ -70,7 +70,8 @@ class ForwardHooks:
     """Hooks that collect the inputs of modules in forward passes; one hook for all rules of a module.
 
     A forward pass counts if gradients are enabled and a training step is running (``in_step``). A pass of a module in
-    training mode counts at once; one in evaluation mode when a backward pass computes the gradient of the rule's weights.
+    training mode counts at once; one in evaluation mode counts when a backward pass computes the gradient of the
+    rule's weights.
     """
 
     def __init__(self) -> None:

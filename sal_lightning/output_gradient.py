@@ -1,4 +1,4 @@
-"""How strongly the loss pulls at a layer's output, by its gradient there: it follows the loss of every batch."""
+"""Norm of the loss gradient at a layer's output: a proxy of the loss of every batch."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,49 +21,49 @@ from sal_lightning.torch_compile import uncompiled
 class OutputGradient:
     """``Σ ‖∂L/∂y‖`` over the samples ``y`` of the output of one layer, summed over the passes of a step.
 
-    For a loss that is a mean over the samples this is the mean size of a sample's own gradient; unlike the gradient of
-    a weight it does not cancel out.
+    For a loss averaged over samples this is the mean norm of the per-sample gradients, which do not cancel as they do
+    in the gradient of a weight.
 
     Args:
-        scaler: the loss scaler of 16-bit training: the gradient is divided by its scale.
-        adjustment: is shown the gradient, and may change it.
-        fisher: is shown this gradient in the steps in which it is due.
+        scaler: the loss scaler of 16-bit training; the gradient is divided by its scale.
+        fisher: collects from this gradient in the steps in which it is due.
+        adjustment: records targets from this gradient, and may change it.
     """
 
     def __init__(
         self, scaler: GradScaler | None = None, fisher: Fisher | None = None, adjustment: LogitAdjustment | None = None
     ) -> None:
         self.scaler, self.fisher, self.adjustment = scaler, fisher, adjustment
-        self.predicts = False  # whether what the layer answers counts as the targets
-        # Of this step's passes, where their outputs stand in the graph. A hook that had them would never be freed.
+        self.predicts = False  # whether predictions count as targets
+        # Gradient edges of the outputs of this step's passes; a hook holding them would be a reference cycle.
         self._edges: dict[int, list[GradientEdge]] = {}
         self.module: nn.Module | None = None
         self.in_step = True  # whether a training step is running
-        self.total: Tensor | None = None  # of this step
-        self._answer: Readback | None = None  # the same, on its way from the device
+        self.total: Tensor | None = None  # the sum of this step
+        self._answer: Readback | None = None  # the sum, while it is copied from the device
         self._handle: RemovableHandle | None = None
 
     def follow(self, module: nn.Module | None) -> None:
-        """Look at the output of this layer from now on, and no longer at that of another."""
+        """Hook the output of this layer, instead of the one before; None hooks none."""
         self.remove()
         self.module = module
         if module is not None:
             self._handle = module.register_forward_hook(self._ended)
 
     def remove(self) -> None:
-        """Stop looking."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
         self.module = self._handle = None
         self.discard_step()
 
     def discard_step(self) -> None:
-        """Drop what was gathered in this step."""
+        """Drop what was collected in this step."""
         self.total = self._answer = None
         self._edges.clear()
 
     def read(self) -> float | None:
-        """The sum of this step; None where no gradient came."""
+        """The sum of this step; None if no gradient was computed."""
         return None if self._answer is None else self._answer.read()[0]
 
     @property
@@ -71,7 +71,7 @@ class OutputGradient:
         @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is not self.module or not self.in_step or in_backward():
-                return  # a copy of the model: hooks are copied with it; evaluation; run again for its activations
+                return  # a copy of the model (hooks are copied), evaluation, or checkpoint recomputation
             if torch.is_grad_enabled():
                 weights = [p for p in module._parameters.values() if p is not None and p.requires_grad]
                 number = len(self._edges)
@@ -114,7 +114,7 @@ class OutputGradient:
             changes.append(change)
 
     def _pass_on(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
-        """The layers before the last get the changed gradient; the last gets its own."""
+        """Pass the adjusted gradient to the layers before the last one, whose own gradient is unchanged."""
         if not changes:
             return None
         weight: Tensor = module.weight.detach()  # type: ignore[operator]

@@ -27,7 +27,7 @@ class _Pass(NamedTuple):
 
     order: int
     rule: InputRule
-    read: Any  # what the rule takes from its input; None where it is not due
+    read: Any  # the rows that the rule read; None if it is not due
     samples: Tensor | None  # whole samples of the input
     outside: bool  # whether the input is data, not activations
 
@@ -44,8 +44,8 @@ class StepInputs:
         self.known = set[Rule]()  # rules whose layer ever ran
         self.now: dict[InputRule, int] = {}  # those of this step, in order, with the number of their first pass
         self._count = 0  # forward passes
-        self._begun: InputRule | None = None  # the first rule of this step, with or without a backward pass,
-        self._led: InputRule | None = None  # and the first one of the last step
+        self._begun: InputRule | None = None  # the first rule of this step, with or without a backward pass
+        self._led: InputRule | None = None  # the first rule of the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode that had a backward pass
         self.samples: dict[InputRule, SampleSketch] = {}  # sketches of whole samples of data
         self._positions: dict[InputRule, bool] = {}  # whether an embedding's inputs are positions, not data
@@ -54,7 +54,7 @@ class StepInputs:
 
     @property
     def first(self) -> InputRule | None:
-        """The rule of the layer that ran first in this step."""
+        """The rule of the first layer that ran in this step."""
         return next(iter(self.now), None)
 
     @property
@@ -113,7 +113,7 @@ class StepInputs:
                         self._measure(p.rule, p.samples)
 
     def update(self, unit: float = 1.0) -> None:
-        """Update all windows with this step, whose gradients are ``unit`` times too large."""
+        """Update all windows with this step, whose gradients are scaled by ``unit``."""
         for rule in (*self.coverage.rules, *(rule for rule in self.measured if rule not in self.coverage.rules)):
             rule.update(unit)
         for rule in self.measured:
@@ -196,7 +196,7 @@ class StepInputs:
     def _is_measured(self, rule: InputRule, outside: bool) -> bool:
         """Whether the novelty of this rule's input is measured in this step; once for several weights of a layer.
 
-        Where the first layer is given positions, the second one counts as the first.
+        If the input of the first layer is positions, the second layer counts as the first.
         """
         if rule not in self.measured:
             new = all(rule.modules[0] not in other.modules for other in self.measured)

@@ -82,7 +82,7 @@ def test_a_layer_that_is_not_reached_in_a_fit_keeps_what_it_holds(tmp_path):
     callback.remember(model, loader(change=10**6), limit=20)
     held, before = callback.spectrum(), model.net[0](x).detach()
     model.called = False
-    with pytest.warns(UserWarning, match="No layer was reached"):
+    with pytest.warns(UserWarning, match="No layer was called"):
         trainer(tmp_path, [callback]).fit(model, loader(first=1, change=10**6, length=40))
     assert callback.spectrum() == held
     assert set(callback.coverage().values()) == {"subspace"}

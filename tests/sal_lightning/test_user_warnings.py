@@ -212,7 +212,9 @@ def test_no_step_seen_is_said_once_after_the_first_passes_of_a_plain_loop(explic
             optimizer.move()
             optimizer.zero_grad()
 
-    with pytest.warns(UserWarning, match=r"No optimizer step was seen in \d+ forward .*Unhooked .*Hand over") as seen:
+    with pytest.warns(
+        UserWarning, match=r"No optimizer step was observed in \d+ forward .*Unhooked .*Pass the optimizer"
+    ) as seen:
         train()
     assert len(seen) == 1
 
@@ -233,7 +235,7 @@ def test_no_step_seen_is_said_once_after_a_short_epoch(tmp_path):
             self.optimizers(use_pl_optimizer=False).move()
 
     callback = SALCallback()
-    with pytest.warns(UserWarning, match=r"No optimizer step was seen in 5 forward passes.*Unhooked") as seen:
+    with pytest.warns(UserWarning, match=r"No optimizer step was observed in 5 forward passes.*Unhooked") as seen:
         twice(tmp_path, callback, Moved(), max_epochs=2)
     assert len([w for w in seen if "step was seen" in str(w.message)]) == 1
 
@@ -258,7 +260,7 @@ class Functional(Net):
 
 def test_no_layer_reached_is_said_once_over_several_fits(tmp_path):
     callback = SALCallback(field=None)
-    with pytest.warns(UserWarning, match=r"No layer was reached .*functional_call.*Call the layers") as seen:
+    with pytest.warns(UserWarning, match=r"No layer was called .*functional_call.*Call the layers") as seen:
         twice(tmp_path, callback, Functional())
     assert len([w for w in seen if "reached" in str(w.message)]) == 1
     assert set(callback.coverage().values()) == {"element"}
@@ -334,13 +336,13 @@ def test_where_all_is_frozen_in_the_midst_of_training_there_is_nothing_to_count(
 
 def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_path):
     model, callback = Functional(), SALCallback(field=None)
-    with pytest.warns(UserWarning, match=r"remember\(\) reached no layer.*functional_call.*Call the layers") as seen:
+    with pytest.warns(UserWarning, match=r"remember\(\) called no layer.*functional_call.*Call the layers") as seen:
         callback.remember(model, loader(length=5))
     assert len([w for w in seen if "layer" in str(w.message)]) == 1
     callback.remember(model, loader(length=5))
     trainer(tmp_path, [callback]).fit(model, loader(length=5))
     assert list(callback.user_warnings.given) == ["not remembered"]
-    assert "Warnings   - remember() reached no layer" in callback.summary()
+    assert "Warnings   - remember() called no layer" in callback.summary()
 
 
 # --- at the end of a fit ---
@@ -430,7 +432,7 @@ def test_what_is_held_of_frozen_weights_is_no_reason_to_warn(tmp_path):
 
 def test_of_a_strategy_that_hides_gradients_it_is_said_that_what_was_learned_waits():
     notices = SALCallback().user_warnings
-    with pytest.warns(UserWarning, match="learned before is kept in its state, and plays no part in this fit"):
+    with pytest.warns(UserWarning, match="learned before is kept in its state, and not used in this fit"):
         notices.closed("FSDPStrategy", waiting=True)
 
 

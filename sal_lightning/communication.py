@@ -288,8 +288,8 @@ class CommunicationLayer:
         self.optimizer_step.attach(self)
         if self.optimizer is None and self.settings.protection != "tensor":
             warnings.warn(
-                "CommunicationLayer was given no optimizer: only the gradient is masked, which protects under plain SGD but "
-                "not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
+                "CommunicationLayer was given no optimizer: only the gradient is masked, which protects under plain "
+                "SGD but not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
                 stacklevel=3,
             )
 
@@ -427,7 +427,7 @@ class OptimizerStep:
             self._layer.checks.steps_observed(self._layer.collector, self.hooks, self._layer.skips)
 
     def gradients_begin(self) -> None:
-        """The optimizer calls its closure, whose gradients have to be masked anew."""
+        """The optimizer calls its closure, whose gradients have to be masked."""
         self.protected = False
 
     def gradients_ready(self) -> None:

@@ -92,7 +92,7 @@ def layer_rules(
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> InputRule:
     if isinstance(layer.module, nn.Embedding):
         return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
-    # A change of a recurrent weight acts anew in every time step of a sequence.
+    # A change of a recurrent weight acts in every time step of a sequence.
     times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
     return SubspaceRule(layer, names, times * settings.strength, settings.recall, settings.share)
 

@@ -105,7 +105,7 @@ class ForwardHooks:
             if module not in self._handles:
                 handle = module.register_forward_pre_hook(self._pre_hook(module, rules), with_kwargs=True)
                 self._handles[module] = [handle]
-            if not module.training:  # compiled code knows only hooks that were registered before it was compiled
+            if not module.training:  # compiled code runs only hooks that were registered before
                 self._add_forward_hook(module)
 
     def remove(self, rule: Rule) -> None:

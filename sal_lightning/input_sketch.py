@@ -86,7 +86,7 @@ class InputSketch:
 
     def rows(self) -> Tensor:
         """The sketch as rows (groups, k, d): R ≈ rowsᵀ rows, scaled so that R has mean eigenvalue 1."""
-        assert self.Y is not None, "the window has seen nothing"
+        assert self.Y is not None, "the window is empty"
         Y = self.Y.double()
         A = probe(self.d, self.rank, Y.device).to(Y).mT @ Y
         a, V = torch.linalg.eigh((A + A.mT) / 2)
@@ -102,7 +102,7 @@ class InputSketch:
         Args:
             floor: added to every eigenvalue, in units of the mean eigenvalue, so that distances stay finite.
         """
-        assert self.Y is not None, "the window has seen nothing"
+        assert self.Y is not None, "the window is empty"
         # In units of the mean eigenvalue; the bias correction cancels, since the trace has the same.
         k = self.rank if self.rank == self.d else min(self.rank, _LOOKED)
         Y = self.Y[..., :k].double() * self._units()[:, None, None]

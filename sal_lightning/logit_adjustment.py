@@ -20,8 +20,8 @@ def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> t
 
     With ``p = softmax(z)``, P the probability of the absent classes and D their gradient, summed:
     ``Z = 1 − (1 − prior) P``, absent ``g ← prior · g / Z``, others ``g ← g + (1 − prior) p D / Z``.
-    This is the gradient at ``z + log prior`` (logit adjustment, Menon et al. 2021) for any sample weight. A class is not
-    absent in rows of which it is the target.
+    This is the gradient at ``z + log prior`` (logit adjustment, Menon et al. 2021) for any sample weight. A class is
+    not absent in rows of which it is the target.
 
     Args:
         z: logits, (..., n).

@@ -94,9 +94,8 @@ class StabilityAnalyzer:
         self.sample, self.seed = sample, seed
         self.parameters: dict[str, nn.Parameter] = {}
         self.places: dict[str, Tensor] = {}
-        self.joint = torch.zeros(
-            8, 0
-        )  # all tensors concatenated; rows: last w, mean w, then the six means of `signals`
+        # All tensors concatenated; rows: last w, mean w, then the six running means of `signals`.
+        self.joint = torch.zeros(8, 0)
         self.means: dict[str, Tensor] = {}  # views of `joint`, for each tensor that has had a gradient
         self.watch(owned(model, optimizer))
 

@@ -34,7 +34,7 @@ class UserWarnings:
         self._once(
             f"{FORWARD} {listed}",
             f"Layers with a forward pass of their own, which changes their weight or their input, are protected weight "
-            f"by weight: {listed}. Input directions do not describe such a weight. To protect the layers by directions, "
+            f"by weight: {listed}. Input directions do not describe such a weight. To protect them by directions, "
             "change the input or the output in another module and leave the layer a plain one.",
         )
 
@@ -98,7 +98,7 @@ class UserWarnings:
         )
 
     def no_event(self, steps: int, held: bool) -> None:
-        """The loss or deeper layers jumped, but no change was detected; ``held``: whether anything is held already."""
+        """The loss or deeper layers jumped, but no change was detected; ``held``: whether anything is held."""
         what = "only what was consolidated before is held" if held else "nothing is held"
         self._once(
             NO_EVENT,
@@ -121,8 +121,8 @@ class UserWarnings:
         """The importance of weights could not be measured."""
         self._once(
             NO_PULL,
-            f"The pull is off: the importance of weights could not be measured ({cause}). Without it more is forgotten, "
-            "although input directions and single weights are still held. The measurement is a second backward pass. "
+            f"The pull is off: the importance of weights could not be measured ({cause}). Without it more is "
+            "forgotten, although input directions and single weights are still held. The measurement is a second backward pass. "
             "It does not work with reentrant checkpointing (pass use_reentrant=False), with a compiled model that "
             "donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it requires that "
             "the layer that runs last is of a supported type, neither parametrized nor an embedding. Set pull=0 to "

@@ -321,7 +321,7 @@ def test_where_parameters_are_sharded_a_warning_says_that_nothing_is_pulled(monk
     steps(some, optimizer, range(1, 20))  # any further warning is an error here
     comm.consolidate()
     assert not comm.covered.pull.holds
-    assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are dealt out")
+    assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are sharded")
 
 
 def test_the_callback_takes_it_and_refuses_what_cannot_be():

@@ -75,7 +75,7 @@ def found(both, tmp_path_factory):
     return both(tmp_path_factory.mktemp("processes"), job)
 
 
-def test_a_part_is_what_lives_here_and_is_gathered_again(found):
+def test_part_returns_the_local_rows_and_gather_inverts_it(found):
     for rank in range(2):
         for seen in found[rank]["parts"].values():
             assert seen["part"]
@@ -86,17 +86,17 @@ def test_a_part_is_what_lives_here_and_is_gathered_again(found):
     assert found[1]["parts"]["one row", "rows"]["here"] == (0, 3)
 
 
-def test_only_what_is_dealt_out_by_columns_is_not_by_rows(found):
+def test_by_rows_is_false_only_for_shards_of_columns(found):
     for (_, where), seen in found[0]["parts"].items():
         assert seen["by rows"] == (where != "columns")
         assert seen["shards"] == (1 if where == "whole" else 2)
 
 
-def test_totals_add_up_what_is_dealt_out_and_nothing_else(found):
+def test_totals_sum_over_shards_only(found):
     assert found[0]["sums"] == found[1]["sums"] == [105.0, 3.0]
 
 
-def test_the_mean_is_that_of_all_and_the_first_is_right(found):
+def test_mean_averages_over_processes_and_agree_broadcasts_from_rank_zero(found):
     assert found[0]["agreements"] == found[1]["agreements"]
     assert found[0]["agreements"] == {
         "count": 2,
@@ -107,7 +107,7 @@ def test_the_mean_is_that_of_all_and_the_first_is_right(found):
     }
 
 
-def test_a_process_alone_has_everything():
+def test_a_single_process_has_whole_tensors():
     x = torch.ones(3, 2)
     assert distributed.count() == 1
     assert distributed.mean([x])[0] is x

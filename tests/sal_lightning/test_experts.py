@@ -53,7 +53,7 @@ def counted(rows, tokens):
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_rows_of_an_expert_are_the_tokens_that_were_sent_to_it(transposed, named):
+def test_rows_of_an_expert_are_its_routed_tokens(transposed, named):
     module, x = Experts(transposed), inputs()
     (layer,) = layers.find(module)
     assert (layer.name, layer.groups, layer.out, layer.inputs) == ("gate_up_proj", EXPERTS, 2 * INNER, WIDTH)
@@ -68,7 +68,7 @@ def test_rows_of_an_expert_are_the_tokens_that_were_sent_to_it(transposed, named
         assert often.max() - often.min() <= 1
 
 
-def test_of_many_tokens_some_are_sampled_and_other_ones_in_other_steps():
+def test_tokens_are_sampled_and_differ_between_steps():
     module, x = Experts(), inputs(tokens=400)
     index = torch.stack([torch.arange(400) % 3, torch.full((400,), 3)], 1)
     (layer,) = layers.find(module)
@@ -168,7 +168,7 @@ class Router(nn.Module):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_what_an_expert_holds_stays_and_one_that_was_never_used_is_free(transposed):
+def test_used_experts_are_held_and_unused_ones_are_free(transposed):
     model = Router(transposed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e6)
@@ -199,7 +199,7 @@ def test_what_an_expert_holds_stays_and_one_that_was_never_used_is_free(transpos
     assert again.spectrum() == comm.spectrum()
 
 
-def test_experts_that_are_not_given_a_router_s_choice_are_held_one_by_one():
+def test_experts_without_router_indices_are_held_weight_by_weight():
     class Sorted(Experts):
         def forward(self, hidden_states):
             up, down = self.gate_up_proj, self.down_proj

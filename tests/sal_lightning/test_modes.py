@@ -55,7 +55,7 @@ def test_a_frozen_batch_norm_leaves_the_layers_around_it_observed(tmp_path):
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element"])
-def test_what_is_remembered_is_kept_by_a_fit_in_evaluation_mode(tmp_path, protection):
+def test_remembered_data_are_held_in_a_fit_in_evaluation_mode(tmp_path, protection):
     answers, x = {}, batch(0, 999)[0]
     for kind in (Net, Evaluating):
         model, callback = kind(), SALCallback(protection, consolidate_on=None)

@@ -5,7 +5,7 @@ from sal_lightning import CommunicationLayer
 from tests.sal_lightning.tasks import loss, net, train
 
 
-def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_alone():
+def test_a_single_unusual_batch_causes_a_hold_that_is_rolled_back():
     model = net()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     comm = CommunicationLayer(model, optimizer)

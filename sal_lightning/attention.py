@@ -144,21 +144,21 @@ def _mask(call: Call, some: Tensor, at: Tensor, keys: int, dtype: torch.dtype) -
     """The additive attention mask of these queries: (sequences, heads or 1, positions or 1, keys)."""
     parts = list[Tensor]()
     if call.causal:
-        parts.append(_added(torch.arange(keys, device=at.device) > at[:, None, :, None], dtype))
+        parts.append(_additive(torch.arange(keys, device=at.device) > at[:, None, :, None], dtype))
     if call.attn_mask is not None and call.attn_mask.dim() == 2:
-        parts.append(_added(call.attn_mask[at][:, None], dtype))
+        parts.append(_additive(call.attn_mask[at][:, None], dtype))
     elif call.attn_mask is not None:
         each = call.attn_mask.view(-1, call.module.num_heads, *call.attn_mask.shape[1:])
-        parts.append(_added(each[some[:, None], :, at].transpose(1, 2), dtype))
+        parts.append(_additive(each[some[:, None], :, at].transpose(1, 2), dtype))
     if call.key_padding_mask is not None:
         padding = call.key_padding_mask
-        parts.append(_added(padding.view(-1, padding.shape[-1])[some][:, None, None], dtype))
+        parts.append(_additive(padding.view(-1, padding.shape[-1])[some][:, None, None], dtype))
     # Keys that the module itself appends (bias_k, add_zero_attn) are never masked.
     parts = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Converts a mask to an additive one: −inf where a boolean mask is True."""
     mask = mask.detach()
     if mask.dtype != torch.bool:

@@ -39,7 +39,7 @@ class RunningStatistics:
         self._before: dict[nn.Module, list[Tensor]] = {}  # statistics at the beginning of this step
         self._handles: list[RemovableHandle] = []
         self._calls: dict[nn.Module, _Call] = {}  # layers that are in a forward pass
-        self._lent = set[nn.Module]()  # layers in evaluation mode during a forward pass
+        self._in_evaluation = set[nn.Module]()  # layers in evaluation mode during a forward pass
 
     def begin(self, model: nn.Module) -> None:
         """Hook the layers of this model that have running statistics."""
@@ -54,8 +54,8 @@ class RunningStatistics:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module in [*self._lent, *self._calls]:
-            self._return(module)
+        for module in [*self._in_evaluation, *self._calls]:
+            self._reset(module)
         self.discard_step()
 
     def keep(self) -> None:
@@ -84,11 +84,11 @@ class RunningStatistics:
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module is not watched:
                 return
-            self._return(module)  # an exception may have ended the last pass
+            self._reset(module)  # an exception may have ended the last pass
             if not module.training or not torch.is_grad_enabled():
                 return
             if self.suspended or self._names[module] in self.kept:
-                self._lend(module)
+                self._substitute(module)
             elif module not in self._before:
                 self._before[module] = [x.clone() for x in _statistics(module)]
 
@@ -102,18 +102,18 @@ class RunningStatistics:
             call = self._calls.get(module)
             kept: Any = module
             mean, variance = kept.running_mean, kept.running_var
-            self._return(module)
+            self._reset(module)
             return (
                 None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
             )
 
         return leave
 
-    def _lend(self, module: Any) -> None:
+    def _substitute(self, module: Any) -> None:
         """During a forward pass: set buffers that take the batch's own statistics, or evaluation mode."""
         if not isinstance(module, _BatchNorm):
             module.training = False
-            self._lent.add(module)
+            self._in_evaluation.add(module)
             return
         call = _Call(module.running_mean, module.running_var, module.num_batches_tracked, module.momentum)
         self._calls[module] = call
@@ -122,9 +122,9 @@ class RunningStatistics:
         )
         module.momentum = 1.0
 
-    def _return(self, module: Any) -> None:
-        if module in self._lent:
-            self._lent.discard(module)
+    def _reset(self, module: Any) -> None:
+        if module in self._in_evaluation:
+            self._in_evaluation.discard(module)
             module.training = True
         if (call := self._calls.pop(module, None)) is not None:
             module.running_mean, module.running_var, module.num_batches_tracked, module.momentum = call

@@ -18,9 +18,9 @@ from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, BaseCallback
 
-TAKEN = ("layers", "observed")  # log prefixes after sal/ that are already in use
+RESERVED = ("layers", "observed")  # log prefixes after sal/ that are already in use
 # Strategies under which a process has neither whole gradients nor whole rows of them.
-CLOSED = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
+UNSUPPORTED_STRATEGIES = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
 
 
 class SALCallback(BaseCallback, Callback):
@@ -73,13 +73,13 @@ class SALCallback(BaseCallback, Callback):
         super().__init__(
             protection, consolidate_on, strength, recall, share, field, running_statistics, pull, absent_prior
         )
-        if name in TAKEN:
+        if name in RESERVED:
             raise ValueError(
-                f"Expected name to be none of {TAKEN}, which are log prefixes already in use, got {name!r}."
+                f"Expected name to be none of {RESERVED}, which are log prefixes already in use, got {name!r}."
             )
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
-        self._told = 0  # consolidations written to this fit's loggers
+        self._logged_events = 0  # consolidations written to this fit's loggers
         self._backward = self._analyzed = False  # whether either has happened in this batch
 
     @property
@@ -99,20 +99,20 @@ class SALCallback(BaseCallback, Callback):
         # The tuner's searches for a learning rate or batch size also load a state: this callback's own.
         self._resumed = self._resumed and trainer.ckpt_path is not None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        closed = _closed(trainer)
+        closed = _unsupported_strategy(trainer)
         if closed:
             self.user_warnings.closed(closed, waiting=bool(self.state_dict()))
         self.begin(pl_module, [] if closed else trainer.optimizers, scaler)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
-        self._told = 0
+        self._logged_events = 0
         panels.begin(trainer.loggers, self.prefix)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # With accumulation or manual optimization it is not known in advance whether this batch ends its step.
         alone = pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1
-        self.expect(_logs(trainer) and not trainer.barebones, alone)
+        self.expect(_is_log_step(trainer) and not trainer.barebones, alone)
         self._backward = self._analyzed = False
         for layer in self.layers:  # validation and checkpoints use the weights of the epoch's end
             layer.last = trainer.is_last_batch and pl_module.automatic_optimization
@@ -164,7 +164,7 @@ class SALCallback(BaseCallback, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.end()
         if trainer.is_global_zero:
-            self._tell_events(trainer)
+            self._log_events(trainer)
             panels.log_table(trainer.loggers, views(self.layers), self.prefix)
 
     @override
@@ -206,13 +206,13 @@ class SALCallback(BaseCallback, Callback):
             shown[self.prefix.rstrip("/")] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
         if trainer.loggers:
             at = max(layer.step for layer in self.layers)
-            panels.log_layers(trainer.loggers, views(self.layers), at, _logged_as(trainer), self.prefix)
-            self._tell_events(trainer)
+            panels.log_layers(trainer.loggers, views(self.layers), at, _logging_step(trainer), self.prefix)
+            self._log_events(trainer)
 
-    def _tell_events(self, trainer: Trainer) -> None:
-        events = self.events[self._told :]
-        self._told += len(events)
-        panels.log_events(trainer.loggers, events, _logged_as(trainer), self.prefix)
+    def _log_events(self, trainer: Trainer) -> None:
+        events = self.events[self._logged_events :]
+        self._logged_events += len(events)
+        panels.log_events(trainer.loggers, events, _logging_step(trainer), self.prefix)
 
 
 def _metrics() -> dict[str, Metric]:
@@ -227,7 +227,7 @@ def _metrics() -> dict[str, Metric]:
     }
 
 
-def _logs(trainer: Trainer) -> bool:
+def _is_log_step(trainer: Trainer) -> bool:
     """Whether this step is logged: every ``log_every_n_steps``, and at the last batch of an epoch."""
     return trainer._logger_connector.should_update_logs or trainer.is_last_batch
 
@@ -240,12 +240,12 @@ def _steps_next(trainer: Trainer, pl_module: LightningModule) -> bool:
     return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
-def _logged_as(trainer: Trainer) -> int:
+def _logging_step(trainer: Trainer) -> int:
     """The step under which Lightning logs its own values, read as Lightning's monitors read it."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def _closed(trainer: Trainer) -> str:
+def _unsupported_strategy(trainer: Trainer) -> str:
     """The name of the strategy if gradients cannot be masked under it, else empty."""
     names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    return "" if names.isdisjoint(CLOSED) else type(trainer.strategy).__name__
+    return "" if names.isdisjoint(UNSUPPORTED_STRATEGIES) else type(trainer.strategy).__name__

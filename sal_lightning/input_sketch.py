@@ -8,7 +8,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 _TINY = torch.finfo(torch.float32).tiny
-_LOOKED = 32  # probes used by `distance`
+_DISTANCE_RANK = 32  # probes used by `distance`
 _NOISE = 1e-6  # eigenvalues of ΩᵀRΩ below this share of the largest are rounding errors of single precision
 
 
@@ -104,7 +104,7 @@ class InputSketch:
         """
         assert self.Y is not None, "the window is empty"
         # In units of the mean eigenvalue; the bias correction cancels, since the trace has the same.
-        k = self.rank if self.rank == self.d else min(self.rank, _LOOKED)
+        k = self.rank if self.rank == self.d else min(self.rank, _DISTANCE_RANK)
         Y = self.Y[..., :k].double() * self._units()[:, None, None]
         # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
         A = probe(self.d, self.rank, Y.device)[:, :k].to(Y).mT @ Y

@@ -13,7 +13,7 @@ from sal_lightning.distributed import sharded
 
 _KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # A custom forward pass of these is not tested: they count as not linear.
-_WHOLE = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+_UNTESTED = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 _ROWS = 8  # rows of the table in the embedding test
 _ALIKE = 0.999  # cosine similarity of two outputs that differ by rounding or a factor
 
@@ -25,18 +25,18 @@ def is_linear(module: nn.Module) -> bool:
     the weight of a Linear or convolution has to change the output by a multiple of ``Δ x``; a change of one row of an
     Embedding has to change the output at the positions of its token only.
     """
-    kind = next((kind for kind in (*_WHOLE, *_KINDS, nn.Embedding) if isinstance(module, kind)), None)
+    kind = next((kind for kind in (*_UNTESTED, *_KINDS, nn.Embedding) if isinstance(module, kind)), None)
     if kind is None or _inherited(module, kind):
         return True
     weight = module._parameters.get("weight")
-    if kind in _WHOLE or weight is None or sharded(weight):
+    if kind in _UNTESTED or weight is None or sharded(weight):
         return False
     devices = [weight.device] if weight.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             if isinstance(module, nn.Embedding):
-                return _looked_up(module)
-            return _tried(copy.deepcopy(module).eval().float(), kind)
+                return _is_lookup(module)
+            return _acts_linearly(copy.deepcopy(module).eval().float(), kind)
     except Exception:  # a custom forward pass may raise anything on random inputs
         return False
 
@@ -47,10 +47,10 @@ def _inherited(module: nn.Module, kind: Any) -> bool:
     return same and getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
 
 
-def _tried(module: Any, kind: Any) -> bool:
+def _acts_linearly(module: Any, kind: Any) -> bool:
     weight = module.weight
     numbers = torch.Generator().manual_seed(0)
-    x = torch.randn(_size(module), generator=numbers).to(weight.device)
+    x = torch.randn(_input_size(module), generator=numbers).to(weight.device)
     scale = weight.square().mean().sqrt()
     delta = torch.randn(weight.shape, generator=numbers).to(weight.device) * torch.where(scale > 0, scale, 1.0)
     before = _output(module.forward(x))
@@ -62,7 +62,7 @@ def _tried(module: Any, kind: Any) -> bool:
     return bool(F.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > _ALIKE)
 
 
-def _looked_up(module: nn.Embedding) -> bool:
+def _is_lookup(module: nn.Embedding) -> bool:
     """Whether each token's output depends only on its own row; tested with a small table."""
     numbers = torch.Generator().manual_seed(0)
     table = torch.randn(_ROWS, module.embedding_dim, generator=numbers).to(module.weight.device)
@@ -76,7 +76,7 @@ def _looked_up(module: nn.Embedding) -> bool:
     return bool(torch.equal(changed, tokens == 1))
 
 
-def _size(module: Any) -> tuple[int, ...]:
+def _input_size(module: Any) -> tuple[int, ...]:
     if isinstance(module, nn.Linear):
         return 3, module.in_features
     taps = zip(module.kernel_size, module.dilation, strict=True)

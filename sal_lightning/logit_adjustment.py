@@ -10,8 +10,8 @@ from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import SubspaceRule
 
 SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # target share, rate and minimum of the prior: see LogitAdjustment
-ALONE = 0.9  # least share of the targets in the negative part of a softmax gradient
-OUT = -1e30  # logit of an excluded class
+TARGET_SHARE = 0.9  # least share of the targets in the negative part of a softmax gradient
+EXCLUDED = -1e30  # logit of an excluded class
 ROUNDING = 1e4, 2e-2  # tolerance on row sums, relative to their size: in machine epsilons, and at most
 
 
@@ -33,7 +33,7 @@ def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> t
         The change (..., n), in single precision, and P of each row, (...).
     """
     g = G.float()
-    p = torch.softmax(z.float().masked_fill(g == 0, OUT), -1)
+    p = torch.softmax(z.float().masked_fill(g == 0, EXCLUDED), -1)
     pushed = absent & (g > 0)
     P, D = (p * pushed).sum(-1, keepdim=True), (g * pushed).sum(-1, keepdim=True)
     Z = 1 - (1 - prior) * P
@@ -54,7 +54,7 @@ def targets(G: Tensor) -> tuple[Tensor, Tensor]:
     low, at = g.min(-1)
     size, low = g.abs().sum(), low.clamp(max=0)
     balanced = g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * size
-    fits = balanced & (-low.sum() >= ALONE * size / 2)  # half of a balanced gradient is negative
+    fits = balanced & (-low.sum() >= TARGET_SHARE * size / 2)  # half of a balanced gradient is negative
     return torch.where((low < 0) & fits, at, G.shape[-1]), fits
 
 
@@ -105,7 +105,7 @@ class LogitAdjustment:
         if (name := self._names.get(module)) is None or grad.dim() != 2 or not grad.is_floating_point():
             return None  # for sequences, each position would cost a pass over the vocabulary
         at, fits = targets(grad)
-        self._note(name, at, grad.shape[-1])
+        self._record_targets(name, at, grad.shape[-1])
         known = (self.memory or {}).get(name)
         if known is None or logits is None or len(known) != grad.shape[-1]:
             return None
@@ -123,9 +123,9 @@ class LogitAdjustment:
     def collect_predictions(self, module: nn.Module, logits: Tensor) -> None:
         """Record the predicted classes as targets."""
         if (name := self._names.get(module)) is not None and logits.dim() == 2:
-            self._note(name, logits.argmax(-1), logits.shape[-1])
+            self._record_targets(name, logits.argmax(-1), logits.shape[-1])
 
-    def _note(self, name: str, at: Tensor, n: int) -> None:
+    def _record_targets(self, name: str, at: Tensor, n: int) -> None:
         seen = torch.zeros(n + 1, dtype=torch.bool, device=at.device)
         seen[at.flatten()] = True
         self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
@@ -175,9 +175,11 @@ class LogitAdjustment:
 
     def absent(self) -> int:
         """The number of absent classes."""
-        return sum(int((known & ~self._now(name, known)).sum()) for name, known in (self.memory or {}).items())
+        return sum(
+            int((known & ~self._current_targets(name, known)).sum()) for name, known in (self.memory or {}).items()
+        )
 
-    def _now(self, name: str, like: Tensor) -> Tensor:
+    def _current_targets(self, name: str, like: Tensor) -> Tensor:
         return _union(self.targets.get(name), torch.zeros_like(like))[: len(like)]
 
     def state_dict(self) -> State:

@@ -40,7 +40,7 @@ class OutputGradient:
         self.module: nn.Module | None = None
         self.in_step = True  # whether a training step is running
         self.total: Tensor | None = None  # the sum of this step
-        self._answer: Readback | None = None  # the sum, while it is copied from the device
+        self._readback: Readback | None = None  # the sum, while it is copied from the device
         self._handle: RemovableHandle | None = None
 
     def follow(self, module: nn.Module | None) -> None:
@@ -48,7 +48,7 @@ class OutputGradient:
         self.remove()
         self.module = module
         if module is not None:
-            self._handle = module.register_forward_hook(self._ended)
+            self._handle = module.register_forward_hook(self._forward_hook)
 
     def remove(self) -> None:
         """Remove the hook."""
@@ -59,15 +59,15 @@ class OutputGradient:
 
     def discard_step(self) -> None:
         """Drop what was collected in this step."""
-        self.total = self._answer = None
+        self.total = self._readback = None
         self._edges.clear()
 
     def read(self) -> float | None:
         """The sum of this step; None if no gradient was computed."""
-        return None if self._answer is None else self._answer.read()[0]
+        return None if self._readback is None else self._readback.read()[0]
 
     @property
-    def _ended(self) -> Any:
+    def _forward_hook(self) -> Any:
         @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is not self.module or not self.in_step or in_backward():
@@ -81,7 +81,7 @@ class OutputGradient:
                 logits = [x.detach() for x in tensors(output)] if adjusts else []
                 changes: list[Tensor] = []
                 if adjusts and args and isinstance(args[0], Tensor) and args[0].requires_grad:
-                    args[0].register_hook(partial(self._pass_on, module, changes))  # type: ignore[no-untyped-call]
+                    args[0].register_hook(partial(self._adjust_input_gradient, module, changes))  # type: ignore[no-untyped-call]
                 if self.predicts and self.adjustment is not None:
                     for x in tensors(output):
                         self.adjustment.collect_predictions(module, x.detach())
@@ -109,11 +109,11 @@ class OutputGradient:
         if scales(self.scaler):
             found = found / self.scaler.scale(torch.ones_like(found))
         self.total = found if self.total is None else self.total + found
-        self._answer = Readback(self.total[None])
+        self._readback = Readback(self.total[None])
         if change is not None:
             changes.append(change)
 
-    def _pass_on(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
+    def _adjust_input_gradient(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
         """Pass the adjusted gradient to the layers before the last one, whose own gradient is unchanged."""
         if not changes:
             return None

@@ -14,16 +14,23 @@ from torch.utils.hooks import RemovableHandle
 from sal_lightning.torch_compile import uncompiled
 
 # Masks of transformers are nonzero at real positions; those of torch are True or -inf at padded ones.
-_OWN = ("attention_mask", "src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask")
+_OWN_MASKS = ("attention_mask", "src_key_padding_mask", "tgt_key_padding_mask", "key_padding_mask")
 _MEMORY_MASKS = ("encoder_attention_mask", "memory_key_padding_mask")
 _MEMORY = ("encoder_hidden_states", "memory")  # another sequence that a decoder attends to
 # Models with two sequences: the inputs of each, and the mask of each.
-_TWO = (
+_TWO_SEQUENCES = (
     (("input_ids", "inputs_embeds", "src"), ("attention_mask", "src_key_padding_mask")),
     (("decoder_input_ids", "decoder_inputs_embeds", "tgt"), ("decoder_attention_mask", "tgt_key_padding_mask")),
 )
 _KEYS = ("query", "key", "value")  # of nn.MultiheadAttention
-_NAMES = {*_OWN, *_MEMORY_MASKS, *_MEMORY, *_KEYS, "key_value_states", *(n for side in _TWO for ns in side for n in ns)}
+_NAMES = {
+    *_OWN_MASKS,
+    *_MEMORY_MASKS,
+    *_MEMORY,
+    *_KEYS,
+    "key_value_states",
+    *(n for side in _TWO_SEQUENCES for ns in side for n in ns),
+}
 
 
 class Real:
@@ -121,7 +128,7 @@ class _Scope:
     def __init__(self, module: nn.Module, places: dict[str, int], alone: bool) -> None:
         self.module, self.places, self.alone = module, places, alone
         self.inside = set(module.modules())
-        self.two = all(any(name in places for name in masks) for _, masks in _TWO)
+        self.two = all(any(name in places for name in masks) for _, masks in _TWO_SEQUENCES)
         first = (m.batch_first for m in module.modules() if isinstance(getattr(m, "batch_first", None), bool))
         self.time_first = not next(first, True)
         self.entered = 0
@@ -137,17 +144,17 @@ class _Scope:
         self.discard_step()
         given = {n: args[i] if i < len(args) else kwargs.get(n) for n, i in self.places.items()}
         if self.two:
-            for inputs, masks in _TWO:
+            for inputs, masks in _TWO_SEQUENCES:
                 self._pair(given, inputs, self._mask(given, masks))
             return
-        own, memory = self._mask(given, _OWN), self._mask(given, _MEMORY_MASKS)
+        own, memory = self._mask(given, _OWN_MASKS), self._mask(given, _MEMORY_MASKS)
         attends = self._pair(given, _MEMORY, memory)
         if isinstance(self.module, nn.MultiheadAttention):
             self._pair(given, _KEYS[1:], own)
             own = own if given["query"] is given["key"] else None
         elif self._pair(given, ("key_value_states",), own):
             own = None
-        elif own is None and (attends or self.alone) and all(given.get(name) is None for name in _OWN):
+        elif own is None and (attends or self.alone) and all(given.get(name) is None for name in _OWN_MASKS):
             own = Mask(None)
         self.own = own
 
@@ -179,7 +186,7 @@ class Padding:
         self._scopes: dict[nn.Module, _Scope] = {}
         self._around: dict[nn.Module, list[_Scope]] = {}  # the scopes that contain a layer
         self._handles: list[RemovableHandle] = []
-        self._early = set[nn.Module]()  # layers that are called before the first mask
+        self._before_masks = set[nn.Module]()  # layers that are called before the first mask
         self._entered = 0
         self._last: Mask | None = None
 
@@ -200,7 +207,7 @@ class Padding:
         self._handles.clear()
         self._scopes.clear()
         self._around.clear()
-        self._early.clear()
+        self._before_masks.clear()
         self.discard_step()
 
     def discard_step(self) -> None:
@@ -226,18 +233,18 @@ class Padding:
         around = self._around[module]
         if not around:
             if self._last is None:
-                self._early.add(module)
-            return None if self._last is None or module in self._early else self._last.fit(shape, ids)
+                self._before_masks.add(module)
+            return None if self._last is None or module in self._before_masks else self._last.fit(shape, ids)
         for scope in sorted(around, key=lambda s: -s.entered):
             for pair in scope.pairs:
                 if pair.tensor() is x:
                     return pair.mask.fit(shape, ids)
-            masks = self._either(scope, shape, ids) if scope.two else scope.own
+            masks = self._of_two(scope, shape, ids) if scope.two else scope.own
             if masks is not None and (masks.mask is None or masks.fit(shape, ids) is not None):
                 return masks.fit(shape, ids)
         return None
 
-    def _either(self, scope: _Scope, shape: torch.Size, ids: bool) -> Mask | None:
+    def _of_two(self, scope: _Scope, shape: torch.Size, ids: bool) -> Mask | None:
         """With two sequences: the mask of the one processed last, or of the one with this shape."""
         if self._last is not None and (self._last.mask is None or self._last.fit(shape, ids) is not None):
             return self._last
@@ -269,5 +276,5 @@ def _places(module: nn.Module) -> dict[str, int] | None:
     except (TypeError, ValueError):  # no inspectable signature
         return None
     places = {name: i for i, name in enumerate(names) if name in _NAMES}
-    masks = {*_OWN, *_MEMORY_MASKS, *_TWO[1][1]}
+    masks = {*_OWN_MASKS, *_MEMORY_MASKS, *_TWO_SEQUENCES[1][1]}
     return None if masks.isdisjoint(places) else places

@@ -29,7 +29,7 @@ class Part(NamedTuple):
 def parts(module: nn.Module) -> list[Part]:
     """The weights of a recurrent module; empty for other modules and for parametrized ones."""
     if isinstance(module, nn.RNNBase):
-        found = _of_layers(module)
+        found = _layer_parts(module)
     elif isinstance(module, nn.RNNCellBase):
         kinds = {"ih": "input", "hh": "hidden"}
         found = [Part(f"weight_{i}", f"bias_{i}" if module.bias else None, kind) for i, kind in kinds.items()]
@@ -39,7 +39,7 @@ def parts(module: nn.Module) -> list[Part]:
     return found if names <= module._parameters.keys() else []
 
 
-def _of_layers(module: nn.RNNBase) -> list[Part]:
+def _layer_parts(module: nn.RNNBase) -> list[Part]:
     found = []
     for layer in range(module.num_layers):
         for reverse in (False, True)[: 1 + module.bidirectional]:
@@ -98,7 +98,7 @@ class Call:
         """At most ``n`` rows (n, d) of this weight's input, sampled over sequences and time."""
         if part.kind == "input" and part.layer == 0:
             return self._inputs(n, step)
-        self._known = self._known or self._run_again(n, step)
+        self._known = self._known or self._recompute(n, step)
         layer = self._known[part.layer]
         rows = {"input": [layer.x] * 2, "hidden": layer.hidden, "inner": layer.inner}[part.kind][part.reverse]
         return rows[sample(len(rows), n, step, rows.device)]
@@ -120,14 +120,14 @@ class Call:
             return x[:, None]
         return x.transpose(0, 1) if self.module.batch_first else x
 
-    def _run_again(self, n: int, step: int) -> list[_Layer]:
+    def _recompute(self, n: int, step: int) -> list[_Layer]:
         """All layers on a few sampled sequences, in single precision at least."""
         x = self._sequences()
         times, count = (len(x.sizes), int(x.sizes[0])) if isinstance(x, _Packed) else x.shape[:2]
         some = torch.arange(count)[sample(count, max(FEW, math.ceil(n / times)), step)].sort().values
         packed = _select(x, some)
         dtype = torch.promote_types(self.module._flat_weights[0].dtype, torch.float32)  # type: ignore[union-attr]
-        first = [h.to(dtype) for h in self._first(some)]
+        first = [h.to(dtype) for h in self._initial_states(some)]
         known, data = list[_Layer](), packed.data.to(dtype)
         for layer in range(self.module.num_layers):
             at = slice(layer * self.directions, (layer + 1) * self.directions)
@@ -136,7 +136,7 @@ class Call:
             data = self._dropped(out, step * self.module.num_layers + layer)
         return known
 
-    def _first(self, some: Tensor) -> list[Tensor]:
+    def _initial_states(self, some: Tensor) -> list[Tensor]:
         """The initial hidden states of these sequences, (layers * directions, sequences, features), and cell states."""
         module, lstm = self.module, self.module.mode == "LSTM"
         if self.hx is None:
@@ -172,7 +172,7 @@ class Call:
         inner = list(y.chunk(self.directions, -1))
         outs = [h @ P.mT for h, P in zip(inner, projections, strict=True)] if projections else inner
         hidden = [
-            torch.cat([out, h])[_before(x, reverse).to(out.device)]
+            torch.cat([out, h])[_previous_rows(x, reverse).to(out.device)]
             for out, h, reverse in zip(outs, first[0], (False, True), strict=False)
         ]
         return torch.cat(outs, -1), _Layer(x.data, hidden, inner)
@@ -206,7 +206,7 @@ def _select(x: "_Packed | Tensor", some: Tensor) -> _Packed:
     return _Packed(x.data[rows.to(x.data.device)], sizes[sizes > 0])
 
 
-def _before(x: _Packed, reverse: bool) -> Tensor:
+def _previous_rows(x: _Packed, reverse: bool) -> Tensor:
     """For each row, the index of its previous state in the concatenation of all rows and the initial states."""
     sizes, times = x.sizes, len(x.sizes)
     starts = sizes.cumsum(0) - sizes

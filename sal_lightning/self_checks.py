@@ -51,12 +51,12 @@ class SelfChecks:
 
     def forward_pass(self, collector: Collector, hooks: OptimizerHooks | None, skips: int) -> None:
         """Count a forward pass; at intervals, check whether the weights change without an observed step."""
-        if _none_observed(collector, hooks, skips) and self.unobserved.due(_some_weight(collector)):
+        if _none_observed(collector, hooks, skips) and self.unobserved.due(_sample_weight(collector)):
             self.steps_observed(collector, hooks, skips)
 
     def steps_observed(self, collector: Collector, hooks: OptimizerHooks | None, skips: int) -> None:
         """Warn if the weights have changed and no step of the optimizer was observed."""
-        if _none_observed(collector, hooks, skips) and self.unobserved.moved(_some_weight(collector)):
+        if _none_observed(collector, hooks, skips) and self.unobserved.moved(_sample_weight(collector)):
             optimizer = type(collector.coverage.optimizer).__name__
             self.warnings.no_step(optimizer, self.unobserved.passes)
 
@@ -65,7 +65,7 @@ def _none_observed(collector: Collector, hooks: OptimizerHooks | None, skips: in
     return hooks is not None and not hooks.steps and not skips and bool(collector.coverage.rules)
 
 
-def _some_weight(collector: Collector) -> Tensor:
+def _sample_weight(collector: Collector) -> Tensor:
     """The local values of a trainable parameter, or of any parameter if none is trainable."""
     rules = collector.coverage.rules
     return next((rule for rule in rules if rule.learns), rules[0]).weights()[0]

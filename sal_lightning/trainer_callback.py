@@ -27,7 +27,7 @@ FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means, o
 SHARES = ("suppressed", "effect", "drift")  # logged as the square root of a ratio of two sums
 
 
-class Answers:
+class CallbackValues:
     """Values over all communication layers of a callback: spectrum, coverage, memory, summary and logged values."""
 
     layers: list[CommunicationLayer]  # one per optimizer
@@ -136,7 +136,7 @@ class Answers:
         return None if self.watch is None else self.watch.seen
 
 
-class BaseCallback(Answers):
+class BaseCallback(CallbackValues):
     """Creates a communication layer per optimizer at the start of a fit, and keeps their state between fits."""
 
     def __init__(
@@ -159,7 +159,7 @@ class BaseCallback(Answers):
         self.watch = None if field is None else ActivationObserver(field)
         self.user_warnings = UserWarnings()
         self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured
-        self._counted = 0, 0  # step and skip counts at the last field update
+        self._field_counts = 0, 0  # step and skip counts at the last field update
         self._waiting: dict[str, Any] = {}  # a loaded state, until training starts
         self._resumed = False  # whether `_waiting` was loaded from a checkpoint
 
@@ -256,7 +256,7 @@ class BaseCallback(Answers):
             raise
         if state and not self._resumed:
             self._begin_fit()
-        self._counted = sum(layer.step for layer in self.layers), 0
+        self._field_counts = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
             self.watch.begin(watched, next(model.parameters()).device, self.layers[0].collector.hooks.padding)
         self._waiting, self._resumed = {}, False
@@ -268,7 +268,7 @@ class BaseCallback(Answers):
             together: whether all processes call it; if False, nothing is exchanged between processes.
         """
         if together:
-            self._look_back()
+            self._warn_at_end()
         for layer in self.layers:
             if layer.attached:
                 layer.optimizer_step.check_observed()
@@ -288,20 +288,20 @@ class BaseCallback(Answers):
             layer.measure = measured
         if self.watch is not None:
             self.watch.wanted = measured or not alone
-        self._in_step(True)
+        self._set_in_step(True)
 
     def pause(self) -> None:
         """End a step: forward passes until the next one count as evaluation, in any mode."""
-        self._in_step(False)
+        self._set_in_step(False)
 
     def update_field(self) -> None:
         """Update the emergence field with a step, and measure it if the step is logged; skipped steps are discarded."""
         steps, skips = (sum(getattr(layer, name) for layer in self.layers) for name in ("step", "skips"))
-        if self.watch is not None and steps > self._counted[0]:
+        if self.watch is not None and steps > self._field_counts[0]:
             self.watch.update_field(self._measured())
-        elif self.watch is not None and skips > self._counted[1]:
+        elif self.watch is not None and skips > self._field_counts[1]:
             self.watch.discard_step()
-        self._counted = steps, skips
+        self._field_counts = steps, skips
 
     def keep_measured(self, values: dict[str, Tensor]) -> None:
         """After logging: keep the shares of these ``values()`` for ``summary()``, and clear the measurements."""
@@ -311,7 +311,7 @@ class BaseCallback(Answers):
 
     # --- parts ---
 
-    def _look_back(self) -> None:
+    def _warn_at_end(self) -> None:
         """At the end of a fit: warn about loaded state that was not used and about missing consolidations."""
         every = self.settings.consolidate_on
         for layer in self.layers:
@@ -325,7 +325,7 @@ class BaseCallback(Answers):
             elif isinstance(every, int) and 2 * layer.step - layer.begun < every and not layer.events:
                 self.user_warnings.too_few_steps(every, layer.step)
 
-    def _in_step(self, running: bool) -> None:
+    def _set_in_step(self, running: bool) -> None:
         for layer in self.layers:
             layer.collector.in_step = running
         if self.watch is not None:

@@ -123,10 +123,10 @@ class UserWarnings:
             NO_PULL,
             f"The pull is off: the importance of weights could not be measured ({cause}). Without it more is "
             "forgotten, although input directions and single weights are still held. The measurement is a second "
-            "backward pass. It does not work with reentrant checkpointing (pass use_reentrant=False), with a compiled model that "
-            "donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it requires that "
-            "the layer that runs last is of a supported type, neither parametrized nor an embedding. Set pull=0 to "
-            "train without the pull.",
+            "backward pass. It does not work with reentrant checkpointing (pass use_reentrant=False), with a compiled "
+            "model that donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it "
+            "requires that the layer that runs last is of a supported type, neither parametrized nor an embedding. "
+            "Set pull=0 to train without the pull.",
         )
 
     def unbound(self, names: Collection[str]) -> None:

@@ -422,7 +422,7 @@ class OptimizerStep:
                 self.protected = False
 
     def check_observed(self) -> None:
-        """Warn, once, if the weights have moved and no step of the optimizer was observed."""
+        """Warn once if the weights have changed and no step of the optimizer was observed."""
         if self._layer is not None:
             self._layer.checks.steps_observed(self._layer.collector, self.hooks, self._layer.skips)
 
@@ -448,7 +448,7 @@ class OptimizerStep:
                 layer.covered.snapshot()
 
     def stepped(self) -> None:
-        """The optimizer has moved the weights."""
+        """The optimizer has updated the weights: restore them where they are held."""
         self.layer.restore()
         # An average moves even without a gradient.
         if self.layer.last or averaged_weights.averages(self.layer.optimizer):

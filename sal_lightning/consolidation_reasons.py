@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-LOSS = "the loss"  # it jumped
+LOSS = "the loss"  # the loss jumped
 BY_HAND = "by hand"
 REMEMBERED = "remembered"
 EVERY_STEPS = "every n steps"

@@ -76,7 +76,7 @@ def rules_for(
 def layer_rules(
     settings: Settings, left: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
 ) -> list[InputRule]:
-    """One rule a layer that is understood; takes its parameters out of ``left``."""
+    """One rule for each layer of a supported type; removes their parameters from ``left``."""
     rules: list[InputRule] = []
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):

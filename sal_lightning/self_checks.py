@@ -8,7 +8,7 @@ from sal_lightning.optimizer_hooks import OptimizerHooks, UnobservedSteps
 from sal_lightning.settings import Protection
 from sal_lightning.user_warnings import UserWarnings
 
-SECOND = 2  # the step of a training after which every layer has been called
+SECOND = 2  # step by which every layer should have been called
 
 
 class SelfChecks:

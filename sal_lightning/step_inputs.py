@@ -91,7 +91,7 @@ class StepInputs:
                 given = tuple(map(distributed.local, given))
                 read, samples = rule.read(given, step), _whole(rule, given) if measured else None
         one, confirmed = [_Pass(self._count, rule, read, samples, outside)], self._confirmed
-        # Only the autograd graph keeps what was read: without a backward pass both are freed.
+        # Only the autograd graph refers to the rows, so they are freed with it if there is no backward pass.
         return lambda: confirmed.append(one.pop()) if one else None
 
     def confirm_deferred(self) -> None:
@@ -167,7 +167,7 @@ class StepInputs:
         self._begun = self._led = None
 
     def pending(self) -> State:
-        """What was collected since the last step of this optimizer, by the name of the rule."""
+        """The data collected since the last step of this optimizer, by rule name."""
         self.confirm_deferred()
         return {rule.name: rule.pending() for rule in self.now}
 
@@ -206,9 +206,9 @@ class StepInputs:
         return rule in self.measured
 
     def _is_outside(self, rule: InputRule, x: Tensor) -> bool:
-        """Whether a layer's input depends on no trained weight, and is more than positions."""
+        """Whether a layer's input is data: it depends on no trained weight and is not positions."""
         if isinstance(rule, EmbeddingRule) and rule not in self._positions and x.dim() and x.shape[-1] > 1:
-            self._positions[rule] = bool((x.detach().diff() == 1).all())  # waits for the device, once per embedding
+            self._positions[rule] = bool((x.detach().diff() == 1).all())  # one device synchronization per embedding
         return not x.requires_grad and not self._positions.get(rule)
 
     def _measure(self, rule: InputRule, samples: Tensor | None) -> None:

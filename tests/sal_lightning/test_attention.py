@@ -1,4 +1,4 @@
-"""What the output projection of an attention multiplies, compared with the module's own output.
+"""Recomputed inputs of the output projection, compared with the module's own output.
 
 A copy in evaluation mode, with the identity for that projection, gives exactly what it multiplies.
 """
@@ -19,7 +19,7 @@ N, L, S, E, HEADS = 5, 4, 6, 8, 2
 
 
 def multiplied(module, args, kwargs):
-    """What the output projection multiplies, (batch, time, embed_dim), whatever the layout of the call."""
+    """The input of the output projection, (batch, time, embed_dim), for any layout of the call."""
     twin = copy.deepcopy(module).eval().float()
     nn.init.eye_(twin.out_proj.weight)
     if twin.out_proj.bias is not None:
@@ -43,7 +43,7 @@ def apart(rows, others):
 
 
 def same_rows(rows, expected):
-    """Whether these are the same rows in any order, each as often."""
+    """Whether these are the same rows, with the same counts, in any order."""
     often = [(apart(x, expected) < 1e-4).sum(0) for x in (rows, expected)]
     return len(rows) == len(expected) and torch.equal(*often)
 
@@ -68,7 +68,7 @@ def padded(floating=False):
 def pairs(heads=False, floating=False):
     shape = (N * HEADS, L, S) if heads else (L, S)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    mask[..., 0] = False  # something is attended to
+    mask[..., 0] = False  # every query attends to some key
     return torch.randn(shape, generator=torch.Generator().manual_seed(2)) if floating else mask
 
 
@@ -225,7 +225,7 @@ def test_a_fully_padded_batch_is_not_read():
 
 
 def test_longer_sequences_give_more_rows():
-    """As each real position counts the same, whatever the sequence that it is in."""
+    """Every real position is sampled equally often, in any sequence."""
     module = made(batch_first=True)
     lengths = torch.tensor([60, 4] * 32)
     mask = torch.arange(60)[None] >= lengths[:, None]
@@ -287,7 +287,7 @@ def test_attention_is_recomputed_only_in_sampled_steps(monkeypatch):
 
 
 class Attend(nn.Module):
-    """Attention of a sequence to itself, between a layer and another."""
+    """Self-attention between two linear layers."""
 
     def __init__(self, attention=nn.MultiheadAttention, **options):
         super().__init__()
@@ -306,7 +306,7 @@ def learning(model, **options):
 
 
 def only_output(model):
-    """The output projection alone is trained."""
+    """Freezes everything except the output projection."""
     model.requires_grad_(False)
     model.attention.out_proj.requires_grad_(True)
     return model
@@ -340,7 +340,7 @@ def test_attention_in_evaluation_mode_is_observed_as_in_training_mode():
     assert all(map(torch.equal, *ended))
 
 
-# torch.compile asks intermediate tensors for their gradient where a graph breaks.
+# torch.compile reads .grad of intermediate tensors at graph breaks.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.slow
 def test_attention_in_a_compiled_model_is_observed_as_in_an_eager_one():
@@ -406,7 +406,7 @@ def test_an_attention_that_cannot_be_recomputed_is_held_weight_by_weight(how):
 
 
 class Counted(nn.Module):
-    """A parametrization that changes nothing, and counts how often it is computed."""
+    """An identity parametrization that counts its calls."""
 
     def __init__(self):
         super().__init__()

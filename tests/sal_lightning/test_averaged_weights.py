@@ -1,4 +1,4 @@
-"""Schedule-free optimizers: what is held is held in the average that is evaluated."""
+"""Schedule-free optimizers: protection applies to the evaluated average."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def steps(model, optimizer, t, n):
 
 
 def moved(kind, strength, dtype=torch.float32):
-    """How far outputs of the first task's data move while the second is learned, at the weights that are evaluated."""
+    """Change of the outputs on the first task's data while the second is learned, at the evaluation weights."""
     lr, adam = KINDS[kind]
     model = net().to(dtype)
     optimizer = ScheduleFree(model.parameters(), lr, adam)
@@ -129,7 +129,7 @@ def test_weights_set_by_hand_between_steps_are_accepted():
 
 
 class Wrapper:
-    """Averages what the optimizer inside of it steps, as ScheduleFreeWrapper does."""
+    """Averages the weights that its inner optimizer updates, as ScheduleFreeWrapper does."""
 
     train_mode = True
 
@@ -141,7 +141,7 @@ class Wrapper:
         return self.base.param_groups
 
     def train(self):
-        """Only the name is asked for."""
+        """Never called: only its presence is checked."""
 
     eval = train
 

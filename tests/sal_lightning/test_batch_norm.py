@@ -1,4 +1,4 @@
-"""Running statistics of batch normalization, where something is held."""
+"""Running statistics of batch normalization once something is held."""
 
 import copy
 
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_batch_renormalization(kind, affine):
     x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     to = torch.randn(shape, dtype=torch.double)
     norm(x).mul(to).sum().backward()
-    # The equations of Ioffe (2017), in their own order.
+    # The equations of Ioffe (2017), in the order of the paper.
     x2 = x.detach().clone().requires_grad_()
     dims = [d for d in range(x.dim()) if d != 1]
     column = (1, 4, *[1] * (x.dim() - 2))

@@ -32,7 +32,7 @@ CHANGE = 120
 
 
 class Rows(nn.Module):
-    """Pictures as sequences of their rows."""
+    """Images as sequences of their rows."""
 
     def __init__(self, kind):
         super().__init__()
@@ -87,7 +87,7 @@ NETWORKS = {
 
 
 def digits(classes, steps, labels=0, seed=0, batch=32):
-    """Batches of digits of these classes, their labels moved by so many."""
+    """Batches of digits of these classes, with labels shifted by a constant."""
     x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
     chosen = torch.isin(y, torch.tensor(list(classes))).nonzero()[:, 0]
     numbers = torch.Generator().manual_seed(seed)

@@ -39,7 +39,7 @@ def test_analyze_and_protect_keep_the_first_task_under_any_optimizer(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 def test_the_loss_on_a_stationary_task_is_that_of_plain_training(protection):
-    """Labels with noise: both must come down to its floor, also after everything was consolidated again and again."""
+    """Labels with noise: both must reach the noise floor, also after repeated consolidations."""
     reached = {}
     for on in (False, "novelty", 150):
         model = net()

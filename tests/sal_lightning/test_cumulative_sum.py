@@ -5,7 +5,7 @@ from sal_lightning.change_detection import CONFIRM, KNOWN, PATIENCE, REFRESH, SU
 
 
 def feed(test, values):
-    """The evidence after each of these surprises, of which the familiar ones are learned."""
+    """The evidence after each of these values; the baseline is updated with the familiar ones."""
     evidence = []
     for value in values:
         evidence.append(test.detect(value))

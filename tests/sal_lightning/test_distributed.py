@@ -14,7 +14,7 @@ def table(shape):
 
 
 def spread():
-    """Each table in each placement that it allows, by name."""
+    """Each table in each placement that is possible for it, by name."""
     mesh = init_device_mesh("cpu", (2,))
     return {
         (name, where): (table(shape), distribute_tensor(table(shape), mesh, [placement]))
@@ -25,7 +25,7 @@ def spread():
 
 
 def parts(rank):
-    """Of each table what lives here, whether that is found again, and what all get when it is gathered."""
+    """For each table: the local part, whether `part` reproduces it, and the gathered whole."""
     return {
         key: {
             "here": tuple(distributed.local(x).shape),
@@ -39,20 +39,20 @@ def parts(rank):
 
 
 def other_columns(rank):
-    """What belongs to the rows of a table and has columns of its own."""
+    """A tensor with the rows of a table and a different number of columns."""
     x, whole = spread()["uneven", "rows"][1], table((5, 7))
     return torch.equal(distributed.gather(distributed.part(whole, x).clone(), x), whole)
 
 
 def sums(rank):
-    """Totals over the rows of an uneven table, beside a number that all have."""
+    """Totals over the rows of an uneven table, and of a replicated number."""
     dealt, same = spread()["uneven", "rows"][1], torch.zeros(2)
     mine = [distributed.local(dealt).sum(), torch.tensor(3.0)]
     return [float(x) for x in distributed.totals(mine, [dealt, same])]
 
 
 def agreements(rank):
-    """The mean of what differs, and what the first says."""
+    """The mean over ranks, and the broadcast from rank 0."""
     mine = [torch.full((2, 2), float(rank)), torch.tensor(10 * rank, dtype=torch.double)]
     merged = distributed.mean(mine)
     distributed.agree(mine)
@@ -71,7 +71,7 @@ def job(rank):
 
 @pytest.fixture(scope="module")
 def found(both, tmp_path_factory):
-    """What two processes found, each for itself."""
+    """The results of two processes."""
     return both(tmp_path_factory.mktemp("processes"), job)
 
 

@@ -15,7 +15,7 @@ X = Batches()[0][0]
 
 
 class Slow(Callback):
-    """Features of every step, the long way round: the layers themselves, in evaluation mode."""
+    """Reference features of every step, from calling the layers directly in evaluation mode."""
 
     def __init__(self):
         self.seen = {}

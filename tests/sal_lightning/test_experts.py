@@ -1,4 +1,4 @@
-"""What stacked experts multiply, compared with a loop over tokens and with the gradients that autograd finds."""
+"""Inputs of stacked experts, compared with a loop over tokens and with autograd's gradients."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from sal_lightning import CommunicationLayer, layers
 
 TOKENS, EXPERTS, WIDTH, INNER = 7, 4, 16, 6
-INDEX = torch.tensor([[0, 1], [0, 2], [1, 0], [0, 1], [2, 0], [0, 1], [1, 2]])  # nobody is sent to the last expert
+INDEX = torch.tensor([[0, 1], [0, 2], [1, 0], [0, 1], [2, 0], [0, 1], [1, 2]])  # no token is routed to the last expert
 ALL = 10**6
 
 
@@ -40,7 +40,7 @@ def inputs(width=WIDTH, tokens=TOKENS):
 
 
 def expected(x, index=INDEX):
-    """Of each expert the tokens that were sent to it."""
+    """The tokens routed to each expert."""
     return [[x[t] for t, chosen in enumerate(index.tolist()) if e in chosen] for e in range(EXPERTS)]
 
 
@@ -93,7 +93,7 @@ def test_matrices_of_stacked_experts_are_read_and_written_in_place(transposed):
 
 
 def spans(layer, given):
-    """Whether the gradient of each group lies in the directions of its rows, as it does of what it multiplies."""
+    """Whether the gradient of each group lies in the span of its rows."""
     rows, G = layer.read(given, ALL, 0).double(), layer.matrix(layer.weight.grad.detach()).double()
     if layer.bias is not None:
         G = torch.cat([G, layer.matrix(layer.bias.grad.detach()).double()], -1)

@@ -18,7 +18,7 @@ def small():
 
 
 def measured(net, x, loss, draws, scale=None, tokens=False):
-    """The mean over many draws of signs, in one tensor a parameter; factors are not made of it."""
+    """The mean over many draws of signs, as one unfactored tensor per parameter."""
     fisher, sums = Fisher(), {}
     fisher.parameters = dict(net.named_parameters())
     for fisher.age in range(draws):
@@ -31,7 +31,7 @@ def measured(net, x, loss, draws, scale=None, tokens=False):
 
 
 def by_samples(net, x, loss_of_one):
-    """Squared gradients of single samples, one after the other."""
+    """Sum of the squared gradients of single samples, computed one by one."""
     total = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
     for one in range(len(x)):
         grads = torch.autograd.grad(loss_of_one(net(x[one : one + 1]), one), list(net.parameters()))

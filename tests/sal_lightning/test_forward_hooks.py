@@ -71,7 +71,7 @@ def test_a_detached_layer_is_freed_immediately():
     train(model, optimizer, 0, 1, comm)
     comm.detach()
     kept = weakref.ref(comm)
-    gc.disable()  # what it holds, the model among it, must not wait for the collector
+    gc.disable()  # the layer and its model must be freed without the garbage collector
     try:
         del comm
         assert kept() is None

@@ -1,4 +1,4 @@
-"""Models that grow between fits: what is new is free, what is held stays held, only what is missing is refused."""
+"""Models that grow between fits: new parts are free, held parts stay held, missing parts raise an error."""
 
 import lightning as L
 import pytest
@@ -169,7 +169,7 @@ def test_missing_parts_raise_an_error_before_anything_is_changed(tmp_path, chang
 
 # --- language models ---
 
-# peft asks transformers by an old name.
+# peft uses an old name of transformers.
 HUGGING = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode"),

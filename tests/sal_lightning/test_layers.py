@@ -7,7 +7,7 @@ from sal_lightning.sampling import sample
 
 
 def outputs(layer, x):
-    """What the layer's matrices make of its sampled rows: all rows, in order, as (groups, n, out)."""
+    """The product of the layer's sampled rows and matrices, (groups, n, out), in order."""
     W = layer.weight.detach().reshape(layer.groups, layer.weight.shape[0] // layer.groups, -1)
     rows = layer.rows(layer.module, x, 10**6, 0, (None,) * 3)
     y = rows @ W.mT
@@ -87,7 +87,7 @@ class Scaled(nn.Embedding):
 
 
 class Normed(nn.Embedding):
-    """Changes its rows, each by itself."""
+    """Normalizes its rows separately."""
 
     def forward(self, tokens):
         return nn.functional.embedding(tokens, nn.functional.normalize(self.weight, dim=1))
@@ -99,7 +99,7 @@ class Centred(nn.Embedding):
 
 
 class Positions(nn.Embedding):
-    """As in OPT and BART: is given the tokens, and counts them."""
+    """As in OPT and BART: computes positions from the tokens."""
 
     def forward(self, tokens):
         return super().forward(torch.arange(tokens.shape[1]).expand_as(tokens) + 2)

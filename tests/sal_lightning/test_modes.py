@@ -1,4 +1,4 @@
-"""Layers in evaluation mode that are trained: their training counts, evaluation does not."""
+"""Training of layers in evaluation mode is observed; evaluation is not."""
 
 import copy
 
@@ -90,7 +90,7 @@ def test_a_layer_that_is_not_reached_in_a_fit_keeps_what_it_holds(tmp_path):
 
 
 class Evaluated(Net):
-    """Validates with gradients, and with a backward pass of its own."""
+    """Validates with gradients and a backward pass."""
 
     def validation_step(self, batch, batch_idx):
         with torch.enable_grad():
@@ -142,7 +142,7 @@ def attack(model, i):
 
 
 def copied(model, i):
-    """A copy carries the hooks of what it was copied from."""
+    """A copy includes the hooks of the original."""
     twin = copy.deepcopy(model)
     twin(batch(2, i)[0]).square().mean().backward()
 

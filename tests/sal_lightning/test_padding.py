@@ -1,4 +1,4 @@
-"""Padded positions do not count, wherever a module is given a mask."""
+"""Padded positions are ignored in modules that are called with a mask."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def trained(model, batch, pads, steps=3, **options):
 
 
 def windows(comm):
-    """What is known of each layer's input, or of each weight's gradient."""
+    """The statistics of each layer's input, or of each weight's gradient."""
     found = {}
     for rule in comm.rules:
         if isinstance(rule, SubspaceRule):
@@ -94,7 +94,7 @@ def test_with_padding_is_seen_what_is_seen_without(make, batch, protection):
 
 
 def read(model, run):
-    """The rows that each Linear, and the tokens that each Embedding, would be seen with in one pass."""
+    """The rows read at each Linear, and the tokens at each Embedding, in one pass."""
     comm = CommunicationLayer(model, torch.optim.SGD(model.parameters(), lr=0.0), consolidate_on=None)
     run(model)
     comm.detach()
@@ -111,7 +111,7 @@ def among(rows, others):
 
 
 def test_two_sequences_of_equal_length_keep_separate_masks():
-    """What is read at each layer are rows that the layer was given at real positions of its own sequence."""
+    """The rows read at each layer are its inputs at real positions of its own sequence."""
     model, batch, given = t5(), sequences(0, 4), {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""What recurrent weights multiply, compared with cells that are computed one time after the other."""
+"""Inputs of recurrent weights, compared with a loop of cells over time steps."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def cell(mode, x, h, c, W, hr):
 
 
 def multiplied(module, sequences, h0, c0):
-    """By its name what each weight multiplies, (time, sequence) → row; and the output likewise."""
+    """The input rows of each weight by name, (time, sequence) → row, and the output likewise."""
     found, x = {}, {(t, s): row for s, one in enumerate(sequences) for t, row in enumerate(one)}
     directions = 1 + module.bidirectional
     for layer in range(module.num_layers):

@@ -1,4 +1,4 @@
-"""States that cannot be true are refused, each with its reason, before anything is changed."""
+"""Invalid states raise an error that names the reason, before anything is changed."""
 
 import copy
 
@@ -24,7 +24,7 @@ class Everything(Net):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """The states of a training under each rule: provisionally holding something, with much in all windows."""
+    """The states of a training under each rule, with a provisional hold and filled windows."""
     states, threads = {}, torch.get_num_threads()
     torch.set_num_threads(1)
     for protection in ("subspace", "element", "tensor"):

@@ -1,4 +1,4 @@
-"""What a callback says of itself: a sentence, a line, a page of a terminal."""
+"""Reports of a callback: the verdict, its repr and the summary."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""Where less is protected than one may think there is one warning, with cause and cure."""
+"""Missing protection is reported by one warning, with its cause and remedy."""
 
 import lightning as L
 import pytest
@@ -139,7 +139,7 @@ class Lookahead(torch.optim.Optimizer):
 
 
 class Wrapper:
-    """Looks like an optimizer and takes no hooks, as accelerate's does."""
+    """Wraps an optimizer and supports no hooks, as accelerate's wrapper."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -188,7 +188,7 @@ def test_an_optimizer_without_hooks_is_refused():
 
 
 class Unhooked(torch.optim.SGD):
-    """Moves the weights by a method of its own."""
+    """Updates the weights in a custom method, not in step()."""
 
     def move(self):
         for group in self.param_groups:
@@ -362,7 +362,7 @@ def test_an_unreachable_number_of_steps_warns_once(tmp_path):
 
 @pytest.mark.parametrize("before", [False, True])
 def test_a_jump_without_an_event_warns_once_at_the_end_of_the_fit(tmp_path, before):
-    """Whether there was a jump is for change detection to say; here the test says it."""
+    """The jump is set by the test instead of change detection."""
     model, callback = Net(), SALCallback()
     if before:
         callback.remember(model, loader(length=5))
@@ -467,7 +467,7 @@ def test_a_fit_without_a_change_does_not_warn(tmp_path, kind):
     assert callback.summary().startswith("Nothing is held: no change of the data was found in 300 steps.")
 
 
-# --- layers with a forward pass of their own ---
+# --- layers with a custom forward pass ---
 
 
 class Normed(nn.Linear):
@@ -487,7 +487,7 @@ class Prepared(nn.Linear):
 
 
 class Logged(nn.Linear):
-    """Does what a Linear does, and something beside."""
+    """A Linear with an additional side effect."""
 
     calls = 0
 
@@ -540,7 +540,7 @@ def test_a_layer_that_normalises_its_weight_is_held_one_by_one_and_named_once(tm
     assert {n for n, grain in callback.coverage().items() if grain == "element"} == {"last.weight", "last.bias"}
 
 
-# --- weights that are set by somebody else ---
+# --- weights that are set from outside ---
 
 
 def held(strength=1e6, settle=3):

@@ -83,7 +83,7 @@ class CallbackValues:
     def spectrum(self, kind: Literal["held", "observed"] = "held") -> StabilitySpectrum:
         """Percent of the trainable weights that are protected, neutral and volatile.
 
-        A stability of at least 0.7 is protected, of at most 0.3 volatile; before any training all weights are volatile.
+        A stability above 0.7 is protected, below 0.3 volatile; before any training all weights are volatile.
 
         Args:
             kind: ``"held"``: stability at the next update; ``"observed"``: stability as measured by the movement of

@@ -237,7 +237,7 @@ def test_unobserved_steps_warn_once_after_a_short_epoch(tmp_path):
     callback = SALCallback()
     with pytest.warns(UserWarning, match=r"No optimizer step was observed in 5 forward passes.*Unhooked") as seen:
         twice(tmp_path, callback, Moved(), max_epochs=2)
-    assert len([w for w in seen if "step was seen" in str(w.message)]) == 1
+    assert len([w for w in seen if "step was observed" in str(w.message)]) == 1
 
 
 def test_accumulation_over_many_passes_does_not_warn():

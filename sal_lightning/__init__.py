@@ -1,4 +1,4 @@
-"""Self-Alignment Learning: training that measures what a network has settled on and protects it while it learns on."""
+"""Self-Alignment Learning: continual training that measures which weights have settled and protects them."""
 
 from sal_lightning.callback import SALCallback
 from sal_lightning.communication import CommunicationLayer

@@ -1,7 +1,7 @@
-"""What the output projection of ``nn.MultiheadAttention`` multiplies: the outputs of its heads, computed again.
+"""Inputs of the output projection of ``nn.MultiheadAttention``, recomputed for a sample of positions.
 
-They are not visible from outside, since the projection is called as a function. So attention is run once more for a few
-positions of a few sampled sequences, without gradients.
+No hook receives these inputs, since the module calls the projection as a function. Attention is therefore recomputed
+without gradients, for a few positions of a few sampled sequences.
 """
 
 import math
@@ -15,8 +15,8 @@ from sal_lightning.distributed import sharded
 from sal_lightning.padding import Real
 from sal_lightning.sampling import sample
 
-FEW = 8  # sequences that are run again; more where they are too short to give enough rows
-_ARGUMENTS = (  # in the order in which a call may give them
+FEW = 8  # sequences that are recomputed; more where they are too short to yield enough rows
+_ARGUMENTS = (  # in the order of the forward pass's positional parameters
     "query",
     "key",
     "value",
@@ -29,7 +29,7 @@ _ARGUMENTS = (  # in the order in which a call may give them
 
 
 class Call(NamedTuple):
-    """One call of an attention, with what its forward pass was given."""
+    """One call of an attention module, with the arguments of its forward pass."""
 
     module: nn.MultiheadAttention
     query: Any
@@ -37,11 +37,11 @@ class Call(NamedTuple):
     value: Any
     key_padding_mask: Tensor | None = None
     attn_mask: Tensor | None = None
-    causal: bool = False  # whether this hint stands in the place of the mask
+    causal: bool = False  # whether the hint is_causal replaces the mask
 
 
 def called(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """The call with these arguments; None for a query, key or value that is missing."""
+    """Returns the call with these arguments; a missing query, key or value is None."""
     given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
     padding, mask = given.get("key_padding_mask"), given.get("attn_mask")
     # As in torch.nn.functional.multi_head_attention_forward.
@@ -51,7 +51,7 @@ def called(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[st
 
 
 def can_run_again(module: nn.MultiheadAttention) -> bool:
-    """Whether its weights are whole, and parameters: not computed from others, as under a parametrization."""
+    """Whether its weights are parameters of its own (not parametrized) and are not sharded."""
     own = module._parameters
     packed, several = own.get("in_proj_weight"), [own.get(f"{x}_proj_weight") for x in "qkv"]
     plain = "in_proj_bias" in own and (packed is not None or all(W is not None for W in several))
@@ -63,14 +63,14 @@ def can_run_again(module: nn.MultiheadAttention) -> bool:
 def rows(call: Call, n: int, step: int, real: Real | None) -> Tensor:
     """At most ``n`` sampled rows (n, embed_dim) that the output projection multiplies in this call.
 
-    They are in single precision at least, and without dropout, which leaves their mean as it is: which of the attention
-    weights the call itself drops cannot be known.
+    They are at least in single precision. Dropout is not applied, since the mask of the original call is not available;
+    the mean of the rows is the same.
 
     Args:
-        call: what the module is given.
-        n: rows, of at least ``FEW`` sequences where there are as many.
+        call: the call whose arguments are used.
+        n: number of rows; they are taken from at least ``FEW`` sequences, if there are as many.
         step: shifts which sequences and positions are chosen.
-        real: which positions of the query are no padding; None: all.
+        real: positions of the query that are not padding; None if all are real.
     """
     q = _sequences(call, call.query)
     batch, length = q.shape[:2]
@@ -80,7 +80,8 @@ def rows(call: Call, n: int, step: int, real: Real | None) -> Tensor:
         there = torch.ones(count, length, dtype=torch.bool, device=q.device)
     else:
         whole = _sequences(call, real.real.view(call.query.shape[:-1])[..., None])[..., 0]
-        # By their real positions: a longer sequence is chosen more often, as each of them gives as many rows.
+        # Weighted by real positions: each chosen sequence yields the same number of rows, so longer ones must be chosen
+        # more often.
         some = Real(whole.flatten()).sample(count, step) // length
         there = whole[some]
     x = _attend(call, some, _positions(there, min(length, math.ceil(n / count)), step)).flatten(0, 1)
@@ -89,7 +90,7 @@ def rows(call: Call, n: int, step: int, real: Real | None) -> Tensor:
 
 
 def _sequences(call: Call, x: Tensor) -> Tensor:
-    """As (batch, time, features)."""
+    """Returns ``x`` as (batch, time, features)."""
     x = x.detach()
     if x.dim() == 2:
         return x[None]
@@ -97,9 +98,9 @@ def _sequences(call: Call, x: Tensor) -> Tensor:
 
 
 def _positions(there: Tensor, n: int, step: int) -> Tensor:
-    """``n`` positions (sequences, n) among those that are ``there`` (sequences, time), evenly spread.
+    """``n`` evenly spread positions (sequences, n) among those that are ``there`` (sequences, time).
 
-    Other ones in each sequence and step; where there are fewer they come repeatedly.
+    They differ between sequences and steps, and repeat where a sequence has fewer than ``n``.
 
     >>> _positions(torch.tensor([[True, True, False, True]]), 3, step=0)
     tensor([[0, 1, 3]])
@@ -112,12 +113,12 @@ def _positions(there: Tensor, n: int, step: int) -> Tensor:
 
 
 def _attend(call: Call, some: Tensor, at: Tensor) -> Tensor:
-    """The outputs of all heads side by side, (sequences, positions, embed_dim).
+    """The concatenated outputs of all heads, (sequences, positions, embed_dim).
 
     Args:
-        call: what the module is given.
-        some: (sequences,) indices of those that are run.
-        at: (sequences, positions) of their queries.
+        call: the call whose arguments are used.
+        some: (sequences,) indices of the sequences to run.
+        at: (sequences, positions) indices of their queries.
     """
     module, packed = call.module, call.module.in_proj_weight
     dtype = torch.promote_types(module.out_proj.weight.dtype, torch.float32)
@@ -140,25 +141,25 @@ def _attend(call: Call, some: Tensor, at: Tensor) -> Tensor:
 
 
 def _mask(call: Call, some: Tensor, at: Tensor, keys: int, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the attention of these queries to all keys: (sequences, heads or 1, positions or 1, keys)."""
+    """The additive attention mask of these queries: (sequences, heads or 1, positions or 1, keys)."""
     parts = list[Tensor]()
     if call.causal:
-        parts.append(_added(torch.arange(keys, device=at.device) > at[:, None, :, None], dtype))
+        parts.append(_additive(torch.arange(keys, device=at.device) > at[:, None, :, None], dtype))
     if call.attn_mask is not None and call.attn_mask.dim() == 2:
-        parts.append(_added(call.attn_mask[at][:, None], dtype))
+        parts.append(_additive(call.attn_mask[at][:, None], dtype))
     elif call.attn_mask is not None:
         each = call.attn_mask.view(-1, call.module.num_heads, *call.attn_mask.shape[1:])
-        parts.append(_added(each[some[:, None], :, at].transpose(1, 2), dtype))
+        parts.append(_additive(each[some[:, None], :, at].transpose(1, 2), dtype))
     if call.key_padding_mask is not None:
         padding = call.key_padding_mask
-        parts.append(_added(padding.view(-1, padding.shape[-1])[some][:, None, None], dtype))
-    # Keys that the module itself appends are for every query.
+        parts.append(_additive(padding.view(-1, padding.shape[-1])[some][:, None, None], dtype))
+    # Keys that the module itself appends (bias_k, add_zero_attn) are never masked.
     parts = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as numbers to add: −inf where one of bools is True."""
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converts a mask to an additive one: −inf where a boolean mask is True."""
     mask = mask.detach()
     if mask.dtype != torch.bool:
         return mask.to(dtype)

@@ -1,4 +1,4 @@
-"""Optimizers that train at other weights than are evaluated, as schedule-free ones do (Defazio et al. 2024)."""
+"""Optimizers whose training and evaluation weights differ, such as schedule-free ones (Defazio et al. 2024)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ from sal_lightning.rules.base import Rule
 
 
 def averages(optimizer: Any) -> bool:
-    """Whether the weights are those of training now, and ``optimizer.eval()`` puts others in their place."""
+    """Whether the optimizer averages weights and is in training mode, so that ``optimizer.eval()`` exchanges them."""
     return _changes(optimizer) and any(group.get("train_mode") for group in optimizer.param_groups)
 
 
 def hides(optimizer: Any, inner: Any) -> bool:
-    """Whether this wrapper averages what the optimizer ``inner`` steps."""
+    """Whether this wrapper averages the weights that the optimizer ``inner`` updates."""
     return optimizer is not inner and _changes(optimizer) and hasattr(optimizer, "train_mode")
 
 
@@ -23,10 +23,10 @@ def _changes(optimizer: Any) -> bool:
 
 @contextmanager
 def evaluated(optimizer: Any, rules: Sequence[Rule]) -> Iterator[None]:
-    """Inside, the weights are those that are evaluated; what is done to them is done to the average.
+    """Context in which the parameters have their evaluation weights; changes to them are applied to the average.
 
-    A schedule-free optimizer trains at ``y = (1 − β) z + β x`` and is evaluated at ``x``. What changes ``x`` by ``Δ``
-    changes ``y`` by ``β Δ``; ``z`` stays.
+    A schedule-free optimizer trains at ``y = (1 − β) z + β x`` and is evaluated at ``x``. Changing ``x`` by ``Δ``
+    changes ``y`` by ``β Δ``; ``z`` is unchanged.
     """
     if not averages(optimizer):
         yield

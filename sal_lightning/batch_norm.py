@@ -1,4 +1,4 @@
-"""Running statistics of batch normalization: kept, and normalised by, where something is held."""
+"""Running statistics of batch normalization: kept fixed, and used for normalization, once something is held."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from sal_lightning.torch_compile import uncompiled
 
 
 class _Call(NamedTuple):
-    """What a layer has back after a forward pass."""
+    """The buffers and momentum of a layer, reassigned after its forward pass."""
 
     mean: Tensor | None
     variance: Tensor | None
@@ -25,21 +25,21 @@ class _Call(NamedTuple):
 class RunningStatistics:
     """Layers with running statistics (BatchNorm, SyncBatchNorm, InstanceNorm that tracks them) of one model.
 
-    What is held was learned under the statistics of its data. Once it is held, a training pass leaves them as they are
-    and is normalised by them, as evaluation is. Its gradient is that of normalising by the batch: Batch Renormalization
-    (Ioffe 2017) without bounds on its correction. InstanceNorm has the gradient of evaluation too. A pass without
-    gradients, as of ``torch.optim.swa_utils.update_bn``, goes on as always. Layers that are added later run until the
-    next consolidation.
+    Held weights were learned under the statistics of their data. Once something is held, a training pass does not
+    update the statistics and is normalised by them, as in evaluation. The gradient is that of normalising by the
+    batch: Batch Renormalization (Ioffe 2017) without bounds on its correction; InstanceNorm also has the gradient of
+    evaluation. A pass without gradients, such as that of ``torch.optim.swa_utils.update_bn``, is not affected. Layers
+    that are added later update their statistics until the next consolidation.
     """
 
     def __init__(self) -> None:
         self.kept = set[str]()  # names of layers whose statistics are kept
-        self.suspended = False  # whether those of all are, while a change is suspected
+        self.suspended = False  # whether the statistics of all layers are kept, while a change is suspected
         self._names: dict[nn.Module, str] = {}
         self._before: dict[nn.Module, list[Tensor]] = {}  # statistics at the beginning of this step
         self._handles: list[RemovableHandle] = []
         self._calls: dict[nn.Module, _Call] = {}  # layers that are in a forward pass
-        self._lent = set[nn.Module]()  # layers in evaluation mode for the length of one
+        self._in_evaluation = set[nn.Module]()  # layers in evaluation mode during a forward pass
 
     def begin(self, model: nn.Module) -> None:
         """Hook the layers of this model that have running statistics."""
@@ -54,29 +54,29 @@ class RunningStatistics:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module in [*self._lent, *self._calls]:
-            self._return(module)
+        for module in [*self._in_evaluation, *self._calls]:
+            self._reset(module)
         self.discard_step()
 
     def keep(self) -> None:
-        """Something was consolidated: the statistics that go with it are those of now."""
+        """Keep the current statistics of all layers, after a consolidation."""
         self.kept = set(self._names.values())
 
     def put_back(self) -> None:
-        """This step's batch is not to count."""
+        """Undo this step's update of the statistics."""
         for module, before in self._before.items():
             for now, then in zip(_statistics(module), before, strict=True):
                 now.copy_(then)
 
     def end_step(self, familiar: bool, suspended: bool) -> None:
-        """After a step was analyzed: undo the update of the statistics by a batch that is not familiar."""
+        """End an analyzed step: undo the update of the statistics if the batch is not familiar."""
         self.suspended = suspended
         if not familiar:
             self.put_back()
         self.discard_step()
 
     def discard_step(self) -> None:
-        """The step is over."""
+        """Drop the statistics saved at the beginning of the step."""
         self._before.clear()
 
     def _enter(self, watched: nn.Module) -> Callable[..., None]:
@@ -84,11 +84,11 @@ class RunningStatistics:
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module is not watched:
                 return
-            self._return(module)  # from a pass that an exception ended
+            self._reset(module)  # an exception may have ended the last pass
             if not module.training or not torch.is_grad_enabled():
                 return
             if self.suspended or self._names[module] in self.kept:
-                self._lend(module)
+                self._substitute(module)
             elif module not in self._before:
                 self._before[module] = [x.clone() for x in _statistics(module)]
 
@@ -102,18 +102,18 @@ class RunningStatistics:
             call = self._calls.get(module)
             kept: Any = module
             mean, variance = kept.running_mean, kept.running_var
-            self._return(module)
+            self._reset(module)
             return (
                 None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
             )
 
         return leave
 
-    def _lend(self, module: Any) -> None:
-        """For the length of a forward pass: buffers that take the batch's own statistics, or evaluation mode."""
+    def _substitute(self, module: Any) -> None:
+        """During a forward pass: set buffers that take the batch's own statistics, or evaluation mode."""
         if not isinstance(module, _BatchNorm):
             module.training = False
-            self._lent.add(module)
+            self._in_evaluation.add(module)
             return
         call = _Call(module.running_mean, module.running_var, module.num_batches_tracked, module.momentum)
         self._calls[module] = call
@@ -122,23 +122,23 @@ class RunningStatistics:
         )
         module.momentum = 1.0
 
-    def _return(self, module: Any) -> None:
-        if module in self._lent:
-            self._lent.discard(module)
+    def _reset(self, module: Any) -> None:
+        if module in self._in_evaluation:
+            self._in_evaluation.discard(module)
             module.training = True
         if (call := self._calls.pop(module, None)) is not None:
             module.running_mean, module.running_var, module.num_batches_tracked, module.momentum = call
 
 
 def renormalised(module: Any, x: Tensor, y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """The output ``y`` for ``x``, normalised by the batch, as it is by the running statistics of ``module``.
+    """Converts the output ``y``, normalised by the batch, to one normalised by the running statistics of ``module``.
 
-    ``r = σ_B / σ`` and ``d = (μ_B − μ) / σ`` are constants to the gradient: ``(y − bias) r + weight d + bias``.
+    Returns ``(y − bias) r + weight d + bias``, where ``r = σ_B / σ`` and ``d = (μ_B − μ) / σ`` have no gradient.
 
     Args:
         module: a batch normalization.
         x: (batch, channels, ...), its input.
-        y: its output for the statistics of the batch.
+        y: its output, normalised by the statistics of the batch.
         mean: (channels,) of the batch, μ_B.
         variance: (channels,) of the batch, divided by the number of values less one.
     """

@@ -1,4 +1,4 @@
-"""SALCallback: says at which moments of a Lightning training the communication layer does what."""
+"""SALCallback: calls the communication layers from the hooks of a Lightning Trainer."""
 
 from typing import Any
 
@@ -18,40 +18,43 @@ from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, BaseCallback
 
-TAKEN = ("layers", "observed")  # what follows sal/ already
-# Strategies that hand out neither whole gradients nor whole rows of them.
-CLOSED = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
+RESERVED = ("layers", "observed")  # log prefixes after sal/ that are already in use
+# Strategies under which a process has neither whole gradients nor whole rows of them.
+UNSUPPORTED_STRATEGIES = ("DeepSpeedStrategy", "FSDPStrategy", "XLAFSDPStrategy", "XLAStrategy")
 
 
 class SALCallback(BaseCallback, Callback):
-    """Measures what a network has settled on and protects it while it goes on learning.
+    """Measures which weights of a network have settled and protects them during further training.
 
     >>> callback = SALCallback()
     >>> print(callback.spectrum())
     {'protected': 0%, 'neutral': 0%, 'volatile': 100%}
 
     Args:
-        protection: at which grain stability is kept: ``"subspace"`` (directions of a layer's input; what has none, by
-            ``"element"``), ``"element"`` (each weight) or ``"tensor"`` (the published formula; it freezes).
-        consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit), a
+        protection: the grain of protection: ``"subspace"`` (directions of a layer's input; parameters without such
+            inputs use ``"element"``), ``"element"`` (each weight) or ``"tensor"`` (the published formula; it freezes).
+        consolidate_on: when to consolidate: ``"novelty"`` (on a change of the data), ``"fit"`` (at every new fit), a
             number of steps, or ``None`` (only by ``consolidate()`` and ``remember()``).
         strength: > 0; just after a consolidation a direction of mean energy is held with stability
-            ``1 / (1 + 1/strength)``. It grows with the steps since then, by its own value every 500 steps, up to
-            eight times that, and is four times as large for recurrent layers. The element rule keeps it constant.
-        recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
-        share: in (0, 1]; no more directions are kept than hold this share of the energy.
-        name: tells several of these callbacks in one Trainer apart: its values are logged as ``sal/NAME/…``.
-        field: the layer whose input the emergence field looks at, by name; ``"auto"``: the last Linear; None: no field.
-        running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
-            was consolidated, and training normalises by them) or ``"update"`` (as without this callback).
-        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
-            much the outputs depend on it, in units of the weights' own movement; 0 does without.
-        absent_prior: in (0, 1]; the prior, in the softmax that the layers before the last learn by, at which a class
-            starts that was a target when something was consolidated and has not been since; 1 does without.
+            ``1 / (1 + 1/strength)``. The strength grows with the steps since then, by its initial value every 500
+            steps, up to eight times that value. It is four times as large for recurrent layers and constant for the
+            element rule.
+        recall: >= 0; rate at which drift along held directions is undone, in units of the weights' own movement.
+        share: in (0, 1]; directions are kept, in order of energy, up to this share of the total energy.
+        name: distinguishes several of these callbacks in one Trainer: values are logged as ``sal/NAME/…``.
+        field: name of the layer whose input the emergence field measures; ``"auto"`` is the last Linear, None disables
+            the field.
+        running_statistics: running statistics of batch normalization once something is held: ``"keep"`` (they keep
+            their values of the last consolidation, and training normalises by them) or ``"update"`` (as without this
+            callback).
+        pull: >= 0; strength of the pull, which moves each weight towards its anchor after each step in proportion to
+            the weight's importance, in units of the weights' own movement; 0 disables it.
+        absent_prior: in (0, 1]; initial prior of an absent class (a target before a consolidation, not since) in the
+            softmax whose gradient the layers before the last one receive; 1 disables the adjustment.
 
     Raises:
-        ValueError: at construction for a choice outside its range; at ``fit`` for a model with nothing to train or
-            without the field's layer.
+        ValueError: at construction if an argument is outside its range; at ``fit`` if the model has no trainable
+            parameter or lacks the field's layer.
     """
 
     def __init__(
@@ -70,13 +73,13 @@ class SALCallback(BaseCallback, Callback):
         super().__init__(
             protection, consolidate_on, strength, recall, share, field, running_statistics, pull, absent_prior
         )
-        if name in TAKEN:
+        if name in RESERVED:
             raise ValueError(
-                f"Expected name to be none of {TAKEN}, which stand in loggers for something else, got {name!r}."
+                f"Expected name to be none of {RESERVED}, which are log prefixes already in use, got {name!r}."
             )
         self.name = name
         self.metrics: dict[str, Metric] = _metrics()
-        self._told = 0  # consolidations that this fit's loggers know of
+        self._logged_events = 0  # consolidations written to this fit's loggers
         self._backward = self._analyzed = False  # whether either has happened in this batch
 
     @property
@@ -86,38 +89,38 @@ class SALCallback(BaseCallback, Callback):
 
     @property
     def prefix(self) -> str:
-        """What the names of its values begin with in loggers."""
+        """The prefix of all logged names."""
         return prefix(self.name)
 
     # --- the hooks, in order ---
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # After a search for a learning rate or batch size a state was loaded too, that of this very callback.
+        # The tuner's searches for a learning rate or batch size also load a state: this callback's own.
         self._resumed = self._resumed and trainer.ckpt_path is not None
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        closed = _closed(trainer)
+        closed = _unsupported_strategy(trainer)
         if closed:
             self.user_warnings.closed(closed, waiting=bool(self.state_dict()))
         self.begin(pl_module, [] if closed else trainer.optimizers, scaler)
         for metric in self.metrics.values():
             metric.to(pl_module.device)
-        self._told = 0
+        self._logged_events = 0
         panels.begin(trainer.loggers, self.prefix)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Which batch of several will be the last one of its step is known when it comes.
+        # With accumulation or manual optimization it is not known in advance whether this batch ends its step.
         alone = pl_module.automatic_optimization and trainer.accumulate_grad_batches == 1
-        self.expect(_logs(trainer) and not trainer.barebones, alone)
+        self.expect(_is_log_step(trainer) and not trainer.barebones, alone)
         self._backward = self._analyzed = False
-        for layer in self.layers:  # before anybody looks at the weights that the epoch ends with
+        for layer in self.layers:  # validation and checkpoints use the weights of the epoch's end
             layer.last = trainer.is_last_batch and pl_module.automatic_optimization
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Gradients are whole here, and as the data made them: accumulated over the micro-batches, averaged over the
-        # processes, not yet held back or clipped. In manual optimization it shows at the step whose they are.
+        # Gradients are complete here: accumulated over the micro-batches, averaged over the processes, not yet masked
+        # or clipped. In manual optimization the optimizer they belong to is known only at its step.
         if not pl_module.automatic_optimization:
             return
         self._backward = True
@@ -128,11 +131,11 @@ class SALCallback(BaseCallback, Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Gradients are unscaled here too; clipping still follows.
+        # Gradients are already unscaled here, and not yet clipped.
         for layer in self.layers:
             if layer.optimizer is optimizer:
                 if pl_module.automatic_optimization and scales(layer.scaler) and not self._backward:
-                    layer.skip()  # `training_step` returned None: the scaler takes no step, whatever is accumulated
+                    layer.skip()  # `training_step` returned None: the scaler skips, even with accumulated gradients
                 elif not self._analyzed:
                     layer.analyze()
                 layer.protect()
@@ -141,18 +144,18 @@ class SALCallback(BaseCallback, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Measured steps are logged once: not again by the micro-batches that lead to the next step.
+        # Measured steps are logged once, and not again for the micro-batches of the next step.
         self.pause()
         self.update_field()
         if self._measured():
             self._log(trainer, pl_module)
-        if trainer.is_last_batch:  # a checkpoint of this step is resumed after the end of the epoch
+        if trainer.is_last_batch:  # a checkpoint of this step resumes after the end of the epoch
             for layer in self.layers:
                 layer.settle()
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause()  # a hook that skips the rest of the epoch skips the end of its batch too
+        self.pause()  # a hook that skips the rest of the epoch also skips on_train_batch_end
         for layer in self.layers:
             layer.optimizer_step.check_observed()
             layer.settle()
@@ -161,7 +164,7 @@ class SALCallback(BaseCallback, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.end()
         if trainer.is_global_zero:
-            self._tell_events(trainer)
+            self._log_events(trainer)
             panels.log_table(trainer.loggers, views(self.layers), self.prefix)
 
     @override
@@ -172,14 +175,14 @@ class SALCallback(BaseCallback, Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.end()
 
-    # --- what people see ---
+    # --- logging ---
 
     @override
     def choices(self) -> dict[str, Any]:
         return super().choices() | ({"name": self.name} if self.name else {})
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The values of a measured step."""
+        """Log the values of a measured step."""
         held, observed = self.bands(), self.observed()
         values = dict.fromkeys(BANDS, held) | {f"observed/{band}": observed for band in BANDS} | self.values()
         if (seen := self.seen()) is not None:
@@ -189,13 +192,13 @@ class SALCallback(BaseCallback, Callback):
             metric = self.metrics[name]
             metric(value.to(metric.device))
             key = self.prefix + name
-            # Steps stand in the row itself, under their own name: a run is drawn and read over them.
+            # The step is logged as a value of its own: it is the x axis of panels and reports.
             means = name != panels.STEP
             pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=means)
         self._show(trainer, held)
 
     def _show(self, trainer: Trainer, held: Tensor) -> None:
-        """Loggers get every layer, a progress bar the spectrum in one short field; on log steps alone."""
+        """Write every layer to the loggers and the spectrum to the progress bar; called on log steps only."""
         if not trainer.is_global_zero:
             return
         if trainer.progress_bar_callback is not None:
@@ -203,13 +206,13 @@ class SALCallback(BaseCallback, Callback):
             shown[self.prefix.rstrip("/")] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
         if trainer.loggers:
             at = max(layer.step for layer in self.layers)
-            panels.log_layers(trainer.loggers, views(self.layers), at, _logged_as(trainer), self.prefix)
-            self._tell_events(trainer)
+            panels.log_layers(trainer.loggers, views(self.layers), at, _logging_step(trainer), self.prefix)
+            self._log_events(trainer)
 
-    def _tell_events(self, trainer: Trainer) -> None:
-        events = self.events[self._told :]
-        self._told += len(events)
-        panels.log_events(trainer.loggers, events, _logged_as(trainer), self.prefix)
+    def _log_events(self, trainer: Trainer) -> None:
+        events = self.events[self._logged_events :]
+        self._logged_events += len(events)
+        panels.log_events(trainer.loggers, events, _logging_step(trainer), self.prefix)
 
 
 def _metrics() -> dict[str, Metric]:
@@ -224,25 +227,25 @@ def _metrics() -> dict[str, Metric]:
     }
 
 
-def _logs(trainer: Trainer) -> bool:
-    """Whether this step's values are wanted: Lightning's own rhythm, and the last batch of an epoch."""
+def _is_log_step(trainer: Trainer) -> bool:
+    """Whether this step is logged: every ``log_every_n_steps``, and at the last batch of an epoch."""
     return trainer._logger_connector.should_update_logs or trainer.is_last_batch
 
 
 def _steps_next(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Whether the optimizer will step by this micro-batch's gradients; False too where that is for others to say."""
+    """Whether the optimizer steps after this micro-batch; False if a user's hook or the strategy decides that."""
     own = getattr(pl_module.optimizer_step, "__qualname__", "") != "LightningModule.optimizer_step"
     if own or trainer.strategy.handles_gradient_accumulation:
         return False
     return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
-def _logged_as(trainer: Trainer) -> int:
-    """The number that Lightning gives its own values of this step; its own monitors ask for it like this."""
+def _logging_step(trainer: Trainer) -> int:
+    """The step under which Lightning logs its own values, read as Lightning's monitors read it."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def _closed(trainer: Trainer) -> str:
-    """The name of this strategy if gradients cannot be held back under it, else empty."""
+def _unsupported_strategy(trainer: Trainer) -> str:
+    """The name of the strategy if gradients cannot be masked under it, else empty."""
     names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    return "" if names.isdisjoint(CLOSED) else type(trainer.strategy).__name__
+    return "" if names.isdisjoint(UNSUPPORTED_STRATEGIES) else type(trainer.strategy).__name__

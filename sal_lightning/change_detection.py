@@ -9,26 +9,26 @@ from typing import NamedTuple
 from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.rules.base import State
 
-SUSPECT = 3.0  # evidence that is worth a provisional hold: one batch five deviations off, or two that are less clear
-CONFIRM = 9.0  # evidence of a change: three clear batches in a row, or more that are less clear
+SUSPECT = 3.0  # evidence for a provisional hold: one batch at 5 standard deviations, or two weaker ones
+CONFIRM = 9.0  # evidence of a change: three such batches in a row, or more weaker ones
 
 # Cumulative sum test
-WARM = 20  # values needed before one can be called unusual
-KNOWN = 100  # values after which the baseline is final: one that followed on would follow a slow change
+WARM = 20  # values needed before the test starts
+KNOWN = 100  # values after which the baseline is fixed, so that it does not adapt to a slow change
 DOUBT = 2.0  # factor on the deviation right after a refresh, until the new baseline has WARM values
 REFRESH = 128  # familiar batches after which the reference is refreshed, and again after 256, 512, …
 SPREAD = 0.02  # lower bound of the standard deviation (of log distance)
-CLIP, EXPECTED = 5.0, 2.0  # a batch adds its standard score, at most CLIP, less EXPECTED
-PATIENCE = 20  # batches after which a suspicion that has not gone away counts as a change too
+CLIP, EXPECTED = 5.0, 2.0  # a batch adds its standard score, clipped at CLIP, minus EXPECTED
+PATIENCE = 20  # batches after which a persistent suspicion counts as a change
 
 # Jump test of the loss
-JUMP, FEW = 6, 3  # values in a row above all usual ones that are a jump, and that are suspicious
-LONGEST, SHORTEST = 64, 32  # usual values that are kept, and that are needed
-MARGIN = 0.05  # how far above the usual values (in log) a value has to lie
+JUMP, FEW = 6, 3  # consecutive values above all usual ones that make a jump, and a suspicion
+LONGEST, SHORTEST = 64, 32  # usual values: kept at most, and needed at least
+MARGIN = 0.05  # margin above the usual values, in log
 
 # A new fit
 TRIAL = 16  # batches of a new fit that are judged together
-DIFFERENT = 1.5  # mean standard score of these from which they count as other data
+DIFFERENT = 1.5  # mean standard score from which they count as changed data
 
 
 class Baseline(NamedTuple):
@@ -57,10 +57,10 @@ class CumulativeSumTest:
     """One-sided cumulative sum test (Page 1954) of a value that is larger the more unusual a batch is.
 
     ``S ← max(0, S + min(z, 5) − 2)``, where ``z`` is the standard score of the value. While a change is suspected
-    nothing is learned, so a suspicion that lasts ``PATIENCE`` batches counts as a change.
+    the baseline is not updated, so a suspicion that lasts ``PATIENCE`` batches counts as a change.
 
-    The reference that values are measured against is refreshed ever more rarely: one that followed the data would
-    never show a slow change. After a refresh the old baseline decides until the new one has ``WARM`` values.
+    The reference that values are measured against is refreshed at doubling intervals: one that adapted continuously
+    would hide a slow change. After a refresh the old baseline decides until the new one has ``WARM`` values.
     """
 
     def __init__(self) -> None:
@@ -120,9 +120,9 @@ class LossJumpTest:
 
     A jump of the loss is the only sign of new labels on old inputs. Of values in random order, whatever their
     distribution, the 6 newest of 70 are the 6 largest once in ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor
-    noise raise false alarms. A slow rise, as a learning rate schedule may cause it, is no jump, since it becomes usual
-    on the way. Nor is a fast one, as of a training that diverges: a jump is more than three times as large as the rise
-    of the usual values from their older half to their newer one.
+    noise raise false alarms. A slow rise, for example from a learning rate schedule, is no jump, since the usual values
+    rise with it. Nor is a fast rise, as in diverging training: a jump is more than three times as large as the rise of
+    the usual values from their older half to their newer half.
     """
 
     def __init__(self) -> None:
@@ -131,19 +131,19 @@ class LossJumpTest:
     def clear(self) -> None:
         """Start a new window."""
         self.usual = deque[float](maxlen=LONGEST)
-        self.above: list[float] = []  # the newest values, as far as they lie above the usual ones
+        self.above: list[float] = []  # the newest consecutive values above the usual ones
         self.first = False  # whether the next value is the first one of a fit
 
     def begin_fit(self) -> None:
-        """Start a new fit, whose optimizer is new: its first steps may raise the loss whatever the data are.
+        """Start a new fit: the first steps of its new optimizer may raise the loss on any data.
 
-        Its first value belongs to weights that have not moved since. Where that one is usual, start a new window.
+        The first value is computed before the weights move. If it is usual, a new window is started.
         """
         self.above, self.first = [], True
 
     @property
     def long(self) -> bool:
-        """Whether more values in a row lie above than chance explains, though perhaps too few for a jump."""
+        """Whether more consecutive values lie above than expected by chance, even if too few for a jump."""
         return len(self.above) > FEW and not self._continues_a_rise
 
     @property
@@ -171,7 +171,7 @@ class LossJumpTest:
         return SUSPECT + (CONFIRM - SUSPECT) * (len(self.above) - FEW) / (JUMP - FEW)
 
     def update(self, value: float) -> None:
-        """Add a value to the usual ones, unless it lies above: the next values may show that it is not usual."""
+        """Add a value to the usual ones; values above them are kept apart until the next values decide."""
         if not self.above:
             self.usual.append(value)
 
@@ -196,18 +196,18 @@ class Detection(NamedTuple):
 class ChangeDetector:
     """Detects a change of the data in several signals: rows and whole samples of layers' inputs, and the loss.
 
-    A signal is one number a step, larger the more unusual the batch is; in one step some signals may be missing. Each
-    input signal has a ``CumulativeSumTest``, the loss a ``LossJumpTest``. While one signal is suspicious no test
-    learns.
+    A signal is one number a step, larger the more unusual the batch is; a step may lack some signals. Each
+    input signal has a ``CumulativeSumTest``, the loss a ``LossJumpTest``. While any signal is suspicious no
+    baseline is updated.
 
-    The first ``TRIAL`` batches of a new fit are suspicious in themselves: a small difference that all of them share
-    counts as a change.
+    The first ``TRIAL`` batches of a new fit always raise a suspicion: a small difference that all of them share counts
+    as a change.
     """
 
     def __init__(self) -> None:
         self.tests: dict[str, CumulativeSumTest] = {}
         self.loss = LossJumpTest()
-        self.excess = 0.0  # log of how much farther than usual the last batch was
+        self.excess = 0.0  # log distance of the last batch above the baseline mean
         self.trial: dict[str, list[float]] | None = None  # standard scores of each signal in a new fit so far
         self.tried = 0
 
@@ -255,7 +255,7 @@ class ChangeDetector:
         return self.tests.setdefault(name, CumulativeSumTest())
 
     def _judge_trial(self, signals: Mapping[str, float], found: dict[str, float]) -> None:
-        """Judge the batches of a new fit together; until the last one each of them is suspicious."""
+        """Test the first batches of a new fit together; until the last of them a change is suspected."""
         assert self.trial is not None
         for name in found:
             if name != LOSS and (baseline := self.tests[name].baseline).n >= WARM:

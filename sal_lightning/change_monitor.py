@@ -1,4 +1,4 @@
-"""Decides whether a batch fits the data of the window, and holds provisionally while a change is suspected."""
+"""Tests whether a batch fits the data of the window, and holds provisionally while a change is suspected."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from sal_lightning.step_inputs import StepInputs
 
 
 class ChangeMonitor:
-    """Change detection, and the provisional hold that follows from a suspicion.
+    """Change detection, with a provisional hold while a change is suspected.
 
     Args:
         coverage: the rules that consolidate on a suspicion.
@@ -25,7 +25,7 @@ class ChangeMonitor:
 
     @property
     def suspects(self) -> bool:
-        """Whether a change is suspected, so that more is held than was consolidated."""
+        """Whether a change is suspected and a provisional hold is in force."""
         return self.provisional.before is not None
 
     def begin_fit(self) -> None:
@@ -34,9 +34,9 @@ class ChangeMonitor:
             self.provisional.consolidate()
 
     def fits(self, signals: Mapping[str, float], inputs: StepInputs) -> bool:
-        """Whether the batch fits the window. The first one that does not is held against before its own update.
+        """Whether the batch fits the window; the first one that does not starts the provisional hold before its update.
 
-        A batch that overflowed, or is all padding, does not fit, and is no evidence of a change either.
+        A batch with overflows, or of padding only, does not fit, but is no evidence of a change.
         """
         self.change = ""
         if not all(map(math.isfinite, signals.values())):

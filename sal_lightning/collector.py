@@ -20,7 +20,7 @@ from sal_lightning.stability import StabilityAnalyzer
 from sal_lightning.step_inputs import StepInputs
 
 STRIDE = 4  # steps between two updates of the analyzer
-FOLLOWED = 2  # steps in which the layer that runs last is looked for
+FOLLOWED = 2  # steps in which the layer that runs last is determined
 
 
 class Collector:
@@ -48,7 +48,7 @@ class Collector:
         self.analyzer: StabilityAnalyzer | None = None  # measures observed stability from gradients before the mask
         self.step = 0  # the number of the optimizer step, which decides which rows of a batch are sampled
         self.steps = 0  # steps since the layers were hooked, or since parameters were added
-        self.had_input_rules = False  # whether any layer was hooked
+        self.had_input_rules = False  # whether any layer has been hooked
         self._new = set[InputRule]()  # rules that were added since the last step
 
     # --- hooks ---
@@ -96,7 +96,7 @@ class Collector:
         return True
 
     def _hook_modules(self) -> None:
-        """Hook modules that are given masks or have running statistics."""
+        """Hook modules that take padding masks or have running statistics."""
         self.hooks.padding.begin(self.coverage.model)
         if self.keep_statistics:
             self.statistics.begin(self.coverage.model)
@@ -105,7 +105,7 @@ class Collector:
 
     @property
     def in_step(self) -> bool:
-        """Whether forward passes belong to a training step; a trainer's callback sets it, a plain loop need not."""
+        """Whether forward passes belong to a training step; set by a trainer's callback, True in a plain loop."""
         return self.hooks.in_step
 
     @in_step.setter
@@ -132,7 +132,7 @@ class Collector:
 
         Args:
             step: the number of the optimizer step.
-            unit: the factor by which gradients are too large.
+            unit: the factor by which gradients are scaled.
         """
         self.step = step
         if self.analyzer is not None and step % STRIDE == 1:
@@ -145,8 +145,12 @@ class Collector:
         return found
 
     def replace_unreached(self) -> bool:
-        """Protect layers that are not called, though their weights are used, by the element rule; whether any are."""
-        # The gradient of a rule that is new may be older than its hooks.
+        """Use the element rule for layers whose weights have gradients but whose module is not called.
+
+        Returns:
+            Whether there are any.
+        """
+        # A new rule's gradient may have been computed before its hooks were added.
         new = set() if self.hooks.always else self._new
         unreached = (r for r in self.coverage.input_rules if r in self.coverage.rules and r not in self.inputs.known)
         lost: list[Rule] = [rule for rule in unreached if not rule.used and rule not in new]
@@ -156,7 +160,7 @@ class Collector:
         return bool(lost)
 
     def update(self, unit: float = 1.0) -> None:
-        """Update all statistics with this step, whose gradients are ``unit`` times too large."""
+        """Update all statistics with this step, whose gradients are scaled by ``unit``."""
         self.inputs.update(unit)
         self.coverage.pull.fisher.update()
 
@@ -175,7 +179,7 @@ class Collector:
 
     @property
     def unreached(self) -> list[str]:
-        """Layers that are protected by their inputs and have not run yet; empty before any has."""
+        """Names of layers with a subspace or embedding rule that have not run yet; empty before any layer has."""
         known = self.inputs.known
         rules = self.coverage.rules
         return [r.name for r in self.coverage.input_rules if r in rules and r not in known] if known else []
@@ -184,7 +188,7 @@ class Collector:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Inside, every forward pass counts, and predictions count as targets."""
+        """Context in which every forward pass counts, and predictions count as targets."""
         self.hooks.always = self.output.predicts = True
         try:
             yield
@@ -206,7 +210,7 @@ class Collector:
 
 
 def has_gradients(coverage: Coverage) -> bool:
-    """Whether any parameter of the optimizer has a gradient; without an optimizer, any parameter that is covered."""
+    """Whether any parameter of the optimizer has a gradient, or without an optimizer any covered parameter."""
     optimizer = coverage.optimizer
     if optimizer is None:
         return any(p.grad is not None for rule in coverage.rules for p in rule.parameters.values())

@@ -1,4 +1,4 @@
-"""The communication layer: analyze what is stable, mask the gradient, restore what was held after the step."""
+"""The communication layer: analyze stability, mask the gradient, restore held weights after the step."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -33,13 +33,13 @@ VERSION = 6  # of the state_dict
 
 
 class CommunicationLayer:
-    """Protects what a model has learned while it goes on learning; plain PyTorch.
+    """Protects what a model has learned during further training; for plain PyTorch loops.
 
-    With an optimizer, protection holds under any of them (Adam, momentum, weight decay): movement that is held back is
-    undone after its step. Without one only the gradient is masked, which protects under plain SGD alone. If a loop does
-    not call ``analyze()`` or ``protect()``, they are called when the optimizer steps.
+    If an optimizer is passed, the held part of its update is undone after each step, which protects under any optimizer
+    (Adam, momentum, weight decay). Without one only the gradient is masked, which protects under plain SGD only. If a
+    loop does not call ``analyze()`` or ``protect()``, the optimizer's step hooks call them.
 
-    Under DDP and FSDP2 every process makes its own layer; their statistics are averaged.
+    Under DDP and FSDP2 every process creates its own layer; the statistics are averaged over processes.
 
     >>> model = nn.Linear(4, 2)
     >>> optimizer = torch.optim.Adam(model.parameters())
@@ -53,29 +53,32 @@ class CommunicationLayer:
     {'protected': 0%, 'neutral': 0%, 'volatile': 100%}
 
     Args:
-        model: the module to protect; covered are the parameters that require a gradient and that ``optimizer`` owns.
-        optimizer: the optimizer that will step these parameters.
+        model: the module to protect; its parameters that require a gradient and belong to ``optimizer`` are covered.
+        optimizer: the optimizer of these parameters.
         protection: the grain: ``"subspace"``, ``"element"`` or ``"tensor"``, see ``sal_lightning.rules``.
-        consolidate_on: when what emerged is kept: ``"novelty"`` (the inputs change), ``"fit"`` (at every new fit of a
-            ``SALCallback``; here the same as None), every so many steps, or ``None`` (only ``consolidate()``).
+        consolidate_on: when to consolidate: ``"novelty"`` (on a change of the data), ``"fit"`` (at every new fit of a
+            ``SALCallback``; here the same as None), a number of steps, or ``None`` (only by ``consolidate()`` and
+            ``remember()``).
         strength: > 0; just after a consolidation a direction of mean energy is held with stability
-            ``1 / (1 + 1/strength)``. It grows with the steps since then, by its own value every 500 steps, up to
-            eight times that, and is four times as large for recurrent layers. The element rule keeps it constant.
-        recall: >= 0; how fast drift along held directions is taken back, in units of the weights' own movement.
-        share: in (0, 1]; no more directions are kept than hold this share of the energy.
-        running_statistics: of batch normalization where something is held: ``"keep"`` (they stay as they were when it
-            was consolidated, and training normalises by them) or ``"update"`` (as without this layer).
-        pull: >= 0; how strongly each weight goes back, after each step, to what it was when it was consolidated, by how
-            much the outputs depend on it, in units of the weights' own movement; 0 does without.
-        absent_prior: in (0, 1]; the prior, in the softmax that the layers before the last learn by, at which a class
-            starts that was a target when something was consolidated and has not been since; 1 does without.
-        scaler: the loss scaler of 16-bit training: a step that it skips observes nothing and restores nothing. Call its
-            ``unscale_(optimizer)`` before ``analyze()``, but for a fused optimizer, which unscales by itself.
-        user_warnings: the warnings that were given already, where several layers share them.
+            ``1 / (1 + 1/strength)``. The strength grows with the steps since then, by its initial value every 500
+            steps, up to eight times that value. It is four times as large for recurrent layers and constant for the
+            element rule.
+        recall: >= 0; rate at which drift along held directions is undone, in units of the weights' own movement.
+        share: in (0, 1]; directions are kept, in order of energy, up to this share of the total energy.
+        running_statistics: running statistics of batch normalization once something is held: ``"keep"`` (they keep
+            their values of the last consolidation, and training normalises by them) or ``"update"`` (as without this
+            layer).
+        pull: >= 0; strength of the pull, which moves each weight towards its anchor after each step in proportion to
+            the weight's importance, in units of the weights' own movement; 0 disables it.
+        absent_prior: in (0, 1]; initial prior of an absent class (a target before a consolidation, not since) in the
+            softmax whose gradient the layers before the last one receive; 1 disables the adjustment.
+        scaler: the loss scaler of 16-bit training; steps that it skips are ignored. Call its ``unscale_(optimizer)``
+            before ``analyze()``, except for a fused optimizer, which unscales by itself.
+        user_warnings: the warnings given so far, if several layers share them.
 
     Raises:
-        ValueError: a choice outside its range, a model with nothing to train or compiled with ``fullgraph=True``, an
-            optimizer of another model.
+        ValueError: an argument is outside its range, the model has no trainable parameter or was compiled with
+            ``fullgraph=True``, or the optimizer belongs to another model.
     """
 
     def __init__(
@@ -97,15 +100,15 @@ class CommunicationLayer:
         self.settings = Settings(
             protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
         )
-        scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has it
+        scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has a scaler
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         coverage.check(model, optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        self.step = self.skips = 0  # optimizer steps that were analyzed, and that the scaler skipped
-        self.begun = 0  # the step at which it was attached
+        self.step = self.skips = 0  # optimizer steps: analyzed, and skipped by the scaler
+        self.begun = 0  # the step at which the hooks were attached
         self.events: list[int] = []  # steps at which something was consolidated
-        self.evidence: dict[int, str] = {}  # the reason for each of these consolidations, in a few words
-        self.measure = False  # whether to measure what is held back of this step
+        self.evidence: dict[int, str] = {}  # the reason for each consolidation
+        self.measure = False  # whether to measure the held part of this step
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient and of the update
         self.last = False  # whether this step is the last one before ``settle()`` is due
         self.covered = Coverage(model, optimizer, self.settings)
@@ -124,7 +127,7 @@ class CommunicationLayer:
 
     @property
     def rules(self) -> list[Rule]:
-        """One rule per layer of a known kind, and one for all other parameters."""
+        """One rule per layer of a supported type, and one for all other parameters."""
         return self.covered.rules
 
     # --- one training step, in order ---
@@ -173,40 +176,40 @@ class CommunicationLayer:
                 self.consolidate(EVERY_STEPS)
 
     def skip(self) -> None:
-        """Leave out this step, whose gradients will not be used: nothing is updated and nothing is held back."""
+        """Skip this step, whose gradients will not be used: no statistic is updated and no gradient masked."""
         self.optimizer_step.skipped = True
         self.skips += 1
         self.collector.discard_step()
 
     def protect(self) -> None:
-        """Mask the gradient where it would overwrite what is held: ``G ← G − held(G)``."""
+        """Mask the gradient: remove the part along held directions and weights, ``G ← G − held(G)``."""
         step = self.optimizer_step
         if step.skipped:
             return
         step.protected = True
         with full_precision(self.covered.device):
             if not step.running:
-                self.covered.forget_weights()  # those of a step that was skipped
+                self.covered.forget_weights()  # the snapshot of a skipped step
             with evaluated(self.optimizer, self.rules):
                 if not step.at_other_weights:
                     self.covered.accept_changed_weights()
                 self.covered.snapshot()
             masked = [rule.mask(self.measure) for rule in self.rules]
-            if self.measure:  # the optimizer may skip this step, which has no effect then
+            if self.measure:  # the optimizer may skip this step, whose effect is zero then
                 self.measured = {"suppressed": self.covered.total(masked), "effect": self.covered.total([])}
 
     def restore(self) -> None:
-        """Undo the part of the step that is held back; the optimizer hook calls it."""
+        """Undo the held part of the optimizer's step; called by the optimizer hook."""
         with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
             effect = self.covered.restore(self.measure)
             if self.measure:
                 self.measured["effect"] = effect
 
     def settle(self, together: bool = True) -> None:
-        """Undo now what ``restore()`` leaves for later: movement along held directions is undone every few steps.
+        """Complete ``restore()``, which undoes movement along held directions only every few steps.
 
         Args:
-            together: whether all processes call it; otherwise the others may be gone, and nothing is exchanged.
+            together: whether all processes call it; if False, nothing is exchanged between processes.
         """
         with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
             self.covered.settle()
@@ -216,7 +219,7 @@ class CommunicationLayer:
     # --- what is held ---
 
     def consolidate(self, reason: str = BY_HAND) -> None:
-        """Hold what the network does now.
+        """Consolidate: add what the network does now to what is held.
 
         Args:
             reason: one of ``consolidation_reasons.ASKED``, for the log.
@@ -229,17 +232,18 @@ class CommunicationLayer:
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
     ) -> None:
-        """Hold what a trained model does on these data, before it is trained further. Labels are not needed.
+        """Consolidate what a trained model does on these data, before further training. Labels are not needed.
 
         The importance of single weights is the gradient of the output's squared norm (MAS, Aljundi et al. 2018).
 
         Args:
-            batches: what the model is run on: of a tuple or list the first entry, of a mapping all entries by name.
-            forward: how to run the model on a batch, if not so.
+            batches: inputs of the model: of a tuple or list the first entry is used, a mapping is passed as keyword
+                arguments.
+            forward: function that runs the model on a batch, if the default does not apply.
             limit: the largest number of batches to use.
 
         Raises:
-            ValueError: there is no batch.
+            ValueError: ``batches`` is empty.
         """
         used = 0
         forward = forward or partial(run, self.model)
@@ -250,7 +254,7 @@ class CommunicationLayer:
             for batch in islice(batches, limit):
                 self.collector.collect_batch(batch, forward)
                 used += 1
-        if not used and distributed.count() == 1:  # other processes may have had some
+        if not used and distributed.count() == 1:  # other processes may have batches
             raise ValueError("Expected batches to have at least one to remember, got none.")
         share_windows(self.rules)
         self.consolidate(REMEMBERED)
@@ -258,7 +262,7 @@ class CommunicationLayer:
             self.checks.remembered(self.collector)
 
     def spectrum(self) -> StabilitySpectrum:
-        """Percent of the weights in training that the next update will meet as protected, neutral and volatile."""
+        """Percent of the trainable weights that are protected, neutral and volatile at the next update."""
         return spectrum(self.covered.bands())
 
     def drift(self) -> Tensor:
@@ -284,7 +288,7 @@ class CommunicationLayer:
         self.optimizer_step.attach(self)
         if self.optimizer is None and self.settings.protection != "tensor":
             warnings.warn(
-                "CommunicationLayer was given no optimizer: only the gradient is held back, which protects under plain "
+                "CommunicationLayer was given no optimizer: only the gradient is masked, which protects under plain "
                 "SGD but not under Adam, momentum or weight decay. Pass the optimizer as second argument.",
                 stacklevel=3,
             )
@@ -298,7 +302,7 @@ class CommunicationLayer:
         self.attached = False
 
     def begin_fit(self) -> None:
-        """Start a new fit: accept the weights as they are, whatever has changed them since the last step."""
+        """Start a new fit: accept weights that were changed outside of training since the last step."""
         with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
             for rule in self.rules:
                 rule.accept_weights()
@@ -329,11 +333,11 @@ class CommunicationLayer:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from a saved state of the same model; if it is refused nothing was changed.
+        """Continue from a saved state of the same model; if an error is raised, nothing has changed.
 
         Raises:
-            ValueError: a state of an unknown version, of another rule or of another model, one that lacks a part, and
-                one with numbers that cannot be: not finite, or beyond the bounds of what they stand for.
+            ValueError: the state has an unknown version, belongs to another protection or model, lacks a part, or has
+                values that are not finite or out of bounds.
         """
         state_validation.check_layer(state)
         if state["protection"] != self.settings.protection:
@@ -373,12 +377,12 @@ class CommunicationLayer:
 
 
 class OptimizerStep:
-    """The optimizer step under way: calls the communication layer at its points, in order; a listener of hooks."""
+    """The running optimizer step: a listener of optimizer hooks that calls the communication layer in order."""
 
     def __init__(self) -> None:
-        self._layer: CommunicationLayer | None = None  # only while it is attached: a cycle would not be freed at once
+        self._layer: CommunicationLayer | None = None  # set only while attached, to avoid a reference cycle
         self.hooks: OptimizerHooks | None = None
-        self.analyzed = self.protected = self.skipped = False  # in the step that is under way
+        self.analyzed = self.protected = self.skipped = False  # in the running step
 
     def attach(self, layer: CommunicationLayer) -> None:
         """Hook the steps of the layer's optimizer."""
@@ -394,7 +398,7 @@ class OptimizerStep:
     @property
     def layer(self) -> CommunicationLayer:
         """The communication layer that is called."""
-        assert self._layer is not None, "a step of a layer that is not attached"
+        assert self._layer is not None, "the layer is not attached"
         return self._layer
 
     @property
@@ -404,26 +408,26 @@ class OptimizerStep:
 
     @property
     def at_other_weights(self) -> bool:
-        """Whether the weights were moved for this gradient alone, in the midst of a step, as SAM does."""
+        """Whether the gradient is computed at perturbed weights within a step, as in SAM."""
         return self.hooks is not None and bool(self.hooks.inner) and self.hooks.closure is not None
 
     def forward_begins(self, rule: InputRule) -> None:
-        """A forward pass of this rule's layer counts."""
+        """A forward pass of this rule's layer that counts begins."""
         if self.hooks is not None:
             first = next(iter(self.layer.covered.input_rules), None)
             if rule is first:
                 self.layer.checks.forward_pass(self.layer.collector, self.hooks, self.layer.skips)
             self.hooks.forward_begins()
-            if self.hooks.inner:  # two partial steps, each with gradients of its own, which have to be masked anew
+            if self.hooks.inner:  # e.g. SAM's two partial steps: the gradients of each have to be masked
                 self.protected = False
 
     def check_observed(self) -> None:
-        """Warn, once, if the weights have moved and no step of the optimizer was observed."""
+        """Warn once if the weights have changed and no step of the optimizer was observed."""
         if self._layer is not None:
             self._layer.checks.steps_observed(self._layer.collector, self.hooks, self._layer.skips)
 
     def gradients_begin(self) -> None:
-        """The optimizer calls its closure, whose gradients have to be masked anew."""
+        """The optimizer calls its closure, whose gradients have to be masked."""
         self.protected = False
 
     def gradients_ready(self) -> None:
@@ -435,7 +439,7 @@ class OptimizerStep:
                 self.layer.protect()
 
     def inner_step_begins(self) -> None:
-        """The weights are back from where the gradient was computed: the step begins here."""
+        """An inner optimizer is about to step: snapshot the weights, which may have been perturbed until now."""
         layer = self.layer
         if self.protected and self.at_other_weights:
             with full_precision(layer.covered.device), evaluated(layer.optimizer, layer.rules):
@@ -444,13 +448,13 @@ class OptimizerStep:
                 layer.covered.snapshot()
 
     def stepped(self) -> None:
-        """The optimizer has moved the weights."""
+        """The optimizer has updated the weights: restore them where they are held."""
         self.layer.restore()
-        # An average moves also where there is no gradient.
+        # An average moves even without a gradient.
         if self.layer.last or averaged_weights.averages(self.layer.optimizer):
             self.layer.settle()
 
     def step_ended(self) -> None:
-        """The step is over, perhaps by an exception."""
+        """The step has ended, possibly with an exception."""
         self.analyzed = self.protected = self.skipped = False
         self.layer.covered.forget_weights()

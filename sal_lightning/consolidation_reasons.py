@@ -1,19 +1,19 @@
-"""What a consolidation followed from, in a few words: a change found in the data, or a wish."""
+"""Reasons of consolidations: a change that was detected, or a request."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-LOSS = "the loss"  # it jumped
+LOSS = "the loss"  # the loss jumped
 BY_HAND = "by hand"
 REMEMBERED = "remembered"
 EVERY_STEPS = "every n steps"
 NEW_FIT = "new fit"
-ASKED = (BY_HAND, REMEMBERED, EVERY_STEPS, NEW_FIT)  # all else is a change that was found, in this signal
+ASKED = (BY_HAND, REMEMBERED, EVERY_STEPS, NEW_FIT)  # any other reason is the signal in which a change was detected
 _BETWEEN = "; "
 
 
 class Counts(NamedTuple):
-    """Consolidations: after a change that was found, as somebody asked, and those whose evidence is not known."""
+    """Numbers of consolidations: after a detected change, on request, and for an unknown reason."""
 
     found: int = 0
     asked: int = 0
@@ -21,7 +21,7 @@ class Counts(NamedTuple):
 
 
 def with_evidence(before: str, new: str) -> str:
-    """The evidence of a step at which something was consolidated for ``before``, and now for ``new`` too.
+    """Adds a reason to the reasons of a step, without duplicates.
 
     >>> with_evidence("", "the loss"), with_evidence("the loss", "by hand"), with_evidence("by hand", "by hand")
     ('the loss', 'the loss; by hand', 'by hand')
@@ -31,11 +31,11 @@ def with_evidence(before: str, new: str) -> str:
 
 
 def count(events: Sequence[int], evidence: Mapping[int, str]) -> Counts:
-    """Count consolidations by what they followed from; the same reason twice at one step counts once.
+    """Count consolidations by reason; the same reason twice at one step counts once.
 
     Args:
         events: the steps at which something was consolidated.
-        evidence: by step.
+        evidence: the reasons, by step.
 
     >>> count([3, 90, 90, 120], {3: "the loss", 90: "the loss; by hand"})
     Counts(found=2, asked=1, unknown=1)

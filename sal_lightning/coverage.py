@@ -19,11 +19,11 @@ from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings
 
-RECURRENT = 4  # times as strong as others recurrent layers are held
+RECURRENT = 4  # factor on the strength of recurrent layers
 
 
 def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Parameter]:
-    """The parameters to cover, by name: those that learn now, and that the optimizer owns."""
+    """The parameters to cover, by name: trainable ones that belong to the optimizer."""
     learning = {plain_name(n): p for n, p in model.named_parameters() if learns(p)}
     if optimizer is None:
         return learning
@@ -32,17 +32,17 @@ def owned(model: nn.Module, optimizer: Optimizer | None) -> dict[str, nn.Paramet
 
 
 def learns(p: nn.Parameter) -> bool:
-    """Whether a parameter is trained now, and has a shape yet."""
+    """Whether a parameter requires a gradient and is not lazy."""
     return p.requires_grad and not nn.parameter.is_lazy(p)
 
 
 def check(model: nn.Module, optimizer: Optimizer | None) -> None:
-    """Refuse what cannot be protected.
+    """Check that a model and its optimizer can be protected.
 
     Raises:
-        TypeError: no model, or an optimizer that is none.
-        ValueError: nothing to train, an optimizer of another model, parameters that FSDP1 has flattened, a model
-            compiled with ``fullgraph=True``.
+        TypeError: ``model`` is not a module, or ``optimizer`` is not an optimizer.
+        ValueError: the model has no trainable parameter, the optimizer belongs to another model, parameters were
+            flattened by FSDP1, or the model was compiled with ``fullgraph=True``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected model to be a torch.nn.Module, got {type(model).__name__}.")
@@ -62,9 +62,9 @@ def check(model: nn.Module, optimizer: Optimizer | None) -> None:
 def rules_for(
     settings: Settings, parameters: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
 ) -> list[Rule]:
-    """One rule a layer where the layer is understood, one for all other parameters together.
+    """One rule for each layer of a supported type, and one for all other parameters together.
 
-    ``other`` takes the names of layers with a forward pass of their own.
+    The names of layers with a custom forward pass are appended to ``other``.
     """
     if settings.protection == "tensor":
         return [TensorRule(parameters)]
@@ -76,7 +76,7 @@ def rules_for(
 def layer_rules(
     settings: Settings, left: dict[str, nn.Parameter], model: nn.Module, other: list[str] | None = None
 ) -> list[InputRule]:
-    """One rule a layer that is understood; takes its parameters out of ``left``."""
+    """One rule for each layer of a supported type; removes their parameters from ``left``."""
     rules: list[InputRule] = []
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):
@@ -92,7 +92,7 @@ def layer_rules(
 def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> InputRule:
     if isinstance(layer.module, nn.Embedding):
         return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
-    # A change of a recurrent weight acts anew in every time step of a sequence.
+    # A change of a recurrent weight acts in every time step of a sequence.
     times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
     return SubspaceRule(layer, names, times * settings.strength, settings.recall, settings.share)
 
@@ -102,7 +102,7 @@ def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:
 
 
 class Coverage(RuleSet):
-    """The rules of all parameters that learn now; grows when parameters are thawed, added or given a shape."""
+    """The rules of all trainable parameters; grows when parameters are unfrozen, added or materialized."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, settings: Settings) -> None:
         super().__init__(
@@ -111,11 +111,11 @@ class Coverage(RuleSet):
             LogitAdjustment(1.0 if settings.protection == "tensor" else settings.absent_prior),
         )
         self.optimizer, self.settings = optimizer, settings
-        # Of a loaded state, what belongs to parameters that do not learn yet.
+        # The part of a loaded state whose parameters are not trainable yet.
         self.waiting: dict[str, dict[str, State]] = {"rules": {}, "input_rules": {}}
-        self.other: list[str] = []  # layers with a forward pass of their own, as `grow` last found them
+        self.other: list[str] = []  # layers with a custom forward pass, as `grow` last found them
         self.gone: list[Rule] = []  # rules whose parameters were replaced, since `grow` was last called
-        self._learning: list[nn.Parameter] | None = None  # which parameters learned when they were last covered
+        self._learning: list[nn.Parameter] | None = None  # trainable parameters at the last `grow`
 
     def grow(self) -> list[InputRule] | None:
         """Cover parameters that are new or replaced; returns the new input rules, None if nothing has changed."""
@@ -129,7 +129,7 @@ class Coverage(RuleSet):
         self.other = []
         rules = rules_for(self.settings, new, self.model, self.other) if new else []
         input_rules = [rule for rule in rules if isinstance(rule, InputRule)]
-        if self.settings.protection == "element":  # single weights have no inputs: layers are watched, not protected
+        if self.settings.protection == "element":  # these input rules only feed change detection
             known = {rule.name for rule in self.input_rules}
             input_rules = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, input_rules)
@@ -143,7 +143,7 @@ class Coverage(RuleSet):
         return (p for group in self.optimizer.param_groups for p in group["params"])
 
     def _drop_replaced(self) -> None:
-        """Rules whose parameters are no longer the model's make room; what they hold waits for those of their name."""
+        """Drop rules whose parameters left the model; their state waits for new parameters of the same name."""
         there = {id(p) for p in self.model.parameters()}
         self.gone = [r for r in self.all_rules() if any(id(p) not in there for p in r.parameters.values())]
         for rule in self.gone:
@@ -152,7 +152,7 @@ class Coverage(RuleSet):
         self.input_rules = [rule for rule in self.input_rules if rule not in self.gone]
 
     def use_element_rule(self, lost: Iterable[Rule]) -> None:
-        """Protect what these rules cannot follow weight by weight."""
+        """Replace these rules, whose inputs cannot be collected, by the element rule."""
         for rule in list(lost):
             self.rules.remove(rule)
             self.input_rules = [r for r in self.input_rules if r is not rule]
@@ -169,10 +169,10 @@ class Coverage(RuleSet):
                 self.pull.set_anchor(rule.parameters)
 
     def kept(self) -> set[str]:
-        """Parameters of the model of which something is held that waits until they learn."""
+        """Names of parameters with loaded held state that is not applied until they are trainable."""
         names = [plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)]
         held = {name: state["memory"] for name, state in self.waiting["rules"].items() if state.get("memory")}
-        # A bias may be held by itself.
+        # A bias may be held by the element rule.
         weights = [name for name in names if not name.endswith("bias")]
         whole = {name for name in weights if (name.rpartition(".")[0] or "model") in held}
         single = held.get("element", {}) | next(
@@ -181,7 +181,7 @@ class Coverage(RuleSet):
         return whole | (set(names) & set(single))
 
     def unbound(self) -> list[str]:
-        """Those of them that learn all the same: a rule of another kind or under another optimizer has them."""
+        """Those of ``kept()`` that are trainable: another type of rule, or another optimizer, covers them."""
         learning = {plain_name(n) for n, p in self.model.named_parameters(remove_duplicate=False) if learns(p)}
         return sorted(self.kept() & learning)
 
@@ -197,16 +197,16 @@ class Coverage(RuleSet):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood.
+        """Continue from a saved state.
 
-        What is new in the model is free. A layer may have more outputs than before, a table more rows.
+        New parameters, outputs of a layer and rows of a table are allowed; nothing of them is held.
 
         Raises:
-            ValueError: a state of another model, or of one with parts that are missing here.
+            ValueError: the state belongs to another model, or has parts that are missing in this one.
         """
         elements = set(state["elements"])
         names = {plain_name(name) for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        # By the weight, which comes first: a bias that learns only now is named nowhere.
+        # Decided by the weight, which comes first: a bias that was frozen then is not in the state.
         self.use_element_rule([r for r in self.rules if r.grain == "subspace" and next(iter(r.parameters)) in elements])
         for rule in [r for r in self.rules if isinstance(r, SubspaceRule) and r.layer.bias is not None]:
             held = state["rules"].get(rule.name, {}).get("memory", {}).get("U")
@@ -228,7 +228,7 @@ class Coverage(RuleSet):
         self.adjustment.load_state_dict(state["adjustment"])
 
     def _free_bias(self, rule: SubspaceRule) -> None:
-        """A bias that learns only now is no part of what is held of its layer: single weights start free."""
+        """Move a bias that was frozen in the saved state to the element rule, which holds nothing of it."""
         bias = {name: p for name, p in rule.parameters.items() if p is rule.layer.bias}
         weight = {name: p for name, p in rule.parameters.items() if name not in bias}
         alone = _rule(rule.layer._replace(bias=None), weight, self.settings)
@@ -261,11 +261,11 @@ class ProvisionalHold:
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        # The memory of each rule before the suspicion; None while nothing is suspected.
+        # The memory of each rule before the suspicion; None while no change is suspected.
         self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = None
 
     def consolidate(self) -> None:
-        """Consolidate on a first suspicion; does nothing while one lasts."""
+        """Consolidate when a suspicion begins; does nothing while it lasts."""
         if self.before is None:
             self.before = {one: one.memory for one in self.coverage.holders()}
             self.coverage.consolidate()
@@ -281,7 +281,7 @@ class ProvisionalHold:
         self.before = None
 
     def rebind(self) -> None:
-        """Assign the memories to the rules that are there now, after rules were replaced or took in parameters."""
+        """Assign the memories to the current rules, after rules were replaced or adopted parameters."""
         self.load_state_dict(self.state_dict())
 
     def state_dict(self) -> State | None:

@@ -1,7 +1,7 @@
-"""Several processes: what they must agree on, and the rows of a sharded parameter that live in this one.
+"""Distributed training: collectives over processes, and the local rows of sharded parameters.
 
-A parameter is whole in every process (one device, DDP), or a `DTensor` whose rows (dim 0) are dealt out (FSDP2). Either
-way `x S` acts on each row by itself, so nothing has to be gathered while training.
+A parameter is whole in every process (one device, DDP), or a `DTensor` sharded by rows, dim 0 (FSDP2). In both cases
+`x S` acts on each row separately, so nothing has to be gathered during training.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if distributed.is_available():
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -31,43 +31,48 @@ def mean(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def agree(tensors: Sequence[Tensor]) -> None:
-    """Make these tensors in all processes what they are in the first."""
+    """Broadcast the tensors from rank 0, in place."""
     if count() > 1:
         for t in tensors:
             distributed.broadcast(t, src=0)
 
 
 def sharded(x: Tensor) -> "TypeIs[DTensor]":
-    """Whether other processes hold a part of this tensor."""
+    """Whether this tensor is sharded or replicated over processes as a ``DTensor``."""
     return distributed.is_available() and isinstance(x, DTensor)
 
 
 def by_rows(x: Tensor) -> bool:
-    """Whether this process has whole rows of it."""
+    """Whether the tensor is whole, replicated or sharded by rows."""
     return not sharded(x) or all(type(p) is Replicate or (type(p) is Shard and p.dim == 0) for p in x.placements)
 
 
 def local(x: Tensor) -> Tensor:
-    """The part of a tensor that lives in this process: the same memory."""
+    """The local part of a tensor; shares its memory."""
     return x.to_local() if sharded(x) else x
 
 
 def shards(x: Tensor) -> int:
-    """Into how many parts a tensor is dealt out."""
+    """The number of shards of a tensor."""
     if not sharded(x):
         return 1
     return prod(n for n, p in zip(x.device_mesh.shape, x.placements, strict=True) if type(p) is not Replicate)
 
 
 def totals(parts: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """Sums over all shards: ``parts`` (one number each) is what this process found in its part of each of ``like``."""
+    """Sums over all shards.
+
+    Args:
+        parts: scalars, each computed from this process's part of the tensor in ``like`` at the same index.
+        like: tensors, sharded or whole.
+    """
     if not any(map(sharded, like)):
         return list(parts)
     return [x * shards(p) for x, p in zip(mean(parts), like, strict=True)]
 
 
 def part(whole: Tensor, like: Tensor) -> Tensor:
-    """The rows of ``whole`` that live where this process has its rows of ``like``."""
+    """The rows of ``whole`` at the places of this process's rows of ``like``."""
     if not sharded(like):
         return whole
     everywhere = [Replicate()] * like.device_mesh.ndim
@@ -76,7 +81,7 @@ def part(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor, like: Tensor) -> Tensor:
-    """The inverse of ``part``: every process calls it and gets the whole."""
+    """The inverse of ``part``, a collective: returns the whole tensor in every process."""
     if not sharded(like):
         return rows
     shape = like.shape if rows.shape == local(like).shape else torch.Size((like.shape[0], *rows.shape[1:]))

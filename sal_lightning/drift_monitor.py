@@ -1,4 +1,4 @@
-"""Drift of a network's features on fixed inputs during training, in any run, with SAL or without."""
+"""Feature drift of a network on fixed inputs during training, with or without SAL."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,19 +16,21 @@ from sal_lightning.torch_compile import eagerly
 
 
 class DriftMonitor(Callback):
-    """Logs ``sal/feature_drift``: ``‖h − h₀‖ / ‖h₀‖`` of the features ``h`` of fixed inputs; ``h₀`` are those at first.
+    """Logs ``sal/feature_drift``: ``‖h − h₀‖ / ‖h₀‖`` of the features ``h`` of fixed inputs; ``h₀`` is their reference.
 
     The features are the input of one layer, by default of the last Linear that is called. They are computed on log
-    steps, in evaluation mode and without compiled code; nothing is changed, so that runs with and without SAL compare.
+    steps, in evaluation mode and without compiled code. Training is not affected, so runs with and without SAL can be
+    compared.
 
     Args:
-        inputs: what the model is run on: a tensor, or of a tuple or list the first entry, of a mapping all by name.
-        since: >= 0; steps after which ``h₀`` is taken: as many as what is to be kept takes to learn.
-        layer: name of the layer whose input is used instead.
+        inputs: inputs of the model: a tensor, a tuple or list whose first entry is used, or a mapping of keyword
+            arguments.
+        since: >= 0; number of steps after which ``h₀`` is computed, for example the length of the first task.
+        layer: name of the layer whose input is used; None is the last Linear that is called.
 
     Raises:
-        ValueError: at construction for ``since`` below 0; at ``fit`` for an unknown layer or a model without a Linear;
-            if the model does not call the layer.
+        ValueError: at construction if ``since`` is below 0; at ``fit`` if the layer is unknown, the model has no Linear
+            or the model does not call the layer.
     """
 
     def __init__(self, inputs: Any, since: int = 0, layer: str | None = None) -> None:
@@ -88,7 +90,11 @@ class DriftMonitor(Callback):
         return torch.cat(found).float()
 
     def watched(self, model: nn.Module) -> nn.Module:
-        """The layer whose input is used."""
+        """The layer whose input is used.
+
+        Raises:
+            ValueError: the layer is unknown, or the model has no Linear.
+        """
         layer = find_layer(model, AUTO if self.layer is None else self.layer, "layer")
         if layer is None:
             raise ValueError("Expected a model with a Linear, or the name of a layer, got neither.")

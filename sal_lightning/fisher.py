@@ -1,4 +1,4 @@
-"""Which weights the outputs depend on: the diagonal of the Fisher information, as sums over rows and columns."""
+"""Importance of weights: the diagonal of the Fisher information, factored into sums over rows and columns."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ from sal_lightning import distributed
 from sal_lightning.rules.base import State
 from sal_lightning.rules.input_rule import BETA
 
-FIRST, EVERY = (1, 3, 7, 15), 32  # steps of a window in which it is measured: these, then one in EVERY
+FIRST, EVERY = (1, 3, 7, 15), 32  # steps of a window in which the Fisher is measured: FIRST, then one in EVERY
 
 
 class Factors(NamedTuple):
-    """Sums of a matrix of numbers >= 0 over its columns, ``rows`` (m,), and over its rows, ``columns`` (n,).
+    """Row sums ``rows`` (m,) and column sums ``columns`` (n,) of a matrix of numbers >= 0.
 
-    They stand for the matrix ``rows columnsᵀ / sum``, as in Adafactor (Shazeer & Stern 2018): of all matrices of rank 1
-    the nearest in the generalised Kullback-Leibler divergence. A tensor counts as the matrix (first dimension, others).
+    They represent the matrix ``rows columnsᵀ / sum``, as in Adafactor (Shazeer & Stern 2018): the nearest matrix of
+    rank 1 in the generalised Kullback-Leibler divergence. A tensor is reshaped to (first dimension, others).
     """
 
     rows: Tensor
@@ -27,18 +27,18 @@ class Factors(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> "Factors":
-        """Those of a tensor, in single precision."""
+        """The factors of a tensor, in single precision."""
         X = x.reshape(len(x) if x.dim() else 1, -1).float()
         return cls(X.sum(1), X.sum(0))
 
     def only(self, rows: Tensor) -> "Factors":
-        """Without the other rows; ``rows`` (m,) of bool."""
+        """The factors with all rows zeroed except those in ``rows``, (m,) of bool."""
         kept = self.rows * rows
         share = kept.sum() / self.rows.sum().clamp(min=torch.finfo(self.rows.dtype).tiny)
         return Factors(kept, self.columns * share)
 
     def matrix(self) -> Tensor:
-        """What they stand for, (m, n).
+        """The matrix that the factors represent, (m, n).
 
         >>> Factors.of(torch.tensor([[1.0, 2.0], [2.0, 4.0]])).matrix()
         tensor([[1., 2.],
@@ -49,39 +49,39 @@ class Factors(NamedTuple):
 
 
 class Fisher:
-    """``F = E[g²]``, a running mean over a hundred steps; g is the gradient of the loss of one sample alone.
+    """``F = E[g²]``, a running mean over a hundred steps, where g is the gradient of the loss of a single sample.
 
-    A sample's gradient is not computed by itself: in some steps the backward pass is run once more from the output of
-    the layer that runs last, with the sign of each sample's part of the gradient there drawn at random. The square of
-    the sum is then, in the mean, the sum of the squares. Labels are those of the data (the empirical Fisher).
+    Per-sample gradients are not computed separately: in some steps the backward pass is run once more from the output
+    of the layer that runs last, with a random sign for each sample's gradient there. The expected square of the summed
+    gradient is then the sum of the squares. Labels are those of the data (the empirical Fisher).
     """
 
     def __init__(self) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.failure = ""  # why it cannot be measured
         self.age = 0  # steps since the window began
-        self.sums: dict[str, Factors] = {}  # running sums, in no unit: only shares of them are used
+        self.sums: dict[str, Factors] = {}  # running sums; only their ratios are used
         self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
         self.drawn = 0  # signs, in this step
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self.age, self.sums = 0, {}
         self.discard_step()
 
     @property
     def due(self) -> bool:
-        """Whether it is to be measured in this step."""
+        """Whether the Fisher is measured in this step."""
         return not self.failure and (self.age in FIRST or self.age % EVERY == EVERY - 1)
 
     def collect(self, edge: GradientEdge, grad: Tensor, scale: Tensor | None = None, tokens: bool = False) -> None:
         """Run the backward pass from an output whose gradient has just been computed.
 
         Args:
-            edge: where the output stands in the graph.
-            grad: the gradient of the loss at the output, samples first.
-            scale: what the loss was multiplied by.
-            tokens: whether each position of a sample, all dimensions but the last, counts as a sample of its own.
+            edge: the gradient edge of the output.
+            grad: the gradient of the loss at the output, (samples, ...).
+            scale: the factor by which the loss was multiplied.
+            tokens: whether every position of all dimensions but the last is a separate sample.
         """
         learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
         if not learn:
@@ -92,20 +92,20 @@ class Fisher:
             found = torch.autograd.grad(
                 edge, list(learn.values()), grad.detach() * signs, retain_graph=True, allow_unused=True
             )
-        except RuntimeError as error:  # checkpointing by reentrant passes, compiled graphs that give memory away
+        except RuntimeError as error:  # reentrant checkpointing, or compiled graphs with donated buffers
             self.failure = str(error).partition("\n")[0]
             return
         self._add(learn, found, scale)
 
     def collect_importance(self, values: Tensor) -> None:
-        """Likewise, from one number for each sample, (n,), in place of its loss."""
+        """Run the backward pass from one value per sample, (n,), in place of its loss."""
         learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
         if learn and values.requires_grad:
             signed = values @ self._signs(values.shape).to(values)
             self._add(learn, torch.autograd.grad(signed, list(learn.values()), retain_graph=True, allow_unused=True))
 
     def _signs(self, shape: Sequence[int]) -> Tensor:
-        """Random signs; those of accumulated batches go on where the batch before ended."""
+        """Random signs ±1; accumulated batches continue the same random sequence."""
         n, generator = math.prod(shape), torch.Generator().manual_seed(self.age)
         self.drawn += n
         return torch.randint(2, (self.drawn,), generator=generator)[self.drawn - n :].reshape(tuple(shape)) * 2 - 1
@@ -118,25 +118,25 @@ class Fisher:
                 self.seen[name] = self.seen[name] + g if name in self.seen else g
 
     def update(self) -> None:
-        """What this step gave counts."""
+        """Update the running sums with this step's gradients."""
         if self.seen:
             keep = BETA**EVERY
             self.sums = {name: Factors(keep * f.rows, keep * f.columns) for name, f in self.sums.items()}
             for name, g in self.seen.items():
-                # A gradient that overflowed counts as none.
+                # Gradients that overflowed count as zero.
                 new, old = Factors.of(g.square().nan_to_num(0.0, 0.0, 0.0)), self.sums.get(name)
                 self.sums[name] = new if old is None else Factors(old.rows + new.rows, old.columns + new.columns)
         self.age += 1
         self.discard_step()
 
     def discard_step(self) -> None:
-        """Drop what was gathered in this step."""
+        """Drop what was collected in this step."""
         self.seen, self.drawn = {}, 0
 
     def relative(self) -> dict[str, Factors]:
-        """Of each parameter, scaled so that the mean over all weights is 1; empty if nothing was measured.
+        """The factors of each parameter, scaled to a mean of 1 over all weights; empty if nothing was measured.
 
-        All processes call it together and get the mean of what they measured.
+        A collective: all processes call it and get the mean over processes.
         """
         names = list(self.parameters)
         if distributed.count() > 1:
@@ -158,7 +158,7 @@ class Fisher:
         return Factors(torch.zeros(m, device=p.device), torch.zeros(p.numel() // max(m, 1), device=p.device))
 
     def tensors(self) -> list[Tensor]:
-        """What is kept between steps."""
+        """The tensors kept between steps."""
         return [t for factors in self.sums.values() for t in factors]
 
     def state_dict(self) -> State:
@@ -167,7 +167,7 @@ class Fisher:
         return {"age": self.age, "sums": sums, "seen": dict(self.seen), "drawn": self.drawn}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood, on the parameters' device; what has another shape begins anew."""
+        """Continue from a saved state, on the parameters' device; tensors of another shape are dropped."""
         self.age = state["age"]
         kept = {n: self._placed(n, f) for n, f in state["sums"].items() if n in self.parameters}
         self.sums = {n: f for n, f in kept.items() if f is not None}

@@ -19,8 +19,8 @@ from sal_lightning.torch_compile import uncompiled
 
 
 def in_backward() -> bool:
-    """Whether a backward pass is running: under checkpointing it runs forward passes again."""
-    return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.module_tracker asks
+    """Whether a backward pass is running; forward passes in it are checkpoint recomputation."""
+    return bool(torch._C._current_graph_task_id() != -1)  # as in torch.utils.module_tracker
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -31,10 +31,12 @@ def tensors(output: Any) -> list[Tensor]:
 def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[Tensor, int], object]) -> None:
     """Call ``do``, once, when a backward pass through a module's ``output`` also computes a gradient of ``weights``.
 
-    It is given the gradient at the output, and which of ``tensors(output)`` that is.
+    ``torch.autograd.grad`` with respect to inputs only, as in adversarial attacks, does not call it.
 
-    ``torch.autograd.grad`` with respect to the inputs alone, as in adversarial attacks, does not call it. Without
-    ``weights`` any backward pass through the output does.
+    Args:
+        output: the output of the module.
+        weights: parameters of the module; if empty, any backward pass through the output calls ``do``.
+        do: called with the gradient at the output and the index of that output in ``tensors(output)``.
     """
     reached = tensors(output)
     if not reached:
@@ -47,7 +49,7 @@ def on_weight_gradient(output: Any, weights: Sequence[Tensor], do: Callable[[Ten
         if left and (not nodes or any(map(_executed, nodes))):
             left.pop()(grad, place)
 
-    for place, x in enumerate(reached):  # of several outputs a loss may use any
+    for place, x in enumerate(reached):  # a loss may use any of several outputs
         x.register_hook(partial(hook, place))  # type: ignore[no-untyped-call]
 
 
@@ -55,7 +57,7 @@ def _executed(node: Node) -> bool:
     """Whether the running backward pass computes the gradient of the parameter that this node accumulates."""
     try:
         return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # it is asked for by `torch.autograd.grad`: torch does not answer then
+    except RuntimeError:  # raised in `torch.autograd.grad` with inputs
         return True
 
 
@@ -67,8 +69,8 @@ CollectLater = Callable[[InputRule, tuple[Any, ...]], Confirm]
 class ForwardHooks:
     """Hooks that collect the inputs of modules in forward passes; one hook for all rules of a module.
 
-    A forward pass counts if gradients are enabled and, where a trainer tells, a training step is running. For a module
-    in training mode it counts at once; for one in evaluation mode when a backward pass computes the gradient of the
+    A forward pass counts if gradients are enabled and a training step is running (``in_step``). A pass of a module in
+    training mode counts at once; one in evaluation mode counts when a backward pass computes the gradient of the
     rule's weights.
     """
 
@@ -103,7 +105,7 @@ class ForwardHooks:
             if module not in self._handles:
                 handle = module.register_forward_pre_hook(self._pre_hook(module, rules), with_kwargs=True)
                 self._handles[module] = [handle]
-            if not module.training:  # compiled code knows only hooks that were registered before it was compiled
+            if not module.training:  # compiled code runs only hooks that were registered before
                 self._add_forward_hook(module)
 
     def remove(self, rule: Rule) -> None:

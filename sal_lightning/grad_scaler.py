@@ -1,4 +1,4 @@
-"""What the loss scaler of 16-bit training does to the gradients."""
+"""Loss scaling of 16-bit training: the factor on gradients, and skipped steps."""
 
 from collections.abc import Iterable
 from typing import TypeGuard
@@ -12,20 +12,20 @@ from sal_lightning.rules.base import Rule
 
 
 def scales(scaler: GradScaler | None) -> TypeGuard[GradScaler]:
-    """Whether there is a scaler, and it scales."""
+    """Whether there is a scaler and it is enabled."""
     return scaler is not None and scaler.is_enabled()
 
 
 def unit(
     scaler: GradScaler | None, optimizer: Optimizer | None, rules: Iterable[Rule], scaled: bool = False
 ) -> float | None:
-    """What the gradients are multiplied by; None if the scaler will skip this step.
+    """The factor by which gradients are scaled; None if the scaler will skip this step.
 
     Args:
         scaler: the loss scaler, if there is one.
         optimizer: the optimizer that will use the gradients; a fused one unscales them in its step.
-        rules: whose parameters have the gradients, at least one.
-        scaled: whether the gradients are as the backward pass left them, before the scaler's ``unscale_``.
+        rules: the rules whose parameters' gradients are checked; at least one has a gradient.
+        scaled: whether the scaler's ``unscale_`` has not been called yet.
     """
     if not scales(scaler):
         return 1.0
@@ -34,6 +34,6 @@ def unit(
     (everywhere,) = distributed.mean([finite.float()])
     one = torch.ones_like(everywhere)
     scaled = scaled or getattr(optimizer, "_step_supports_amp_scaling", False)
-    # Both numbers in one transfer: each would wait for the device.
+    # Both values in one transfer, since each transfer synchronizes with the device.
     share, size = torch.stack([everywhere, scaler.scale(one) if scaled else one]).tolist()
     return size if share == 1 else None

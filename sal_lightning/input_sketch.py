@@ -1,4 +1,4 @@
-"""The window: what a layer is being used for now, as a small sketch of its input's second moment."""
+"""Nyström sketch of the second moment (uncentred covariance) of a layer's input."""
 
 import hashlib
 from functools import lru_cache
@@ -8,13 +8,13 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 _TINY = torch.finfo(torch.float32).tiny
-_LOOKED = 32  # probes that are enough to tell what is unusual
-_NOISE = 1e-6  # an eigenvalue of ΩᵀRΩ below this share of the largest is rounding of single precision
+_DISTANCE_RANK = 32  # probes used by `distance`
+_NOISE = 1e-6  # eigenvalues of ΩᵀRΩ below this share of the largest are rounding errors of single precision
 
 
 @lru_cache(maxsize=64)
 def probe(d: int, rank: int, device: torch.device) -> Tensor:
-    """Ω (d, rank): random signs / √d, the same on every machine; the identity where nothing has to be left out.
+    """The test matrix Ω (d, rank): random signs / √d, the same on every machine; the identity if ``rank >= d``.
 
     >>> probe(4, 2, torch.device("cpu")).abs().unique()
     tensor([0.5000])
@@ -22,7 +22,7 @@ def probe(d: int, rank: int, device: torch.device) -> Tensor:
     if rank >= d:
         return torch.eye(d, device=device)
     size = d * rank
-    # Bits of a standard hash: a sketch is continued from a checkpoint, so Ω may never change.
+    # Bits of a standard hash: sketches are resumed from checkpoints, so Ω must never change.
     hashed = bytearray(hashlib.shake_128(f"{d}".encode()).digest(-(-size // 8)))
     bits = torch.frombuffer(hashed, dtype=torch.uint8)[:, None] >> torch.arange(8) & 1
     signs = bits.flatten()[:size].view(d, rank) * 2.0 - 1
@@ -30,15 +30,15 @@ def probe(d: int, rank: int, device: torch.device) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """Rows that overflowed count as zero, without asking the host whether there are any."""
+    """Replaces rows that overflowed by zeros, without a device synchronization."""
     return torch.where(x.isfinite().all(-1, keepdim=True), x, 0.0)
 
 
 class InputSketch:
     """``R ← βR + (1−β) mean(x xᵀ)`` over sampled rows, kept as ``Y = RΩ``.
 
-    A Nyström sketch (Tropp et al. 2017): linear, so two thin products a batch and a sum over processes are all it
-    takes; it is decomposed only when somebody asks. ``trace`` knows the whole energy of R.
+    A Nyström sketch (Tropp et al. 2017). It is linear in R, so an update costs two thin matrix products and processes
+    are merged by a sum; it is decomposed only in ``rows`` and ``refresh``. ``trace`` is the trace of R.
     """
 
     def __init__(self, d: int, rank: int, beta: float, groups: int = 1) -> None:
@@ -46,15 +46,21 @@ class InputSketch:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was seen."""
+        """Start a new, empty window."""
         self.Y: Tensor | None = None  # (groups, d, rank)
-        self.trace = self.weight = torch.zeros(())  # energy of R, (groups,); 1 − β^steps, to undo the start at zero
-        self.inside = torch.zeros(())  # how much of it lies inside directions that are held, (groups,)
-        self.P: Tensor | None = None  # what `distance` measures with
+        self.trace = self.weight = torch.zeros(())  # trace of R, (groups,); 1 − β^steps, for bias correction
+        self.inside = torch.zeros(())  # the part of the trace along held directions, (groups,)
+        self.P: Tensor | None = None  # the factor that `distance` uses, from the last `refresh`
 
     @torch.no_grad()
     def update(self, x: Tensor, steps: int = 1, U: Tensor | None = None) -> None:
-        """See rows ``x`` (groups, n, d), that stand for ``steps`` batches, and what of them is inside ``U``."""
+        """Update the sketch with sampled rows.
+
+        Args:
+            x: rows, (groups, n, d).
+            steps: number of batches that the rows stand for.
+            U: held directions, (groups, d, k), whose energy is accumulated in ``inside``.
+        """
         x, keep = _finite(x.float()), self.beta**steps
         share = (1 - keep) / x.shape[-2]
         xO = x @ probe(self.d, self.rank, x.device)
@@ -68,19 +74,19 @@ class InputSketch:
             self.inside = keep * self.inside + share * (x @ U).square().sum((-2, -1))
 
     def start(self, device: torch.device) -> None:
-        """A window that has seen nothing, ready to be added to."""
+        """Allocate an empty window."""
         self.Y = torch.zeros(self.groups, self.d, self.rank, device=device)
         self.trace, self.inside = torch.zeros(2, self.groups, device=device)
         self.weight = torch.zeros((), device=device)
 
     def outside(self, k: int) -> Tensor:
-        """Mean energy (groups,) of the d − k directions outside ``U``, in units of the mean over all."""
+        """Mean energy (groups,) of the d − k directions that are not held, in units of the mean over all directions."""
         share = 1 - self.inside / self.trace.clamp(min=_TINY)
         return share * self.d / max(self.d - k, 1)
 
     def rows(self) -> Tensor:
         """The sketch as rows (groups, k, d): R ≈ rowsᵀ rows, scaled so that R has mean eigenvalue 1."""
-        assert self.Y is not None, "the window has seen nothing"
+        assert self.Y is not None, "the window is empty"
         Y = self.Y.double()
         A = probe(self.d, self.rank, Y.device).to(Y).mT @ Y
         a, V = torch.linalg.eigh((A + A.mT) / 2)
@@ -91,13 +97,14 @@ class InputSketch:
         return rows.float()
 
     def refresh(self, floor: float) -> None:
-        """Take in what was seen so far: ``distance`` is measured by this until the next look.
+        """Make the current sketch the reference of ``distance`` until the next ``refresh``.
 
-        ``floor`` (in mean eigenvalues) is added to every eigenvalue: a direction never seen is far, not infinitely far.
+        Args:
+            floor: added to every eigenvalue, in units of the mean eigenvalue, so that distances stay finite.
         """
-        assert self.Y is not None, "the window has seen nothing"
-        # In units of the mean eigenvalue; the weight stays out: it is that of the trace too.
-        k = self.rank if self.rank == self.d else min(self.rank, _LOOKED)
+        assert self.Y is not None, "the window is empty"
+        # In units of the mean eigenvalue; the bias correction cancels, since the trace has the same.
+        k = self.rank if self.rank == self.d else min(self.rank, _DISTANCE_RANK)
         Y = self.Y[..., :k].double() * self._units()[:, None, None]
         # Woodbury: (R + floor)⁻¹ = (1 − P Pᵀ) / floor with P = Y L⁻ᵀ, L Lᵀ = floor ΩᵀY + YᵀY.
         A = probe(self.d, self.rank, Y.device)[:, :k].to(Y).mT @ Y
@@ -108,30 +115,30 @@ class InputSketch:
         self.P = torch.linalg.solve_triangular(L, Y.mT, upper=False).mT.float()
 
     def distance(self, x: Tensor, floor: float) -> Tensor:
-        """How unusual each of rows ``x`` (groups, n, d) is, (groups, n): log(1 + ``xᵀ (R + floor)⁻¹ x``)."""
-        assert self.P is not None, "look() comes first"
-        # The weight undoes the average's start at zero.
+        """The novelty log(1 + ``xᵀ (R + floor)⁻¹ x``), (groups, n), of rows ``x`` (groups, n, d)."""
+        assert self.P is not None, "refresh() has to be called first"
+        # The weight is the bias correction of the running mean.
         unit = self.weight * self._units()
         x = x.float()
         outside = x.square().sum(-1) - (x @ self.P).square().sum(-1)
         return (outside.clamp(min=0) * (unit / floor)[:, None]).log1p()
 
     def _units(self) -> Tensor:
-        """One over the mean eigenvalue of R, (groups,); 0 of a group that saw nothing, as an expert without tokens."""
+        """One over the mean eigenvalue of R, (groups,); 0 for a group without rows, e.g. an expert without tokens."""
         return torch.where(self.trace > _TINY, self.d / self.trace.clamp(min=_TINY), 0.0)
 
     def state_dict(self) -> State:
-        """Tensors only; empty while nothing was seen."""
+        """Tensors only; empty before the first update."""
         if self.Y is None:
             return {}
         state = {"Y": self.Y, "trace": self.trace, "weight": self.weight, "inside": self.inside}
         return state if self.P is None else state | {"P": self.P}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
-        """Continue where another window stood.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it looked at inputs of another size.
+            ValueError: the state is of inputs of another size.
         """
         self.clear()
         if not state:

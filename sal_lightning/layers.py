@@ -1,4 +1,4 @@
-"""How a layer is read: its weight as matrices (groups, out, d), its input as the rows (groups, n, d) they multiply."""
+"""Layers as linear maps: the weight as matrices (groups, out, d), the input as rows (groups, n, d)."""
 
 import math
 import re
@@ -19,23 +19,23 @@ from sal_lightning.sampling import sample
 
 AUTO = "auto"  # as the name of a layer: the last Linear
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-Reals = Sequence[Real | None]  # of each input, which of its rows are no padding; None: all
+Reals = Sequence[Real | None]  # for each input, which of its rows are not padding; None if all are real
 
 
 class Layer(NamedTuple):
-    """A weight of a module (and its bias, if it has one that learns) that acts linearly on rows.
+    """A weight of a module that acts linearly on rows, with its bias if that is trainable.
 
-    A module may have several. Several modules may have the same weight: the rows of all of them count.
+    A module may have several such weights. If several modules share a weight, the rows of all of them are used.
     """
 
-    name: str  # that of the module where it has one weight, that of the weight where it has several
-    modules: tuple[nn.Module, ...]  # that have this weight
+    name: str  # the module's name if it has one weight, else the weight's name
+    modules: tuple[nn.Module, ...]  # the modules that share this weight
     weight: Tensor
     bias: Tensor | None
     groups: int
     rows: Callable[[nn.Module, tuple[Any, ...], int, int, Reals], Tensor]
-    transposed: bool = False  # kept as (in, out)
-    stacked: bool = False  # kept as (groups, out, in), the bias as (groups, out)
+    transposed: bool = False  # stored as (in, out)
+    stacked: bool = False  # stored as (groups, out, in), the bias as (groups, out)
 
     @property
     def module(self) -> nn.Module:
@@ -44,30 +44,34 @@ class Layer(NamedTuple):
 
     @property
     def out(self) -> int:
-        """Rows of each group's matrix."""
+        """Number of rows of each group's matrix."""
         if self.stacked:
             return self.weight.shape[2 if self.transposed else 1]
         return self.weight.shape[-1 if self.transposed else 0] // self.groups
 
     @property
     def inputs(self) -> int:
-        """Its columns, the bias left out."""
+        """Number of columns of each group's matrix, without the bias."""
         return self.weight.numel() // (self.out * self.groups)
 
     def read(self, args: tuple[Any, ...], n: int, step: int, real: Reals | None = None) -> Tensor:
-        """At most ``n`` sampled rows (groups, n, d) of the input in a forward pass, a 1 appended if there is a bias.
+        """At most ``n`` sampled rows (groups, n, d) of a forward pass's input, with a 1 appended if there is a bias.
 
-        ``real``: of each of ``args`` which rows are no padding; None: all.
+        Args:
+            args: the inputs of the module, from ``given``.
+            n: the largest number of rows.
+            step: shifts which rows are sampled.
+            real: for each of ``args``, which rows are not padding; None if all are real.
         """
         x = self.rows(self.module, args, n, step, real or [None for _ in args])
-        if self.stacked:  # these have it already, but where a group had nothing to multiply
+        if self.stacked:  # stacked rows include the 1, which is 0 for a group without rows
             return x if self.bias is not None else x[..., :-1]
         return x if self.bias is None else homogeneous(x)
 
     def matrix(self, x: Tensor) -> Tensor:
         """A weight- or bias-shaped tensor as (groups, out, columns), in single precision at least.
 
-        The same memory where it can be: ``write`` says what was done to it.
+        Shares memory with ``x`` if possible; after changing the result, call ``write``.
         """
         if x.dtype is not torch.float32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -82,7 +86,7 @@ class Layer(NamedTuple):
         return x.view(self.groups, -1, x.shape[-1]) if self.groups > 1 else x[None]
 
     def write(self, t: Tensor, M: Tensor) -> None:
-        """What was done to the matrix of ``t`` is done to ``t``."""
+        """Copies ``M``, a changed ``matrix(t)``, back into ``t`` unless both share memory."""
         if M.data_ptr() != t.data_ptr():
             M = M.mT if self.transposed and t.dim() == self.weight.dim() else M
             t.copy_(M.reshape(t.shape))
@@ -96,11 +100,11 @@ class Layer(NamedTuple):
 
 
 def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
-    """Every layer of the model that protection by input directions understands, outermost first.
+    """All layers of the model that input directions can protect, outermost first.
 
     Args:
-        model: the module to look through.
-        other: takes the names of modules that are left out because their forward pass is another.
+        model: the module to search.
+        other: list to which the names of modules are appended that are left out because of a custom forward pass.
     """
     layers: dict[tuple[Any, ...], Layer] = {}
     inside, changed = set[nn.Module](), set[int]()
@@ -108,7 +112,7 @@ def find(model: nn.Module, other: list[str] | None = None) -> list[Layer]:
         name = plain_name(name)
         found = [layer for layer in _read(name, module) if _ready(layer)] if module not in inside else []
         if isinstance(module, nn.MultiheadAttention):
-            # Its projections are called as functions: hooks of the modules inside never fire.
+            # Its projections are called as functions, so hooks of its submodules are never called.
             inside.update(module.modules())
         if found and not is_linear(module):
             changed.update(id(layer.weight) for layer in found)
@@ -126,18 +130,18 @@ def find_layer(model: nn.Module, name: str, argument: str) -> nn.Module | None:
     """The layer of this name; for ``"auto"`` the last Linear that is called, None where there is none.
 
     Args:
-        model: the module to look through, compiled or not.
+        model: the module to search, compiled or not.
         name: as in ``model.named_modules()``, or "auto".
-        argument: the name of the argument that the layer was given by, for the error.
+        argument: the name of the caller's argument, for the error message.
 
     Raises:
-        ValueError: no layer has this name; the error lists the nearest ones.
+        ValueError: no layer has this name; the message lists the nearest names.
     """
     named: dict[str, nn.Module] = {plain_name(n): module for n, module in model.named_modules()}
     if name in named:
         return named[name]
     if name == AUTO:
-        # The projections inside an attention module are called as functions: their hooks are never called.
+        # The projections inside an attention module are called as functions, so their hooks are never called.
         inside = {m for module in named.values() if isinstance(module, nn.MultiheadAttention) for m in module.modules()}
         return next((m for m in reversed(named.values()) if isinstance(m, nn.Linear) and m not in inside), None)
     near = get_close_matches(name, filter(None, named), n=3, cutoff=0.0)
@@ -147,7 +151,7 @@ def find_layer(model: nn.Module, name: str, argument: str) -> nn.Module | None:
 
 
 def plain_name(name: str) -> str:
-    """A name in the model as its user wrote it, whatever was wrapped around parts of it.
+    """A parameter or module name without the parts that ``torch.compile`` and FSDP wrappers insert.
 
     >>> plain_name("net._orig_mod.0.weight")
     'net.0.weight'
@@ -164,7 +168,7 @@ def _ready(layer: Layer) -> bool:
 
 def _read(name: str, module: nn.Module) -> list[Layer]:
     """The layers of one module."""
-    # Not `module.weight`: of a parametrized layer that is no parameter, and reading it computes it.
+    # Not `module.weight`: on a parametrized layer that computes a tensor that is not a parameter.
     weight, bias = module._parameters.get("weight"), _learning(module._parameters.get("bias"))
     if isinstance(module, nn.MultiheadAttention):
         return _read_attention(name, module)
@@ -184,7 +188,7 @@ def _read(name: str, module: nn.Module) -> list[Layer]:
 
 
 def _read_attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
-    """The input projections, where their widths differ each without the bias that they share; the output projection."""
+    """The input projections, separate and without their shared bias if their widths differ; the output projection."""
     weight = module._parameters.get("in_proj_weight")
     weights = {n: module._parameters.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
     if weight is not None:
@@ -204,7 +208,7 @@ def _read_attention(name: str, module: nn.MultiheadAttention) -> list[Layer]:
 def _read_recurrent(name: str, module: nn.Module) -> list[Layer]:
     parts = recurrent.parts(module)
     if any(map(sharded, module.parameters(recurse=False))):
-        return []  # to run it again whole weights are needed
+        return []  # recomputing hidden states needs whole weights
     found = []
     for part in parts:
         weight, bias = module._parameters[part.name], _learning(module._parameters.get(part.bias or ""))
@@ -233,12 +237,12 @@ def _learning(bias: Tensor | None) -> Tensor | None:
 
 
 def rows(x: Tensor, n: int, step: int, real: Real | None) -> Tensor:
-    """At most ``n`` sampled rows of ``x`` (rows, d), of the real ones where it is known which these are."""
+    """At most ``n`` sampled rows of ``x`` (rows, d); only real rows if ``real`` is given."""
     return x[sample(len(x), n, step, x.device)] if real is None else real.rows(x, n, step)
 
 
 def readable(x: Any) -> bool:
-    """Whether this input is rows of real numbers, as all layers here expect; some subclasses are given other things."""
+    """Whether an input is a dense, real-valued tensor; subclasses of layers may take other inputs."""
     return isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested and not x.is_complex()
 
 
@@ -247,7 +251,7 @@ def _no_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: 
 
 
 def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """What the layers of a module read of a call, the tensor that comes first being its main input."""
+    """The arguments of a call that the layers of a module read, the main input first; empty if it is not readable."""
     if experts.parts(module):
         return experts.given(args, kwargs)
     if isinstance(module, nn.MultiheadAttention):
@@ -289,9 +293,9 @@ def _conv_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real
 
 
 def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Along each dimension, which positions of ``x`` each output reads: (outputs, taps), -1 where zeros are padded.
+    """For each dimension, the positions of ``x`` that each output reads: (outputs, taps), -1 for zero padding.
 
-    Positions are padded instead of images: of these only the few sampled patches are ever read.
+    Positions are padded instead of the images, of which only the sampled patches are read.
     """
     assert isinstance(module, _CONVS)
     pads = torch.tensor(module._reversed_padding_repeated_twice).view(-1, 2).flip(0).tolist()
@@ -305,7 +309,7 @@ def _taps(module: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def _geometry(module: nn.Module) -> tuple[Any, ...]:
-    """Where a convolution reads its patches; empty for other modules."""
+    """The parameters that determine a convolution's patches; empty for other modules."""
     if not isinstance(module, _CONVS):
         return ()
     return module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode
@@ -321,7 +325,7 @@ def _argument_rows(i: int, module: nn.Module, args: tuple[Any, ...], n: int, ste
 
 
 def _output_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:
-    call: attention.Call = args[3]  # of the module that was called: several may have this weight
+    call: attention.Call = args[3]  # of the called module, since several may share this weight
     return attention.rows(call, n, step, real[0])[None]
 
 

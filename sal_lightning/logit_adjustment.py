@@ -1,4 +1,4 @@
-"""Classes that are absent from the data now: the gradient at the logits counts them as rare, not as ruled out."""
+"""Logit adjustment of absent classes: the gradient at the logits treats them as rare, not as impossible."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,23 +9,23 @@ from sal_lightning import distributed
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import SubspaceRule
 
-SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # of the prior: see LogitAdjustment
-ALONE = 0.9  # of what is negative in the gradient: the targets' share, where each row has one
-OUT = -1e30  # a logit that takes no part
-ROUNDING = 1e4, 2e-2  # what rows may sum to, in their size: machine precisions, and at most
+SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # target share, rate and minimum of the prior: see LogitAdjustment
+TARGET_SHARE = 0.9  # least share of the targets in the negative part of a softmax gradient
+EXCLUDED = -1e30  # logit of an excluded class
+ROUNDING = 1e4, 2e-2  # tolerance on row sums, relative to their size: in machine epsilons, and at most
 
 
 def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> tuple[Tensor, Tensor]:
-    """What has to be added to a cross-entropy's gradient where ``absent`` classes have this prior, the others 1.
+    """The change of a cross-entropy gradient that gives ``absent`` classes this prior, and the others 1.
 
     With ``p = softmax(z)``, P the probability of the absent classes and D their gradient, summed:
     ``Z = 1 − (1 − prior) P``, absent ``g ← prior · g / Z``, others ``g ← g + (1 − prior) p D / Z``.
-    That is the gradient at ``z + log prior`` (logit adjustment, Menon et al. 2021), whatever the weight of a sample.
-    A class that is the target of a row is not absent in it.
+    This is the gradient at ``z + log prior`` (logit adjustment, Menon et al. 2021) for any sample weight. A class is
+    not absent in rows of which it is the target.
 
     Args:
         z: logits, (..., n).
-        G: gradient of the loss there, (..., n); where it is 0 a class takes no part.
+        G: gradient of the loss at the logits, (..., n); classes with gradient 0 are excluded.
         absent: (n,) of bool.
         prior: in (0, 1]; 1 changes nothing.
 
@@ -33,7 +33,7 @@ def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> t
         The change (..., n), in single precision, and P of each row, (...).
     """
     g = G.float()
-    p = torch.softmax(z.float().masked_fill(g == 0, OUT), -1)
+    p = torch.softmax(z.float().masked_fill(g == 0, EXCLUDED), -1)
     pushed = absent & (g > 0)
     P, D = (p * pushed).sum(-1, keepdim=True), (g * pushed).sum(-1, keepdim=True)
     Z = 1 - (1 - prior) * P
@@ -41,75 +41,78 @@ def adjustment(z: Tensor, G: Tensor, absent: Tensor, prior: float | Tensor) -> t
 
 
 def targets(G: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row of a gradient (..., n) has its target, and whether it is that of a softmax with one target a row.
+    """The targets in a gradient (..., n), and whether it is that of a softmax with one target per row.
 
-    Such a row sums to 0, since a softmax only compares logits, and is negative at the target alone. Judged are all rows
-    together, by their sizes: of a sample that is learned, nothing but rounding is left.
+    Each row of such a gradient sums to 0, since softmax is invariant to shifts, and is negative at the target only. All
+    rows are tested together, weighted by their size: the gradient of a sample that is learned is mostly rounding.
 
     Returns:
-        Indices (...), n where a row has no target; and a bool, ().
+        Indices (...), n for a row without target; and a bool, ().
     """
     times, most = ROUNDING
     g = G.float()
     low, at = g.min(-1)
     size, low = g.abs().sum(), low.clamp(max=0)
     balanced = g.sum(-1).abs().sum() <= min(times * torch.finfo(G.dtype).eps, most) * size
-    fits = balanced & (-low.sum() >= ALONE * size / 2)  # half of a balanced gradient is negative
+    fits = balanced & (-low.sum() >= TARGET_SHARE * size / 2)  # half of a balanced gradient is negative
     return torch.where((low < 0) & fits, at, G.shape[-1]), fits
 
 
 class LogitAdjustment:
-    """Knows which outputs of the last layer were targets before something was held, and since.
+    """Adjusts the gradient at the logits for *absent* classes: targets before the last consolidation, and not since.
 
-    One that was and is not any more is *absent*. Trained further, a classifier lowers its logit for every sample and
-    so forgets it fastest of all, whatever its weights: nothing in the data speaks for it.
+    In further training every sample lowers the logit of an absent class, so a classifier forgets it faster than
+    anything else, independently of what is held in the weights.
 
-    How rare absent classes are to be cannot be known without their data. It starts at ``prior`` when something is
-    consolidated, and grows while absent classes have more than SHARE of the probability of present samples: the last
-    layer alone cannot tell old and new apart then, and the others have to learn it. It falls while they have less:
-    ``prior ← prior · exp(PACE (P − SHARE))`` in each step, in [LEAST, 1].
+    The prior of absent classes cannot be estimated without their data. It starts at ``prior`` at a consolidation and
+    is adapted in each step: ``prior ← prior · exp(PACE (P − SHARE))``, in [LEAST, 1], where P is the probability of
+    absent classes on present samples. It grows while P exceeds SHARE: the last layer alone cannot separate old and new
+    classes then, and the layers before it have to learn to.
+
+    Args:
+        prior: in (0, 1]; the initial prior of absent classes; 1 disables the adjustment.
     """
 
-    name = "(logit adjustment)"  # among those of rules
+    name = "(logit adjustment)"  # its key among the names of rules
 
     def __init__(self, prior: float) -> None:
         self.prior = prior
         self.memory: dict[str, Tensor] | None = None  # by layer, outputs that were targets: (n,) of bool
-        self.targets: dict[str, Tensor] = {}  # since the window began,
-        self.seen: dict[str, Tensor] = {}  # and in this step
-        self.priors: dict[str, Tensor] = {}  # by layer, of absent classes, since the window began
-        self.shares: dict[str, Tensor] = {}  # the sum of P over the samples of this step, and their number: (2,)
+        self.targets: dict[str, Tensor] = {}  # targets since the window began, by layer
+        self.seen: dict[str, Tensor] = {}  # targets in this step, by layer
+        self.priors: dict[str, Tensor] = {}  # current prior of absent classes, by layer
+        self.shares: dict[str, Tensor] = {}  # (sum of P over the samples of this step, their number): (2,)
         self._names: dict[nn.Module, str] = {}
 
     def cover(self, rules: Iterable[Rule]) -> None:
-        """The layers that may be the last."""
+        """Set the layers that may be the last: Linear layers that are not sharded."""
         layers = {rule.layer.module: rule for rule in rules if isinstance(rule, SubspaceRule)} if self.prior < 1 else {}
         whole = (m for m in layers if isinstance(m, nn.Linear) and not any(map(distributed.sharded, m.parameters())))
         self._names = {module: layers[module].name for module in whole}
 
     def holds(self, module: nn.Module) -> bool:
-        """Whether outputs of this layer may be absent."""
+        """Whether outputs of this layer were targets at a consolidation, so that they may be absent."""
         return self._names.get(module) in (self.memory or {})
 
     def adjust(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
-        """Note the targets in the gradient at a layer's output; returns what has to be added to it, None for nothing.
+        """Record the targets in the gradient at a layer's output; returns the change of the gradient, None for none.
 
         Args:
             module: the layer.
-            grad: the gradient there.
-            logits: the output; it may be left out where the layer holds nothing.
+            grad: the gradient at its output, (samples, classes).
+            logits: its output; may be None if ``holds(module)`` is False.
         """
         if (name := self._names.get(module)) is None or grad.dim() != 2 or not grad.is_floating_point():
-            return None  # of sequences, as in a language model, each place would cost a pass over the vocabulary
+            return None  # for sequences, each position would cost a pass over the vocabulary
         at, fits = targets(grad)
-        self._note(name, at, grad.shape[-1])
+        self._record_targets(name, at, grad.shape[-1])
         known = (self.memory or {}).get(name)
         if known is None or logits is None or len(known) != grad.shape[-1]:
             return None
         now = self.targets.get(name)
         absent = known if now is None else known & ~now
         if absent.device.type == "cpu" and not absent.any():
-            return None  # on a device nobody waits to know
+            return None  # only on the CPU, where the check needs no synchronization
         if name not in self.priors:
             self.priors[name] = torch.tensor(self.prior, device=grad.device)
         change, P = adjustment(logits, grad, absent, self.priors[name])
@@ -118,17 +121,17 @@ class LogitAdjustment:
         return (change * fits).to(grad.dtype)
 
     def collect_predictions(self, module: nn.Module, logits: Tensor) -> None:
-        """What the model answers counts as the targets."""
+        """Record the predicted classes as targets."""
         if (name := self._names.get(module)) is not None and logits.dim() == 2:
-            self._note(name, logits.argmax(-1), logits.shape[-1])
+            self._record_targets(name, logits.argmax(-1), logits.shape[-1])
 
-    def _note(self, name: str, at: Tensor, n: int) -> None:
+    def _record_targets(self, name: str, at: Tensor, n: int) -> None:
         seen = torch.zeros(n + 1, dtype=torch.bool, device=at.device)
         seen[at.flatten()] = True
         self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
 
     def update(self) -> None:
-        """What was a target in this step counts; all processes call it together."""
+        """Add this step's targets and adapt the priors; a collective, called by all processes."""
         if self.memory and distributed.count() > 1:
             names = sorted(self.memory)
             found = distributed.mean(
@@ -150,12 +153,12 @@ class LogitAdjustment:
                 self.priors[name] = torch.where(number > 0, grown.clamp(LEAST, 1.0), self.priors[name])
 
     def discard_step(self) -> None:
-        """Drop what was gathered in this step."""
+        """Drop what was collected in this step."""
         self.seen, self.shares = {}, {}
 
     @torch.no_grad()
     def consolidate(self) -> None:
-        """The targets of the window are known; all processes call it together."""
+        """Add the targets of the window to the memory; a collective, called by all processes."""
         names = sorted(self.targets)
         found = distributed.mean([self.targets[name].float() for name in names])
         new = {name: x > 0 for name, x in zip(names, found, strict=True)}
@@ -163,18 +166,20 @@ class LogitAdjustment:
         self.memory = past | {name: _union(past.get(name), x) for name, x in new.items() if x.any()} or None
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self.targets, self.priors = {}, {}
 
     def tensors(self) -> list[Tensor]:
-        """What is kept between steps."""
+        """The tensors kept between steps."""
         return [*(self.memory or {}).values(), *self.targets.values(), *self.priors.values()]
 
     def absent(self) -> int:
-        """How many outputs were targets and are not any more."""
-        return sum(int((known & ~self._now(name, known)).sum()) for name, known in (self.memory or {}).items())
+        """The number of absent classes."""
+        return sum(
+            int((known & ~self._current_targets(name, known)).sum()) for name, known in (self.memory or {}).items()
+        )
 
-    def _now(self, name: str, like: Tensor) -> Tensor:
+    def _current_targets(self, name: str, like: Tensor) -> Tensor:
         return _union(self.targets.get(name), torch.zeros_like(like))[: len(like)]
 
     def state_dict(self) -> State:
@@ -183,7 +188,7 @@ class LogitAdjustment:
         return {"memory": self.pack(self.memory)} | {key: dict(part) for key, part in parts.items()}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood."""
+        """Continue from a saved state."""
         self.memory = self.unpack(state["memory"])
         parts = (self._placed(state[key]) for key in ("targets", "seen", "priors", "shares"))
         self.targets, self.seen, self.priors, self.shares = parts
@@ -202,7 +207,7 @@ class LogitAdjustment:
 
 
 def _union(one: Tensor | None, other: Tensor) -> Tensor:
-    """Of two sets of outputs; a layer may have grown between them."""
+    """The union of two sets of outputs, which may differ in length if the layer has grown."""
     if one is None:
         return other
     n = max(len(one), len(other))

@@ -11,39 +11,43 @@ Closure = Callable[[], Any]
 
 
 class Listener(Protocol):
-    """What is told of a step, in this order."""
+    """Callbacks of one optimizer step, in the order in which they are called."""
 
     def gradients_begin(self) -> None:
-        """A closure is about to compute them: once or, with LBFGS and its like, many times in a step."""
+        """The closure is about to compute gradients; several times per step with optimizers such as LBFGS."""
 
     def gradients_ready(self) -> None:
-        """They are there, and the weights have not moved since."""
+        """The gradients are computed, and the weights have not been updated yet."""
 
     def inner_step_begins(self) -> None:
-        """An optimizer inside of the one whose step is running is about to move the weights."""
+        """An inner optimizer of the running step is about to update the weights."""
 
     def stepped(self) -> None:
-        """The optimizer has moved the weights."""
+        """The optimizer has updated the weights."""
 
     def step_ended(self) -> None:
-        """It is over, also where an exception ended it."""
+        """The step has ended, possibly with an exception."""
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer that is really stepped: a wrapper such as accelerate's takes no hooks."""
+    """The optimizer inside a wrapper that does not support step hooks, such as accelerate's.
+
+    Raises:
+        TypeError: neither the optimizer nor one that it wraps supports step hooks.
+    """
     while hasattr(optimizer, "param_groups") and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         found = next((o for o in _attributes(optimizer) if isinstance(o, Optimizer)), None)
         if found is None:
             raise TypeError(
                 f"Expected optimizer to take step hooks as torch.optim.Optimizer does, got {type(optimizer).__name__}, "
-                "which has none: call super().__init__() in its class, or give the optimizer that it wraps."
+                "which has none: call super().__init__() in its class, or pass the optimizer that it wraps."
             )
         optimizer = found
     return optimizer
 
 
 def inner(optimizer: Optimizer) -> list[Optimizer]:
-    """Optimizers inside of this one that step its parameters for it, as in SAM or Lookahead; outermost first."""
+    """Inner optimizers that update this optimizer's parameters, as in SAM or Lookahead; outermost first."""
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     found: list[Optimizer] = []
     waiting = [optimizer]
@@ -61,16 +65,16 @@ def _hooked(x: Any) -> bool:
 
 
 class UnobservedSteps:
-    """Whether weights move although no step of their optimizer is seen; looked at ever more rarely."""
+    """Detects weights that change although no step of their optimizer is observed, at doubling intervals."""
 
-    FIRST, SAMPLE = 16, 64  # passes before it is looked at, and again after twice as many; weights that are compared
+    FIRST, SAMPLE = 16, 64  # forward passes before the first check, doubled after each; weights compared
 
     def __init__(self) -> None:
         self.passes, self.next = 0, self.FIRST
         self.before: Tensor | None = None
 
     def due(self, weight: Tensor) -> bool:
-        """One more forward pass: whether it is time to look."""
+        """Count a forward pass; returns whether a check is due."""
         self.passes += 1
         if self.before is None:
             self.before = self._sampled(weight)
@@ -79,7 +83,7 @@ class UnobservedSteps:
         return due
 
     def moved(self, weight: Tensor) -> bool:
-        """Whether this weight is not what it was in the first pass."""
+        """Whether this weight has changed since the first pass."""
         return self.before is not None and not torch.equal(self.before, self._sampled(weight))
 
     def _sampled(self, weight: Tensor) -> Tensor:
@@ -94,31 +98,36 @@ def _attributes(optimizer: Optimizer) -> Iterator[Any]:
 
 
 class OptimizerHooks:
-    """Hooks on the steps of one optimizer, and of those inside of it."""
+    """Hooks on the steps of one optimizer and its inner optimizers.
+
+    Args:
+        optimizer: the optimizer, already unwrapped.
+        listener: the object whose methods are called.
+    """
 
     def __init__(self, optimizer: Optimizer, listener: Listener) -> None:
         self.listener, self.optimizer = listener, optimizer
         self.inner = inner(optimizer)
-        self.steps = 0  # steps that came to their end
-        self.depth = 0  # steps that are running: one inside another where a child's step calls its parent's
-        self.closure: Closure | None = None  # of the step that is running
+        self.steps = 0  # completed steps
+        self.depth = 0  # nesting depth of running steps: a subclass's step may call its parent's
+        self.closure: Closure | None = None  # closure of the running step
         every = (optimizer, *self.inner)
         self.handles = [o.register_step_pre_hook(self._before) for o in every]
         self.handles += [o.register_step_post_hook(self._after) for o in every]
 
     def remove(self) -> None:
-        """Stop listening."""
+        """Remove all hooks."""
         for handle in self.handles:
             handle.remove()
         self.end()
 
     def end(self) -> None:
-        """Whatever was running is over."""
+        """End the running step."""
         self.depth, self.closure = 0, None
         self.listener.step_ended()
 
     def forward_begins(self) -> None:
-        """A forward pass in a step without a closure: that step never came to its end."""
+        """A forward pass begins; a running step without a closure must have been ended by an exception."""
         if self.depth and self.closure is None:
             self.end()
 
@@ -136,11 +145,11 @@ class OptimizerHooks:
         if given is None:
             self.listener.gradients_ready()
             return None
-        self.closure = told = self._told(given)
-        return tuple(told if a is given else a for a in args), {n: told if a is given else a for n, a in kwargs.items()}
+        self.closure = new = self._wrapped(given)
+        return tuple(new if a is given else a for a in args), {n: new if a is given else a for n, a in kwargs.items()}
 
-    def _told(self, closure: Closure) -> Closure:
-        def told() -> Any:
+    def _wrapped(self, closure: Closure) -> Closure:
+        def wrapped() -> Any:
             self.listener.gradients_begin()
             try:
                 loss = closure()
@@ -150,7 +159,7 @@ class OptimizerHooks:
             self.listener.gradients_ready()
             return loss
 
-        return told
+        return wrapped
 
     def _after(self, *_: Any) -> None:
         self.depth -= 1

@@ -1,4 +1,4 @@
-"""How strongly the loss pulls at a layer's output, by its gradient there: it follows the loss of every batch."""
+"""Norm of the loss gradient at a layer's output: a proxy of the loss of every batch."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,57 +21,57 @@ from sal_lightning.torch_compile import uncompiled
 class OutputGradient:
     """``Σ ‖∂L/∂y‖`` over the samples ``y`` of the output of one layer, summed over the passes of a step.
 
-    For a loss that is a mean over the samples this is the mean size of a sample's own gradient; unlike the gradient of
-    a weight it does not cancel out.
+    For a loss averaged over samples this is the mean norm of the per-sample gradients, which do not cancel as they do
+    in the gradient of a weight.
 
     Args:
-        scaler: the loss scaler of 16-bit training: the gradient is divided by its scale.
-        adjustment: is shown the gradient, and may change it.
-        fisher: is shown this gradient in the steps in which it is due.
+        scaler: the loss scaler of 16-bit training; the gradient is divided by its scale.
+        fisher: collects from this gradient in the steps in which it is due.
+        adjustment: records targets from this gradient, and may change it.
     """
 
     def __init__(
         self, scaler: GradScaler | None = None, fisher: Fisher | None = None, adjustment: LogitAdjustment | None = None
     ) -> None:
         self.scaler, self.fisher, self.adjustment = scaler, fisher, adjustment
-        self.predicts = False  # whether what the layer answers counts as the targets
-        # Of this step's passes, where their outputs stand in the graph. A hook that had them would never be freed.
+        self.predicts = False  # whether predictions count as targets
+        # Gradient edges of the outputs of this step's passes; a hook holding them would be a reference cycle.
         self._edges: dict[int, list[GradientEdge]] = {}
         self.module: nn.Module | None = None
         self.in_step = True  # whether a training step is running
-        self.total: Tensor | None = None  # of this step
-        self._answer: Readback | None = None  # the same, on its way from the device
+        self.total: Tensor | None = None  # the sum of this step
+        self._readback: Readback | None = None  # the sum, while it is copied from the device
         self._handle: RemovableHandle | None = None
 
     def follow(self, module: nn.Module | None) -> None:
-        """Look at the output of this layer from now on, and no longer at that of another."""
+        """Hook the output of this layer, instead of the one before; None hooks none."""
         self.remove()
         self.module = module
         if module is not None:
-            self._handle = module.register_forward_hook(self._ended)
+            self._handle = module.register_forward_hook(self._forward_hook)
 
     def remove(self) -> None:
-        """Stop looking."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
         self.module = self._handle = None
         self.discard_step()
 
     def discard_step(self) -> None:
-        """Drop what was gathered in this step."""
-        self.total = self._answer = None
+        """Drop what was collected in this step."""
+        self.total = self._readback = None
         self._edges.clear()
 
     def read(self) -> float | None:
-        """The sum of this step; None where no gradient came."""
-        return None if self._answer is None else self._answer.read()[0]
+        """The sum of this step; None if no gradient was computed."""
+        return None if self._readback is None else self._readback.read()[0]
 
     @property
-    def _ended(self) -> Any:
+    def _forward_hook(self) -> Any:
         @uncompiled
         def ended(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is not self.module or not self.in_step or in_backward():
-                return  # a copy of the model: hooks are copied with it; evaluation; run again for its activations
+                return  # a copy of the model (hooks are copied), evaluation, or checkpoint recomputation
             if torch.is_grad_enabled():
                 weights = [p for p in module._parameters.values() if p is not None and p.requires_grad]
                 number = len(self._edges)
@@ -81,7 +81,7 @@ class OutputGradient:
                 logits = [x.detach() for x in tensors(output)] if adjusts else []
                 changes: list[Tensor] = []
                 if adjusts and args and isinstance(args[0], Tensor) and args[0].requires_grad:
-                    args[0].register_hook(partial(self._pass_on, module, changes))  # type: ignore[no-untyped-call]
+                    args[0].register_hook(partial(self._adjust_input_gradient, module, changes))  # type: ignore[no-untyped-call]
                 if self.predicts and self.adjustment is not None:
                     for x in tensors(output):
                         self.adjustment.collect_predictions(module, x.detach())
@@ -109,12 +109,12 @@ class OutputGradient:
         if scales(self.scaler):
             found = found / self.scaler.scale(torch.ones_like(found))
         self.total = found if self.total is None else self.total + found
-        self._answer = Readback(self.total[None])
+        self._readback = Readback(self.total[None])
         if change is not None:
             changes.append(change)
 
-    def _pass_on(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
-        """The layers before the last get the changed gradient; the last gets its own."""
+    def _adjust_input_gradient(self, module: nn.Module, changes: list[Tensor], grad: Tensor) -> Tensor | None:
+        """Pass the adjusted gradient to the layers before the last one, whose own gradient is unchanged."""
         if not changes:
             return None
         weight: Tensor = module.weight.detach()  # type: ignore[operator]

@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Disable gradients, and autocast on this device: tensors are computed with in their own precision."""
+    """Context without gradients and without autocast on this device."""
     casts = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
     with torch.no_grad(), casts:
         yield

@@ -1,4 +1,4 @@
-"""The pull: after each step every weight goes a little way back to what it was when it was consolidated."""
+"""The pull: after each step every weight moves a little towards its anchor, in proportion to its importance."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,67 +11,71 @@ from sal_lightning.fisher import FIRST, Factors, Fisher
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import SubspaceRule
 
-SAME = 1e-7  # of the sum of the weights' sizes: a difference of sums that is rounding
+SAME = 1e-7  # relative difference of sums that is attributed to rounding
 EVERY = 16  # steps after which the movement of the weights is measured again
 
 
 class Anchor(NamedTuple):
-    """What one parameter is pulled to, and how much depends on it."""
+    """The anchor of one parameter, with the importance of its weights."""
 
-    weight: Tensor  # W*, as it was when it was consolidated last
-    rows: Tensor  # F summed over its columns,
-    columns: Tensor  # and over its rows: see Factors
+    weight: Tensor  # W*, the weights at the last consolidation
+    rows: Tensor  # row sums of F, see Factors
+    columns: Tensor  # column sums of F
 
     @property
     def importance(self) -> Tensor:
-        """Summed over consolidations, each with a mean of 1 over all weights; of the parameter's shape."""
+        """F summed over consolidations, each scaled to a mean of 1 over all weights; of the parameter's shape."""
         return Factors(self.rows, self.columns).matrix().view_as(self.weight)
 
 
 class Pull:
     """``W ← W + c (W* − W)`` with ``c = t / (1 + t)`` and ``t = strength · F · ‖ΔW‖ / ‖W‖``.
 
-    F is the Fisher information, its mean over all weights scaled to 1, in the mean over consolidations. ‖ΔW‖ is the
-    length of the optimizer's steps and ‖W‖ that of the weights, all together: the pace is the weights' own, whatever
-    the learning rate, the optimizer or the scale of the loss. It is a step of proximal gradient descent on
-    ``½ F (W − W*)²`` (as elastic weight consolidation has it, Kirkpatrick et al. 2017), which never overshoots.
+    F is the Fisher information, averaged over consolidations and scaled to a mean of 1 over all weights. ‖ΔW‖ is the
+    norm of the optimizer's update and ‖W‖ that of the weights, both over all parameters, so the rate does not depend
+    on the learning rate, the optimizer or the scale of the loss. It is a proximal step on ``½ F (W − W*)²``, the
+    penalty of elastic weight consolidation (Kirkpatrick et al. 2017), and never overshoots.
 
-    It acts after the step, so that Adam does not undo it, on parameters that have a gradient in this step.
+    It is applied after the optimizer's step, so that adaptive optimizers do not rescale it, to parameters that have a
+    gradient in this step.
+
+    Args:
+        strength: >= 0; 0 disables the pull.
     """
 
-    name = "(pull)"  # among those of rules
+    name = "(pull)"  # its key among the names of rules
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
         self.fisher = Fisher()
-        self.memory: dict[str, Anchor] | None = None  # a consolidation makes a new one
-        self.later: State = {}  # of a loaded memory, what belongs to parameters that do not learn yet
-        self.biases: dict[str, str] = {}  # of layers, and the weight of each
-        self.left: dict[str, tuple[float, float]] = {}  # sums over the weights when training was last left
-        self.failure = ""  # why nothing is pulled that should be
+        self.memory: dict[str, Anchor] | None = None  # a new dict at each consolidation
+        self.later: State = {}  # the part of a loaded memory whose parameters are not trainable yet
+        self.biases: dict[str, str] = {}  # bias name to weight name, of the same layer
+        self.left: dict[str, tuple[float, float]] = {}  # sums over the weights when training was last paused
+        self.failure = ""  # why the pull is disabled; empty if it is not
         self._moving: set[str] = set()  # parameters with a gradient in this step
         self._forget_pace()
 
     def _forget_pace(self) -> None:
-        self.moved: Tensor | None = None  # ‖ΔW‖², of all parameters together
+        self.moved: Tensor | None = None  # ‖ΔW‖² over all parameters
         self.age = 0  # steps since it was measured
         self.paces: dict[str, Tensor] = {}  # t / F of each parameter
-        self._rates: dict[str, Tensor] = {}  # c, which follows from it, for the memory below
+        self._rates: dict[str, Tensor] = {}  # c of each parameter, computed for `_memory`
         self._memory: dict[str, Anchor] | None = None
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is pulled, by name."""
+        """The pulled parameters, by name."""
         return self.fisher.parameters
 
     def cover(self, rules: Sequence[Rule]) -> None:
-        """Pull what these rules protect: all of it, or nothing where parameters are sharded."""
+        """Pull all parameters of these rules, or none if any is sharded."""
         found = {n: p for rule in rules if rule.restores for n, p in rule.parameters.items()}
         wanted = self.strength > 0
         if wanted and any(map(sharded, found.values())):
-            self.failure = "the parameters are dealt out to several processes"
+            self.failure = "the parameters are sharded over several processes"
         usable = wanted and not self.failure
-        # By name, so that the order in which they were covered does not matter to the last bit.
+        # Sorted by name, so that floating-point sums do not depend on the order of coverage.
         named = {name: found[name] for name in sorted(found) if not found[name].is_complex()}
         self.fisher.parameters = named if usable else {}
         self.biases = {}
@@ -91,29 +95,31 @@ class Pull:
 
     @property
     def holds(self) -> bool:
-        """Whether anything is pulled."""
+        """Whether any parameter has an anchor."""
         return bool(self.memory)
 
     @property
     def problem(self) -> str:
-        """Why nothing is pulled that should be; empty if all is well."""
+        """Why the pull or the measurement of importance is disabled; empty if neither is."""
         return self.failure or self.fisher.failure
 
     @torch.no_grad()
     def consolidate(self, known: Mapping[str, Tensor] | None = None) -> None:
-        """Pull to what the weights are now; where nothing was measured, to what it was before.
+        """Set the anchors to the current weights, of the parameters whose importance was measured in this window.
 
         Args:
-            known: of some parameters which rows are in use, (m,) of bool; the others are not pulled.
+            known: for some parameters, the rows in use, (m,) of bool; their other rows are not pulled.
         """
         found = self.fisher.relative() if self.parameters else {}
         if not found:
             if self.parameters and self.fisher.age > FIRST[-1] and not self.memory:
-                self.failure = self.fisher.failure or "no gradient was seen at the output of the layer that runs last"
+                self.failure = (
+                    self.fisher.failure or "no gradient was observed at the output of the layer that runs last"
+                )
             return
         for bias, weight in self.biases.items():
             if bias in found and weight in found and len(found[bias].rows) == len(found[weight].rows):
-                # A normalisation over the batch cancels the gradient of a bias before it, not what the bias does later.
+                # Batch normalization cancels the gradient of a bias before it, but not the bias's effect in evaluation.
                 rows = torch.maximum(found[bias].rows, found[weight].rows / len(found[weight].columns))
                 found[bias] = Factors(rows, rows.sum()[None])
         for name, rows in (known or {}).items():
@@ -131,32 +137,37 @@ class Pull:
         self.memory = memory
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self.fisher.clear()
 
     def set_anchor(self, names: Iterable[str], moved: Tensor | None = None) -> None:
-        """Somebody else moved these parameters (``moved``: if so): they are pulled to where they are now."""
+        """Move the anchors of these parameters to their current values, after a change from outside.
+
+        Args:
+            names: names of the parameters.
+            moved: mask of the weights that were changed; None for all.
+        """
         for name in names:
             if self.memory and name in self.memory and name in self.parameters:
                 now, anchor = self.parameters[name].detach(), self.memory[name].weight
                 anchor.copy_(now if moved is None else torch.where(moved, now, anchor))
 
     def leave(self) -> None:
-        """Training pauses here."""
+        """Record the weights at the end of a fit."""
         self.left = {name: _sums(self.parameters[name]) for name in self.memory or {} if name in self.parameters}
 
     def come_back(self) -> None:
-        """Training begins again: what was moved in between is pulled to where it is now."""
+        """Start a fit: move the anchors of parameters that were changed since ``leave``."""
         now = {name: _sums(self.parameters[name]) for name in self.left if name in self.parameters}
         self.set_anchor(n for n, (total, size) in now.items() if abs(total - self.left[n][0]) > SAME * max(size, 1e-30))
 
     def begin_step(self) -> None:
-        """Before the optimizer's step: some drop the gradients before it ends."""
+        """Before the optimizer's step: record which parameters have gradients, which some optimizers drop in it."""
         if self.memory:
             self._moving = {n for n, p in self.parameters.items() if p.grad is not None}
 
     def measure(self, rules: Iterable[Rule]) -> None:
-        """After it, and before anything is put back: how far it moved the weights."""
+        """After the optimizer's step and before ``restore``: measure ‖ΔW‖, every few steps."""
         if not self.memory:
             return
         if self._memory is not self.memory:
@@ -175,7 +186,7 @@ class Pull:
         self.age += 1
 
     def _set_rates(self, steps: Mapping[str, Tensor]) -> None:
-        """Take the rates c from the steps ‖ΔW‖² of single parameters."""
+        """Compute the rates c from the squared update norms ‖ΔW‖² of single parameters."""
         assert self.memory is not None
         now = torch.stack(list(steps.values())).sum()
         self.moved = now if self.moved is None else (self.moved + now) / 2
@@ -194,7 +205,11 @@ class Pull:
         self._rates[name] = (t / (1 + t)).to(self.memory[name].weight.dtype)
 
     def apply(self, moved: Mapping[str, Tensor]) -> None:
-        """Pull, but for parameters that somebody else ``moved``, if so."""
+        """Apply the pull, except to weights that were changed from outside.
+
+        Args:
+            moved: masks of these weights, by parameter name.
+        """
         if not self.memory:
             return
         names = [n for n in self._rates if n in self._moving and self.parameters[n].requires_grad]
@@ -204,23 +219,23 @@ class Pull:
             torch._foreach_lerp_(weights, [self.memory[n].weight for n in names], rates)
 
     def tensors(self) -> list[Tensor]:
-        """What is kept between steps."""
+        """The tensors kept between steps."""
         return [*self.fisher.tensors(), *(t for anchor in (self.memory or {}).values() for t in anchor)]
 
     @property
     def bytes(self) -> int:
-        """Of the parameters that are pulled."""
+        """Bytes of the parameters that have an anchor."""
         return sum(self.parameters[name].nbytes for name in self.memory or {} if name in self.parameters)
 
     @property
     def working(self) -> int:
-        """Bytes that it keeps between steps beside its state: the rates, which follow from it."""
+        """Bytes of the rates, which are kept between steps but are not part of the state."""
         return sum(c.nbytes for c in self._rates.values())
 
     def state_dict(self) -> State:
         """Tensors and numbers only."""
         memory = self.pack(self.memory) | self.later
-        known = self._memory is self.memory  # of a memory that no step has met yet no pace is known
+        known = self._memory is self.memory  # before the first step with this memory the rates are not known
         pace = {
             "age": self.age if known else 0,
             "moved": self.moved if known else None,
@@ -229,7 +244,7 @@ class Pull:
         return {"fisher": self.fisher.state_dict(), "memory": memory, "left": dict(self.left), **pace}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where another stood."""
+        """Continue from a saved state."""
         self.fisher.load_state_dict(state["fisher"])
         self.memory = self.unpack(state["memory"])
         self.left = dict(state["left"])
@@ -246,20 +261,20 @@ class Pull:
         return {name: anchor._asdict() for name, anchor in (memory or {}).items()}
 
     def unpack(self, state: State) -> dict[str, Anchor] | None:
-        """The memory that ``pack`` packed, on the parameters' device; what is new in a parameter is free."""
+        """The inverse of ``pack``, on the parameters' device; new rows or columns of a parameter are not pulled."""
         self.later = {name: kept for name, kept in state.items() if name not in self.parameters}
         known = {name: _placed(kept, self.parameters[name]) for name, kept in state.items() if name in self.parameters}
         return {name: anchor for name, anchor in known.items() if anchor is not None} or None
 
 
 def _sums(p: nn.Parameter) -> tuple[float, float]:
-    """Of the weights, and of their sizes."""
+    """The sum of the weights, and of their absolute values."""
     w = p.detach().double()
     return float(w.sum()), float(w.abs().sum())
 
 
 def _placed(state: Mapping[str, Tensor], p: nn.Parameter) -> Anchor | None:
-    """An anchor for a parameter that may have grown since; None where it has got smaller."""
+    """The saved anchor for a parameter that may have grown since; None if it has become smaller."""
     device, kept = p.device, state["weight"]
     weight, rows, columns = kept.to(device, p.dtype), state["rows"].to(device), state["columns"].to(device)
     if kept.shape == p.shape:

@@ -1,4 +1,4 @@
-"""Reading a few numbers from the device without waiting for what was queued after them."""
+"""Asynchronous copies of small tensors from the device to the host."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Readback:
-    """Starts a copy to the host at once; ``read()`` waits for that copy alone, so the device never runs dry."""
+    """Starts a copy to the host; ``read()`` waits for this copy only, not for work queued after it."""
 
     def __init__(self, x: Tensor) -> None:
         self.host, self.event = x, None
@@ -17,7 +17,7 @@ class Readback:
             self.event.record()
 
     def read(self) -> list[Any]:
-        """The numbers, nested as the tensor is."""
+        """The values, as nested lists."""
         if self.event is not None:
             self.event.synchronize()
         return self.host.tolist()

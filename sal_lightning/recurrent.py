@@ -1,7 +1,7 @@
-"""What recurrent layers multiply their weights by: the module's input, and hidden states, which are computed again.
+"""Inputs of the weights of recurrent layers: the module's input, and recomputed hidden states.
 
-Inner hidden states are not visible from outside, so a few sampled sequences are run once more, without gradients, one
-layer after the other. Sequences are kept as in a ``PackedSequence``: time by time, those that have ended left out.
+No hook receives the inner hidden states, so a few sampled sequences are run again without gradients, layer by layer.
+Sequences are stored as in a ``PackedSequence``: by time step, without those that have ended.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sal_lightning.sampling import sample
 
-FEW = 8  # sequences that are run again; more where they are too short to give enough rows
+FEW = 8  # sequences that are run again; more where they are too short to yield enough rows
 
 
 class Part(NamedTuple):
@@ -21,15 +21,15 @@ class Part(NamedTuple):
 
     name: str  # of the parameter
     bias: str | None
-    kind: str  # what it multiplies: "input", "hidden" (the state before) or "inner" (a state before its projection)
+    kind: str  # its input: "input", "hidden" (the previous state) or "inner" (the state before its projection)
     layer: int = 0
     reverse: bool = False
 
 
 def parts(module: nn.Module) -> list[Part]:
-    """The weights of a recurrent module; none where some are no parameters, as under a parametrization."""
+    """The weights of a recurrent module; empty for other modules and for parametrized ones."""
     if isinstance(module, nn.RNNBase):
-        found = _of_layers(module)
+        found = _layer_parts(module)
     elif isinstance(module, nn.RNNCellBase):
         kinds = {"ih": "input", "hh": "hidden"}
         found = [Part(f"weight_{i}", f"bias_{i}" if module.bias else None, kind) for i, kind in kinds.items()]
@@ -39,7 +39,7 @@ def parts(module: nn.Module) -> list[Part]:
     return found if names <= module._parameters.keys() else []
 
 
-def _of_layers(module: nn.RNNBase) -> list[Part]:
+def _layer_parts(module: nn.RNNBase) -> list[Part]:
     found = []
     for layer in range(module.num_layers):
         for reverse in (False, True)[: 1 + module.bidirectional]:
@@ -53,7 +53,7 @@ def _of_layers(module: nn.RNNBase) -> list[Part]:
 
 
 def cell_rows(module: nn.Module, kind: str, args: tuple[Any, ...]) -> Tensor:
-    """All rows (n, d) that the weights of a cell multiply in one call: its input, or the hidden state it is given."""
+    """All rows (n, d) of a cell's input, or of the hidden state that it is called with."""
     assert isinstance(module, nn.RNNCellBase)
     x: Tensor = args[0].detach()
     if kind == "input":
@@ -66,14 +66,14 @@ def cell_rows(module: nn.Module, kind: str, args: tuple[Any, ...]) -> Tensor:
 
 
 class _Packed(NamedTuple):
-    """Sequences, the longest first: the rows of all at the first time, then of those that go on, and so forth."""
+    """Sequences in the layout of ``PackedSequence``: longest first, rows ordered by time step."""
 
     data: Tensor  # (rows, features)
-    sizes: Tensor  # (times,) on the CPU: how many sequences there are at each time
+    sizes: Tensor  # (times,) on the CPU: number of sequences at each time step
 
 
 class _Layer(NamedTuple):
-    """What the weights of one layer multiply, of each direction where there are two."""
+    """Inputs of the weights of one layer, for each direction."""
 
     x: Tensor  # (rows, features)
     hidden: list[Tensor]  # (rows, hidden or projected) the state before each row
@@ -81,24 +81,24 @@ class _Layer(NamedTuple):
 
 
 class Call:
-    """One call of an RNN, LSTM or GRU: gives the rows that each of its weights multiplies.
+    """One call of an RNN, LSTM or GRU, from which the input rows of each of its weights are computed.
 
     Args:
         module: the module that is called.
-        x: what it is given: sequences, one sequence or a ``PackedSequence``.
-        hx: the first hidden state as the module takes it; None is zeros.
+        x: its input: sequences, one sequence or a ``PackedSequence``.
+        hx: the initial hidden state in the module's format; None is zeros.
     """
 
     def __init__(self, module: nn.RNNBase, x: Any, hx: Any = None) -> None:
         self.module, self.x, self.hx = module, x, hx
         self.directions = 1 + module.bidirectional
-        self._known: list[_Layer] = []  # once somebody asks for a hidden state
+        self._known: list[_Layer] = []  # computed when a hidden state is needed
 
     def rows(self, part: Part, n: int, step: int) -> Tensor:
-        """At most ``n`` rows (n, d) of what this weight multiplies, sampled over sequences and time."""
+        """At most ``n`` rows (n, d) of this weight's input, sampled over sequences and time."""
         if part.kind == "input" and part.layer == 0:
             return self._inputs(n, step)
-        self._known = self._known or self._run_again(n, step)
+        self._known = self._known or self._recompute(n, step)
         layer = self._known[part.layer]
         rows = {"input": [layer.x] * 2, "hidden": layer.hidden, "inner": layer.inner}[part.kind][part.reverse]
         return rows[sample(len(rows), n, step, rows.device)]
@@ -120,14 +120,14 @@ class Call:
             return x[:, None]
         return x.transpose(0, 1) if self.module.batch_first else x
 
-    def _run_again(self, n: int, step: int) -> list[_Layer]:
+    def _recompute(self, n: int, step: int) -> list[_Layer]:
         """All layers on a few sampled sequences, in single precision at least."""
         x = self._sequences()
         times, count = (len(x.sizes), int(x.sizes[0])) if isinstance(x, _Packed) else x.shape[:2]
         some = torch.arange(count)[sample(count, max(FEW, math.ceil(n / times)), step)].sort().values
         packed = _select(x, some)
         dtype = torch.promote_types(self.module._flat_weights[0].dtype, torch.float32)  # type: ignore[union-attr]
-        first = [h.to(dtype) for h in self._first(some)]
+        first = [h.to(dtype) for h in self._initial_states(some)]
         known, data = list[_Layer](), packed.data.to(dtype)
         for layer in range(self.module.num_layers):
             at = slice(layer * self.directions, (layer + 1) * self.directions)
@@ -136,8 +136,8 @@ class Call:
             data = self._dropped(out, step * self.module.num_layers + layer)
         return known
 
-    def _first(self, some: Tensor) -> list[Tensor]:
-        """The hidden states (layers * directions, sequences, features) that these sequences begin with; the cells."""
+    def _initial_states(self, some: Tensor) -> list[Tensor]:
+        """The initial hidden states of these sequences, (layers * directions, sequences, features), and cell states."""
         module, lstm = self.module, self.module.mode == "LSTM"
         if self.hx is None:
             shape = module.num_layers * self.directions, len(some)
@@ -151,28 +151,28 @@ class Call:
         return [h.index_select(1, some.to(h.device)) for h in hx]
 
     def _run(self, layer: int, x: _Packed, first: list[Tensor]) -> tuple[Tensor, _Layer]:
-        """One layer on packed sequences: its output, and what its weights multiply."""
+        """Run one layer on packed sequences: its output, and the inputs of its weights."""
         weights, projections, start = list[Tensor](), list[Tensor](), first[0]
         for reverse in (False, True)[: self.directions]:
             end = f"_l{layer}" + "_reverse" * reverse
             names = [f"{name}{end}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
             mine = [self._weight(name, x.data.dtype) for name in names[: 2 + 2 * self.module.bias]]
             if self.module.proj_size:
-                # States before their projection are those of an LSTM without one that has W_hh W_hr for W_hh.
+                # The unprojected states are those of an LSTM without projection whose W_hh is W_hh W_hr.
                 projections.append(self._weight(f"weight_hr{end}", x.data.dtype))
                 mine[1] = mine[1] @ projections[-1]
             weights += mine
         if projections:
             start = torch.stack([h @ torch.linalg.pinv(P).mT for h, P in zip(first[0], projections, strict=True)])
         hx = [start, *first[1:]]
-        with torch.backends.cudnn.flags(enabled=False):  # it wants the weights of all layers in one piece of memory
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN needs the weights of all layers in contiguous memory
             run = getattr(torch, self.module.mode.lower())
             state = hx if len(hx) > 1 else hx[0]
             y = run(x.data, x.sizes, state, weights, self.module.bias, 1, 0.0, False, self.directions > 1)[0]
         inner = list(y.chunk(self.directions, -1))
         outs = [h @ P.mT for h, P in zip(inner, projections, strict=True)] if projections else inner
         hidden = [
-            torch.cat([out, h])[_before(x, reverse).to(out.device)]
+            torch.cat([out, h])[_previous_rows(x, reverse).to(out.device)]
             for out, h, reverse in zip(outs, first[0], (False, True), strict=False)
         ]
         return torch.cat(outs, -1), _Layer(x.data, hidden, inner)
@@ -183,7 +183,7 @@ class Call:
         return weight.detach().to(dtype)
 
     def _dropped(self, x: Tensor, seed: int) -> Tensor:
-        """Dropout between layers: other units than in the call itself, which cannot be known, but as many."""
+        """Dropout between layers, at the module's rate; the mask of the original call is not available."""
         p = self.module.dropout if self.module.training else 0.0
         if not p:
             return x
@@ -192,7 +192,12 @@ class Call:
 
 
 def _select(x: "_Packed | Tensor", some: Tensor) -> _Packed:
-    """These of the sequences, packed; ``some`` are their places in ascending order."""
+    """Select sequences, packed.
+
+    Args:
+        x: all sequences.
+        some: indices of the selected ones, in ascending order.
+    """
     if isinstance(x, Tensor):
         return _Packed(x[:, some.to(x.device)].flatten(0, 1), torch.full((x.shape[0],), len(some)))
     there = some < x.sizes[:, None]
@@ -201,8 +206,8 @@ def _select(x: "_Packed | Tensor", some: Tensor) -> _Packed:
     return _Packed(x.data[rows.to(x.data.device)], sizes[sizes > 0])
 
 
-def _before(x: _Packed, reverse: bool) -> Tensor:
-    """For each row the place of the state before it among all rows and, after these, the first states."""
+def _previous_rows(x: _Packed, reverse: bool) -> Tensor:
+    """For each row, the index of its previous state in the concatenation of all rows and the initial states."""
     sizes, times = x.sizes, len(x.sizes)
     starts = sizes.cumsum(0) - sizes
     time = torch.arange(times).repeat_interleave(sizes)

@@ -1,4 +1,4 @@
-"""Looking at what a trained model does, without labels: run it on a batch, and how much each weight matters there."""
+"""Helpers of ``remember()``: run a trained model on batches without labels, and its importance objective (MAS)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from sal_lightning.padding import Padding
 
 
 def run(model: nn.Module, batch: Any) -> Any:
-    """The model on a batch as a loader gives it, moved to where the model is."""
+    """Run the model on a batch of a data loader, moved to the model's device."""
     device = next(model.parameters()).device
 
     def move(x: Any) -> Any:
@@ -24,9 +24,8 @@ def run(model: nn.Module, batch: Any) -> Any:
 def energies(output: Any, padding: Padding | None = None) -> Tensor:
     """Half the squared norm of a model's output for each sample, (n,).
 
-    The gradient of their mean is importance as in MAS (Aljundi et al. 2018).
-
-    Of padded positions, where the model was given a mask, the output does not count.
+    The gradient of their mean is the importance of MAS (Aljundi et al. 2018). The output at padded positions is left
+    out if the model was called with a mask.
     """
     if isinstance(output, Mapping):
         output = output.get("logits", tuple(output.values()))
@@ -42,7 +41,7 @@ def energies(output: Any, padding: Padding | None = None) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and back in its own afterwards."""
+    """Context in which all modules are in evaluation mode; their modes are reset afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -54,7 +53,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards the gradients are what they were."""
+    """Context after which the parameters' gradients are the same as before."""
     grads = [p.grad for p in model.parameters()]
     try:
         yield

@@ -13,7 +13,7 @@ from sal_lightning.rules.subspace import update_pace
 
 
 class RuleSet:
-    """The rules, the pull and the logit adjustment of one model: what they do in a step, and what they hold."""
+    """The rules, the pull and the logit adjustment of one model."""
 
     def __init__(self, model: nn.Module, pull: Pull, adjustment: LogitAdjustment) -> None:
         self.model, self.pull, self.adjustment = model, pull, adjustment
@@ -22,7 +22,7 @@ class RuleSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives now."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def all_rules(self) -> set[Rule]:
@@ -30,11 +30,11 @@ class RuleSet:
         return {*self.rules, *self.input_rules}
 
     def holders(self) -> list[Rule | Pull | LogitAdjustment]:
-        """All that hold something."""
+        """All objects with a memory: the rules that protect, the pull and the logit adjustment."""
         return [*self.rules, self.pull, self.adjustment]
 
     def consolidate(self) -> None:
-        """Add what was seen to what is held."""
+        """Consolidate all rules, the logit adjustment and the pull."""
         for rule in self.rules:
             rule.consolidate()
         self.adjustment.consolidate()
@@ -70,7 +70,7 @@ class RuleSet:
             rule.before = None
 
     def restore(self, measure: bool) -> Tensor:
-        """Undo the part of the step that is held back, then pull; returns (held², whole²), zeros if not measured."""
+        """Undo the held part of the step, then apply the pull; returns (held², whole²), zeros if not measured."""
         restored = [rule for rule in self.rules if rule.before is not None]
         if restored:  # not in a step that the scaler skipped
             self.pull.measure(restored)
@@ -87,7 +87,7 @@ class RuleSet:
         return effect
 
     def settle(self) -> None:
-        """Undo now what the rules leave for later."""
+        """Complete the rules' ``restore``, which undoes some movement only every few steps."""
         for rule in self.rules:
             if rule.holds:
                 if rule.detect_external_change():
@@ -100,12 +100,12 @@ class RuleSet:
     # --- measurements ---
 
     def total(self, parts: Iterable[Tensor | None]) -> Tensor:
-        """The sum of those that are there, (2,)."""
+        """The sum of all parts that are not None, (2,)."""
         known = [part for part in parts if part is not None]
         return torch.stack(known).sum(0) if known else torch.zeros(2, device=self.device)
 
     def bands(self) -> Tensor:
-        """Weights in training that are (protected, neutral, volatile): counts (3,)."""
+        """Counts of trainable weights that are (protected, neutral, volatile): (3,)."""
         parts = [rule.bands().to(self.device) for rule in self.rules if rule.learns]
         return torch.stack(parts).sum(0) if parts else torch.zeros(3, device=self.device)
 

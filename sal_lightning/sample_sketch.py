@@ -1,4 +1,4 @@
-"""Whole samples of a layer's input: single patches and time steps hardly change where whole pictures do."""
+"""Sketch of whole samples of a layer's input, for changes that single patches or time steps do not show."""
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,20 @@ from sal_lightning.rules.base import State
 from sal_lightning.rules.input_rule import BETA, DENSE, EVERY, FLOOR, ROWS
 from sal_lightning.sampling import sample
 
-SIZE = 256  # numbers that a sample is averaged to, or a few more
-RANK = 64  # of the window
+SIZE = 256  # approximate number of values that a sample is averaged to
+RANK = 64  # rank of the sketch
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 def whole(module: nn.Module, x: Tensor, real: Real | None = None) -> Tensor | None:
-    """The samples of a layer's input, each averaged over a coarse grid of its places: (samples, channels · places).
+    """The samples of a layer's input, each averaged over a coarse grid of positions: (samples, channels · positions).
 
-    Pictures (samples, channels, …) of convolutions and sequences (samples, …, channels) of all others are understood.
-    Where it is known which places are ``real``, and no padding, these are averaged together.
+    Inputs are images (samples, channels, …) for convolutions and sequences (samples, …, channels) for other modules.
+    If ``real`` marks the positions that are not padding, each sample is the mean over these.
 
     Returns:
-        None where rows are samples already: of inputs (samples, channels), and where there is no dimension of samples.
+        None if rows are samples already, as for inputs (samples, channels), or if there is no dimension of samples.
 
     >>> whole(nn.Linear(2, 1), torch.ones(5, 300, 2)).shape
     torch.Size([5, 256])
@@ -46,27 +46,27 @@ def whole(module: nn.Module, x: Tensor, real: Real | None = None) -> Tensor | No
 
 
 def _mean(x: Tensor, real: Tensor) -> Tensor:
-    """The mean (samples, channels) over the real places of each of the samples (samples, …, channels)."""
+    """The mean (samples, channels) over the real positions of each sample of ``x`` (samples, …, channels)."""
     x, real = x.flatten(1, -2).float(), real.view(len(x), -1, 1).float()
     return (x * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 class SampleSketch:
-    """What whole samples of one layer's input usually are, and how unusual those of this step are."""
+    """A sketch of whole samples of one layer's input, and the novelty of this step's samples under it."""
 
     def __init__(self) -> None:
         self.window: InputSketch | None = None
         self.age = 0  # steps since the window began
         self.seen: list[Tensor] = []  # samples of this step
-        self.surprise: Tensor | None = None  # how unusual they are under the window: (sum, count)
+        self.surprise: Tensor | None = None  # their novelty under the window: (sum, count)
 
     @property
     def due(self) -> bool:
-        """Whether the window wants the samples of this step."""
+        """Whether the window is updated with the samples of this step."""
         return self.age < DENSE or self.age % EVERY == 0
 
     def collect(self, x: Tensor) -> None:
-        """Gather samples (n, p) of one forward pass; accumulated batches add up."""
+        """Collect samples (n, p) of one forward pass; accumulated batches add up."""
         x = homogeneous(x)[None]
         if self.window is None or self.window.d != x.shape[-1]:
             self.window, self.age = InputSketch(x.shape[-1], RANK, BETA), 0
@@ -79,33 +79,33 @@ class SampleSketch:
             self.surprise = found if self.surprise is None else self.surprise + found
 
     def update(self) -> None:
-        """Take this step's samples into the window."""
+        """Update the window with this step's samples."""
         if self.window is not None and self.seen and self.due:
             self.window.update(torch.cat(self.seen, 1), 1 if self.age < DENSE else EVERY)
         self.age += bool(self.seen)
         self.discard_step()
 
     def refresh(self) -> None:
-        """Measure what is unusual by all that was seen so far, from now on."""
+        """Measure novelty against all samples of the window so far, from now on."""
         if self.window is not None and self.window.P is not None:
             self.window.refresh(FLOOR)
 
     def discard_step(self) -> None:
-        """Drop what was gathered in this step."""
+        """Drop what was collected in this step."""
         self.seen, self.surprise = [], None
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self.window, self.age = None, 0
 
     def state_dict(self) -> State:
-        """Tensors and numbers; without a window while nothing was seen."""
+        """Tensors and numbers; without a window before the first sample."""
         return {"age": self.age} | (
             {} if self.window is None else {"d": self.window.d, "window": self.window.state_dict()}
         )
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
-        """Continue where another stood."""
+        """Continue from a saved state."""
         self.clear()
         self.age = state["age"]
         if "d" in state:

@@ -1,4 +1,4 @@
-"""Which rows of a batch are looked at."""
+"""Deterministic sampling of the rows of a batch."""
 
 import torch
 from torch import Tensor
@@ -12,5 +12,5 @@ def sample(total: int, n: int, step: int, device: torch.device | None = None) ->
     """
     if total <= n:
         return slice(None)
-    # An odd stride meets every position of sequences whose length is a power of two.
+    # An odd stride reaches every position of sequences whose length is a power of two.
     return (torch.arange(n, device=device) * (total // n | 1) + step * 7919) % total

@@ -1,4 +1,4 @@
-"""Checks of the communication layer on itself: each gives one warning where less is protected than its user thinks."""
+"""Checks of a communication layer: each warns once if less is protected than a user would expect."""
 
 from torch import Tensor
 
@@ -8,23 +8,23 @@ from sal_lightning.optimizer_hooks import OptimizerHooks, UnobservedSteps
 from sal_lightning.settings import Protection
 from sal_lightning.user_warnings import UserWarnings
 
-SECOND = 2  # the step of a training after which every layer has been called
+SECOND = 2  # step by which every layer should have been called
 
 
 class SelfChecks:
-    """Gives the warnings of one communication layer."""
+    """Runs the checks of one communication layer and gives their warnings."""
 
     def __init__(self, warnings: UserWarnings, protection: Protection) -> None:
         self.warnings, self.protection = warnings, protection
         self.unobserved = UnobservedSteps()
 
     def own_forward(self, coverage: Coverage) -> None:
-        """Have layers a forward pass of their own?"""
+        """Warn if layers have a custom forward pass."""
         if coverage.other:
             self.warnings.own_forward(coverage.other)
 
     def step(self, collector: Collector) -> None:
-        """Have layers a forward pass of their own? In the second step: was any reached, are most held by directions?"""
+        """Warn of custom forward passes; at step SECOND, also if no layer ran or most weights use the element rule."""
         coverage = collector.coverage
         self.own_forward(coverage)
         if collector.steps != SECOND or self.protection == "tensor":
@@ -34,29 +34,29 @@ class SelfChecks:
         elif self.protection == "subspace":
             single = {n: p for rule in coverage.rules if rule.grain == "element" for n, p in rule.parameters.items()}
             sizes = {n: p.numel() for n, p in single.items() if learns(p)}
-            # Of all that is trained: biases alone may have an optimizer of their own.
+            # Of all trainable weights: an optimizer may own the biases only.
             total = sum(p.numel() for p in coverage.model.parameters() if learns(p))
             if sum(sizes.values()) > total / 2:
                 self.warnings.elements(sum(sizes.values()) / total, sizes)
 
     def pull(self, collector: Collector) -> None:
-        """Could the importance of weights be measured?"""
+        """Warn if the importance of weights could not be measured."""
         if cause := collector.coverage.pull.problem:
             self.warnings.no_pull(cause)
 
     def remembered(self, collector: Collector) -> None:
-        """After ``remember``: was any layer reached?"""
+        """Warn if no layer ran in ``remember()``."""
         if collector.had_input_rules and not collector.inputs.known and self.protection == "subspace":
             self.warnings.not_remembered()
 
     def forward_pass(self, collector: Collector, hooks: OptimizerHooks | None, skips: int) -> None:
-        """In a forward pass: count it, and check now and then whether the weights move without a step."""
-        if _none_observed(collector, hooks, skips) and self.unobserved.due(_some_weight(collector)):
+        """Count a forward pass; at intervals, check whether the weights change without an observed step."""
+        if _none_observed(collector, hooks, skips) and self.unobserved.due(_sample_weight(collector)):
             self.steps_observed(collector, hooks, skips)
 
     def steps_observed(self, collector: Collector, hooks: OptimizerHooks | None, skips: int) -> None:
-        """Have the weights moved, and no step of the optimizer was observed?"""
-        if _none_observed(collector, hooks, skips) and self.unobserved.moved(_some_weight(collector)):
+        """Warn if the weights have changed and no step of the optimizer was observed."""
+        if _none_observed(collector, hooks, skips) and self.unobserved.moved(_sample_weight(collector)):
             optimizer = type(collector.coverage.optimizer).__name__
             self.warnings.no_step(optimizer, self.unobserved.passes)
 
@@ -65,7 +65,7 @@ def _none_observed(collector: Collector, hooks: OptimizerHooks | None, skips: in
     return hooks is not None and not hooks.steps and not skips and bool(collector.coverage.rules)
 
 
-def _some_weight(collector: Collector) -> Tensor:
-    """Values of a parameter that is trained, if there is one."""
+def _sample_weight(collector: Collector) -> Tensor:
+    """The local values of a trainable parameter, or of any parameter if none is trainable."""
     rules = collector.coverage.rules
     return next((rule for rule in rules if rule.learns), rules[0]).weights()[0]

@@ -1,4 +1,4 @@
-"""What a user may choose, refused at once when it makes no sense."""
+"""Settings shared by ``SALCallback`` and ``CommunicationLayer``, validated at construction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ Statistics = Literal["keep", "update"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The choices of ``SALCallback`` and ``CommunicationLayer``; see there."""
+    """Validated arguments of ``SALCallback`` and ``CommunicationLayer``, which document them.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
 
     protection: Protection = "subspace"
     consolidate_on: Trigger = "novelty"

@@ -1,4 +1,4 @@
-"""What has settled: three streaming signals of each weight, and the spectrum they make."""
+"""Stability of weights from three streaming signals, and the spectrum of a network."""
 
 import hashlib
 from itertools import accumulate
@@ -12,8 +12,8 @@ from sal_lightning.coverage import owned
 from sal_lightning.distributed import local, sharded
 from sal_lightning.rules.scores import bands
 
-BETA = 0.98  # the signals look back over about fifty steps
-SAMPLE = 2048  # weights watched in each tensor
+BETA = 0.98  # the signals average over about fifty steps
+SAMPLE = 2048  # weights sampled per tensor
 _TINY = 1e-30
 
 
@@ -35,7 +35,7 @@ class StabilitySpectrum(NamedTuple):
 
 
 def spectrum(counts: Tensor) -> StabilitySpectrum:
-    """The spectrum of (protected, neutral, volatile) counts; where there are none all is volatile.
+    """The spectrum of (protected, neutral, volatile) counts; 100 % volatile if all are zero.
 
     >>> spectrum(torch.tensor([1.0, 2.0, 1.0]))
     StabilitySpectrum(protected=25.0, neutral=50.0, volatile=25.0)
@@ -50,17 +50,17 @@ def spectrum(counts: Tensor) -> StabilitySpectrum:
 
 
 class Signals(NamedTuple):
-    """Each (n,) in [0, 1], 1 = settled, whatever the scale of weights and gradients."""
+    """Signals of n weights, each (n,) in [0, 1], 1 = settled; invariant to the scale of weights and gradients."""
 
-    change: Tensor  # 1 − |net displacement| / path length: does it go anywhere?
-    consistency: Tensor  # 1 − |mean g| / mean |g|: is it pushed one way?
-    variance: Tensor  # 1 − variance / that of a free random walk with the same steps: does something hold it?
+    change: Tensor  # 1 − |net displacement| / path length
+    consistency: Tensor  # 1 − |mean g| / mean |g|
+    variance: Tensor  # 1 − variance / variance of a free random walk with the same steps
 
 
 def signals(moved: Tensor, path: Tensor, push: Tensor, force: Tensor, spread: Tensor, step: Tensor) -> Signals:
-    """The signals from running means: of Δw, |Δw|, g, |g|, (w − mean w)² and Δw².
+    """The signals from running means of Δw, |Δw|, g, |g|, (w − mean w)² and Δw², each (n,).
 
-    A weight that does not move and is not pushed is settled: 1 in each.
+    A weight without movement and gradient is settled: 1 in each signal.
 
     >>> zero, one = torch.zeros(1), torch.ones(1)
     >>> signals(zero, zero, zero, zero, zero, zero)
@@ -77,15 +77,15 @@ def signals(moved: Tensor, path: Tensor, push: Tensor, force: Tensor, spread: Te
 
 
 class StabilityAnalyzer:
-    """Watches a fixed random sample of weights of any model and reports how settled each is.
+    """Measures the stability of a fixed random sample of weights of any model.
 
-    Call ``observe()`` after ``backward()``, at every step or at every n-th; nothing grows with the number of steps.
+    Call ``update()`` after ``backward()``, at every step or at every n-th one. Memory and time per call are constant.
 
     Args:
-        model: the module to watch.
-        optimizer: watch only the parameters that it owns.
-        sample: weights watched in each tensor, all where it has fewer.
-        seed: of the choice of weights, which is the same on every machine.
+        model: the module to measure.
+        optimizer: restricts the measurement to the parameters of this optimizer.
+        sample: number of weights sampled per tensor; all of a smaller tensor.
+        seed: seed of the sample, which is the same on every machine.
     """
 
     def __init__(
@@ -94,15 +94,16 @@ class StabilityAnalyzer:
         self.sample, self.seed = sample, seed
         self.parameters: dict[str, nn.Parameter] = {}
         self.places: dict[str, Tensor] = {}
-        self.joint = torch.zeros(8, 0)  # of all tensors side by side: w before, mean w, then the six of `signals`
-        self.means: dict[str, Tensor] = {}  # views of it, of each tensor that had a gradient yet
+        # All tensors concatenated; rows: last w, mean w, then the six running means of `signals`.
+        self.joint = torch.zeros(8, 0)
+        self.means: dict[str, Tensor] = {}  # views of `joint`, for each tensor that has had a gradient
         self.watch(owned(model, optimizer))
 
     def watch(self, parameters: dict[str, nn.Parameter]) -> None:
-        """ActivationObserver these parameters too, if they have real numbers."""
+        """Also sample these parameters, by name; complex and integer ones are ignored."""
         for name, p in parameters.items():
             if self.parameters.get(name) is not p and p.is_floating_point():
-                self.means.pop(name, None)  # of a parameter whose place it takes
+                self.means.pop(name, None)  # the means of a replaced parameter
                 numbers = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7])
                 at = torch.randperm(local(p).numel(), generator=torch.Generator().manual_seed(numbers))
                 self.parameters[name], self.places[name] = p, at[: self.sample].to(p.device)
@@ -110,9 +111,10 @@ class StabilityAnalyzer:
 
     @torch.no_grad()
     def update(self, unit: float = 1.0) -> None:
-        """Take in the weights as the last step left them, and this one's gradients, ``unit`` times too large.
+        """Update the running means with the current weights and gradients; parameters without a gradient are skipped.
 
-        Parameters without a gradient are left out.
+        Args:
+            unit: the factor by which the gradients are scaled.
         """
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         if not names:
@@ -130,13 +132,13 @@ class StabilityAnalyzer:
                 _take(self.means[name], x, y / unit)
 
     def scores(self) -> dict[str, Tensor]:
-        """Of each tensor seen, the mean of the three signals of its sampled weights: (n,) in [0, 1]."""
+        """The mean of the three signals of the sampled weights, (n,) in [0, 1], for each measured tensor."""
         return {name: torch.stack(signals(*means[2:])).mean(0) for name, means in self.means.items()}
 
     def bands(self) -> Tensor:
-        """Weights that have settled, are between, still search: counts (3,); before the first look all search.
+        """Counts of trainable weights that are (protected, neutral, volatile): (3,).
 
-        Those that are frozen now are left out.
+        Weights that were not measured yet count as volatile.
         """
         scores, unseen = self.scores(), torch.zeros(1, device=self.joint.device)
         seen = [(scores.get(name, unseen), p.numel()) for name, p in self.parameters.items() if p.requires_grad]
@@ -144,20 +146,20 @@ class StabilityAnalyzer:
         return torch.stack(parts).cpu().double().sum(0) if parts else torch.zeros(3, dtype=torch.double)
 
     def classify(self) -> StabilitySpectrum:
-        """Percent of the weights in training that have settled, are between, still search."""
+        """Percent of the trainable weights that are protected, neutral and volatile."""
         return spectrum(self.bands())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """What was seen, as tensors by name: ``places`` (sampled indices) and ``means`` (8, n)."""
-        # Of a sharded tensor each process watches a part of its own.
+        """Tensors by parameter name: ``places`` (sampled indices, (n,)) and ``means`` (8, n)."""
+        # Each process samples its own shard of a sharded tensor.
         means = {name: means.clone() for name, means in self.means.items() if not sharded(self.parameters[name])}
         return {"places": {name: self.places[name] for name in means}, "means": means}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Continue where another analyzer of the same model stood."""
+        """Continue from a saved state of the same model."""
         whole = {name for name, p in self.parameters.items() if not sharded(p)}
         at, known = state["places"], {name: means for name, means in state["means"].items() if name in whole}
-        # A tensor that has become smaller is another one.
+        # A tensor that has become smaller was replaced.
         known = {name: m for name, m in known.items() if all(at[name] < self.parameters[name].numel())}
         for name in known:
             self.places[name] = state["places"][name].to(self.parameters[name].device)

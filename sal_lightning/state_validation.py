@@ -1,4 +1,4 @@
-"""Checks of a saved state before anything is taken from it: is it complete, finite and within its bounds?"""
+"""Validation of a saved state before it is loaded: complete, finite and within bounds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 
-LARGE = 1e12  # no weight, and no energy in mean eigenvalues, is larger
-SQUARES = 1e24  # no squared input or gradient of a layer is
-ROUND = 1e-3  # what rounding may add
+LARGE = 1e12  # bound on weights, and on energies in units of the mean eigenvalue
+SQUARES = 1e24  # bound on squared inputs and gradients
+ROUND = 1e-3  # tolerance for rounding errors
 PULL, CLASSES = Pull.name, LogitAdjustment.name
 VERSIONS = (6,)
 
@@ -54,7 +54,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
     _anchors((state["trusted"] or {}).get(PULL, {}), f"{at}['trusted'][{PULL!r}]")
     _outputs((state["trusted"] or {}).get(CLASSES, {}), f"{at}['trusted'][{CLASSES!r}]")
     for name, memory in (state["trusted"] or {}).items():
-        if name in state["rules"]:  # what was held before by a rule that is not there any more is not taken
+        if name in state["rules"]:  # memories of rules that do not exist any more are not loaded
             _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
 
 
@@ -115,7 +115,7 @@ def _rule(x: Any, at: str) -> None:
 
 
 def _kind(x: Mapping[str, Any], name: str) -> str:
-    """Which rule this is the state of."""
+    """The type of rule that the state belongs to."""
     if name == "tensor" and "age" not in x:
         return "tensor"
     if name == "element" and "age" not in x:
@@ -124,7 +124,7 @@ def _kind(x: Mapping[str, Any], name: str) -> str:
 
 
 def _memory(x: Mapping[str, Any], name: str) -> Check:
-    """The check of what is held by the rule that this is the state of."""
+    """The check of the memory in a rule's state."""
     kind = _kind(x, name)
     if kind == "subspace":
         return _or_empty(_directions)
@@ -142,11 +142,11 @@ def _window(x: Any, at: str) -> None:
         raise ValueError(
             f"Expected {at} to have one trace for each group of 'Y', got {(*trace.shape,)} and {(*Y.shape,)}."
         )
-    # Y = RΩ with columns of Ω no longer than 1: no entry exceeds the trace of R, nor do all vanish beside it.
+    # Y = RΩ with columns of Ω of norm <= 1: no entry exceeds the trace of R, and not all are negligible beside it.
     most, size = Y.abs().amax((1, 2)), torch.linalg.vector_norm(Y, dim=(1, 2))
     least = ROUND * trace * Y.shape[2] ** 0.5 / Y.shape[1]
     if bool((most > (1 + ROUND) * trace).any()) or bool((size < least).any()):
-        raise ValueError(f"Expected {at} to be a sketch of as much energy as its trace says, got {size} and {trace}.")
+        raise ValueError(f"Expected {at} to be a sketch whose norm matches its trace, got {size} and {trace}.")
     if bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
         raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
 
@@ -248,11 +248,11 @@ def _watch(x: Any, at: str) -> None:
             raise ValueError(f"Expected {at}['field'] to have both 'd' and 'window', or neither.")
 
 
-# --- what the parts are made of ---
+# --- values ---
 
 
 def _any(x: Any, at: str) -> None:
-    """Nothing is asked of it."""
+    """Accepts any value."""
 
 
 def _text(x: Any, at: str) -> None:

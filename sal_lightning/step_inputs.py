@@ -27,7 +27,7 @@ class _Pass(NamedTuple):
 
     order: int
     rule: InputRule
-    read: Any  # what the rule takes from its input; None where it is not due
+    read: Any  # the rows that the rule read; None if it is not due
     samples: Tensor | None  # whole samples of the input
     outside: bool  # whether the input is data, not activations
 
@@ -44,8 +44,8 @@ class StepInputs:
         self.known = set[Rule]()  # rules whose layer ever ran
         self.now: dict[InputRule, int] = {}  # those of this step, in order, with the number of their first pass
         self._count = 0  # forward passes
-        self._begun: InputRule | None = None  # the first rule of this step, with or without a backward pass,
-        self._led: InputRule | None = None  # and the first one of the last step
+        self._begun: InputRule | None = None  # the first rule of this step, with or without a backward pass
+        self._led: InputRule | None = None  # the first rule of the last step
         self._confirmed: list[_Pass] = []  # passes in evaluation mode that had a backward pass
         self.samples: dict[InputRule, SampleSketch] = {}  # sketches of whole samples of data
         self._positions: dict[InputRule, bool] = {}  # whether an embedding's inputs are positions, not data
@@ -54,7 +54,7 @@ class StepInputs:
 
     @property
     def first(self) -> InputRule | None:
-        """The rule of the layer that ran first in this step."""
+        """The rule of the first layer that ran in this step."""
         return next(iter(self.now), None)
 
     @property
@@ -91,7 +91,7 @@ class StepInputs:
                 given = tuple(map(distributed.local, given))
                 read, samples = rule.read(given, step), _whole(rule, given) if measured else None
         one, confirmed = [_Pass(self._count, rule, read, samples, outside)], self._confirmed
-        # Only the autograd graph keeps what was read: without a backward pass both are freed.
+        # Only the autograd graph refers to the rows, so they are freed with it if there is no backward pass.
         return lambda: confirmed.append(one.pop()) if one else None
 
     def confirm_deferred(self) -> None:
@@ -113,7 +113,7 @@ class StepInputs:
                         self._measure(p.rule, p.samples)
 
     def update(self, unit: float = 1.0) -> None:
-        """Update all windows with this step, whose gradients are ``unit`` times too large."""
+        """Update all windows with this step, whose gradients are scaled by ``unit``."""
         for rule in (*self.coverage.rules, *(rule for rule in self.measured if rule not in self.coverage.rules)):
             rule.update(unit)
         for rule in self.measured:
@@ -167,7 +167,7 @@ class StepInputs:
         self._begun = self._led = None
 
     def pending(self) -> State:
-        """What was collected since the last step of this optimizer, by the name of the rule."""
+        """The data collected since the last step of this optimizer, by rule name."""
         self.confirm_deferred()
         return {rule.name: rule.pending() for rule in self.now}
 
@@ -196,7 +196,7 @@ class StepInputs:
     def _is_measured(self, rule: InputRule, outside: bool) -> bool:
         """Whether the novelty of this rule's input is measured in this step; once for several weights of a layer.
 
-        Where the first layer is given positions, the second one counts as the first.
+        If the input of the first layer is positions, the second layer counts as the first.
         """
         if rule not in self.measured:
             new = all(rule.modules[0] not in other.modules for other in self.measured)
@@ -206,9 +206,9 @@ class StepInputs:
         return rule in self.measured
 
     def _is_outside(self, rule: InputRule, x: Tensor) -> bool:
-        """Whether a layer's input depends on no trained weight, and is more than positions."""
+        """Whether a layer's input is data: it depends on no trained weight and is not positions."""
         if isinstance(rule, EmbeddingRule) and rule not in self._positions and x.dim() and x.shape[-1] > 1:
-            self._positions[rule] = bool((x.detach().diff() == 1).all())  # waits for the device, once per embedding
+            self._positions[rule] = bool((x.detach().diff() == 1).all())  # one device synchronization per embedding
         return not x.requires_grad and not self._positions.get(rule)
 
     def _measure(self, rule: InputRule, samples: Tensor | None) -> None:

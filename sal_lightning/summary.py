@@ -1,4 +1,4 @@
-"""What the layers of a training hold, and what it followed from, as plain text: a sentence, a line, a page."""
+"""Plain-text reports of what is held and why: a sentence, a short form and a summary of several lines."""
 
 import textwrap
 from collections import defaultdict
@@ -19,10 +19,10 @@ from sal_lightning.settings import Settings, Trigger
 from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.user_warnings import listed
 
-WIDTH, LABEL = 100, 11  # columns of a line, and of what stands before it
-LINES = 2  # of a row; what is longer is cut
-EVENTS, WARNINGS = 6, 4  # the last ones are shown
-FOLLOWED = (  # as in Counts, for one and for several
+WIDTH, LABEL = 100, 11  # columns of a line, and of its label
+LINES = 2  # lines of a row; longer rows are truncated
+EVENTS, WARNINGS = 6, 4  # number of the latest ones that are shown
+FOLLOWED = (  # in the order of Counts: singular and plural
     ("change of the data was found", "changes of the data were found"),
     ("consolidation was asked for", "consolidations were asked for"),
     ("consolidation was made", "consolidations were made"),
@@ -36,15 +36,15 @@ WAYS: dict[type[Rule], str] = {
 
 
 class Account(NamedTuple):
-    """What the verdict is made from.
+    """The data of a verdict.
 
     Args:
-        held: what the next update will meet.
-        counts: consolidations, by what they followed from.
-        steps: optimizer steps seen.
+        held: the spectrum at the next update.
+        counts: numbers of consolidations, by reason.
+        steps: number of optimizer steps.
         trigger: ``consolidate_on``, if it is known.
-        suspects: whether a change is suspected, and something held until that is known.
-        waits: whether all this is a saved state that no training has taken up yet.
+        suspects: whether a change is suspected and a provisional hold is in force.
+        waits: whether this is a loaded state that no training has used yet.
     """
 
     held: StabilitySpectrum
@@ -56,7 +56,7 @@ class Account(NamedTuple):
 
 
 def verdict(a: Account) -> str:
-    """One sentence: how much is held, and what it followed from, or why nothing is.
+    """One sentence: how much is held and why, or why nothing is held.
 
     >>> verdict(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
     'Holds 63 % of the weights; 2 changes of the data were found.'
@@ -74,7 +74,7 @@ def verdict(a: Account) -> str:
 
 
 def short(a: Account) -> str:
-    """A few words.
+    """The verdict as a short phrase, for ``repr``.
 
     >>> short(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
     '2 changes found, 63 % of the weights held'
@@ -97,13 +97,13 @@ def text(
     warnings: Mapping[str, str],
     shares: Mapping[str, Tensor],
 ) -> str:
-    """The verdict, and what it rests on.
+    """The verdict, followed by labelled rows with its details.
 
     Args:
-        account: what the verdict is made from.
-        layers: of one training, one an optimizer.
-        settings: of all of them.
-        warnings: those that were given, by kind.
+        account: the data of the verdict.
+        layers: the layers of one training, one per optimizer.
+        settings: the settings of all layers.
+        warnings: the warnings given so far, by kind.
         shares: (held², whole²) of the gradient ("suppressed") and the update ("effect") when last measured.
     """
     lines = [*textwrap.wrap(verdict(account), WIDTH), ""]
@@ -143,7 +143,7 @@ def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
 
 
 def percent(x: float) -> str:
-    """In whole percent, and never nothing of something or all of almost all.
+    """Formats whole percent; values strictly between 0 and 1, or 99 and 100, are not rounded to 0 or 100.
 
     >>> percent(0.0), percent(0.2), percent(62.7), percent(99.9), percent(100.0)
     ('0 %', 'under 1 %', '63 %', 'over 99 %', '100 %')
@@ -224,7 +224,7 @@ def _settled(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
 
 
 def _weights(layers: Sequence[CommunicationLayer]) -> str:
-    """How many weights each kind of rule covers, and in how many layers."""
+    """The number of weights that each type of rule covers, and of layers."""
     ways = defaultdict[str, list[Rule]](list)
     for rule in (rule for layer in layers for rule in layer.rules if rule.learns):
         ways[WAYS[type(rule)]].append(rule)
@@ -240,7 +240,7 @@ def _weights(layers: Sequence[CommunicationLayer]) -> str:
 
 
 def _events(layers: Sequence[CommunicationLayer]) -> str:
-    """The last consolidations, each with its evidence."""
+    """The latest consolidations, each with its evidence."""
     events = sorted({(step, layer.evidence.get(step, "")) for layer in layers for step in layer.events})
     if not events:
         return "none"
@@ -263,13 +263,13 @@ def _held_back(layers: Sequence[CommunicationLayer], shares: Mapping[str, Tensor
 
 
 def _root(squares: Tensor) -> float:
-    """In percent, the root of a ratio of two sums of squares."""
+    """The square root of a ratio of two sums of squares, in percent."""
     part, whole = squares.double().tolist()
     return float(100 * (part / whole) ** 0.5) if whole > 0 else 0.0
 
 
 def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Iterator[str]:
-    """What is neither protected nor observed, and what of it was held before."""
+    """Parameters, inputs and loaded state that are neither protected nor observed."""
     parameters = {name: p for name, p in layers[0].model.named_parameters() if not nn.parameter.is_lazy(p)}
     covered = {id(p) for layer in layers for rule in layer.rules for p in rule.parameters.values()}
     frozen = sum(p.numel() for p in parameters.values() if not p.requires_grad)
@@ -288,7 +288,7 @@ def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Itera
 
 
 def _warnings(given: Mapping[str, str]) -> list[str]:
-    """The first sentences of the last warnings."""
+    """The first sentences of the latest warnings."""
     shown = list(given.values())[-WARNINGS:]
     if not shown:
         return _row("Warnings", "none", 1)

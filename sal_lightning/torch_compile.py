@@ -1,4 +1,4 @@
-"""Forward hooks under ``torch.compile``: they are plain Python between compiled graphs."""
+"""Forward hooks under ``torch.compile``, which run as plain Python between compiled graphs."""
 
 import inspect
 import sys
@@ -16,17 +16,17 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
 def uncompiled(hook: Hook) -> Hook:
-    """The same hook, run as plain Python by compiled code."""
+    """Exclude a hook from compilation."""
     known = "reason" in inspect.signature(torch.compiler.disable).parameters  # since torch 2.7
     disabled: Hook = torch.compiler.disable(hook, **({"reason": _REASON} if known else {}))  # type: ignore[no-untyped-call]
     return disabled
 
 
 def check(model: nn.Module) -> None:
-    """Refuse a model that may not be left for hooks.
+    """Check that hooks can run in a model.
 
     Raises:
-        ValueError: it, or a module in it, was compiled with ``fullgraph=True``.
+        ValueError: the model, or a module in it, was compiled with ``fullgraph=True``.
     """
     for name, module in model.named_modules():
         if any(getattr(context, "fullgraph", False) for context in _contexts(module)):
@@ -37,14 +37,14 @@ def check(model: nn.Module) -> None:
 
 
 def renew() -> None:
-    """Let everything be compiled anew: compiled code ignores hooks that were added to a module after it ran."""
+    """Reset the compiler, since compiled code ignores hooks that were added to a module after its first call."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Inside, compiled modules run as plain Python, so that hooks that were added after compilation are called."""
+    """Context in which compiled modules run eagerly, so that hooks added after compilation are called."""
     if hasattr(torch.compiler, "set_stance"):  # since torch 2.6
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -54,7 +54,7 @@ def eagerly() -> Iterator[None]:
 
 
 def _contexts(module: nn.Module) -> Iterator[Any]:
-    """How this module was compiled: as a whole, in place, or by Lightning."""
+    """The compilation contexts of a module: ``torch.compile(module)``, ``module.compile()`` and Lightning's."""
     found = module.__dict__
     yield found.get("dynamo_ctx")
     if isinstance(by_lightning := found.get("_compiler_ctx"), dict):

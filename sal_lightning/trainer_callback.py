@@ -1,4 +1,4 @@
-"""What the callbacks of all trainers share: settings, a communication layer per optimizer, state and logging."""
+"""Base of the callbacks of all trainers: settings, a communication layer per optimizer, state and logged values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -23,42 +23,42 @@ from sal_lightning.summary import Account, short, text
 from sal_lightning.user_warnings import UserWarnings
 
 BANDS: tuple[Literal["protected", "neutral", "volatile"], ...] = ("protected", "neutral", "volatile")
-FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means of one observation
-SHARES = ("suppressed", "effect", "drift")  # logged as the root of a ratio of two sums
+FIELD = ("coherence", "novelty", "resonance", "emergence")  # logged as means, one value per observation
+SHARES = ("suppressed", "effect", "drift")  # logged as the square root of a ratio of two sums
 
 
-class Answers:
-    """Sums over the layers."""
+class CallbackValues:
+    """Values over all communication layers of a callback: spectrum, coverage, memory, summary and logged values."""
 
-    layers: list[CommunicationLayer]  # one an optimizer
+    layers: list[CommunicationLayer]  # one per optimizer
     watch: ActivationObserver | None
     settings: Settings
     user_warnings: UserWarnings
     shares: dict[str, Tensor]  # (held², whole²) of the gradient and the update, when last measured
-    _waiting: dict[str, Any]  # a state that no training has taken up yet
+    _waiting: dict[str, Any]  # a loaded state, until training starts
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.choices().items())
         return f"{type(self).__name__}({given}): {short(self._account())}"
 
     def summary(self) -> str:
-        """What was learned and is held, in at most 25 lines of plain text of at most 100 columns.
+        """A report of what is held, in at most 25 lines of plain text of at most 100 columns.
 
-        The verdict in a sentence; then what is held and by which rules, the consolidations with their evidence, what
-        was held back when it was last measured, the warnings that were given (their first sentences), and what is not
-        observed. Costs nothing before it is asked for.
+        It contains a verdict in one sentence, the rules and what they hold, the consolidations with their evidence, the
+        share of the last measured step that was held back, the first sentences of the warnings given, and what is not
+        observed. It is computed only when called.
         """
         return text(self._account(), self.layers, self.settings, self.user_warnings.given, self.shares)
 
     def choices(self) -> dict[str, Any]:
-        """Those of its arguments that are not the defaults, by name."""
+        """The arguments that differ from their defaults, by name."""
         settings = {f.name: getattr(self.settings, f.name) for f in fields(Settings)}
         choices = {name: value for name, value in settings.items() if value != getattr(Settings, name)}
         field = None if self.watch is None else self.watch.name
         return choices | ({} if field == AUTO else {"field": field})
 
     def _account(self) -> Account:
-        """What the verdict is made from."""
+        """The data of the verdict."""
         live = [(layer.step, layer.events, layer.evidence) for layer in self.layers]
         saved = [(one["step"], one["events"], one.get("evidence", {})) for one in self._waiting.get("layers", [])]
         known = saved or live
@@ -66,7 +66,7 @@ class Answers:
         counts = consolidation_reasons.Counts(*(sum(column) for column in zip(*parts, strict=True)))
         suspects = any(layer.monitor.suspects for layer in self.layers)
         return Account(
-            # Trainers ask for the repr of their callbacks: no device is waited for where nothing can be held.
+            # Trainers call repr() on callbacks: avoid a device synchronization if nothing can be held.
             self.spectrum() if any(counts) or suspects else StabilitySpectrum(0.0, 0.0, 100.0),
             counts,
             max((step for step, _, _ in known), default=0),
@@ -77,17 +77,20 @@ class Answers:
 
     @property
     def events(self) -> list[int]:
-        """The steps (counted by this callback over all its fits) at which something was consolidated."""
+        """The steps at which something was consolidated, counted over all fits of this callback."""
         return sorted(step for layer in self.layers for step in layer.events)
 
     def spectrum(self, kind: Literal["held", "observed"] = "held") -> StabilitySpectrum:
         """Percent of the trainable weights that are protected, neutral and volatile.
 
-        ``"held"``: what the next update will meet; ``"observed"``: what has settled by its own movement, held or not.
-        Above 0.7 is protected, below 0.3 volatile; before any training all is volatile.
+        A stability above 0.7 is protected, below 0.3 volatile; before any training all weights are volatile.
+
+        Args:
+            kind: ``"held"``: stability at the next update; ``"observed"``: stability as measured by the movement of
+                weights, held or not.
 
         Raises:
-            ValueError: another ``kind``.
+            ValueError: ``kind`` is neither.
         """
         if kind not in ("held", "observed"):
             raise ValueError(f"Expected kind to be 'held' or 'observed', got {kind!r}.")
@@ -98,9 +101,10 @@ class Answers:
         return {name: grain for layer in self.layers for name, grain in layer.coverage().items()}
 
     def memory(self) -> dict[str, float]:
-        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers, the emergence field among the state.
+        """Bytes, as ``CommunicationLayer.memory``, summed over the optimizers; the state includes the emergence field.
 
-        ``model``, ``state`` and ``step``, and ``ratio`` = state / model.
+        Returns:
+            ``model``, ``state`` and ``step`` in bytes, and ``ratio`` = state / model.
         """
         parts = [layer.memory() for layer in self.layers]
         total = {key: sum(part[key] for part in parts) for key in ("model", "state", "step")}
@@ -108,16 +112,16 @@ class Answers:
         return total | {"ratio": total["state"] / total["model"] if total["model"] else 0.0}
 
     def bands(self) -> Tensor:
-        """Weights that are (protected, neutral, volatile) as held: counts (3,)."""
+        """Counts of weights that are (protected, neutral, volatile) by held stability: (3,)."""
         return torch.stack([layer.covered.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
 
     def observed(self) -> Tensor:
-        """Weights that have settled, are between, still search, by their own movement: counts (3,)."""
+        """Counts of weights that are (protected, neutral, volatile) by observed stability: (3,)."""
         parts = [layer.collector.analyzer.bands() for layer in self.layers if layer.collector.analyzer is not None]
         return torch.stack(parts).sum(0) if parts else torch.zeros(3)
 
     def values(self) -> dict[str, Tensor]:
-        """What is logged beside the bands, by name: of SHARES the two sums, of the others the number."""
+        """The values logged beside the bands, by name: two sums for each of SHARES, a scalar for the others."""
         sums = {key: [layer.measured[key] for layer in self.layers] for key in ("suppressed", "effect")}
         sums["drift"] = [layer.drift() for layer in self.layers]
         excess = max(layer.monitor.detector.excess for layer in self.layers)
@@ -128,12 +132,12 @@ class Answers:
         }
 
     def seen(self) -> Tensor | None:
-        """What the emergence field found in this step, (4,) as in FIELD; None if there was nothing to measure."""
+        """The emergence field's values of this step, (4,) in the order of FIELD; None if nothing was measured."""
         return None if self.watch is None else self.watch.seen
 
 
-class BaseCallback(Answers):
-    """Owns the layers of one training, and what they learned between trainings."""
+class BaseCallback(CallbackValues):
+    """Creates a communication layer per optimizer at the start of a fit, and keeps their state between fits."""
 
     def __init__(
         self,
@@ -155,38 +159,39 @@ class BaseCallback(Answers):
         self.watch = None if field is None else ActivationObserver(field)
         self.user_warnings = UserWarnings()
         self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured
-        self._counted = 0, 0  # steps, and skipped ones, when the field was last shown something
-        self._waiting: dict[str, Any] = {}  # a state to continue from once there is a model
-        self._resumed = False  # whether it came from a checkpoint
+        self._field_counts = 0, 0  # step and skip counts at the last field update
+        self._waiting: dict[str, Any] = {}  # a loaded state, until training starts
+        self._resumed = False  # whether `_waiting` was loaded from a checkpoint
 
-    # --- what a user does ---
+    # --- for users ---
 
     def consolidate(self) -> None:
-        """By hand: what the network does now is worth keeping."""
+        """Consolidate: add what the network does now to what is held."""
         for layer in self.layers:
             layer.consolidate()
 
     def remember(self, model: nn.Module, batches: Iterable[Any], limit: int | None = None) -> None:
-        """Protect what a trained model does on this data; call it before training goes on.
+        """Consolidate what a trained model does on this data; call it before further training.
 
         Args:
-            model: the trained model; covered are the parameters that require a gradient.
-            batches: what it is run on: of a tuple or list the first entry, of a mapping all entries by name; no labels.
-            limit: look at no more batches than this.
+            model: the trained model; its parameters that require a gradient are covered.
+            batches: inputs of the model: of a tuple or list the first entry is used, a mapping is passed as keyword
+                arguments. Labels are not needed.
+            limit: the largest number of batches to use.
 
         Raises:
-            TypeError: ``model`` is none.
-            ValueError: it has nothing to train or no such layer as ``field``, or there is no batch.
+            TypeError: ``model`` is not a module.
+            ValueError: the model has no trainable parameter or no layer named ``field``, or ``batches`` is empty.
         """
         check(model, None)
-        # Never stepped: it only says which parameters will be trained.
+        # Never stepped: it only selects the trainable parameters.
         self.begin(model, [torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)])
         for layer in self.layers:
             layer.remember(batches, limit=limit)
         self.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned so far, as tensors, numbers and strings; empty before the first training."""
+        """The state as tensors, numbers and strings; empty before the first training."""
         if self._waiting or not self.layers:
             return self._waiting
         analyzers = [
@@ -202,30 +207,36 @@ class BaseCallback(Answers):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from this state when training begins: there may be no model on its device yet.
+        """Load a state; it is applied when training starts, since the model may not be on its device yet.
 
-        A state of another model, rule or number of optimizers raises ValueError then.
+        A state of another model, protection or number of optimizers raises ValueError at that point.
 
         Raises:
-            ValueError: the state lacks a part, is of an unknown version, or has numbers that cannot be.
+            ValueError: the state lacks a part, has an unknown version, or has values that are not finite or out of
+                bounds.
         """
         if state_dict:
             check_callback(state_dict)
         self._waiting, self._resumed = state_dict, True
 
-    # --- what a trainer's hooks call ---
+    # --- for trainers' hooks ---
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer], scaler: GradScaler | None = None) -> None:
-        """ActivationObserver this model, and go on from where the last training stood.
+        """Start a fit: hook the model and its optimizers, and continue from the state of the last training.
+
+        Args:
+            model: the model to train.
+            optimizers: its optimizers; empty if gradients cannot be masked, so that nothing is protected.
+            scaler: the loss scaler of 16-bit training.
 
         Raises:
-            ValueError: a model with nothing to train or without the field's layer, or a state of another model or
-                number of optimizers.
+            ValueError: the model has no trainable parameter or lacks the field's layer, or the state belongs to another
+                model or number of optimizers.
         """
         watched = None if self.watch is None else find_layer(model, self.watch.name, "field")
         self.end()
         state = self.state_dict()
-        if not optimizers:  # what was learned waits for a training that can be watched
+        if not optimizers:  # keep the state for a fit whose gradients can be masked
             self.layers, self._waiting = [], state
             return
         before, self.layers = self.layers, []
@@ -238,22 +249,26 @@ class BaseCallback(Answers):
                 self.layers.append(layer)
             if state:
                 self._bind(state)
-        except BaseException:  # nothing was changed: what was learned is there, and no hook stays
+        except BaseException:  # restore the layers of the last fit and remove all hooks
             for layer in self.layers:
                 layer.detach()
             self.layers = before
             raise
         if state and not self._resumed:
             self._begin_fit()
-        self._counted = sum(layer.step for layer in self.layers), 0
+        self._field_counts = sum(layer.step for layer in self.layers), 0
         if self.watch is not None:
             self.watch.begin(watched, next(model.parameters()).device, self.layers[0].collector.hooks.padding)
         self._waiting, self._resumed = {}, False
 
     def end(self, together: bool = True) -> None:
-        """Stop listening; what was learned stays. Not ``together``: other processes may still be training."""
-        if together:  # the training came to its end
-            self._look_back()
+        """End a fit: remove all hooks and keep the state.
+
+        Args:
+            together: whether all processes call it; if False, nothing is exchanged between processes.
+        """
+        if together:
+            self._warn_at_end()
         for layer in self.layers:
             if layer.attached:
                 layer.optimizer_step.check_observed()
@@ -263,49 +278,54 @@ class BaseCallback(Answers):
             self.watch.end()
 
     def expect(self, measured: bool, alone: bool = True) -> None:
-        """A step begins: whether it will be logged, and whether this batch ``alone`` makes the step."""
+        """Begin a step.
+
+        Args:
+            measured: whether the step will be logged.
+            alone: whether this batch is the only one of the step.
+        """
         for layer in self.layers:
             layer.measure = measured
         if self.watch is not None:
             self.watch.wanted = measured or not alone
-        self._in_step(True)
+        self._set_in_step(True)
 
     def pause(self) -> None:
-        """The step is over: forward passes up to the next one are evaluation, whatever their mode."""
-        self._in_step(False)
+        """End a step: forward passes until the next one count as evaluation, in any mode."""
+        self._set_in_step(False)
 
     def update_field(self) -> None:
-        """Show what a step gathered to the emergence field, measured if it will be logged; nothing of a skipped one."""
+        """Update the emergence field with a step, and measure it if the step is logged; skipped steps are discarded."""
         steps, skips = (sum(getattr(layer, name) for layer in self.layers) for name in ("step", "skips"))
-        if self.watch is not None and steps > self._counted[0]:
+        if self.watch is not None and steps > self._field_counts[0]:
             self.watch.update_field(self._measured())
-        elif self.watch is not None and skips > self._counted[1]:
+        elif self.watch is not None and skips > self._field_counts[1]:
             self.watch.discard_step()
-        self._counted = steps, skips
+        self._field_counts = steps, skips
 
     def keep_measured(self, values: dict[str, Tensor]) -> None:
-        """A measured step was logged as these ``values()``: keep its shares for ``summary()``, and measure anew."""
+        """After logging: keep the shares of these ``values()`` for ``summary()``, and clear the measurements."""
         self.shares = {name: values[name] for name in ("suppressed", "effect")}
         for layer in self.layers:
             layer.measured.clear()
 
     # --- parts ---
 
-    def _look_back(self) -> None:
-        """At the end of a fit: was something missed that its user should know of?"""
+    def _warn_at_end(self) -> None:
+        """At the end of a fit: warn about loaded state that was not used and about missing consolidations."""
         every = self.settings.consolidate_on
         for layer in self.layers:
             if not layer.attached or layer.step == layer.begun:
-                continue  # as after remember(): nothing was trained
+                continue  # no step was taken, as in remember()
             if unbound := layer.covered.unbound():
                 self.user_warnings.unbound(unbound)
             if every == "novelty" and layer.monitor.jumped:
                 self.user_warnings.no_event(layer.step - layer.begun, held=bool(layer.events))
-            # Steps count on: a second fit as long may reach what the first did not.
+            # Steps are counted over fits: a second fit of the same length may reach the number.
             elif isinstance(every, int) and 2 * layer.step - layer.begun < every and not layer.events:
                 self.user_warnings.too_few_steps(every, layer.step)
 
-    def _in_step(self, running: bool) -> None:
+    def _set_in_step(self, running: bool) -> None:
         for layer in self.layers:
             layer.collector.in_step = running
         if self.watch is not None:
@@ -334,7 +354,7 @@ class BaseCallback(Answers):
                 layer.consolidate(NEW_FIT)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The layers hold the model, its optimizer and hooks on both; what they learned is a plain state.
+        # The layers refer to the model, its optimizer and hooks on both; their state is plain data.
         watch = None if self.watch is None else ActivationObserver(self.watch.name)
         state = self.__dict__ | {"layers": [], "shares": {}, "watch": watch, "_waiting": self.state_dict()}
         return {key: value for key, value in state.items() if key not in ("log", "log_dict")}

@@ -1,4 +1,4 @@
-"""Warnings about what is not protected, each given once, with cause and cure."""
+"""Warnings about missing protection, each given once, with its cause and remedy."""
 
 import warnings
 from collections.abc import Collection
@@ -18,7 +18,7 @@ NO_PULL = "no pull"
 
 
 class UserWarnings:
-    """Warnings that were given; several layers, and several fits, may share them."""
+    """Gives warnings, each once; an instance may be shared by several layers and fits."""
 
     def __init__(self) -> None:
         self.given: dict[str, str] = {}  # the text of each, by its kind
@@ -29,114 +29,114 @@ class UserWarnings:
             warnings.warn(text, stacklevel=3)
 
     def own_forward(self, names: Collection[str]) -> None:
-        """Modules whose forward pass does not multiply their input by the weight, or look it up there."""
+        """Modules have a custom forward pass that is not linear in the weight, or not an embedding lookup."""
         listed = ", ".join(sorted(names))
         self._once(
             f"{FORWARD} {listed}",
             f"Layers with a forward pass of their own, which changes their weight or their input, are protected weight "
-            f"by weight: {listed}. Directions of an input say nothing about such a weight. To be protected by them, "
-            "change the input or the output in another module, and leave the layer a plain one.",
+            f"by weight: {listed}. Input directions do not describe such a weight. To protect them by directions, "
+            "change the input or the output in another module and leave the layer a plain one.",
         )
 
     def no_step(self, optimizer: str, passes: int) -> None:
-        """Weights move, and no step of their optimizer is seen."""
+        """Weights change, and no step of their optimizer is observed."""
         self._once(
             NO_STEP,
-            f"No optimizer step was seen in {passes} forward passes, though the weights have moved: what {optimizer} "
-            "does is not held back. Either its step() does not run the step hooks of torch.optim.Optimizer, or "
-            "something else moves these weights. Hand over the optimizer whose step() is called.",
+            f"No optimizer step was observed in {passes} forward passes, although the weights have changed: updates of "
+            f"{optimizer} are not held back. Either its step() does not run the step hooks of torch.optim.Optimizer, "
+            "or something else changes these weights. Pass the optimizer whose step() is called.",
         )
 
     def hidden_average(self, wrapper: str) -> None:
-        """A wrapper averages the weights, and its inner optimizer does not know."""
+        """A wrapper evaluates an average of the weights that its inner optimizer updates."""
         self._once(
             AVERAGE,
-            f"{wrapper} evaluates an average of the weights that the optimizer inside of it steps: what is held is not "
-            "held in that average. Use an optimizer that averages by itself, with train_mode in its param_groups, such "
-            "as AdamWScheduleFree.",
+            f"{wrapper} evaluates an average of the weights that its inner optimizer updates: that average is not "
+            "protected. Use an optimizer that averages by itself, with train_mode in its param_groups, such as "
+            "AdamWScheduleFree.",
         )
 
     def unreached(self) -> None:
-        """Gradients come, and no layer is called."""
+        """There are gradients, but no layer was called."""
         self._once(
             UNREACHED,
-            "No layer was reached in the first steps, though there are gradients: what is not held yet will be "
-            "protected weight by weight, and a change of the data is not noticed. It happens where weights are used "
-            "without calling their layer (torch.func.functional_call, torch.nn.functional), and where a copy of the "
-            "model is run. Call the layers of the model that the optimizer trains.",
+            "No layer was called in the first steps, although there are gradients: weights that are not held yet will "
+            "be protected weight by weight, and changes of the data are not detected. This happens if weights are used "
+            "without calling their layer (torch.func.functional_call, torch.nn.functional), or if a copy of the model "
+            "is run. Call the layers of the model that the optimizer trains.",
         )
 
     def elements(self, share: float, names: Collection[str]) -> None:
-        """Most weights have no layer that is understood."""
+        """Most weights belong to no layer of a supported type."""
         if not self.given.keys().isdisjoint({UNREACHED, NOT_REMEMBERED}):
-            return  # which is why
+            return  # these warnings already state the cause
         self._once(
             ELEMENTS,
-            f"{share:.0%} of the trained weights are protected one by one, which holds them less well than the "
-            f"directions of a layer's input do: {listed(names)}. It happens to parametrized and free parameters, and "
-            "to layers that are not called themselves. Where it can be, build these parts from Linear, convolution, "
+            f"{share:.0%} of the trained weights are protected one by one, which is weaker than protection by the "
+            f"directions of a layer's input: {listed(names)}. This applies to parametrized and free parameters, and to "
+            "layers that are not called themselves. If possible, build these parts from Linear, convolution, "
             "Embedding, recurrent or MultiheadAttention modules that are called.",
         )
 
     def not_remembered(self) -> None:
-        """``remember()`` ran the model, and no layer was called."""
+        """``remember()`` ran the model, but no layer was called."""
         self._once(
             NOT_REMEMBERED,
-            "remember() reached no layer: what it keeps is held weight by weight, which holds less well than the "
-            "directions of a layer's input do. It happens where weights are used without calling their layer "
-            "(torch.func.functional_call, torch.nn.functional), and where a copy of the model is run. Call the layers "
-            "of the model that is remembered; in a plain loop give remember() a forward that does.",
+            "remember() called no layer: protection is weight by weight, which is weaker than protection by the "
+            "directions of a layer's input. This happens if weights are used without calling their layer "
+            "(torch.func.functional_call, torch.nn.functional), or if a copy of the model is run. Call the layers of "
+            "the model that is remembered; in a plain loop, pass remember() a forward function that does.",
         )
 
     def closed(self, strategy: str, waiting: bool) -> None:
-        """Gradients cannot be held back under this strategy; ``waiting``: and something was learned before."""
-        kept = " What it learned before is kept in its state, and plays no part in this fit." if waiting else ""
+        """Gradients cannot be masked under this strategy; ``waiting``: whether there is state of earlier fits."""
+        kept = " What was learned before is kept in its state, and not used in this fit." if waiting else ""
         self._once(
             f"{CLOSED} {strategy}",
-            f"{strategy} hands out neither whole gradients nor whole rows of them: SALCallback holds nothing back in "
-            f"this fit. Use one device, DDP or ModelParallelStrategy (FSDP2).{kept}",
+            f"{strategy} provides neither whole gradients nor whole rows of them: SALCallback protects nothing in this "
+            f"fit. Use one device, DDP or ModelParallelStrategy (FSDP2).{kept}",
         )
 
     def no_event(self, steps: int, held: bool) -> None:
-        """The loss or deeper layers jumped, and no change of the data was found; ``held``: something is from before."""
+        """The loss or deeper layers jumped, but no change was detected; ``held``: whether anything is held."""
         what = "only what was consolidated before is held" if held else "nothing is held"
         self._once(
             NO_EVENT,
             f"No change of the data was found in the {steps} steps of this fit, although the loss or what deeper "
-            f"layers are given jumped: {what}, and what was learned before the jump is being overwritten. It happens "
-            "where the inputs look as before, as with new labels on old inputs. Call consolidate() where the data "
-            "changes, or set consolidate_on='fit' and begin a new fit there.",
+            f"layers are given jumped: {what}, and what was learned before the jump is being overwritten. This happens "
+            "if the inputs are distributed as before, for example with new labels on old inputs. Call consolidate() "
+            "where the data change, or set consolidate_on='fit' and start a new fit there.",
         )
 
     def too_few_steps(self, every: int, steps: int) -> None:
-        """The number of steps between consolidations was not reached."""
+        """The fit ended before the number of steps of ``consolidate_on``."""
         self._once(
             TOO_FEW,
-            f"Nothing is held: consolidate_on={every} is more than the {steps} steps that were taken until the end of "
-            "this fit, and another one as long would not reach it. Steps are counted on over several fits. Set "
+            f"Nothing is held: consolidate_on={every} is more than the {steps} steps taken until the end of this fit, "
+            "and another fit of the same length would not reach it. Steps are counted over several fits. Set "
             "consolidate_on to a smaller number, or call consolidate().",
         )
 
     def no_pull(self, cause: str) -> None:
-        """Nobody can say how much the outputs depend on each weight."""
+        """The importance of weights could not be measured."""
         self._once(
             NO_PULL,
-            f"The pull is off: how much the outputs depend on each weight could not be measured ({cause}). What is "
-            "held is held by directions of the inputs and single weights alone, which forgets more. It is measured by "
-            "a second backward pass, which reentrant checkpointing does not allow (pass use_reentrant=False), nor a "
-            "compiled model that gives memory away (set torch._functorch.config.donated_buffer = False), nor FSDP2; "
-            "and only where the layer that runs last is a known one, neither parametrized nor a table of embeddings. "
-            "Set pull=0 to do without.",
+            f"The pull is off: the importance of weights could not be measured ({cause}). Without it more is "
+            "forgotten, although input directions and single weights are still held. The measurement is a second "
+            "backward pass. It does not work with reentrant checkpointing (pass use_reentrant=False), with a compiled "
+            "model that donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it "
+            "requires that the layer that runs last is of a supported type, neither parametrized nor an embedding. "
+            "Set pull=0 to train without the pull.",
         )
 
     def unbound(self, names: Collection[str]) -> None:
-        """Parameters learned while what a state holds of them had no rule that could take it."""
+        """Parameters were trained although their loaded state matched no rule."""
         self._once(
             UNBOUND,
-            f"What the loaded state holds of these parameters was not used, although they were trained in this fit: "
-            f"{listed(names)}. It was saved by a rule that they do not have now: a layer was replaced or parametrized, "
-            "parts of it were frozen, or the optimizers stand in another order. Build model and optimizers as they "
-            "were when it was saved, or protect the model anew by remember().",
+            f"The loaded state of these parameters was not used, although they were trained in this fit: "
+            f"{listed(names)}. It was saved by another rule than covers them now: a layer was replaced or "
+            "parametrized, parts of it were frozen, or the order of the optimizers differs. Build model and optimizers "
+            "as they were when the state was saved, or protect the model again with remember().",
         )
 
 

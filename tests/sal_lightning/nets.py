@@ -1,4 +1,4 @@
-"""The network that the tests of callbacks train: layers held by their directions, and a norm held weight by weight."""
+"""The network of the callback tests: layers held by their directions, and a norm held weight by weight."""
 
 import torch
 from torch import nn

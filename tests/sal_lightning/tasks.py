@@ -1,4 +1,4 @@
-"""A small network, regression tasks that each use other inputs, and the seeds' two lines."""
+"""A small network, regression tasks on different inputs, and the seeds' two lines."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ def net(seed=0):
 
 
 def task(t, n=64, seed=0):
-    """Regression on inputs that live in four of twelve directions, other ones for each task."""
+    """Regression on inputs in four of twelve directions, which differ between tasks."""
     generator = torch.Generator().manual_seed(1000 * t + seed)
     x = torch.zeros(n, 12)
     x[:, 4 * t : 4 * t + 4] = torch.randn(n, 4, generator=generator) + 1

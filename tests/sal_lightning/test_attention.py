@@ -1,4 +1,4 @@
-"""What the output projection of an attention multiplies, compared with the module's own output.
+"""Recomputed inputs of the output projection, compared with the module's own output.
 
 A copy in evaluation mode, with the identity for that projection, gives exactly what it multiplies.
 """
@@ -19,7 +19,7 @@ N, L, S, E, HEADS = 5, 4, 6, 8, 2
 
 
 def multiplied(module, args, kwargs):
-    """What the output projection multiplies, (batch, time, embed_dim), whatever the layout of the call."""
+    """The input of the output projection, (batch, time, embed_dim), for any layout of the call."""
     twin = copy.deepcopy(module).eval().float()
     nn.init.eye_(twin.out_proj.weight)
     if twin.out_proj.bias is not None:
@@ -43,7 +43,7 @@ def apart(rows, others):
 
 
 def same_rows(rows, expected):
-    """Whether these are the same rows in any order, each as often."""
+    """Whether these are the same rows, with the same counts, in any order."""
     often = [(apart(x, expected) < 1e-4).sum(0) for x in (rows, expected)]
     return len(rows) == len(expected) and torch.equal(*often)
 
@@ -68,7 +68,7 @@ def padded(floating=False):
 def pairs(heads=False, floating=False):
     shape = (N * HEADS, L, S) if heads else (L, S)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    mask[..., 0] = False  # something is attended to
+    mask[..., 0] = False  # every query attends to some key
     return torch.randn(shape, generator=torch.Generator().manual_seed(2)) if floating else mask
 
 
@@ -123,7 +123,7 @@ def as_numbers_of(module, masks):
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask is deprecated")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_are_what_the_output_projection_multiplies(kind, mask):
+def test_rows_are_the_inputs_of_the_output_projection(kind, mask):
     module = made(**KINDS[kind])
     args, kwargs = inputs(module), as_numbers_of(module, MASKS[mask])
     expected = multiplied(module, args, kwargs).flatten(0, 1)
@@ -137,7 +137,7 @@ def test_rows_are_what_the_output_projection_multiplies(kind, mask):
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("mask", ["none", "padded keys", "pairs", "pairs of each head, floats"])
-def test_one_sequence_without_a_batch_is_read_as_well(mask, batch_first):
+def test_an_unbatched_sequence_is_read(mask, batch_first):
     module = made(batch_first=batch_first)
     cut = {"key_padding_mask": lambda m: m[0], "attn_mask": lambda m: m[:HEADS] if m.dim() == 3 else m}
     kwargs = {name: cut[name](m) for name, m in MASKS[mask].items()}
@@ -157,7 +157,7 @@ def test_arguments_count_by_position_and_by_name():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_in_half_precision_they_are_computed_in_single_precision(dtype):
+def test_rows_of_half_precision_modules_are_computed_in_single_precision(dtype):
     module = made().to(dtype)
     args = inputs(module)
     x = read(module, args, {})
@@ -165,7 +165,7 @@ def test_in_half_precision_they_are_computed_in_single_precision(dtype):
     assert same_rows(x, multiplied(module, args, {}).flatten(0, 1))
 
 
-def test_rows_come_from_several_sequences_and_in_time_from_all():
+def test_rows_come_from_several_sequences_and_over_steps_from_all():
     """The values of a sequence are its number."""
     batch, time = 64, 256
     module = made(batch_first=True)
@@ -183,7 +183,7 @@ def test_rows_come_from_several_sequences_and_in_time_from_all():
     assert len(met) > 16
 
 
-def test_in_time_every_position_is_met():
+def test_every_position_is_sampled_over_many_steps():
     """Each position attends to itself alone, and the values are the positions."""
     time = 200
     module = made(batch_first=True)
@@ -198,7 +198,7 @@ def test_in_time_every_position_is_met():
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("floating", [True, False])
-def test_padded_positions_of_a_query_are_no_rows(batch_first, floating):
+def test_padded_query_positions_are_not_sampled(batch_first, floating):
     module = made(batch_first=batch_first)
     lengths = torch.tensor([6, 0, 1, 5, 2, 3])
     mask = torch.arange(S)[None] >= lengths[:, None]
@@ -216,7 +216,7 @@ def test_padded_positions_of_a_query_are_no_rows(batch_first, floating):
     assert among(expected, rows)
 
 
-def test_where_all_is_padded_nothing_is_read():
+def test_a_fully_padded_batch_is_not_read():
     module = made(batch_first=True)
     x, mask = torch.randn(2, 3, E), torch.ones(2, 3, dtype=torch.bool)
     comm = CommunicationLayer(module, torch.optim.SGD(module.parameters(), lr=0.0), consolidate_on=None)
@@ -225,7 +225,7 @@ def test_where_all_is_padded_nothing_is_read():
 
 
 def test_longer_sequences_give_more_rows():
-    """As each real position counts the same, whatever the sequence that it is in."""
+    """Every real position is sampled equally often, in any sequence."""
     module = made(batch_first=True)
     lengths = torch.tensor([60, 4] * 32)
     mask = torch.arange(60)[None] >= lengths[:, None]
@@ -248,7 +248,7 @@ def layer_of_torch(kind, batch_first):
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_layers_of_torch_are_held_by_directions(kind, batch_first):
+def test_torch_transformer_layers_are_held_by_directions(kind, batch_first):
     """Their attention is called by name, with masks, and in the decoder with keys of another length."""
     model, calls = layer_of_torch(kind, batch_first), {}
     x, memory = (torch.randn(6, n, E) if batch_first else torch.randn(n, 6, E) for n in (4, 7))
@@ -273,7 +273,7 @@ def test_layers_of_torch_are_held_by_directions(kind, batch_first):
     assert by_element == {name for name in names(model) if "norm" in name}
 
 
-def test_it_is_run_again_only_in_steps_that_are_looked_at(monkeypatch):
+def test_attention_is_recomputed_only_in_sampled_steps(monkeypatch):
     module, runs = made(), []
     again = layers.attention.rows
     monkeypatch.setattr(layers.attention, "rows", lambda *args: runs.append(args[2]) or again(*args))
@@ -287,7 +287,7 @@ def test_it_is_run_again_only_in_steps_that_are_looked_at(monkeypatch):
 
 
 class Attend(nn.Module):
-    """Attention of a sequence to itself, between a layer and another."""
+    """Self-attention between two linear layers."""
 
     def __init__(self, attention=nn.MultiheadAttention, **options):
         super().__init__()
@@ -306,13 +306,13 @@ def learning(model, **options):
 
 
 def only_output(model):
-    """The output projection alone is trained."""
+    """Freezes everything except the output projection."""
     model.requires_grad_(False)
     model.attention.out_proj.requires_grad_(True)
     return model
 
 
-def test_the_output_projection_remembers():
+def test_the_output_projection_keeps_the_first_task():
     drift, x = {}, overlapping(0, 999)[0]
     for held in (False, True):
         model = only_output(Attend())
@@ -327,7 +327,7 @@ def test_the_output_projection_remembers():
     assert drift[True] < 0.3 * drift[False]
 
 
-def test_in_evaluation_mode_it_is_observed_as_in_training_mode():
+def test_attention_in_evaluation_mode_is_observed_as_in_training_mode():
     ended = []
     for mode in (True, False):
         model = Attend().train(mode)
@@ -340,10 +340,10 @@ def test_in_evaluation_mode_it_is_observed_as_in_training_mode():
     assert all(map(torch.equal, *ended))
 
 
-# torch.compile asks intermediate tensors for their gradient where a graph breaks.
+# torch.compile reads .grad of intermediate tensors at graph breaks.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.slow
-def test_in_a_compiled_model_it_is_observed_as_in_another():
+def test_attention_in_a_compiled_model_is_observed_as_in_an_eager_one():
     ended = []
     for compiled in (False, True):
         model = Attend()
@@ -358,7 +358,7 @@ def test_in_a_compiled_model_it_is_observed_as_in_another():
     assert close(*ended, rtol=0, atol=1e-6)
 
 
-def test_dropout_draws_the_same_numbers_as_without_the_layer():
+def test_the_layer_does_not_change_the_random_numbers_of_dropout():
     ended = []
     for watched in (False, True):
         model = Attend(dropout=0.3)
@@ -391,7 +391,7 @@ class Own(nn.MultiheadAttention):
 @pytest.mark.filterwarnings("ignore:.*% of the trained weights are protected one by one")
 @pytest.mark.filterwarnings("ignore:Layers with a forward pass of their own")
 @pytest.mark.parametrize("how", ["own forward", "parametrized input", "parametrized output"])
-def test_an_attention_that_cannot_be_run_again_is_held_weight_by_weight(how):
+def test_an_attention_that_cannot_be_recomputed_is_held_weight_by_weight(how):
     model = Attend(Own if how == "own forward" else nn.MultiheadAttention)
     if how == "parametrized input":
         nn.utils.parametrizations.weight_norm(model.attention, "in_proj_weight")
@@ -406,7 +406,7 @@ def test_an_attention_that_cannot_be_run_again_is_held_weight_by_weight(how):
 
 
 class Counted(nn.Module):
-    """A parametrization that changes nothing, and counts how often it is computed."""
+    """An identity parametrization that counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -418,7 +418,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize("of_output", [True, False])
-def test_a_parametrization_is_not_computed_to_find_the_layers(of_output):
+def test_finding_layers_does_not_compute_parametrizations(of_output):
     module, counted = made(), Counted()
     where = (module.out_proj, "weight") if of_output else (module, "in_proj_weight")
     nn.utils.parametrize.register_parametrization(*where, counted)
@@ -434,7 +434,7 @@ def test_nested_tensors_are_not_read():
     assert layers.given(module, (x, x, x), {}) == ()
 
 
-def test_a_call_without_a_key_is_left_to_the_module_to_refuse():
+def test_a_call_without_a_key_raises_the_error_of_the_module():
     module = made()
     comm = CommunicationLayer(module, torch.optim.SGD(module.parameters(), lr=0.0))
     with pytest.raises(TypeError, match="key"):

@@ -1,4 +1,4 @@
-"""Schedule-free optimizers: what is held is held in the average that is evaluated."""
+"""Schedule-free optimizers: protection applies to the evaluated average."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def steps(model, optimizer, t, n):
 
 
 def moved(kind, strength, dtype=torch.float32):
-    """How far outputs of the first task's data move while the second is learned, at the weights that are evaluated."""
+    """Change of the outputs on the first task's data while the second is learned, at the evaluation weights."""
     lr, adam = KINDS[kind]
     model = net().to(dtype)
     optimizer = ScheduleFree(model.parameters(), lr, adam)
@@ -84,7 +84,7 @@ def moved(kind, strength, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_average_that_is_evaluated_is_held(kind):
+def test_the_evaluated_average_is_held(kind):
     plain, _ = moved(kind, None)
     firm, comm = moved(kind, 1e6)
     usual, _ = moved(kind, 4.0)
@@ -96,7 +96,7 @@ def test_the_average_that_is_evaluated_is_held(kind):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_drift_is_that_of_the_average_in_either_mode_and_asking_changes_nothing(training):
+def test_drift_is_measured_on_the_average_in_both_modes_without_side_effects(training):
     model = net()
     optimizer = ScheduleFree(model.parameters(), 0.05)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)
@@ -114,7 +114,7 @@ def test_drift_is_that_of_the_average_in_either_mode_and_asking_changes_nothing(
     assert optimizer.param_groups[0]["train_mode"] is training
 
 
-def test_weights_set_by_hand_between_steps_are_taken():
+def test_weights_set_by_hand_between_steps_are_accepted():
     model = nn.Sequential(nn.Linear(12, 4, bias=False))
     optimizer = ScheduleFree(model.parameters(), 1e-4)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e6)
@@ -129,7 +129,7 @@ def test_weights_set_by_hand_between_steps_are_taken():
 
 
 class Wrapper:
-    """Averages what the optimizer inside of it steps, as ScheduleFreeWrapper does."""
+    """Averages the weights that its inner optimizer updates, as ScheduleFreeWrapper does."""
 
     train_mode = True
 
@@ -141,12 +141,12 @@ class Wrapper:
         return self.base.param_groups
 
     def train(self):
-        """Only the name is asked for."""
+        """Never called: only its presence is checked."""
 
     eval = train
 
 
-def test_a_wrapper_whose_average_cannot_be_held_is_named():
+def test_a_wrapper_whose_average_cannot_be_held_causes_a_warning():
     model = net()
     with pytest.warns(UserWarning, match="Wrapper evaluates an average"):
         CommunicationLayer(model, Wrapper(torch.optim.SGD(model.parameters(), lr=0.1)))

@@ -1,4 +1,4 @@
-"""Running statistics of batch normalization, where something is held."""
+"""Running statistics of batch normalization once something is held."""
 
 import copy
 
@@ -46,7 +46,7 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_before_anything_is_held_they_run_as_always():
+def test_statistics_are_updated_before_anything_is_held():
     runs = []
     for watched in (False, True):
         model = net()
@@ -59,7 +59,7 @@ def test_before_anything_is_held_they_run_as_always():
     assert equal(*runs)
 
 
-def test_where_something_is_held_they_stay_and_training_computes_what_evaluation_does():
+def test_statistics_are_kept_once_something_is_held_and_training_normalises_by_them():
     model, optimizer, _ = held()
     before, x = statistics(model), data(99, bright=True)[0]
     torch.testing.assert_close(model(x), copy.deepcopy(model).eval()(x), rtol=1e-4, atol=1e-5)
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_batch_renormalization(kind, affine):
     x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     to = torch.randn(shape, dtype=torch.double)
     norm(x).mul(to).sum().backward()
-    # The equations of Ioffe (2017), in their own order.
+    # The equations of Ioffe (2017), in the order of the paper.
     x2 = x.detach().clone().requires_grad_()
     dims = [d for d in range(x.dim()) if d != 1]
     column = (1, 4, *[1] * (x.dim() - 2))
@@ -109,7 +109,7 @@ def digits(classes, bright):
     return x[: len(x) * 3 // 4], y[: len(x) * 3 // 4], x[len(x) * 3 // 4 :], y[len(x) * 3 // 4 :]
 
 
-def test_a_brighter_task_is_learned_and_the_old_one_stays():
+def test_a_task_with_brighter_images_is_learned_without_forgetting():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -137,14 +137,14 @@ def test_a_brighter_task_is_learned_and_the_old_one_stays():
     assert min(accuracies) > 0.9
 
 
-def test_asked_to_they_are_updated_as_always():
+def test_the_setting_update_keeps_updating_statistics():
     model, optimizer, _ = held(running_statistics="update")
     before = statistics(model)
     step(model, optimizer, 0, bright=True)
     assert not equal(statistics(model), before)
 
 
-def test_a_suspicious_batch_does_not_count_and_dismissed_they_run_again():
+def test_statistics_are_suspended_during_a_suspicion_and_resumed_after_it():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     comm = CommunicationLayer(model, optimizer)
@@ -164,7 +164,7 @@ def test_a_suspicious_batch_does_not_count_and_dismissed_they_run_again():
     assert not equal(statistics(model), before)
 
 
-def test_statistics_that_are_computed_anew_without_gradients_are_taken():
+def test_statistics_recomputed_without_gradients_are_accepted():
     model, _, _ = held()
     torch.optim.swa_utils.update_bn([data(i, True)[0] for i in range(5)], model)
     assert model[1].num_batches_tracked == 5
@@ -188,7 +188,7 @@ def test_a_layer_that_is_added_runs_until_the_next_consolidation_and_a_state_say
     assert equal(statistics(model[4]), before)
 
 
-def test_after_an_exception_in_a_forward_pass_and_detached_the_layer_is_as_it_was():
+def test_the_layer_is_unchanged_after_an_exception_and_after_detach():
     model, _, comm = held()
     before, momentum = statistics(model), model[1].momentum
     model[1].register_forward_pre_hook(lambda module, args: args[0][:, :7])
@@ -208,7 +208,7 @@ def test_an_empty_batch_and_half_precision_pass():
         assert model(data(0)[0]).dtype == torch.bfloat16
 
 
-def test_two_passes_before_the_backward_pass_are_as_one_of_each():
+def test_two_passes_before_the_backward_pass_are_normalised_separately():
     model, optimizer, _ = held()
     x, y = data(0)
     found = []
@@ -222,7 +222,7 @@ def test_two_passes_before_the_backward_pass_are_as_one_of_each():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_it_is_the_same():
+def test_a_compiled_model_gives_the_same_result():
     found = []
     for compiled in (False, True):
         model, optimizer, _ = held()
@@ -237,6 +237,6 @@ def test_compiled_it_is_the_same():
         torch.testing.assert_close(a, b)
 
 
-def test_a_wrong_choice_is_refused():
+def test_an_invalid_setting_is_refused():
     with pytest.raises(ValueError, match=r"running_statistics.*'keep', 'update'.*'freeze'"):
         held(running_statistics="freeze")

@@ -21,7 +21,7 @@ NAMES = {*BANDS, "suppressed", "effect", "drift", *FIELD, "surprise", "consolida
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
-def test_with_no_argument_it_finds_the_change_and_protects(tmp_path, protection):
+def test_the_default_callback_detects_the_change_and_protects(tmp_path, protection):
     model, callback = Net(), SALCallback(protection=protection)
     trainer(tmp_path, [callback]).fit(model, loader())
     total = sum(callback.spectrum())
@@ -45,7 +45,7 @@ def test_before_the_first_fit_everything_is_volatile():
         callback.spectrum("both")
 
 
-def test_without_a_change_training_is_untouched(tmp_path):
+def test_without_a_change_training_is_bitwise_unaffected(tmp_path):
     plain, watched = Net(), Net()
     trainer(tmp_path, []).fit(plain, loader(change=10**6))
     trainer(tmp_path, [SALCallback()]).fit(watched, loader(change=10**6))
@@ -76,7 +76,7 @@ def test_two_epochs_are_one_saved_and_one_resumed_bit_for_bit(tmp_path, protecti
     assert callbacks[2].spectrum("observed") == callbacks[0].spectrum("observed")
 
 
-def test_several_fits_go_on_where_the_last_one_stood(tmp_path):
+def test_a_second_fit_continues_from_the_state_of_the_first(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on="fit")
     for i, task in enumerate((0, 1, 2)):
         trainer(tmp_path, [callback]).fit(model, loader(first=task, length=40, change=10**6))
@@ -84,14 +84,14 @@ def test_several_fits_go_on_where_the_last_one_stood(tmp_path):
     assert max(layer.step for layer in callback.layers) == 120
 
 
-def test_novelty_is_found_across_fits(tmp_path):
+def test_a_change_is_detected_across_fits(tmp_path):
     model, callback = Net(), SALCallback()
     for task in (0, 1):
         trainer(tmp_path, [callback]).fit(model, loader(first=task, length=60, change=10**6))
     assert callback.events == [63]
 
 
-def test_by_hand_and_by_remembering(tmp_path):
+def test_consolidate_and_remember_protect(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None)
     trainer(tmp_path, []).fit(model, loader(change=10**6))
     x = torch.cat([models.batch(0, i)[0] for i in range(8)])
@@ -145,7 +145,7 @@ def test_accumulated_batches_log_each_measured_step_once(tmp_path):
     assert [float(row["sal/consolidations_step"]) for row in rows] == [0] * 6 + [1] * 6
 
 
-def test_an_epoch_shorter_than_the_rhythm_is_logged_at_its_end(tmp_path):
+def test_an_epoch_shorter_than_log_every_n_steps_is_logged_at_its_end(tmp_path):
     run = trainer(tmp_path, [SALCallback()], log_every_n_steps=50)
     run.fit(Net(), loader(length=7))
     assert run.callback_metrics["sal/step"] == 7
@@ -208,7 +208,7 @@ def test_hooks_are_gone_after_fit_and_after_an_exception(tmp_path):
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
-def test_copies_carry_what_was_learned_and_not_the_model(tmp_path, clone):
+def test_copies_carry_the_state_and_not_the_model(tmp_path, clone):
     model, callback = Net(), SALCallback()
     trainer(tmp_path, [callback]).fit(model, loader())
     copied = clone(callback)
@@ -240,6 +240,6 @@ def test_a_callback_with_a_name_logs_under_it_beside_one_without(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["observed", "layers"])
-def test_a_name_that_loggers_know_already_is_refused(name):
+def test_a_name_that_is_a_log_prefix_in_use_is_refused(name):
     with pytest.raises(ValueError, match=f"name to be none of .* got '{name}'"):
         SALCallback(name=name)

@@ -32,7 +32,7 @@ CHANGE = 120
 
 
 class Rows(nn.Module):
-    """Pictures as sequences of their rows."""
+    """Images as sequences of their rows."""
 
     def __init__(self, kind):
         super().__init__()
@@ -87,7 +87,7 @@ NETWORKS = {
 
 
 def digits(classes, steps, labels=0, seed=0, batch=32):
-    """Batches of digits of these classes, their labels moved by so many."""
+    """Batches of digits of these classes, with labels shifted by a constant."""
     x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
     chosen = torch.isin(y, torch.tensor(list(classes))).nonzero()[:, 0]
     numbers = torch.Generator().manual_seed(seed)
@@ -158,7 +158,7 @@ def test_a_new_fit_on_the_same_data_is_held_for_a_while_and_taken_back(tmp_path)
     assert held == [True] * (TRIAL - 1) + [False] * (60 - TRIAL + 1)
 
 
-def test_a_new_fit_on_other_data_is_found_even_if_each_batch_alone_is_not_suspicious():
+def test_a_new_fit_on_other_data_is_detected_even_if_no_single_batch_is_suspicious():
     numbers, detection = random.Random(0), ChangeDetector()
     for _ in range(200):
         detection.update({"x": numbers.gauss(0, 1)})
@@ -201,7 +201,7 @@ def test_networks_whose_last_layer_varies_are_not_compiled_anew_in_each_step(mon
     assert len(renewed) <= 2
 
 
-def test_a_trial_goes_on_where_it_was_saved():
+def test_a_trial_continues_from_a_saved_state():
     numbers, detection = random.Random(0), ChangeDetector()
     for _ in range(WARM):
         detection.update({"x": numbers.gauss(0, 1), LOSS: numbers.gauss(0, 1)})
@@ -215,7 +215,7 @@ def test_a_trial_goes_on_where_it_was_saved():
     assert [again.detect(v) for v in values[5:]] == [detection.detect(v) for v in values[5:]]
 
 
-def test_a_batch_that_overflows_is_no_sign_of_a_change():
+def test_a_batch_that_overflows_is_no_evidence_of_a_change():
     parts = [digits(range(10), 60), [(torch.full((32, 64), torch.inf), torch.zeros(32).long())], digits(range(10), 30)]
     torch.manual_seed(0)
     model = NETWORKS["mlp"]()
@@ -241,7 +241,7 @@ def exchangeable(kind, n, seed):
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy"])
-def test_jumps_are_not_found_in_noise_of_any_kind(kind):
+def test_no_jump_is_detected_in_noise_of_any_distribution(kind):
     jumps = LossJumpTest()
     for value in exchangeable(kind, 20_000, seed=0):
         assert jumps.detect(value) < CONFIRM
@@ -249,7 +249,7 @@ def test_jumps_are_not_found_in_noise_of_any_kind(kind):
     assert len(jumps.usual) == LONGEST
 
 
-def test_a_jump_is_suspected_and_then_believed():
+def test_a_jump_is_suspected_and_then_confirmed():
     jumps = LossJumpTest()
     for value in exchangeable("normal", SHORTEST, seed=1):
         jumps.update(value)
@@ -262,7 +262,7 @@ def test_a_jump_is_suspected_and_then_believed():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_loss_that_rises_all_the_time_does_not_jump(seed):
+def test_a_steadily_rising_loss_is_no_jump(seed):
     jumps, noise = LossJumpTest(), random.Random(seed)
     for i in range(300):
         value = 0.1 * i + noise.gauss(0, 0.5)
@@ -271,7 +271,7 @@ def test_a_loss_that_rises_all_the_time_does_not_jump(seed):
         jumps.update(value)
 
 
-def test_values_that_were_only_outliers_become_usual():
+def test_outliers_join_the_usual_values():
     jumps = LossJumpTest()
     for value in [0.0] * SHORTEST:
         jumps.update(value)
@@ -316,7 +316,7 @@ def test_whole_samples_are_means_over_a_grid():
     ("module", "shape"),
     [(nn.Linear(4, 2), (5, 4)), (nn.Linear(4, 2), (4,)), (nn.Conv2d(3, 4, 3), (3, 8, 8)), (nn.Linear(4, 2), (0, 4))],
 )
-def test_rows_that_are_samples_already_are_not_looked_at_twice(module, shape):
+def test_inputs_whose_rows_are_samples_have_no_whole_samples(module, shape):
     assert whole(module, torch.ones(shape)) is None
 
 
@@ -336,7 +336,7 @@ def test_sequences_of_any_length_are_compared():
 
 
 @pytest.mark.parametrize("unscaled", [True, False])
-def test_the_loss_is_that_before_it_is_scaled(unscaled):
+def test_the_loss_signal_is_independent_of_the_loss_scale(unscaled):
     """The scale doubles every few steps, as it does in training."""
     found = {}
     for scale in (1.0, 1024.0):

@@ -20,7 +20,7 @@ OPTIMIZERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_two_lines_keep_the_first_task_under_any_optimizer_and_learn_the_second(name):
+def test_analyze_and_protect_keep_the_first_task_under_any_optimizer(name):
     forgotten, learned = {}, {}
     for protected in (False, True):
         model = net()
@@ -38,8 +38,8 @@ def test_two_lines_keep_the_first_task_under_any_optimizer_and_learn_the_second(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element"])
-def test_on_one_stationary_task_the_loss_is_that_of_plain_training(protection):
-    """Labels with noise: both must come down to its floor, also after everything was consolidated again and again."""
+def test_the_loss_on_a_stationary_task_is_that_of_plain_training(protection):
+    """Labels with noise: both must reach the noise floor, also after repeated consolidations."""
     reached = {}
     for on in (False, "novelty", 150):
         model = net()
@@ -66,7 +66,7 @@ def test_on_one_stationary_task_the_loss_is_that_of_plain_training(protection):
     assert reached[150] == pytest.approx(reached[False], rel=0.05)
 
 
-def test_the_element_rule_finds_changes_and_protects_too():
+def test_the_element_rule_detects_changes_and_protects():
     forgotten = {}
     for protected in (False, True):
         model = net()
@@ -82,7 +82,7 @@ def test_the_element_rule_finds_changes_and_protects_too():
     assert forgotten[True] < 0.8 * forgotten[False]
 
 
-def test_without_the_optimizer_it_warns_once_and_masks_the_gradient():
+def test_without_an_optimizer_the_layer_warns_once_and_masks_the_gradient():
     forgotten = {}
     for protected in (False, True):
         model, comm = net(), None
@@ -98,7 +98,7 @@ def test_without_the_optimizer_it_warns_once_and_masks_the_gradient():
     assert forgotten[True] < 0.5 * forgotten[False]
 
 
-def test_restore_by_hand_does_what_the_hook_does():
+def test_calling_restore_is_equivalent_to_the_hook():
     results = []
     for by_hand in (False, True):
         model = net()
@@ -121,7 +121,7 @@ def test_restore_by_hand_does_what_the_hook_does():
         assert torch.equal(a, b)
 
 
-def test_consolidation_by_hand_and_by_the_clock():
+def test_consolidation_by_hand_and_every_n_steps():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)

@@ -56,7 +56,7 @@ def test_a_shared_weight_is_covered_once():
     assert sum(p is net[0].weight for rule in rules for p in rule.parameters.values()) == 1
 
 
-def test_a_bias_alone_goes_weight_by_weight():
+def test_a_bias_alone_is_protected_weight_by_weight():
     net = nn.Linear(2, 2)
     net.weight.requires_grad_(False)
     (rule,) = coverage.rules_for(Settings(), coverage.owned(net, None), net)
@@ -64,7 +64,7 @@ def test_a_bias_alone_goes_weight_by_weight():
     assert set(rule.parameters) == {"bias"}
 
 
-def test_a_bias_of_another_optimizer_is_left_to_it():
+def test_a_bias_of_another_optimizer_is_not_covered():
     net = nn.Linear(2, 2)
     (rule,) = coverage.rules_for(Settings(), coverage.owned(net, torch.optim.SGD([net.weight])), net)
     assert set(rule.parameters) == {"weight"}
@@ -118,7 +118,7 @@ def test_complex_weights_are_protected_weight_by_weight():
     assert comm.spectrum().protected > 0
 
 
-def test_wrong_partners_are_refused():
+def test_invalid_models_and_optimizers_are_refused():
     with pytest.raises(ValueError, match=r"optimizer.*own parameters of model"):
         CommunicationLayer(net(), torch.optim.Adam(net().parameters()))
     for model in (nn.ReLU(), net().requires_grad_(False)):
@@ -139,6 +139,6 @@ def test_wrong_partners_are_refused():
     ],
     ids=["swapped", "data", "class"],
 )
-def test_what_is_neither_model_nor_optimizer_is_named(net, optimizer, expected):
+def test_the_error_names_the_type_of_an_invalid_model_or_optimizer(net, optimizer, expected):
     with pytest.raises(TypeError, match=f"Expected {expected}"):
         coverage.check(net, optimizer)

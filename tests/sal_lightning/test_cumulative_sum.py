@@ -5,7 +5,7 @@ from sal_lightning.change_detection import CONFIRM, KNOWN, PATIENCE, REFRESH, SU
 
 
 def feed(test, values):
-    """The evidence after each of these surprises, of which the familiar ones are learned."""
+    """The evidence after each of these values; the baseline is updated with the familiar ones."""
     evidence = []
     for value in values:
         evidence.append(test.detect(value))
@@ -18,7 +18,7 @@ def noise(n, seed=0, size=0.05):
     return (size * torch.randn(n, generator=torch.Generator().manual_seed(seed))).tolist()
 
 
-def test_noise_is_never_confirmed_and_hardly_ever_suspected():
+def test_noise_is_never_confirmed_and_rarely_suspected():
     evidence = feed(CumulativeSumTest(), noise(20_000))
     assert max(evidence) < CONFIRM
     assert sum(e >= SUSPECT for e in evidence) <= 4
@@ -33,7 +33,7 @@ def test_evidence_is_the_cumulative_sum_of_clipped_scores():
         assert abs(test.detect(usual + z * deviation) - expected) < 1e-9
 
 
-def test_a_clear_change_is_suspected_at_once_and_believed_at_the_third_batch():
+def test_a_clear_change_is_suspected_at_the_first_batch_and_confirmed_at_the_third():
     test = CumulativeSumTest()
     assert max(feed(test, noise(400))) < SUSPECT
     assert test.excess(0.5) > 0.4
@@ -42,14 +42,14 @@ def test_a_clear_change_is_suspected_at_once_and_believed_at_the_third_batch():
     assert evidence[1] < CONFIRM <= evidence[2]
 
 
-def test_a_change_of_three_and_a_half_deviations_is_believed_too():
+def test_a_change_of_three_and_a_half_deviations_is_confirmed():
     test = CumulativeSumTest()
     feed(test, noise(400))
     evidence = [test.detect(0.175 + value) for value in noise(20, seed=3)]
     assert evidence[-1] >= CONFIRM
 
 
-def test_the_usual_is_that_of_the_first_batches_after_a_look():
+def test_the_baseline_is_learned_from_the_first_batches_after_a_refresh():
     test, values = CumulativeSumTest(), noise(2 * REFRESH + KNOWN + 30)
     feed(test, values)
     known = torch.tensor(values[2 * REFRESH :][:KNOWN], dtype=torch.float64)
@@ -57,13 +57,13 @@ def test_the_usual_is_that_of_the_first_batches_after_a_look():
     assert test.baseline.deviation == pytest.approx(known.std(correction=0).item())
 
 
-def test_looks_are_ever_rarer():
+def test_refresh_intervals_double():
     test = CumulativeSumTest()
     refreshes = [i for i, value in enumerate(noise(2200), 1) if test.update(value)]
     assert refreshes == [REFRESH, 2 * REFRESH, 4 * REFRESH, 8 * REFRESH, 16 * REFRESH]
 
 
-def test_after_a_look_the_old_usual_judges_less_surely_until_the_new_one_is_known():
+def test_after_a_refresh_the_old_baseline_is_used_with_a_larger_deviation():
     for shift, change in ((0.15, False), (0.6, True)):
         test = CumulativeSumTest()
         feed(test, noise(2 * REFRESH))
@@ -74,7 +74,7 @@ def test_after_a_look_the_old_usual_judges_less_surely_until_the_new_one_is_know
 
 @pytest.mark.parametrize("before", [300, 800])
 @pytest.mark.parametrize("batches", [400, 1000, 2000])
-def test_a_gradual_change_is_found_in_its_first_third(batches, before):
+def test_a_gradual_change_is_detected_in_its_first_third(batches, before):
     test = CumulativeSumTest()
     feed(test, noise(before))
     ramp = [value + i / batches for i, value in enumerate(noise(batches // 3, seed=1))]  # to twenty deviations
@@ -86,7 +86,7 @@ def test_a_drift_of_a_deviation_in_a_thousand_batches_is_no_change():
     assert max(feed(CumulativeSumTest(), drift)) < CONFIRM
 
 
-def test_a_suspicion_that_stays_is_believed():
+def test_a_persistent_suspicion_is_confirmed():
     test = CumulativeSumTest()
     feed(test, noise(400))
     usual = test.baseline.mean
@@ -96,7 +96,7 @@ def test_a_suspicion_that_stays_is_believed():
     assert evidence[-2] < CONFIRM <= evidence[-1]
 
 
-def test_one_strange_batch_alone_leaves_no_evidence():
+def test_the_evidence_of_a_single_unusual_batch_decays():
     test = CumulativeSumTest()
     feed(test, noise(400))
     assert test.detect(5.0) >= SUSPECT
@@ -105,7 +105,7 @@ def test_one_strange_batch_alone_leaves_no_evidence():
     assert test.detect(0.0) == 0.0
 
 
-def test_nothing_is_unusual_before_enough_is_known():
+def test_nothing_is_detected_before_there_is_a_baseline():
     test = CumulativeSumTest()
     assert max(feed(test, [0.0] * (WARM - 1))) == 0.0
     assert test.detect(100.0) == 0.0

@@ -14,7 +14,7 @@ def table(shape):
 
 
 def spread():
-    """Each table in each placement that it allows, by name."""
+    """Each table in each placement that is possible for it, by name."""
     mesh = init_device_mesh("cpu", (2,))
     return {
         (name, where): (table(shape), distribute_tensor(table(shape), mesh, [placement]))
@@ -25,7 +25,7 @@ def spread():
 
 
 def parts(rank):
-    """Of each table what lives here, whether that is found again, and what all get when it is gathered."""
+    """For each table: the local part, whether `part` reproduces it, and the gathered whole."""
     return {
         key: {
             "here": tuple(distributed.local(x).shape),
@@ -39,20 +39,20 @@ def parts(rank):
 
 
 def other_columns(rank):
-    """What belongs to the rows of a table and has columns of its own."""
+    """A tensor with the rows of a table and a different number of columns."""
     x, whole = spread()["uneven", "rows"][1], table((5, 7))
     return torch.equal(distributed.gather(distributed.part(whole, x).clone(), x), whole)
 
 
 def sums(rank):
-    """Totals over the rows of an uneven table, beside a number that all have."""
+    """Totals over the rows of an uneven table, and of a replicated number."""
     dealt, same = spread()["uneven", "rows"][1], torch.zeros(2)
     mine = [distributed.local(dealt).sum(), torch.tensor(3.0)]
     return [float(x) for x in distributed.totals(mine, [dealt, same])]
 
 
 def agreements(rank):
-    """The mean of what differs, and what the first says."""
+    """The mean over ranks, and the broadcast from rank 0."""
     mine = [torch.full((2, 2), float(rank)), torch.tensor(10 * rank, dtype=torch.double)]
     merged = distributed.mean(mine)
     distributed.agree(mine)
@@ -71,11 +71,11 @@ def job(rank):
 
 @pytest.fixture(scope="module")
 def found(both, tmp_path_factory):
-    """What two processes found, each for itself."""
+    """The results of two processes."""
     return both(tmp_path_factory.mktemp("processes"), job)
 
 
-def test_a_part_is_what_lives_here_and_is_gathered_again(found):
+def test_part_returns_the_local_rows_and_gather_inverts_it(found):
     for rank in range(2):
         for seen in found[rank]["parts"].values():
             assert seen["part"]
@@ -86,17 +86,17 @@ def test_a_part_is_what_lives_here_and_is_gathered_again(found):
     assert found[1]["parts"]["one row", "rows"]["here"] == (0, 3)
 
 
-def test_only_what_is_dealt_out_by_columns_is_not_by_rows(found):
+def test_by_rows_is_false_only_for_shards_of_columns(found):
     for (_, where), seen in found[0]["parts"].items():
         assert seen["by rows"] == (where != "columns")
         assert seen["shards"] == (1 if where == "whole" else 2)
 
 
-def test_totals_add_up_what_is_dealt_out_and_nothing_else(found):
+def test_totals_sum_over_shards_only(found):
     assert found[0]["sums"] == found[1]["sums"] == [105.0, 3.0]
 
 
-def test_the_mean_is_that_of_all_and_the_first_is_right(found):
+def test_mean_averages_over_processes_and_agree_broadcasts_from_rank_zero(found):
     assert found[0]["agreements"] == found[1]["agreements"]
     assert found[0]["agreements"] == {
         "count": 2,
@@ -107,7 +107,7 @@ def test_the_mean_is_that_of_all_and_the_first_is_right(found):
     }
 
 
-def test_a_process_alone_has_everything():
+def test_a_single_process_has_whole_tensors():
     x = torch.ones(3, 2)
     assert distributed.count() == 1
     assert distributed.mean([x])[0] is x

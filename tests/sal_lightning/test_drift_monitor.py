@@ -15,7 +15,7 @@ X = Batches()[0][0]
 
 
 class Slow(Callback):
-    """Features of every step, the long way round: the layers themselves, in evaluation mode."""
+    """Reference features of every step, from calling the layers directly in evaluation mode."""
 
     def __init__(self):
         self.seen = {}
@@ -33,7 +33,7 @@ def drifts(folder, since, **options):
 
 
 @pytest.mark.parametrize("since", [0, 37])
-def test_it_is_the_distance_from_the_features_as_they_were(tmp_path, since):
+def test_drift_is_the_relative_distance_from_the_first_features(tmp_path, since):
     series, seen = drifts(tmp_path, since)
     first = seen[max(since, 1)]
     assert series.steps == [step for step in range(10, 121, 10) if step >= since]
@@ -42,7 +42,7 @@ def test_it_is_the_distance_from_the_features_as_they_were(tmp_path, since):
     assert series.values[-1] > series.values[0]
 
 
-def test_watching_changes_nothing(tmp_path):
+def test_the_monitor_does_not_affect_training(tmp_path):
     _, plain = fit(tmp_path, [])
     _, watched = fit(tmp_path, [DriftMonitor(X)])
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
@@ -54,7 +54,7 @@ def test_another_layer_can_be_named(tmp_path):
     assert torch.equal(watch.features(Net()), X)
 
 
-def test_a_second_training_goes_on_from_the_first(tmp_path):
+def test_a_second_training_keeps_the_reference_of_the_first(tmp_path):
     watch = DriftMonitor(X)
     _, model = fit(tmp_path, [watch])
     copy = DriftMonitor(X)
@@ -64,7 +64,7 @@ def test_a_second_training_goes_on_from_the_first(tmp_path):
     assert torch.equal(copy.first, watch.first)
 
 
-def test_bad_choices_are_refused(tmp_path):
+def test_invalid_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"since to be a whole number >= 0, got -1"):
         DriftMonitor(X, since=-1)
     with pytest.raises(ValueError, match=r"layer to be the name of a layer.*, got 'head'\. Nearest are \["):
@@ -84,7 +84,7 @@ class Attentive(nn.Module):
         return self.attention(h, h, h)[0]
 
 
-def test_of_a_model_that_ends_in_attention_it_is_the_last_linear_that_is_called():
+def test_the_default_layer_is_the_last_linear_that_is_called():
     model, x = Attentive(), torch.randn(3, 5, 4)
     assert torch.equal(DriftMonitor(x).features(model), x)
     by_name = DriftMonitor(x, layer="attention").features(model)
@@ -92,7 +92,7 @@ def test_of_a_model_that_ends_in_attention_it_is_the_last_linear_that_is_called(
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_of_a_compiled_model_that_has_run_it_is_what_it_is_of_a_plain_one(in_place):
+def test_drift_of_a_compiled_model_equals_that_of_an_eager_one(in_place):
     torch.manual_seed(0)
     plain, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(3, 4)
     expected = DriftMonitor(x).features(plain)

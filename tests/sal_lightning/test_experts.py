@@ -1,4 +1,4 @@
-"""What stacked experts multiply, compared with a loop over tokens and with the gradients that autograd finds."""
+"""Inputs of stacked experts, compared with a loop over tokens and with autograd's gradients."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from sal_lightning import CommunicationLayer, layers
 
 TOKENS, EXPERTS, WIDTH, INNER = 7, 4, 16, 6
-INDEX = torch.tensor([[0, 1], [0, 2], [1, 0], [0, 1], [2, 0], [0, 1], [1, 2]])  # nobody is sent to the last expert
+INDEX = torch.tensor([[0, 1], [0, 2], [1, 0], [0, 1], [2, 0], [0, 1], [1, 2]])  # no token is routed to the last expert
 ALL = 10**6
 
 
@@ -40,7 +40,7 @@ def inputs(width=WIDTH, tokens=TOKENS):
 
 
 def expected(x, index=INDEX):
-    """Of each expert the tokens that were sent to it."""
+    """The tokens routed to each expert."""
     return [[x[t] for t, chosen in enumerate(index.tolist()) if e in chosen] for e in range(EXPERTS)]
 
 
@@ -53,7 +53,7 @@ def counted(rows, tokens):
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_rows_of_an_expert_are_the_tokens_that_were_sent_to_it(transposed, named):
+def test_rows_of_an_expert_are_its_routed_tokens(transposed, named):
     module, x = Experts(transposed), inputs()
     (layer,) = layers.find(module)
     assert (layer.name, layer.groups, layer.out, layer.inputs) == ("gate_up_proj", EXPERTS, 2 * INNER, WIDTH)
@@ -68,7 +68,7 @@ def test_rows_of_an_expert_are_the_tokens_that_were_sent_to_it(transposed, named
         assert often.max() - often.min() <= 1
 
 
-def test_of_many_tokens_some_are_sampled_and_other_ones_in_other_steps():
+def test_tokens_are_sampled_and_differ_between_steps():
     module, x = Experts(), inputs(tokens=400)
     index = torch.stack([torch.arange(400) % 3, torch.full((400,), 3)], 1)
     (layer,) = layers.find(module)
@@ -93,7 +93,7 @@ def test_matrices_of_stacked_experts_are_read_and_written_in_place(transposed):
 
 
 def spans(layer, given):
-    """Whether the gradient of each group lies in the directions of its rows, as it does of what it multiplies."""
+    """Whether the gradient of each group lies in the span of its rows."""
     rows, G = layer.read(given, ALL, 0).double(), layer.matrix(layer.weight.grad.detach()).double()
     if layer.bias is not None:
         G = torch.cat([G, layer.matrix(layer.bias.grad.detach()).double()], -1)
@@ -168,7 +168,7 @@ class Router(nn.Module):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_what_an_expert_holds_stays_and_one_that_was_never_used_is_free(transposed):
+def test_used_experts_are_held_and_unused_ones_are_free(transposed):
     model = Router(transposed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e6)
@@ -199,7 +199,7 @@ def test_what_an_expert_holds_stays_and_one_that_was_never_used_is_free(transpos
     assert again.spectrum() == comm.spectrum()
 
 
-def test_experts_that_are_not_given_a_router_s_choice_are_held_one_by_one():
+def test_experts_without_router_indices_are_held_weight_by_weight():
     class Sorted(Experts):
         def forward(self, hidden_states):
             up, down = self.gate_up_proj, self.down_proj

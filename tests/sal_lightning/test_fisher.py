@@ -18,7 +18,7 @@ def small():
 
 
 def measured(net, x, loss, draws, scale=None, tokens=False):
-    """The mean over many draws of signs, in one tensor a parameter; factors are not made of it."""
+    """The mean over many draws of signs, as one unfactored tensor per parameter."""
     fisher, sums = Fisher(), {}
     fisher.parameters = dict(net.named_parameters())
     for fisher.age in range(draws):
@@ -31,7 +31,7 @@ def measured(net, x, loss, draws, scale=None, tokens=False):
 
 
 def by_samples(net, x, loss_of_one):
-    """Squared gradients of single samples, one after the other."""
+    """Sum of the squared gradients of single samples, computed one by one."""
     total = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
     for one in range(len(x)):
         grads = torch.autograd.grad(loss_of_one(net(x[one : one + 1]), one), list(net.parameters()))
@@ -59,7 +59,7 @@ def test_each_position_of_a_sequence_is_a_sample():
     close(found, by_samples(net, x.flatten(0, 1), lambda out, i: F.cross_entropy(out, y.flatten()[i : i + 1])))
 
 
-def test_what_the_loss_was_multiplied_by_is_divided_out():
+def test_the_loss_scale_is_divided_out():
     net, x = small(), torch.randn(16, 3)
     plain = measured(net, x, lambda out: out.square().sum(), draws=3)
     scaled = measured(net, x, lambda out: 1024 * out.square().sum(), draws=3, scale=torch.tensor(1024.0))
@@ -93,7 +93,7 @@ def trained(pull, steps=40, net=None, run=None):
     return comm, grads
 
 
-def test_it_is_measured_in_few_steps_and_changes_no_gradient():
+def test_the_fisher_is_measured_in_few_steps_and_changes_no_gradient():
     seen = []
     comm, with_it = trained(1.0)
     without, plain = trained(0)
@@ -121,7 +121,7 @@ def test_the_mean_over_all_weights_is_one_whatever_the_scale_of_the_loss():
     assert torch.allclose(*found, rtol=1e-4)
 
 
-def test_nothing_of_a_step_stays_in_memory():
+def test_the_graph_of_a_step_is_freed():
     net = small()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     comm = CommunicationLayer(net, optimizer, consolidate_on=None)
@@ -143,7 +143,7 @@ def test_nothing_of_a_step_stays_in_memory():
         gc.enable()
 
 
-def test_where_it_cannot_be_measured_one_warning_says_so_and_training_goes_on():
+def test_a_failed_measurement_warns_once_and_training_continues():
     net = small()
 
     def run(x):
@@ -165,7 +165,7 @@ def test_where_it_cannot_be_measured_one_warning_says_so_and_training_goes_on():
     assert comm.spectrum().volatile < 100  # the hold is what it was
 
 
-def test_it_is_measured_under_checkpointing_that_is_not_reentrant():
+def test_the_fisher_is_measured_under_non_reentrant_checkpointing():
     net = small()
     comm, grads = trained(1.0, net=net, run=lambda x: checkpoint(net, x, use_reentrant=False))
     plain, expected = trained(1.0)

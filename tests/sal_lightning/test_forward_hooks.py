@@ -26,7 +26,7 @@ def test_steps_without_gradients_and_evaluation_are_not_observed():
     assert not comm.collector.inputs.now
 
 
-def test_detached_it_leaves_the_model_alone():
+def test_a_detached_layer_does_not_affect_the_model():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
     comm = CommunicationLayer(model, optimizer)
@@ -64,14 +64,14 @@ def test_attention_is_protected_like_other_projections():
     assert (query(past[0]) - before).norm() / before.norm() < 0.1 * moved
 
 
-def test_detached_it_is_freed_at_once():
+def test_a_detached_layer_is_freed_immediately():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
     comm = CommunicationLayer(model, optimizer)
     train(model, optimizer, 0, 1, comm)
     comm.detach()
     kept = weakref.ref(comm)
-    gc.disable()  # what it holds, the model among it, must not wait for the collector
+    gc.disable()  # the layer and its model must be freed without the garbage collector
     try:
         del comm
         assert kept() is None

@@ -9,7 +9,7 @@ from sal_lightning.rules.element import ElementRule
 
 @pytest.mark.parametrize("kind", ["none", "disabled", "unscaled", "fused"])
 @pytest.mark.parametrize("finite", [True, False])
-def test_the_size_of_gradients_is_known_and_so_is_a_step_that_will_be_skipped(kind, finite):
+def test_unit_returns_the_scale_or_none_for_a_step_that_will_be_skipped(kind, finite):
     model = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(model.parameters(), fused=kind == "fused")
     scaler = None if kind == "none" else GradScaler("cpu", init_scale=8.0, enabled=kind != "disabled")

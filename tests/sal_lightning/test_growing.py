@@ -1,4 +1,4 @@
-"""Models that grow between fits: what is new is free, what is held stays held, only what is missing is refused."""
+"""Models that grow between fits: new parts are free, held parts stay held, missing parts raise an error."""
 
 import lightning as L
 import pytest
@@ -55,7 +55,7 @@ def test_a_head_added_for_the_second_task_is_free_and_the_rest_stays_held(tmp_pa
         assert (model.heads[1].weight - start[0]).norm() > 0.1
 
 
-def test_biases_that_are_thawed_later_are_free_beside_weights_that_are_held(tmp_path):
+def test_biases_unfrozen_later_are_free_while_their_weights_are_held(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None, strength=1e6)
     for layer in (model.net[0], model.net[2]):
         layer.bias.requires_grad_(False)
@@ -142,7 +142,7 @@ def test_new_rows_move_as_in_a_layer_that_holds_nothing():
 
 
 @pytest.mark.parametrize("change", ["fewer outputs", "another input", "no layer", "no norm"])
-def test_what_is_missing_is_named_before_anything_is_changed(tmp_path, change):
+def test_missing_parts_raise_an_error_before_anything_is_changed(tmp_path, change):
     make = lambda: Net(nn.Sequential(*models.mlp(), nn.LayerNorm(4)))  # noqa: E731
     model, callback, other = make(), SALCallback(consolidate_on=None), make()
     fit(tmp_path, model, callback)
@@ -169,7 +169,7 @@ def test_what_is_missing_is_named_before_anything_is_changed(tmp_path, change):
 
 # --- language models ---
 
-# peft asks transformers by an old name.
+# peft uses an old name of transformers.
 HUGGING = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode"),
@@ -269,7 +269,7 @@ def test_a_parameter_that_takes_the_place_of_another_is_covered_and_held():
     assert [list(rule.parameters.values()) for rule in comm.rules] == [[new.weight, new.bias]]
 
 
-def test_what_is_held_goes_over_to_the_parameter_that_takes_the_place():
+def test_held_state_is_transferred_to_the_replacement_parameter():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), torch.randn(40, 8, 4)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)

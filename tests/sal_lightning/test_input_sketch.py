@@ -47,7 +47,7 @@ def test_a_smaller_sketch_keeps_the_strong_directions_and_never_invents_energy()
     assert ((R - sketch).diagonal(dim1=-2, dim2=-1).sum(-1) < (1 + 8 / 3) * best).all()
 
 
-def test_one_update_that_stands_for_several_steps_weighs_as_much():
+def test_one_update_for_several_steps_has_their_weight():
     often, seldom, x = window(), window(), batches(1)[0]
     for _ in range(4):
         often.update(x)
@@ -63,14 +63,14 @@ def test_the_mean_of_two_sketches_is_the_sketch_of_both():
     torch.testing.assert_close((one.trace + other.trace) / 2, both.trace)
 
 
-def test_rows_have_the_same_energy_whatever_the_unit():
+def test_rows_have_the_same_energy_at_any_scale_of_the_input():
     for scale in (1e-4, 1.0, 1e4):
         energy = window(seen=[scale * x for x in batches()]).rows().square().sum((-2, -1))
         torch.testing.assert_close(energy, torch.full((2,), float(D)), atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("rank", "atol"), [(D, 1e-3), (20, 3e-2)])
-def test_distance_is_that_of_mahalanobis(rank, atol):
+def test_distance_is_the_mahalanobis_distance(rank, atol):
     made, x, floor = window(rank, batches()), batches(1, seed=7)[0], 0.3
     made.refresh(floor)
     R = dense(batches()) / (1 - 0.9**30)
@@ -80,7 +80,7 @@ def test_distance_is_that_of_mahalanobis(rank, atol):
     torch.testing.assert_close(made.distance(x, floor), expected, atol=atol, rtol=0)
 
 
-def test_distance_rises_outside_the_window_and_not_with_the_unit():
+def test_distance_grows_outside_the_window_and_is_scale_invariant():
     for scale in (1e-3, 1e3):
         inside = torch.zeros(1, 32, D)
         inside[..., :3] = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(0))
@@ -122,7 +122,7 @@ def test_the_state_of_a_layer_of_another_size_is_refused():
         InputSketch(3, 3, 0.9).load_state_dict(state, torch.device("cpu"))
 
 
-def test_a_group_that_saw_nothing_has_no_energy_and_is_not_unusual():
+def test_a_group_without_rows_has_no_energy_and_no_novelty():
     xs = batches()
     for x in xs:
         x[1] = 0

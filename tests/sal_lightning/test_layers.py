@@ -7,7 +7,7 @@ from sal_lightning.sampling import sample
 
 
 def outputs(layer, x):
-    """What the layer's matrices make of its sampled rows: all rows, in order, as (groups, n, out)."""
+    """The product of the layer's sampled rows and matrices, (groups, n, out), in order."""
     W = layer.weight.detach().reshape(layer.groups, layer.weight.shape[0] // layer.groups, -1)
     rows = layer.rows(layer.module, x, 10**6, 0, (None,) * 3)
     y = rows @ W.mT
@@ -60,7 +60,7 @@ def test_attention_is_read_as_its_three_projections():
     torch.testing.assert_close(outputs(layer, (q, k, v)), expected)
 
 
-def test_projections_of_other_widths_are_read_each_by_itself():
+def test_projections_of_different_widths_are_read_separately():
     module = nn.MultiheadAttention(6, 2, kdim=4, vdim=5)
     q, k, v = (torch.randn(n, 2, d, generator=torch.Generator().manual_seed(n)) for n, d in ((3, 6), (7, 4), (7, 5)))
     for args, kwargs in (((q, k, v), {}), ((q,), {"value": v, "key": k})):
@@ -71,7 +71,7 @@ def test_projections_of_other_widths_are_read_each_by_itself():
             torch.testing.assert_close(layer.read(given, 10**6, 0)[0], x.flatten(0, 1))
 
 
-def test_of_queries_and_keys_of_other_lengths_as_many_rows_are_read():
+def test_queries_and_keys_of_different_lengths_yield_equally_many_rows():
     module = nn.MultiheadAttention(4, 2)
     q, k = torch.randn(3, 2, 4), torch.randn(7, 2, 4)
     layer, _ = layers.find(module)
@@ -87,7 +87,7 @@ class Scaled(nn.Embedding):
 
 
 class Normed(nn.Embedding):
-    """Changes its rows, each by itself."""
+    """Normalizes its rows separately."""
 
     def forward(self, tokens):
         return nn.functional.embedding(tokens, nn.functional.normalize(self.weight, dim=1))
@@ -99,7 +99,7 @@ class Centred(nn.Embedding):
 
 
 class Positions(nn.Embedding):
-    """As in OPT and BART: is given the tokens, and counts them."""
+    """As in OPT and BART: computes positions from the tokens."""
 
     def forward(self, tokens):
         return super().forward(torch.arange(tokens.shape[1]).expand_as(tokens) + 2)
@@ -120,7 +120,7 @@ class Cell(nn.GRUCell):
         return super().forward(x.sign(), hx)
 
 
-def test_modules_that_change_what_they_are_given_are_left_out():
+def test_modules_that_change_their_input_are_left_out():
     plain = {"scaled": Scaled(99, 4, padding_idx=50), "normed": Normed(9, 4), "embedding": nn.Embedding(9, 4)}
     own = {"centred": Centred(9, 4), "positions": Positions(9, 4), "offset": Offset(9, 4)}
     own |= {"attention": Attention(4, 2), "cell": Cell(4, 4)}
@@ -139,7 +139,7 @@ def test_modules_that_share_a_weight_make_one_layer():
     assert layer.bias is first.bias
 
 
-def test_what_is_found_and_what_is_not():
+def test_supported_and_unsupported_layers():
     model = nn.ModuleDict(
         {
             "linear": nn.Linear(2, 2),
@@ -164,6 +164,6 @@ def test_samples_are_distinct_rows_of_the_batch(total):
     assert len(places.unique()) == len(places) == min(total, 128)
 
 
-def test_samples_meet_every_position_of_a_sequence():
+def test_samples_reach_every_position_of_a_sequence():
     met = torch.cat([sample(64 * 32, 128, step) % 64 for step in range(20)])
     assert len(met.unique()) == 64

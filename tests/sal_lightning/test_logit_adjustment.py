@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_the_loss_at_logits_with_the_prior(prior, option
     torch.testing.assert_close(adjusted(z.detach(), G, absent, prior)[0], expected, atol=1e-6, rtol=1e-4)
 
 
-def test_of_a_sequence_each_position_is_a_row():
+def test_each_position_of_a_sequence_is_a_row():
     z = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     y = torch.full((3, 7), 4)
     absent = torch.tensor([True, False, False, False, False])
@@ -84,7 +84,7 @@ def test_of_a_sequence_each_position_is_a_row():
     torch.testing.assert_close(adjusted(z.detach(), G, absent, 0.01)[0], expected)
 
 
-def test_logits_that_take_no_part_are_left_out():
+def test_excluded_logits_are_left_out():
     """As where a model cuts off the outputs of classes to come."""
     z = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     y = torch.full((8,), 2)
@@ -106,7 +106,7 @@ def test_a_class_is_not_absent_in_a_row_whose_target_it_is():
 
 
 @pytest.mark.parametrize("loss", [F.mse_loss, F.binary_cross_entropy_with_logits])
-def test_what_is_no_gradient_of_competing_logits_stays(loss):
+def test_gradients_of_other_losses_than_softmax_are_unchanged(loss):
     z = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (G,) = torch.autograd.grad(loss(z, torch.zeros(40, 4)), z)
     at, fits = targets(G)
@@ -128,7 +128,7 @@ def test_smoothed_labels_count_as_a_target():
     assert competing(G)
 
 
-def test_half_precision_counts_as_competing():
+def test_half_precision_gradients_count_as_softmax_gradients():
     z = torch.randn(20, 300, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (G,) = torch.autograd.grad(F.cross_entropy(z, torch.arange(20)), z)
     assert competing(G)
@@ -136,7 +136,7 @@ def test_half_precision_counts_as_competing():
     assert competing(G.half())
 
 
-def test_samples_that_are_learned_count_as_competing():
+def test_gradients_of_learned_samples_count_as_softmax_gradients():
     z = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     z[torch.arange(19), torch.arange(19) % 10] = 15.0  # all but one: of their gradients rounding is left
     z.requires_grad_()
@@ -171,14 +171,14 @@ def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own()
     assert comm.covered.adjustment.absent() == 3
 
 
-def test_before_something_is_held_nothing_is_changed():
+def test_gradients_are_unchanged_before_something_is_held():
     some, plain = model(), model()
     CommunicationLayer(some, torch.optim.SGD(some.parameters(), lr=0.05), consolidate_on=None, **FREE)
     for got, expected in zip(gradients(some, *batch(1, (3, 4))), gradients(plain, *batch(1, (3, 4))), strict=True):
         assert torch.equal(got, expected)
 
 
-def test_classes_that_come_again_are_not_absent_after_one_step():
+def test_returning_classes_are_no_longer_absent_after_one_step():
     some, optimizer, comm = consolidated()
     steps(some, optimizer, [50], (0, 1, 2))
     assert comm.covered.adjustment.absent() == 0
@@ -204,7 +204,7 @@ def test_the_prior_grows_while_absent_classes_have_much_of_the_probability():
     assert comm.covered.adjustment.priors == {}
 
 
-def test_micro_batches_come_to_the_same_as_one_batch():
+def test_micro_batches_are_equivalent_to_one_batch():
     ended = []
     for parts in (1, 4):
         some, optimizer, _ = consolidated()
@@ -218,7 +218,7 @@ def test_micro_batches_come_to_the_same_as_one_batch():
     torch.testing.assert_close(*ended, atol=1e-6, rtol=1e-5)
 
 
-def test_a_regression_is_trained_as_without():
+def test_a_regression_is_trained_as_without_the_adjustment():
     ended = []
     for prior in (0.01, 1.0):
         loss = lambda z, y: F.mse_loss(z, F.one_hot(y, 6).float())  # noqa: E731
@@ -326,7 +326,7 @@ def test_old_classes_are_kept_and_new_ones_learned():
 # --- what is kept ---
 
 
-def test_a_state_goes_on_where_it_stood():
+def test_a_saved_state_continues():
     some, optimizer, comm = consolidated()
     steps(some, optimizer, [100], (3, 4))
     state, weights = copy.deepcopy(comm.state_dict()), copy.deepcopy(some.state_dict())
@@ -342,7 +342,7 @@ def test_a_state_goes_on_where_it_stood():
         assert torch.equal(a, b)
 
 
-def test_a_head_that_grew_knows_its_old_classes():
+def test_a_grown_head_keeps_its_absent_classes():
     some, _, comm = consolidated()
     larger = model(outputs=8)
     with torch.no_grad():
@@ -367,7 +367,7 @@ def test_a_head_that_grew_knows_its_old_classes():
     torch.testing.assert_close(found[0], expected)
 
 
-def test_what_a_model_answers_is_remembered():
+def test_predictions_are_recorded_as_targets_by_remember():
     some = model()
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
     steps(some, optimizer, range(60), (0, 1, 2))
@@ -379,7 +379,7 @@ def test_what_a_model_answers_is_remembered():
     assert known.nonzero()[:, 0].tolist() == answers.tolist()
 
 
-def test_a_suspicion_that_is_dismissed_leaves_what_was_known():
+def test_a_dismissed_suspicion_leaves_the_memory_unchanged():
     some, optimizer, comm = consolidated()
     before = comm.covered.adjustment.memory
     steps(some, optimizer, [100], (3, 4))
@@ -389,7 +389,7 @@ def test_a_suspicion_that_is_dismissed_leaves_what_was_known():
     assert comm.covered.adjustment.memory is before
 
 
-def test_a_row_without_a_target_says_nothing():
+def test_a_row_without_a_target_is_ignored():
     some, optimizer, comm = consolidated()
     x, y = batch(100, (3,))
     optimizer.zero_grad()
@@ -398,7 +398,7 @@ def test_a_row_without_a_target_says_nothing():
     assert comm.covered.adjustment.absent() == 3
 
 
-def test_of_sequences_nothing_is_noted():
+def test_targets_of_sequences_are_not_recorded():
     some = model()
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
     comm = CommunicationLayer(some, optimizer, consolidate_on=None, absent_prior=0.01)
@@ -411,7 +411,7 @@ def test_of_sequences_nothing_is_noted():
     assert comm.covered.adjustment.memory is None
 
 
-def test_without_it_nothing_is_kept():
+def test_a_prior_of_one_keeps_no_state():
     _, _, comm = consolidated(prior=1.0)
     assert comm.covered.adjustment.memory is None
     assert comm.covered.adjustment.tensors() == []

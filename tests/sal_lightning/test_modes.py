@@ -1,4 +1,4 @@
-"""Layers in evaluation mode that are trained: their training counts, evaluation does not."""
+"""Training of layers in evaluation mode is observed; evaluation is not."""
 
 import copy
 
@@ -55,7 +55,7 @@ def test_a_frozen_batch_norm_leaves_the_layers_around_it_observed(tmp_path):
 
 
 @pytest.mark.parametrize("protection", ["subspace", "element"])
-def test_what_is_remembered_is_kept_by_a_fit_in_evaluation_mode(tmp_path, protection):
+def test_remembered_data_are_held_in_a_fit_in_evaluation_mode(tmp_path, protection):
     answers, x = {}, batch(0, 999)[0]
     for kind in (Net, Evaluating):
         model, callback = kind(), SALCallback(protection, consolidate_on=None)
@@ -82,7 +82,7 @@ def test_a_layer_that_is_not_reached_in_a_fit_keeps_what_it_holds(tmp_path):
     callback.remember(model, loader(change=10**6), limit=20)
     held, before = callback.spectrum(), model.net[0](x).detach()
     model.called = False
-    with pytest.warns(UserWarning, match="No layer was reached"):
+    with pytest.warns(UserWarning, match="No layer was called"):
         trainer(tmp_path, [callback]).fit(model, loader(first=1, change=10**6, length=40))
     assert callback.spectrum() == held
     assert set(callback.coverage().values()) == {"subspace"}
@@ -90,7 +90,7 @@ def test_a_layer_that_is_not_reached_in_a_fit_keeps_what_it_holds(tmp_path):
 
 
 class Evaluated(Net):
-    """Validates with gradients, and with a backward pass of its own."""
+    """Validates with gradients and a backward pass."""
 
     def validation_step(self, batch, batch_idx):
         with torch.enable_grad():
@@ -142,7 +142,7 @@ def attack(model, i):
 
 
 def copied(model, i):
-    """A copy carries the hooks of what it was copied from."""
+    """A copy includes the hooks of the original."""
     twin = copy.deepcopy(model)
     twin(batch(2, i)[0]).square().mean().backward()
 

@@ -38,7 +38,7 @@ def test_an_optimizer_that_calls_super_step_is_restored_once():
         def step(self, closure=None):
             return super().step(closure)
 
-    torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # from now on torch hooks the parent's step too
+    torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # from here on torch also hooks the parent's step
     results = []
     for kind in (torch.optim.Adam, Child):
         model = net()

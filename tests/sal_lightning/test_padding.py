@@ -1,4 +1,4 @@
-"""Padded positions do not count, wherever a module is given a mask."""
+"""Padded positions are ignored in modules that are called with a mask."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def trained(model, batch, pads, steps=3, **options):
 
 
 def windows(comm):
-    """What is known of each layer's input, or of each weight's gradient."""
+    """The statistics of each layer's input, or of each weight's gradient."""
     found = {}
     for rule in comm.rules:
         if isinstance(rule, SubspaceRule):
@@ -94,7 +94,7 @@ def test_with_padding_is_seen_what_is_seen_without(make, batch, protection):
 
 
 def read(model, run):
-    """The rows that each Linear, and the tokens that each Embedding, would be seen with in one pass."""
+    """The rows read at each Linear, and the tokens at each Embedding, in one pass."""
     comm = CommunicationLayer(model, torch.optim.SGD(model.parameters(), lr=0.0), consolidate_on=None)
     run(model)
     comm.detach()
@@ -110,8 +110,8 @@ def among(rows, others):
     return bool((rows[:, None] == others).all(-1).any(1).all())
 
 
-def test_of_two_sequences_of_one_length_each_layer_knows_its_own():
-    """What is read at each layer are rows that the layer was given at real positions of its own sequence."""
+def test_two_sequences_of_equal_length_keep_separate_masks():
+    """The rows read at each layer are its inputs at real positions of its own sequence."""
     model, batch, given = t5(), sequences(0, 4), {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -131,7 +131,7 @@ def test_of_two_sequences_of_one_length_each_layer_knows_its_own():
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("floating", [True, False])
-def test_masks_of_torch_mark_what_is_padded(batch_first, floating):
+def test_torch_masks_mark_padded_positions(batch_first, floating):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first)
     model = nn.ModuleDict(
@@ -155,7 +155,7 @@ def test_masks_of_torch_mark_what_is_padded(batch_first, floating):
     assert among(attention[:, :8], rows)
 
 
-def test_rows_are_those_that_would_be_chosen_without_padding():
+def test_sampled_rows_are_those_chosen_without_padding():
     real = torch.zeros(16, 100, dtype=torch.bool)
     for i in range(16):
         real[i, : 10 + 5 * i] = True
@@ -188,7 +188,7 @@ def test_more_padding_of_the_same_text_is_no_change():
     assert comm.monitor.detector.tests["the input of transformer.wte"].count > 60
 
 
-def test_a_batch_that_is_all_padding_leaves_everything_as_it_was():
+def test_a_fully_padded_batch_changes_nothing():
     model = gpt2()
     comm = trained(model, text, 8, 30)
     before = {name: x.clone() for name, x in windows(comm).items() if name.endswith("wte")}
@@ -202,7 +202,7 @@ def test_a_batch_that_is_all_padding_leaves_everything_as_it_was():
     assert all(x.isfinite().all() for x in windows(comm).values())
 
 
-def test_what_is_remembered_and_the_field_do_not_count_it():
+def test_remember_and_the_emergence_field_ignore_padding():
     found = []
     for pads in (0, 24):
         model, callback = gpt2(), SALCallback(protection="element", field="transformer.h.0.mlp.c_fc")

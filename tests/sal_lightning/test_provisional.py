@@ -5,7 +5,7 @@ from sal_lightning import CommunicationLayer
 from tests.sal_lightning.tasks import loss, net, train
 
 
-def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_alone():
+def test_a_single_unusual_batch_causes_a_hold_that_is_rolled_back():
     model = net()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     comm = CommunicationLayer(model, optimizer)
@@ -13,7 +13,7 @@ def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_
     assert not any(rule.holds for rule in comm.rules)
     before = loss(model, 0)
     train(model, optimizer, 1, 1, comm)
-    assert all(rule.holds for rule in comm.rules)  # from this very batch on
+    assert all(rule.holds for rule in comm.rules)  # from this batch on
     assert loss(model, 0) == pytest.approx(before, rel=0.1)
     assert comm.events == []
     train(model, optimizer, 0, 1, comm, start=100)
@@ -24,7 +24,7 @@ def test_the_first_strange_batch_is_protected_against_and_dismissed_when_it_was_
 
 
 def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
-    """Saved in the middle of a suspicion, the hardest moment."""
+    """The state is saved while a change is suspected."""
     weights = []
     for split in (None, 101):
         model = net()

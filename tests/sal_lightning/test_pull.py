@@ -36,7 +36,7 @@ def consolidated(make=torch.optim.SGD, pull=3.0, factor=1.0, strength=1e-9, **op
     return some, optimizer, comm
 
 
-def test_each_step_ends_where_the_formula_says():
+def test_each_step_follows_the_formula():
     """By hand, with plain SGD: its step is known, and next to nothing is held."""
     some, optimizer, comm = consolidated()
     memory = comm.covered.pull.memory
@@ -75,7 +75,7 @@ def test_each_step_ends_where_the_formula_says():
     ],
     ids=["SGD", "momentum", "Adam", "AdamW", "RMSprop"],
 )
-def test_the_more_depends_on_a_weight_the_nearer_it_stays_under_any_optimizer(make, options):
+def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make, options):
     ended = {}
     for pull in (0.0, 100.0):
         some, optimizer, comm = consolidated(make, pull=pull, **options)
@@ -89,7 +89,7 @@ def test_the_more_depends_on_a_weight_the_nearer_it_stays_under_any_optimizer(ma
     assert share[most].median() < 0.6 * share[least].median()
 
 
-def test_half_the_learning_rate_over_twice_the_steps_comes_to_about_the_same():
+def test_half_the_learning_rate_over_twice_the_steps_is_about_equivalent():
     ended = []
     for rate, seeds in ((0.02, range(100, 200)), (0.01, [i for i in range(100, 200) for _ in range(2)])):
         some, _, comm = consolidated(pull=30.0)
@@ -113,7 +113,7 @@ def test_the_scale_of_the_loss_changes_nothing_under_adam():
     assert torch.allclose(*ended, atol=2e-3)
 
 
-def test_without_it_nothing_is_measured_kept_or_moved():
+def test_a_strength_of_zero_measures_keeps_and_moves_nothing():
     some, optimizer, comm = consolidated(pull=0)
     assert comm.covered.pull.memory is None
     assert comm.covered.pull.tensors() == []
@@ -126,7 +126,7 @@ def test_without_it_nothing_is_measured_kept_or_moved():
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_what_the_optimizer_leaves_alone_is_not_moved():
+def test_parameters_without_a_gradient_are_not_pulled():
     torch.manual_seed(0)
     some = nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(3, 4), "c": nn.Linear(3, 4), "d": nn.Linear(3, 4)})
     groups = [{"params": part.parameters(), "lr": 0.1} for part in some.values()]
@@ -159,7 +159,7 @@ def test_what_the_optimizer_leaves_alone_is_not_moved():
     assert torch.equal(some["c"].weight, before)
 
 
-def test_in_a_step_that_the_scaler_skips_nothing_is_pulled():
+def test_nothing_is_pulled_in_a_step_that_the_scaler_skips():
     some = model()
     optimizer, scaler = torch.optim.Adam(some.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=4.0)
     comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=100.0, scaler=scaler)
@@ -187,7 +187,7 @@ def test_in_a_step_that_the_scaler_skips_nothing_is_pulled():
     assert not any(torch.equal(p, w) for p, w in zip(some.parameters(), before, strict=True))
 
 
-def test_a_consolidation_that_is_taken_back_leaves_the_pull_as_it_was():
+def test_a_consolidation_that_is_rolled_back_restores_the_pull():
     some, optimizer, comm = consolidated()
     before = comm.covered.pull.memory
     steps(some, optimizer, range(40, 60))
@@ -197,7 +197,7 @@ def test_a_consolidation_that_is_taken_back_leaves_the_pull_as_it_was():
     assert comm.covered.pull.memory is before
 
 
-def test_it_goes_on_from_a_state_to_the_last_bit():
+def test_a_saved_state_continues_bit_for_bit():
     ended = []
     for saved in (False, True):
         some, optimizer, comm = consolidated(torch.optim.Adam, lr=0.01)
@@ -212,7 +212,7 @@ def test_it_goes_on_from_a_state_to_the_last_bit():
     assert all(torch.equal(a, b) for a, b in zip(*ended, strict=True))
 
 
-def test_of_a_parameter_that_grew_the_new_part_is_free_and_the_old_one_is_pulled():
+def test_the_new_part_of_a_grown_parameter_is_not_pulled():
     small, optimizer, comm = consolidated(pull=1e9)
     large = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 6))
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_of_a_parameter_that_grew_the_new_part_is_free_and_the_old_one_is_pulled
     assert moved[:4].max() < 1e-3 < 0.1 < moved[5]
 
 
-def test_of_parameters_that_learn_later_what_is_held_waits():
+def test_anchors_of_frozen_parameters_are_kept_until_they_are_trainable():
     some, _, comm = consolidated(pull=1e9)
     state = comm.state_dict()
     some[0].requires_grad_(False)
@@ -246,7 +246,7 @@ def test_of_parameters_that_learn_later_what_is_held_waits():
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_what_is_moved_between_two_fits_is_taken_as_it_is(moved):
+def test_weights_changed_between_two_fits_become_their_anchor(moved):
     some, optimizer, comm = consolidated(pull=1e9)
     anchors = {n: a.weight.clone() for n, a in comm.covered.pull.memory.items()}
     steps(some, optimizer, range(100, 103), label=1)
@@ -285,7 +285,7 @@ def test_importance_is_the_mean_over_consolidations():
     assert torch.equal(both.weight, some[0].weight)
 
 
-def test_with_it_less_is_forgotten_for_the_same_that_is_learned():
+def test_the_pull_reduces_forgetting_at_equal_learning():
     found = {}
     for pull in (0.0, 10.0):
         some = net()
@@ -321,10 +321,10 @@ def test_where_parameters_are_sharded_a_warning_says_that_nothing_is_pulled(monk
     steps(some, optimizer, range(1, 20))  # any further warning is an error here
     comm.consolidate()
     assert not comm.covered.pull.holds
-    assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are dealt out")
+    assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are sharded")
 
 
-def test_the_callback_takes_it_and_refuses_what_cannot_be():
+def test_the_callback_validates_the_strength():
     assert SALCallback(pull=3).settings.pull == 3
     with pytest.raises(ValueError, match=r"pull to be a number >= 0, got -1"):
         SALCallback(pull=-1)

@@ -1,4 +1,4 @@
-"""What recurrent weights multiply, compared with cells that are computed one time after the other."""
+"""Inputs of recurrent weights, compared with a loop of cells over time steps."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def cell(mode, x, h, c, W, hr):
 
 
 def multiplied(module, sequences, h0, c0):
-    """By its name what each weight multiplies, (time, sequence) → row; and the output likewise."""
+    """The input rows of each weight by name, (time, sequence) → row, and the output likewise."""
     found, x = {}, {(t, s): row for s, one in enumerate(sequences) for t, row in enumerate(one)}
     directions = 1 + module.bidirectional
     for layer in range(module.num_layers):
@@ -113,7 +113,7 @@ def test_rows_are_what_a_loop_of_cells_multiplies(kind, how, begun):
         torch.testing.assert_close(rows, at(expected[layer.name]), atol=1e-5, rtol=1e-5, msg=layer.name)
 
 
-def test_sampled_rows_are_some_of_all_of_them_and_other_ones_in_other_steps():
+def test_sampled_rows_are_a_subset_that_differs_between_steps():
     torch.manual_seed(0)
     module, x = nn.GRU(3, 4, 2, batch_first=True), torch.randn(40, 20, 3)
     lengths = torch.randint(1, 21, (40,))
@@ -180,7 +180,7 @@ def steps(model, optimizer, comm, task, n):
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=["one layer", "two, both ways"])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-def test_recurrent_networks_are_covered_by_directions_and_remember(kind, options):
+def test_recurrent_networks_are_held_by_directions_and_keep_the_first_task(kind, options):
     moved, x = {}, overlapping(0, 999)[0]
     for held in (False, True):
         model = Recurrent(kind, **options)
@@ -211,7 +211,7 @@ def test_in_evaluation_mode_a_recurrent_layer_is_observed_as_in_training_mode(la
     assert all(map(torch.equal, *ended))
 
 
-def test_a_cell_that_is_run_by_hand_remembers_as_the_layer_does():
+def test_a_cell_in_a_loop_is_protected_like_the_layer():
     class Cells(Recurrent):
         def __init__(self):
             super().__init__(nn.GRU)
@@ -292,7 +292,7 @@ def test_states_in_which_recurrent_weights_were_held_one_by_one_still_load(monke
     assert close(weights(again), start, atol=0.02)
 
 
-def test_a_state_with_a_layer_that_is_frozen_now_is_taken():
+def test_a_state_with_a_layer_that_is_now_frozen_is_loaded():
     model = Recurrent(nn.GRU)
     comm = CommunicationLayer(model, optimizer := torch.optim.SGD(model.parameters(), 0.1), consolidate_on=None)
     steps(model, optimizer, comm, 0, 5)

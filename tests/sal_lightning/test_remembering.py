@@ -68,7 +68,7 @@ def test_remember_takes_mappings_a_forward_of_ones_own_and_a_limit():
     assert len(comm.events) == 2
 
 
-def test_what_rested_in_evaluation_mode_rests_afterwards():
+def test_modules_in_evaluation_mode_stay_in_it():
     model = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4))
     model[1].eval()
     CommunicationLayer(model, torch.optim.Adam(model.parameters())).remember([task(0)])
@@ -77,7 +77,7 @@ def test_what_rested_in_evaluation_mode_rests_afterwards():
     assert not model[1].training
 
 
-def test_nothing_to_remember_is_refused():
+def test_empty_batches_and_invalid_models_are_refused():
     with pytest.raises(ValueError, match="Expected batches to have at least one to remember, got none"):
         SALCallback().remember(nn.Linear(2, 1), [])
     with pytest.raises(TypeError, match=r"Expected model to be a torch\.nn\.Module, got list"):

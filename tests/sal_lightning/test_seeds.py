@@ -67,9 +67,7 @@ def test_the_communication_layer():
     model(torch.randn(3, 4)).sum().backward()
     comm = run(LAYER, model=model)["comm"]
     assert comm.step == 1
-    assert set(comm.coverage().values()) == {
-        "subspace"
-    }  # the layer ran before anybody listened: no reason to give it up
+    assert set(comm.coverage().values()) == {"subspace"}  # the layer ran before it was hooked: it must keep its rule
 
 
 def test_the_stability_spectrum():

@@ -24,7 +24,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("argument", "value", "message"), WRONG)
-def test_a_wrong_choice_is_refused_at_construction(argument, value, message):
+def test_an_invalid_setting_is_refused_at_construction(argument, value, message):
     with pytest.raises(ValueError, match=message):
         Settings(**{argument: value})
     with pytest.raises(ValueError, match=message):
@@ -35,11 +35,11 @@ def test_a_wrong_choice_is_refused_at_construction(argument, value, message):
     ("argument", "value"),
     [("consolidate_on", None), ("consolidate_on", 7), ("consolidate_on", "fit"), ("share", 1), ("recall", 0)],
 )
-def test_the_edges_are_allowed(argument, value):
+def test_the_bounds_of_ranges_are_allowed(argument, value):
     assert getattr(SALCallback(**{argument: value}).settings, argument) == value
 
 
-def test_both_doors_have_the_same_defaults():
+def test_callback_and_layer_have_the_same_defaults():
     import inspect
 
     callback, layer = (inspect.signature(door).parameters for door in (SALCallback, CommunicationLayer))

@@ -31,7 +31,7 @@ def mean(analyzer, name):
     return analyzer.scores()[name].mean().item()
 
 
-def test_before_anything_was_seen_everything_searches():
+def test_all_weights_are_volatile_before_the_first_update():
     assert StabilityAnalyzer(net()).classify() == StabilitySpectrum(0.0, 0.0, 100.0)
 
 
@@ -58,7 +58,7 @@ def test_a_network_settles_as_it_converges():
     assert mean(analyzer, "2.weight") > early + 0.1
 
 
-def test_a_layer_re_initialised_in_the_middle_is_seen_to_search():
+def test_a_reinitialised_layer_becomes_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -72,7 +72,7 @@ def test_a_layer_re_initialised_in_the_middle_is_seen_to_search():
     assert mean(analyzer, "2.weight") - settled < mean(analyzer, "0.weight") - other
 
 
-def test_labels_that_turn_random_make_a_settled_network_search():
+def test_random_labels_make_a_settled_network_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -121,7 +121,7 @@ def test_scores_do_not_depend_on_the_unit_of_weights_or_gradients():
     torch.testing.assert_close(*scores, atol=0.02, rtol=0)
 
 
-def test_it_watches_a_fixed_sample_however_large_the_tensor():
+def test_the_sample_has_a_fixed_size():
     model = nn.Linear(1000, 100)
     analyzer = StabilityAnalyzer(model)
     model(torch.randn(4, 1000)).sum().backward()

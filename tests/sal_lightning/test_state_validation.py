@@ -1,4 +1,4 @@
-"""States that cannot be true are refused, each with its reason, before anything is changed."""
+"""Invalid states raise an error that names the reason, before anything is changed."""
 
 import copy
 
@@ -24,7 +24,7 @@ class Everything(Net):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """The states of a training under each rule: provisionally holding something, with much in all windows."""
+    """The states of a training under each rule, with a provisional hold and filled windows."""
     states, threads = {}, torch.get_num_threads()
     torch.set_num_threads(1)
     for protection in ("subspace", "element", "tensor"):
@@ -55,14 +55,14 @@ RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 
 
 @RULES
-def test_what_was_saved_is_taken(learned, protection):
+def test_a_saved_state_is_accepted(learned, protection):
     SALCallback(protection).load_state_dict(learned[protection])
     SALCallback(protection).load_state_dict({})
 
 
 @RULES
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_refused_wherever_it_is(learned, protection, value):
+def test_values_that_are_not_finite_are_refused_in_every_part(learned, protection, value):
     found = list(places(learned[protection]))
     assert len(found) > 10
     for path in found:
@@ -73,7 +73,7 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_is(learned, protecti
 
 
 @RULES
-def test_tensors_scaled_by_much_are_refused_wherever_it_changes_something(learned, protection):
+def test_tensors_out_of_bounds_are_refused_in_every_part(learned, protection):
     for path in places(learned[protection]):
         state = copy.deepcopy(learned[protection])
         tensor = part(state, path)
@@ -120,7 +120,7 @@ BY_NAME |= {"signals", "sums", "seen", "left", "paces", "(pull)", "(logit adjust
 
 
 @RULES
-def test_a_key_that_is_missing_is_named(learned, protection):
+def test_missing_keys_are_named(learned, protection):
     count = 0
     for path in mappings(learned[protection]):
         if (
@@ -141,7 +141,7 @@ def test_a_key_that_is_missing_is_named(learned, protection):
 
 
 @pytest.mark.parametrize("state", [["state"], "state", {"version": 6}, {"layers": []}])
-def test_what_is_no_state_is_refused(state):
+def test_other_objects_than_states_are_refused(state):
     with pytest.raises(ValueError, match=r"mapping|missing"):
         SALCallback().load_state_dict(state)
 

@@ -1,4 +1,4 @@
-"""What a callback says of itself: a sentence, a line, a page of a terminal."""
+"""Reports of a callback: the verdict, its repr and the summary."""
 
 import copy
 import re
@@ -85,7 +85,7 @@ FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), S
         ),
     ],
 )
-def test_the_verdict_is_a_sentence_and_a_few_words(account, sentence, words):
+def test_the_verdict_has_a_sentence_and_a_short_form(account, sentence, words):
     assert verdict(account) == sentence
     assert short(account) == words
 
@@ -108,7 +108,7 @@ def trained(tmp_path_factory):
     return callback
 
 
-def test_a_summary_says_what_the_callback_answers(trained):
+def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     said = trained.summary()
     first, table = said.splitlines()[0], rows(said)
     held, settled = trained.spectrum(), trained.spectrum("observed")
@@ -127,7 +127,7 @@ def test_a_summary_says_what_the_callback_answers(trained):
     assert table["Warnings"] == "none"
 
 
-def test_what_was_held_back_is_what_was_logged_last(tmp_path):
+def test_the_held_share_is_that_of_the_last_logged_step(tmp_path):
     callback = SALCallback()
     run = trainer(tmp_path, [callback], log_every_n_steps=120)
     run.fit(Net(), loader())
@@ -139,7 +139,7 @@ def test_what_was_held_back_is_what_was_logged_last(tmp_path):
     )
 
 
-def test_a_line_shows_what_is_not_the_default(trained):
+def test_repr_shows_the_arguments_that_are_not_defaults(trained):
     assert repr(SALCallback()) == "SALCallback(): nothing learned yet"
     assert repr(SALCallback("element", 50, name="often", field="net.0")) == (
         "SALCallback(protection='element', consolidate_on=50, field='net.0', name='often'): nothing learned yet"
@@ -161,7 +161,7 @@ def test_a_line_shows_what_is_not_the_default(trained):
     )
 
 
-def test_a_run_in_which_nothing_was_found_says_so(tmp_path):
+def test_a_run_without_a_detected_change_is_reported(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Net(), loader(length=50, change=10**6))
     assert callback.summary().splitlines()[0] == "Nothing is held: no change of the data was found in 50 steps."
@@ -170,7 +170,7 @@ def test_a_run_in_which_nothing_was_found_says_so(tmp_path):
     assert table["Held back"] == "nothing yet"
 
 
-def test_while_a_change_is_suspected_the_summary_says_so(tmp_path):
+def test_a_suspected_change_is_reported(tmp_path):
     callback, said = SALCallback(), []
     at = At(61, lambda *_: said.append(callback.summary()))
     trainer(tmp_path, [callback, at]).fit(Net(), loader(length=62))
@@ -212,7 +212,7 @@ def test_evidence_is_saved(trained, tmp_path):
 
 
 @pytest.mark.parametrize("evidence", [["the loss"], {63: 1}, {"63": "the loss"}, {-1: "the loss"}])
-def test_evidence_that_cannot_be_is_refused(trained, evidence):
+def test_invalid_evidence_is_refused(trained, evidence):
     state = copy.deepcopy(trained.state_dict())
     state["layers"][0]["evidence"] = evidence
     with pytest.raises(ValueError, match="evidence"):
@@ -222,7 +222,7 @@ def test_evidence_that_cannot_be_is_refused(trained, evidence):
 # --- much to say ---
 
 
-def test_with_much_to_say_it_fits_a_terminal():
+def test_a_long_summary_fits_a_terminal():
     torch.manual_seed(0)
     name = "a_part_of_the_network_with_a_long_name_{}"
     parts = {name.format(i): nn.Linear(8, 8) for i in range(30)} | {f"norm_{i}": nn.LayerNorm(8) for i in range(30)}
@@ -247,7 +247,7 @@ def test_with_much_to_say_it_fits_a_terminal():
     assert "cure" not in table["Warnings"]
 
 
-def test_weights_that_are_frozen_in_the_midst_of_training_are_in_no_row_of_those_that_learn():
+def test_weights_frozen_during_training_are_in_no_row_of_trainable_ones():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -274,7 +274,7 @@ def test_weights_that_are_frozen_in_the_midst_of_training_are_in_no_row_of_those
         assert sum(view.observed) == pytest.approx(view.weights)
 
 
-def test_several_optimizers_are_one_summary(tmp_path):
+def test_several_optimizers_share_one_summary(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Alternating(), loader())
     table = rows(callback.summary())
@@ -307,7 +307,7 @@ def optimizers(model):
     return [torch.optim.Adam(model.parameters(), lr=5e-3)]
 
 
-def test_asking_changes_nothing(tmp_path):
+def test_the_summary_has_no_side_effects(tmp_path):
     ended = []
     for ask in (False, True):
         model, callback = Net(), SALCallback()

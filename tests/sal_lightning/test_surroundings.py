@@ -4,7 +4,7 @@ from sal_lightning.forward_hooks import in_backward
 from sal_lightning.precision import full_precision
 
 
-def test_exactly_neither_casts_nor_records():
+def test_full_precision_disables_autocast_and_gradients():
     w = torch.ones(2, 2, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (w @ w).dtype == torch.bfloat16
@@ -14,7 +14,7 @@ def test_exactly_neither_casts_nor_records():
     assert not product.requires_grad
 
 
-def test_a_backward_pass_is_known_while_it_runs_and_not_before_or_after():
+def test_in_backward_is_true_only_during_a_backward_pass():
     x, seen = torch.ones(1, requires_grad=True), []
     y = 2 * x
     y.register_hook(lambda grad: seen.append(in_backward()))

@@ -1,4 +1,4 @@
-"""Where less is protected than one may think there is one warning, with cause and cure."""
+"""Missing protection is reported by one warning, with its cause and remedy."""
 
 import lightning as L
 import pytest
@@ -87,7 +87,7 @@ def test_an_optimizer_stepped_by_parts_is_seen_and_protects(how):
 
 
 @pytest.mark.parametrize("how", ["parts", "step"])
-def test_in_a_lightning_module_too(tmp_path, how):
+def test_an_optimizer_with_partial_steps_protects_in_a_lightning_module(tmp_path, how):
     class Sharp(Net):
         def __init__(self):
             super().__init__()
@@ -139,7 +139,7 @@ class Lookahead(torch.optim.Optimizer):
 
 
 class Wrapper:
-    """Looks like an optimizer and takes no hooks, as accelerate's does."""
+    """Wraps an optimizer and supports no hooks, as accelerate's wrapper."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -159,7 +159,7 @@ def accelerated(optimizer):
 
 
 @pytest.mark.parametrize("wrap", [Lookahead, Wrapper, accelerated])
-def test_an_optimizer_inside_of_another_is_found(wrap):
+def test_an_inner_optimizer_is_found(wrap):
     moved = {}
     for strength in (1e6, 1e-30):
         model = models.mlp()
@@ -188,7 +188,7 @@ def test_an_optimizer_without_hooks_is_refused():
 
 
 class Unhooked(torch.optim.SGD):
-    """Moves the weights by a method of its own."""
+    """Updates the weights in a custom method, not in step()."""
 
     def move(self):
         for group in self.param_groups:
@@ -212,7 +212,9 @@ def test_no_step_seen_is_said_once_after_the_first_passes_of_a_plain_loop(explic
             optimizer.move()
             optimizer.zero_grad()
 
-    with pytest.warns(UserWarning, match=r"No optimizer step was seen in \d+ forward .*Unhooked .*Hand over") as seen:
+    with pytest.warns(
+        UserWarning, match=r"No optimizer step was observed in \d+ forward .*Unhooked .*Pass the optimizer"
+    ) as seen:
         train()
     assert len(seen) == 1
 
@@ -222,7 +224,7 @@ def twice(tmp_path, callback, model, **options):
         trainer(tmp_path, [callback], **options).fit(model, loader(length=5))
 
 
-def test_no_step_seen_is_said_once_after_a_short_epoch(tmp_path):
+def test_unobserved_steps_warn_once_after_a_short_epoch(tmp_path):
     class Moved(Net):
         def __init__(self):
             super().__init__(optimize=Unhooked)
@@ -233,12 +235,12 @@ def test_no_step_seen_is_said_once_after_a_short_epoch(tmp_path):
             self.optimizers(use_pl_optimizer=False).move()
 
     callback = SALCallback()
-    with pytest.warns(UserWarning, match=r"No optimizer step was seen in 5 forward passes.*Unhooked") as seen:
+    with pytest.warns(UserWarning, match=r"No optimizer step was observed in 5 forward passes.*Unhooked") as seen:
         twice(tmp_path, callback, Moved(), max_epochs=2)
-    assert len([w for w in seen if "step was seen" in str(w.message)]) == 1
+    assert len([w for w in seen if "step was observed" in str(w.message)]) == 1
 
 
-def test_batches_accumulated_over_many_passes_are_no_reason_to_warn():
+def test_accumulation_over_many_passes_does_not_warn():
     model = models.mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     comm = CommunicationLayer(model, optimizer)
@@ -256,11 +258,11 @@ class Functional(Net):
         return F.linear(F.linear(x, first.weight, first.bias).relu(), last.weight, last.bias)
 
 
-def test_no_layer_reached_is_said_once_over_several_fits(tmp_path):
+def test_uncalled_layers_warn_once_over_several_fits(tmp_path):
     callback = SALCallback(field=None)
-    with pytest.warns(UserWarning, match=r"No layer was reached .*functional_call.*Call the layers") as seen:
+    with pytest.warns(UserWarning, match=r"No layer was called .*functional_call.*Call the layers") as seen:
         twice(tmp_path, callback, Functional())
-    assert len([w for w in seen if "reached" in str(w.message)]) == 1
+    assert len([w for w in seen if "No layer was called" in str(w.message)]) == 1
     assert set(callback.coverage().values()) == {"element"}
 
 
@@ -275,7 +277,7 @@ class Free(Net):
         return self.head((x @ self.memory["first"].T).relu())
 
 
-def test_weights_that_are_mostly_held_one_by_one_are_named_once(tmp_path):
+def test_a_majority_of_weights_held_one_by_one_warns_once(tmp_path):
     model, callback = Free(), SALCallback()
     del model.net
     match = r"7\d% of the trained weights are protected one by one.*memory\.first.*Linear, convolution"
@@ -305,7 +307,7 @@ def thawed_and_frozen(freeze, protection="subspace"):
     return model, comm
 
 
-def test_only_weights_in_training_count_among_those_that_are_held_one_by_one():
+def test_only_trainable_weights_count_as_held_one_by_one():
     """196 are trained then, and 1472 free parameters are not."""
     _, comm = thawed_and_frozen(["free.first", "free.second"])
     assert "elements" not in comm.checks.warnings.given
@@ -324,7 +326,7 @@ def test_the_spectrum_and_its_bands_are_of_the_weights_in_training(protection):
         assert sum(comm.spectrum()) == pytest.approx(100)
 
 
-def test_where_all_is_frozen_in_the_midst_of_training_there_is_nothing_to_count():
+def test_bands_are_empty_when_everything_is_frozen_during_training():
     names = ["free.first", "free.second", "norm.weight", "norm.bias", "head.weight", "head.bias"]
     _, comm = thawed_and_frozen(names)
     assert comm.covered.bands().tolist() == [0, 0, 0]
@@ -332,21 +334,21 @@ def test_where_all_is_frozen_in_the_midst_of_training_there_is_nothing_to_count(
     assert comm.checks.warnings.given == {}
 
 
-def test_a_model_of_which_no_layer_is_reached_is_not_remembered_in_silence(tmp_path):
+def test_remember_without_a_called_layer_warns(tmp_path):
     model, callback = Functional(), SALCallback(field=None)
-    with pytest.warns(UserWarning, match=r"remember\(\) reached no layer.*functional_call.*Call the layers") as seen:
+    with pytest.warns(UserWarning, match=r"remember\(\) called no layer.*functional_call.*Call the layers") as seen:
         callback.remember(model, loader(length=5))
     assert len([w for w in seen if "layer" in str(w.message)]) == 1
     callback.remember(model, loader(length=5))
     trainer(tmp_path, [callback]).fit(model, loader(length=5))
     assert list(callback.user_warnings.given) == ["not remembered"]
-    assert "Warnings   - remember() reached no layer" in callback.summary()
+    assert "Warnings   - remember() called no layer" in callback.summary()
 
 
 # --- at the end of a fit ---
 
 
-def test_a_number_of_steps_that_no_fit_reaches_is_said_once(tmp_path):
+def test_an_unreachable_number_of_steps_warns_once(tmp_path):
     callback = SALCallback(consolidate_on=50)
     with pytest.warns(UserWarning, match=r"Nothing is held: consolidate_on=50 is more than the 20 steps") as seen:
         twice(tmp_path, callback, Net(), max_epochs=4)
@@ -359,8 +361,8 @@ def test_a_number_of_steps_that_no_fit_reaches_is_said_once(tmp_path):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, before):
-    """Whether there was a jump is for change detection to say; here the test says it."""
+def test_a_jump_without_an_event_warns_once_at_the_end_of_the_fit(tmp_path, before):
+    """The jump is set by the test instead of change detection."""
     model, callback = Net(), SALCallback()
     if before:
         callback.remember(model, loader(length=5))
@@ -375,7 +377,7 @@ def test_a_jump_without_an_event_is_said_once_at_the_end_of_the_fit(tmp_path, be
     assert callback.layers[0].monitor.jumped
 
 
-def test_a_jump_that_an_event_followed_or_that_nobody_waits_for_is_no_reason_to_warn(tmp_path):
+def test_a_jump_with_an_event_or_without_novelty_does_not_warn(tmp_path):
     for trigger in ("novelty", None):
         callback = SALCallback(consolidate_on=trigger)
         jump = models.At(59, lambda *_, one=callback: setattr(one.layers[0].monitor, "jumped", True))
@@ -412,7 +414,7 @@ def biases(model):
     ],
     ids=["a layer of another kind", "a bias that was trained alone"],
 )
-def test_what_is_held_of_weights_that_another_rule_has_now_is_named(tmp_path, first, second, name):
+def test_loaded_state_of_weights_under_another_rule_is_named(tmp_path, first, second, name):
     with pytest.warns(UserWarning, match="loaded state|one by one|forward pass of their own") as seen:
         callback = after(tmp_path, first, second)
     said = [str(w.message) for w in seen if "loaded state" in str(w.message)]
@@ -422,15 +424,15 @@ def test_what_is_held_of_weights_that_another_rule_has_now_is_named(tmp_path, fi
     assert f"what a loaded state holds of {name};" in callback.summary().replace("\n", " ")
 
 
-def test_what_is_held_of_frozen_weights_is_no_reason_to_warn(tmp_path):
+def test_loaded_state_of_frozen_weights_does_not_warn(tmp_path):
     callback = after(tmp_path, lambda model: None, lambda model: model.net[0].requires_grad_(False))
     assert callback.user_warnings.given == {}
     assert "416 frozen weights" in callback.summary()
 
 
-def test_of_a_strategy_that_hides_gradients_it_is_said_that_what_was_learned_waits():
+def test_a_strategy_without_gradients_warns_that_the_state_is_kept():
     notices = SALCallback().user_warnings
-    with pytest.warns(UserWarning, match="learned before is kept in its state, and plays no part in this fit"):
+    with pytest.warns(UserWarning, match="learned before is kept in its state, and not used in this fit"):
         notices.closed("FSDPStrategy", waiting=True)
 
 
@@ -456,7 +458,7 @@ class Language(Net):
 
 
 @pytest.mark.parametrize("kind", [Net, Convolutional, Language])
-def test_a_fit_in_which_nothing_changes_gives_no_warning(tmp_path, kind):
+def test_a_fit_without_a_change_does_not_warn(tmp_path, kind):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(kind(), loader(length=300, change=10**6))
     assert models.steps(callback) == [300]
@@ -465,7 +467,7 @@ def test_a_fit_in_which_nothing_changes_gives_no_warning(tmp_path, kind):
     assert callback.summary().startswith("Nothing is held: no change of the data was found in 300 steps.")
 
 
-# --- layers with a forward pass of their own ---
+# --- layers with a custom forward pass ---
 
 
 class Normed(nn.Linear):
@@ -485,7 +487,7 @@ class Prepared(nn.Linear):
 
 
 class Logged(nn.Linear):
-    """Does what a Linear does, and something beside."""
+    """A Linear with an additional side effect."""
 
     calls = 0
 
@@ -503,7 +505,7 @@ class Adapted(nn.Linear):
         return super().forward(x) + self.up(self.down(x))
 
 
-def test_layers_that_change_their_weight_are_left_out_and_others_with_a_forward_of_their_own_are_not():
+def test_only_custom_forward_passes_that_change_the_weight_are_left_out():
     kinds = {"normed": Normed(4, 3), "standardized": Standardized(2, 3, 2), "prepared": Prepared(4, 3)}
     plain = {"logged": Logged(4, 3), "adapted": Adapted(4, 3), "plain": nn.Linear(4, 3), "conv": nn.Conv2d(2, 4, 3)}
     patched = nn.Linear(4, 3)
@@ -538,7 +540,7 @@ def test_a_layer_that_normalises_its_weight_is_held_one_by_one_and_named_once(tm
     assert {n for n, grain in callback.coverage().items() if grain == "element"} == {"last.weight", "last.bias"}
 
 
-# --- weights that are set by somebody else ---
+# --- weights that are set from outside ---
 
 
 def held(strength=1e6, settle=3):
@@ -581,14 +583,14 @@ def test_data_that_is_copied_into_a_held_weight_is_taken_as_set(monkeypatch, par
         assert (now - then).norm() < 1e-3 * then.norm()
 
 
-def test_data_that_is_copied_just_before_everything_is_put_back_is_taken_as_set():
+def test_data_copied_just_before_settle_are_accepted():
     net, comm, _ = held(settle=5)
     net[0].weight.data.copy_(new := torch.randn(4, 4))
     comm.settle()
     assert torch.equal(net[0].weight, new)
 
 
-def test_weights_that_are_moved_and_put_back_between_two_steps_are_as_if_untouched():
+def test_weights_changed_and_reset_between_two_steps_count_as_unchanged():
     ended = []
     for swapped in (False, True):
         net, comm, steps = held(strength=4.0)
@@ -627,7 +629,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_one_weight_that_is_set_through_data_is_taken_as_set(kind):
+def test_a_single_weight_set_through_data_is_accepted(kind):
     torch.manual_seed(0)
     make, shape = LAYERS[kind]
     net = nn.Sequential(make())

@@ -63,7 +63,7 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
         LogError: a line was judged by a value set that ``find`` does not know.
     """
     if not (files := log_files(log)):
-        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+        raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
     replayer = _Replayer(find, beta)
     faults: list[Fault] = []
     faulty = 0

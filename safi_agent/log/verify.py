@@ -65,7 +65,7 @@ def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int
     with ExitStack() as stack:
         opened = _opened(stack, Path(log))
         if not opened and anchor is None:
-            raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+            raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
         for name, file in opened:
             verifier.begin_file(name)
             for line in lines(file):
@@ -83,7 +83,7 @@ def is_chained(log: str | Path) -> bool:
         FileNotFoundError: there is no such log.
     """
     if not log_files(log):
-        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+        raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
     for path in log_files(log):
         with path.open("rb") as file:
             if any(read_seal(line) for line in lines(file)):

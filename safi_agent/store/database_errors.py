@@ -35,7 +35,9 @@ def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[
 
 
 def _not_opened(cause: str) -> ValueError:
-    return ValueError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+    return ValueError(
+        f"store: expected a database that can be opened, got {cause}. Details are in the logger 'safi_agent'."
+    )
 
 
 opening = raise_as(_not_opened, "The store could not be opened")

@@ -161,7 +161,7 @@ def test_a_log_of_another_store_is_not_known(first: Path, tmp_path: Path) -> Non
     for name in ("log.json", "log.json.key"):
         shutil.copy(first / name, other / f"their-{name}")
     code, said = verify(other, "their-log.json")
-    assert (code, "this store never wrote it; name the one that did" in said) == (2, True)
+    assert (code, "this store did not write it; give the store that did" in said) == (2, True)
 
 
 def test_lines_of_another_store_are_counted_and_no_fault(tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_a_store_that_is_locked_is_read_or_cannot_be_checked(first: Path, monkey
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         code, said = verify(first)
-        assert (code, "store: expected one that can be opened, got OperationalError" in said) == (2, True)
+        assert (code, "store: expected a database that can be opened, got OperationalError" in said) == (2, True)

@@ -351,14 +351,14 @@ def test_turns_that_wait_are_told(fresh: Place) -> None:
     assert fresh.verify() == (
         0,
         f"{fresh.log}: {TURNS} lines, as they were written.\n"
-        "1 turns were committed and are not in the log yet; the logger 'safi_agent' says why.\n",
+        "1 turns are committed but not in the log yet; the logger 'safi_agent' has the reason.\n",
     )
 
 
 def test_without_the_store_all_of_it_needs_the_chain_alone(place: Place) -> None:
     all_rows_are_deleted(place)
     code, said = place.verify("--without-store")
-    assert (code, "The store was not asked" in said) == (0, True)
+    assert (code, "The log was not compared with the store" in said) == (0, True)
 
 
 def test_a_seal_is_for_one_log_one_key_and_what_it_says() -> None:

@@ -42,7 +42,7 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"log: expected a path, got {str(path)!r} ({error}).") from None
     if not full.parent.is_dir() or full.is_dir():
-        raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
+        raise ValueError(f"log: expected a file in an existing folder, got {str(path)!r}.")
     if BESIDE.fullmatch(full.name):
         raise ValueError(
             f"log: expected a name that does not end in .key, .lock or a number, as those of files beside a log do, "

@@ -1,9 +1,9 @@
 "use strict";
-// Texts of turns are hostile until shown otherwise: they reach the page as text nodes alone, never as markup.
+// Texts of turns are untrusted: they are inserted as text nodes only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const PAGE = 50;
-const PARTS = [["Prompt", "userPrompt"], ["Answer that left", "finalOutput"], ["Draft", "intellectDraft"],
+const PARTS = [["Prompt", "userPrompt"], ["Returned answer", "finalOutput"], ["Draft", "intellectDraft"],
   ["Reflection of the Intellect", "intellectReflection"], ["Ruling of the Will", "willReflection"],
   ["Reflection of the Spirit", "spiritReflection"]];
 
@@ -150,13 +150,14 @@ function whole(turn) {
 function ledger(rows) {
   const table = element("table", "ledger");
   const head = element("tr");
-  for (const name of ["value", "score", "sure", "reason"]) head.append(element("th", "", name));
+  for (const name of ["value", "score", "confidence", "reason"]) head.append(element("th", "", name));
   table.append(head);
-  for (const given of rows) {
-    const told = given && typeof given === "object" ? given : {};
+  for (const row of rows) {
+    const finding = row && typeof row === "object" ? row : {};
     const line = element("tr");
-    line.append(element("td", "", words(told.value)), element("td", told.score < 0 ? "broken" : "", figure(told.score, 1)),
-      element("td", "", figure(told.confidence, 1)), element("td", "", words(told.reason)));
+    line.append(element("td", "", words(finding.value)),
+      element("td", finding.score < 0 ? "broken" : "", figure(finding.score, 1)),
+      element("td", "", figure(finding.confidence, 1)), element("td", "", words(finding.reason)));
     table.append(line);
   }
   return table;

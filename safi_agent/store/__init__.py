@@ -69,7 +69,7 @@ def open_store(url: str | None) -> Store:
         return Store(Sqlite(MEMORY))
     path = Path(str(parsed.database)).absolute()
     if not path.parent.is_dir():
-        raise ValueError(f"store: expected a file in a folder that is there, got {str(path)!r}.")
+        raise ValueError(f"store: expected a file in an existing folder, got {str(path)!r}.")
     return _kept(f"sqlite:///{path}", lambda: Sqlite(f"sqlite:///{path}"))
 
 

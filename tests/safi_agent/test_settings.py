@@ -66,8 +66,8 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
         ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),
         ({"store": "safi.db"}, ValueError, "store: expected None or a URL like"),
-        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in a folder that is there"),
-        ({"log": "/no/where/log"}, ValueError, "log: expected a file in a folder that is there"),
+        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in an existing folder"),
+        ({"log": "/no/where/log"}, ValueError, "log: expected a file in an existing folder"),
         ({"log": 3}, TypeError, "log: expected a path or None, got int"),
         ({"will_model": 3}, TypeError, "will_model: expected a chat model or a name for one, got int"),
         (

@@ -68,8 +68,8 @@ class SafiChain(Lifecycle, Settings):
         judging = resolve(self.conscience_model or given, "conscience_model", judge=True)
         if self.audit == "in_process" and is_unresolved(judging):
             raise ValueError(
-                "conscience_model: expected a model that can be asked without the config of a run, since audits are "
-                "made after it; got one that only a config names. Give conscience_model, or a default model."
+                "conscience_model: expected a model that can be called without the config of a run, since audits are "
+                "made after it; got one that only a config names. Pass conscience_model, or a default model."
             )
         models = {"intellect": intellect, "will": ruling, "conscience": judging}
         names = {faculty: model_label(model) for faculty, model in models.items()}
@@ -278,7 +278,7 @@ class SafiChain(Lifecycle, Settings):
 
 def _as_tuple(argument: str, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, Iterable) or isinstance(given, str):
-        raise TypeError(f"{argument}: expected several in a list, got {given!r}.")
+        raise TypeError(f"{argument}: expected a list, got {given!r}.")
     return tuple(given)
 
 

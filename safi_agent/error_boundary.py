@@ -141,7 +141,7 @@ def _clean_input_error(error: Exception) -> Exception:
     kind = next(kind for kind in (TypeError, ValueError, NotImplementedError) if isinstance(error, kind))
     if type(error) is kind:
         return kind(str(error))
-    log.error("A turn could not begin.", exc_info=error)  # subclasses contain the input that they could not read
+    log.error("A turn could not be started.", exc_info=error)  # subclasses contain the input that they could not read
     return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
 
 

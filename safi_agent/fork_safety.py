@@ -108,7 +108,7 @@ def _call(method: Any) -> None:
     try:
         method()
     except Exception as error:
-        log.error("%s failed at a fork.", method.__qualname__, exc_info=error)
+        log.error("The fork handler %s failed.", method.__qualname__, exc_info=error)
 
 
 if hasattr(os, "register_at_fork"):

@@ -55,7 +55,7 @@ def read_input(given: object) -> Request:
     asked = prompt_message(messages)
     prompt = str(asked.text)
     if not prompt.strip():
-        raise ValueError("input: expected a prompt with text, got none.")
+        raise ValueError("input: expected a prompt that contains text, got none.")
     context = transcript(messages, asked)
     return Request(prompt, messages, context, metadata, context.not_shown)
 
@@ -71,14 +71,14 @@ def _unwrap(given: object) -> tuple[object, dict[str, Any]]:
     names = set(given)
     if not ({"prompt"} <= names <= {"prompt", "metadata"} or names == {"messages"}):
         got = sorted(map(str, names))
-        raise ValueError(f"input: expected the keys 'prompt' and, if wanted, 'metadata', got {got}.")
+        raise ValueError(f"input: expected the keys 'prompt' and optionally 'metadata', got {got}.")
     metadata = given.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata: expected a mapping, got {type(metadata).__name__}.")
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata: expected what JSON can hold, got {error}.") from None
+        raise ValueError(f"metadata: expected values that can be serialized as JSON, got {error}.") from None
     return given["prompt" if "prompt" in given else "messages"], dict(metadata)
 
 

@@ -112,7 +112,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         super().__init__()
         rules = read_rules(allowed_tools)
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
-            raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
+            raise TypeError(f"review: expected a synchronous function of a tool call, got {review!r}.")
         self.chain = create_safi_chain(
             model,
             values,

@@ -32,7 +32,7 @@ def default_model() -> str:
     if os.environ.get("OPENAI_API_KEY"):
         return defaults.MODEL
     raise ValueError(
-        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default "
+        f"model: expected a chat model or the name of one, got none, and OPENAI_API_KEY for the default "
         f"{defaults.MODEL!r} is not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
     )
 
@@ -44,12 +44,12 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
     Raises:
         TypeError: it is neither a name nor a chat model.
-        ValueError: no model can be made of the name; the text says why.
+        ValueError: no model can be created from the name; the text says why.
     """
     if isinstance(model, BaseChatModel | Runnable):
         return model
     if not isinstance(model, str):
-        raise TypeError(f"{argument}: expected a chat model or a name for one, got {type(model).__name__}.")
+        raise TypeError(f"{argument}: expected a chat model or the name of one, got {type(model).__name__}.")
     if model == OFFLINE:
         return OfflineChatModel()
     from langchain.chat_models import init_chat_model
@@ -59,7 +59,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
         made: Runnable[Any, Any] = init_chat_model(model, **settings)
     except Exception as error:
         raise ValueError(
-            f"{argument}: no model can be made of {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
+            f"{argument}: no model can be created from {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
             "for the offline rehearsal model."
         ) from None
     return made

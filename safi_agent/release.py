@@ -59,7 +59,9 @@ def with_spare_id(turn: Turn) -> Turn:
         ValueError: it has none.
     """
     if not turn.get("spare"):
-        raise ValueError(f"safi_turn_id: expected a new id for another prompt or key, got {turn['id']!r} again.")
+        raise ValueError(
+            f"safi_turn_id: expected a new id for a different prompt or memory key, got {turn['id']!r} again."
+        )
     return {**turn, "id": turn["spare"], "asked": turn["spare"], "spare": ""}
 
 

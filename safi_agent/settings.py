@@ -186,4 +186,4 @@ def _check_drafting(settings: Settings) -> None:
     if not 0 <= settings.min_agreement <= 1:
         raise ValueError(f"min_agreement: expected a share in [0, 1], got {settings.min_agreement!r}.")
     if settings.min_agreement and settings.drafts == 1:
-        raise ValueError(f"min_agreement: expected 0 where there is one draft, got {settings.min_agreement!r}.")
+        raise ValueError(f"min_agreement: expected 0 with a single draft, got {settings.min_agreement!r}.")

@@ -104,7 +104,7 @@ class ThreadPool:
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
-            log.error("No thread %r could be started (%s); %d are there.", self.name, error, self._alive)
+            log.error("No thread %r could be started (%s); %d are running.", self.name, error, self._alive)
             return self._alive > len(self._stuck)
         self._alive += 1
         return True

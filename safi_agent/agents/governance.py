@@ -296,7 +296,11 @@ class Governance:
         try:
             return self.review is not None and bool(self.review(call))
         except Exception as error:
-            log.error("The review hook failed on a call of %s; a person has to see it.", call["name"], exc_info=error)
+            log.error(
+                "The review hook failed on a call of %s; the call is submitted to a person.",
+                call["name"],
+                exc_info=error,
+            )
             return True
 
     def tool_call_flow(self, turn: Turn, request: ToolCallRequest) -> Flow[Verdict]:

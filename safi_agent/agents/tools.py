@@ -45,7 +45,7 @@ def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
         if not isinstance(rule, ToolRule) or not isinstance(rule.arguments, Mapping):
             raise TypeError(f"allowed_tools: expected names and ToolRules, got {item!r}.")
         if not rule.name or rule.name in rules:
-            raise ValueError(f"allowed_tools: expected each name once and none empty, got {rule.name!r}.")
+            raise ValueError(f"allowed_tools: expected unique, non-empty names, got {rule.name!r}.")
         rules[rule.name] = {name: _check(rule.name, name, kind) for name, kind in rule.arguments.items()}
     return rules
 

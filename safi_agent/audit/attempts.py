@@ -130,9 +130,9 @@ class AttemptPool:
     def blocked(self) -> list[str]:
         """What is running and queued, one sentence for each kind. Thread-safe."""
         counts = {
-            "audits are under way.": len(self._begun),
-            "failed audits are to be tried again.": len(self._retries),
-            "audits wait for their turn.": len(self._waiting),
-            "audits did not end in time and still run, each in a thread.": self._threads.stuck,
+            "audits are running.": len(self._begun),
+            "failed audits are waiting for a retry.": len(self._retries),
+            "audits are queued.": len(self._waiting),
+            "audits have timed out and still occupy a thread each.": self._threads.stuck,
         }
         return [f"{count} {what}" for what, count in counts.items() if count]

@@ -17,7 +17,9 @@ def refuse_audit_thread() -> None:
         RuntimeError: this thread belongs to the audit branch.
     """
     if is_audit_thread():
-        raise RuntimeError("drain: expected another thread than those that audit; a hook cannot wait for itself.")
+        raise RuntimeError(
+            "drain: expected a thread outside of the audit branch, got one of its own. A hook cannot wait for itself."
+        )
 
 
 def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:

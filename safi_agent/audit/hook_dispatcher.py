@@ -109,7 +109,7 @@ class _HookThread:
             one.on = on = self._thread
             on.submit(lambda: self._called(one, on))
         except (RuntimeError, MemoryError, OSError) as error:  # retried by the next ``expire``
-            log.error("No thread for the hook %s could be had (%s).", callable_name(self.hook), error)
+            log.error("No thread could be started for the hook %s (%s).", callable_name(self.hook), error)
 
     async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
@@ -163,7 +163,7 @@ class _HookThread:
         if not self._calls:
             return None
         since = f" for {time.monotonic() - min(begun):.0f} s" if begun else ""
-        return f"{len(self._calls)} calls of the hook {callable_name(self.hook)} are under way{since}."
+        return f"{len(self._calls)} calls of the hook {callable_name(self.hook)} are running{since}."
 
     def stop(self) -> None:
         if self._thread is not None:

@@ -205,7 +205,7 @@ class AuditPipeline:
                 continue
             self._attempts.skip(job)
             if one is None:
-                log.error("Turn %s is not in the store any more; it is not audited.", job.id)
+                log.error("Turn %s is no longer in the store; it is not audited.", job.id)
                 self._to_settle.append(job)
             else:
                 self._queue_for_commit(job)

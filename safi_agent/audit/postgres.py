@@ -88,14 +88,14 @@ class PostgresAuditor(ForkHandler):
             if (running := self._running) is not None:
                 if running.thread.alive and not running.ended.done():
                     return
-                log.error("The worker had ended; another one is started.")
+                log.error("The worker has ended; a new one is started.")
                 running.thread.stop()
                 self._done += running.worker.done
             worker = Worker(self.plan, self.store)
             try:
                 thread = EventLoopThread("safi-worker")
             except (RuntimeError, MemoryError, OSError) as error:
-                log.error("The worker could not be started (%s); it is tried again.", error)
+                log.error("The worker could not be started (%s); this is retried.", error)
                 return
             self._running = _Running(worker, thread, thread.submit(worker.run))
 
@@ -142,7 +142,7 @@ class PostgresAuditor(ForkHandler):
         try:
             return self.store.leases.count_own(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is unreachable; its content is safe
-            log.error("It cannot be seen which audits are done.", exc_info=error)
+            log.error("The store could not be read for finished audits.", exc_info=error)
             return 1, self._submitted - self._reported
 
     def shutdown(self, timeout: float) -> None:

@@ -81,7 +81,7 @@ class Worker:
             try:
                 await self._run_once()
             except Exception as error:
-                log.error("The worker lost its queue and will look for it again.", exc_info=error)
+                log.error("The worker lost the connection to its queue and reconnects.", exc_info=error)
             if not self._stopped:
                 await asyncio.sleep(POLL)
         self._hooks.stop()
@@ -140,7 +140,7 @@ class Worker:
         """Audit a turn, unless it already was; fail after ``MAX_INTERRUPTIONS`` interrupted attempts."""
         kept = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
         if kept is None:
-            log.error("Turn %s is not in the store any more; it is not audited.", turn)
+            log.error("Turn %s is no longer in the store; it is not audited.", turn)
             return
         if kept.status != "pending":
             return

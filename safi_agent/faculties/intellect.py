@@ -94,7 +94,9 @@ class Intellect(Faculty):
         if isinstance(reply, Exception):
             raise reply
         if not isinstance(reply, AIMessage | str):
-            raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
+            raise TypeError(
+                f"The Intellect's model: expected it to return a str or an AIMessage, got {type(reply).__name__}."
+            )
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
         bare = without_reasoning(str(message.text))
         flags = (*bare.flags, TRUNCATED) if is_truncated(message) else bare.flags

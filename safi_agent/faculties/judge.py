@@ -95,7 +95,7 @@ def _reply(came: Any) -> AIMessage | str | None:
     if isinstance(came, dict) and set(came) == _INCLUDED_RAW:
         came = came["raw"]
     if not isinstance(came, AIMessage | str):
-        raise TypeError(f"The judge's model: expected a str or an AIMessage of it, got {type(came).__name__}.")
+        raise TypeError(f"The judge's model: expected it to return a str or an AIMessage, got {type(came).__name__}.")
     return came
 
 

@@ -136,5 +136,5 @@ def checked_vectors(vectors: Sequence[Any], count: int) -> Vectors:
     if len(rows) != count or len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"embeddings: expected {count} vectors of one length, got {len(rows)} of lengths {lengths}.")
     if not all(math.isfinite(entry) for row in rows for entry in row):
-        raise ValueError("embeddings: expected finite numbers, got others.")
+        raise ValueError("embeddings: expected finite numbers, got NaN or infinity.")
     return rows

@@ -89,13 +89,13 @@ def _score(rows: Iterable[tuple[float, float]], phi: Map, sigma: Map) -> int:
     raw = math.fsum(weighted * _finite("phi", phi(confidence)) for weighted, confidence in rows)
     score = round(_finite("sigma", sigma(raw)))  # half to even
     if not 1 <= score <= 10:
-        raise ValueError(f"sigma: expected it to give a number that rounds to 1..10, got {score}.")
+        raise ValueError(f"sigma: expected a function whose result rounds to 1..10, got {score}.")
     return score
 
 
 def _finite(name: str, made: object) -> float:
     if isinstance(made, bool) or not isinstance(made, Real) or not math.isfinite(made):
-        raise ValueError(f"{name}: expected it to give a finite number, got {made!r}.")
+        raise ValueError(f"{name}: expected a function with finite results, got {made!r}.")
     return float(made)
 
 

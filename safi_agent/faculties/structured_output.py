@@ -126,7 +126,7 @@ class JudgeCall(Runnable[Any, Any]):
         if new := sorted(without - self._without):
             self._without |= without
             log.warning(
-                "The provider of a judge's model refuses this: %s. The judge is asked without it from now on.",
+                "The provider of a judge's model does not support: %s. Further calls omit it.",
                 ", ".join(new),
             )
 

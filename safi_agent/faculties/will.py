@@ -84,7 +84,7 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
     try:
         return _rules(draft, values, min_agreement, PATTERN_SECONDS)
     except PatternTimeoutError as error:
-        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
+        log.warning("A pattern search took over %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
         return UNFINISHED
 
 

@@ -45,7 +45,7 @@ def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
     """
     if anchor_key_id(anchor) != key_id(key):
         known = anchor_key_id(anchor)
-        raise LogError(f"expected the key with id {known}, with which it was begun, got one with id {key_id(key)}")
+        raise LogError(f"expected the key with id {known}, with which the log was begun, got one with id {key_id(key)}")
     if (turns := sealed_turns(log, anchor, key)) is None:
         raise LogError(CHANGED)
     return turns

@@ -45,11 +45,11 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
         raise ValueError(f"log: expected a file in an existing folder, got {str(path)!r}.")
     if BESIDE.fullmatch(full.name):
         raise ValueError(
-            f"log: expected a name that does not end in .key, .lock or a number, as those of files beside a log do, "
+            f"log: expected a name that does not end in .key, .lock or a number, which are reserved for related files, "
             f"got {str(path)!r}."
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
-        raise ValueError(f"log: expected another file than those of the store, got {str(path)!r}.")
+        raise ValueError(f"log: expected a file that does not belong to the store, got {str(path)!r}.")
     refuse_other_files(full)
     given_key()
     return str(full)

@@ -59,7 +59,7 @@ def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whol
         log: its path.
         key: the key it was written with; lines that were not are left to ``verify``.
         store: the store that wrote it.
-        told: what the store knew of it before it was read.
+        account: the store's account of the log, read before the log.
         whole: whether all lines must be here, so that a turn of the store without one is named.
     """
     written, waiting = _Places(told.written), set(told.waiting)
@@ -82,7 +82,7 @@ def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whol
 def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
     """The path and anchor under which the store wrote the lines of this log; None if it wrote none.
 
-    Of several the one whose anchor is genuine, and then the longest.
+    If there are several, the longest one with a genuine anchor.
     """
     paths: set[str] = set()
     for batch in _batches(log, key):
@@ -125,9 +125,9 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
     named = f"turn {line.record['turnId']!r} in the store"
     try:
         if row.status != "done" or row.place is None:
-            yield f"{named} is not committed, and the log has it"
+            yield f"{named} is not committed, but the log contains it"
         elif line.seal and _written(row.record, line.seal) != line.text:
-            yield f"{named} has another record than the log"
+            yield f"{named} has a different record than the log"
         elif changed := _changed(line.record, row):
             yield f"{named} has another {', '.join(changed)} than the log"
     except WRONG as error:
@@ -174,7 +174,9 @@ class _Places:
 def _missing(log: str | Path, store: Store, told: LogAccount, written: _Places) -> Iterator[Fault]:
     places = list(islice(written.missing(), MOST_MISSING))
     for row in read_turns_at(store, told.log, places) if places else []:
-        yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")
+        yield Fault(
+            str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) was written according to the store, but is missing"
+        )
 
 
 NO_LOG = Verdict((), 0, 0, 0, None)
@@ -200,12 +202,12 @@ def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: in
         log: its path; full files are found beside it.
         key: the key it was written with.
         store: the store that wrote it.
-        told: what the store knows of it, read before the log (``read_log_account``).
-        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+        account: the store's account of the log, read before the log (``read_log_account``).
+        first: number of the first line, if earlier files were moved away.
 
     Raises:
-        FileNotFoundError: there is no such log, and the store does not expect one.
-        LogError: the store remembers another key.
+        FileNotFoundError: the log does not exist, and the store does not expect one.
+        LogError: the store's anchor was made with another key.
     """
     anchor, wrong = _anchor(told, key)
     gone = anchor is None and told.written and not log_files(log)
@@ -225,10 +227,12 @@ def _anchor(told: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
     """The anchor if it is genuine, and its faults."""
     anchor, there = told.anchor, len(told.written)
     if anchor is None:
-        return None, [f"the store has {there:,} turns in it and no anchor of it: that was deleted"] if there else []
+        return None, [
+            f"the store has {there:,} turns in it and no anchor of it: the anchor was deleted"
+        ] if there else []
     if anchor_key_id(anchor) != key_id(key):
         raise LogError(
-            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+            f"expected the key with id {anchor_key_id(anchor)}, with which the log was written, got {key_id(key)}."
         )
     if (sealed := sealed_turns(told.log, anchor, key)) is None:
         return None, [CHANGED]

@@ -79,7 +79,7 @@ def _read_all(every: Iterator[bytes], key: bytes) -> tuple[Tip, set[str]]:
             continue
         there |= _turn_id(line)
     if tip is None and sealed:
-        raise LogError("no line of it was written with the key that is there")
+        raise LogError("no line of it was written with the present key")
     return tip or beginning(before, digest.hexdigest()), there
 
 

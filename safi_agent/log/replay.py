@@ -24,9 +24,10 @@ Figures = dict[str, Any]
 
 
 class Replayed(NamedTuple):
-    """The first faults and how many there are; lines read; what could not be computed again.
+    """The result of a replay: the first faults, the number of faults, and the number of lines.
 
-    ``late`` counts memory keys whose first turn is not here, ``other_maps`` scores by a φ or σ that is the operator's.
+    ``late`` counts memory keys whose first turn is not in the log, ``other_maps`` scores with a custom φ or σ. Neither
+    could be recomputed.
     """
 
     faults: tuple[Fault, ...]
@@ -56,11 +57,11 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
     Args:
         log: its path.
         find: a value set by its fingerprint or, in lines of an older version, by its name.
-        beta: that of lines which do not say theirs, in [0, 1).
+        beta: the decay of the profile in [0, 1), for lines that do not contain it.
 
     Raises:
         FileNotFoundError: there is no such log.
-        LogError: a line was judged by a value set that ``find`` does not know.
+        LogError: ``find`` returns no value set for a line.
     """
     if not (files := log_files(log)):
         raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
@@ -90,7 +91,7 @@ class _Replayer:
         try:
             yield from self._compared(*_read(line))
         except UNREADABLE as error:
-            yield f"is no record that can be computed again ({type(error).__name__})"
+            yield f"is not a record that can be recomputed ({type(error).__name__})"
 
     def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_KeyState") -> Iterator[str]:
         key = record["memoryKey"]
@@ -105,7 +106,7 @@ class _Replayer:
             expected.update({name: record[name] for name in FIGURES[1:]})
         for name, figure in expected.items():
             if not _same(figure, record[name]):
-                yield f"{named}: {name} is {record[name]!r}, and its ledger gives {figure!r}"
+                yield f"{named}: {name} is {record[name]!r}, but its ledger gives {figure!r}"
 
     def _expected(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _KeyState) -> Figures:
         """The expected figures of a line; without the score if a custom φ or σ was used.
@@ -122,7 +123,9 @@ class _Replayer:
             return nothing
         name = measure.get("values", record["valueSet"])
         if (values := self.find(name)) is None:
-            raise LogError(f"expected the value set {name!r}, by which turn {record['turnId']} was judged; found none.")
+            raise LogError(
+                f"expected the value set {name!r} of turn {record['turnId']}, got none; pass its file with --values."
+            )
         found = assess(findings, values, before.mu, measure.get("beta", self.beta))
         moved = before.mu_turn + (found.score is not None)
         expected = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)

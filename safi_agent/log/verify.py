@@ -41,25 +41,25 @@ class Verdict(NamedTuple):
 
 
 def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int = 1) -> Verdict:
-    """Read all files of a log, one line at a time, and compare it with its chain and with what the store remembers.
+    """Read all files of a log, one line at a time, and check the hash chain and the store's anchor.
 
-    A fault is named at the first line that is not what was written there. Lines that are missing are named at the line
-    that stands in their place; at the end of the log, at the line after the last.
+    A fault is reported at the first line that differs from what was written. Missing lines are reported at the line in
+    their place; at the end of the log, at the line after the last.
 
     Args:
-        log: its path; full files are found beside it.
-        key: the key it was written with.
-        anchor: what the store remembers, read before the log; its seal is the caller's to check. Without it nobody can
-            see that lines at the end are missing, or that all of them lost their mac.
-        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+        log: path of the log; rotated files beside it are included.
+        key: the key with which it was written.
+        anchor: the store's anchor, read before the log; the caller verifies its seal. Without an anchor, missing lines
+            at the end and the removal of all MACs cannot be detected.
+        first: number of the first line, if earlier files were moved away.
 
     Raises:
-        FileNotFoundError: there is no such log, and none was expected.
-        LogError: the store remembers another key.
+        FileNotFoundError: the log does not exist, and no anchor expects it.
+        LogError: the anchor was made with another key.
     """
     if anchor and anchor_key_id(anchor) != key_id(key):
         raise LogError(
-            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+            f"expected the key with id {anchor_key_id(anchor)}, with which the log was written, got {key_id(key)}."
         )
     verifier = _ChainVerifier(key, anchor, first)
     with ExitStack() as stack:
@@ -92,7 +92,7 @@ def is_chained(log: str | Path) -> bool:
 
 
 def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
-    """All files of the log, as they are at one moment: what is set aside meanwhile is not read twice."""
+    """All files of the log, opened at once, so that a file that is rotated meanwhile is not read twice."""
     current = stack.enter_context(log.open("rb")) if log.exists() else None
     found: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
     if current is not None:
@@ -145,7 +145,9 @@ class _ChainVerifier:
         if self.anchor is None or self.anchor.mac.startswith(BEGINS):  # none of its lines was chained
             return
         if self.tip is None and self.unsealed:
-            self._add_fault(f"has no mac; the store remembers a chain of {self.anchor.lines} lines", at_start=True)
+            self._add_fault(
+                f"has no mac, but the store's anchor expects a chain of {self.anchor.lines} lines", at_start=True
+            )
             return
         there = (self.tip.lines if self.tip else 0) + self._bad
         if there < self.anchor.lines:
@@ -156,24 +158,24 @@ class _ChainVerifier:
         if self.tip is None:
             self._check_first(found)
         elif found.line <= self.tip.lines:
-            self._add_fault(f"is line {found.line} of the chain, and stands behind line {self.tip.lines}")
+            self._add_fault(f"is line {found.line} of the chain, but comes after line {self.tip.lines}")
         elif not self._bad and found.line > self.tip.lines + 1:
             self._add_fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
         elif not self._bad and found.prev != self.tip.mac:
             self._add_fault(f"follows another line {self.tip.lines} than the one before it")
         elif self.anchor and found.line == self.anchor.lines and found.mac != self.anchor.mac:
-            self._add_fault(f"is not the line {found.line} that the store remembers")
+            self._add_fault(f"differs from line {found.line} in the store's anchor")
         self.tip, self._bad = Tip(found.line, found.mac), 0
 
     def _check_first(self, found: Seal) -> None:
-        """The chain's first line that is genuine; what is wrong with its beginning is wrong from the first line on."""
+        """Check the first genuine line of the chain; its faults are reported at the first line of the log."""
         begins, before = found.prev.startswith(BEGINS), self.unsealed
         if begins and (found.line <= before or (found.line != before + 1 and not self._bad)):
-            what = f"stands before the chain with {before} lines in all that have no mac; there were {found.line - 1}"
+            what = f"precedes the chain with {before} lines without a mac in total; there were {found.line - 1}"
         elif begins and found.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
             what = f"to line {before}: one of these lines without a mac was changed since the chain began"
         elif not begins and before:
-            what = f"to line {before}: these have no mac, and no line of the chain vouches for them"
+            what = f"to line {before}: these have no mac and are not covered by the chain"
         elif not begins and found.line != self.first and not self._bad:
             what = f"is line {found.line} of the chain; expected line {self.first} first"
         else:
@@ -193,5 +195,5 @@ class _ChainVerifier:
 
 
 def _span(first: int, last: int) -> str:
-    """Which lines are missing, in words."""
+    """The description of a range of missing lines."""
     return f"line {first} is missing" if first == last else f"lines {first} to {last} are missing"

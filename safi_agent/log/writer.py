@@ -59,7 +59,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
             if waiting:
                 _append(store, path, anchor, waiting, most)
     except (OSError, LogError, ValueError) as error:
-        log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
+        log.error("The log %s could not be written (%s); its lines are kept in the store until it can.", path, error)
         return []
     return [turn_id for turn_id, _ in waiting]
 
@@ -98,15 +98,17 @@ def _key(path: str, anchor: Anchor | None) -> bytes | None:
     """The key of this log; None if its chain has not begun."""
     key = find_key(path)
     if anchor and key is None:
-        raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")
+        raise LogError(
+            f"the key with which it was begun is missing; expected it in the environment or {key_file(path)}"
+        )
     return key
 
 
 def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
-    """Where a log ends that this store wrote at another path: a copy that was cut is not made whole by it.
+    """The anchor of a log that this store wrote at another path, so that a truncated copy is not continued.
 
     Raises:
-        LogError: the anchor that the store has for the other path was changed.
+        LogError: the store's anchor for the other path was changed.
     """
     if (known := find_other_path(store, path, key)) is None:
         return None
@@ -123,5 +125,5 @@ def _write(descriptor: int, record: str, tip: Tip, key: bytes) -> Tip:
     start = os.fstat(descriptor).st_size
     if os.write(descriptor, line) < len(line):  # the disk is full: remove the partial line
         os.ftruncate(descriptor, start)
-        raise OSError("no room for a whole line")
+        raise OSError("no space left for a complete line")
     return tip

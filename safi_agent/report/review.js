@@ -63,7 +63,7 @@ function showCounts() {
     chip.prepend(dot);
     byId("keys").append(chip);
   });
-  if (data.others) byId("keys").append(element("span", "where", `and ${count(data.others)} memory keys with fewer turns, not drawn`));
+  if (data.others) byId("keys").append(element("span", "where", `and ${count(data.others)} memory keys with fewer turns, not plotted`));
 }
 
 // The list.
@@ -139,7 +139,7 @@ function whole(turn) {
   const rows = turn.record.conscienceLedger;
   if (Array.isArray(rows) && rows.length) made.append(element("h3", "", "Ledger of the Conscience"), ledger(rows));
   const raw = element("details");
-  raw.append(element("summary", "", `The record as it stands in line ${count(turn.line)} of the log`));
+  raw.append(element("summary", "", `The record in line ${count(turn.line)} of the log`));
   raw.addEventListener("toggle", () => {
     if (raw.open && raw.children.length === 1) raw.append(element("pre", "", JSON.stringify(turn.record, null, 1)));
   });
@@ -176,7 +176,7 @@ function showTools() {
       again();
     }));
   }
-  byId("reasons").append(toggle("also those with nothing to review", everything, (on) => { everything = on; again(); }));
+  byId("reasons").append(toggle("include turns with nothing to review", everything, (on) => { everything = on; again(); }));
   for (const id of ["search", "key", "order"]) byId(id).addEventListener("input", again);
   byId("more").addEventListener("click", () => { shown += PAGE; list(); });
 }

@@ -58,7 +58,9 @@ def open_store(url: str | None) -> Store:
     try:
         parsed = make_url(url)
     except Exception:  # the input may contain a password
-        raise ValueError("store: expected None or a URL like 'sqlite:///safi.db', got another text.") from None
+        raise ValueError(
+            "store: expected None or a URL like 'sqlite:///safi.db', got text that is not a URL."
+        ) from None
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         parsed = parsed.set(drivername="postgresql+psycopg")
         return _kept(parsed.render_as_string(hide_password=False), lambda: _postgres(parsed))
@@ -85,6 +87,6 @@ def _postgres(url: URL) -> Database:
         from safi_agent.store.postgres import Postgres
     except ImportError as error:
         raise ImportError(
-            f"store: PostgreSQL needs the extra 'postgres' of this package (no {error.name!r} here)."
+            f"store: PostgreSQL needs the extra 'postgres' of this package; {error.name!r} is not installed."
         ) from error
     return Postgres(url)

@@ -104,7 +104,7 @@ def create_queue_tables(c: Connection) -> None:
             raise _dbapi_error(error) from None
     elif works is None:
         raise ValueError(
-            "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
+            "store: expected the tables of procrastinate 3.10 or newer, got older ones. Migrate them first."
         )
 
 

@@ -114,7 +114,7 @@ class Leases:
         jobs = c.execute(mine.returning(*_JOB)).all()
         if name != value_set and jobs:
             log.warning(
-                "%d turns of the value set %r, which no process serves, are audited with those of %r.",
+                "%d turns of the value set %r, which no process serves, are audited under %r.",
                 len(jobs),
                 name,
                 value_set,

@@ -81,7 +81,7 @@ def _firsts(c: Connection, turn_ids: Iterable[str]) -> list[str]:
     rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(asked)))
     found = {row.id: row.reaudit_of or row.id for row in rows}
     if unknown := [turn_id for turn_id in asked if turn_id not in found]:
-        raise ValueError(f"turn_ids: expected ids of turns that this store has, got {unknown[0]!r}.")
+        raise ValueError(f"turn_ids: expected ids of turns in this store, got {unknown[0]!r}.")
     return list(found.values())
 
 

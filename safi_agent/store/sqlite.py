@@ -182,7 +182,10 @@ class Sqlite(ForkSafeEngine):
         self._fork_block = _ForkBlock()
         self._checkpoint_locked = self._checkpointing.acquire(timeout=LOCK_TIMEOUT)
         if self._lock.acquire(self._fork_block, TimeoutBudget(LOCK_TIMEOUT).wait()) is None:
-            log.warning("A process was forked while its store was busy: in the child the store may stay locked.")
+            log.warning(
+                "A process was forked during a transaction: the store may stay locked in the child. "
+                "Fork before using the chain."
+            )
         elif not self._is_memory:
             self._replace()
 

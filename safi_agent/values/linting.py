@@ -170,7 +170,7 @@ def _repeated(node: yaml.Node, seen: set[int]) -> Iterator[Error]:
         for key, value in node.value:
             line = int(key.start_mark.line) + 1
             if isinstance(key, yaml.ScalarNode) and key.value in first:
-                yield Error(line, f"{key.value}: is given twice, first on line {first[key.value]}.")
+                yield Error(line, f"{key.value}: duplicate key, first on line {first[key.value]}.")
             elif isinstance(key, yaml.ScalarNode):
                 first[key.value] = line
             yield from _repeated(value, seen)

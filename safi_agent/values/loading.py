@@ -77,7 +77,9 @@ def with_weights(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     left, open_ = 1 - math.fsum(given), len(values) - len(given)
     share = max(left, 0) / open_ if open_ else 0.0
     if open_ and share <= TOLERANCE:
-        raise ValueError(f"values: expected weights below 1 beside values without one, got a sum of {1 - left}.")
+        raise ValueError(
+            f"values: expected weights that sum to less than 1 if some values have none, got a sum of {1 - left}."
+        )
     weights = [share if row.get("weight") is None else row["weight"] for row in values]
     total = math.fsum(weights) if normalize else 1
     if total == 0:

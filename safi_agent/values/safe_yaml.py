@@ -25,10 +25,10 @@ def read_yaml(text: str) -> Yaml:
         if (root := loader.get_single_node()) is None:
             return Yaml(None, None)
         if _entries(root, {}) > MOST_ENTRIES:
-            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries, with aliases filled in")
+            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries after alias expansion")
         return Yaml(root, loader.construct_document(root))
     except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _entries(node: yaml.Node, known: dict[int, int]) -> int:

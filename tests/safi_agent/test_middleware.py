@@ -164,7 +164,7 @@ def test_an_input_without_words_is_refused_with_what_is_expected(govern: Any) ->
     [
         ({"allowed_tools": "search"}, "allowed_tools: expected a list of names and ToolRules"),
         ({"allowed_tools": [5]}, "allowed_tools: expected names and ToolRules, got 5"),
-        ({"review": "yes"}, "review: expected a plain function"),
+        ({"review": "yes"}, "review: expected a synchronous function"),
         ({"model": 5}, "model: expected a chat model"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'"),
     ],

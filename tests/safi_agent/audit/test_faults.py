@@ -193,7 +193,7 @@ def test_a_hook_that_blocks_holds_up_its_own_chain_alone(make: Any, tmp_path: Pa
         time.sleep(0.01)
     held = bad.drain(0)
     assert (int(held), held.left) == (0, 1)
-    assert any(f"1 calls of the hook {hook.__name__} are under way" in sentence for sentence in held.blocked)
+    assert any(f"1 calls of the hook {hook.__name__} are running" in sentence for sentence in held.blocked)
     assert lines(tmp_path / "log.json")[0]["auditStatus"] == "complete"  # hooks come after the line
     go.set()
     assert bad.drain(60) == 1
@@ -249,7 +249,7 @@ def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkey
         time.sleep(0.01)
     held = safi.drain(0.1)
     assert held.left == 20
-    assert "10 audits did not end in time and still run, each in a thread." in held.blocked
+    assert "10 audits have timed out and still occupy a thread each." in held.blocked
     assert sum(thread.name == "safi-judge" for thread in threading.enumerate()) >= 10
     go.set()
     assert safi.drain(60).left == 0

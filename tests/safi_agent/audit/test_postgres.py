@@ -327,7 +327,7 @@ def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
     safi._auditor._running.ended.result(60)
     go.set()
     assert safi.drain(60) == 1
-    assert "The worker had ended; another one is started." in caplog.text
+    assert "The worker has ended; a new one is started." in caplog.text
     elsewhere = make(store=database, audit="worker")
     safi._auditor.stop(1)
     elsewhere.invoke("b")

@@ -87,7 +87,7 @@ def test_a_figure_that_does_not_follow_is_named() -> None:
     change(1, spiritScore=9)
     code, said = replay()
     assert code == 1
-    assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, and its ledger gives 7\n" in said
+    assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, but its ledger gives 7\n" in said
 
 
 def test_beta_must_be_one() -> None:

@@ -32,7 +32,7 @@ def test_without_a_key_it_needs_a_model_and_says_which_there_are(command: str, t
     done = CliRunner().invoke(app, [command, "--store", store, "--log", str(tmp_path / "log.json")])
     assert (done.exit_code, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"safi {command}: model: expected a chat model or a name for one")
+    assert line.startswith(f"safi {command}: model: expected a chat model or the name of one")
     assert "OPENAI_API_KEY" in line
     assert "'offline'" in line
     assert not list(tmp_path.iterdir())

@@ -152,7 +152,7 @@ def test_logs_of_one_store_with_one_key_are_told_apart(tmp_path: Path, monkeypat
     assert f"The store wrote it as {tmp_path / 'one.json'}" in verify(tmp_path, "copy.json")[1]
     shutil.copy(tmp_path / "one.json", tmp_path / "two.json")  # another log in its place
     code, said = verify(tmp_path, "two.json")
-    assert (code, "two.json:2: is not the line 2 that the store remembers" in said) == (1, True)
+    assert (code, "two.json:2: differs from line 2 in the store's anchor" in said) == (1, True)
 
 
 def test_a_log_of_another_store_is_not_known(first: Path, tmp_path: Path) -> None:

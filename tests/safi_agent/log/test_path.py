@@ -130,7 +130,7 @@ def test_the_files_of_the_store_are_no_log(
 
 @pytest.mark.parametrize("end", [".key", ".lock"])
 def test_a_store_is_not_put_where_the_log_has_its_key_or_lock(end: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="log: expected another file than those of the store"):
+    with pytest.raises(ValueError, match="log: expected a file that does not belong to the store"):
         create_safi_chain(Fake(), THREE, store=f"sqlite:///{tmp_path}/log.json{end}", log=tmp_path / "log.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -169,19 +169,19 @@ def the_anchor_of_another_log_is_put_in_its_place(place: Place) -> None:
     place.sql(f"UPDATE safi_anchors SET {set_} WHERE log = ?", *[other] * 4, str(place.log))
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def the_anchor_is_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_anchors")
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def the_log_is_cut_and_the_anchor_deleted(place: Place) -> None:
     place.cut(4)
     place.sql("DELETE FROM safi_anchors")
     forget(place, 4)
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def log_and_anchor_are_deleted(place: Place) -> None:
     place.log.unlink()
     place.sql("DELETE FROM safi_anchors")
@@ -221,7 +221,7 @@ def a_row_is_put_in_as_if_it_were_in_the_log(place: Place) -> None:
     place.sql(f"INSERT INTO safi_turns SELECT {taken} FROM safi_turns WHERE place = {TURNS}")
 
 
-@attack("has another record than the log")
+@attack("has a different record than the log")
 def a_record_is_edited(place: Place) -> None:
     place.sql("UPDATE safi_turns SET record = replace(record, 'An answer.', 'Another one.') WHERE place = 4")
 
@@ -247,7 +247,7 @@ def two_turns_change_their_numbers(place: Place) -> None:
         place.sql("UPDATE safi_turns SET turn = ? WHERE key = 'b' AND turn = ?", new, old)
 
 
-@attack("is not committed, and the log has it")
+@attack("is not committed, but the log contains it")
 def a_turn_that_was_audited_is_to_be_audited_anew(place: Place) -> None:
     place.sql("UPDATE safi_turns SET status = 'pending', place = NULL, logged = 0 WHERE place = 8")
 

@@ -124,7 +124,9 @@ def test_the_lag_is_from_the_prompt_to_now() -> None:
 
 
 def test_without_a_run_or_without_wandb_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"run: expected a W&B run, got none, and no run is active. Call wandb.init\(\) first"):
+    with pytest.raises(
+        ValueError, match=r"run: expected a W&B run, got none, and no run is active. Call wandb.init\(\) first"
+    ):
         SpiritMonitor()
     real = builtins.__import__
 

@@ -49,7 +49,9 @@ def test_names_without_end_do_not_grow_it_without_end(tmp_path: Path) -> None:
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="log: expected an existing file"):
         review(tmp_path / "none.json")
-    with pytest.raises(ValueError, match=r"log: expected at least one record, got none in .* 1 lines could not be read"):
+    with pytest.raises(
+        ValueError, match=r"log: expected at least one record, got none in .* 1 lines could not be read"
+    ):
         review(write(tmp_path / "log.json", ["{}"]))
     with pytest.raises(ValueError, match="newest: expected at least 1, got 0"):
         review(write(tmp_path / "log.json", [record(1)]), newest=0)

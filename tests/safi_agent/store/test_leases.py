@@ -70,9 +70,7 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
     assert (new["turn"], new["valueSet"], new["auditStatus"]) == (2, "renamed", "complete")
     assert new["measure"]["values"] == values.fingerprint
     assert new["mu"] == assess(new["conscienceLedger"], values, old["mu"]).mu
-    assert "1 turns of the value set 'three', which no process serves, are audited with those of 'renamed'" in (
-        caplog.text
-    )
+    assert "1 turns of the value set 'three', which no process serves, are audited under 'renamed'" in (caplog.text)
     assert blocking_reasons(safi._auditor.store.database, "renamed") == []
 
 

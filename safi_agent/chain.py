@@ -61,11 +61,11 @@ class SafiChain(Lifecycle, Settings):
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
         selector = DraftSelector.create(self.drafts, self.embeddings, self.drafts_alike)
-        given = default_model() if self.model is None else self.model
-        intellect = resolve(given, "model")
+        default = default_model() if self.model is None else self.model
+        intellect = resolve(default, "model")
         # A name is resolved again for the judges, which use temperature 0.
-        ruling = resolve(self.will_model or given, "will_model", judge=True)
-        judging = resolve(self.conscience_model or given, "conscience_model", judge=True)
+        ruling = resolve(self.will_model or default, "will_model", judge=True)
+        judging = resolve(self.conscience_model or default, "conscience_model", judge=True)
         if self.audit == "in_process" and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be called without the config of a run, since audits are "
@@ -115,42 +115,42 @@ class SafiChain(Lifecycle, Settings):
         """Asynchronous version."""
         return await self._acall_with_config(self._aanswer, input, config)
 
-    def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
-        return contain_errors(partial(self._governed, given, config))
+    def _answer(self, input: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
+        return contain_errors(partial(self._governed, input, config))
 
     async def _aanswer(
-        self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+        self, input: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        return await acontain_errors(partial(self._agoverned, given, config))
+        return await acontain_errors(partial(self._agoverned, input, config))
 
-    def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    def _governed(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
         with shared_timeout_budget():
             with input_errors():
-                turn, known = self._open(given, config)
-            if known is not None:
-                return self.deliver(known)
+                turn, earlier = self._open(input, config)
+            if earlier is not None:
+                return self.deliver(earlier)
             with self._backpressure.admit():
                 return self.deliver(self.run_steps(self._steps, turn, config)["answer"])
 
-    async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    async def _agoverned(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
         with shared_timeout_budget():
             with input_errors():
-                turn, known = await self._aopen(given, config)
-            if known is not None:
-                return self.deliver(known)
+                turn, earlier = await self._aopen(input, config)
+            if earlier is not None:
+                return self.deliver(earlier)
             async with self._backpressure.admit():
                 return self.deliver((await self.arun_steps(self._steps, turn, config))["answer"])
 
-    def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+    def _open(self, input: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer if it was answered before."""
-        return self.find_answer(self.begin_turn(given, config))
+        return self.find_answer(self.begin_turn(input, config))
 
-    async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+    async def _aopen(self, input: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """Asynchronous version; on a thread if the store has to be read."""
         note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
         if has_turn_id(config) or note is None:
-            return await asyncio.to_thread(self._open, given, config)
-        return self.begin_turn(given, config, note=note), None
+            return await asyncio.to_thread(self._open, input, config)
+        return self.begin_turn(input, config, note=note), None
 
     def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Run a turn through faculties, hidden from the caller's callbacks and streams.
@@ -203,9 +203,9 @@ class SafiChain(Lifecycle, Settings):
     def deliver(self, answer: AIMessage) -> AIMessage:
         """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
         answer.usage_metadata = token_counts(answer.usage_metadata)
-        told = answer.response_metadata["safi"]
-        if self.raise_on_violation and told["willDecision"] == "violation":
-            raise ViolationError(str(answer.text), told)
+        metadata = answer.response_metadata["safi"]
+        if self.raise_on_violation and metadata["willDecision"] == "violation":
+            raise ViolationError(str(answer.text), metadata)
         return answer
 
     def backlog(self) -> Backlog:
@@ -233,9 +233,9 @@ class SafiChain(Lifecycle, Settings):
         """
         if self._closed:
             raise ClosedError("The chain is closed.")
-        asked = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
+        ids = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
         store, count = self._auditor.store, 0
-        for turn_id in failed_audits(store, self.values.name, asked):
+        for turn_id in failed_audits(store, self.values.name, ids):
             if (job := add_reaudit(store, self.values.name, turn_id)) is not None:
                 self._auditor.submit(job)
                 count += 1
@@ -276,10 +276,10 @@ class SafiChain(Lifecycle, Settings):
         return finished
 
 
-def _as_tuple(argument: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise TypeError(f"{argument}: expected a list, got {given!r}.")
-    return tuple(given)
+def _as_tuple(argument: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(f"{argument}: expected a list, got {value!r}.")
+    return tuple(value)
 
 
 def create_safi_chain(

@@ -115,8 +115,10 @@ def clean(error: BaseException) -> BaseException:
 def _interruption(error: BaseException) -> BaseException | None:
     """A new interruption (Ctrl-C, exit, cancellation, close) for ``error``; None if it is not one."""
     if isinstance(error, BaseExceptionGroup):
-        found = [inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions]
-        return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
+        interruptions = [
+            inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions
+        ]
+        return next((stop for stop in interruptions if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
     if isinstance(error, SystemExit):
         code = error.code  # a text would be printed; the exit code is then 1
         return SystemExit(int(code) if isinstance(code, int) else None if code is None else 1)
@@ -197,19 +199,19 @@ class TaskFactory:
     def __call__(self, loop: Any, coroutine: Any, **settings: Any) -> Any:
         """A task of this loop."""
         stops = _stops.get()
-        given = coroutine if stops is None else GuardedCoroutine(coroutine, stops)
+        guarded = coroutine if stops is None else GuardedCoroutine(coroutine, stops)
         if self.before is None:
-            return asyncio.Task(given, loop=loop, **settings)
-        return self.before(loop, given, **settings)
+            return asyncio.Task(guarded, loop=loop, **settings)
+        return self.before(loop, guarded, **settings)
 
 
 @contextmanager
 def _guarded_tasks() -> Iterator[list[PassThrough]]:
     """A context in which tasks are guarded; yields the list of their interruptions."""
     loop = asyncio.get_running_loop()
-    found = loop.get_task_factory()
-    factory = found if isinstance(found, TaskFactory) else TaskFactory(found)
-    if factory is not found:
+    previous = loop.get_task_factory()
+    factory = previous if isinstance(previous, TaskFactory) else TaskFactory(previous)
+    if factory is not previous:
         loop.set_task_factory(factory)
     factory.turns += 1
     around, stops = _stops.get(), list[PassThrough]()

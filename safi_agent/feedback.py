@@ -33,5 +33,5 @@ def feedback_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, score
     going = trend(scores)
     if weakest[0] >= WEAK:
         return "" if going != "falling" else "Recent answers keep less well to the values than earlier ones did."
-    said = {"rising": "are getting better", "falling": "are getting worse", "steady": "are steady"}[going]
-    return f"Recent answers {said}. Give more thought to this value: {weakest[1]}."
+    tendency = {"rising": "are getting better", "falling": "are getting worse", "steady": "are steady"}[going]
+    return f"Recent answers {tendency}. Give more thought to this value: {weakest[1]}."

@@ -35,15 +35,15 @@ def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: flo
     A score that rests on nothing, as its flags say, is to be reviewed, too.
     """
     score, drift = record["spiritScore"], record["drift"]
-    found: list[Raised] = []
+    kinds: list[Raised] = []
     if record["auditStatus"] == "failed":
-        found.append("audit_failed")
+        kinds.append("audit_failed")
     low = score is not None and score < review_below
     if record["auditStatus"] == "failed" or low or is_unfounded(record):
-        found.append("review")
+        kinds.append("review")
     if drift is not None and drift > drift_above:
-        found.append("drift")
-    return found
+        kinds.append("drift")
+    return kinds
 
 
 def is_unfounded(record: Mapping[str, Any]) -> bool:

@@ -84,18 +84,18 @@ def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Fin
     covered when each hard gate has a row and more than half of the weighted values have one.
     """
     names = {value.key: value.name for value in values.values}
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     for row in rows:
         finding = _finding(row, kind)
         if finding is None or (key := label(finding.value)) not in names:
             continue
         finding = finding.model_copy(update={"value": names[key]})
-        if key not in found or _harm(finding) < _harm(found[key]):
-            found[key] = finding
-    ordered = {key: found[key] for key in names if key in found}
-    scored = sum(value.key in found for value in values.scored)
-    covered = all(gate.key in found for gate in values.gates) and 2 * scored > len(values.scored)
-    return Ledger(ordered, tuple(name for key, name in names.items() if key not in found), covered)
+        if key not in findings or _harm(finding) < _harm(findings[key]):
+            findings[key] = finding
+    ordered = {key: findings[key] for key in names if key in findings}
+    scored = sum(value.key in findings for value in values.scored)
+    covered = all(gate.key in findings for gate in values.gates) and 2 * scored > len(values.scored)
+    return Ledger(ordered, tuple(name for key, name in names.items() if key not in findings), covered)
 
 
 def _harm(finding: Finding) -> tuple[float, float]:

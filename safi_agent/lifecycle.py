@@ -21,9 +21,9 @@ class DrainResult(int):
 
     def __new__(cls, finished: int, left: int = 0, blocked: Iterable[str] = ()) -> Self:
         """A count with its two attributes."""
-        made = super().__new__(cls, finished)
-        made.left, made.blocked = left, tuple(blocked)
-        return made
+        result = super().__new__(cls, finished)
+        result.left, result.blocked = left, tuple(blocked)
+        return result
 
     def __reduce__(self) -> tuple[type[Self], tuple[int, int, tuple[str, ...]]]:
         return type(self), (int(self), self.left, self.blocked)

@@ -212,9 +212,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
         with shared_timeout_budget():
-            turn, known = self._governance.begin_model_call(request, config)
-            if known is not None:
-                return ModelResponse([self.chain.deliver(known)])
+            turn, earlier = self._governance.begin_model_call(request, config)
+            if earlier is not None:
+                return ModelResponse([self.chain.deliver(earlier)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             with self.chain.backpressure.admit():
                 return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
@@ -223,9 +223,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
     ) -> Any:
         with shared_timeout_budget():
-            turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
-            if known is not None:
-                return ModelResponse([self.chain.deliver(known)])
+            turn, earlier = await asyncio.to_thread(self._governance.begin_model_call, request, config)
+            if earlier is not None:
+                return ModelResponse([self.chain.deliver(earlier)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             async with self.chain.backpressure.admit():
                 return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
@@ -278,8 +278,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             result = handler(request)
         except BaseException as error:
             raise PassThrough(error) from None
-        turn, known = self._governance.begin_result(request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), known)
+        turn, earlier = self._governance.begin_result(request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), earlier)
         return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
@@ -289,8 +289,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             result = await handler(request)
         except BaseException as error:
             raise PassThrough(error) from None
-        turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), known)
+        turn, earlier = await asyncio.to_thread(self._governance.begin_result, request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), earlier)
         return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:

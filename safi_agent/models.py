@@ -56,13 +56,13 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
     try:
-        made: Runnable[Any, Any] = init_chat_model(model, **settings)
+        created: Runnable[Any, Any] = init_chat_model(model, **settings)
     except Exception as error:
         raise ValueError(
             f"{argument}: no model can be created from {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
             "for the offline rehearsal model."
         ) from None
-    return made
+    return created
 
 
 def model_label(model: object) -> str:
@@ -86,8 +86,8 @@ def _attribute(model: object, name: str) -> Any:
 
 def reply_model(reply: object) -> str:
     """The model name in the metadata of a reply; empty if there is none."""
-    told = reply.response_metadata if isinstance(reply, AIMessage) else {}
-    names = (told.get(key) for key in ("model_name", "model", "model_id"))
+    metadata = reply.response_metadata if isinstance(reply, AIMessage) else {}
+    names = (metadata.get(key) for key in ("model_name", "model", "model_id"))
     return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")
 
 

@@ -58,10 +58,10 @@ class _UnclearError(ValueError):
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise _UnclearError
-    return found
+    return result
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -79,13 +79,13 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
     if content is None or is_refusal(reply) or reply.invalid_tool_calls:
         return None
     if reply.tool_calls:
-        found = _called(reply, content) if _finished(reply, _CALLED) else None
+        result = _called(reply, content) if _finished(reply, _CALLED) else None
     elif len(content.texts) == 1 and not content.calls and not _calls_left(reply) and _finished(reply, _ENDED):
-        found = parse_text(content.texts[0])
+        result = parse_text(content.texts[0])
     else:
-        found = None
+        result = None
     read_before = reply.additional_kwargs.get("parsed")
-    return None if isinstance(read_before, Mapping) and read_before != found else found
+    return None if isinstance(read_before, Mapping) and read_before != result else result
 
 
 def parse_text(text: str) -> dict[str, Any] | None:
@@ -107,8 +107,8 @@ def parse_text(text: str) -> dict[str, Any] | None:
     body = text[start:].strip(WS)
     if not body.startswith(("{", "```")):
         return None
-    found = _whole(body)
-    return found if found is not None else _whole(_SLIP.sub(_repaired, body))
+    result = _whole(body)
+    return result if result is not None else _whole(_SLIP.sub(_repaired, body))
 
 
 def _name(tag: re.Match[str]) -> tuple[bool, str]:
@@ -123,16 +123,16 @@ def _whole(body: str) -> dict[str, Any] | None:
     if not body.startswith("{", start):
         return None
     try:
-        found, end = _DECODER.raw_decode(body, start)
+        result, end = _DECODER.raw_decode(body, start)
     except (ValueError, RecursionError):
         return None
-    return found if body[end:].strip(WS) == ("```" if fence else "") else None
+    return result if body[end:].strip(WS) == ("```" if fence else "") else None
 
 
 def _repaired(slip: re.Match[str]) -> str:
     text = slip[0]
     if text.startswith('"'):
-        return _ESCAPES.sub(lambda found: "\\\\" if found[0] == "\\" else found[0], text) if "\\" in text else text
+        return _ESCAPES.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text) if "\\" in text else text
     return "" if text == "," else text
 
 
@@ -163,8 +163,8 @@ def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
     >>> casefold_keys({" Decision": 1})
     {'decision': 1}
     """
-    found = {str(key).strip().casefold(): item for key, item in data.items()}
-    return found if len(found) == len(data) else None
+    folded = {str(key).strip().casefold(): item for key, item in data.items()}
+    return folded if len(folded) == len(data) else None
 
 
 class _Content(NamedTuple):
@@ -174,17 +174,17 @@ class _Content(NamedTuple):
 
 def _content(message: AIMessage) -> _Content | None:
     """The content by type, without reasoning; None if a block has an unknown type."""
-    found = _Content([], [])
+    content = _Content([], [])
     for block in [message.content] if isinstance(message.content, str) else message.content:
-        said = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
-        kind = "text" if isinstance(said, str) else "" if isinstance(block, str) else block.get("type")
-        if isinstance(said, str):
-            found.texts.extend([said] if said.strip() else [])
+        text = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
+        kind = "text" if isinstance(text, str) else "" if isinstance(block, str) else block.get("type")
+        if isinstance(text, str):
+            content.texts.extend([text] if text.strip() else [])
         elif kind in _CALLS and isinstance(block, dict):
-            found.calls.append(block)
+            content.calls.append(block)
         elif kind not in _THOUGHTS:
             return None
-    return found
+    return content
 
 
 def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
@@ -193,8 +193,8 @@ def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
     places = [message.tool_calls, content.calls, *_calls_left(message)]
     if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
         return None
-    for made in (_raw_arguments(call) for place in places for call in place):
-        if made is not None and (_whole_arguments(made) if isinstance(made, str) else made) != args:
+    for arguments in (_raw_arguments(call) for place in places for call in place):
+        if arguments is not None and (_whole_arguments(arguments) if isinstance(arguments, str) else arguments) != args:
             return None
     return args
 
@@ -205,16 +205,18 @@ def _whole_arguments(text: str) -> dict[str, Any] | None:
 
 def _calls_left(message: AIMessage) -> list[Any]:
     """The provider's raw calls, from each field of the message outside its content."""
-    kept = message.additional_kwargs
-    calls = kept.get("tool_calls") or []
+    fields = message.additional_kwargs
+    calls = fields.get("tool_calls") or []
     chunks = message.tool_call_chunks if isinstance(message, AIMessageChunk) else []
-    return [place for place in (calls, [kept["function_call"]] if kept.get("function_call") else [], chunks) if place]
+    return [
+        place for place in (calls, [fields["function_call"]] if fields.get("function_call") else [], chunks) if place
+    ]
 
 
 def _raw_arguments(call: Any) -> Any:
     """The arguments of a call in one of the forms of providers; None where there are none."""
-    made = call.get("function", call) if isinstance(call, Mapping) else None
-    return next((made[key] for key in _RAW if made.get(key)), None) if isinstance(made, Mapping) else None
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    return next((function[key] for key in _RAW if function.get(key)), None) if isinstance(function, Mapping) else None
 
 
 def is_refusal(message: AIMessage) -> bool:
@@ -230,9 +232,9 @@ def is_truncated(message: AIMessage) -> bool:
 
 
 def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
-    told = message.response_metadata
-    status = told.get("status")
-    done = not told.get("incomplete_details") and (not isinstance(status, str) or status.casefold() in _STATUS)
+    metadata = message.response_metadata
+    status = metadata.get("status")
+    done = not metadata.get("incomplete_details") and (not isinstance(status, str) or status.casefold() in _STATUS)
     return done and all(reason in normal for reason in _reasons(message))
 
 

@@ -29,27 +29,27 @@ def refusal_text(values: ValueSet) -> str:
     return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
 
 
-def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
+def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
     """The answer's message, without anything that preceded it."""
-    told = {
+    metadata = {
         "turn": number,
-        "turnId": kept["id"],
-        "willDecision": kept["decision"],
-        "auditStatus": "pending" if kept["decision"] == "approve" else "none",
-        "valueSet": kept["valueSet"],
-        "memoryKey": kept["key"],
-        "models": kept["models"],
-        "flags": [flag for flag in dict.fromkeys(kept["flags"]) if flag in PUBLIC_FLAGS],
+        "turnId": body["id"],
+        "willDecision": body["decision"],
+        "auditStatus": "pending" if body["decision"] == "approve" else "none",
+        "valueSet": body["valueSet"],
+        "memoryKey": body["key"],
+        "models": body["models"],
+        "flags": [flag for flag in dict.fromkeys(body["flags"]) if flag in PUBLIC_FLAGS],
     }
-    return AIMessage(kept["final"], id=f"safi-{kept['id']}", response_metadata={"safi": told})
+    return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
 
 
-def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
+def is_same_turn(body: Mapping[str, Any], turn: Turn) -> bool:
     """Whether the stored turn of the same id is this turn."""
-    if asked := kept.get("asked"):
-        return bool(asked == turn.get("asked"))
+    if name := body.get("asked"):
+        return bool(name == turn.get("asked"))
     # The stored turn had no safi_turn_id.
-    return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
+    return (body["prompt"], body["key"]) == (turn["prompt"], turn["key"])
 
 
 def with_spare_id(turn: Turn) -> Turn:
@@ -79,8 +79,8 @@ class Release(Faculty):
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
         final = turn["draft"].answer if approved else refusal_text(values)
-        number, kept = self.write(turn, final, audit=approved)
-        answer = answer_message(kept, number)
+        number, body = self.write(turn, final, audit=approved)
+        answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 

@@ -127,8 +127,8 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     @override
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
         """As for any Runnable; a call with other settings is answered by a separate chain."""
-        made = super().configurable_fields(**kwargs)
-        return AsyncConfigurableFields(default=self, fields=made.fields)  # type: ignore[attr-defined]
+        configurable = super().configurable_fields(**kwargs)
+        return AsyncConfigurableFields(default=self, fields=configurable.fields)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}

@@ -36,9 +36,9 @@ class Transcript(str):
 
     def __new__(cls, text: str, not_shown: Iterable[str] = ()) -> Self:
         """Text, and what is missing in it."""
-        made = super().__new__(cls, text)
-        made.not_shown = tuple(not_shown)
-        return made
+        transcript = super().__new__(cls, text)
+        transcript.not_shown = tuple(not_shown)
+        return transcript
 
 
 class _Chunk(NamedTuple):
@@ -64,32 +64,32 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
     'human: Hi\nai: Hello'
     """
     chunks = [_chunk(message) if message is not asked else _beside(message) for message in messages]
-    kept = _kept([chunk for chunk in chunks if chunk is not None])
-    left_out = sum(chunk is None for chunk in kept)
-    missing = sum((chunk.missing for chunk in kept if chunk is not None), Counter[str]())
-    lines = [chunk.text for chunk in kept if chunk is not None]
-    told = [_count(number, kind) for kind, number in missing.items()]
+    shown = _kept([chunk for chunk in chunks if chunk is not None])
+    left_out = sum(chunk is None for chunk in shown)
+    missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())
+    lines = [chunk.text for chunk in shown if chunk is not None]
+    not_shown = [_count(number, kind) for kind, number in missing.items()]
     if left_out:
         note = _count(left_out, "earlier message")
-        lines.insert(kept.index(None), f"[{note} left out]")
-        told.insert(0, note)
-    return Transcript("\n".join(lines), told)
+        lines.insert(shown.index(None), f"[{note} left out]")
+        not_shown.insert(0, note)
+    return Transcript("\n".join(lines), not_shown)
 
 
 def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
     """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
-    kept: list[_Chunk | None] = [None] * len(chunks)
+    shown: list[_Chunk | None] = [None] * len(chunks)
     most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
     for place, chunk in enumerate(chunks):
         if chunk.pinned:
-            kept[place] = chunk.clipped(most)
+            shown[place] = chunk.clipped(most)
     room = MAX_CONTEXT
     for place in reversed([place for place, chunk in enumerate(chunks) if not chunk.pinned]):
         if room < MAX_CONTEXT and len(chunks[place].text) > room:
             break
-        kept[place] = chunks[place].clipped(room)
+        shown[place] = chunks[place].clipped(room)
         room -= min(room, len(chunks[place].text))
-    return kept
+    return shown
 
 
 def _most(lengths: list[int]) -> int:
@@ -105,16 +105,16 @@ def _most(lengths: list[int]) -> int:
 def _chunk(message: BaseMessage) -> _Chunk:
     """A message as one line: role, content and tool calls."""
     text, missing = _readable(message.content)
-    said = [text]
+    parts = [text]
     role = str(getattr(message, "role", message.type))
     if isinstance(message, ToolMessage):
         role = f"tool {message.name or ''}".strip()
         if message.artifact is not None:
-            said.append(_note("artifact", missing))
+            parts.append(_note("artifact", missing))
     if isinstance(message, AIMessage):
-        said += [_call(c["name"], json.dumps(c["args"], default=str), missing) for c in message.tool_calls]
-        said += [_call(c["name"], c["args"], missing) for c in message.invalid_tool_calls]
-    return _Chunk(f"{role}: {' '.join(filter(None, said))}", missing, role in SYSTEM)
+        parts += [_call(c["name"], json.dumps(c["args"], default=str), missing) for c in message.tool_calls]
+        parts += [_call(c["name"], c["args"], missing) for c in message.invalid_tool_calls]
+    return _Chunk(f"{role}: {' '.join(filter(None, parts))}", missing, role in SYSTEM)
 
 
 def _beside(asked: BaseMessage) -> _Chunk | None:
@@ -156,8 +156,8 @@ def _block(block: Mapping[str, Any], missing: "Counter[str]") -> str:
 
 
 def _citations(block: Mapping[str, Any], missing: "Counter[str]") -> str:
-    found = [item for name in ("annotations", "citations") if isinstance(item := block.get(name), list)]
-    return " ".join(_note("citation", missing) for items in found for _ in items)
+    lists = [item for name in ("annotations", "citations") if isinstance(item := block.get(name), list)]
+    return " ".join(_note("citation", missing) for items in lists for _ in items)
 
 
 def _note(kind: str, missing: "Counter[str]") -> str:

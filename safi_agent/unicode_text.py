@@ -30,7 +30,7 @@ def visible(text: str) -> str:
     'guaranteed\n'
     """
     shown = _CONTROLS.sub("", text)
-    return shown if shown.isascii() else _FOREIGN.sub(lambda found: _HIDDEN.sub("", found[0]), shown)
+    return shown if shown.isascii() else _FOREIGN.sub(lambda match: _HIDDEN.sub("", match[0]), shown)
 
 
 def plain(text: str) -> str:

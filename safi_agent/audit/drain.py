@@ -31,15 +31,15 @@ def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) ->
         left: how many there are, by owner.
     """
     lines = count_unlogged(store, value_set) if left else {}
-    said = blocking_reasons(store.database, value_set)
-    said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
+    reasons = blocking_reasons(store.database, value_set)
+    reasons += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
     others = {
         owner.rpartition(":")[0]: count
         for owner, count in left.items()
         if owner != this_process() and not is_dead(owner)
     }
-    named = " ".join(said)
+    named = " ".join(reasons)
     for name, count in others.items():
         if name not in named:
-            said.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
-    return said
+            reasons.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
+    return reasons

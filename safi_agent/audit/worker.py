@@ -138,17 +138,17 @@ class Worker:
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
         """Audit a turn, unless it already was; fail after ``MAX_INTERRUPTIONS`` interrupted attempts."""
-        kept = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
-        if kept is None:
+        stored = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
+        if stored is None:
             log.error("Turn %s is no longer in the store; it is not audited.", turn)
             return
-        if kept.status != "pending":
+        if stored.status != "pending":
             return
-        if context.job.attempts - kept.attempts >= MAX_INTERRUPTIONS:
+        if context.job.attempts - stored.attempts >= MAX_INTERRUPTIONS:
             error = f"interrupted {MAX_INTERRUPTIONS} times"
             await self._in_store_thread(partial(self.store.save_ledger, turn, None, error))
             return
-        after = self.plan.next_step(turn, key, kept.attempts, await self._attempt(turn, kept))
+        after = self.plan.next_step(turn, key, stored.attempts, await self._attempt(turn, stored))
         if after.failed is not None:
             await self._in_store_thread(partial(self.store.save_attempts, turn, after.failed))
         if after.result is None:
@@ -156,12 +156,12 @@ class Worker:
         result = after.result
         await self._in_store_thread(partial(self.store.save_ledger, turn, result.ledger, result.error, result.judge))
 
-    async def _attempt(self, turn: str, kept: StoredTurn) -> Outcome:
+    async def _attempt(self, turn: str, stored: StoredTurn) -> Outcome:
         """One attempt on a thread; a timeout is a failed attempt."""
-        if not self.plan.may_attempt(kept.attempts):
+        if not self.plan.may_attempt(stored.attempts):
             return Outcome(None)
         try:
-            future = self._judges.submit(partial(self.plan.judge, turn, kept))
+            future = self._judges.submit(partial(self.plan.judge, turn, stored))
         except RuntimeError:  # the pool has logged it
             raise RetryLaterError(RECONNECT[0]) from None
         try:
@@ -186,9 +186,9 @@ class Worker:
         calls = await self._in_store_thread(partial(self.plan.hook_calls, turn_id, record, self.store.read_values))
         if not calls:
             return
-        told: Future[None] = Future()
-        self._hooks.dispatch(calls, partial(told.set_result, None))
-        waiting = asyncio.wrap_future(told)
+        called: Future[None] = Future()
+        self._hooks.dispatch(calls, partial(called.set_result, None))
+        waiting = asyncio.wrap_future(called)
         while not waiting.done():
             await asyncio.wait([waiting], timeout=min(MAX_POLL, self._hooks.expire()))
 

@@ -47,8 +47,8 @@ class Intellect(Faculty):
         """Ask the model."""
         try:
             if self.selector is not None:
-                asked = [self._messages(turn)] * self.selector.count
-                return self.selector.select(self._drafts(self.model.batch(asked, config, return_exceptions=True)))
+                requests = [self._messages(turn)] * self.selector.count
+                return self.selector.select(self._drafts(self.model.batch(requests, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
             failed = _failed(error)
@@ -58,9 +58,9 @@ class Intellect(Faculty):
         """Asynchronous version."""
         try:
             if self.selector is not None:
-                asked = [self._messages(turn)] * self.selector.count
+                requests = [self._messages(turn)] * self.selector.count
                 return await self.selector.aselect(
-                    self._drafts(await self.model.abatch(asked, config, return_exceptions=True))
+                    self._drafts(await self.model.abatch(requests, config, return_exceptions=True))
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:

@@ -86,20 +86,20 @@ class Judge:
         return second._replace(usage=usage)
 
 
-def _reply(came: Any) -> AIMessage | str | None:
+def _reply(output: Any) -> AIMessage | str | None:
     """The reply; None if it was truncated, so that it cannot be parsed."""
-    if isinstance(came, Exception):
-        if type(came).__name__ in _CUT_OFF:
+    if isinstance(output, Exception):
+        if type(output).__name__ in _CUT_OFF:
             return None
-        raise came
-    if isinstance(came, dict) and set(came) == _INCLUDED_RAW:
-        came = came["raw"]
-    if not isinstance(came, AIMessage | str):
-        raise TypeError(f"The judge's model: expected it to return a str or an AIMessage, got {type(came).__name__}.")
-    return came
+        raise output
+    if isinstance(output, dict) and set(output) == _INCLUDED_RAW:
+        output = output["raw"]
+    if not isinstance(output, AIMessage | str):
+        raise TypeError(f"The judge's model: expected it to return a str or an AIMessage, got {type(output).__name__}.")
+    return output
 
 
 def _answer(reply: AIMessage | str | None, read: Read[T]) -> JudgeReply[T]:
     data = None if reply is None else parse_reply(reply)
-    found = None if data is None else read(data)
-    return JudgeReply(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))
+    result = None if data is None else read(data)
+    return JudgeReply(result, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))

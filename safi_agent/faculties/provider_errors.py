@@ -45,8 +45,8 @@ def unsupported_features(error: Exception) -> frozenset[Feature]:
 def _status(error: Exception) -> int | None:
     response = getattr(error, "response", None)
     places = ((error, "status_code"), (response, "status_code"), (error, "http_status"), (error, "code"))
-    found = (getattr(place, name, None) for place, name in places)
-    return next((number for number in found if isinstance(number, int)), None)
+    codes = (getattr(place, name, None) for place, name in places)
+    return next((number for number in codes if isinstance(number, int)), None)
 
 
 def _text(error: Exception) -> str:

@@ -70,13 +70,13 @@ def _start(text: str, broken_off: bool) -> int | None:
 
 def _last_outside_code(pattern: re.Pattern[str], text: str) -> int | None:
     """Where the last match begins that does not stand between two lines of ```."""
-    fences, found = _beginning_a_line(_CODE, text), None
+    fences, last = _beginning_a_line(_CODE, text), None
     fence, inside = next(fences, None), False
     for match in _beginning_a_line(pattern, text):
         while fence is not None and fence.start() < match.start():
             fence, inside = next(fences, None), not inside
-        found = found if inside else match.start()
-    return found
+        last = last if inside else match.start()
+    return last
 
 
 def _beginning_a_line(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -92,11 +92,11 @@ def _blob(text: str) -> int | None:
         return None
     last = blobs[-1]
     try:
-        found, end = _DECODER.raw_decode(text, last.start("object"))
+        content, end = _DECODER.raw_decode(text, last.start("object"))
     except (ValueError, RecursionError):
         return last.start()  # cut off
     alone = text[end:].strip().strip("`") == ""
-    return last.start() if alone and set(found) == {"reflection"} else None
+    return last.start() if alone and set(content) == {"reflection"} else None
 
 
 def _is_half(text: str) -> bool:
@@ -107,7 +107,7 @@ def _is_half(text: str) -> bool:
     if _HALF.match(text) is None or re.search(r'"reflection"\s*+:', text) is None:
         return False
     try:
-        found, _ = _DECODER.raw_decode(text, text.index("{"))
+        content, _ = _DECODER.raw_decode(text, text.index("{"))
     except (ValueError, RecursionError):
         return True
-    return set(found) == {"answer", "reflection"}
+    return set(content) == {"answer", "reflection"}

@@ -73,9 +73,9 @@ def cascade_selector(alike: float) -> Select:
 
     def choose(vectors: Vectors) -> Selection:
         states = torch.tensor(vectors, dtype=torch.double)
-        found = PulseCascade(merge=alike).select(states)
-        alone = len(set(found.lineages.tolist())) == len(vectors)
-        return Selection(PulseCascade(merge=-1).select(states).chosen if alone else found.chosen, found.share)
+        selected = PulseCascade(merge=alike).select(states)
+        alone = len(set(selected.lineages.tolist())) == len(vectors)
+        return Selection(PulseCascade(merge=-1).select(states).chosen if alone else selected.chosen, selected.share)
 
     return choose
 
@@ -111,17 +111,17 @@ class DraftSelector:
         return self._select(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
 
     def _select(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
-        said = [draft for draft in drafts if draft.answer.strip()]
-        chosen = Selection(0, 1.0) if len(said) < 2 else self.choose(checked_vectors(vectors, len(said)))
+        answered = [draft for draft in drafts if draft.answer.strip()]
+        chosen = Selection(0, 1.0) if len(answered) < 2 else self.choose(checked_vectors(vectors, len(answered)))
         usage = None
         for draft in drafts:
             usage = add_usage(usage, draft.usage) if usage or draft.usage else None
-        one = said[chosen.place] if said else drafts[0]
+        one = answered[chosen.place] if answered else drafts[0]
         return one._replace(
             usage=usage,
-            flags=(*one.flags, *(("drafts_missing",) if len(said) < self.count else ())),
+            flags=(*one.flags, *(("drafts_missing",) if len(answered) < self.count else ())),
             drafts=self.count,
-            agreement=chosen.share * len(said) / self.count,
+            agreement=chosen.share * len(answered) / self.count,
         )
 
 

@@ -77,8 +77,8 @@ def assess(
     rows = [(value.key, value.weight, read.findings.get(value.key)) for value in values.scored]
     profile = {key: w * row.score if row else 0.0 for key, w, row in rows}
     moved = {key: beta * before.get(key, 0.0) + (1 - beta) * profile[key] for key, _, row in rows if row}
-    known = [key for key, _, row in rows if row and key in before]
-    drift_raw = _distance([profile[key] for key in known], [before[key] for key in known])
+    shared = [key for key, _, row in rows if row and key in before]
+    drift_raw = _distance([profile[key] for key in shared], [before[key] for key in shared])
     drift = None if drift_raw is None else min(1.0, max(0.0, drift_raw))
     score = _score([(w * row.score, row.confidence) for _, w, row in rows if row], phi, sigma)
     return Assessment(score, profile, before | moved, drift, drift_raw, read.unscored)
@@ -93,10 +93,10 @@ def _score(rows: Iterable[tuple[float, float]], phi: Map, sigma: Map) -> int:
     return score
 
 
-def _finite(name: str, made: object) -> float:
-    if isinstance(made, bool) or not isinstance(made, Real) or not math.isfinite(made):
-        raise ValueError(f"{name}: expected a function with finite results, got {made!r}.")
-    return float(made)
+def _finite(name: str, result: object) -> float:
+    if isinstance(result, bool) or not isinstance(result, Real) or not math.isfinite(result):
+        raise ValueError(f"{name}: expected a function with finite results, got {result!r}.")
+    return float(result)
 
 
 def is_invalid_beta(beta: object) -> bool:

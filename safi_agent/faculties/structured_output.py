@@ -57,11 +57,11 @@ def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -
 
     ``configurable`` is what wrappers around it have bound.
     """
-    given = configurable or {}
+    parameters = configurable or {}
     if isinstance(model, RunnableBindingBase):
-        return is_unresolved(model.bound, {**(model.config.get("configurable") or {}), **given})
+        return is_unresolved(model.bound, {**(model.config.get("configurable") or {}), **parameters})
     if isinstance(model, _ConfigurableModel):
-        return "model" not in {**model._default_config, **model._model_params({"configurable": dict(given)})}
+        return "model" not in {**model._default_config, **model._model_params({"configurable": dict(parameters)})}
     return False
 
 
@@ -77,14 +77,14 @@ class JudgeCall(Runnable[Any, Any]):
     def __init__(self, model: BaseChatModel, schema: Schema | None) -> None:
         self._model, self._schema = model, schema
         self._without: frozenset[Feature] = frozenset()
-        self._made: dict[tuple[bool, frozenset[Feature]], Model] = {}
+        self._variants: dict[tuple[bool, frozenset[Feature]], Model] = {}
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         def perform(request: Request) -> Any:
-            model, given = request
+            model, arguments = request
             try:
-                return model.invoke(input, config, **given)
+                return model.invoke(input, config, **arguments)
             except Exception as error:
                 return error
 
@@ -93,9 +93,9 @@ class JudgeCall(Runnable[Any, Any]):
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         async def perform(request: Request) -> Any:
-            model, given = request
+            model, arguments = request
             try:
-                return await model.ainvoke(input, config, **given)
+                return await model.ainvoke(input, config, **arguments)
             except Exception as error:
                 return error
 
@@ -107,7 +107,7 @@ class JudgeCall(Runnable[Any, Any]):
             model = self._prepared(without)
             own = model.kwargs if isinstance(model, RunnableBindingBase) else {}
             left_out = {*own, *(("temperature",) if "temperature" in without else ())}
-            reply = yield model, {name: given for name, given in kwargs.items() if name not in left_out}
+            reply = yield model, {name: value for name, value in kwargs.items() if name not in left_out}
             if not isinstance(reply, Exception):
                 self._remember(without)
                 return reply
@@ -132,13 +132,13 @@ class JudgeCall(Runnable[Any, Any]):
 
     def _prepared(self, without: frozenset[Feature]) -> Model:
         cached = _is_cached(self._model)
-        if (cached, without) not in self._made:
+        if (cached, without) not in self._variants:
             changed: dict[str, Any] = {"cache": False} if cached else {}
             changed |= {"temperature": None} if "temperature" in without and hasattr(self._model, "temperature") else {}
             model = self._model.model_copy(update=changed) if changed else self._model
-            made = model if self._schema is None or "schema" in without else with_schema(model, self._schema)
-            self._made.setdefault((cached, without), made)
-        return self._made[cached, without]
+            variant = model if self._schema is None or "schema" in without else with_schema(model, self._schema)
+            self._variants.setdefault((cached, without), variant)
+        return self._variants[cached, without]
 
 
 class ConfigurableJudgeCall(Runnable[Any, Any]):
@@ -151,12 +151,12 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._made(config)
+        model, config = self._variants(config)
         return model.invoke(input, config, **kwargs)
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._made(config)
+        model, config = self._variants(config)
         return await model.ainvoke(input, config, **kwargs)
 
     def _made(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
@@ -184,8 +184,8 @@ class UncachedCall(Runnable[Any, Any]):
 
 def _numbered(messages: list[BaseMessage]) -> list[BaseMessage]:
     last = messages[-1]
-    told = {**last.response_metadata, "safi_call": uuid4().hex}
-    return [*messages[:-1], last.model_copy(update={"response_metadata": told})]
+    metadata = {**last.response_metadata, "safi_call": uuid4().hex}
+    return [*messages[:-1], last.model_copy(update={"response_metadata": metadata})]
 
 
 def _is_cached(model: BaseChatModel) -> bool:
@@ -197,9 +197,9 @@ def _is_cached(model: BaseChatModel) -> bool:
 def with_schema(model: BaseChatModel, schema: Schema) -> Model:
     """The model's call in a schema, without LangChain's reading of the reply; the model itself where it has none."""
     try:
-        made = model.with_structured_output(schema, include_raw=True)
+        structured = model.with_structured_output(schema, include_raw=True)
     except (NotImplementedError, ValueError, TypeError, AttributeError):
         return model
-    if isinstance(made, RunnableSequence) and isinstance(made.first, RunnableParallel):
-        return made.first.steps__.get("raw", made)
-    return made
+    if isinstance(structured, RunnableSequence) and isinstance(structured.first, RunnableParallel):
+        return structured.first.steps__.get("raw", structured)
+    return structured

@@ -172,10 +172,10 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
     if fields is None or not set(fields) <= _KEYS:
         return UNCLEAR
     decision, reason = fields.get("decision"), fields.get("reason")
-    said = decision.strip().casefold() if isinstance(decision, str) else ""
-    if said not in ("approve", "violation") or not isinstance(reason, str) or not plain(reason).strip():
+    ruling = decision.strip().casefold() if isinstance(decision, str) else ""
+    if ruling not in ("approve", "violation") or not isinstance(reason, str) or not plain(reason).strip():
         return UNCLEAR
-    if said == "violation":
+    if ruling == "violation":
         return Verdict("violation", reason)
     upheld = _gates(fields.get("gates"))
     if upheld is None:
@@ -237,8 +237,8 @@ class Will(Faculty):
         if ruled is not None or self.judge is None:
             return ruled or APPROVED_BY_RULES
         try:
-            fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
-            messages = await asyncio.to_thread(self._messages, turn) if fed > INLINE_CHARS else self._messages(turn)
+            length = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
+            messages = await asyncio.to_thread(self._messages, turn) if length > INLINE_CHARS else self._messages(turn)
             answer = await self.judge.aask(messages, self._read, config)
         except Exception as error:
             return _judge_failure(error)
@@ -267,10 +267,10 @@ class Will(Faculty):
         system = self.system_prompt
         for place, text in parts.items():
             system = system.replace(place, text)
-        fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
+        texts = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
         if self.show_reflection:
-            fed.append(("reflection", turn["draft"].reflection))
-        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
+            texts.append(("reflection", turn["draft"].reflection))
+        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in texts))]
 
 
 def _agreement(draft: Draft) -> str:

@@ -30,11 +30,11 @@ def anchor_key_id(anchor: Anchor) -> str:
 
 def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
     """The number of the store's turns in the log; None if the anchor is not genuine."""
-    if [type(part) for part in anchor] != [int, int, str, str] or (found := _KEY.fullmatch(anchor.key)) is None:
+    if [type(part) for part in anchor] != [int, int, str, str] or (match := _KEY.fullmatch(anchor.key)) is None:
         return None  # SQLite accepts text in a numeric column
-    turns, tip = int(found[2]), Tip(anchor.lines, anchor.mac)
-    genuine = hmac.compare_digest(_seal(log, anchor.size, tip, turns, key), found[3])
-    return turns if genuine and found[1] == key_id(key) else None
+    turns, tip = int(match[2]), Tip(anchor.lines, anchor.mac)
+    genuine = hmac.compare_digest(_seal(log, anchor.size, tip, turns, key), match[3])
+    return turns if genuine and match[1] == key_id(key) else None
 
 
 def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
@@ -44,13 +44,15 @@ def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
         LogError: it was made with another key, or changed.
     """
     if anchor_key_id(anchor) != key_id(key):
-        known = anchor_key_id(anchor)
-        raise LogError(f"expected the key with id {known}, with which the log was begun, got one with id {key_id(key)}")
+        expected = anchor_key_id(anchor)
+        raise LogError(
+            f"expected the key with id {expected}, with which the log was begun, got one with id {key_id(key)}"
+        )
     if (turns := sealed_turns(log, anchor, key)) is None:
         raise LogError(CHANGED)
     return turns
 
 
 def _seal(log: str, size: int, tip: Tip, turns: int, key: bytes) -> str:
-    told = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no log line begins like this
-    return hmac.digest(key, told.encode("ascii"), "sha256").hex()
+    content = json.dumps(["the end of a log", log, size, tip.lines, tip.mac, turns])  # no log line begins like this
+    return hmac.digest(key, content.encode("ascii"), "sha256").hex()

@@ -52,13 +52,13 @@ def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
 
 def read_seal(line: bytes) -> Seal | None:
     """The seal of a line; None if it has none, or one that is not written exactly as ``seal`` does."""
-    found = _SEAL.search(line, max(0, len(line) - _WIDEST))
-    if found is None:
+    match = _SEAL.search(line, max(0, len(line) - _WIDEST))
+    if match is None:
         return None
-    number, prev, mac = found.groups()
+    number, prev, mac = match.groups()
     return Seal(int(number), prev.decode("ascii"), mac.decode("ascii"))
 
 
-def genuine(line: bytes, found: Seal, key: bytes) -> bool:
+def genuine(line: bytes, seal: Seal, key: bytes) -> bool:
     """Whether a line was sealed with this key, compared in constant time."""
-    return hmac.compare_digest(hmac.digest(key, line[:-_MAC], "sha256"), bytes.fromhex(found.mac))
+    return hmac.compare_digest(hmac.digest(key, line[:-_MAC], "sha256"), bytes.fromhex(seal.mac))

@@ -62,11 +62,11 @@ def refuse_other_files(path: str | Path) -> None:
         ValueError: something else is in it, or it is kept for something else.
     """
     try:
-        found = _found(Path(path))
+        kind = _found(Path(path))
     except OSError:  # unreadable: the writer fails too, and lines wait in the store
         return
-    if found:
-        raise ValueError(f"log: expected a log or a new file, got {found} {str(path)!r}.")
+    if kind:
+        raise ValueError(f"log: expected a log or a new file, got {kind} {str(path)!r}.")
 
 
 def _found(file: Path) -> str:

@@ -53,34 +53,34 @@ def _from_the_first(file: BinaryIO, descriptor: int, path: str) -> Iterator[byte
 
 
 def _follow(rest: Iterator[bytes], tip: Tip, key: bytes) -> tuple[Tip, set[str]]:
-    there: set[str] = set()
+    turn_ids: set[str] = set()
     for line in rest:
-        found = read_seal(line)
-        if found and found.prev == tip.mac and genuine(line, found, key):
-            tip = Tip(found.line, found.mac)
-            there |= _turn_id(line)
-    return tip, there
+        seal = read_seal(line)
+        if seal and seal.prev == tip.mac and genuine(line, seal, key):
+            tip = Tip(seal.line, seal.mac)
+            turn_ids |= _turn_id(line)
+    return tip, turn_ids
 
 
 def _read_all(every: Iterator[bytes], key: bytes) -> tuple[Tip, set[str]]:
     """The same without an anchor: after the last line with this key, or at the beginning of the chain."""
     digest, before, sealed = sha256(), 0, False
     tip: Tip | None = None
-    there: set[str] = set()
+    turn_ids: set[str] = set()
     for line in every:
-        found = read_seal(line)
-        sealed |= found is not None
-        if found and genuine(line, found, key):
-            tip = Tip(found.line, found.mac)
+        seal = read_seal(line)
+        sealed |= seal is not None
+        if seal and genuine(line, seal, key):
+            tip = Tip(seal.line, seal.mac)
         elif tip is None:
             digest.update(line)
             before += 1
         else:
             continue
-        there |= _turn_id(line)
+        turn_ids |= _turn_id(line)
     if tip is None and sealed:
         raise LogError("no line of it was written with the present key")
-    return tip or beginning(before, digest.hexdigest()), there
+    return tip or beginning(before, digest.hexdigest()), turn_ids
 
 
 def _turn_id(line: bytes) -> set[str]:

@@ -93,15 +93,15 @@ class _Replayer:
         except UNREADABLE as error:
             yield f"is not a record that can be recomputed ({type(error).__name__})"
 
-    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_KeyState") -> Iterator[str]:
+    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], state: "_KeyState") -> Iterator[str]:
         key = record["memoryKey"]
-        before, self.states[key] = self.states.get(key), said
-        named = f"turn {said.turn} of {key!r}"
-        if before is not None and said.turn != before.turn + 1:
+        before, self.states[key] = self.states.get(key), state
+        named = f"turn {state.turn} of {key!r}"
+        if before is not None and state.turn != before.turn + 1:
             yield f"{named}: expected turn {before.turn + 1}"
             return
         expected = self._expected(record, findings, before or NEW)
-        if before is None and said.turn != 1:  # the previous μ is not in this log
+        if before is None and state.turn != 1:  # the previous μ is not in this log
             self.late += 1
             expected.update({name: record[name] for name in FIGURES[1:]})
         for name, figure in expected.items():
@@ -126,10 +126,10 @@ class _Replayer:
             raise LogError(
                 f"expected the value set {name!r} of turn {record['turnId']}, got none; pass its file with --values."
             )
-        found = assess(findings, values, before.mu, measure.get("beta", self.beta))
-        moved = before.mu_turn + (found.score is not None)
-        expected = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
-        if others and found.score is not None:
+        assessment = assess(findings, values, before.mu, measure.get("beta", self.beta))
+        moved = before.mu_turn + (assessment.score is not None)
+        expected = _figures(assessment.score, assessment.drift, assessment.drift_raw, assessment.mu, moved)
+        if others and assessment.score is not None:
             self.other_maps += 1
             del expected["spiritScore"]
         return expected

@@ -94,11 +94,11 @@ def is_chained(log: str | Path) -> bool:
 def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
     """All files of the log, opened at once, so that a file that is rotated meanwhile is not read twice."""
     current = stack.enter_context(log.open("rb")) if log.exists() else None
-    found: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
+    files: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
     if current is not None:
-        found = [(name, file) for name, file in found if not os.path.sameopenfile(file.fileno(), current.fileno())]
-        found.append((str(log), current))
-    return found
+        files = [(name, file) for name, file in files if not os.path.sameopenfile(file.fileno(), current.fileno())]
+        files.append((str(log), current))
+    return files
 
 
 def _rest(file: BinaryIO) -> bytes:
@@ -127,10 +127,10 @@ class _ChainVerifier:
         """Verify the next line."""
         self._at += 1
         self.lines += 1
-        found = read_seal(line)
-        if found and genuine(line, found, self.key):
-            self._check_next(found)
-        elif found:
+        seal = read_seal(line)
+        if seal and genuine(line, seal, self.key):
+            self._check_next(seal)
+        elif seal:
             self._reject("was changed, or written without the key")
         elif not line.endswith(b"\n"):
             self._reject("is torn: its end is missing")
@@ -154,30 +154,30 @@ class _ChainVerifier:
             self._file, self._at = self._file or log, self._at + 1
             self._add_fault(f"{_span(there + 1, self.anchor.lines)} at the end")
 
-    def _check_next(self, found: Seal) -> None:
+    def _check_next(self, seal: Seal) -> None:
         if self.tip is None:
-            self._check_first(found)
-        elif found.line <= self.tip.lines:
-            self._add_fault(f"is line {found.line} of the chain, but comes after line {self.tip.lines}")
-        elif not self._bad and found.line > self.tip.lines + 1:
-            self._add_fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
-        elif not self._bad and found.prev != self.tip.mac:
+            self._check_first(seal)
+        elif seal.line <= self.tip.lines:
+            self._add_fault(f"is line {seal.line} of the chain, but comes after line {self.tip.lines}")
+        elif not self._bad and seal.line > self.tip.lines + 1:
+            self._add_fault(f"is line {seal.line} of the chain; {_span(self.tip.lines + 1, seal.line - 1)} before it")
+        elif not self._bad and seal.prev != self.tip.mac:
             self._add_fault(f"follows another line {self.tip.lines} than the one before it")
-        elif self.anchor and found.line == self.anchor.lines and found.mac != self.anchor.mac:
-            self._add_fault(f"differs from line {found.line} in the store's anchor")
-        self.tip, self._bad = Tip(found.line, found.mac), 0
+        elif self.anchor and seal.line == self.anchor.lines and seal.mac != self.anchor.mac:
+            self._add_fault(f"differs from line {seal.line} in the store's anchor")
+        self.tip, self._bad = Tip(seal.line, seal.mac), 0
 
-    def _check_first(self, found: Seal) -> None:
+    def _check_first(self, seal: Seal) -> None:
         """Check the first genuine line of the chain; its faults are reported at the first line of the log."""
-        begins, before = found.prev.startswith(BEGINS), self.unsealed
-        if begins and (found.line <= before or (found.line != before + 1 and not self._bad)):
-            what = f"precedes the chain with {before} lines without a mac in total; there were {found.line - 1}"
-        elif begins and found.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
+        begins, before = seal.prev.startswith(BEGINS), self.unsealed
+        if begins and (seal.line <= before or (seal.line != before + 1 and not self._bad)):
+            what = f"precedes the chain with {before} lines without a mac in total; there were {seal.line - 1}"
+        elif begins and seal.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
             what = f"to line {before}: one of these lines without a mac was changed since the chain began"
         elif not begins and before:
             what = f"to line {before}: these have no mac and are not covered by the chain"
-        elif not begins and found.line != self.first and not self._bad:
-            what = f"is line {found.line} of the chain; expected line {self.first} first"
+        elif not begins and seal.line != self.first and not self._bad:
+            what = f"is line {seal.line} of the chain; expected line {self.first} first"
         else:
             return
         self._add_fault(what, at_start=True)

@@ -70,8 +70,8 @@ def flush(store: Store, path: str, most: int | None = None) -> list[str]:
 
 
 def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
-    given = _key(path, anchor)
-    key = given or new_key()
+    existing_key = _key(path, anchor)
+    key = existing_key or new_key()
     turns = 0
     if anchor:
         turns = checked_turns(path, anchor, key)
@@ -82,14 +82,14 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
         rotate(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        tip, there = find_end(descriptor, path, anchor, key)
-        if given is None:
+        tip, logged = find_end(descriptor, path, anchor, key)
+        if existing_key is None:
             write_key_file(path, key)
         for turn_id, record in waiting:
-            if turn_id not in there:
+            if turn_id not in logged:
                 tip = _write(descriptor, record, tip, key)
-        made = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
-        mark_logged(store, path, [turn_id for turn_id, _ in waiting], made)
+        new_anchor = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
+        mark_logged(store, path, [turn_id for turn_id, _ in waiting], new_anchor)
     finally:
         os.close(descriptor)
 
@@ -110,10 +110,10 @@ def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
     Raises:
         LogError: the store's anchor for the other path was changed.
     """
-    if (known := find_other_path(store, path, key)) is None:
+    if (original := find_other_path(store, path, key)) is None:
         return None
-    checked_turns(*known, key)
-    return known[1]
+    checked_turns(*original, key)
+    return original[1]
 
 
 def _size(path: str) -> int:

@@ -44,19 +44,19 @@ class Leases:
         self._reported: set[str] = set()
         self.under_way: set[str] = set()  # ids of turns that are being audited in this process
 
-    def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
+    def take_over(self, value_set: str, submitted: Collection[str] | None = None) -> list[Job]:
         """Take over the unfinished turns of processes that are dead or whose lease has expired.
 
         Args:
             value_set: the name of the caller's set.
-            known: ids of all turns that are under way in this process (``under_way``). Turns of this process that are
-                not among them are taken too: an interrupt came between their answer and their audit. None: they are
-                left.
+            submitted: ids of all turns that are under way in this process (``under_way``). Other turns of this process
+                are taken over too, because an interrupt came between their answer and their audit. With None they are
+                not taken over.
         """
         self._announce(value_set)
         with self.database.transaction(reading=True) as c:
             theirs = self._expired_owners(c, value_set)
-            forgotten = self._unsubmitted(c, value_set, known)
+            forgotten = self._unsubmitted(c, value_set, submitted)
         if not theirs and not forgotten:
             return []
         with self.database.transaction() as c:
@@ -92,12 +92,12 @@ class Leases:
                 alive.add(name)
         return {name: owners for name, owners in gone.items() if name == value_set or name not in alive}
 
-    def _unsubmitted(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
-        if known is None:
+    def _unsubmitted(self, c: Connection, value_set: str, submitted: Collection[str] | None) -> list[str]:
+        if submitted is None:
             return []
         mine = (turns.c.value_set == value_set, turns.c.owner == this_process(), UNFINISHED, NOT_SETTLED)
         old = turns.c.lease < time.time() + LEASE - SUBMIT_GRACE
-        return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
+        return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in submitted]
 
     def _take_turns(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
         """Take over the turns of a value set in one UPDATE, so that each turn goes to one process only."""
@@ -161,8 +161,8 @@ def is_expired(owner: str, lease: float, now: float) -> bool:
 
 def missing_value_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
     """The ids of value sets that are missing in the store, or whose content was changed."""
-    asked = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
-    bodies = {row.id: row.body for row in c.execute(asked)} if values_ids else {}
+    query = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
+    bodies = {row.id: row.body for row in c.execute(query)} if values_ids else {}
     return [i for i in values_ids if i not in bodies or sha256(bodies[i].encode()).hexdigest() != i]
 
 

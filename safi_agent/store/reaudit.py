@@ -77,19 +77,19 @@ def _is_lost(c: Connection, first: Any) -> bool:
 
 
 def _firsts(c: Connection, turn_ids: Iterable[str]) -> list[str]:
-    asked = list(dict.fromkeys(turn_ids))
-    rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(asked)))
-    found = {row.id: row.reaudit_of or row.id for row in rows}
-    if unknown := [turn_id for turn_id in asked if turn_id not in found]:
+    ids = list(dict.fromkeys(turn_ids))
+    rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(ids)))
+    firsts = {row.id: row.reaudit_of or row.id for row in rows}
+    if unknown := [turn_id for turn_id in ids if turn_id not in firsts]:
         raise ValueError(f"turn_ids: expected ids of turns in this store, got {unknown[0]!r}.")
-    return list(found.values())
+    return list(firsts.values())
 
 
 def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[str, Any]:
     times = c.scalar(select(func.count()).select_from(turns).where(AGAIN, turns.c.reaudit_of == first.id)) or 0
     own = str(uuid5(NAMESPACE_OID, f"safi.reaudit:{first.id}:{times + 1}"))
-    kept = json.loads(first.body)
-    flags = [*(flag for flag in kept["flags"] if flag != FLAG), FLAG]
+    body = json.loads(first.body)
+    flags = [*(flag for flag in body["flags"] if flag != FLAG), FLAG]
     return {
         **{name: getattr(first, name) for name in _COPIED},
         "id": own,
@@ -97,7 +97,7 @@ def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[
         "value_set": value_set,
         "status": "pending",
         "attempts": 0,
-        "body": json.dumps({**kept, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
+        "body": json.dumps({**body, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
         "logged": 0 if first.log else 1,
         "settled": 0,
         "owner": this_process(),

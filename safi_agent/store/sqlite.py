@@ -224,9 +224,9 @@ class _Connection(sqlite3.Connection):
 
     @override
     def cursor(self, *arguments: Any) -> Any:
-        made = super().cursor(*arguments)
-        self._cursors.add(made)
-        return made
+        cursor = super().cursor(*arguments)
+        self._cursors.add(cursor)
+        return cursor
 
     @override
     def close(self) -> None:

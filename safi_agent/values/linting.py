@@ -48,12 +48,12 @@ def lint(text: str) -> list[Error]:
         root, content = read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = " ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
-        return [Error(mark.line + 1 if mark else 1, f"This is not YAML: {said}.")]
+        message = " ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
+        return [Error(mark.line + 1 if mark else 1, f"This is not YAML: {message}.")]
     if not isinstance(content, Mapping) or root is None:
         return [Error(1, f"Expected a mapping with a name and values, got {type(content).__name__}.")]
-    found = [Error(_line(root, path), what) for path, what in [*_wrong(content)] or _left(content)]
-    return sorted({*_repeated(root, set()), *found})
+    errors = [Error(_line(root, path), what) for path, what in [*_wrong(content)] or _left(content)]
+    return sorted({*_repeated(root, set()), *errors})
 
 
 def _left(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
@@ -131,8 +131,8 @@ def _said(error: ErrorDetails, kind: type[BaseModel]) -> str:
         return f"{prefix}is missing."
     if sort == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kind.model_fields)}."
-        return f"{prefix}there is no such setting; {known}"
+        suggestion = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kind.model_fields)}."
+        return f"{prefix}there is no such setting; {suggestion}"
     if sort == "value_error":
         return f"{prefix}{error['msg'].removeprefix('Value error, ')}"
     if sort in EXPECTED:

@@ -71,14 +71,16 @@ def with_weights(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     values = [row.model_dump() if isinstance(row, Value) else row for row in rows]
     if not all(isinstance(row, Mapping) for row in values):
         return dict(content)
-    given = [row["weight"] for row in values if row.get("weight") is not None]
-    if not all(isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in given):
+    explicit = [row["weight"] for row in values if row.get("weight") is not None]
+    if not all(
+        isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in explicit
+    ):
         return dict(content)
-    left, open_ = 1 - math.fsum(given), len(values) - len(given)
-    share = max(left, 0) / open_ if open_ else 0.0
+    remainder, open_ = 1 - math.fsum(explicit), len(values) - len(explicit)
+    share = max(remainder, 0) / open_ if open_ else 0.0
     if open_ and share <= TOLERANCE:
         raise ValueError(
-            f"values: expected weights that sum to less than 1 if some values have none, got a sum of {1 - left}."
+            f"values: expected weights that sum to less than 1 if some values have none, got a sum of {1 - remainder}."
         )
     weights = [share if row.get("weight") is None else row["weight"] for row in values]
     total = math.fsum(weights) if normalize else 1

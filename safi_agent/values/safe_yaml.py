@@ -31,11 +31,11 @@ def read_yaml(text: str) -> Yaml:
         raise yaml.YAMLError("it is nested too deeply") from None
 
 
-def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+def _entries(node: yaml.Node, counts: dict[int, int]) -> int:
     """The number of entries of a node, with aliases expanded; a recursive node exceeds any limit."""
-    if id(node) not in known:
-        known[id(node)] = MOST_ENTRIES
+    if id(node) not in counts:
+        counts[id(node)] = MOST_ENTRIES
         below = node.value if isinstance(node, yaml.CollectionNode) else ()
         inner = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
-        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_entries(part, counts) for part in inner)
+    return counts[id(node)]

@@ -438,7 +438,7 @@ def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make:
     held = safi.drain(0.3)
     assert (int(held), held.left) == (0, 2)
     assert any("turns of the process elsewhere:7" in sentence for sentence in held.blocked)
-    assert "1 turn behind another one under the same memory key." in held.blocked
+    assert "1 turn waiting for an earlier one of the same memory key." in held.blocked
     go.set()
     assert first.drain(60) == 1
     assert safi.drain(60) == 1

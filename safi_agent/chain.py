@@ -105,7 +105,7 @@ class SafiChain(Lifecycle, Settings):
             IntellectError: the model failed before there was a draft.
             OutboxError: the turn could not be made durable.
             BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
-            ViolationError: the Will refused, where ``raise_on_violation`` was asked for.
+            ViolationError: the Will refused, and ``raise_on_violation`` is set.
             ClosedError: the chain was closed.
         """
         return self._call_with_config(self._answer, input, config)
@@ -343,20 +343,20 @@ def create_safi_chain(
         refuse_truncated: whether the Will refuses a draft that its model cut off at a length limit. It is always
             flagged as ``draft_truncated``.
         raise_on_violation: raise ViolationError instead of returning the refusal.
-        audit_attempts: how often an audit is tried before it is recorded as failed.
+        audit_attempts: number of attempts before an audit is recorded as failed.
         audit_backoff: seconds before the second attempt, doubled for each further one.
         audit_timeout: seconds that one attempt, or one call of a hook, may take.
         audit: "in_process" audits in this process too; "worker" leaves it to workers on the same PostgreSQL store.
-        max_pending: how many audits may be open before new turns wait; None for no bound.
-        when_full: what a new turn does then: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and go on.
+        max_pending: maximum number of open audits; None for no bound.
+        when_full: behaviour of a new turn beyond it: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and
+            continue.
         tracers: callback handlers that receive the inner runs too, with their drafts. A caller's own handlers receive
             the input and the answer only.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
         TypeError: an argument has another type.
-        ValueError: an argument has a value that is not allowed, there is no model, or the store cannot be opened; the
-            text says which.
+        ValueError: an argument has a value that is not allowed, no model is configured, or the store cannot be opened.
     """
     return SafiChain(
         values=load_values(values),

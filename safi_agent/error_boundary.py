@@ -43,10 +43,10 @@ def contain_errors(work: Callable[[], T]) -> T:
     """Return what ``work`` returns; ``work`` itself must not refer to data of the turn.
 
     Raises:
-        SafiError: anything went wrong inside; neither the error nor anything that can be reached from it holds what
-            happened there.
-        TypeError, ValueError: the input cannot be used, see ``input_errors``.
-        KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
+        SafiError: any other exception inside; neither the error nor any object reachable from it contains data of the
+            turn.
+        TypeError, ValueError: the input is invalid, see ``input_errors``.
+        KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: of the same type, without their text.
     """
     # Twice: Ctrl-C may arrive while the first one cleans up.
     return _unwrap(_flatten(_outcome(partial(_outcome, work))))
@@ -144,12 +144,12 @@ def _clean_input_error(error: Exception) -> Exception:
     if type(error) is kind:
         return kind(str(error))
     log.error("A turn could not be started.", exc_info=error)  # subclasses contain the input that they could not read
-    return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
+    return kind(f"The turn could not be started ({type(error).__name__}). Details are in the logger 'safi_agent'.")
 
 
-# Tasks made inside. asyncio hands Ctrl-C and exits that are raised in a task to the event loop, which stops with them,
-# frames and all, and what awaits the task never gets to clear up; and LangChain takes other interruptions in its own
-# tasks for results. So they are noted where they are raised, and leave at the boundary whatever became of them.
+# Tasks created inside a turn. asyncio re-raises Ctrl-C and SystemExit of a task in the event loop, which stops with the
+# task's frames in the traceback, and the code that awaits the task never cleans up. LangChain treats other
+# interruptions in its own tasks as results. They are therefore recorded where they occur and raised at the boundary.
 
 _stops: ContextVar[list[PassThrough] | None] = ContextVar("safi_stops", default=None)
 

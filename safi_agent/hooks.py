@@ -32,7 +32,7 @@ Hook = Callable[[Alert], object | Awaitable[object]]
 def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
 
-    A score that rests on nothing, as its flags say, is to be reviewed, too.
+    A score without a basis, according to the record's flags, raises "review" too.
     """
     score, drift = record["spiritScore"], record["drift"]
     kinds: list[Raised] = []

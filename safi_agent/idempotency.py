@@ -67,7 +67,7 @@ def turn_name(
         messages: the whole conversation.
         key: the memory key.
         value_set: the name of the value set.
-        place: what else tells this turn from others that are asked the same, such as a node of a graph.
+        place: what distinguishes this turn from others with the same input, such as a node of a graph.
 
     Raises:
         ValueError: the name is not 1 to 200 printable characters.

@@ -12,7 +12,7 @@ from safi_agent.transcript import transcript
 
 
 class SafiRequest(TypedDict):
-    """The input as a mapping; ``metadata`` goes to the log as it is."""
+    """The input as a mapping; ``metadata`` is logged unchanged."""
 
     prompt: str | Sequence[MessageLikeRepresentation]
     metadata: NotRequired[dict[str, Any]]
@@ -22,9 +22,9 @@ SafiInput = str | PromptValue | Sequence[MessageLikeRepresentation] | SafiReques
 
 
 class Request(NamedTuple):
-    """The user's prompt, the whole conversation, and what of it a judge needs beside the prompt.
+    """The user's prompt, the whole conversation, and the context that a judge gets in addition to the prompt.
 
-    ``not_shown`` says what of the conversation is neither in ``prompt`` nor in ``context``.
+    ``not_shown`` lists the parts of the conversation that are neither in ``prompt`` nor in ``context``.
     """
 
     prompt: str
@@ -61,7 +61,7 @@ def read_input(input: object) -> Request:
 
 
 def prompt_message(messages: Sequence[BaseMessage]) -> BaseMessage:
-    """The message with the prompt: the last one of a human, or else the last one."""
+    """The message with the prompt: the last human message, otherwise the last message."""
     return next((m for m in reversed(messages) if isinstance(m, HumanMessage)), messages[-1])
 
 

@@ -27,24 +27,24 @@ def default_model() -> str:
     """The name of the default model, which needs an API key.
 
     Raises:
-        ValueError: there is none. The rehearsal model is never a default, because it would answer users.
+        ValueError: OPENAI_API_KEY is not set. The rehearsal model is never the default, because it would answer users.
     """
     if os.environ.get("OPENAI_API_KEY"):
         return defaults.MODEL
     raise ValueError(
         f"model: expected a chat model or the name of one, got none, and OPENAI_API_KEY for the default "
-        f"{defaults.MODEL!r} is not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
+        f"{defaults.MODEL!r} is not set. Set it, pass a model, or pass {OFFLINE!r} for the offline rehearsal model."
     )
 
 
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
     """Return a model, or create one from its name: ``"offline"`` or a name for ``init_chat_model``.
 
-    A judge that is given by name is asked at temperature 0.
+    A judge that is given by name is called at temperature 0.
 
     Raises:
         TypeError: it is neither a name nor a chat model.
-        ValueError: no model can be created from the name; the text says why.
+        ValueError: no model can be created from the name.
     """
     if isinstance(model, BaseChatModel | Runnable):
         return model
@@ -59,8 +59,8 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
         created: Runnable[Any, Any] = init_chat_model(model, **settings)
     except Exception as error:
         raise ValueError(
-            f"{argument}: no model can be created from {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
-            "for the offline rehearsal model."
+            f"{argument}: no model can be created from {model!r} ({error}). Set its API key, or pass a chat model or "
+            f"{OFFLINE!r} for the offline rehearsal model."
         ) from None
     return created
 

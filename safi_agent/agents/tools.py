@@ -20,8 +20,8 @@ class ToolRule:
     """An allowed tool and the types of its arguments.
 
     ``arguments`` maps an argument's name to any type that pydantic can check: ``Literal["EUR", "USD"]``,
-    ``Annotated[float, Field(gt=0, le=100)]``. It is checked strictly, so "5" is no number. An argument that is named
-    must be there and not be None; those that are not named are left to the tool.
+    ``Annotated[float, Field(gt=0, le=100)]``. Checks are strict, so "5" is not a number. An argument that is named is
+    required and must not be None; other arguments are left to the tool.
     """
 
     name: str
@@ -29,11 +29,11 @@ class ToolRule:
 
 
 def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
-    """The rules by name; None, where none were given, leaves names and arguments unchecked.
+    """The rules by name; with None, names and arguments are not checked.
 
     Raises:
-        TypeError: ``allowed`` is no list, an item is neither a name nor a ToolRule, or a type cannot be checked.
-        ValueError: a name is empty or stands there twice.
+        TypeError: ``allowed`` is not a list, an item is neither a name nor a ToolRule, or a type cannot be checked.
+        ValueError: a name is empty or occurs twice.
     """
     if allowed is None:
         return None

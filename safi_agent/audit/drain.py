@@ -1,4 +1,4 @@
-"""What drain() does in every audit branch: refuse to wait for itself, and say why turns are not done."""
+"""Shared by drain() of all audit branches: refuse a call from an audit thread, and list why turns are not done."""
 
 from collections.abc import Mapping
 
@@ -23,12 +23,12 @@ def refuse_audit_thread() -> None:
 
 
 def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
-    """The reasons why turns are not done, one sentence each, as far as the store shows them.
+    """The reasons why turns are not done, one sentence each, as far as the store contains them.
 
     Args:
-        store: asked for what it knows.
-        value_set: the name of the set whose turns are left.
-        left: how many there are, by owner.
+        store: the store of the turns.
+        value_set: the name of their value set.
+        left: the number of unfinished turns, by owner.
     """
     lines = count_unlogged(store, value_set) if left else {}
     reasons = blocking_reasons(store.database, value_set)

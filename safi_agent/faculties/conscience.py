@@ -80,7 +80,7 @@ def ledger_rows(data: dict[str, Any]) -> list[Any]:
 class Conscience(Faculty):
     """Adds ``ledger``. One call for all values, or one for each (``calls="each"``), side by side where it is awaited.
 
-    Raises ConscienceError when too few values could be scored, and whatever the model raises.
+    Raises ConscienceError if too few values could be scored, and any exception of the model.
     """
 
     judge: Judge
@@ -112,7 +112,7 @@ class Conscience(Faculty):
         return read_ledger(rows, self.values, ContinuousFinding if self.score_mode == "continuous" else Finding)
 
     def _reader(self, group: Sequence[Value]) -> Read[list[Finding]]:
-        """Reads a reply about these values; None where it is not enough, so that the judge is asked again."""
+        """A reader of replies about these values; it returns None if too few are scored, which causes a retry."""
         keys = {value.key for value in group}
 
         def read(data: dict[str, Any]) -> list[Finding] | None:

@@ -51,8 +51,8 @@ class Judge:
         """Ask, and read the reply.
 
         Raises:
-            TypeError: the model gave something other than a str or an AIMessage.
-            Exception: whatever the model raises.
+            TypeError: the model returned something other than a str or an AIMessage.
+            Exception: any exception of the model.
         """
 
         def perform(request: Request) -> Any:

@@ -69,7 +69,7 @@ def _start(text: str, broken_off: bool) -> int | None:
 
 
 def _last_outside_code(pattern: re.Pattern[str], text: str) -> int | None:
-    """Where the last match begins that does not stand between two lines of ```."""
+    """The start of the last match outside of fenced code blocks; None if there is none."""
     fences, last = _beginning_a_line(_CODE, text), None
     fence, inside = next(fences, None), False
     for match in _beginning_a_line(pattern, text):
@@ -100,7 +100,7 @@ def _blob(text: str) -> int | None:
 
 
 def _is_half(text: str) -> bool:
-    """Whether the draft begins as the structured form, and is broken off, misspelt or goes on after it.
+    """Whether the draft begins with the structured form, but it is truncated, malformed or followed by text.
 
     It is then unclear which part of it is the answer.
     """

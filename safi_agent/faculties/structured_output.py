@@ -151,15 +151,15 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._variants(config)
+        model, config = self._prepare_call(config)
         return model.invoke(input, config, **kwargs)
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._variants(config)
+        model, config = self._prepare_call(config)
         return await model.ainvoke(input, config, **kwargs)
 
-    def _made(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
+    def _prepare_call(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
         model, config = self._resolve(ensure_config(config))
         return as_judge_model(model, self._schema), config
 
@@ -195,7 +195,7 @@ def _is_cached(model: BaseChatModel) -> bool:
 
 
 def with_schema(model: BaseChatModel, schema: Schema) -> Model:
-    """The model's call in a schema, without LangChain's reading of the reply; the model itself where it has none."""
+    """The model with structured output, without LangChain's parsing of the reply; the model itself if unsupported."""
     try:
         structured = model.with_structured_output(schema, include_raw=True)
     except (NotImplementedError, ValueError, TypeError, AttributeError):

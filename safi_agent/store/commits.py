@@ -12,7 +12,7 @@ def prepare_batch(batch: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Com
     """Compute the commit of a batch, outside of a transaction: ``Store.commit`` checks that it is still valid.
 
     Raises:
-        Exception: whatever ``compute`` raises, or a turn that cannot be read.
+        Exception: any exception of ``compute``, or a turn cannot be parsed.
     """
     mu, mu_turn, scores = batch.memory
     before, moved = Memory(json.loads(mu), mu_turn, json.loads(scores)), None

@@ -103,7 +103,7 @@ class Postgres(ForkSafeEngine):
 
 
 class _Transaction(TransactionBlock):
-    """A transaction; whatever interrupts it, its connection is returned to the pool or closed."""
+    """A transaction; its connection is returned to the pool or closed even if it is interrupted."""
 
     def __init__(self, database: Postgres) -> None:
         self._database = database

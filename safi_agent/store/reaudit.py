@@ -37,10 +37,10 @@ def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None
     Args:
         store: the store of the turns.
         value_set: the name of their value set, where ``turn_ids`` is None.
-        turn_ids: look at these alone, of whatever value set.
+        turn_ids: restrict the result to these turns, of any value set.
 
     Raises:
-        ValueError: there is no turn of such an id.
+        ValueError: an id is unknown to the store.
     """
     with store.database.transaction(reading=True) as c:
         which = turns.c.value_set == value_set if turn_ids is None else turns.c.id.in_(_firsts(c, turn_ids))

@@ -246,7 +246,7 @@ class _ForkBlock(TransactionBlock):
 
 
 class _Transaction(TransactionBlock):
-    """A transaction; whatever interrupts it, the lock is released and the connection replaced."""
+    """A transaction; if it is interrupted, the lock is released and the connection replaced."""
 
     def __init__(self, database: Sqlite, *, reading: bool) -> None:
         self._database, self._reading = database, reading

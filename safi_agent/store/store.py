@@ -109,7 +109,7 @@ class Store(ForkHandler):
 
     @override
     def after_fork(self) -> None:
-        """In the child: forget what the parent has read."""
+        """In the child: discard what the parent has cached."""
         self._clear_cache()
         self.leases.clear()
         self.pending.clear()

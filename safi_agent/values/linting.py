@@ -42,7 +42,7 @@ class Error(NamedTuple):
 def lint(text: str) -> list[Error]:
     """The errors of a value set in YAML, sorted by line.
 
-    Empty if and only if ``load_values`` accepts the file and no setting is given twice, of which YAML takes the last.
+    Empty if and only if ``load_values`` accepts the file and no key is duplicated; YAML uses the last of them.
     """
     try:
         root, content = read_yaml(text)
@@ -158,7 +158,7 @@ def _line(node: yaml.Node, path: Path) -> int:
 
 
 def _repeated(node: yaml.Node, seen: set[int]) -> Iterator[Error]:
-    """Settings that are given twice."""
+    """Duplicate keys."""
     if id(node) in seen:
         return
     seen.add(id(node))

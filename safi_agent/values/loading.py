@@ -24,7 +24,7 @@ def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize:
     Values without a weight share what the others leave of 1 equally. ``normalize`` divides the weights by their sum.
 
     Raises:
-        ValueError: the source is none of these, or the values are not coherent; the text says what came.
+        ValueError: the source is none of these, or the values are inconsistent.
         TypeError: the source has another type.
 
     >>> len(load_values("unesco").values)

@@ -18,7 +18,7 @@ def read_yaml(text: str) -> Yaml:
     """Parse YAML with the safe loader, which creates no objects and runs no code.
 
     Raises:
-        YAMLError: it is not YAML, is nested too deep, or has aliases that stand for more than memory might hold.
+        YAMLError: it is not YAML, is nested too deeply, or its aliases expand to more than ``MOST_ENTRIES`` entries.
     """
     try:
         loader = yaml.SafeLoader(text)

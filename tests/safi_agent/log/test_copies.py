@@ -202,7 +202,7 @@ def test_on_a_server(changed: str, tmp_path: Path, database: str) -> None:
             expected = (1, "anchor of it was not made with the log's key")
         elif changed == "row":
             c.exec_driver_sql("DELETE FROM safi_turns WHERE id = 'b1'")
-            expected = (1, "the store has 5 turns in it, and the sealed anchor says 6")
+            expected = (1, "the store has 5 turns in it, but the sealed anchor counts 6")
     if changed == "copy":
         asked = tmp_path / "copy.json"
         for end in ("", ".key"):

@@ -187,12 +187,12 @@ def log_and_anchor_are_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_anchors")
 
 
-@attack("the store has 5 turns in it, and the sealed anchor says 8")
+@attack("the store has 5 turns in it, but the sealed anchor counts 8")
 def the_newest_rows_are_deleted(place: Place) -> None:
     forget(place, 5)
 
 
-@attack("the store has 7 turns in it, and the sealed anchor says 8")
+@attack("the store has 7 turns in it, but the sealed anchor counts 8")
 def one_row_in_the_middle_is_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_turns WHERE place = 3")
 
@@ -202,18 +202,18 @@ def the_same_row(place: Place) -> None:
     one_row_in_the_middle_is_deleted(place)
 
 
-@attack("the turns of 1 memory keys ('a') are not as many as were counted")
+@attack("the number of turns of 1 memory keys ('a') differs from their counter")
 def the_same_row_again(place: Place) -> None:
     one_row_in_the_middle_is_deleted(place)
 
 
-@attack("the store has 0 turns in it, and the sealed anchor says 8")
+@attack("the store has 0 turns in it, but the sealed anchor counts 8")
 def all_rows_are_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_turns")
     place.sql("DELETE FROM safi_memory")
 
 
-@attack("the sealed anchor says 8: rows were deleted")
+@attack("the sealed anchor counts 8: rows were deleted")
 def a_row_is_put_in_as_if_it_were_in_the_log(place: Place) -> None:
     columns = [name for _, name, *_ in place.sql("PRAGMA table_info(safi_turns)")]
     changed = {"id": "'x'", "turn": "turn + 1", "place": f"{TURNS + 1}"}
@@ -252,22 +252,22 @@ def a_turn_that_was_audited_is_to_be_audited_anew(place: Place) -> None:
     place.sql("UPDATE safi_turns SET status = 'pending', place = NULL, logged = 0 WHERE place = 8")
 
 
-@attack("μ of 1 memory keys ('a') is not what the last record of the key says")
+@attack("μ of 1 memory keys ('a') differs from μ in the last record of the key")
 def mu_is_edited(place: Place) -> None:
     place.sql("UPDATE safi_memory SET mu = replace(mu, '0.', '0.9') WHERE key = 'a'")
 
 
-@attack("are not as many as were counted")
+@attack("differs from their counter")
 def turns_are_counted_anew(place: Place) -> None:
     place.sql("UPDATE safi_memory SET turns = 1")
 
 
-@attack("rows hold what cannot stand there")
+@attack("rows contain invalid values")
 def a_place_is_a_text(place: Place) -> None:
     place.sql("UPDATE safi_turns SET place = 'first' WHERE place = 8")
 
 
-@attack("the sealed anchor says 8")
+@attack("the sealed anchor counts 8")
 def a_place_is_huge(place: Place) -> None:
     place.sql("UPDATE safi_turns SET place = 1e300 WHERE place = 8")
 
@@ -340,7 +340,7 @@ def test_going_on_after_the_anchor_was_deleted_does_not_hide_it(fresh: Place) ->
     with create_safi_chain(Fake(), THREE, store=fresh.url, log=fresh.log) as safi:
         safi.invoke("One more?")
     code, said = fresh.verify()
-    assert (code, "the store has 5 turns in it, and the sealed anchor says 1" in said) == (1, True), said
+    assert (code, "the store has 5 turns in it, but the sealed anchor counts 1" in said) == (1, True), said
 
 
 def test_turns_that_wait_are_told(fresh: Place) -> None:

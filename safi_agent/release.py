@@ -93,7 +93,7 @@ class Release(Faculty):
         return await asyncio.to_thread(self.compute, turn, config)
 
     def record_failure(self, turn: Turn) -> None:
-        """Log a turn for which the Intellect returned no draft, under a separate id; the turn itself may be repeated."""
+        """Log a turn for which the Intellect returned no draft, under a separate id, so that it can be repeated."""
         with suppress(SafiError):
             self.write({**turn, "id": str(uuid4())}, None, audit=False)
 

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from safi_agent import IntellectError, SafiMiddleware, ViolationError
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, on_words, records, texts
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.reaching import found
+from tests.safi_agent.reachable_objects import found
 
 
 @both

@@ -19,7 +19,7 @@ from safi_agent.faculties.will import rules
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
 from tests.safi_agent.agents.calling import texts as said
 from tests.safi_agent.fakes import in_turn
-from tests.safi_agent.hidden import HIDDEN
+from tests.safi_agent.invisible_characters import HIDDEN
 
 
 def code(made: Any, allowed: Any, known: Any = ("pay", "search")) -> str | None:

@@ -196,7 +196,7 @@ class SafiChain(Lifecycle, Settings):
 
         Raises:
             OutboxError: the store failed.
-            ValueError: its id belongs to another turn, and it has no other.
+            ValueError: its id belongs to another turn, and it has no spare id.
         """
         return find_earlier_answer(turn, self._auditor.store)
 
@@ -227,8 +227,8 @@ class SafiChain(Lifecycle, Settings):
             turn_ids: ids as in ``response_metadata["safi"]["turnId"]``. Default: all failed ones of this value set.
 
         Raises:
-            TypeError: ``turn_ids`` is not several.
-            ValueError: the store has no turn of such an id.
+            TypeError: ``turn_ids`` is not a list.
+            ValueError: an id is unknown to the store.
             ClosedError: the chain was closed.
         """
         if self._closed:

@@ -36,7 +36,7 @@ class TurnName(NamedTuple):
     """The id of a turn; with a ``safi_turn_id`` also ``asked`` and ``spare`` of the turn.
 
     ``asked`` leaves out earlier attempts at the same prompt, which a conversation that is kept by a checkpointer or a
-    message history contains when a request is sent again; ``spare`` is made of exactly the messages that came.
+    message history contains when a request is sent again; ``spare`` is derived from exactly the given messages.
     """
 
     id: str
@@ -88,7 +88,7 @@ def new_turn(
 ) -> Turn:
     """Create a turn; the default memory key is the name of the value set.
 
-    ``note`` is the feedback note; ``name`` is used in place of the one that the config and the input make.
+    ``note`` is the feedback note; ``name`` replaces the name that is derived from the config and the input.
 
     Raises:
         TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
@@ -115,7 +115,7 @@ def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | Non
     """The turn with its final id, and its earlier answer; None if it is new.
 
     Raises:
-        ValueError: its id was used for something else, and it has no other.
+        ValueError: its id belongs to another turn, and it has no spare id.
     """
     while turn["asked"] and (before := store.find_turn(turn["id"])) is not None:
         number, body = before

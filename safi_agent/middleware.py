@@ -176,7 +176,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Compare the agent's final answer with the released one, and govern any other.
 
-        Middlewares that stand before this one in the list run their own ``after_agent`` after it.
+        Middlewares before this one in the list run their own ``after_agent`` after it.
         """
         return contain_errors(partial(self._govern_final, state, ensure_config()))
 
@@ -294,7 +294,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
-        """How many audits of this value set are open on this store, and how old the oldest is."""
+        """The number of open audits of this value set on this store, and the age of the oldest."""
         return self.chain.backlog()
 
     @override

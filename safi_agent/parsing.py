@@ -13,16 +13,17 @@ This grammar reads the Will's ruling, the Conscience's ledger and a draft in the
     object    = a JSON object of RFC 8259, in which no object has a key twice
     ws        = { " " | TAB | LF | CR }
 
-Three slips are forgiven in an object, since they leave one reading and turn no key, ruling or number into another: one
-comma between a value and a closing bracket; a backslash in a string that begins no escape, which stands for itself; a
-control character in a string.
+Three errors in an object are repaired, since they are unambiguous and change no key, ruling or number: a trailing comma
+before a closing bracket; a backslash in a string that begins no escape, which is read literally; a control character in
+a string.
 
-Unclear is all else: words around the object, a second object or fence, a quotation, reasoning that is not closed, does
-not lead or comes twice, NaN and Infinity, nesting without end, and more than ``MOST_CHARS`` characters. Of messages:
-text beside a tool call, two non-empty text blocks, several tool calls, one that could not be read, raw arguments that
-say something else than the arguments read from them, a block of an unknown kind, a refusal, and a finish reason that is
-not a normal one (none at all is normal: many local models give none). ``stop_sequence`` is not normal, since nobody
-knows what was cut off. Reasoning, in the text or in blocks of its own, is dropped and never searched.
+Everything else is unclear: words around the object, a second object or fence, a quotation, reasoning that is not
+closed, not at the beginning or repeated, NaN and Infinity, unbounded nesting, and more than ``MOST_CHARS`` characters.
+Of messages:
+text beside a tool call, two non-empty text blocks, several tool calls, an invalid tool call, raw arguments that differ
+from the parsed ones, a block of an unknown type, a refusal, and a finish reason that is not a normal one (a missing one
+is normal, since many local models give none). ``stop_sequence`` is not normal, since the text after it is unknown.
+Reasoning, in the text or in blocks of its own, is dropped and never searched.
 
 Time is linear in the length of the reply.
 """
@@ -54,7 +55,7 @@ _CUT = re.compile(r"length|max|token|context|filter|safety|recitation|blocklist|
 
 
 class _UnclearError(ValueError):
-    """A key stands twice, or a constant is none of JSON."""
+    """A key is duplicated, or a constant is not valid JSON."""
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _raw_arguments(call: Any) -> Any:
 
 
 def is_refusal(message: AIMessage) -> bool:
-    """Whether the metadata of a message says that the model refused to answer."""
+    """Whether the metadata of a message contains a refusal of the model."""
     blocks = message.content if isinstance(message.content, list) else []
     refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)

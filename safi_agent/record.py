@@ -102,10 +102,10 @@ def turn_from_body(body: Mapping[str, Any]) -> Turn:
 
 @lru_cache(maxsize=64)
 def parse_value_set(text: str | None) -> ValueSet:
-    """A value set as the store keeps it.
+    """Parse a value set from the store.
 
     Raises:
-        ValueError: it is not there, or cannot be read.
+        ValueError: it is missing or cannot be parsed.
     """
     if text is None:
         raise ValueError("values: expected a value set in the store, got none.")
@@ -168,7 +168,7 @@ def _checked(name: str, mapped: Map) -> Map:
     """Wrap φ or σ with a check that it returns a finite number.
 
     Raises:
-        _MapError: it raises anything, or gives anything else.
+        _MapError: the map raised, or returned anything else.
     """
 
     def checked(value: float) -> float:

@@ -25,7 +25,7 @@ PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "n
 
 
 def refusal_text(values: ValueSet) -> str:
-    """The same text for every refusal, whatever was asked, drafted or ruled."""
+    """The fixed refusal text, which does not depend on the prompt, the draft or the verdict."""
     return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
 
 
@@ -56,7 +56,7 @@ def with_spare_id(turn: Turn) -> Turn:
     """The turn with its spare id, because its id belongs to another turn.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the turn has no spare id.
     """
     if not turn.get("spare"):
         raise ValueError(
@@ -102,7 +102,7 @@ class Release(Faculty):
 
         Raises:
             OutboxError: the store failed.
-            ValueError: its id belongs to another turn, and it has no other.
+            ValueError: its id belongs to another turn, and it has no spare id.
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)

@@ -35,7 +35,7 @@ class Transcript(str):
     not_shown: tuple[str, ...] = ()
 
     def __new__(cls, text: str, not_shown: Iterable[str] = ()) -> Self:
-        """Text, and what is missing in it."""
+        """Create a transcript from its text and the omitted parts."""
         transcript = super().__new__(cls, text)
         transcript.not_shown = tuple(not_shown)
         return transcript
@@ -54,10 +54,10 @@ class _Chunk(NamedTuple):
 def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
     r"""Render messages as text for a judge, in order, with the arguments of tool calls.
 
-    System messages, and what came with ``asked`` beside its text, are always in it; where together they have more than
-    MAX_CONTEXT characters the longest are cut. The other messages have as much room again: the oldest are left out
-    first, and a note stands in their place. Content that is no text (pictures, audio, files) is replaced by a note, and
-    the artifact of a tool's result is noted. A model's reasoning is not part of the conversation.
+    System messages, and the content of ``asked`` other than its text, are always included; if they have more than
+    MAX_CONTEXT characters together, the longest are cut. The other messages have another MAX_CONTEXT characters: the
+    oldest are left out first and replaced by a note. Content that is not text (pictures, audio, files) is replaced by a
+    note, and the artifact of a tool's result is noted. A model's reasoning is left out.
 
     >>> from langchain_core.messages import HumanMessage
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])

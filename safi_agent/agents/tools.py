@@ -132,7 +132,7 @@ def _number(item: float) -> str:
 
 
 def _children(item: object) -> list[Any] | None:
-    """Keys and entries of a container, none of None; None where the item is no container."""
+    """Keys and entries of a container, without those that are None; None if the item is not a container."""
     if isinstance(item, BaseModel) or (is_dataclass(item) and not isinstance(item, type)):
         item = vars(item)
     if isinstance(item, Mapping):

@@ -35,7 +35,7 @@ SILENT = 30.0  # seconds without a heartbeat after which a worker's jobs are ret
 POLL = 1.0  # seconds between polls for due jobs, and between attempts to reconnect
 SHUTDOWN_GRACE = 10.0  # seconds for running jobs when the database is lost
 MAX_INTERRUPTIONS = 10  # interrupted attempts after which an audit fails: the turn may have crashed its workers
-SWEEP = 0x5AF2  # advisory lock of the process that looks for workers without a heartbeat
+SWEEP = 0x5AF2  # advisory lock of the process that sweeps workers without a heartbeat
 AT_THE_STORE = 8
 MAX_POLL = 1.0  # seconds between checks of running hooks
 
@@ -44,7 +44,7 @@ class RetryLaterError(Exception):
     """The audit failed and is retried after ``wait`` seconds."""
 
     def __init__(self, wait: float) -> None:
-        super().__init__(f"again in {wait} s")
+        super().__init__(f"retry in {wait} s")
         self.wait = wait
 
 

@@ -1,4 +1,4 @@
-"""Intellect: propose an answer and a short reflection on it. What it proposes goes to the Will and nowhere else."""
+"""Intellect: draft an answer and a short reflection on it. The draft is passed to the Will only."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ REFLECT = """Write the answer first, for the user alone to read. Then write, on 
 
 @dataclass(frozen=True, eq=False)
 class Intellect(Faculty):
-    """Adds ``draft``, one of several where there is a panel. Raises IntellectError when its model raises.
+    """Adds ``draft``, selected from several if a selector is set. Raises IntellectError if its model raises.
 
     ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged.
     """
@@ -44,7 +44,7 @@ class Intellect(Faculty):
     output_key = "draft"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Draft:
-        """Ask the model."""
+        """Call the model."""
         try:
             if self.selector is not None:
                 requests = [self._messages(turn)] * self.selector.count

@@ -34,8 +34,8 @@ class JudgeReply(NamedTuple, Generic[T]):
 class Judge:
     """A model that answers in JSON of one schema.
 
-    ``retry`` asks once more, in plain words, when a reply cannot be used. So there are at most two replies, and at most
-    three requests for each (``JudgeCall``).
+    With ``retry``, a reply that cannot be used is requested once more, without the schema. There are at most two
+    replies, and at most three requests for each (``JudgeCall``).
     """
 
     structured: Model
@@ -48,7 +48,7 @@ class Judge:
         return cls(as_judge_model(model, schema), as_judge_model(model, None), retry)
 
     def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
-        """Ask, and read the reply.
+        """Call the model and parse its reply.
 
         Raises:
             TypeError: the model returned something other than a str or an AIMessage.

@@ -29,9 +29,9 @@ _OTHER = re.compile(
 def unsupported_features(error: Exception) -> frozenset[Feature]:
     """The features without which a call may be retried.
 
-    Providers agree on neither a class nor a status for this, so the text of the error decides: it has to name the
-    feature and say that it is refused. An error about something else (a context that is too long, a content filter, a
-    wrong key, a limit) is none of these, whatever its class and status are.
+    Providers use different classes and status codes for this, so the text of the error decides: it has to name the
+    feature and state that it is not supported. Errors with other causes (context length, content filter, wrong key,
+    rate limit) are excluded, regardless of class and status.
     """
     if isinstance(error, NotImplementedError):
         return frozenset({"schema"})

@@ -1,6 +1,6 @@
-"""Self-consistency: of several drafts, select the one with which most others agree.
+"""Self-consistency: select the draft with which most others agree.
 
-No draft is judged here. Pulse-Split-Cascade embeds the drafts as vectors, finds the largest group that agrees, and
+Drafts are not judged here. Pulse-Split-Cascade embeds the drafts as vectors, finds the largest group that agrees, and
 selects the draft closest to all of this group (``sal_lightning.PulseCascade.select``). The share that agrees indicates
 the model's certainty (Kuhn et al. 2023, semantic entropy); it is passed to the Will and recorded.
 """
@@ -41,7 +41,7 @@ Select = Callable[[Vectors], Selection]
 class LexicalEmbeddings(Embeddings):
     """Hashed bag-of-words embeddings: no model, no network, and the same in every process.
 
-    A word adds √count to one of 1024 places. Texts without spaces between words need another model of embeddings.
+    A word adds √count to one of 1024 places. Languages without spaces between words need an embedding model.
     """
 
     @override
@@ -59,10 +59,10 @@ class LexicalEmbeddings(Embeddings):
 def cascade_selector(alike: float) -> Select:
     """Create a selector by Pulse-Split-Cascade; vectors agree from this cosine similarity.
 
-    Where no two agree it is the draft closest to all.
+    If no two agree, the draft closest to all others is selected.
 
     Raises:
-        ImportError: sal_lightning is not installed; the text says what to install.
+        ImportError: sal_lightning is not installed.
     """
     try:
         import torch

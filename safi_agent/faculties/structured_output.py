@@ -53,7 +53,7 @@ def as_judge_model(model: Model, schema: Schema | None) -> Model:
 
 
 def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -> bool:
-    """Whether only the config of a run names the model, as of ``init_chat_model()`` without a default.
+    """Whether the model is named only by the config of a run, as by ``init_chat_model()`` without a default.
 
     ``configurable`` is what wrappers around it have bound.
     """
@@ -117,7 +117,7 @@ class JudgeCall(Runnable[Any, Any]):
             without |= refused
 
     def _sent(self, kwargs: dict[str, Any]) -> frozenset[Feature]:
-        """What a full request of this call has."""
+        """The features that a full request of this call uses."""
         warm = kwargs.get("temperature", getattr(self._model, "temperature", None)) is not None
         sent: list[Feature] = ["schema"] if self._schema is not None else []
         return frozenset([*sent, "temperature"] if warm else sent)

@@ -1,4 +1,4 @@
-"""Will: approve or violation. Rules first, then a judge; rules win, and whatever is unclear is a violation."""
+"""Will: approve a draft or refuse it. Rules come first, then a judge; an unclear ruling is a violation."""
 
 import asyncio
 import logging
@@ -77,9 +77,9 @@ def schema(values: ValueSet) -> dict[str, Any]:
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The verdict of the rules; None if no rule objects. Takes about a second at most, whatever the patterns.
+    """The verdict of the rules; None if no rule objects. The pattern search is limited to ``PATTERN_SECONDS``.
 
-    Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
+    Vetoes and forbidden patterns are searched in the answer and in each of the draft's ``texts``.
     """
     try:
         return _rules(draft, values, min_agreement, PATTERN_SECONDS)
@@ -89,7 +89,7 @@ def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict |
 
 
 def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same with a short time limit, for use on an event loop.
+    """``rules`` with a short time limit, for use on an event loop.
 
     Raises:
         PatternTimeoutError: the draft has over ``INLINE_CHARS`` characters, or the search took over ``INLINE_SECONDS``.
@@ -134,7 +134,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
     """The verdict on a draft that matches a pattern; None if none matches.
 
     Raises:
-        PatternTimeoutError: the search for all of them took longer.
+        PatternTimeoutError: the search for all patterns took longer than ``seconds``.
     """
     until = time.thread_time() + seconds
     readings: list[str] = []
@@ -189,7 +189,7 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
 
 
 def _gates(rows: Any) -> dict[str, bool] | None:
-    """Ruling by normalised name; only a plain true upholds, and of two rulings the worse stays. None: unclear."""
+    """Rulings by normalized name; only the constant true upholds, and the worse of two rulings counts. None: unclear."""
     ruled: dict[str, bool] = {}
     if not isinstance(rows, list):
         return ruled if rows is None else None
@@ -204,9 +204,9 @@ def _gates(rows: Any) -> dict[str, bool] | None:
 
 @dataclass(frozen=True, eq=False)
 class Will(Faculty):
-    """Adds ``verdict``. It never raises: what its judge raises is a violation.
+    """Adds ``verdict``. It never raises: an exception of its judge is a violation.
 
-    Without a judge, what the rules do not object to is approved.
+    Without a judge, drafts are approved unless a rule objects.
     """
 
     judge: Judge | None

@@ -24,8 +24,8 @@ RECOUNT_INTERVAL = 0.05  # seconds between counts while no slot is free
 class Backlog(NamedTuple):
     """Open audits of a value set: turns that were answered and whose audit is neither committed nor given up."""
 
-    depth: int  #: how many there are
-    oldest: float | None  #: seconds since the oldest was answered; None where there is none
+    depth: int  #: number of open audits
+    oldest: float | None  #: seconds since the oldest of these turns was answered; None if there is none
 
 
 class Slot:
@@ -58,7 +58,7 @@ _raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
 class PendingAudits:
-    """Counts the open audits of each value set, as a bound on them needs it: cached, and with turns under way.
+    """Counts the open audits of each value set for backpressure: cached, and including turns under way.
 
     ``acquire`` reserves a slot for a turn whose audit is not yet counted.
     """
@@ -68,7 +68,7 @@ class PendingAudits:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all counts, as after a fork."""
+        """Reset all counts, as after a fork."""
         self._counts: defaultdict[str, _Count] = defaultdict(_Count)
         self._lock = threading.RLock()
 
@@ -79,7 +79,7 @@ class PendingAudits:
 
     @_raise_outbox_error
     def refresh(self, value_set: str) -> None:
-        """Ask the database how many audits are open."""
+        """Count the open audits in the database."""
         count = self._counts[value_set]
         count.at = time.monotonic()  # other threads use the previous count meanwhile
         with self.database.transaction(reading=True) as c:
@@ -127,7 +127,7 @@ def blocking_reasons(database: Database, value_set: str) -> list[str]:
     """
     with database.transaction(reading=True) as c:
         untaken = database.count_untaken(c, value_set)
-        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
+        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them. Start a worker."
         return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
 
 

@@ -13,7 +13,7 @@ log = logging.getLogger("safi_agent")
 
 
 def raise_as(make_error: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorator: raise ``made(name)`` instead of a database error, with the name of its type only.
+    """Decorator: raise ``make_error(name)`` instead of a database error, with the name of its type only.
 
     The first line of its message is logged after ``what``; the others may quote a row.
     """

@@ -39,7 +39,7 @@ class Leases:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what this process has read and reported, as after a fork."""
+        """Reset all state of this process, as after a fork."""
         self._announced: dict[str, float] = {}  # when this process last announced a chain, by value set
         self._reported: set[str] = set()
         self.under_way: set[str] = set()  # ids of turns that are being audited in this process
@@ -169,6 +169,6 @@ def missing_value_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
 def missing_values_message(values_id: str) -> str:
     """The error and the remedy for a missing value set."""
     return (
-        f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Make a "
-        "chain with that value set on this store once, which puts it back."
+        f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Create a "
+        "chain with that value set on this store once to restore them."
     )

@@ -103,7 +103,7 @@ class Sqlite(ForkSafeEngine):
         """A transaction, which is rolled back if its block raises.
 
         Raises:
-            WaitedTooLongError: someone else was writing for as long as may be waited.
+            WaitedTooLongError: another process or thread held the write lock until the timeout.
         """
         return _Transaction(self, reading=reading)
 
@@ -111,7 +111,7 @@ class Sqlite(ForkSafeEngine):
         """The connection, with an exclusive transaction for this block. No lock is held while waiting for others.
 
         Raises:
-            WaitedTooLongError: someone else was writing for as long as may be waited.
+            WaitedTooLongError: another process or thread held the write lock until the timeout.
         """
         while (free := self._lock.acquire(block, waiting)) is not None:
             try:

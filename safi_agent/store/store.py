@@ -220,7 +220,7 @@ class Store(ForkHandler):
 
         Args:
             keys: memory keys.
-            results: what audits came to, by turn id, that is not in the store yet.
+            results: audit results by turn id that are not in the store yet.
         """
         ready = []
         with self.database.transaction(reading=True) as c:

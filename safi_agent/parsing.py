@@ -19,11 +19,10 @@ a string.
 
 Everything else is unclear: words around the object, a second object or fence, a quotation, reasoning that is not
 closed, not at the beginning or repeated, NaN and Infinity, unbounded nesting, and more than ``MOST_CHARS`` characters.
-Of messages:
-text beside a tool call, two non-empty text blocks, several tool calls, an invalid tool call, raw arguments that differ
-from the parsed ones, a block of an unknown type, a refusal, and a finish reason that is not a normal one (a missing one
-is normal, since many local models give none). ``stop_sequence`` is not normal, since the text after it is unknown.
-Reasoning, in the text or in blocks of its own, is dropped and never searched.
+For messages also: text beside a tool call, two non-empty text blocks, several tool calls, an invalid tool call, raw
+arguments that differ from the parsed ones, a block of an unknown type, a refusal, and a finish reason that is not a
+normal one (a missing one is normal, since many local models give none). ``stop_sequence`` is not normal, since the text
+after it is unknown. Reasoning, in the text or in blocks of its own, is dropped and never searched.
 
 Time is linear in the length of the reply.
 """
@@ -80,8 +79,8 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
     if content is None or is_refusal(reply) or reply.invalid_tool_calls:
         return None
     if reply.tool_calls:
-        result = _called(reply, content) if _finished(reply, _CALLED) else None
-    elif len(content.texts) == 1 and not content.calls and not _calls_left(reply) and _finished(reply, _ENDED):
+        result = _call_arguments(reply, content) if _finished(reply, _CALLED) else None
+    elif len(content.texts) == 1 and not content.calls and not _raw_calls(reply) and _finished(reply, _ENDED):
         result = parse_text(content.texts[0])
     else:
         result = None
@@ -108,8 +107,8 @@ def parse_text(text: str) -> dict[str, Any] | None:
     body = text[start:].strip(WS)
     if not body.startswith(("{", "```")):
         return None
-    result = _whole(body)
-    return result if result is not None else _whole(_SLIP.sub(_repaired, body))
+    result = _parse_object(body)
+    return result if result is not None else _parse_object(_SLIP.sub(_repaired, body))
 
 
 def _name(tag: re.Match[str]) -> tuple[bool, str]:
@@ -118,7 +117,7 @@ def _name(tag: re.Match[str]) -> tuple[bool, str]:
     return bool(tag[1] if angled else tag[3]), tag[2].lower() if angled else "[think]"
 
 
-def _whole(body: str) -> dict[str, Any] | None:
+def _parse_object(body: str) -> dict[str, Any] | None:
     fence = _FENCE.match(body)
     start = fence.end() if fence else 0
     if not body.startswith("{", start):
@@ -188,10 +187,10 @@ def _content(message: AIMessage) -> _Content | None:
     return content
 
 
-def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
+def _call_arguments(message: AIMessage, content: _Content) -> dict[str, Any] | None:
     """The arguments of the only call, if all its representations in the message agree."""
     args = message.tool_calls[0]["args"]
-    places = [message.tool_calls, content.calls, *_calls_left(message)]
+    places = [message.tool_calls, content.calls, *_raw_calls(message)]
     if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
         return None
     for arguments in (_raw_arguments(call) for place in places for call in place):
@@ -201,10 +200,10 @@ def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
 
 
 def _whole_arguments(text: str) -> dict[str, Any] | None:
-    return _whole(text.strip(WS)) if len(text) <= MOST_CHARS else None
+    return _parse_object(text.strip(WS)) if len(text) <= MOST_CHARS else None
 
 
-def _calls_left(message: AIMessage) -> list[Any]:
+def _raw_calls(message: AIMessage) -> list[Any]:
     """The provider's raw calls, from each field of the message outside its content."""
     fields = message.additional_kwargs
     calls = fields.get("tool_calls") or []
@@ -241,10 +240,10 @@ def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
 
 def _reasons(message: AIMessage) -> list[str]:
     """The finish reasons of a reply, in lower case, from the fields of all providers."""
-    return list(_said(message.response_metadata)) + list(_said(message.additional_kwargs))
+    return list(_finish_reasons(message.response_metadata)) + list(_finish_reasons(message.additional_kwargs))
 
 
-def _said(fields: Mapping[str, Any]) -> Iterator[str]:
+def _finish_reasons(fields: Mapping[str, Any]) -> Iterator[str]:
     for key in _REASONS:
         if fields.get(key):
             yield str(getattr(fields[key], "name", fields[key])).strip().rpartition(".")[2].casefold()

@@ -63,8 +63,8 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
     'human: Hi\nai: Hello'
     """
-    chunks = [_chunk(message) if message is not asked else _beside(message) for message in messages]
-    shown = _kept([chunk for chunk in chunks if chunk is not None])
+    chunks = [_chunk(message) if message is not asked else _other_content(message) for message in messages]
+    shown = _select([chunk for chunk in chunks if chunk is not None])
     left_out = sum(chunk is None for chunk in shown)
     missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())
     lines = [chunk.text for chunk in shown if chunk is not None]
@@ -76,10 +76,10 @@ def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None
     return Transcript("\n".join(lines), not_shown)
 
 
-def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
+def _select(chunks: list[_Chunk]) -> list[_Chunk | None]:
     """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
     shown: list[_Chunk | None] = [None] * len(chunks)
-    most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
+    most = _cut_length([len(chunk.text) for chunk in chunks if chunk.pinned])
     for place, chunk in enumerate(chunks):
         if chunk.pinned:
             shown[place] = chunk.clipped(most)
@@ -92,7 +92,7 @@ def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
     return shown
 
 
-def _most(lengths: list[int]) -> int:
+def _cut_length(lengths: list[int]) -> int:
     """The length to which each text is cut, so that together they have at most MAX_CONTEXT characters."""
     room, left = MAX_CONTEXT, len(lengths)
     for length in sorted(lengths):
@@ -117,7 +117,7 @@ def _chunk(message: BaseMessage) -> _Chunk:
     return _Chunk(f"{role}: {' '.join(filter(None, parts))}", missing, role in SYSTEM)
 
 
-def _beside(asked: BaseMessage) -> _Chunk | None:
+def _other_content(asked: BaseMessage) -> _Chunk | None:
     """The content of the prompt's message other than its text; None if there is none."""
     blocks = [] if isinstance(asked.content, str) else asked.content
     text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])

@@ -100,7 +100,7 @@ class AgentModel:
     ):
         self.request, self._handler, self.name = request, handler, name
         self._tools = allowed_only(request.tools, rules)
-        self.known = {tool_name(tool) for tool in request.tools}
+        self.tool_names = {tool_name(tool) for tool in request.tools}
         self.response: ModelResponse[Any]
 
     def runnable(self, *, awaited: bool) -> Runnable[Any, AIMessage]:
@@ -222,12 +222,12 @@ class Governance:
         plain = model.request.response_format is None
         turn = yield Intellect(model.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
         reply = read_reply(model.response, turn["draft"])
-        verdicts = yield from self._rule_calls(turn, reply, model.known)
+        verdicts = yield from self._rule_calls(turn, reply, model.tool_names)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
-        calls = signed_calls(turn, reply, verdicts, model.known, self.signer)
+        calls = signed_calls(turn, reply, verdicts, model.tool_names, self.signer)
         if approved and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
             return ModelResponse([outgoing_message(reply, calls, {}, usage, model.name), *reply.notes])

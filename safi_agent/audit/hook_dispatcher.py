@@ -107,11 +107,11 @@ class _HookThread:
             if self._thread is None or not self._thread.alive:
                 self._thread = EventLoopThread("safi-hook")
             one.on = on = self._thread
-            on.submit(lambda: self._called(one, on))
+            on.submit(lambda: self._call(one, on))
         except (RuntimeError, MemoryError, OSError) as error:  # retried by the next ``expire``
             log.error("No thread could be started for the hook %s (%s).", callable_name(self.hook), error)
 
-    async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
+    async def _call(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
             if one.on is not on or one not in self._calls:
                 return  # it was moved to another thread, or abandoned

@@ -94,8 +94,8 @@ class Conscience(Faculty):
         """Ask about all values, or about each at once."""
         groups = self._groups()
         if len(groups) == 1:
-            return self._whole([self._ask(turn, groups[0], config)])
-        return self._whole(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
+            return self._combine([self._ask(turn, groups[0], config)])
+        return self._combine(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
 
     def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> JudgeReply[list[Finding]]:
         return self.judge.ask(self._messages(turn, group), self._reader(group), config)
@@ -103,7 +103,7 @@ class Conscience(Faculty):
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
         calls = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
-        return self._whole(await asyncio.gather(*calls))
+        return self._combine(await asyncio.gather(*calls))
 
     def _groups(self) -> list[tuple[Value, ...]]:
         return [self.values.values] if self.calls == "all" else [(value,) for value in self.values.values]
@@ -123,7 +123,7 @@ class Conscience(Faculty):
 
         return read
 
-    def _whole(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
+    def _combine(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
         ledger = self._ledger(row for answer in answers for row in answer.found or [])
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")

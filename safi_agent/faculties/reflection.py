@@ -65,7 +65,7 @@ def _start(text: str, broken_off: bool) -> int | None:
         tag = max((match.start() for match in _OPENING.finditer(text)), default=None)
     if tag is None:
         tag = _last_outside_code(_RULE, text)
-    return _blob(text) if tag is None else tag
+    return _reflection_object_start(text) if tag is None else tag
 
 
 def _last_outside_code(pattern: re.Pattern[str], text: str) -> int | None:
@@ -86,7 +86,7 @@ def _beginning_a_line(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[
             yield match
 
 
-def _blob(text: str) -> int | None:
+def _reflection_object_start(text: str) -> int | None:
     blobs = list(_beginning_a_line(_BLOB, text))
     if not blobs:
         return None

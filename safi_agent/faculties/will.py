@@ -64,7 +64,7 @@ WITHOUT_GATES = SCHEMA | {
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
-UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
+UNFINISHED = Verdict("violation", "The pattern search did not finish in time.", "pattern_unfinished")
 PATTERN_SECONDS = 1.0  # for all patterns of a value set
 # Limits for work on the caller's event loop: characters, and seconds of pattern search.
 INLINE_CHARS = 4_000
@@ -189,7 +189,7 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
 
 
 def _gates(rows: Any) -> dict[str, bool] | None:
-    """Rulings by normalized name; only the constant true upholds, and the worse of two rulings counts. None: unclear."""
+    """Rulings by normalized name; only true upholds, and the worse of two rulings counts. None: unclear."""
     ruled: dict[str, bool] = {}
     if not isinstance(rows, list):
         return ruled if rows is None else None
@@ -286,4 +286,4 @@ def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
 
 def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
-    return Verdict("violation", f"The judge could not be asked ({type(error).__name__}).", "judge_failed")
+    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", "judge_failed")

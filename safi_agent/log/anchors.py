@@ -1,8 +1,9 @@
 """The store's anchor of a log, sealed with the log's key: write access to the store alone cannot move it.
 
 ``Anchor.key`` is ``ID.COUNT.SEAL``: the id of the key, how many turns of this store are in the log, and an HMAC-SHA256
-in hex over the log's path, its size, its lines, its last mac and that count. An older anchor that was genuine once, put
-back together with the log and the store as they were then, is genuine again: only what is kept elsewhere shows that.
+in hex over the log's path, its size, its lines, its last mac and that count. If the log and the store are both restored
+to an earlier state together, the anchor of that state is genuine again; this can only be detected with a copy that is
+kept elsewhere.
 """
 
 import hmac
@@ -38,10 +39,10 @@ def sealed_turns(log: str, anchor: Anchor, key: bytes) -> int | None:
 
 
 def checked_turns(log: str, anchor: Anchor, key: bytes) -> int:
-    """The same.
+    """The number of the store's turns in the log.
 
     Raises:
-        LogError: it was made with another key, or changed.
+        LogError: the anchor was made with another key, or changed.
     """
     if anchor_key_id(anchor) != key_id(key):
         expected = anchor_key_id(anchor)

@@ -1,9 +1,9 @@
 """The hash chain of a log: each line has its number, the MAC of the line before it, and its own MAC.
 
 A line ends in ``, "line": n, "prev": "…", "mac": "…"}``. ``mac`` is the HMAC-SHA256 (RFC 2104) of all bytes of the line
-before ``, "mac"``, in hex; ``prev`` is the mac of the line before it, in whatever file that is. The first line has none
-before it: its ``prev`` is ``sha256:`` and the digest of what stood in the log until then, which is nothing, or the
-lines of a log that was not chained yet. Codes are of the bytes as they stand there, never of an object made of them.
+before ``, "mac"``, in hex; ``prev`` is the MAC of the line before it, which may be in another file. The ``prev`` of the
+first line is ``sha256:`` and the digest of the previous contents of the log: empty, or the lines of a log that was not
+chained yet. Codes are computed over the bytes of a line, never over a parsed object.
 """
 
 import hmac

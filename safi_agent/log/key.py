@@ -52,7 +52,7 @@ def find_key(log: str | Path) -> bytes | None:
 
     Raises:
         ValueError: the environment names one that cannot be used.
-        LogError: the file beside the log can be read by others, or holds no key.
+        LogError: the file beside the log can be read by others, or does not contain a key.
     """
     if (key := given_key()) is not None:
         return key

@@ -43,7 +43,7 @@ class Compared(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line that was written with the key, or before there was one (then ``seal`` is None)."""
+    """A line that was written with the key, or before the chain began (then ``seal`` is None)."""
 
     file: str
     at: int
@@ -60,7 +60,7 @@ def compare(log: str | Path, key: bytes, store: Store, account: LogAccount, *, w
         key: the key it was written with; lines that were not are left to ``verify``.
         store: the store that wrote it.
         account: the store's account of the log, read before the log.
-        whole: whether all lines must be here, so that a turn of the store without one is named.
+        whole: whether all lines are expected, so that turns of the store without a line are reported.
     """
     written, waiting = _Places(account.written), set(account.waiting)
     faults: list[Fault] = []

@@ -25,7 +25,7 @@ def find_end(descriptor: int, path: str, anchor: Anchor | None, key: bytes) -> t
         if anchor is None:
             return _read_all(_from_the_first(file, descriptor, path), key)
         start = anchor.size if _ends_at(file, anchor) else 0
-        return _follow(_whole(file, descriptor, start), Tip(anchor.lines, anchor.mac), key)
+        return _follow(_complete_lines(file, descriptor, start), Tip(anchor.lines, anchor.mac), key)
 
 
 def _ends_at(file: BinaryIO, anchor: Anchor) -> bool:
@@ -35,7 +35,7 @@ def _ends_at(file: BinaryIO, anchor: Anchor) -> bool:
     return file.read(len(end)) == end
 
 
-def _whole(file: BinaryIO, descriptor: int, start: int) -> Iterator[bytes]:
+def _complete_lines(file: BinaryIO, descriptor: int, start: int) -> Iterator[bytes]:
     """The complete lines from here on; an incomplete last line is truncated."""
     file.seek(start)
     for line in lines(file):
@@ -49,7 +49,7 @@ def _from_the_first(file: BinaryIO, descriptor: int, path: str) -> Iterator[byte
     for full in full_files(path):
         with full.open("rb") as before:
             yield from lines(before)
-    yield from _whole(file, descriptor, 0)
+    yield from _complete_lines(file, descriptor, 0)
 
 
 def _follow(rest: Iterator[bytes], tip: Tip, key: bytes) -> tuple[Tip, set[str]]:

@@ -60,7 +60,7 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
         beta: the decay of the profile in [0, 1), for lines that do not contain it.
 
     Raises:
-        FileNotFoundError: there is no such log.
+        FileNotFoundError: the log does not exist.
         LogError: ``find`` returns no value set for a line.
     """
     if not (files := log_files(log)):
@@ -111,7 +111,7 @@ class _Replayer:
     def _expected(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _KeyState) -> Figures:
         """The expected figures of a line; without the score if a custom φ or σ was used.
 
-        A custom φ or σ may have failed; the audit has then failed, whatever its ledger gives.
+        A custom φ or σ may have raised; the audit has then failed, although its ledger has findings.
         """
         nothing = _figures(None, None, None, before.mu, before.mu_turn)
         if not findings:

@@ -1,4 +1,4 @@
-"""Verify the hash chain of a log: every line in its place, none changed, none missing."""
+"""Verify the hash chain of a log: detect lines that are changed, missing or out of order."""
 
 import os
 import time
@@ -80,7 +80,7 @@ def is_chained(log: str | Path) -> bool:
     """Whether any line of a log has a mac.
 
     Raises:
-        FileNotFoundError: there is no such log.
+        FileNotFoundError: the log does not exist.
     """
     if not log_files(log):
         raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")

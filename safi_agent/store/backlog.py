@@ -128,10 +128,10 @@ def blocking_reasons(database: Database, value_set: str) -> list[str]:
     with database.transaction(reading=True) as c:
         untaken = database.count_untaken(c, value_set)
         no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them. Start a worker."
-        return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
+        return [*_missing_values(c), *_other_processes(c, value_set), *([no_worker] if untaken else [])]
 
 
-def _lost(c: Connection) -> list[str]:
+def _missing_values(c: Connection) -> list[str]:
     ids = c.scalars(select(turns.c.values_id).distinct().where(NOT_DONE)).all()
     sentences = []
     for values_id in missing_value_sets(c, ids):
@@ -146,7 +146,7 @@ def _lost(c: Connection) -> list[str]:
     return sentences
 
 
-def _elsewhere(c: Connection, value_set: str) -> list[str]:
+def _other_processes(c: Connection, value_set: str) -> list[str]:
     mine = select(turns.c.key).distinct().where(NOT_DONE, UNFINISHED, turns.c.value_set == value_set)
     heads = (
         select(turns.c.key, func.min(turns.c.turn).label("turn")).where(NOT_DONE, turns.c.key.in_(mine)).group_by("key")

@@ -52,20 +52,24 @@ def lint(text: str) -> list[Error]:
         return [Error(mark.line + 1 if mark else 1, f"This is not YAML: {message}.")]
     if not isinstance(content, Mapping) or root is None:
         return [Error(1, f"Expected a mapping with a name and values, got {type(content).__name__}.")]
-    errors = [Error(_line(root, path), what) for path, what in [*_wrong(content)] or _left(content)]
+    errors = [
+        Error(_line(root, path), what) for path, what in [*_setting_errors(content)] or _combination_errors(content)
+    ]
     return sorted({*_repeated(root, set()), *errors})
 
 
-def _left(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
+def _combination_errors(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """Errors of the value set as a whole."""
-    return [(_where(error), _said(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))]
+    return [
+        (_where(error), _error_message(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))
+    ]
 
 
-def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def _setting_errors(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Errors with their paths: each setting alone, then the combinations."""
     around = {**content, "values": SOUND["values"]} if "values" in content else content
     for error in _refused(ValueSet, around):
-        yield _where(error), _said(error, ValueSet)
+        yield _where(error), _error_message(error, ValueSet)
     if "values" not in content:
         return
     rows = content["values"]
@@ -77,7 +81,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         return
     wrong = [(i, error) for i, row in enumerate(rows) for error in _refused(Value, _with_weight(row))]
     for i, error in wrong:
-        yield ("values", i, *_where(error)), f"{_called(rows[i], i)}{_said(error, Value)}"
+        yield ("values", i, *_where(error)), f"{_row_label(rows[i], i)}{_error_message(error, Value)}"
     yield from _together(content, rows, {i for i, error in wrong if "weight" in error["loc"]})
 
 
@@ -120,11 +124,11 @@ def _where(error: ErrorDetails) -> Path:
     return tuple(error["loc"])
 
 
-def _called(row: object, i: int) -> str:
+def _row_label(row: object, i: int) -> str:
     return f"Value {i + 1} ({row['name']!r}), " if isinstance(row, Mapping) and "name" in row else f"Value {i + 1}, "
 
 
-def _said(error: ErrorDetails, kind: type[BaseModel]) -> str:
+def _error_message(error: ErrorDetails, kind: type[BaseModel]) -> str:
     setting, sort = ".".join(map(str, error["loc"])), error["type"]
     prefix = f"{setting}: " if setting else ""
     if sort == "missing":

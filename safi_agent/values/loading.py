@@ -21,7 +21,7 @@ def shipped() -> tuple[str, ...]:
 def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize: bool = False) -> ValueSet:
     """A value set from a shipped name, a YAML file, a mapping or a set.
 
-    Values without a weight share what the others leave of 1 equally. ``normalize`` divides the weights by their sum.
+    Values without a weight share the remainder of 1 equally. ``normalize`` divides the weights by their sum.
 
     Raises:
         ValueError: the source is none of these, or the values are inconsistent.
@@ -43,7 +43,7 @@ def text_of(source: str | Path) -> str:
     """The YAML text of a shipped value set or of a file.
 
     Raises:
-        ValueError: there is no such set or file, or it is no text.
+        ValueError: there is no such set or file, or it is not a text file.
         OSError: it cannot be read.
     """
     if source in shipped():

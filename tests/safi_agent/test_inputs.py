@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from safi_agent.inputs import read_input
 from safi_agent.transcript import MAX_ARGUMENT, MAX_CONTEXT, transcript
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, in_turn
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def test_tool_calls_and_results_are_in_the_context_with_names_and_arguments() -> None:

@@ -11,7 +11,7 @@ from langchain_core.runnables import ConfigurableField
 
 from safi_agent import SafiChain, create_safi_chain
 from tests.safi_agent.fakes import THREE, Fake, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def test_a_pickle_of_it_is_the_same_chain(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from safi_agent import create_safi_chain
 from tests import forked
 from tests.safi_agent.audit import replayed, worker
-from tests.safi_agent.audit.replayed import MEMORY, ROWS
+from tests.safi_agent.audit.invariants import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 

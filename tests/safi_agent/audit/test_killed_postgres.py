@@ -12,7 +12,7 @@ import pytest
 
 from tests import forked
 from tests.safi_agent.audit import replayed, worker
-from tests.safi_agent.audit.replayed import MEMORY, ROWS
+from tests.safi_agent.audit.invariants import MEMORY, ROWS
 from tests.safi_agent.postgres_server import Server
 
 pytestmark = pytest.mark.slow

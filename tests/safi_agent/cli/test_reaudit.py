@@ -15,7 +15,7 @@ from safi_agent.log.verify import verify
 from safi_agent.report.review import review
 from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 ROOT = Path(__file__).parents[3]
 SCORES = {"a": 1, "b": -1, "c": 0.5}

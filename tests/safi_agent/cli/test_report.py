@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
-from tests.safi_agent.report.made import LOW, record, write
+from tests.safi_agent.report.records import LOW, record, write
 
 
 def test_it_writes_a_page_beside_the_log_and_says_what_it_found(tmp_path: Path) -> None:

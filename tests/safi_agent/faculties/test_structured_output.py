@@ -21,7 +21,7 @@ from safi_agent import create_safi_chain
 from safi_agent.faculties.structured_output import JudgeCall, as_judge_model
 from safi_agent.faculties.will import SCHEMA
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 from tests.safi_agent.openai_server import Server, serving
 
 ASKED = [HumanMessage("Judge.")]

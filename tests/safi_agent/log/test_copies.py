@@ -17,7 +17,7 @@ from safi_agent.log.key import find_key
 from safi_agent.log.reconciliation import find_other_path
 from safi_agent.store import open_store, sqlite
 from tests.safi_agent.fakes import THREE, Fake
-from tests.safi_agent.log.filled import fill, ids
+from tests.safi_agent.log.filled_store import fill, ids
 
 
 def chained(folder: Path, *asked: str) -> None:

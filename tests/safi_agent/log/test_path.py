@@ -16,8 +16,8 @@ from safi_agent.log import flush, log_path
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.log.chains import chain
-from tests.safi_agent.log.filled import fill, ids
-from tests.safi_agent.report.made import record
+from tests.safi_agent.log.filled_store import fill, ids
+from tests.safi_agent.report.records import record
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

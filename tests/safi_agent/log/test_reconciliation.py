@@ -20,7 +20,7 @@ from safi_agent.log.anchors import make_anchor, sealed_turns
 from safi_agent.log.hash_chain import Tip
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.log.filled import fill
+from tests.safi_agent.log.filled_store import fill
 
 KEY = "k" * 64
 TURNS = 8

@@ -13,8 +13,8 @@ from safi_agent.log.rotation import log_files
 from safi_agent.store import open_store
 from safi_agent.store.log_state import read_anchor
 from tests.safi_agent.fakes import Fake
-from tests.safi_agent.log.filled import fill, ids, verdict
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log.filled_store import fill, ids, verdict
+from tests.safi_agent.log_lines import lines
 
 
 def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:

@@ -15,7 +15,7 @@ from safi_agent.hooks import Alert
 from safi_agent.report.monitor import SpiritMonitor, figures
 from tests import offline_wandb
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.report.made import record
+from tests.safi_agent.report.records import record
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from safi_agent.report.entries import read
 from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, to_json, within, write_page
 from safi_agent.report.review import review
 from tests.safi_agent.fakes import Fake
-from tests.safi_agent.report.made import HOSTILE, LOW, hostile, record, various, write
+from tests.safi_agent.report.records import HOSTILE, LOW, hostile, record, various, write
 
 JSON = st.recursive(
     st.none() | st.text() | st.integers(-9, 9), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

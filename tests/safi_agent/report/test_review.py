@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safi_agent.report.review import MOST_VALUES, review
-from tests.safi_agent.report.made import ADRIFT, FAILED, LOW, REFUSED, record, various, write
+from tests.safi_agent.report.records import ADRIFT, FAILED, LOW, REFUSED, record, various, write
 
 
 def test_a_log_counted_by_hand(tmp_path: Path) -> None:

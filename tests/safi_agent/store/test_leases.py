@@ -18,7 +18,7 @@ from safi_agent.store.leases import LEASE, SUBMIT_GRACE
 from safi_agent.store.tables import turns
 from tests import forked
 from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 SAME_KEY = {"configurable": {"safi_key": "shared"}}
 RENAMED = THREE.model_copy(update={"name": "renamed"})

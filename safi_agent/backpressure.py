@@ -28,7 +28,7 @@ class Backpressure:
         """The context of one turn.
 
         Raises:
-            BacklogError: on entering, where there is no room and none came in time.
+            BacklogError: on entering, if no slot is free, or none became free in time.
         """
         return _Admission(self)
 

@@ -320,10 +320,13 @@ def _as_tool_message(request: ToolCallRequest, answer: AIMessage) -> ToolMessage
 def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
     """Replace the agent's final answer by the governed one."""
     last = ending.last
-    left: AnyMessage = answer
+    replacement: AnyMessage = answer
     if isinstance(last, ToolMessage):
-        left = governed_result(last.name, last.tool_call_id, answer)
+        replacement = governed_result(last.name, last.tool_call_id, answer)
     if last is not None:
-        left.id = last.id
+        replacement.id = last.id
     refused = answer.response_metadata["safi"]["willDecision"] == "violation"
-    return {"messages": [left], **({"structured_response": None} if refused and ending.structured is not None else {})}
+    return {
+        "messages": [replacement],
+        **({"structured_response": None} if refused and ending.structured is not None else {}),
+    }

@@ -51,19 +51,19 @@ class _Chunk(NamedTuple):
         return self._replace(text=_clip(self.text, most), missing=self.missing + Counter({CHARACTER: cut}))
 
 
-def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
+def transcript(messages: Sequence[BaseMessage], prompt_message: BaseMessage | None = None) -> Transcript:
     r"""Render messages as text for a judge, in order, with the arguments of tool calls.
 
-    System messages, and the content of ``asked`` other than its text, are always included; if they have more than
-    MAX_CONTEXT characters together, the longest are cut. The other messages have another MAX_CONTEXT characters: the
-    oldest are left out first and replaced by a note. Content that is not text (pictures, audio, files) is replaced by a
-    note, and the artifact of a tool's result is noted. A model's reasoning is left out.
+    System messages, and the content of ``prompt_message`` other than its text, are always included; if they have more
+    than MAX_CONTEXT characters together, the longest are cut. The other messages have another MAX_CONTEXT characters:
+    the oldest are left out first and replaced by a note. Content that is not text (pictures, audio, files) is replaced
+    by a note, and the artifact of a tool's result is noted. A model's reasoning is left out.
 
     >>> from langchain_core.messages import HumanMessage
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
     'human: Hi\nai: Hello'
     """
-    chunks = [_chunk(message) if message is not asked else _other_content(message) for message in messages]
+    chunks = [_chunk(message) if message is not prompt_message else _other_content(message) for message in messages]
     shown = _select([chunk for chunk in chunks if chunk is not None])
     left_out = sum(chunk is None for chunk in shown)
     missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())
@@ -117,9 +117,9 @@ def _chunk(message: BaseMessage) -> _Chunk:
     return _Chunk(f"{role}: {' '.join(filter(None, parts))}", missing, role in SYSTEM)
 
 
-def _other_content(asked: BaseMessage) -> _Chunk | None:
+def _other_content(prompt_message: BaseMessage) -> _Chunk | None:
     """The content of the prompt's message other than its text; None if there is none."""
-    blocks = [] if isinstance(asked.content, str) else asked.content
+    blocks = [] if isinstance(prompt_message.content, str) else prompt_message.content
     text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])
     for block in blocks:
         if isinstance(block, dict) and block.get("type") == "text":

@@ -109,19 +109,19 @@ def iter_texts(item: object) -> Iterator[str]:
     Bytes are read as UTF-8, and of another object the text is ``str(item)``. Nesting can have any depth, and an object
     that contains itself is read once.
     """
-    left: list[Any] = [item]
+    stack: list[Any] = [item]
     read: dict[int, Any] = {}  # keeps the objects alive, so that their ids are not reused
-    while left:
-        one = left.pop()
-        if isinstance(one, str | bytes | bytearray):
-            yield one if isinstance(one, str) else one.decode("utf-8", "replace")
-        elif isinstance(one, int | float):
-            yield _number(one)
-        elif (inner := _children(one)) is None:
-            yield safe_str(one)
-        elif id(one) not in read:
-            read[id(one)] = one
-            left.extend(reversed(inner))
+    while stack:
+        current = stack.pop()
+        if isinstance(current, str | bytes | bytearray):
+            yield current if isinstance(current, str) else current.decode("utf-8", "replace")
+        elif isinstance(current, int | float):
+            yield _number(current)
+        elif (inner := _children(current)) is None:
+            yield safe_str(current)
+        elif id(current) not in read:
+            read[id(current)] = current
+            stack.extend(reversed(inner))
 
 
 def _number(item: float) -> str:

@@ -49,11 +49,11 @@ class HookDispatcher:
 
     def dispatch(self, calls: Sequence[HookCall], done: Callable[[], None]) -> None:
         """Make these calls one after the other, then call ``done`` on an unspecified thread."""
-        left = deque(calls)
+        pending = deque(calls)
 
         def go_on() -> None:
-            if left:
-                call = left.popleft()
+            if pending:
+                call = pending.popleft()
                 self._thread_of(call.hook).add(_RunningCall(call, go_on))
             else:
                 done()

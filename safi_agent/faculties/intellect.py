@@ -68,12 +68,14 @@ class Intellect(Faculty):
         raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", values_prompt(self.values))
+        system = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace(
+            "{values}", values_prompt(self.values)
+        )
         for text in self.values.disclaimers:
-            own += f"\nEnd the answer with exactly this sentence: {text}"
-        own += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
+            system += f"\nEnd the answer with exactly this sentence: {text}"
+        system += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
         leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
-        return [_joined(own, leading), *turn["messages"][len(leading) :]]
+        return [_joined(system, leading), *turn["messages"][len(leading) :]]
 
     def _drafts(self, replies: Sequence[Any]) -> list[Draft]:
         """The drafts of the successful calls; raises the first error if there are none."""

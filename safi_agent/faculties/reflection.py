@@ -31,15 +31,15 @@ class Split(NamedTuple):
 def split(text: str, *, broken_off: bool = False) -> Split:
     r"""Answer and reflection of a draft.
 
-    A draft whose whole is one object of exactly the keys "answer" and "reflection" gives their texts. Else the
-    reflection is, of these, the first that there is, up to the end of the draft:
+    A draft that is one JSON object with exactly the keys "answer" and "reflection" is split into their texts.
+    Otherwise the reflection is the first of these that exists, up to the end of the draft:
 
     1. the last ``<reflection>`` that begins a line outside of code, closed or not;
     2. the last ``<reflection>`` where ``</reflection>`` ends the draft, or where the model was ``broken_off``;
     3. what follows the last line ``--- reflection ---`` outside of code;
     4. a last object ``{"reflection": "…"}`` that begins a line, with no other key, closed or not.
 
-    Where there is none the draft is the answer as it is.
+    If none exists, the whole draft is the answer.
 
     >>> split("Yes.\n<reflection>Honest.</reflection>")
     Split(answer='Yes.', reflection='Honest.')

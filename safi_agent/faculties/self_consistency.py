@@ -116,10 +116,10 @@ class DraftSelector:
         usage = None
         for draft in drafts:
             usage = add_usage(usage, draft.usage) if usage or draft.usage else None
-        one = answered[chosen.place] if answered else drafts[0]
-        return one._replace(
+        selected = answered[chosen.place] if answered else drafts[0]
+        return selected._replace(
             usage=usage,
-            flags=(*one.flags, *(("drafts_missing",) if len(answered) < self.count else ())),
+            flags=(*selected.flags, *(("drafts_missing",) if len(answered) < self.count else ())),
             drafts=self.count,
             agreement=chosen.share * len(answered) / self.count,
         )

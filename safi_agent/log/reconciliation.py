@@ -209,13 +209,13 @@ def check(log: str | Path, key: bytes, store: Store, account: LogAccount, first:
         FileNotFoundError: the log does not exist, and the store does not expect one.
         LogError: the store's anchor was made with another key.
     """
-    anchor, wrong = _anchor(account, key)
-    gone = anchor is None and account.written and not log_files(log)
-    verdict = NO_LOG if gone else verify(log, key, anchor, first)
+    anchor, anchor_faults = _anchor(account, key)
+    log_missing = anchor is None and account.written and not log_files(log)
+    verdict = NO_LOG if log_missing else verify(log, key, anchor, first)
     # Missing turns are not reported if the chain already misses lines, or if files are elsewhere.
     compared = compare(log, key, store, account, whole=first == 1 and not verdict.faulty)
     named = {fault[:2] for fault in verdict.faults}  # report each line once
-    more = [Fault(str(log), 0, what) for what in (*wrong, *account.wrong)]
+    more = [Fault(str(log), 0, what) for what in (*anchor_faults, *account.wrong)]
     more += [fault for fault in compared.faults if fault[:2] not in named]
     faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)
     return Checked(

@@ -149,10 +149,10 @@ class _ChainVerifier:
                 f"has no mac, but the store's anchor expects a chain of {self.anchor.lines} lines", at_start=True
             )
             return
-        there = (self.tip.lines if self.tip else 0) + self._bad
-        if there < self.anchor.lines:
+        present = (self.tip.lines if self.tip else 0) + self._bad
+        if present < self.anchor.lines:
             self._file, self._at = self._file or log, self._at + 1
-            self._add_fault(f"{_span(there + 1, self.anchor.lines)} at the end")
+            self._add_fault(f"{_span(present + 1, self.anchor.lines)} at the end")
 
     def _check_next(self, seal: Seal) -> None:
         if self.tip is None:

@@ -69,10 +69,12 @@ class Leases:
         if time.monotonic() - self._announced.get(value_set, -LEASE) < LEASE / 4:
             return
         now = time.time()
-        mine = {"value_set": value_set, "owner": this_process(), "lease": now + LEASE}
-        one = self.database.insert(chains).values(mine)
+        row = {"value_set": value_set, "owner": this_process(), "lease": now + LEASE}
+        insertion = self.database.insert(chains).values(row)
         with self.database.transaction() as c:
-            c.execute(one.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE}))
+            c.execute(
+                insertion.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE})
+            )
             c.execute(delete(chains).where(chains.c.lease < now - LEASE))
         self._announced[value_set] = time.monotonic()
 

@@ -320,7 +320,7 @@ def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
     safi.invoke("a")
     held = safi.drain(0.1)
     assert (int(held), held.left) == (0, 1)
-    assert held.blocked == ("1 turns are in the queue, or under way at a worker.",)
+    assert held.blocked == ("1 turns are queued, or in progress at a worker.",)
     thread = safi._auditor._running.thread
     for task in list(thread._tasks):  # the one of the worker
         thread.loop.call_soon_threadsafe(task.cancel)

@@ -168,7 +168,7 @@ def test_system_messages_in_a_row_at_the_front_are_one_and_text_stays_text(make:
 
 
 def test_a_prompt_of_pictures_alone_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match="expected a prompt with text"):
+    with pytest.raises(ValueError, match="expected a prompt that contains text"):
         make().invoke([HumanMessage([{"type": "image", "url": "u"}])])
 
 
@@ -223,8 +223,8 @@ def test_it_takes_what_a_chat_model_takes_and_a_mapping(make: Any, given: Any, t
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ("", ValueError, "prompt with text"),
-        ("  \n", ValueError, "prompt with text"),
+        ("", ValueError, "prompt that contains text"),
+        ("  \n", ValueError, "prompt that contains text"),
         (3, TypeError, "input: expected a string, messages or a mapping with 'prompt', got int"),
         ([], TypeError, "an empty list"),
         ({"question": "x"}, ValueError, r"expected the keys 'prompt' and optionally 'metadata', got \['question'\]"),

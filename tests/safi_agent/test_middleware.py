@@ -155,7 +155,7 @@ def test_token_usage_of_model_and_judges_is_in_the_messages(govern: Any) -> None
 
 def test_an_input_without_words_is_refused_with_what_is_expected(govern: Any) -> None:
     agent = create_agent(Calling(), [], middleware=[govern()])
-    with pytest.raises(ValueError, match="expected a prompt with text"):
+    with pytest.raises(ValueError, match="expected a prompt that contains text"):
         ask(agent, given={"messages": [SystemMessage("s"), HumanMessage("")]})
 
 

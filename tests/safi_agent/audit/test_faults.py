@@ -330,10 +330,10 @@ def test_a_thread_that_has_ended_is_missed_and_open_turns_are_taken_up(
     elif then == "beat":
         safi._auditor.beat()
     if then != "drain":
-        assert "The thread that audits had ended" in caplog.text
+        assert "The audit thread has ended" in caplog.text
     count = 3 if then == "submit" else 2
     assert safi.drain(60) == count
-    assert "The thread that audits had ended" in caplog.text
+    assert "The audit thread has ended" in caplog.text
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == list(range(1, count + 1))
 
 

@@ -97,7 +97,9 @@ def test_a_full_log_is_set_aside_and_the_chain_goes_on(path: str) -> None:
     assert verdict(store, path)[1:3] == (0, 24)
 
 
-@pytest.mark.parametrize("words", ["is not there", "expected the key with id", "owner alone", "at least 32"])
+@pytest.mark.parametrize(
+    "words", ["was begun is missing", "expected the key with id", "readable only by its owner", "at least 32"]
+)
 def test_with_another_key_or_none_lines_wait(
     path: str, words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +108,9 @@ def test_with_another_key_or_none_lines_wait(
     flush(store, path)
     assert file.stat().st_mode & 0o777 == 0o600
     key = file.read_bytes()
-    if words == "is not there":
+    if words == "was begun is missing":
         file.unlink()
-    elif words == "owner alone":
+    elif words == "readable only by its owner":
         file.chmod(0o644)
     elif words == "at least 32":
         file.write_bytes(b"short")

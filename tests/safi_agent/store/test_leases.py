@@ -173,7 +173,7 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
     assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
     assert THREE.fingerprint[:12] in sentence
-    assert "Make a chain with that value set on this store once" in sentence
+    assert "Create a chain with that value set on this store once" in sentence
     with make():
         pass
     deadline = time.monotonic() + 60

@@ -154,21 +154,21 @@ class _Places:
     """Commit positions of turns, with a mark for those that were found in the log."""
 
     def __init__(self, places: "array[int]") -> None:
-        self._places, self._met = places, bytearray(len(places))
+        self._places, self._is_found = places, bytearray(len(places))
 
     def mark_found(self, place: object) -> None:
         """Mark the turn at this position as found."""
         if not isinstance(place, int):
             return
         at = bisect_left(self._places, place)
-        while at < len(self._places) and self._places[at] == place and self._met[at]:
+        while at < len(self._places) and self._places[at] == place and self._is_found[at]:
             at += 1  # two turns at one position: two processes committed at once
         if at < len(self._places) and self._places[at] == place:
-            self._met[at] = 1
+            self._is_found[at] = 1
 
     def missing(self) -> Iterator[int]:
         """The positions that were not found."""
-        return (place for place, met in zip(self._places, self._met, strict=True) if not met)
+        return (place for place, met in zip(self._places, self._is_found, strict=True) if not met)
 
 
 def _missing(log: str | Path, store: Store, account: LogAccount, written: _Places) -> Iterator[Fault]:

@@ -115,7 +115,7 @@ class _ChainVerifier:
         self.faults: list[Fault] = []
         self.faulty = self.lines = self.unsealed = 0
         self.tip: Tip | None = None  # the last genuine line
-        self._bad = 0  # the number of faulty lines since then
+        self._faulty_since_tip = 0  # the number of faulty lines since then
         self._digest = sha256()
         self._file, self._at, self._start = "", 0, ""
 
@@ -134,7 +134,7 @@ class _ChainVerifier:
             self._reject("was changed, or written without the key")
         elif not line.endswith(b"\n"):
             self._reject("is torn: its end is missing")
-        elif self.tip or self._bad:
+        elif self.tip or self._faulty_since_tip:
             self._reject("has no mac")
         else:
             self.unsealed += 1
@@ -149,7 +149,7 @@ class _ChainVerifier:
                 f"has no mac, but the store's anchor expects a chain of {self.anchor.lines} lines", at_start=True
             )
             return
-        present = (self.tip.lines if self.tip else 0) + self._bad
+        present = (self.tip.lines if self.tip else 0) + self._faulty_since_tip
         if present < self.anchor.lines:
             self._file, self._at = self._file or log, self._at + 1
             self._add_fault(f"{_span(present + 1, self.anchor.lines)} at the end")
@@ -159,31 +159,31 @@ class _ChainVerifier:
             self._check_first(seal)
         elif seal.line <= self.tip.lines:
             self._add_fault(f"is line {seal.line} of the chain, but comes after line {self.tip.lines}")
-        elif not self._bad and seal.line > self.tip.lines + 1:
+        elif not self._faulty_since_tip and seal.line > self.tip.lines + 1:
             self._add_fault(f"is line {seal.line} of the chain; {_span(self.tip.lines + 1, seal.line - 1)} before it")
-        elif not self._bad and seal.prev != self.tip.mac:
+        elif not self._faulty_since_tip and seal.prev != self.tip.mac:
             self._add_fault(f"follows another line {self.tip.lines} than the one before it")
         elif self.anchor and seal.line == self.anchor.lines and seal.mac != self.anchor.mac:
             self._add_fault(f"differs from line {seal.line} in the store's anchor")
-        self.tip, self._bad = Tip(seal.line, seal.mac), 0
+        self.tip, self._faulty_since_tip = Tip(seal.line, seal.mac), 0
 
     def _check_first(self, seal: Seal) -> None:
         """Check the first genuine line of the chain; its faults are reported at the first line of the log."""
         begins, before = seal.prev.startswith(BEGINS), self.unsealed
-        if begins and (seal.line <= before or (seal.line != before + 1 and not self._bad)):
+        if begins and (seal.line <= before or (seal.line != before + 1 and not self._faulty_since_tip)):
             what = f"precedes the chain with {before} lines without a mac in total; there were {seal.line - 1}"
-        elif begins and seal.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
+        elif begins and seal.prev != beginning(before, self._digest.hexdigest()).mac and not self._faulty_since_tip:
             what = f"to line {before}: one of these lines without a mac was changed since the chain began"
         elif not begins and before:
             what = f"to line {before}: these have no mac and are not covered by the chain"
-        elif not begins and seal.line != self.first and not self._bad:
+        elif not begins and seal.line != self.first and not self._faulty_since_tip:
             what = f"is line {seal.line} of the chain; expected line {self.first} first"
         else:
             return
         self._add_fault(what, at_start=True)
 
     def _reject(self, what: str) -> None:
-        self._bad += 1
+        self._faulty_since_tip += 1
         self._add_fault(what)
 
     def _add_fault(self, what: str, *, at_start: bool = False) -> None:

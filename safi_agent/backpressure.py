@@ -28,7 +28,7 @@ class Backpressure:
         """The context of one turn.
 
         Raises:
-            BacklogError: on entering, where there is no room and none came in time.
+            BacklogError: on entering, if no slot is free, or none became free in time.
         """
         return _Admission(self)
 
@@ -78,9 +78,14 @@ class Backpressure:
         """Warn once, until half of the backlog is done."""
         if not self._warned:
             self._warned = True
-            what = {"wait": "new turns wait", "refuse": "new turns are refused", "warn": "turns go on all the same"}
+            what = {
+                "wait": "new turns wait",
+                "refuse": "new turns are refused",
+                "warn": "new turns are answered anyway",
+            }
             log.warning(
-                "%d audits of %r are open, and max_pending is %d: %s. Audits are slower than answers.",
+                "%d audits of %r are open, and max_pending is %d: %s. "
+                "Audits are slower than answers; add workers or raise max_pending.",
                 self.store.pending.estimate(self.value_set),
                 self.value_set,
                 self.max_pending,

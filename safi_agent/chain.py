@@ -61,15 +61,15 @@ class SafiChain(Lifecycle, Settings):
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
         selector = DraftSelector.create(self.drafts, self.embeddings, self.drafts_alike)
-        given = default_model() if self.model is None else self.model
-        intellect = resolve(given, "model")
+        default = default_model() if self.model is None else self.model
+        intellect = resolve(default, "model")
         # A name is resolved again for the judges, which use temperature 0.
-        ruling = resolve(self.will_model or given, "will_model", judge=True)
-        judging = resolve(self.conscience_model or given, "conscience_model", judge=True)
+        ruling = resolve(self.will_model or default, "will_model", judge=True)
+        judging = resolve(self.conscience_model or default, "conscience_model", judge=True)
         if self.audit == "in_process" and is_unresolved(judging):
             raise ValueError(
-                "conscience_model: expected a model that can be asked without the config of a run, since audits are "
-                "made after it; got one that only a config names. Give conscience_model, or a default model."
+                "conscience_model: expected a model that can be called without the config of a run, since audits are "
+                "made after it; got one that only a config names. Pass conscience_model, or a default model."
             )
         models = {"intellect": intellect, "will": ruling, "conscience": judging}
         names = {faculty: model_label(model) for faculty, model in models.items()}
@@ -105,7 +105,7 @@ class SafiChain(Lifecycle, Settings):
             IntellectError: the model failed before there was a draft.
             OutboxError: the turn could not be made durable.
             BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
-            ViolationError: the Will refused, where ``raise_on_violation`` was asked for.
+            ViolationError: the Will refused, and ``raise_on_violation`` is set.
             ClosedError: the chain was closed.
         """
         return self._call_with_config(self._answer, input, config)
@@ -115,42 +115,42 @@ class SafiChain(Lifecycle, Settings):
         """Asynchronous version."""
         return await self._acall_with_config(self._aanswer, input, config)
 
-    def _answer(self, given: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
-        return contain_errors(partial(self._governed, given, config))
+    def _answer(self, input: SafiInput, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> AIMessage:
+        return contain_errors(partial(self._governed, input, config))
 
     async def _aanswer(
-        self, given: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+        self, input: SafiInput, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AIMessage:
-        return await acontain_errors(partial(self._agoverned, given, config))
+        return await acontain_errors(partial(self._agoverned, input, config))
 
-    def _governed(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    def _governed(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
         with shared_timeout_budget():
             with input_errors():
-                turn, known = self._open(given, config)
-            if known is not None:
-                return self.deliver(known)
+                turn, earlier = self._open(input, config)
+            if earlier is not None:
+                return self.deliver(earlier)
             with self._backpressure.admit():
                 return self.deliver(self.run_steps(self._steps, turn, config)["answer"])
 
-    async def _agoverned(self, given: SafiInput, config: RunnableConfig) -> AIMessage:
+    async def _agoverned(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
         with shared_timeout_budget():
             with input_errors():
-                turn, known = await self._aopen(given, config)
-            if known is not None:
-                return self.deliver(known)
+                turn, earlier = await self._aopen(input, config)
+            if earlier is not None:
+                return self.deliver(earlier)
             async with self._backpressure.admit():
                 return self.deliver((await self.arun_steps(self._steps, turn, config))["answer"])
 
-    def _open(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+    def _open(self, input: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """A new turn, and its answer if it was answered before."""
-        return self.find_answer(self.begin_turn(given, config))
+        return self.find_answer(self.begin_turn(input, config))
 
-    async def _aopen(self, given: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
+    async def _aopen(self, input: SafiInput, config: RunnableConfig) -> tuple[Turn, AIMessage | None]:
         """Asynchronous version; on a thread if the store has to be read."""
         note = self._auditor.store.cached_feedback_note(memory_key(config, self.values.name))
         if has_turn_id(config) or note is None:
-            return await asyncio.to_thread(self._open, given, config)
-        return self.begin_turn(given, config, note=note), None
+            return await asyncio.to_thread(self._open, input, config)
+        return self.begin_turn(input, config, note=note), None
 
     def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Run a turn through faculties, hidden from the caller's callbacks and streams.
@@ -196,16 +196,16 @@ class SafiChain(Lifecycle, Settings):
 
         Raises:
             OutboxError: the store failed.
-            ValueError: its id belongs to another turn, and it has no other.
+            ValueError: its id belongs to another turn, and it has no spare id.
         """
         return find_earlier_answer(turn, self._auditor.store)
 
     def deliver(self, answer: AIMessage) -> AIMessage:
         """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
         answer.usage_metadata = token_counts(answer.usage_metadata)
-        told = answer.response_metadata["safi"]
-        if self.raise_on_violation and told["willDecision"] == "violation":
-            raise ViolationError(str(answer.text), told)
+        metadata = answer.response_metadata["safi"]
+        if self.raise_on_violation and metadata["willDecision"] == "violation":
+            raise ViolationError(str(answer.text), metadata)
         return answer
 
     def backlog(self) -> Backlog:
@@ -227,15 +227,15 @@ class SafiChain(Lifecycle, Settings):
             turn_ids: ids as in ``response_metadata["safi"]["turnId"]``. Default: all failed ones of this value set.
 
         Raises:
-            TypeError: ``turn_ids`` is not several.
-            ValueError: the store has no turn of such an id.
+            TypeError: ``turn_ids`` is not a list.
+            ValueError: an id is unknown to the store.
             ClosedError: the chain was closed.
         """
         if self._closed:
             raise ClosedError("The chain is closed.")
-        asked = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
+        ids = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
         store, count = self._auditor.store, 0
-        for turn_id in failed_audits(store, self.values.name, asked):
+        for turn_id in failed_audits(store, self.values.name, ids):
             if (job := add_reaudit(store, self.values.name, turn_id)) is not None:
                 self._auditor.submit(job)
                 count += 1
@@ -276,10 +276,10 @@ class SafiChain(Lifecycle, Settings):
         return finished
 
 
-def _as_tuple(argument: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise TypeError(f"{argument}: expected several in a list, got {given!r}.")
-    return tuple(given)
+def _as_tuple(argument: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise TypeError(f"{argument}: expected a list, got {value!r}.")
+    return tuple(value)
 
 
 def create_safi_chain(
@@ -343,20 +343,20 @@ def create_safi_chain(
         refuse_truncated: whether the Will refuses a draft that its model cut off at a length limit. It is always
             flagged as ``draft_truncated``.
         raise_on_violation: raise ViolationError instead of returning the refusal.
-        audit_attempts: how often an audit is tried before it is recorded as failed.
+        audit_attempts: number of attempts before an audit is recorded as failed.
         audit_backoff: seconds before the second attempt, doubled for each further one.
         audit_timeout: seconds that one attempt, or one call of a hook, may take.
         audit: "in_process" audits in this process too; "worker" leaves it to workers on the same PostgreSQL store.
-        max_pending: how many audits may be open before new turns wait; None for no bound.
-        when_full: what a new turn does then: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and go on.
+        max_pending: maximum number of open audits; None for no bound.
+        when_full: behaviour of a new turn beyond it: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and
+            continue.
         tracers: callback handlers that receive the inner runs too, with their drafts. A caller's own handlers receive
             the input and the answer only.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
         TypeError: an argument has another type.
-        ValueError: an argument has a value that is not allowed, there is no model, or the store cannot be opened; the
-            text says which.
+        ValueError: an argument has a value that is not allowed, no model is configured, or the store cannot be opened.
     """
     return SafiChain(
         values=load_values(values),

@@ -43,10 +43,10 @@ def contain_errors(work: Callable[[], T]) -> T:
     """Return what ``work`` returns; ``work`` itself must not refer to data of the turn.
 
     Raises:
-        SafiError: anything went wrong inside; neither the error nor anything that can be reached from it holds what
-            happened there.
-        TypeError, ValueError: the input cannot be used, see ``input_errors``.
-        KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: as they came, without their text.
+        SafiError: any other exception inside; neither the error nor any object reachable from it contains data of the
+            turn.
+        TypeError, ValueError: the input is invalid, see ``input_errors``.
+        KeyboardInterrupt, SystemExit, CancelledError, GeneratorExit: of the same type, without their text.
     """
     # Twice: Ctrl-C may arrive while the first one cleans up.
     return _unwrap(_flatten(_outcome(partial(_outcome, work))))
@@ -115,8 +115,10 @@ def clean(error: BaseException) -> BaseException:
 def _interruption(error: BaseException) -> BaseException | None:
     """A new interruption (Ctrl-C, exit, cancellation, close) for ``error``; None if it is not one."""
     if isinstance(error, BaseExceptionGroup):
-        found = [inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions]
-        return next((stop for stop in found if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
+        interruptions = [
+            inner.error if isinstance(inner, PassThrough) else _interruption(inner) for inner in error.exceptions
+        ]
+        return next((stop for stop in interruptions if isinstance(stop, KeyboardInterrupt | SystemExit)), None)
     if isinstance(error, SystemExit):
         code = error.code  # a text would be printed; the exit code is then 1
         return SystemExit(int(code) if isinstance(code, int) else None if code is None else 1)
@@ -141,13 +143,13 @@ def _clean_input_error(error: Exception) -> Exception:
     kind = next(kind for kind in (TypeError, ValueError, NotImplementedError) if isinstance(error, kind))
     if type(error) is kind:
         return kind(str(error))
-    log.error("A turn could not begin.", exc_info=error)  # subclasses contain the input that they could not read
-    return kind(f"The turn could not begin ({type(error).__name__}). Details are in the logger 'safi_agent'.")
+    log.error("A turn could not be started.", exc_info=error)  # subclasses contain the input that they could not read
+    return kind(f"The turn could not be started ({type(error).__name__}). Details are in the logger 'safi_agent'.")
 
 
-# Tasks made inside. asyncio hands Ctrl-C and exits that are raised in a task to the event loop, which stops with them,
-# frames and all, and what awaits the task never gets to clear up; and LangChain takes other interruptions in its own
-# tasks for results. So they are noted where they are raised, and leave at the boundary whatever became of them.
+# Tasks created inside a turn. asyncio re-raises Ctrl-C and SystemExit of a task in the event loop, which stops with the
+# task's frames in the traceback, and the code that awaits the task never cleans up. LangChain treats other
+# interruptions in its own tasks as results. They are therefore recorded where they occur and raised at the boundary.
 
 _stops: ContextVar[list[PassThrough] | None] = ContextVar("safi_stops", default=None)
 
@@ -197,19 +199,19 @@ class TaskFactory:
     def __call__(self, loop: Any, coroutine: Any, **settings: Any) -> Any:
         """A task of this loop."""
         stops = _stops.get()
-        given = coroutine if stops is None else GuardedCoroutine(coroutine, stops)
+        guarded = coroutine if stops is None else GuardedCoroutine(coroutine, stops)
         if self.before is None:
-            return asyncio.Task(given, loop=loop, **settings)
-        return self.before(loop, given, **settings)
+            return asyncio.Task(guarded, loop=loop, **settings)
+        return self.before(loop, guarded, **settings)
 
 
 @contextmanager
 def _guarded_tasks() -> Iterator[list[PassThrough]]:
     """A context in which tasks are guarded; yields the list of their interruptions."""
     loop = asyncio.get_running_loop()
-    found = loop.get_task_factory()
-    factory = found if isinstance(found, TaskFactory) else TaskFactory(found)
-    if factory is not found:
+    previous = loop.get_task_factory()
+    factory = previous if isinstance(previous, TaskFactory) else TaskFactory(previous)
+    if factory is not previous:
         loop.set_task_factory(factory)
     factory.turns += 1
     around, stops = _stops.get(), list[PassThrough]()

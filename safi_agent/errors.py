@@ -1,12 +1,12 @@
 """The errors of the package. Catch ``SafiError`` to catch all of them.
 
 SafiError
-├── IntellectError   no draft came
+├── IntellectError   the model returned no draft
 ├── OutboxError      the turn could not be made durable, so the answer was withheld
-├── BacklogError     too many audits are open, so the turn was not begun
-├── ConscienceError  no usable ledger came; the audit branch retries, callers never see it
-├── ViolationError   the Will refused, and ``raise_on_violation`` was asked for
-├── LogError         the log cannot be written on or checked: its key is missing or another
+├── BacklogError     too many audits are open, so the turn was not started
+├── ConscienceError  the judge returned no usable ledger; retried by the audit branch, never raised to callers
+├── ViolationError   the Will refused, and ``raise_on_violation`` is set
+├── LogError         the log cannot be written or checked: its key is missing or differs
 └── ClosedError      the chain was closed
 
 No error text quotes a model, and no error that reaches the caller refers to a frame, a cause or a note of the turn: an
@@ -23,7 +23,7 @@ class SafiError(Exception):
 
 
 class IntellectError(SafiError):
-    """The Intellect's model gave no draft.
+    """The Intellect's model returned no draft.
 
     A retry can depend on the type and status of the model's error, whose text is not passed on::
 
@@ -33,9 +33,9 @@ class IntellectError(SafiError):
         create_agent(model, tools, middleware=[ModelRetryMiddleware(retry_on=is_rate_limit), SafiMiddleware(...)])
 
     Attributes:
-        cause: the name of what was raised, and its HTTP status where it has one.
+        cause: the class name of the model's exception, with its HTTP status if it has one.
         cause_type: its class, for ``issubclass(error.cause_type, openai.RateLimitError)``.
-        status_code: its HTTP status, 100 to 599; None where it has none.
+        status_code: its HTTP status, 100 to 599; None if it has none.
     """
 
     def __init__(self, cause: str, cause_type: type[BaseException] = Exception, status_code: int | None = None) -> None:
@@ -49,11 +49,11 @@ class IntellectError(SafiError):
         return cls(name if status is None else f"{name}, status {status}", type(error), status)
 
     def __str__(self) -> str:
-        return f"The Intellect's model gave no draft ({self.cause}). Details are in the logger 'safi_agent'."
+        return f"The Intellect's model returned no draft ({self.cause}). Details are in the logger 'safi_agent'."
 
 
 class OutboxError(SafiError):
-    """The turn could not be written to the store, so no answer left; ``cause`` is the name of what was raised."""
+    """The turn could not be written to the store, so its answer is withheld; ``cause`` names the exception."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -64,9 +64,9 @@ class OutboxError(SafiError):
 
 
 class BacklogError(SafiError):
-    """``max_pending`` audits are open, so the turn was not begun.
+    """``max_pending`` audits are open, so the turn was not started.
 
-    ``depth`` is how many are open, ``most`` is ``max_pending``.
+    ``depth`` is the number of open audits, ``most`` is ``max_pending``.
     """
 
     def __init__(self, depth: int, most: int) -> None:
@@ -75,17 +75,17 @@ class BacklogError(SafiError):
 
     def __str__(self) -> str:
         return (
-            f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not begun. Try again "
-            "later, or see chain.backlog()."
+            f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not started. Retry "
+            "later; chain.backlog() shows the open audits."
         )
 
 
 class ConscienceError(SafiError):
-    """The judge gave no ledger that covers the values."""
+    """The judge returned no ledger that covers the values."""
 
 
 class ViolationError(SafiError):
-    """The Will refused; the text is the fixed refusal, ``metadata`` that of the refused answer."""
+    """The Will refused the draft; the text is the fixed refusal, ``metadata`` is that of the refused answer."""
 
     def __init__(self, refusal: str, metadata: Mapping[str, Any]) -> None:
         super().__init__(refusal, metadata)
@@ -96,11 +96,11 @@ class ViolationError(SafiError):
 
 
 class LogError(SafiError):
-    """The log cannot be written on, or checked; what is to be logged waits in the store."""
+    """The log cannot be written or checked; lines to write are kept in the store."""
 
 
 class ClosedError(SafiError):
-    """The chain was closed and takes no more turns."""
+    """The chain was closed and accepts no more turns."""
 
 
 def status_of(error: BaseException) -> int | None:

@@ -24,7 +24,7 @@ def trend(scores: Sequence[int]) -> str:
 
 
 def feedback_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, scores: Sequence[int], beta: float) -> str:
-    """The note; empty before the first audit and where all is well. Hard gates are never named."""
+    """The note; empty before the first audit, and if scores are neither low nor falling. Hard gates are never named."""
     if not mu_turn:
         return ""
     grown = 1 - beta**mu_turn  # bias correction: the sum of the weights in μ so far
@@ -33,5 +33,5 @@ def feedback_note(values: ValueSet, mu: Mapping[str, float], mu_turn: int, score
     going = trend(scores)
     if weakest[0] >= WEAK:
         return "" if going != "falling" else "Recent answers keep less well to the values than earlier ones did."
-    said = {"rising": "are getting better", "falling": "are getting worse", "steady": "are steady"}[going]
-    return f"Recent answers {said}. Give more thought to this value: {weakest[1]}."
+    tendency = {"rising": "are getting better", "falling": "are getting worse", "steady": "are steady"}[going]
+    return f"Recent answers {tendency}. Give more thought to this value: {weakest[1]}."

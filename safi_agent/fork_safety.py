@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
-import filelock  # noqa: F401  (holds up its users at a fork: our hooks must come first, so they are registered last)
+import filelock  # noqa: F401  (its fork hooks block its users, so ours must run first and are registered last)
 
 log = logging.getLogger("safi_agent")
 LOCK_TIMEOUT = 15.0  # seconds for which a fork waits for a lock
 
 
 class Stage(IntEnum):
-    """The order of locks: a lock that is taken while another is held comes after it."""
+    """The lock order: a lock that is acquired while another is held has a later stage."""
 
     WORK = 0  # threads, event loops, running work
     LOG = 1  # the lock of the log writer
@@ -108,7 +108,7 @@ def _call(method: Any) -> None:
     try:
         method()
     except Exception as error:
-        log.error("%s failed at a fork.", method.__qualname__, exc_info=error)
+        log.error("The fork handler %s failed.", method.__qualname__, exc_info=error)
 
 
 if hasattr(os, "register_at_fork"):

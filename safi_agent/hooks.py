@@ -32,18 +32,18 @@ Hook = Callable[[Alert], object | Awaitable[object]]
 def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
 
-    A score that rests on nothing, as its flags say, is to be reviewed, too.
+    A score without a basis, according to the record's flags, raises "review" too.
     """
     score, drift = record["spiritScore"], record["drift"]
-    found: list[Raised] = []
+    kinds: list[Raised] = []
     if record["auditStatus"] == "failed":
-        found.append("audit_failed")
+        kinds.append("audit_failed")
     low = score is not None and score < review_below
     if record["auditStatus"] == "failed" or low or is_unfounded(record):
-        found.append("review")
+        kinds.append("review")
     if drift is not None and drift > drift_above:
-        found.append("drift")
-    return found
+        kinds.append("drift")
+    return kinds
 
 
 def is_unfounded(record: Mapping[str, Any]) -> bool:

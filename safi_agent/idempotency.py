@@ -36,7 +36,7 @@ class TurnName(NamedTuple):
     """The id of a turn; with a ``safi_turn_id`` also ``asked`` and ``spare`` of the turn.
 
     ``asked`` leaves out earlier attempts at the same prompt, which a conversation that is kept by a checkpointer or a
-    message history contains when a request is sent again; ``spare`` is made of exactly the messages that came.
+    message history contains when a request is sent again; ``spare`` is derived from exactly the given messages.
     """
 
     id: str
@@ -67,33 +67,33 @@ def turn_name(
         messages: the whole conversation.
         key: the memory key.
         value_set: the name of the value set.
-        place: what else tells this turn from others that are asked the same, such as a node of a graph.
+        place: what distinguishes this turn from others with the same input, such as a node of a graph.
 
     Raises:
         ValueError: the name is not 1 to 200 printable characters.
     """
-    given = _named(config, TURN_ID, "")
-    if not given:
+    turn_id = _named(config, TURN_ID, "")
+    if not turn_id:
         return TurnName(str(uuid4()))
-    scope = _scopes.get().get(given)
-    exactly = f"{scope or given}/{_digest(messages, key, value_set, *place)}"
+    scope = _scopes.get().get(turn_id)
+    exactly = f"{scope or turn_id}/{_digest(messages, key, value_set, *place)}"
     if scope is not None:
         return TurnName(exactly, exactly)
-    again = f"{given}/{_digest(_without_attempts(messages), key, value_set, *place)}"
-    return TurnName(given, again, exactly)
+    again = f"{turn_id}/{_digest(_without_attempts(messages), key, value_set, *place)}"
+    return TurnName(turn_id, again, exactly)
 
 
 def new_turn(
-    given: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: TurnName | None = None
+    input: SafiInput, config: RunnableConfig, value_set: str, note: str = "", name: TurnName | None = None
 ) -> Turn:
     """Create a turn; the default memory key is the name of the value set.
 
-    ``note`` is the feedback note; ``name`` is used in place of the one that the config and the input make.
+    ``note`` is the feedback note; ``name`` replaces the name that is derived from the config and the input.
 
     Raises:
         TypeError, ValueError: the input is of another form, has no text, or a name cannot be one.
     """
-    request, key = read_input(given), memory_key(config, value_set)
+    request, key = read_input(input), memory_key(config, value_set)
     if name is None:
         name = turn_name(config, request.messages, key, value_set, ["chain", *node_path(config)])
     return {
@@ -115,12 +115,12 @@ def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | Non
     """The turn with its final id, and its earlier answer; None if it is new.
 
     Raises:
-        ValueError: its id was used for something else, and it has no other.
+        ValueError: its id belongs to another turn, and it has no spare id.
     """
     while turn["asked"] and (before := store.find_turn(turn["id"])) is not None:
-        number, kept = before
-        if is_same_turn(kept, turn):
-            return turn, answer_message(kept, number)
+        number, body = before
+        if is_same_turn(body, turn):
+            return turn, answer_message(body, number)
         turn = with_spare_id(turn)
     return turn, None
 
@@ -128,11 +128,11 @@ def find_earlier_answer(turn: Turn, store: Store) -> tuple[Turn, AIMessage | Non
 @contextmanager
 def derived_ids(config: RunnableConfig, asked: str, step: str = "") -> Iterator[None]:
     """Turns started within this context under the same ``safi_turn_id`` get ids derived from ``asked`` and ``step``."""
-    given = _asked(config).get(TURN_ID)
-    if not given or not asked:
+    turn_id = _asked(config).get(TURN_ID)
+    if not turn_id or not asked:
         yield
         return
-    token = _scopes.set({**_scopes.get(), given: f"{asked}/{step}" if step else asked})
+    token = _scopes.set({**_scopes.get(), turn_id: f"{asked}/{step}" if step else asked})
     try:
         yield
     finally:
@@ -167,14 +167,14 @@ def _without_attempts(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
             if messages[n].content != messages[last].content:
                 break
             first = n
-    known = [message.content for message in messages[:first]]
-    between = [m for m in messages[first:last] if isinstance(m, SystemMessage) and m.content not in known]
+    earlier = [message.content for message in messages[:first]]
+    between = [m for m in messages[first:last] if isinstance(m, SystemMessage) and m.content not in earlier]
     return [*messages[:first], *between, *messages[last:]]
 
 
 def _digest(messages: Sequence[BaseMessage], *more: str) -> str:
-    said = [[m.type, m.name, _content(m.content), _calls(m)] for m in messages]
-    text = json.dumps([more, said], sort_keys=True, default=str)
+    content = [[m.type, m.name, _content(m.content), _calls(m)] for m in messages]
+    text = json.dumps([more, content], sort_keys=True, default=str)
     return sha256(text.encode()).hexdigest()[:32]
 
 
@@ -182,8 +182,8 @@ def _content(content: Any) -> Any:
     """Content without the random ids that LangChain assigns to blocks."""
     if isinstance(content, str):
         return content
-    made_up = [isinstance(b, Mapping) and str(b.get("id", "")).startswith(LC_AUTO_PREFIX) for b in content]
-    return [{**b, "id": None} if made else b for b, made in zip(content, made_up, strict=True)]
+    has_generated_id = [isinstance(b, Mapping) and str(b.get("id", "")).startswith(LC_AUTO_PREFIX) for b in content]
+    return [{**b, "id": None} if generated else b for b, generated in zip(content, has_generated_id, strict=True)]
 
 
 def _calls(message: BaseMessage) -> list[Any]:
@@ -195,8 +195,8 @@ def _asked(config: RunnableConfig) -> Mapping[str, Any]:
 
 
 def _named(config: RunnableConfig, argument: str, default: str) -> str:
-    asked = _asked(config)
-    name: str = asked.get(argument, default)
-    if argument in asked and not (isinstance(name, str) and is_name(name)):
+    configurable = _asked(config)
+    name: str = configurable.get(argument, default)
+    if argument in configurable and not (isinstance(name, str) and is_name(name)):
         raise ValueError(f"{argument}: expected 1 to {LONGEST_NAME} printable characters, got {name!r}.")
     return name

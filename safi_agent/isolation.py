@@ -47,13 +47,13 @@ def inner_config(config: RunnableConfig, tracers: Sequence[BaseCallbackHandler],
     inner = ensure_config(config)
     inner["metadata"] = {**(inner.get("metadata") or {}), "safi_turn_id": turn_id}
     manager = inner.get("callbacks")
-    kept = list(tracers)
-    inner["callbacks"] = kept
+    handlers = list(tracers)
+    inner["callbacks"] = handlers
     if isinstance(manager, BaseCallbackManager):
         inner["callbacks"] = own = manager.copy()
         if environment_traces() and not any(isinstance(tracer, LangChainTracer) for tracer in tracers):
-            kept.append(_environment_tracer(manager, own))
-        own.set_handlers(kept)
+            handlers.append(_environment_tracer(manager, own))
+        own.set_handlers(handlers)
     inner["tags"] = [*(inner.get("tags") or []), "nostream"]  # LangGraph does not stream messages of runs with this tag
     held = inner.get("configurable") or {}
     inner["configurable"] = {key: item for key, item in held.items() if not key.startswith("__pregel")}

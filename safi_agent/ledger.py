@@ -12,7 +12,7 @@ SCORES = (-1.0, 0.0, 0.5, 1.0)
 
 
 def number(value: object, low: float, high: float) -> float | None:
-    """The value as a float in [low, high]; None for anything else, bools and NaN among it."""
+    """The value as a float in [low, high]; None for anything else, including bool and NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if low <= value <= high else None
@@ -26,7 +26,7 @@ class Finding(BaseModel):
     value: str  #: the value's name, in any spelling
     score: float  #: -1, 0, 0.5 or 1
     confidence: float  #: in [0, 1]
-    reason: str = ""  #: the judge's, for the log
+    reason: str = ""  #: the judge's reason, for the log
 
     @field_validator("score", mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class Finding(BaseModel):
 
 
 class ContinuousFinding(Finding):
-    """A row whose score may be anything in [−1, 1]; only where ``score_mode="continuous"`` was asked for."""
+    """A row whose score may be any number in [−1, 1], for ``score_mode="continuous"``."""
 
     @field_validator("score", mode="before")
     @classmethod
@@ -70,7 +70,7 @@ class Findings(list[Finding]):
 
 
 class Ledger(NamedTuple):
-    """The usable rows, by normalised name, the names that have none, and whether the rows cover enough."""
+    """The valid rows by normalized name, the names without one, and whether enough values are covered."""
 
     findings: dict[str, Finding]
     unscored: tuple[str, ...]
@@ -80,22 +80,23 @@ class Ledger(NamedTuple):
 def read_ledger(rows: Iterable[Any], values: ValueSet, kind: type[Finding] = Finding) -> Ledger:
     """Validate rows; malformed ones, scores out of range and unknown values are treated as absent.
 
-    Of two rows for one value the lower score stays, and of two with one score the one that counts less. Enough is
-    covered when each hard gate has a row and more than half of the weighted values have one.
+    Of several rows for one value, the one with the lowest score is kept, and at equal scores the one with the lowest
+    score times confidence. The values are covered if each hard gate and more than half of the weighted values have a
+    row.
     """
     names = {value.key: value.name for value in values.values}
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     for row in rows:
         finding = _finding(row, kind)
         if finding is None or (key := label(finding.value)) not in names:
             continue
         finding = finding.model_copy(update={"value": names[key]})
-        if key not in found or _harm(finding) < _harm(found[key]):
-            found[key] = finding
-    ordered = {key: found[key] for key in names if key in found}
-    scored = sum(value.key in found for value in values.scored)
-    covered = all(gate.key in found for gate in values.gates) and 2 * scored > len(values.scored)
-    return Ledger(ordered, tuple(name for key, name in names.items() if key not in found), covered)
+        if key not in findings or _harm(finding) < _harm(findings[key]):
+            findings[key] = finding
+    ordered = {key: findings[key] for key in names if key in findings}
+    scored = sum(value.key in findings for value in values.scored)
+    covered = all(gate.key in findings for gate in values.gates) and 2 * scored > len(values.scored)
+    return Ledger(ordered, tuple(name for key, name in names.items() if key not in findings), covered)
 
 
 def _harm(finding: Finding) -> tuple[float, float]:

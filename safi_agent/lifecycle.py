@@ -12,8 +12,8 @@ class DrainResult(int):
     """The number of audits finished since the last call, and what is left.
 
     Attributes:
-        left: turns of this store and value set that are not done, those of other processes among them.
-        blocked: why they are not done, a sentence for each cause; empty where ``left`` is 0.
+        left: number of unfinished turns of this store and value set, including those of other processes.
+        blocked: why they are unfinished, one sentence for each cause; empty if ``left`` is 0.
     """
 
     left: int
@@ -21,9 +21,9 @@ class DrainResult(int):
 
     def __new__(cls, finished: int, left: int = 0, blocked: Iterable[str] = ()) -> Self:
         """A count with its two attributes."""
-        made = super().__new__(cls, finished)
-        made.left, made.blocked = left, tuple(blocked)
-        return made
+        result = super().__new__(cls, finished)
+        result.left, result.blocked = left, tuple(blocked)
+        return result
 
     def __reduce__(self) -> tuple[type[Self], tuple[int, int, tuple[str, ...]]]:
         return type(self), (int(self), self.left, self.blocked)
@@ -36,13 +36,17 @@ class Lifecycle:
     """drain() and close(), sync and async; ``with`` and ``async with`` close at the end of the block."""
 
     def drain(self, timeout: float | None = 30) -> DrainResult:
-        """Wait until the audits of this process are done; the number finished since the last call.
+        """Wait until the audits of this process are done.
 
-        After ``timeout`` seconds (None: never) it returns all the same; what is left stays in the store. The number has
-        two attributes: ``left`` turns are not done, and ``blocked`` says why, a sentence for each cause.
+        Args:
+            timeout: maximum number of seconds to wait, None for no limit. Unfinished turns stay in the store.
+
+        Returns:
+            The number of audits finished since the last call, with the attributes ``left``, the number of unfinished
+            turns, and ``blocked``, one sentence for each cause.
 
         Raises:
-            RuntimeError: it was called by a hook or a model while it audits.
+            RuntimeError: it was called by a hook or a model during an audit.
         """
         raise NotImplementedError
 
@@ -51,7 +55,7 @@ class Lifecycle:
         return await asyncio.to_thread(self.drain, timeout)
 
     def close(self, timeout: float | None = 30) -> DrainResult:
-        """Take no more turns, then drain."""
+        """Accept no more turns, then drain."""
         raise NotImplementedError
 
     async def aclose(self, timeout: float | None = 30) -> DrainResult:
@@ -74,4 +78,4 @@ class Lifecycle:
 def _warn_unfinished(closed: DrainResult) -> None:
     """Log what is left at the end of a ``with`` block, which has no return value."""
     if closed.left:
-        log.warning("Closed with %s left. %s", many(closed.left, "turn"), " ".join(closed.blocked))
+        log.warning("Closed with %s unfinished. %s", many(closed.left, "turn"), " ".join(closed.blocked))

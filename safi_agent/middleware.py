@@ -112,7 +112,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         super().__init__()
         rules = read_rules(allowed_tools)
         if review is not None and (not callable(review) or asyncio.iscoroutinefunction(review)):
-            raise TypeError(f"review: expected a plain function of a tool call, got {review!r}.")
+            raise TypeError(f"review: expected a synchronous function of a tool call, got {review!r}.")
         self.chain = create_safi_chain(
             model,
             values,
@@ -176,7 +176,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """Compare the agent's final answer with the released one, and govern any other.
 
-        Middlewares that stand before this one in the list run their own ``after_agent`` after it.
+        Middlewares before this one in the list run their own ``after_agent`` after it.
         """
         return contain_errors(partial(self._govern_final, state, ensure_config()))
 
@@ -212,9 +212,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
         with shared_timeout_budget():
-            turn, known = self._governance.begin_model_call(request, config)
-            if known is not None:
-                return ModelResponse([self.chain.deliver(known)])
+            turn, earlier = self._governance.begin_model_call(request, config)
+            if earlier is not None:
+                return ModelResponse([self.chain.deliver(earlier)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             with self.chain.backpressure.admit():
                 return run_flow(self.chain, self._governance.model_flow(turn, model, awaited=False), config)
@@ -223,9 +223,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
     ) -> Any:
         with shared_timeout_budget():
-            turn, known = await asyncio.to_thread(self._governance.begin_model_call, request, config)
-            if known is not None:
-                return ModelResponse([self.chain.deliver(known)])
+            turn, earlier = await asyncio.to_thread(self._governance.begin_model_call, request, config)
+            if earlier is not None:
+                return ModelResponse([self.chain.deliver(earlier)])
             model = AgentModel(request, handler, self._governance.rules, _agent_name(config))
             async with self.chain.backpressure.admit():
                 return await arun_flow(self.chain, self._governance.model_flow(turn, model, awaited=True), config)
@@ -278,8 +278,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             result = handler(request)
         except BaseException as error:
             raise PassThrough(error) from None
-        turn, known = self._governance.begin_result(request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), known)
+        turn, earlier = self._governance.begin_result(request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), earlier)
         return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
@@ -289,12 +289,12 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             result = await handler(request)
         except BaseException as error:
             raise PassThrough(error) from None
-        turn, known = await asyncio.to_thread(self._governance.begin_result, request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), known)
+        turn, earlier = await asyncio.to_thread(self._governance.begin_result, request, config)
+        flow = self._governance.answer_flow(turn, result_text(result), earlier)
         return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
-        """How many audits of this value set are open on this store, and how old the oldest is."""
+        """The number of open audits of this value set on this store, and the age of the oldest."""
         return self.chain.backlog()
 
     @override
@@ -320,10 +320,13 @@ def _as_tool_message(request: ToolCallRequest, answer: AIMessage) -> ToolMessage
 def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
     """Replace the agent's final answer by the governed one."""
     last = ending.last
-    left: AnyMessage = answer
+    replacement: AnyMessage = answer
     if isinstance(last, ToolMessage):
-        left = governed_result(last.name, last.tool_call_id, answer)
+        replacement = governed_result(last.name, last.tool_call_id, answer)
     if last is not None:
-        left.id = last.id
+        replacement.id = last.id
     refused = answer.response_metadata["safi"]["willDecision"] == "violation"
-    return {"messages": [left], **({"structured_response": None} if refused and ending.structured is not None else {})}
+    return {
+        "messages": [replacement],
+        **({"structured_response": None} if refused and ending.structured is not None else {}),
+    }

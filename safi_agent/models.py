@@ -27,42 +27,42 @@ def default_model() -> str:
     """The name of the default model, which needs an API key.
 
     Raises:
-        ValueError: there is none. The rehearsal model is never a default, because it would answer users.
+        ValueError: OPENAI_API_KEY is not set. The rehearsal model is never the default, because it would answer users.
     """
     if os.environ.get("OPENAI_API_KEY"):
         return defaults.MODEL
     raise ValueError(
-        f"model: expected a chat model or a name for one, got none, and OPENAI_API_KEY for the default "
-        f"{defaults.MODEL!r} is not set. Set it, give a model, or give {OFFLINE!r} for the offline rehearsal model."
+        f"model: expected a chat model or the name of one, got none, and OPENAI_API_KEY for the default "
+        f"{defaults.MODEL!r} is not set. Set it, pass a model, or pass {OFFLINE!r} for the offline rehearsal model."
     )
 
 
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
     """Return a model, or create one from its name: ``"offline"`` or a name for ``init_chat_model``.
 
-    A judge that is given by name is asked at temperature 0.
+    A judge that is given by name is called at temperature 0.
 
     Raises:
         TypeError: it is neither a name nor a chat model.
-        ValueError: no model can be made of the name; the text says why.
+        ValueError: no model can be created from the name.
     """
     if isinstance(model, BaseChatModel | Runnable):
         return model
     if not isinstance(model, str):
-        raise TypeError(f"{argument}: expected a chat model or a name for one, got {type(model).__name__}.")
+        raise TypeError(f"{argument}: expected a chat model or the name of one, got {type(model).__name__}.")
     if model == OFFLINE:
         return OfflineChatModel()
     from langchain.chat_models import init_chat_model
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}
     try:
-        made: Runnable[Any, Any] = init_chat_model(model, **settings)
+        created: Runnable[Any, Any] = init_chat_model(model, **settings)
     except Exception as error:
         raise ValueError(
-            f"{argument}: no model can be made of {model!r} ({error}). Give its key, a chat model, or {OFFLINE!r} "
-            "for the offline rehearsal model."
+            f"{argument}: no model can be created from {model!r} ({error}). Set its API key, or pass a chat model or "
+            f"{OFFLINE!r} for the offline rehearsal model."
         ) from None
-    return made
+    return created
 
 
 def model_label(model: object) -> str:
@@ -86,8 +86,8 @@ def _attribute(model: object, name: str) -> Any:
 
 def reply_model(reply: object) -> str:
     """The model name in the metadata of a reply; empty if there is none."""
-    told = reply.response_metadata if isinstance(reply, AIMessage) else {}
-    names = (told.get(key) for key in ("model_name", "model", "model_id"))
+    metadata = reply.response_metadata if isinstance(reply, AIMessage) else {}
+    names = (metadata.get(key) for key in ("model_name", "model", "model_id"))
     return next((n for n in names if isinstance(n, str) and n.isprintable() and 0 < len(n) <= LONGEST), "")
 
 

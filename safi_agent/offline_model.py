@@ -51,10 +51,10 @@ class OfflineChatModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage(text))])
 
 
-def _intellect(system: str, asked: str) -> str:
+def _intellect(system: str, prompt: str) -> str:
     values = [name for name, _ in _VALUE.findall(system)]
-    named = [name for name in values if _overlap(name, asked)] or values[:2]
-    subject = " ".join(asked.split())[:200]
+    named = [name for name in values if _overlap(name, prompt)] or values[:2]
+    subject = " ".join(prompt.split())[:200]
     return (
         f"[{LABEL}] You asked: \u201c{subject}\u201d. No language model is connected; this only rehearses an answer. "
         f"A real one would weigh {' and '.join(named[:2]).lower()}, say what is uncertain, and leave the choice to the "
@@ -63,8 +63,8 @@ def _intellect(system: str, asked: str) -> str:
 
 
 def _fenced(name: str, text: str) -> str:
-    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
-    return found[1] if found else ""
+    match = re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
+    return match[1] if match else ""
 
 
 def _will(system: str, human: str) -> str:

@@ -13,16 +13,16 @@ This grammar reads the Will's ruling, the Conscience's ledger and a draft in the
     object    = a JSON object of RFC 8259, in which no object has a key twice
     ws        = { " " | TAB | LF | CR }
 
-Three slips are forgiven in an object, since they leave one reading and turn no key, ruling or number into another: one
-comma between a value and a closing bracket; a backslash in a string that begins no escape, which stands for itself; a
-control character in a string.
+Three errors in an object are repaired, since they are unambiguous and change no key, ruling or number: a trailing comma
+before a closing bracket; a backslash in a string that begins no escape, which is read literally; a control character in
+a string.
 
-Unclear is all else: words around the object, a second object or fence, a quotation, reasoning that is not closed, does
-not lead or comes twice, NaN and Infinity, nesting without end, and more than ``MOST_CHARS`` characters. Of messages:
-text beside a tool call, two non-empty text blocks, several tool calls, one that could not be read, raw arguments that
-say something else than the arguments read from them, a block of an unknown kind, a refusal, and a finish reason that is
-not a normal one (none at all is normal: many local models give none). ``stop_sequence`` is not normal, since nobody
-knows what was cut off. Reasoning, in the text or in blocks of its own, is dropped and never searched.
+Everything else is unclear: words around the object, a second object or fence, a quotation, reasoning that is not
+closed, not at the beginning or repeated, NaN and Infinity, unbounded nesting, and more than ``MOST_CHARS`` characters.
+For messages also: text beside a tool call, two non-empty text blocks, several tool calls, an invalid tool call, raw
+arguments that differ from the parsed ones, a block of an unknown type, a refusal, and a finish reason that is not a
+normal one (a missing one is normal, since many local models give none). ``stop_sequence`` is not normal, since the text
+after it is unknown. Reasoning, in the text or in blocks of its own, is dropped and never searched.
 
 Time is linear in the length of the reply.
 """
@@ -54,14 +54,14 @@ _CUT = re.compile(r"length|max|token|context|filter|safety|recitation|blocklist|
 
 
 class _UnclearError(ValueError):
-    """A key stands twice, or a constant is none of JSON."""
+    """A key is duplicated, or a constant is not valid JSON."""
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise _UnclearError
-    return found
+    return result
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -79,13 +79,13 @@ def parse_reply(reply: AIMessage | str) -> dict[str, Any] | None:
     if content is None or is_refusal(reply) or reply.invalid_tool_calls:
         return None
     if reply.tool_calls:
-        found = _called(reply, content) if _finished(reply, _CALLED) else None
-    elif len(content.texts) == 1 and not content.calls and not _calls_left(reply) and _finished(reply, _ENDED):
-        found = parse_text(content.texts[0])
+        result = _call_arguments(reply, content) if _finished(reply, _CALLED) else None
+    elif len(content.texts) == 1 and not content.calls and not _raw_calls(reply) and _finished(reply, _ENDED):
+        result = parse_text(content.texts[0])
     else:
-        found = None
+        result = None
     read_before = reply.additional_kwargs.get("parsed")
-    return None if isinstance(read_before, Mapping) and read_before != found else found
+    return None if isinstance(read_before, Mapping) and read_before != result else result
 
 
 def parse_text(text: str) -> dict[str, Any] | None:
@@ -107,8 +107,8 @@ def parse_text(text: str) -> dict[str, Any] | None:
     body = text[start:].strip(WS)
     if not body.startswith(("{", "```")):
         return None
-    found = _whole(body)
-    return found if found is not None else _whole(_SLIP.sub(_repaired, body))
+    result = _parse_object(body)
+    return result if result is not None else _parse_object(_SLIP.sub(_repaired, body))
 
 
 def _name(tag: re.Match[str]) -> tuple[bool, str]:
@@ -117,22 +117,22 @@ def _name(tag: re.Match[str]) -> tuple[bool, str]:
     return bool(tag[1] if angled else tag[3]), tag[2].lower() if angled else "[think]"
 
 
-def _whole(body: str) -> dict[str, Any] | None:
+def _parse_object(body: str) -> dict[str, Any] | None:
     fence = _FENCE.match(body)
     start = fence.end() if fence else 0
     if not body.startswith("{", start):
         return None
     try:
-        found, end = _DECODER.raw_decode(body, start)
+        result, end = _DECODER.raw_decode(body, start)
     except (ValueError, RecursionError):
         return None
-    return found if body[end:].strip(WS) == ("```" if fence else "") else None
+    return result if body[end:].strip(WS) == ("```" if fence else "") else None
 
 
 def _repaired(slip: re.Match[str]) -> str:
     text = slip[0]
     if text.startswith('"'):
-        return _ESCAPES.sub(lambda found: "\\\\" if found[0] == "\\" else found[0], text) if "\\" in text else text
+        return _ESCAPES.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text) if "\\" in text else text
     return "" if text == "," else text
 
 
@@ -163,8 +163,8 @@ def casefold_keys(data: Mapping[Any, Any]) -> dict[str, Any] | None:
     >>> casefold_keys({" Decision": 1})
     {'decision': 1}
     """
-    found = {str(key).strip().casefold(): item for key, item in data.items()}
-    return found if len(found) == len(data) else None
+    folded = {str(key).strip().casefold(): item for key, item in data.items()}
+    return folded if len(folded) == len(data) else None
 
 
 class _Content(NamedTuple):
@@ -174,51 +174,53 @@ class _Content(NamedTuple):
 
 def _content(message: AIMessage) -> _Content | None:
     """The content by type, without reasoning; None if a block has an unknown type."""
-    found = _Content([], [])
+    content = _Content([], [])
     for block in [message.content] if isinstance(message.content, str) else message.content:
-        said = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
-        kind = "text" if isinstance(said, str) else "" if isinstance(block, str) else block.get("type")
-        if isinstance(said, str):
-            found.texts.extend([said] if said.strip() else [])
+        text = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
+        kind = "text" if isinstance(text, str) else "" if isinstance(block, str) else block.get("type")
+        if isinstance(text, str):
+            content.texts.extend([text] if text.strip() else [])
         elif kind in _CALLS and isinstance(block, dict):
-            found.calls.append(block)
+            content.calls.append(block)
         elif kind not in _THOUGHTS:
             return None
-    return found
+    return content
 
 
-def _called(message: AIMessage, content: _Content) -> dict[str, Any] | None:
+def _call_arguments(message: AIMessage, content: _Content) -> dict[str, Any] | None:
     """The arguments of the only call, if all its representations in the message agree."""
     args = message.tool_calls[0]["args"]
-    places = [message.tool_calls, content.calls, *_calls_left(message)]
+    places = [message.tool_calls, content.calls, *_raw_calls(message)]
     if content.texts or any(len(place) > 1 for place in places) or not isinstance(args, dict):
         return None
-    for made in (_raw_arguments(call) for place in places for call in place):
-        if made is not None and (_whole_arguments(made) if isinstance(made, str) else made) != args:
+    for arguments in (_raw_arguments(call) for place in places for call in place):
+        if arguments is not None and (_whole_arguments(arguments) if isinstance(arguments, str) else arguments) != args:
             return None
     return args
 
 
 def _whole_arguments(text: str) -> dict[str, Any] | None:
-    return _whole(text.strip(WS)) if len(text) <= MOST_CHARS else None
+    return _parse_object(text.strip(WS)) if len(text) <= MOST_CHARS else None
 
 
-def _calls_left(message: AIMessage) -> list[Any]:
+def _raw_calls(message: AIMessage) -> list[Any]:
     """The provider's raw calls, from each field of the message outside its content."""
-    kept = message.additional_kwargs
-    calls = kept.get("tool_calls") or []
+    fields = message.additional_kwargs
+    calls = fields.get("tool_calls") or []
     chunks = message.tool_call_chunks if isinstance(message, AIMessageChunk) else []
-    return [place for place in (calls, [kept["function_call"]] if kept.get("function_call") else [], chunks) if place]
+    return [
+        place for place in (calls, [fields["function_call"]] if fields.get("function_call") else [], chunks) if place
+    ]
 
 
 def _raw_arguments(call: Any) -> Any:
     """The arguments of a call in one of the forms of providers; None where there are none."""
-    made = call.get("function", call) if isinstance(call, Mapping) else None
-    return next((made[key] for key in _RAW if made.get(key)), None) if isinstance(made, Mapping) else None
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    return next((function[key] for key in _RAW if function.get(key)), None) if isinstance(function, Mapping) else None
 
 
 def is_refusal(message: AIMessage) -> bool:
-    """Whether the metadata of a message says that the model refused to answer."""
+    """Whether the metadata of a message contains a refusal of the model."""
     blocks = message.content if isinstance(message.content, list) else []
     refused = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     return refused or bool(message.additional_kwargs.get("refusal")) or "refusal" in _reasons(message)
@@ -230,18 +232,18 @@ def is_truncated(message: AIMessage) -> bool:
 
 
 def _finished(message: AIMessage, normal: frozenset[str]) -> bool:
-    told = message.response_metadata
-    status = told.get("status")
-    done = not told.get("incomplete_details") and (not isinstance(status, str) or status.casefold() in _STATUS)
+    metadata = message.response_metadata
+    status = metadata.get("status")
+    done = not metadata.get("incomplete_details") and (not isinstance(status, str) or status.casefold() in _STATUS)
     return done and all(reason in normal for reason in _reasons(message))
 
 
 def _reasons(message: AIMessage) -> list[str]:
     """The finish reasons of a reply, in lower case, from the fields of all providers."""
-    return list(_said(message.response_metadata)) + list(_said(message.additional_kwargs))
+    return list(_finish_reasons(message.response_metadata)) + list(_finish_reasons(message.additional_kwargs))
 
 
-def _said(fields: Mapping[str, Any]) -> Iterator[str]:
+def _finish_reasons(fields: Mapping[str, Any]) -> Iterator[str]:
     for key in _REASONS:
         if fields.get(key):
             yield str(getattr(fields[key], "name", fields[key])).strip().rpartition(".")[2].casefold()

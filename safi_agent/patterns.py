@@ -1,6 +1,6 @@
 r"""Regular expressions of value sets: the syntax and meaning of Python's ``re``, searched with a timeout.
 
-The time-out is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``,
+The timeout is that of the library ``regex``, which differs in a few points where patterns are translated: ``\b``,
 ``\w`` and ``\s`` (for ``regex`` combining marks and some symbols are part of a word), braces that repeat nothing (for
 ``regex`` approximate matching), ``[`` inside a set, and the letters i of Turkish in a pattern that ignores case.
 """
@@ -42,7 +42,7 @@ def compiled(pattern: str) -> regex.Pattern[str]:
     r"""The pattern, compiled once.
 
     Raises:
-        ValueError: it is no regular expression for ``re``, or one that ``regex`` does not take.
+        ValueError: it is not a valid regular expression for ``re``, or not supported by ``regex``.
 
     >>> bool(compiled(r"(?i)\bguaranteed\b").search("GUARANTEED!"))
     True

@@ -88,24 +88,24 @@ def turn_body(turn: Turn, value_set: str, models: Mapping[str, str], final: str 
     }
 
 
-def turn_from_body(kept: Mapping[str, Any]) -> Turn:
+def turn_from_body(body: Mapping[str, Any]) -> Turn:
     """The turn as the Conscience needs it."""
     return {
-        "id": kept["id"],
-        "key": kept["key"],
-        "prompt": kept["prompt"],
-        "context": kept["context"],
-        "draft": Draft(kept["final"], kept["reflection"]),
-        "verdict": Verdict(kept["decision"], kept["reason"]),
+        "id": body["id"],
+        "key": body["key"],
+        "prompt": body["prompt"],
+        "context": body["context"],
+        "draft": Draft(body["final"], body["reflection"]),
+        "verdict": Verdict(body["decision"], body["reason"]),
     }
 
 
 @lru_cache(maxsize=64)
 def parse_value_set(text: str | None) -> ValueSet:
-    """A value set as the store keeps it.
+    """Parse a value set from the store.
 
     Raises:
-        ValueError: it is not there, or cannot be read.
+        ValueError: it is missing or cannot be parsed.
     """
     if text is None:
         raise ValueError("values: expected a value set in the store, got none.")
@@ -133,15 +133,15 @@ def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, meas
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
     phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
     sigma = measure.sigma if measure.sigma is linear else _checked("σ", measure.sigma)
-    found = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
-    after = _next_memory(before, found)
+    assessment = assess(findings, values, before.mu, measure.beta, phi=phi, sigma=sigma)
+    after = _next_memory(before, assessment)
     record = {
         **_base_record(row),
         "measure": measure.parameters(values),
-        **_assessed(found, findings, values),
+        **_assessed(assessment, findings, values),
         **_memory(after),
     }
-    record["flags"] = [*record["flags"], *unfounded(found, findings)]
+    record["flags"] = [*record["flags"], *unfounded(assessment, findings)]
     note = feedback_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
 
@@ -168,18 +168,18 @@ def _checked(name: str, mapped: Map) -> Map:
     """Wrap φ or σ with a check that it returns a finite number.
 
     Raises:
-        _MapError: it raises anything, or gives anything else.
+        _MapError: the map raised, or returned anything else.
     """
 
-    def checked(given: float) -> float:
+    def checked(value: float) -> float:
         try:
-            made: Any = mapped(given)
-            number = float(made) if isinstance(made, Real) else None
+            result: Any = mapped(value)
+            number = float(result) if isinstance(result, Real) else None
         except BaseException as error:
             raise _MapError(f"{name}: {type(error).__name__}") from error
         if number is None or not math.isfinite(number):
-            came = type(made).__name__ if number is None else number
-            raise _MapError(f"{name}: expected a finite number, got {came}")
+            got = type(result).__name__ if number is None else number
+            raise _MapError(f"{name}: expected a finite number, got {got}")
         return number
 
     return checked
@@ -187,61 +187,61 @@ def _checked(name: str, mapped: Map) -> Map:
 
 def _base_record(row: JudgedTurn) -> dict[str, Any]:
     """The record of a turn that has no audit, in the order of the specification's example."""
-    kept = row.body
+    body = row.body
     return {
-        "timestamp": kept["time"],
+        "timestamp": body["time"],
         "turn": row.turn,
-        "userPrompt": kept["prompt"],
-        "intellectDraft": kept["draft"],
-        "intellectReflection": kept["reflection"],
-        "finalOutput": kept["final"],
-        "willDecision": kept["decision"],
-        "willReflection": kept["reason"],
+        "userPrompt": body["prompt"],
+        "intellectDraft": body["draft"],
+        "intellectReflection": body["reflection"],
+        "finalOutput": body["final"],
+        "willDecision": body["decision"],
+        "willReflection": body["reason"],
         "conscienceLedger": [],
         "spiritScore": None,
         "drift": None,
         "spiritReflection": None,
         "turnId": row.id,
-        "memoryKey": kept["key"],
+        "memoryKey": body["key"],
         "driftRaw": None,
         "auditStatus": "none",
-        "valueSet": kept["valueSet"],
-        "models": {**kept["models"], **({"conscience": row.judge} if row.judge else {})},
-        "flags": kept["flags"],
-        "drafts": kept["drafts"],
-        "agreement": kept["agreement"],
-        **({"notShown": kept["notShown"]} if kept["notShown"] else {}),
-        **({"metadata": kept["metadata"]} if kept["metadata"] else {}),
-        **({"reauditOf": kept["reauditOf"]} if "reauditOf" in kept else {}),
+        "valueSet": body["valueSet"],
+        "models": {**body["models"], **({"conscience": row.judge} if row.judge else {})},
+        "flags": body["flags"],
+        "drafts": body["drafts"],
+        "agreement": body["agreement"],
+        **({"notShown": body["notShown"]} if body["notShown"] else {}),
+        **({"metadata": body["metadata"]} if body["metadata"] else {}),
+        **({"reauditOf": body["reauditOf"]} if "reauditOf" in body else {}),
     }
 
 
-def _assessed(found: Assessment, findings: list[ContinuousFinding], values: ValueSet) -> dict[str, Any]:
+def _assessed(assessment: Assessment, findings: list[ContinuousFinding], values: ValueSet) -> dict[str, Any]:
     return {
         "conscienceLedger": [finding.model_dump() for finding in findings],
-        "spiritScore": found.score,
-        "drift": found.drift,
-        "driftRaw": found.drift_raw,
-        "spiritReflection": reflection(found, read_ledger(findings, values, ContinuousFinding)),
-        "auditStatus": "complete" if found.score is not None else "failed",
+        "spiritScore": assessment.score,
+        "drift": assessment.drift,
+        "driftRaw": assessment.drift_raw,
+        "spiritReflection": reflection(assessment, read_ledger(findings, values, ContinuousFinding)),
+        "auditStatus": "complete" if assessment.score is not None else "failed",
     }
 
 
-def unfounded(found: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
+def unfounded(assessment: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
     """The flag of a score without a basis: no weighted value was affirmed or broken, or none with confidence."""
-    if found.score is None:
+    if assessment.score is None:
         return []
-    counted = {key: abs(weighted) for key, weighted in found.profile.items() if weighted}
+    counted = {key: abs(weighted) for key, weighted in assessment.profile.items() if weighted}
     if not counted:
         return ["all_omitted"]
     sure = math.fsum(counted.get(label(row.value), 0.0) * row.confidence for row in findings)
     return ["no_confidence"] if sure < LEAST_CONFIDENCE * math.fsum(counted.values()) else []
 
 
-def _next_memory(before: Memory, found: Assessment) -> Memory:
-    if found.score is None:
+def _next_memory(before: Memory, assessment: Assessment) -> Memory:
+    if assessment.score is None:
         return before
-    return Memory(found.mu, before.mu_turn + 1, [*before.scores, found.score][-KEPT:])
+    return Memory(assessment.mu, before.mu_turn + 1, [*before.scores, assessment.score][-KEPT:])
 
 
 def _memory(after: Memory) -> dict[str, Any]:

@@ -25,41 +25,43 @@ PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "n
 
 
 def refusal_text(values: ValueSet) -> str:
-    """The same text for every refusal, whatever was asked, drafted or ruled."""
+    """The fixed refusal text, which does not depend on the prompt, the draft or the verdict."""
     return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
 
 
-def answer_message(kept: Mapping[str, Any], number: int) -> AIMessage:
+def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
     """The answer's message, without anything that preceded it."""
-    told = {
+    metadata = {
         "turn": number,
-        "turnId": kept["id"],
-        "willDecision": kept["decision"],
-        "auditStatus": "pending" if kept["decision"] == "approve" else "none",
-        "valueSet": kept["valueSet"],
-        "memoryKey": kept["key"],
-        "models": kept["models"],
-        "flags": [flag for flag in dict.fromkeys(kept["flags"]) if flag in PUBLIC_FLAGS],
+        "turnId": body["id"],
+        "willDecision": body["decision"],
+        "auditStatus": "pending" if body["decision"] == "approve" else "none",
+        "valueSet": body["valueSet"],
+        "memoryKey": body["key"],
+        "models": body["models"],
+        "flags": [flag for flag in dict.fromkeys(body["flags"]) if flag in PUBLIC_FLAGS],
     }
-    return AIMessage(kept["final"], id=f"safi-{kept['id']}", response_metadata={"safi": told})
+    return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
 
 
-def is_same_turn(kept: Mapping[str, Any], turn: Turn) -> bool:
+def is_same_turn(body: Mapping[str, Any], turn: Turn) -> bool:
     """Whether the stored turn of the same id is this turn."""
-    if asked := kept.get("asked"):
-        return bool(asked == turn.get("asked"))
+    if name := body.get("asked"):
+        return bool(name == turn.get("asked"))
     # The stored turn had no safi_turn_id.
-    return (kept["prompt"], kept["key"]) == (turn["prompt"], turn["key"])
+    return (body["prompt"], body["key"]) == (turn["prompt"], turn["key"])
 
 
 def with_spare_id(turn: Turn) -> Turn:
     """The turn with its spare id, because its id belongs to another turn.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the turn has no spare id.
     """
     if not turn.get("spare"):
-        raise ValueError(f"safi_turn_id: expected a new id for another prompt or key, got {turn['id']!r} again.")
+        raise ValueError(
+            f"safi_turn_id: expected a new id for a different prompt or memory key, got {turn['id']!r} again."
+        )
     return {**turn, "id": turn["spare"], "asked": turn["spare"], "spare": ""}
 
 
@@ -77,8 +79,8 @@ class Release(Faculty):
         approved = turn["verdict"].decision == "approve"
         values = self.auditor.plan.values
         final = turn["draft"].answer if approved else refusal_text(values)
-        number, kept = self.write(turn, final, audit=approved)
-        answer = answer_message(kept, number)
+        number, body = self.write(turn, final, audit=approved)
+        answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
 
@@ -91,7 +93,7 @@ class Release(Faculty):
         return await asyncio.to_thread(self.compute, turn, config)
 
     def record_failure(self, turn: Turn) -> None:
-        """Log a turn for which the Intellect gave no draft, under an id of its own; the turn itself may be repeated."""
+        """Log a turn for which the Intellect returned no draft, under a separate id, so that it can be repeated."""
         with suppress(SafiError):
             self.write({**turn, "id": str(uuid4())}, None, audit=False)
 
@@ -100,7 +102,7 @@ class Release(Faculty):
 
         Raises:
             OutboxError: the store failed.
-            ValueError: its id belongs to another turn, and it has no other.
+            ValueError: its id belongs to another turn, and it has no spare id.
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)

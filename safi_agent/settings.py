@@ -109,7 +109,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         check(self)
 
     def plan(self, judge: Judge, model: str) -> Plan:
-        """The plan of the audits, with this judge for the Conscience and the name of its model."""
+        """The audit plan, with the Conscience's judge and the name of its model."""
         return Plan(
             values=self.values,
             conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
@@ -126,9 +126,9 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
 
     @override
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[SafiInput, AIMessage]:
-        """As for any Runnable; a call with other settings is answered by a separate chain."""
-        made = super().configurable_fields(**kwargs)
-        return AsyncConfigurableFields(default=self, fields=made.fields)  # type: ignore[attr-defined]
+        """As for any Runnable; each combination of settings uses a separate chain."""
+        configurable = super().configurable_fields(**kwargs)
+        return AsyncConfigurableFields(default=self, fields=configurable.fields)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
@@ -153,8 +153,8 @@ def check(settings: Settings) -> None:
     """Validate the settings.
 
     Raises:
-        ValueError: one is out of its range; the text names it, what is allowed and what came.
-        TypeError: a hook cannot be called.
+        ValueError: a setting is out of its range.
+        TypeError: a hook is not callable.
     """
     if is_invalid_beta(settings.beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
@@ -186,4 +186,4 @@ def _check_drafting(settings: Settings) -> None:
     if not 0 <= settings.min_agreement <= 1:
         raise ValueError(f"min_agreement: expected a share in [0, 1], got {settings.min_agreement!r}.")
     if settings.min_agreement and settings.drafts == 1:
-        raise ValueError(f"min_agreement: expected 0 where there is one draft, got {settings.min_agreement!r}.")
+        raise ValueError(f"min_agreement: expected 0 with a single draft, got {settings.min_agreement!r}.")

@@ -104,7 +104,7 @@ class ThreadPool:
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
-            log.error("No thread %r could be started (%s); %d are there.", self.name, error, self._alive)
+            log.error("No thread %r could be started (%s); %d are running.", self.name, error, self._alive)
             return self._alive > len(self._stuck)
         self._alive += 1
         return True
@@ -115,15 +115,15 @@ class ThreadPool:
         try:
             while True:
                 with changed:
-                    given = self._next()
-                    if given is None:
+                    work = self._next()
+                    if work is None:
                         self._alive -= 1
                         counted = False
                         break
-                _run_work(*given)
+                _run_work(*work)
                 with changed:
-                    self._stuck.discard(given[0])
-                del given
+                    self._stuck.discard(work[0])
+                del work
         finally:
             if counted:  # an exception was injected into this thread
                 with changed:
@@ -136,10 +136,10 @@ class ThreadPool:
                 return None
             self._waiting += 1
             try:
-                came = self._changed.wait(IDLE)
+                notified = self._changed.wait(IDLE)
             finally:
                 self._waiting -= 1
-            if not came and not self._work:
+            if not notified and not self._work:
                 return None
         return self._work.popleft() if self._alive <= self._limit() else None
 

@@ -35,10 +35,10 @@ class Transcript(str):
     not_shown: tuple[str, ...] = ()
 
     def __new__(cls, text: str, not_shown: Iterable[str] = ()) -> Self:
-        """Text, and what is missing in it."""
-        made = super().__new__(cls, text)
-        made.not_shown = tuple(not_shown)
-        return made
+        """Create a transcript from its text and the omitted parts."""
+        transcript = super().__new__(cls, text)
+        transcript.not_shown = tuple(not_shown)
+        return transcript
 
 
 class _Chunk(NamedTuple):
@@ -51,48 +51,48 @@ class _Chunk(NamedTuple):
         return self._replace(text=_clip(self.text, most), missing=self.missing + Counter({CHARACTER: cut}))
 
 
-def transcript(messages: Sequence[BaseMessage], asked: BaseMessage | None = None) -> Transcript:
+def transcript(messages: Sequence[BaseMessage], prompt_message: BaseMessage | None = None) -> Transcript:
     r"""Render messages as text for a judge, in order, with the arguments of tool calls.
 
-    System messages, and what came with ``asked`` beside its text, are always in it; where together they have more than
-    MAX_CONTEXT characters the longest are cut. The other messages have as much room again: the oldest are left out
-    first, and a note stands in their place. Content that is no text (pictures, audio, files) is replaced by a note, and
-    the artifact of a tool's result is noted. A model's reasoning is not part of the conversation.
+    System messages, and the content of ``prompt_message`` other than its text, are always included; if they have more
+    than MAX_CONTEXT characters together, the longest are cut. The other messages have another MAX_CONTEXT characters:
+    the oldest are left out first and replaced by a note. Content that is not text (pictures, audio, files) is replaced
+    by a note, and the artifact of a tool's result is noted. A model's reasoning is left out.
 
     >>> from langchain_core.messages import HumanMessage
     >>> transcript([HumanMessage("Hi"), AIMessage("Hello")])
     'human: Hi\nai: Hello'
     """
-    chunks = [_chunk(message) if message is not asked else _beside(message) for message in messages]
-    kept = _kept([chunk for chunk in chunks if chunk is not None])
-    left_out = sum(chunk is None for chunk in kept)
-    missing = sum((chunk.missing for chunk in kept if chunk is not None), Counter[str]())
-    lines = [chunk.text for chunk in kept if chunk is not None]
-    told = [_count(number, kind) for kind, number in missing.items()]
+    chunks = [_chunk(message) if message is not prompt_message else _other_content(message) for message in messages]
+    shown = _select([chunk for chunk in chunks if chunk is not None])
+    left_out = sum(chunk is None for chunk in shown)
+    missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())
+    lines = [chunk.text for chunk in shown if chunk is not None]
+    not_shown = [_count(number, kind) for kind, number in missing.items()]
     if left_out:
         note = _count(left_out, "earlier message")
-        lines.insert(kept.index(None), f"[{note} left out]")
-        told.insert(0, note)
-    return Transcript("\n".join(lines), told)
+        lines.insert(shown.index(None), f"[{note} left out]")
+        not_shown.insert(0, note)
+    return Transcript("\n".join(lines), not_shown)
 
 
-def _kept(chunks: list[_Chunk]) -> list[_Chunk | None]:
+def _select(chunks: list[_Chunk]) -> list[_Chunk | None]:
     """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
-    kept: list[_Chunk | None] = [None] * len(chunks)
-    most = _most([len(chunk.text) for chunk in chunks if chunk.pinned])
+    shown: list[_Chunk | None] = [None] * len(chunks)
+    most = _cut_length([len(chunk.text) for chunk in chunks if chunk.pinned])
     for place, chunk in enumerate(chunks):
         if chunk.pinned:
-            kept[place] = chunk.clipped(most)
+            shown[place] = chunk.clipped(most)
     room = MAX_CONTEXT
     for place in reversed([place for place, chunk in enumerate(chunks) if not chunk.pinned]):
         if room < MAX_CONTEXT and len(chunks[place].text) > room:
             break
-        kept[place] = chunks[place].clipped(room)
+        shown[place] = chunks[place].clipped(room)
         room -= min(room, len(chunks[place].text))
-    return kept
+    return shown
 
 
-def _most(lengths: list[int]) -> int:
+def _cut_length(lengths: list[int]) -> int:
     """The length to which each text is cut, so that together they have at most MAX_CONTEXT characters."""
     room, left = MAX_CONTEXT, len(lengths)
     for length in sorted(lengths):
@@ -105,21 +105,21 @@ def _most(lengths: list[int]) -> int:
 def _chunk(message: BaseMessage) -> _Chunk:
     """A message as one line: role, content and tool calls."""
     text, missing = _readable(message.content)
-    said = [text]
+    parts = [text]
     role = str(getattr(message, "role", message.type))
     if isinstance(message, ToolMessage):
         role = f"tool {message.name or ''}".strip()
         if message.artifact is not None:
-            said.append(_note("artifact", missing))
+            parts.append(_note("artifact", missing))
     if isinstance(message, AIMessage):
-        said += [_call(c["name"], json.dumps(c["args"], default=str), missing) for c in message.tool_calls]
-        said += [_call(c["name"], c["args"], missing) for c in message.invalid_tool_calls]
-    return _Chunk(f"{role}: {' '.join(filter(None, said))}", missing, role in SYSTEM)
+        parts += [_call(c["name"], json.dumps(c["args"], default=str), missing) for c in message.tool_calls]
+        parts += [_call(c["name"], c["args"], missing) for c in message.invalid_tool_calls]
+    return _Chunk(f"{role}: {' '.join(filter(None, parts))}", missing, role in SYSTEM)
 
 
-def _beside(asked: BaseMessage) -> _Chunk | None:
+def _other_content(prompt_message: BaseMessage) -> _Chunk | None:
     """The content of the prompt's message other than its text; None if there is none."""
-    blocks = [] if isinstance(asked.content, str) else asked.content
+    blocks = [] if isinstance(prompt_message.content, str) else prompt_message.content
     text, missing = _readable([b for b in blocks if not (isinstance(b, str) or b.get("type") == "text")])
     for block in blocks:
         if isinstance(block, dict) and block.get("type") == "text":
@@ -156,8 +156,8 @@ def _block(block: Mapping[str, Any], missing: "Counter[str]") -> str:
 
 
 def _citations(block: Mapping[str, Any], missing: "Counter[str]") -> str:
-    found = [item for name in ("annotations", "citations") if isinstance(item := block.get(name), list)]
-    return " ".join(_note("citation", missing) for items in found for _ in items)
+    lists = [item for name in ("annotations", "citations") if isinstance(item := block.get(name), list)]
+    return " ".join(_note("citation", missing) for items in lists for _ in items)
 
 
 def _note(kind: str, missing: "Counter[str]") -> str:

@@ -15,9 +15,9 @@ ENDLESS, TRUNCATED = "structure_reasoning", "draft_truncated"  # flags of a draf
 class Draft(NamedTuple):
     """The Intellect's draft, which is not visible outside before the Will has approved it.
 
-    Where it was chosen from several ``drafts``, ``agreement`` in [0, 1] is the share of them that say the same.
-    ``model`` is the name that the reply gave for its model, empty where it gave none.
-    ``texts`` are parts of the answer, decoded, that patterns are tried on one by one: arguments of a call, for one.
+    If it was selected from several ``drafts``, ``agreement`` in [0, 1] is the share of them that agree with it.
+    ``model`` is the model's name in the reply, empty if there is none. ``texts`` are decoded parts of the answer in
+    which patterns are searched separately, such as the arguments of a tool call.
     """
 
     answer: str
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 class Turn(TypedDict, total=False):
     """One governed turn; each faculty adds its key.
 
-    Where the caller gave a ``safi_turn_id``, ``asked`` is derived from that id and the request (see
+    If the caller gave a ``safi_turn_id``, ``asked`` is derived from that id and the request (see
     ``idempotency.TurnName``), and ``spare`` is the id that the turn gets if ``id`` belongs to another turn; both are
     empty otherwise. ``not_shown`` lists the parts of the conversation that the judges do not get: "6 earlier
     messages", "2 images".

@@ -20,7 +20,7 @@ _DRAWN = regex.compile(
 )
 # Sorting the marks of one letter, which normalisation does, takes time quadratic in their number.
 _PILE = regex.compile(r"([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]++")
-_DOTLESS = str.maketrans("\u0131\u0130", "iI")  # the one case folding where Python's ``re`` knows more than ``regex``
+_DOTLESS = str.maketrans("\u0131\u0130", "iI")  # case folding that ``re`` supports and ``regex`` does not
 
 
 def visible(text: str) -> str:
@@ -30,7 +30,7 @@ def visible(text: str) -> str:
     'guaranteed\n'
     """
     shown = _CONTROLS.sub("", text)
-    return shown if shown.isascii() else _FOREIGN.sub(lambda found: _HIDDEN.sub("", found[0]), shown)
+    return shown if shown.isascii() else _FOREIGN.sub(lambda match: _HIDDEN.sub("", match[0]), shown)
 
 
 def plain(text: str) -> str:

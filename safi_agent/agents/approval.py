@@ -17,8 +17,8 @@ def request_approval(call: ToolCall, verdict: Verdict) -> Verdict:
         return verdict
     shown = {"type": "tool_approval", "tool_call_id": call["id"], "name": call["name"], "args": call["args"]}
     answer = interrupt({**shown, "description": f"May the agent call {call['name']}?"})
-    said = answer if isinstance(answer, Mapping) else {}
-    if said.get("type") == "approve":
+    reply = answer if isinstance(answer, Mapping) else {}
+    if reply.get("type") == "approve":
         return verdict
-    why = said.get("message")
+    why = reply.get("message")
     return Verdict("violation", f"A person said no{f': {why}' if why else '.'}", "review")

@@ -42,9 +42,9 @@ class FinalAnswer(NamedTuple):
     @property
     def text(self) -> str:
         """Everything that would leave, as text for a judge."""
-        said = [] if self.last is None else [str(self.last.text)]
-        said += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
-        return "\n\n".join(dict.fromkeys(filter(None, said)))
+        parts = [] if self.last is None else [str(self.last.text)]
+        parts += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
+        return "\n\n".join(dict.fromkeys(filter(None, parts)))
 
     def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
         """Whether it is identical to what was released in this run of the agent for this prompt."""
@@ -57,46 +57,54 @@ class FinalAnswer(NamedTuple):
         return self.last is None
 
     def _answer(self, last: AIMessage, turn: Turn, answered: Answered) -> bool:
-        if (kept := _released_turn(last, turn, answered)) is None:
+        if (released := _released_turn(last, turn, answered)) is None:
             return False
-        left, more = (
-            answer_message(kept[1], kept[0]),
+        expected, more = (
+            answer_message(released[1], released[0]),
             last.tool_calls or last.invalid_tool_calls or last.additional_kwargs,
         )
-        return not more and (last.content, last.response_metadata) == (left.content, left.response_metadata)
+        return not more and (last.content, last.response_metadata) == (expected.content, expected.response_metadata)
 
     def _result(self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
         """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
         if last.artifact is not None or last.additional_kwargs:
             return False
-        if (kept := _released_turn(last, turn, answered)) is not None:
-            left = answer_message(kept[1], kept[0])
-            return (last.content, last.response_metadata) == (left.content, left.response_metadata)
-        calls = [call for said in self.messages if isinstance(said, AIMessage) for call in said.tool_calls]
-        made = [call for call in calls if call["id"] == last.tool_call_id]
-        return any(read_denial(turn, call, last, signer) is not None for call in made)
+        if (released := _released_turn(last, turn, answered)) is not None:
+            expected = answer_message(released[1], released[0])
+            return (last.content, last.response_metadata) == (expected.content, expected.response_metadata)
+        calls = [call for message in self.messages if isinstance(message, AIMessage) for call in message.tool_calls]
+        matching = [call for call in calls if call["id"] == last.tool_call_id]
+        return any(read_denial(turn, call, last, signer) is not None for call in matching)
 
     def _structured(self, turn: Turn, answered: Answered) -> bool:
-        places = [i for i, said in enumerate(self.messages) if isinstance(said, AIMessage)]
+        places = [i for i, message in enumerate(self.messages) if isinstance(message, AIMessage)]
         if not places:
             return False
         answer, notes = self.messages[places[-1]], self.messages[places[-1] + 1 :]
-        kept = _released_turn(answer, turn, answered)
-        if not isinstance(answer, AIMessage) or kept is None or answer.additional_kwargs or answer.invalid_tool_calls:
+        released = _released_turn(answer, turn, answered)
+        if (
+            not isinstance(answer, AIMessage)
+            or released is None
+            or answer.additional_kwargs
+            or answer.invalid_tool_calls
+        ):
             return False
         metadata = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
-        left = answer_message(kept[1], kept[0]).response_metadata
-        found = digest(answer.content, answer.tool_calls, notes, self.structured)
+        expected = answer_message(released[1], released[0]).response_metadata
+        fingerprint = digest(answer.content, answer.tool_calls, notes, self.structured)
         return bool(
-            {**answer.response_metadata, "safi": metadata} == left and kept[1]["metadata"].get("structured") == found
+            {**answer.response_metadata, "safi": metadata} == expected
+            and released[1]["metadata"].get("structured") == fingerprint
         )
 
 
 def digest(text: object, calls: Sequence[ToolCall], notes: Sequence[AnyMessage], structured: Any) -> str:
     """A fingerprint of a structured answer: its message's text and calls, the messages after it, and the object."""
-    made = [[call["id"], call["name"], call["args"]] for call in calls]
-    said = [[note.type, getattr(note, "tool_call_id", None), note.content] for note in notes]
-    whole = json.dumps(_plain([text, made, said, type(structured).__qualname__, structured]), sort_keys=True)
+    call_parts = [[call["id"], call["name"], call["args"]] for call in calls]
+    note_parts = [[note.type, getattr(note, "tool_call_id", None), note.content] for note in notes]
+    whole = json.dumps(
+        _plain([text, call_parts, note_parts, type(structured).__qualname__, structured]), sort_keys=True
+    )
     return sha256(whole.encode()).hexdigest()
 
 
@@ -111,10 +119,10 @@ def _released_turn(message: AnyMessage, turn: Turn, answered: Answered) -> tuple
     results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []
     if not isinstance(turn_id, str) or not (turn_id in (run, *results) or turn_id.startswith(f"{run}.")):
         return None
-    found = answered(turn_id)
-    if found is None or (found[1]["prompt"], found[1]["key"]) != (turn["prompt"], turn["key"]):
+    released = answered(turn_id)
+    if released is None or (released[1]["prompt"], released[1]["key"]) != (turn["prompt"], turn["key"]):
         return None
-    return found
+    return released
 
 
 def _plain(item: Any) -> Any:

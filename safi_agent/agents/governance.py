@@ -68,8 +68,8 @@ def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
     ['look', 'look.1']
     """
     last = max((n for n, message in enumerate(messages) if isinstance(message, HumanMessage)), default=-1)
-    made = [c for m in messages[last + 1 :] if isinstance(m, AIMessage) for c in m.tool_calls]
-    same = [c["id"] for c in made if (c["name"], c["args"]) == (call["name"], call["args"])]
+    calls = [c for m in messages[last + 1 :] if isinstance(m, AIMessage) for c in m.tool_calls]
+    same = [c["id"] for c in calls if (c["name"], c["args"]) == (call["name"], call["args"])]
     before = same.index(call["id"]) if call["id"] in same else len(same)
     return f"{call['name']}.{before}" if before else call["name"]
 
@@ -100,7 +100,7 @@ class AgentModel:
     ):
         self.request, self._handler, self.name = request, handler, name
         self._tools = allowed_only(request.tools, rules)
-        self.known = {tool_name(tool) for tool in request.tools}
+        self.tool_names = {tool_name(tool) for tool in request.tools}
         self.response: ModelResponse[Any]
 
     def runnable(self, *, awaited: bool) -> Runnable[Any, AIMessage]:
@@ -210,11 +210,11 @@ class Governance:
             before = self.chain.find_turn(placed["id"])
             if before is None:
                 return placed, None
-            number, kept = before
-            if turn["spare"] and not is_same_turn(kept, turn):
+            number, body = before
+            if turn["spare"] and not is_same_turn(body, turn):
                 return self.assign_id(with_spare_id(turn), again=again)
-            if again and all(kept[key] == placed[key] for key in ("prompt", "context", "key")):
-                return placed, answer_message(kept, number)
+            if again and all(body[key] == placed[key] for key in ("prompt", "context", "key")):
+                return placed, answer_message(body, number)
         raise AssertionError  # unreachable: count() is infinite
 
     def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
@@ -222,49 +222,49 @@ class Governance:
         plain = model.request.response_format is None
         turn = yield Intellect(model.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
         reply = read_reply(model.response, turn["draft"])
-        verdicts = yield from self._rule_calls(turn, reply, model.known)
+        verdicts = yield from self._rule_calls(turn, reply, model.tool_names)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
-        made = signed_calls(turn, reply, verdicts, model.known, self.signer)
+        calls = signed_calls(turn, reply, verdicts, model.tool_names, self.signer)
         if approved and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
-            return ModelResponse([outgoing_message(reply, made, {}, usage, model.name), *reply.notes])
+            return ModelResponse([outgoing_message(reply, calls, {}, usage, model.name), *reply.notes])
         if reply.structured is not None:
-            left = digest(
-                reply.text if reply.notes else reply.words, [c for c, _ in made], reply.notes, reply.structured
+            fingerprint = digest(
+                reply.text if reply.notes else reply.words, [c for c, _ in calls], reply.notes, reply.structured
             )
-            turn = {**turn, "metadata": {**turn["metadata"], "structured": left}}
+            turn = {**turn, "metadata": {**turn["metadata"], "structured": fingerprint}}
         turn = yield self._release(model), turn
         answer = self.chain.deliver(turn["answer"])
         answer.name = model.name
         if not approved or reply.structured is None:
             return ModelResponse([answer])
         if reply.notes:
-            told = answer.response_metadata["safi"]
-            answer = outgoing_message(reply, made, told, answer.usage_metadata, model.name)
+            metadata = answer.response_metadata["safi"]
+            answer = outgoing_message(reply, calls, metadata, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
     def _release(self, model: AgentModel) -> Runnable[Turn, Turn]:
         release = self.chain.release
         return replace(release, models={**release.models, "intellect": model_label(model.request.model)})
 
-    def _rule_calls(self, turn: Turn, reply: Reply, known: Collection[str]) -> Flow[Verdicts]:
+    def _rule_calls(self, turn: Turn, reply: Reply, tool_names: Collection[str]) -> Flow[Verdicts]:
         verdicts: dict[str, Verdict] = {}
         for call in reply.calls:
             call_id = str(call["id"])
-            verdicts[call_id] = reply.broken.get(call_id) or (yield from self._rule_call(turn, call, known))
+            verdicts[call_id] = reply.broken.get(call_id) or (yield from self._rule_call(turn, call, tool_names))
         return verdicts
 
     def _rule_call(
-        self, turn: Turn, call: ToolCall, known: Collection[str], before: Verdict | None = None
+        self, turn: Turn, call: ToolCall, tool_names: Collection[str], before: Verdict | None = None
     ) -> Flow[Verdict]:
         """Apply the tool rules, the patterns of the values, the judge if enabled, and the check for human approval.
 
         With an earlier verdict ``before`` on the same call the judge is not asked again; all other checks are repeated.
         """
-        verdict = check_call(call, self.rules, known)
+        verdict = check_call(call, self.rules, tool_names)
         if verdict is None:
             verdict = yield from self._judge({**turn, "draft": call_draft(call)}, before)
         if verdict.decision == "violation":
@@ -296,7 +296,11 @@ class Governance:
         try:
             return self.review is not None and bool(self.review(call))
         except Exception as error:
-            log.error("The review hook failed on a call of %s; a person has to see it.", call["name"], exc_info=error)
+            log.error(
+                "The review hook failed on a call of %s; the call is submitted to a person.",
+                call["name"],
+                exc_info=error,
+            )
             return True
 
     def tool_call_flow(self, turn: Turn, request: ToolCallRequest) -> Flow[Verdict]:
@@ -311,8 +315,8 @@ class Governance:
             before = DENIED_BEFORE  # its arguments were removed, and its signature cannot be verified any more
         if before is not None and before.decision == "violation":
             return before
-        known = [request.tool.name] if request.tool is not None else []
-        return (yield from self._rule_call(turn, call, known, before))
+        tool_names = [request.tool.name] if request.tool is not None else []
+        return (yield from self._rule_call(turn, call, tool_names, before))
 
     def assign_result_id(self, turn: Turn, request: ToolCallRequest) -> tuple[Turn, AIMessage | None]:
         """The turn for a tool's result that is the agent's answer, as ``assign_id`` returns it.
@@ -324,12 +328,12 @@ class Governance:
             return self.assign_id(turn)
         return {**turn, "id": result_id(turn["id"], str(request.tool_call["id"]))}, None
 
-    def answer_flow(self, turn: Turn, text: str, known: AIMessage | None = None) -> Flow[AIMessage]:
-        """Govern an answer that is not the model's own, such as a tool's result, unless it is ``known``."""
-        if known is None:
+    def answer_flow(self, turn: Turn, text: str, earlier: AIMessage | None = None) -> Flow[AIMessage]:
+        """Govern an answer that is not the model's own, such as a tool's result; return ``earlier`` if it is given."""
+        if earlier is None:
             turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
-            known = turn["answer"]
-        return self.chain.deliver(known)
+            earlier = turn["answer"]
+        return self.chain.deliver(earlier)
 
 
 def _usage(turn: Turn, verdicts: Verdicts) -> UsageMetadata | None:

@@ -60,13 +60,13 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     calls = [_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
-    made = [c["args"] for c in message.tool_calls if c["id"] in noted]
+    structured_args = [c["args"] for c in message.tool_calls if c["id"] in noted]
     # A note repeats the output or its validation error, and the id of its call.
-    said = [draft.answer, *map(_json, made), *(call_id for call_id in noted if not _is_opaque(call_id))]
+    parts = [draft.answer, *map(_json, structured_args), *(call_id for call_id in noted if not _is_opaque(call_id))]
     if response.structured_response is None and (calls or notes):
-        said += _strings(_thoughts(message))
-    words = "\n\n".join(part for part in said if part.strip())
-    decoded = tuple(iter_texts([*made, response.structured_response]))
+        parts += _strings(_thoughts(message))
+    words = "\n\n".join(part for part in parts if part.strip())
+    decoded = tuple(iter_texts([*structured_args, response.structured_response]))
     return Reply(message, draft.answer, words, calls, broken, notes, response.structured_response, decoded)
 
 
@@ -105,53 +105,53 @@ def _strings(item: Any) -> Iterator[str]:
 
 def outgoing_message(
     reply: Reply,
-    made: Sequence[tuple[ToolCall, dict[str, str]]],
-    told: Mapping[str, Any],
+    calls: Sequence[tuple[ToolCall, dict[str, str]]],
+    metadata: Mapping[str, Any],
     usage: UsageMetadata | None,
     name: str | None,
 ) -> AIMessage:
     """The message that leaves: the judged text, and the calls with signed verdicts, verified when the calls run."""
-    marks = {str(call["id"]): mark for call, mark in made}
+    marks = {str(call["id"]): mark for call, mark in calls}
     thoughts = [] if reply.structured is not None else _thoughts(reply.message)
     text: list[str | dict[Any, Any]] = [{"type": "text", "text": reply.text}] if reply.text else []
     return AIMessage(
         [*thoughts, *text] if thoughts else reply.text,
         id=f"safi-{uuid4()}",
         name=name,
-        tool_calls=[call for call, _ in made],
+        tool_calls=[call for call, _ in calls],
         additional_kwargs=_signatures(reply.message),
-        response_metadata={"safi": {**told, **({"calls": marks} if marks else {})}},
+        response_metadata={"safi": {**metadata, **({"calls": marks} if marks else {})}},
         usage_metadata=usage,
     )
 
 
 def signed_calls(
-    turn: Turn, reply: Reply, verdicts: Verdicts, known: Container[str], signer: VerdictSigner
+    turn: Turn, reply: Reply, verdicts: Verdicts, tool_names: Container[str], signer: VerdictSigner
 ) -> list[tuple[ToolCall, dict[str, str]]]:
     """The calls that leave, each with its signed verdict; denied calls have no arguments.
 
-    A name that is not ``known`` is left out too.
+    A name that is not in ``tool_names`` is left out too.
     """
     noted = {note.tool_call_id for note in reply.notes}
     structured = [_call(c["name"], c["args"], c["id"]) for c in reply.message.tool_calls if c["id"] in noted]
     ruled = [(call, Verdict("approve", "", STRUCTURED)) for call in structured]
     for call in reply.calls:
         verdict = verdicts[str(call["id"])]
-        ruled.append((call if verdict.decision == "approve" else _withheld(call, known), verdict))
+        ruled.append((call if verdict.decision == "approve" else _withheld(call, tool_names), verdict))
     return [(call, signer.sign(turn, call, verdict)) for call, verdict in ruled]
 
 
-def _withheld(call: ToolCall, known: Container[str]) -> ToolCall:
-    return {**call, "args": {}, "name": call["name"] if call["name"] in known else UNKNOWN}
+def _withheld(call: ToolCall, tool_names: Container[str]) -> ToolCall:
+    return {**call, "args": {}, "name": call["name"] if call["name"] in tool_names else UNKNOWN}
 
 
 def _signatures(message: AIMessage) -> dict[str, Any]:
     """Opaque data that a provider needs back with the calls, without any readable text."""
-    kept = message.additional_kwargs.get(SIGNATURES)
-    if not isinstance(kept, Mapping):
+    signatures = message.additional_kwargs.get(SIGNATURES)
+    if not isinstance(signatures, Mapping):
         return {}
     ids = {call["id"] for call in message.tool_calls}
-    return {SIGNATURES: {key: item for key, item in kept.items() if key in ids and _is_opaque(item)}}
+    return {SIGNATURES: {key: item for key, item in signatures.items() if key in ids and _is_opaque(item)}}
 
 
 def call_text(call: ToolCall) -> str:
@@ -174,9 +174,9 @@ def _json(item: object) -> str:
 def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:
     """The unverified signed verdict of a call in the agent's state; None if there is none."""
     for message in reversed(messages):
-        made = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
-        if made:
-            return signed_verdicts(message).get(call["id"]) if len(made) == 1 else None
+        calls = [c for c in message.tool_calls if c["id"] == call["id"]] if isinstance(message, AIMessage) else []
+        if calls:
+            return signed_verdicts(message).get(call["id"]) if len(calls) == 1 else None
     return None
 
 
@@ -188,17 +188,17 @@ def signed_verdicts(message: BaseMessage) -> Mapping[Any, Any]:
 
 def safi_metadata(message: BaseMessage) -> dict[str, Any]:
     """The unverified ``safi`` metadata of a message; empty if there is none."""
-    told = message.response_metadata.get("safi")
-    return dict(told) if isinstance(told, Mapping) else {}
+    metadata = message.response_metadata.get("safi")
+    return dict(metadata) if isinstance(metadata, Mapping) else {}
 
 
 def denial_message(turn: Turn, call: ToolCall, verdict: Verdict, signer: VerdictSigner) -> ToolMessage:
     """The tool message that replaces the result of a denied call."""
     mark = signer.sign(turn, call, verdict)
-    told = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
+    metadata = {"safi": {name: mark[name] for name in ("decision", "code", "signature")}}
     name, call_id = call["name"], str(call["id"])
     return ToolMessage(
-        NOT_MADE + verdict.reason, name=name, tool_call_id=call_id, status="error", response_metadata=told
+        NOT_MADE + verdict.reason, name=name, tool_call_id=call_id, status="error", response_metadata=metadata
     )
 
 
@@ -217,11 +217,11 @@ def is_answer(request: ToolCallRequest) -> bool:
 
 def ends_run(request: ToolCallRequest) -> bool:
     """Whether the agent ends with this call's result: the last of a step in which all calls' results are answers."""
-    said = [message for message in request.state["messages"] if isinstance(message, AIMessage)]
+    answers = [message for message in request.state["messages"] if isinstance(message, AIMessage)]
     tools = [*getattr(request.runtime, "tools", ()), request.tool]
     direct = {tool.name: tool.return_direct for tool in tools if tool is not None}
-    made = [call for call in said[-1].tool_calls if call["name"] in direct] if said else []
-    return bool(made) and all(direct[c["name"]] for c in made) and made[-1]["id"] == request.tool_call["id"]
+    calls = [call for call in answers[-1].tool_calls if call["name"] in direct] if answers else []
+    return bool(calls) and all(direct[c["name"]] for c in calls) and calls[-1]["id"] == request.tool_call["id"]
 
 
 def result_text(result: ToolMessage | Command[Any]) -> str:
@@ -231,8 +231,8 @@ def result_text(result: ToolMessage | Command[Any]) -> str:
 
 def governed_result(name: str | None, call_id: str, answer: AIMessage) -> ToolMessage:
     """The answer as the tool message of the call."""
-    told = answer.response_metadata
-    return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=told)
+    metadata = answer.response_metadata
+    return ToolMessage(str(answer.text), name=name, tool_call_id=call_id, response_metadata=metadata)
 
 
 def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSigner) -> list[dict[str, str]]:
@@ -242,7 +242,7 @@ def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSign
     checked when it was made, but the state has no reliable record of that verdict.
     """
     last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1)
-    found: dict[str, dict[str, str]] = {}
+    records: dict[str, dict[str, str]] = {}
     calls: dict[str, ToolCall] = {}
     for message in messages[last + 1 :]:
         if isinstance(message, AIMessage):
@@ -250,11 +250,11 @@ def tool_records(turn: Turn, messages: Sequence[AnyMessage], signer: VerdictSign
                 verdict = signer.verify(turn, call, signed_verdicts(message).get(call["id"])) or UNVERIFIED
                 if verdict.code != STRUCTURED:
                     calls[str(call["id"])] = call
-                    found[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
-        elif isinstance(message, ToolMessage) and message.tool_call_id in found:
+                    records[str(call["id"])] = {"name": call["name"], **_shown(verdict)}
+        elif isinstance(message, ToolMessage) and message.tool_call_id in records:
             denial = read_denial(turn, calls[message.tool_call_id], message, signer)
-            found[message.tool_call_id] |= _shown(denial) if denial else {}
-    return list(found.values())
+            records[message.tool_call_id] |= _shown(denial) if denial else {}
+    return list(records.values())
 
 
 def _shown(verdict: Verdict) -> dict[str, str]:

@@ -27,25 +27,25 @@ class VerdictSigner:
 
     def sign(self, turn: Turn, call: ToolCall, verdict: Verdict) -> dict[str, str]:
         """The signed verdict on this call in this run of the agent."""
-        told = {"decision": verdict.decision, "code": verdict.code, "reason": verdict.reason}
-        return {**told, "signature": self._sign(turn, call, told)}
+        fields = {"decision": verdict.decision, "code": verdict.code, "reason": verdict.reason}
+        return {**fields, "signature": self._sign(turn, call, fields)}
 
     def verify(self, turn: Turn, call: ToolCall, mark: object) -> Verdict | None:
         """The verdict on this call in this run; None if it is missing, was changed, or belongs to another call."""
         if not isinstance(mark, Mapping):
             return None
-        told = {name: mark.get(name) for name in _FIELDS}
-        signed, signature = self._sign(turn, call, told), mark.get("signature")
+        fields = {name: mark.get(name) for name in _FIELDS}
+        signed, signature = self._sign(turn, call, fields), mark.get("signature")
         if not signed or not isinstance(signature, str) or not hmac.compare_digest(signed.encode(), _bytes(signature)):
             return None
-        return Verdict(told["decision"], str(told["reason"]), str(told["code"]))  # type: ignore[arg-type]
+        return Verdict(fields["decision"], str(fields["reason"]), str(fields["code"]))  # type: ignore[arg-type]
 
-    def _sign(self, turn: Turn, call: ToolCall, told: Mapping[str, Any]) -> str:
+    def _sign(self, turn: Turn, call: ToolCall, fields: Mapping[str, Any]) -> str:
         """The HMAC in hexadecimal; empty if JSON cannot represent the call, which then has no signature."""
         run = (turn["metadata"]["agentRun"], turn["key"], turn["prompt"])
         try:
             signed = json.dumps(
-                [self.about, run, call["id"], call["name"], call["args"], dict(told)], sort_keys=True, allow_nan=False
+                [self.about, run, call["id"], call["name"], call["args"], dict(fields)], sort_keys=True, allow_nan=False
             )
         except (TypeError, ValueError, RecursionError):
             return ""

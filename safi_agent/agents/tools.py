@@ -20,8 +20,8 @@ class ToolRule:
     """An allowed tool and the types of its arguments.
 
     ``arguments`` maps an argument's name to any type that pydantic can check: ``Literal["EUR", "USD"]``,
-    ``Annotated[float, Field(gt=0, le=100)]``. It is checked strictly, so "5" is no number. An argument that is named
-    must be there and not be None; those that are not named are left to the tool.
+    ``Annotated[float, Field(gt=0, le=100)]``. Checks are strict, so "5" is not a number. An argument that is named is
+    required and must not be None; other arguments are left to the tool.
     """
 
     name: str
@@ -29,11 +29,11 @@ class ToolRule:
 
 
 def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
-    """The rules by name; None, where none were given, leaves names and arguments unchecked.
+    """The rules by name; with None, names and arguments are not checked.
 
     Raises:
-        TypeError: ``allowed`` is no list, an item is neither a name nor a ToolRule, or a type cannot be checked.
-        ValueError: a name is empty or stands there twice.
+        TypeError: ``allowed`` is not a list, an item is neither a name nor a ToolRule, or a type cannot be checked.
+        ValueError: a name is empty or occurs twice.
     """
     if allowed is None:
         return None
@@ -45,7 +45,7 @@ def read_rules(allowed: Iterable[str | ToolRule] | None) -> Rules | None:
         if not isinstance(rule, ToolRule) or not isinstance(rule.arguments, Mapping):
             raise TypeError(f"allowed_tools: expected names and ToolRules, got {item!r}.")
         if not rule.name or rule.name in rules:
-            raise ValueError(f"allowed_tools: expected each name once and none empty, got {rule.name!r}.")
+            raise ValueError(f"allowed_tools: expected unique, non-empty names, got {rule.name!r}.")
         rules[rule.name] = {name: _check(rule.name, name, kind) for name, kind in rule.arguments.items()}
     return rules
 
@@ -109,19 +109,19 @@ def iter_texts(item: object) -> Iterator[str]:
     Bytes are read as UTF-8, and of another object the text is ``str(item)``. Nesting can have any depth, and an object
     that contains itself is read once.
     """
-    left: list[Any] = [item]
+    stack: list[Any] = [item]
     read: dict[int, Any] = {}  # keeps the objects alive, so that their ids are not reused
-    while left:
-        one = left.pop()
-        if isinstance(one, str | bytes | bytearray):
-            yield one if isinstance(one, str) else one.decode("utf-8", "replace")
-        elif isinstance(one, int | float):
-            yield _number(one)
-        elif (inner := _children(one)) is None:
-            yield safe_str(one)
-        elif id(one) not in read:
-            read[id(one)] = one
-            left.extend(reversed(inner))
+    while stack:
+        current = stack.pop()
+        if isinstance(current, str | bytes | bytearray):
+            yield current if isinstance(current, str) else current.decode("utf-8", "replace")
+        elif isinstance(current, int | float):
+            yield _number(current)
+        elif (inner := _children(current)) is None:
+            yield safe_str(current)
+        elif id(current) not in read:
+            read[id(current)] = current
+            stack.extend(reversed(inner))
 
 
 def _number(item: float) -> str:
@@ -132,7 +132,7 @@ def _number(item: float) -> str:
 
 
 def _children(item: object) -> list[Any] | None:
-    """Keys and entries of a container, none of None; None where the item is no container."""
+    """Keys and entries of a container, without those that are None; None if the item is not a container."""
     if isinstance(item, BaseModel) or (is_dataclass(item) and not isinstance(item, type)):
         item = vars(item)
     if isinstance(item, Mapping):

@@ -31,7 +31,7 @@ def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
     """Create the audit branch for this store.
 
     Raises:
-        ValueError: audits are to be left to workers, on a store that only its own processes work on.
+        ValueError: ``mode`` is unknown, or "worker" with a store that is not on PostgreSQL.
     """
     if mode not in ("in_process", "worker"):
         raise ValueError(f"audit: expected 'in_process' or 'worker', got {mode!r}.")

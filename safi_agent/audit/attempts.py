@@ -63,19 +63,19 @@ class AttemptPool:
         """Remove a turn of ``startable`` that needs no audit, in order."""
         self._waiting.popleft()
 
-    def begin(self, job: Job, kept: StoredTurn) -> bool:
+    def begin(self, job: Job, stored: StoredTurn) -> bool:
         """Begin an audit of ``startable``, in order; False where no thread is available, and the turn stays queued."""
-        if not self.plan.may_attempt(kept.attempts):
+        if not self.plan.may_attempt(stored.attempts):
             self._waiting.popleft()
-            self._end(job, kept.attempts, Outcome(None))
+            self._end(job, stored.attempts, Outcome(None))
             return True
         try:
-            future = self._threads.submit(partial(self.plan.judge, job.id, kept))
+            future = self._threads.submit(partial(self.plan.judge, job.id, stored))
         except RuntimeError:  # the pool has logged it
             self._begin_at = time.monotonic() + RETRY_THREAD
             return False
         self._waiting.popleft()
-        attempt = Attempt(job, kept.attempts, future, time.monotonic() + self.plan.timeout)
+        attempt = Attempt(job, stored.attempts, future, time.monotonic() + self.plan.timeout)
         self._begun[job.id] = attempt
         future.add_done_callback(lambda _: self._put(AttemptEnded(attempt)))
         return True
@@ -130,9 +130,9 @@ class AttemptPool:
     def blocked(self) -> list[str]:
         """What is running and queued, one sentence for each kind. Thread-safe."""
         counts = {
-            "audits are under way.": len(self._begun),
-            "failed audits are to be tried again.": len(self._retries),
-            "audits wait for their turn.": len(self._waiting),
-            "audits did not end in time and still run, each in a thread.": self._threads.stuck,
+            "audits are running.": len(self._begun),
+            "failed audits are waiting for a retry.": len(self._retries),
+            "audits are queued.": len(self._waiting),
+            "audits have timed out and still occupy a thread each.": self._threads.stuck,
         }
         return [f"{count} {what}" for what, count in counts.items() if count]

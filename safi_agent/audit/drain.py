@@ -1,4 +1,4 @@
-"""What drain() does in every audit branch: refuse to wait for itself, and say why turns are not done."""
+"""Shared by drain() of all audit branches: refuse a call from an audit thread, and list why turns are not done."""
 
 from collections.abc import Mapping
 
@@ -17,27 +17,29 @@ def refuse_audit_thread() -> None:
         RuntimeError: this thread belongs to the audit branch.
     """
     if is_audit_thread():
-        raise RuntimeError("drain: expected another thread than those that audit; a hook cannot wait for itself.")
+        raise RuntimeError(
+            "drain: expected a thread outside of the audit branch, got one of its own. A hook cannot wait for itself."
+        )
 
 
 def unfinished_reasons(store: Store, value_set: str, left: Mapping[str, int]) -> list[str]:
-    """The reasons why turns are not done, one sentence each, as far as the store shows them.
+    """The reasons why turns are not done, one sentence each, as far as the store contains them.
 
     Args:
-        store: asked for what it knows.
-        value_set: the name of the set whose turns are left.
-        left: how many there are, by owner.
+        store: the store of the turns.
+        value_set: the name of their value set.
+        left: the number of unfinished turns, by owner.
     """
     lines = count_unlogged(store, value_set) if left else {}
-    said = blocking_reasons(store.database, value_set)
-    said += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
+    reasons = blocking_reasons(store.database, value_set)
+    reasons += [f"{many(count, 'line')} of the log {log} could not be written." for log, count in lines.items()]
     others = {
         owner.rpartition(":")[0]: count
         for owner, count in left.items()
         if owner != this_process() and not is_dead(owner)
     }
-    named = " ".join(said)
+    named = " ".join(reasons)
     for name, count in others.items():
         if name not in named:
-            said.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
-    return said
+            reasons.append(f"{many(count, 'turn')} of the process {name}, which has not finished.")
+    return reasons

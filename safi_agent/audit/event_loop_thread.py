@@ -85,13 +85,17 @@ def _run(loop: asyncio.AbstractEventLoop, stopped: threading.Event, submitted: s
         try:
             loop.run_forever()
         except BaseException as error:  # raised by a foreign task on this loop
-            log.error("The loop of %r goes on.", threading.current_thread().name, exc_info=error)
+            log.error(
+                "A task raised in the event loop of %r; the loop continues.",
+                threading.current_thread().name,
+                exc_info=error,
+            )
     try:
         _cancel(loop, set(submitted))  # submitted tasks first, which cancel their own subtasks
         _cancel(loop, asyncio.all_tasks(loop))
         loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as error:
-        log.error("The loop of %r ended.", threading.current_thread().name, exc_info=error)
+        log.error("The event loop of %r ended with an error.", threading.current_thread().name, exc_info=error)
     finally:
         asyncio.set_event_loop(None)
         loop.close()

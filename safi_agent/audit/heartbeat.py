@@ -62,12 +62,12 @@ class Heartbeat(ForkHandler):
             if self._thread is not None and self._thread.is_alive():
                 return
             if self._thread is not None:
-                log.error("The thread 'safi-heartbeat' had ended and is started again.")
+                log.error("The thread 'safi-heartbeat' has ended and is restarted.")
             thread = threading.Thread(target=self._run, name="safi-heartbeat", daemon=True)
             try:
                 thread.start()
             except (RuntimeError, MemoryError) as error:
-                log.error("The thread 'safi-heartbeat' could not be started (%s); it is tried again.", error)
+                log.error("The thread 'safi-heartbeat' could not be started (%s); this is retried.", error)
                 return
             self._thread = thread
 
@@ -119,4 +119,4 @@ def _at_exit() -> None:
         try:
             one.shutdown(max(0.0, deadline - time.monotonic()))
         except Exception as error:
-            log.error("Open turns could not be waited for.", exc_info=error)
+            log.error("Waiting for open turns at exit failed.", exc_info=error)

@@ -49,11 +49,11 @@ class HookDispatcher:
 
     def dispatch(self, calls: Sequence[HookCall], done: Callable[[], None]) -> None:
         """Make these calls one after the other, then call ``done`` on an unspecified thread."""
-        left = deque(calls)
+        pending = deque(calls)
 
         def go_on() -> None:
-            if left:
-                call = left.popleft()
+            if pending:
+                call = pending.popleft()
                 self._thread_of(call.hook).add(_RunningCall(call, go_on))
             else:
                 done()
@@ -107,11 +107,11 @@ class _HookThread:
             if self._thread is None or not self._thread.alive:
                 self._thread = EventLoopThread("safi-hook")
             one.on = on = self._thread
-            on.submit(lambda: self._called(one, on))
+            on.submit(lambda: self._call(one, on))
         except (RuntimeError, MemoryError, OSError) as error:  # retried by the next ``expire``
-            log.error("No thread for the hook %s could be had (%s).", callable_name(self.hook), error)
+            log.error("No thread could be started for the hook %s (%s).", callable_name(self.hook), error)
 
-    async def _called(self, one: _RunningCall, on: EventLoopThread) -> None:
+    async def _call(self, one: _RunningCall, on: EventLoopThread) -> None:
         with self._lock:
             if one.on is not on or one not in self._calls:
                 return  # it was moved to another thread, or abandoned
@@ -163,7 +163,7 @@ class _HookThread:
         if not self._calls:
             return None
         since = f" for {time.monotonic() - min(begun):.0f} s" if begun else ""
-        return f"{len(self._calls)} calls of the hook {callable_name(self.hook)} are under way{since}."
+        return f"{len(self._calls)} calls of the hook {callable_name(self.hook)} are running{since}."
 
     def stop(self) -> None:
         if self._thread is not None:

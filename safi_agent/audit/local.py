@@ -114,7 +114,7 @@ class LocalAuditor(ForkHandler):
         """Wait for open turns at interpreter exit."""
         self.drain(timeout)
         if self._open:
-            log.error("%d turns are left in the store; whatever opens it next finishes them.", len(self._open))
+            log.error("%d turns are unfinished; the next process that opens the store finishes them.", len(self._open))
 
     def _unfinished(self) -> tuple[int, list[str]]:
         """The number of turns that are not done, and the reasons."""
@@ -133,8 +133,8 @@ class LocalAuditor(ForkHandler):
         if begun is None or (seconds := time.monotonic() - begun) < self.plan.timeout:
             return None
         return (
-            f"The thread that audits under {self.plan.values.name!r} has not moved for {seconds:.0f} s: "
-            "the store, φ or σ does not come back."
+            f"The audit thread of {self.plan.values.name!r} has not moved for {seconds:.0f} s: "
+            "the store, φ or σ does not return."
         )
 
     # The thread
@@ -147,13 +147,13 @@ class LocalAuditor(ForkHandler):
             if not self._open:
                 return
             if self._thread is not None:
-                log.error("The thread that audits had ended; another one takes up %d open turns.", len(self._open))
+                log.error("The audit thread has ended; a new one takes over %d open turns.", len(self._open))
                 self._restart()
             thread = threading.Thread(target=self._run, name="safi-audit", daemon=True)
             try:
                 thread.start()
             except (RuntimeError, MemoryError) as error:
-                log.error("The thread that audits could not be started (%s); it is tried again.", error)
+                log.error("The audit thread could not be started (%s); this is retried.", error)
                 return
             self._thread = thread
 
@@ -181,8 +181,10 @@ class LocalAuditor(ForkHandler):
 
     def _fail(self, error: BaseException, wait: float) -> None:
         self._round = None
-        self._last_failure = f"The audits wait ({type(error).__name__}), and are tried again."
-        log.error("%d audits wait, and are tried again in %g s.", len(self._open), wait, exc_info=error)
+        self._last_failure = f"The audits are delayed by an error ({type(error).__name__}) and are retried."
+        log.error(
+            "%d open audits are delayed by an error; they are retried in %g s.", len(self._open), wait, exc_info=error
+        )
         # A failed round can be repeated, but another error may have left it incomplete.
         if not isinstance(error, STORED):
             with self._lock:

@@ -57,8 +57,8 @@ class AuditPipeline:
             self._mark_dirty(self._attempts.finish(what.attempt))
         elif isinstance(what, HooksCalled):
             self._hooks_running.discard(what.turn_id)
-            if (told := self._jobs.get(what.turn_id)) is not None:
-                self._to_settle.append(told)
+            if (job := self._jobs.get(what.turn_id)) is not None:
+                self._to_settle.append(job)
         elif isinstance(what, Job) and what.id not in self._jobs:
             self._jobs[what.id] = what
             # Here, on the audit thread, Ctrl-C cannot interrupt between this and the audit.
@@ -132,25 +132,25 @@ class AuditPipeline:
 
     def _commit(self) -> list[Job]:
         """Store audit results, commit ready turns and mark settled ones, all in one transaction."""
-        found, tried, settling, keys = (
+        results, failed_attempts, settling, keys = (
             self._attempts.results,
             self._attempts.failed_attempts,
             self._to_settle,
             self._dirty,
         )
-        if not (found or tried or settling or keys):
+        if not (results or failed_attempts or settling or keys):
             return []
-        ready = self.store.load_ready(keys, found) if keys else []
-        batches = [made for batch in ready if (made := self._prepare(batch)) is not None]
+        ready = self.store.load_ready(keys, results) if keys else []
+        batches = [prepared for batch in ready if (prepared := self._prepare(batch)) is not None]
         done = {}
-        if batches or found or tried or settling:
-            done = self.store.commit(batches, found, tried=tried, settled=[job.id for job in settling])
+        if batches or results or failed_attempts or settling:
+            done = self.store.commit(batches, results, tried=failed_attempts, settled=[job.id for job in settling])
         self._dirty = {
             batch.key for batch in batches if batch.rows[0]["of"] not in done or len(batch.rows) == AT_A_TIME
         }
-        for turn_id in found:
+        for turn_id in results:
             self._uncommitted[turn_id] = self._jobs[turn_id]
-        if found:
+        if results:
             self._poll_at = min(self._poll_at, time.monotonic() + POLL)
         self._attempts.results, self._attempts.failed_attempts, self._to_settle = {}, {}, []
         self._note_committed(done)
@@ -159,14 +159,14 @@ class AuditPipeline:
     def _prepare(self, batch: ReadyBatch) -> PreparedBatch | None:
         """Compute the commit of a memory key; None if that fails, so that other keys proceed."""
         try:
-            made = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
+            prepared = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
         except Exception as error:
             if batch.key not in self._failed_keys:  # logged once, however often it is retried
                 log.error("The turns under the memory key %r cannot be committed.", batch.key, exc_info=error)
             self._failed_keys[batch.key] = time.monotonic() + RETRY_COMMIT, type(error).__name__
             return None
         self._failed_keys.pop(batch.key, None)
-        return made
+        return prepared
 
     def _write_log(self) -> None:
         """Write the log lines of committed turns, once for each log."""
@@ -196,31 +196,31 @@ class AuditPipeline:
     def _begin_audits(self) -> None:
         """Begin audits while slots are free; their bodies are read now."""
         jobs = self._attempts.startable()
-        kept = self.store.load_turns([job.id for job in jobs]) if jobs else {}
+        stored = self.store.load_turns([job.id for job in jobs]) if jobs else {}
         for job in jobs:
-            one = kept.get(job.id)
-            if one is not None and one.status == "pending":
-                if not self._attempts.begin(job, one):
+            turn = stored.get(job.id)
+            if turn is not None and turn.status == "pending":
+                if not self._attempts.begin(job, turn):
                     return
                 continue
             self._attempts.skip(job)
-            if one is None:
-                log.error("Turn %s is not in the store any more; it is not audited.", job.id)
+            if turn is None:
+                log.error("Turn %s is no longer in the store; it is not audited.", job.id)
                 self._to_settle.append(job)
             else:
                 self._queue_for_commit(job)
-                self._poll_at = -math.inf if one.status == "done" else self._poll_at
-        self._mark_dirty(*(one.key for one in self._attempts.results.values()))
+                self._poll_at = -math.inf if turn.status == "done" else self._poll_at
+        self._mark_dirty(*(turn.key for turn in self._attempts.results.values()))
 
     def blocked(self) -> list[str]:
         """Why turns are not done, one sentence for each cause. Thread-safe."""
-        found = self._attempts.blocked()
+        sentences = self._attempts.blocked()
         if count := len(self._uncommitted):
-            found.append(f"{many(count, 'turn')} behind another one under the same memory key.")
-        found += [
+            sentences.append(f"{many(count, 'turn')} waiting for an earlier one of the same memory key.")
+        sentences += [
             f"The turns under {key!r} cannot be committed ({why})." for key, (_, why) in list(self._failed_keys.items())
         ]
-        return [*found, *self._hooks.blocked()]
+        return [*sentences, *self._hooks.blocked()]
 
     def stop(self) -> None:
         """End the threads of hooks."""

@@ -58,17 +58,19 @@ class Plan:
         """The fingerprint of the values."""
         return self.values.fingerprint
 
-    def judge(self, turn_id: str, kept: StoredTurn) -> Outcome:
+    def judge(self, turn_id: str, stored: StoredTurn) -> Outcome:
         """Run the Conscience with the values under which the turn was approved.
 
         Never raises: any error of the model, including ``SystemExit``, is a failed attempt.
         """
         try:
-            body = json.loads(kept.body)
-            conscience = self.conscience(parse_value_set(kept.values))
+            body = json.loads(stored.body)
+            conscience = self.conscience(parse_value_set(stored.values))
             turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
-            found = turn["ledger"]
-            return Outcome([finding.model_dump() for finding in found], body=body, judge=found.model or self.model)
+            findings = turn["ledger"]
+            return Outcome(
+                [finding.model_dump() for finding in findings], body=body, judge=findings.model or self.model
+            )
         except BaseException as error:
             return Outcome(None, error)
 
@@ -104,24 +106,26 @@ class Plan:
             return NextStep(None, stored, self.backoff * 2.0 ** (failed - 1))
         return NextStep(AuditResult(key, None, f"{cause}, {failed} attempts"), stored)
 
-    def hook_calls(self, turn_id: str, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> list[HookCall]:
+    def hook_calls(
+        self, turn_id: str, record: Mapping[str, Any], read_values: Callable[[str], str | None]
+    ) -> list[HookCall]:
         """The hook calls of a record: hooks with ``every_turn`` first, then all hooks for each alert.
 
-        Offenders are values of the set by which the turn was judged, which ``kept`` returns by its fingerprint: the
-        turn may have been taken over from a chain of another set, or approved before the set was changed.
+        Offenders are values of the set by which the turn was judged, which ``read_values`` returns for its fingerprint.
+        The turn may have been taken over from a chain of another set, or approved before the set was changed.
         """
         if not self.hooks:
             return []
-        found: list[Kind] = ["turn", *alert_kinds(record, self.measure.review_below, self.measure.drift_above)]
-        asked = [(hook, kind) for kind in found for hook in self.hooks if is_called_for(hook, kind)]
-        worst = offenders(record["conscienceLedger"], self._judged_by(record, kept)) if asked else ()
-        return [HookCall(hook, Alert(kind, turn_id, worst, record)) for hook, kind in asked]
+        kinds: list[Kind] = ["turn", *alert_kinds(record, self.measure.review_below, self.measure.drift_above)]
+        calls = [(hook, kind) for kind in kinds for hook in self.hooks if is_called_for(hook, kind)]
+        worst = offenders(record["conscienceLedger"], self._judged_by(record, read_values)) if calls else ()
+        return [HookCall(hook, Alert(kind, turn_id, worst, record)) for hook, kind in calls]
 
-    def _judged_by(self, record: Mapping[str, Any], kept: Callable[[str], str | None]) -> ValueSet:
+    def _judged_by(self, record: Mapping[str, Any], read_values: Callable[[str], str | None]) -> ValueSet:
         fingerprint = record.get("measure", {}).get("values", self.values_id)
         if fingerprint == self.values_id:
             return self.values
         try:
-            return parse_value_set(kept(fingerprint))
+            return parse_value_set(read_values(fingerprint))
         except ValueError:  # the store does not have it any more
             return self.values

@@ -88,14 +88,14 @@ class PostgresAuditor(ForkHandler):
             if (running := self._running) is not None:
                 if running.thread.alive and not running.ended.done():
                     return
-                log.error("The worker had ended; another one is started.")
+                log.error("The worker has ended; a new one is started.")
                 running.thread.stop()
                 self._done += running.worker.done
             worker = Worker(self.plan, self.store)
             try:
                 thread = EventLoopThread("safi-worker")
             except (RuntimeError, MemoryError, OSError) as error:
-                log.error("The worker could not be started (%s); it is tried again.", error)
+                log.error("The worker could not be started (%s); this is retried.", error)
                 return
             self._running = _Running(worker, thread, thread.submit(worker.run))
 
@@ -107,14 +107,16 @@ class PostgresAuditor(ForkHandler):
         """
         refuse_audit_thread()
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        look = POLL
-        while (mine := self._count_open())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0:
+        interval = POLL
+        while (
+            (open_counts := self._count_open())[0] and not self._stopped and (rest := deadline - time.monotonic()) > 0
+        ):
             self._start()
             ensure()
-            time.sleep(min(look, rest))
-            look = min(2 * look, MAX_POLL)
+            time.sleep(min(interval, rest))
+            interval = min(2 * interval, MAX_POLL)
         with self._lock:
-            finished = max(0, self._submitted - mine[1] - self._reported)
+            finished = max(0, self._submitted - open_counts[1] - self._reported)
             self._reported += finished
         return self.drain_result(finished)
 
@@ -126,13 +128,13 @@ class PostgresAuditor(ForkHandler):
         """The number of turns that are not done, and the reasons."""
         name = self.plan.values.name
         try:
-            drain_result = self.store.count_unfinished(name)
-            blocked = unfinished_reasons(self.store, name, drain_result)
+            counts = self.store.count_unfinished(name)
+            blocked = unfinished_reasons(self.store, name, counts)
         except (SQLAlchemyError, OSError) as error:
             return self._submitted - self._reported, [f"The store cannot be read ({type(error).__name__})."]
-        count = sum(drain_result.values())
+        count = sum(counts.values())
         if count and (running := self._running) is not None and not self._stopped:
-            blocked += running.worker.blocked() or [f"{count} turns are in the queue, or under way at a worker."]
+            blocked += running.worker.blocked() or [f"{count} turns are queued, or in progress at a worker."]
         elif count:
             blocked.append(f"{count} turns wait for a worker; this process has none.")
         return count, blocked
@@ -142,7 +144,7 @@ class PostgresAuditor(ForkHandler):
         try:
             return self.store.leases.count_own(self.plan.values.name)
         except SQLAlchemyError as error:  # the store is unreachable; its content is safe
-            log.error("It cannot be seen which audits are done.", exc_info=error)
+            log.error("The store could not be read for finished audits.", exc_info=error)
             return 1, self._submitted - self._reported
 
     def shutdown(self, timeout: float) -> None:

@@ -35,7 +35,7 @@ SILENT = 30.0  # seconds without a heartbeat after which a worker's jobs are ret
 POLL = 1.0  # seconds between polls for due jobs, and between attempts to reconnect
 SHUTDOWN_GRACE = 10.0  # seconds for running jobs when the database is lost
 MAX_INTERRUPTIONS = 10  # interrupted attempts after which an audit fails: the turn may have crashed its workers
-SWEEP = 0x5AF2  # advisory lock of the process that looks for workers without a heartbeat
+SWEEP = 0x5AF2  # advisory lock of the process that sweeps workers without a heartbeat
 AT_THE_STORE = 8
 MAX_POLL = 1.0  # seconds between checks of running hooks
 
@@ -44,7 +44,7 @@ class RetryLaterError(Exception):
     """The audit failed and is retried after ``wait`` seconds."""
 
     def __init__(self, wait: float) -> None:
-        super().__init__(f"again in {wait} s")
+        super().__init__(f"retry in {wait} s")
         self.wait = wait
 
 
@@ -81,7 +81,7 @@ class Worker:
             try:
                 await self._run_once()
             except Exception as error:
-                log.error("The worker lost its queue and will look for it again.", exc_info=error)
+                log.error("The worker lost the connection to its queue and reconnects.", exc_info=error)
             if not self._stopped:
                 await asyncio.sleep(POLL)
         self._hooks.stop()
@@ -138,17 +138,17 @@ class Worker:
 
     async def _judge(self, context: JobContext, key: str, turn: str) -> None:
         """Audit a turn, unless it already was; fail after ``MAX_INTERRUPTIONS`` interrupted attempts."""
-        kept = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
-        if kept is None:
-            log.error("Turn %s is not in the store any more; it is not audited.", turn)
+        stored = (await self._in_store_thread(partial(self.store.load_turns, [turn]))).get(turn)
+        if stored is None:
+            log.error("Turn %s is no longer in the store; it is not audited.", turn)
             return
-        if kept.status != "pending":
+        if stored.status != "pending":
             return
-        if context.job.attempts - kept.attempts >= MAX_INTERRUPTIONS:
+        if context.job.attempts - stored.attempts >= MAX_INTERRUPTIONS:
             error = f"interrupted {MAX_INTERRUPTIONS} times"
             await self._in_store_thread(partial(self.store.save_ledger, turn, None, error))
             return
-        after = self.plan.next_step(turn, key, kept.attempts, await self._attempt(turn, kept))
+        after = self.plan.next_step(turn, key, stored.attempts, await self._attempt(turn, stored))
         if after.failed is not None:
             await self._in_store_thread(partial(self.store.save_attempts, turn, after.failed))
         if after.result is None:
@@ -156,12 +156,12 @@ class Worker:
         result = after.result
         await self._in_store_thread(partial(self.store.save_ledger, turn, result.ledger, result.error, result.judge))
 
-    async def _attempt(self, turn: str, kept: StoredTurn) -> Outcome:
+    async def _attempt(self, turn: str, stored: StoredTurn) -> Outcome:
         """One attempt on a thread; a timeout is a failed attempt."""
-        if not self.plan.may_attempt(kept.attempts):
+        if not self.plan.may_attempt(stored.attempts):
             return Outcome(None)
         try:
-            future = self._judges.submit(partial(self.plan.judge, turn, kept))
+            future = self._judges.submit(partial(self.plan.judge, turn, stored))
         except RuntimeError:  # the pool has logged it
             raise RetryLaterError(RECONNECT[0]) from None
         try:
@@ -186,9 +186,9 @@ class Worker:
         calls = await self._in_store_thread(partial(self.plan.hook_calls, turn_id, record, self.store.read_values))
         if not calls:
             return
-        told: Future[None] = Future()
-        self._hooks.dispatch(calls, partial(told.set_result, None))
-        waiting = asyncio.wrap_future(told)
+        called: Future[None] = Future()
+        self._hooks.dispatch(calls, partial(called.set_result, None))
+        waiting = asyncio.wrap_future(called)
         while not waiting.done():
             await asyncio.wait([waiting], timeout=min(MAX_POLL, self._hooks.expire()))
 

@@ -1,4 +1,4 @@
-"""The command line ``safi``: one file a command, listed here in the order of ``safi --help``."""
+"""The command line ``safi``: one file per command, listed here in the order of ``safi --help``."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""``safi chat``: a governed conversation at a prompt."""
+"""``safi chat``: an interactive, governed conversation."""
 
 import json
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from safi_agent.errors import SafiError
 if TYPE_CHECKING:
     from safi_agent import SafiChain
 
-# Control characters of a terminal.
-_STEERING = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+# Terminal control characters are replaced in the output: an answer could contain escape sequences.
+_CONTROL_CHARACTERS = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 def chat(
@@ -23,41 +23,44 @@ def chat(
     store: Database = STORE,
     log: Log = LOG,
 ) -> None:
-    """Talk, one line a turn; an empty line or the end of input ends it. The audit follows each answer."""
+    """Start a conversation, one line per turn; each answer is followed by its audit.
+
+    An empty line or the end of input ends the conversation.
+    """
     from safi_agent import create_safi_chain
 
     with one_line_errors("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
-        while asked := _asked():
-            typer.echo(f"\n{turn(safi, asked, log)}\n")
+        while prompt := _read_prompt():
+            typer.echo(f"\n{turn(safi, prompt, log)}\n")
 
 
-def _asked() -> str:
+def _read_prompt() -> str:
     try:
         return input("you: ").strip()
     except EOFError:
         return ""
 
 
-def turn(safi: "SafiChain", asked: str, log: Path) -> str:
-    """The output of a turn, or its error; the conversation goes on."""
+def turn(safi: "SafiChain", prompt: str, log: Path) -> str:
+    """The output of a turn; the error message if it fails, so that the conversation can continue."""
     try:
-        return talk(safi, asked, log)
+        return talk(safi, prompt, log)
     except SafiError as error:
         return f"This turn failed: {error}"
 
 
-def talk(safi: "SafiChain", asked: str, log: Path) -> str:
-    """The answer and, once it is done, what the audit found."""
-    message = safi.invoke(asked)
+def talk(safi: "SafiChain", prompt: str, log: Path) -> str:
+    """The answer and a summary of its audit, for which this function waits."""
+    message = safi.invoke(prompt)
     safi.drain()
     turn_id = message.response_metadata["safi"]["turnId"]
     record = next((r for r in records(log) if r["turnId"] == turn_id), None)
-    said = "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
-    return said.translate(_STEERING)
+    output = "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
+    return output.translate(_CONTROL_CHARACTERS)
 
 
 def records(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log, the last first; none while it cannot be written."""
+    """The records of a log, newest first; empty if the log does not exist."""
     if not log.is_file():
         return
     for line in reversed(log.read_text(encoding="ascii").splitlines()):
@@ -65,10 +68,10 @@ def records(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def summary(record: dict[str, Any]) -> Iterator[str]:
-    """A record in a few lines."""
+    """The lines that summarize a record: the Will's decision, the ledger, the Spirit's figures."""
     yield f"  Will: {record['willDecision']}. {record['willReflection']}"
     for row in record["conscienceLedger"]:
-        yield f"  {row['score']:+4.1f}  (sure: {row['confidence']:.1f})  {row['value']}"
+        yield f"  {row['score']:+4.1f}  (confidence: {row['confidence']:.1f})  {row['value']}"
     if record["willDecision"] == "approve":
         drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"
         yield f"  Spirit: {record['spiritScore']} of 10, drift: {drift}"

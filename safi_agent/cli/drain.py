@@ -1,4 +1,4 @@
-"""``safi drain``: what a process that is gone has left, finished."""
+"""``safi drain``: finish the audits of processes that have ended."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,28 +16,28 @@ def drain(
     model: Model = None,
     store: Database = STORE,
     log: Log = LOG,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
+    timeout: Annotated[float, typer.Option(help="Maximum number of seconds to wait.")] = 300,
 ) -> None:
-    """Finish the audits that processes which are gone have left; ends with 1 if turns are left then."""
+    """Finish the audits that ended processes left unfinished. Exit code 1 if some are still unfinished afterwards."""
     from safi_agent import create_safi_chain
 
     with one_line_errors("drain"):
         safi = create_safi_chain(model, values, store=store, log=log)
-        done = safi.drain(timeout)
+        result = safi.drain(timeout)
         safi.close(0)
-    finish(done, "drain")
+    finish(result, "drain")
 
 
-def finish(done: "DrainResult", command: str) -> None:
-    """Print what was finished, and what is left and why.
+def finish(result: "DrainResult", command: str) -> None:
+    """Print the number of finished audits, the number of unfinished turns and the reasons.
 
     Raises:
-        typer.Exit: with 1, where turns are left or something stands in their way.
+        typer.Exit: with code 1, if turns are unfinished or blocked.
     """
-    typer.echo(f"{many(done, 'audit')} finished.")
-    if not done.left and not done.blocked:
+    typer.echo(f"{many(result, 'audit')} finished.")
+    if not result.left and not result.blocked:
         return
-    typer.echo(f"safi {command}: {many(done.left, 'turn')} left.", err=True)
-    for sentence in done.blocked:
+    typer.echo(f"safi {command}: {many(result.left, 'turn')} left.", err=True)
+    for sentence in result.blocked:
         typer.echo(f"safi {command}: {sentence}", err=True)
     raise typer.Exit(1)

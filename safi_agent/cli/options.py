@@ -1,4 +1,4 @@
-"""What several commands ask for in the same words."""
+"""Options and error handling shared by several commands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,16 @@ from safi_agent.values import shipped
 if TYPE_CHECKING:
     from safi_agent.store import Store
 
-Values = Annotated[str, typer.Option(help=f"One of {', '.join(shipped())}, or a YAML file.")]
+Values = Annotated[str, typer.Option(help=f"The value set: {', '.join(shipped())}, or a YAML file.")]
 Model = Annotated[
     str | None,
     typer.Option(
-        help='A name for init_chat_model, or "offline" to rehearse. Default: gpt-4o, which needs OPENAI_API_KEY.'
+        help='A model name for init_chat_model, or "offline" for a rehearsal model without a network. '
+        "Default: gpt-4o, which needs OPENAI_API_KEY."
     ),
 ]
-Database = Annotated[str, typer.Option(help="The store's URL.")]
-Log = Annotated[Path, typer.Option(help="The log.")]
+Database = Annotated[str, typer.Option(help="URL of the store.")]
+Log = Annotated[Path, typer.Option(help="Path of the log.")]
 
 STORE = defaults.STORE
 LOG = Path(defaults.LOG)
@@ -30,29 +31,31 @@ LOG = Path(defaults.LOG)
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Print an error as one line instead of a traceback, and exit with 2."""
+    """Print an error as one line instead of a traceback, and exit with code 2."""
     try:
         yield
     except (SafiError, ValueError, ImportError, OSError) as error:
-        typer.echo(f"safi {command}: {_words(error)}", err=True)
+        typer.echo(f"safi {command}: {_message(error)}", err=True)
         raise typer.Exit(2) from None
 
 
-def _words(error: Exception) -> str:
-    """The text of an error; of a ValidationError without pydantic's layout."""
+def _message(error: Exception) -> str:
+    """The message of an error on one line; a ValidationError is reduced to locations and messages."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
         return str(error)
-    said = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_input=False)]
-    return " ".join(f"{f'{where}: ' if where else ''}{what.removeprefix('Value error, ')}" for where, what in said)
+    details = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_input=False)]
+    return " ".join(
+        f"{f'{location}: ' if location else ''}{message.removeprefix('Value error, ')}" for location, message in details
+    )
 
 
 def open_existing_store(url: str) -> "Store":
     """Open an existing store, without creating one.
 
     Raises:
-        ValueError: it is not there, or cannot be opened.
+        ValueError: the database does not exist or cannot be opened.
     """
     from sqlalchemy import make_url
 
@@ -61,7 +64,7 @@ def open_existing_store(url: str) -> "Store":
 
     database = opening(make_url)(url).database if url.startswith("sqlite") else None
     if database is not None and not Path(database).is_file():
-        raise ValueError(f"store: expected one that is there, got {url!r}.")
+        raise ValueError(f"store: expected an existing database, got {url!r}.")
     try:
         return open_store(url)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""``safi reaudit``: audits that failed for good, made again."""
+"""``safi reaudit``: repeat audits that have failed after all attempts."""
 
 from typing import Annotated
 
@@ -14,24 +14,25 @@ def reaudit(
     model: Model = None,
     store: Database = STORE,
     log: Log = LOG,
-    turn: Annotated[list[str] | None, typer.Option(help="The id of a turn; may be given more than once.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 300,
+    turn: Annotated[list[str] | None, typer.Option(help="Id of a turn; can be repeated.")] = None,
+    timeout: Annotated[float, typer.Option(help="Maximum number of seconds to wait.")] = 300,
 ) -> None:
-    """Audit turns again whose audit has failed: those that are named, or all of the value set.
+    """Repeat failed audits: those of the given turns, or all of the value set.
 
-    Ends with 0 if all were audited, 1 if one failed again or is not done, 2 if it could not be tried.
+    Exit code: 0 if all audits succeeded; 1 if one failed again or is unfinished; 2 if none could be started.
     """
     from safi_agent import create_safi_chain
     from safi_agent.store.reaudit import failed_audits, open_reaudits
 
     with one_line_errors("reaudit"):
-        kept = open_existing_store(store)
+        database = open_existing_store(store)
         with create_safi_chain(model, values, store=store, log=log) as safi:
-            tried = failed_audits(kept, safi.values.name, turn or None)
-            safi.reaudit(tried)
+            turn_ids = failed_audits(database, safi.values.name, turn or None)
+            safi.reaudit(turn_ids)
             safi.drain(timeout)
-            left, again = open_reaudits(kept, tried), failed_audits(kept, safi.values.name, tried)
-    typer.echo(f"{len(tried) - len(left) - len(again)} turns were audited, {len(again)} failed again.")
-    if left:
-        typer.echo(f"{len(left)} are not done; safi drain waits for them.")
-    raise typer.Exit(FAILED_AGAIN if left or again else 0)
+            unfinished = open_reaudits(database, turn_ids)
+            failed = failed_audits(database, safi.values.name, turn_ids)
+    typer.echo(f"{len(turn_ids) - len(unfinished) - len(failed)} turns were audited, {len(failed)} failed again.")
+    if unfinished:
+        typer.echo(f"{len(unfinished)} are unfinished; 'safi drain' waits for them.")
+    raise typer.Exit(FAILED_AGAIN if unfinished or failed else 0)

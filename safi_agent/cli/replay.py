@@ -1,4 +1,4 @@
-"""``safi replay``: whether the figures of a log follow from its ledgers."""
+"""``safi replay``: recompute the figures of a log from its ledgers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +17,18 @@ SAME, DIFFERENT, UNCHECKED = 0, 1, 2
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
-    values: Annotated[list[str] | None, typer.Option(help="A value set's file, where no store has it.")] = None,
-    store: Annotated[str, typer.Option(help="URL of the store that has the value sets.")] = STORE,
-    beta: Annotated[float, typer.Option(help="That of lines which do not say theirs.")] = defaults.BETA,
+    log: Annotated[Path, typer.Argument(help="Path of the log; rotated files beside it are included.")] = LOG,
+    values: Annotated[
+        list[str] | None, typer.Option(help="File of a value set that is not in the store; can be repeated.")
+    ] = None,
+    store: Annotated[str, typer.Option(help="URL of the store that contains the value sets.")] = STORE,
+    beta: Annotated[
+        float, typer.Option(help="Decay β of the profile, for lines that do not contain it.")
+    ] = defaults.BETA,
 ) -> None:
-    """Compute the score, μ and drift of every line again from its ledger, and compare.
+    """Recompute the score, μ and drift of every line from its ledger and compare them with the log.
 
-    Ends with 0 if all are the same; 1 if one is not, and says where; 2 if that could not be computed.
+    Exit code: 0 if all figures match; 1 if some differ, with their lines printed; 2 if they could not be computed.
     """
     from safi_agent.faculties.spirit import is_invalid_beta
     from safi_agent.log.replay import replay as replay_log
@@ -36,47 +40,51 @@ def replay(
     except (LogError, ValueError, OSError) as error:
         typer.echo(f"{log}: not computed: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
-    raise typer.Exit(_say(log, replayed))
+    raise typer.Exit(_print_result(log, replayed))
 
 
 def _finder(files: list[str], store: str) -> "Find":
-    """Value sets from the files that were given, the store and the package, by their content and by their name."""
+    """A lookup of value sets by fingerprint and by name: in the package, in ``files`` and in the store."""
     from safi_agent.record import parse_value_set
     from safi_agent.store.database_errors import raise_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
-    known = {one.name: one for one in sets} | {one.fingerprint: one for one in sets}
+    by_name = {values.name: values for values in sets} | {values.fingerprint: values for values in sets}
     try:
-        kept = open_existing_store(store)
+        database = open_existing_store(store)
     except ValueError:
         if store != STORE:
             raise
-        return known.get
+        return by_name.get
 
     @raise_as(_unreadable, "The store could not be read")
     def find(name: str) -> ValueSet | None:
-        if name not in known and (text := kept.read_values(name)) is not None:
-            found = parse_value_set(text)
-            if name == found.fingerprint:  # a value set that was edited in the store has another fingerprint
-                known[name] = found
-        return known.get(name)
+        if name not in by_name and (text := database.read_values(name)) is not None:
+            values = parse_value_set(text)
+            if name == values.fingerprint:  # a value set that was edited in the store has another fingerprint
+                by_name[name] = values
+        return by_name.get(name)
 
     return find
 
 
 def _unreadable(cause: str) -> LogError:
-    return LogError(f"store: expected one that can be read, got {cause}. Details are in the logger 'safi_agent'.")
+    return LogError(
+        f"store: expected a database that can be read, got {cause}. Details are in the logger 'safi_agent'."
+    )
 
 
-def _say(log: Path, replayed: "Replayed") -> int:
+def _print_result(log: Path, replayed: "Replayed") -> int:
     for fault in replayed.faults:
         typer.echo(str(fault))
     if replayed.faulty:
-        typer.echo(f"{log}: {replayed.faulty:,} figures in {replayed.lines:,} lines are not what the ledgers give.")
+        typer.echo(f"{log}: {replayed.faulty:,} figures in {replayed.lines:,} lines differ from the ledgers.")
         return DIFFERENT
     typer.echo(f"{log}: {replayed.lines:,} lines, all figures follow from their ledgers.")
     if replayed.late:
-        typer.echo(f"Of {replayed.late:,} memory keys the first turn is not here; their first μ was taken as it is.")
+        typer.echo(
+            f"{replayed.late:,} memory keys begin after their first turn; their first logged μ could not be checked."
+        )
     if replayed.other_maps:
-        typer.echo(f"{replayed.other_maps:,} scores were made with another φ or σ and not computed again.")
+        typer.echo(f"{replayed.other_maps:,} scores use a custom φ or σ and were not recomputed.")
     return SAME

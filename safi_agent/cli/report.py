@@ -1,4 +1,4 @@
-"""``safi report``: a log as a page to look at."""
+"""``safi report``: write an HTML report of a log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +10,24 @@ from safi_agent.cli.options import LOG, one_line_errors
 
 
 def report(
-    log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
-    to: Annotated[Path | None, typer.Option(help="The page. Default: the log's name with .html, beside it.")] = None,
-    newest: Annotated[int, typer.Option(help="How many of the newest turns, and to review, can be read.")] = 500,
-    review_below: Annotated[float, typer.Option(help="A score below it is to be reviewed.")] = defaults.REVIEW_BELOW,
-    drift_above: Annotated[float, typer.Option(help="A drift above it is to be reviewed.")] = defaults.DRIFT_ABOVE,
+    log: Annotated[Path, typer.Argument(help="Path of the log; rotated files beside it are included.")] = LOG,
+    to: Annotated[
+        Path | None, typer.Option(help="Path of the report. Default: the log's path with the suffix .html.")
+    ] = None,
+    newest: Annotated[
+        int, typer.Option(help="Number of newest turns, and of newest turns to review, shown in full.")
+    ] = 500,
+    review_below: Annotated[
+        float, typer.Option(help="Turns with a lower score are to be reviewed.")
+    ] = defaults.REVIEW_BELOW,
+    drift_above: Annotated[
+        float, typer.Option(help="Turns with a higher drift are to be reviewed.")
+    ] = defaults.DRIFT_ABOVE,
 ) -> None:
-    """Make a page of a log: trends, the ledger, and the turns to review. It opens without a network."""
+    """Write an HTML report of a log: trends, the ledger, and the turns to review. It needs no network."""
     from safi_agent.report.page import write_page
 
     page = to or log.with_suffix(".html")
     with one_line_errors("report"):
-        found = write_page(log, page, newest, review_below=review_below, drift_above=drift_above)
-    typer.echo(f"{page}: {found.turns} turns, {found.flagged} to review.")
+        review = write_page(log, page, newest, review_below=review_below, drift_above=drift_above)
+    typer.echo(f"{page}: {review.turns} turns, {review.flagged} to review.")

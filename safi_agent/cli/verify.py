@@ -1,4 +1,4 @@
-"""``safi verify``: whether a log is as it was written."""
+"""``safi verify``: check the integrity of a log."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,77 +17,83 @@ WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
 
 
 def verify(
-    log: Annotated[Path, typer.Argument(help="The log; its full files are found beside it.")] = LOG,
-    store: Annotated[str, typer.Option(help="URL of the store that wrote it.")] = STORE,
+    log: Annotated[Path, typer.Argument(help="Path of the log; rotated files beside it are included.")] = LOG,
+    store: Annotated[str, typer.Option(help="URL of the store that wrote the log.")] = STORE,
     without_store: Annotated[
         bool, typer.Option("--without-store", help="Do not compare the log with the store.")
     ] = False,
-    first_line: Annotated[int, typer.Option(help="The first line here, if earlier files are elsewhere.", min=1)] = 1,
+    first_line: Annotated[
+        int, typer.Option(help="Number of the first line, if earlier files were moved away.", min=1)
+    ] = 1,
 ) -> None:
-    """Check every line of a log against its chain, and the log against the store that wrote it.
+    """Check every line of a log against the hash chain, and the log against the store that wrote it.
 
-    Ends with 0 if it is as it was written; 1 if it is not, and says where; 2 if that could not be checked; 3 if none of
-    its lines has a mac, so that nothing can be said of it.
+    Exit code: 0 if the log is as it was written; 1 if it is not, with the lines printed; 2 if it could not be checked;
+    3 if none of its lines has a MAC, so that it cannot be verified.
     """
     from safi_agent.store.database_errors import raise_as
 
-    compared = raise_as(_unreadable, "The store could not be read")(_with_store)
+    check_with_store = raise_as(_unreadable, "The store could not be read")(_with_store)
     try:
-        ended = _alone(log, first_line) if without_store else compared(log, store, first_line)
+        code = _without_store(log, first_line) if without_store else check_with_store(log, store, first_line)
     except (LogError, ValueError, OSError) as error:
         typer.echo(f"{log}: not checked: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
-    raise typer.Exit(ended)
+    raise typer.Exit(code)
 
 
 def _unreadable(cause: str) -> LogError:
-    return LogError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+    return LogError(
+        f"store: expected a database that can be opened, got {cause}. Details are in the logger 'safi_agent'."
+    )
 
 
-def _alone(log: Path, first_line: int) -> int:
-    """Without the store."""
+def _without_store(log: Path, first_line: int) -> int:
+    """Verify the log alone; returns the exit code."""
     from safi_agent.log.reconciliation import Checked
     from safi_agent.log.verify import is_chained
     from safi_agent.log.verify import verify as verify_log
 
     if not is_chained(log):
         return _unchained(log)
-    ended = _say(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0))
-    if ended == WHOLE:
-        typer.echo("The store was not asked: nobody can see here whether lines are missing at the end.")
-    return ended
+    code = _print_result(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0))
+    if code == WHOLE:
+        typer.echo("The log was not compared with the store: lines missing at the end cannot be detected.")
+    return code
 
 
 def _with_store(log: Path, url: str, first_line: int) -> int:
-    """Against the store, which may know the log under another path.
+    """Verify the log with the store, which may contain it under another path; returns the exit code.
 
     Raises:
-        LogError: the store never wrote the log, or there is no key, or another.
-        FileNotFoundError: there is neither the log nor a store that could have written it.
-        ValueError: the log is there, and the store is not or cannot be opened.
+        LogError: the store did not write the log, or the key is missing or differs.
+        FileNotFoundError: neither the log nor the store exists.
+        ValueError: the log exists, but the store does not or cannot be opened.
     """
     from safi_agent.log.reconciliation import check, find_other_path
     from safi_agent.log.verify import is_chained
     from safi_agent.store.log_account import read_log_account
 
-    store = _opened(log, url)
-    if (told := _remembered(store, log)) is not None:
-        return _say(log, check(log, _key(log), store, told, first_line))
+    store = _open_store(log, url)
+    if (account := _find_account(store, log)) is not None:
+        return _print_result(log, check(log, _key(log), store, account, first_line))
     if not is_chained(log):
         return _unchained(log)
     try:
         key = _key(log)
     except LogError as error:
-        raise LogError(f"this store never wrote it at this path, and a copy is known by its key: {error}") from None
-    if (known := find_other_path(store, str(log.resolve()), key)) is None:
-        raise LogError("this store never wrote it; name the one that did by --store, or say --without-store.")
-    ended = _say(log, check(log, key, store, read_log_account(store, known[0]), first_line))
-    typer.echo(f"The store wrote it as {known[0]}: this is a copy, or it was moved.")
-    return ended
+        raise LogError(
+            f"this store did not write a log at this path, and its key is needed to recognize a copy: {error}"
+        ) from None
+    if (original := find_other_path(store, str(log.resolve()), key)) is None:
+        raise LogError("this store did not write it; give the store that did with --store, or use --without-store.")
+    code = _print_result(log, check(log, key, store, read_log_account(store, original[0]), first_line))
+    typer.echo(f"The store wrote it as {original[0]}: this is a copy, or it was moved.")
+    return code
 
 
 def _unchained(log: Path) -> int:
-    typer.echo(f"{log}: none of its lines has a mac, as in logs of an older version: nothing can be said of it.")
+    typer.echo(f"{log}: none of its lines has a MAC, as in logs of an older version: it cannot be verified.")
     return UNCHAINED
 
 
@@ -99,7 +105,7 @@ def _key(log: Path) -> bytes:
     return key
 
 
-def _opened(log: Path, url: str) -> "Store":
+def _open_store(log: Path, url: str) -> "Store":
     from safi_agent.log.rotation import log_files
 
     try:
@@ -107,37 +113,37 @@ def _opened(log: Path, url: str) -> "Store":
     except ValueError:
         if log_files(log):
             raise
-    raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+    raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
 
 
-def _remembered(store: "Store", log: Path) -> "LogAccount | None":
-    """The store's account of a log at this path, also where the file does not exist any more."""
+def _find_account(store: "Store", log: Path) -> "LogAccount | None":
+    """The store's account of a log at this path, even if the file no longer exists."""
     from safi_agent.store.log_account import read_log_account
 
     for path in dict.fromkeys((log.resolve(), log.absolute())):
-        if (told := read_log_account(store, str(path))).anchor or told.written:
-            return told
+        if (account := read_log_account(store, str(path))).anchor or account.written:
+            return account
     return None
 
 
-def _say(log: Path, checked: "Checked") -> int:
+def _print_result(log: Path, checked: "Checked") -> int:
     verdict, anchor, foreign, waiting = checked
     for fault in verdict.faults:
         typer.echo(str(fault))
     if verdict.faulty:
-        many = "fault" if verdict.faulty == 1 else "faults"
-        typer.echo(f"{log}: not as it was written: {verdict.faulty:,} {many} in {verdict.lines:,} lines.")
+        noun = "fault" if verdict.faulty == 1 else "faults"
+        typer.echo(f"{log}: not as it was written: {verdict.faulty:,} {noun} in {verdict.lines:,} lines.")
         return TAMPERED
     typer.echo(f"{log}: {verdict.lines:,} lines, as they were written.")
     if verdict.unsealed:
-        typer.echo(f"The first {verdict.unsealed:,} have no mac; they are as they were when the chain began.")
+        typer.echo(f"The first {verdict.unsealed:,} have no MAC; they are unchanged since the chain began.")
     if anchor and verdict.tip and verdict.tip.lines > anchor.lines:
-        typer.echo(f"{verdict.tip.lines - anchor.lines:,} at the end were written since the store was last told.")
+        typer.echo(f"{verdict.tip.lines - anchor.lines:,} at the end were written after the store's last anchor.")
     if foreign:
         typer.echo(
-            f"{foreign:,} are of turns that this store does not have: another store wrote them, or this one was set "
-            "back to an earlier state."
+            f"{foreign:,} are of turns that this store does not have: another store wrote them, or this one was "
+            "restored to an earlier state."
         )
     if waiting:
-        typer.echo(f"{waiting:,} turns were committed and are not in the log yet; the logger 'safi_agent' says why.")
+        typer.echo(f"{waiting:,} turns are committed but not in the log yet; the logger 'safi_agent' has the reason.")
     return WHOLE

@@ -1,4 +1,4 @@
-"""``safi worker``: audits the turns that others answer, on the PostgreSQL store they share."""
+"""``safi worker``: audit turns that other processes answer, through a shared PostgreSQL store."""
 
 import signal
 import time
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from safi_agent.audit.postgres import PostgresAuditor
     from safi_agent.lifecycle import DrainResult
 
-Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="The store's URL, postgresql+psycopg://….")]
-Grace = Annotated[float, typer.Option(help="Seconds that audits under way get when it is told to end.")]
+Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="URL of the store, postgresql+psycopg://….")]
+Grace = Annotated[float, typer.Option(help="Seconds that running audits get to finish after a signal to stop.")]
 
 
 def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
-    """Audit what others answer, until SIGTERM or Ctrl-C; what is not done then goes back to the queue.
+    """Audit turns that other processes answer, until SIGTERM or Ctrl-C; unfinished audits return to the queue.
 
-    It ends with 1 if turns are left then.
+    Exit code: 1 if turns are left then.
     """
     from safi_agent import create_safi_chain
 
@@ -36,7 +36,7 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
 
 
 def work(safi: "SafiChain", grace: float) -> "DrainResult":
-    """Wait for a signal; the number of audits that the chain's worker has finished."""
+    """Wait for a signal, then stop; returns what the chain's worker has finished and what is left."""
     auditor = cast("PostgresAuditor", safi._auditor)
     with suppress(KeyboardInterrupt):
         while True:

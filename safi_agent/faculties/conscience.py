@@ -71,16 +71,16 @@ def ledger_rows(data: dict[str, Any]) -> list[Any]:
         return []
     if {"value", "score"} <= set(fields):
         return [fields]
-    found = next(iter(fields.values())) if len(fields) == 1 else None
-    read = [casefold_keys(row) for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-    return [] if None in read else read
+    rows = next(iter(fields.values())) if len(fields) == 1 else None
+    folded = [casefold_keys(row) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return [] if None in folded else folded
 
 
 @dataclass(frozen=True, eq=False)
 class Conscience(Faculty):
     """Adds ``ledger``. One call for all values, or one for each (``calls="each"``), side by side where it is awaited.
 
-    Raises ConscienceError when too few values could be scored, and whatever the model raises.
+    Raises ConscienceError if too few values could be scored, and any exception of the model.
     """
 
     judge: Judge
@@ -94,36 +94,36 @@ class Conscience(Faculty):
         """Ask about all values, or about each at once."""
         groups = self._groups()
         if len(groups) == 1:
-            return self._whole([self._ask(turn, groups[0], config)])
-        return self._whole(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
+            return self._combine([self._ask(turn, groups[0], config)])
+        return self._combine(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
 
     def _ask(self, turn: Turn, group: Sequence[Value], config: RunnableConfig) -> JudgeReply[list[Finding]]:
         return self.judge.ask(self._messages(turn, group), self._reader(group), config)
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
-        asked = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
-        return self._whole(await asyncio.gather(*asked))
+        calls = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
+        return self._combine(await asyncio.gather(*calls))
 
     def _groups(self) -> list[tuple[Value, ...]]:
         return [self.values.values] if self.calls == "all" else [(value,) for value in self.values.values]
 
-    def _ledger(self, found: Iterable[Any]) -> Ledger:
-        return read_ledger(found, self.values, ContinuousFinding if self.score_mode == "continuous" else Finding)
+    def _ledger(self, rows: Iterable[Any]) -> Ledger:
+        return read_ledger(rows, self.values, ContinuousFinding if self.score_mode == "continuous" else Finding)
 
     def _reader(self, group: Sequence[Value]) -> Read[list[Finding]]:
-        """Reads a reply about these values; None where it is not enough, so that the judge is asked again."""
-        asked = {value.key for value in group}
+        """A reader of replies about these values; it returns None if too few are scored, which causes a retry."""
+        keys = {value.key for value in group}
 
         def read(data: dict[str, Any]) -> list[Finding] | None:
             ledger = self._ledger(ledger_rows(data))
-            found = [row for key, row in ledger.findings.items() if key in asked]
-            enough = ledger.covered if len(asked) == len(self.values.values) else bool(found)
-            return found if enough else None
+            findings = [row for key, row in ledger.findings.items() if key in keys]
+            enough = ledger.covered if len(keys) == len(self.values.values) else bool(findings)
+            return findings if enough else None
 
         return read
 
-    def _whole(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
+    def _combine(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
         ledger = self._ledger(row for answer in answers for row in answer.found or [])
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")
@@ -133,5 +133,5 @@ class Conscience(Faculty):
     def _messages(self, turn: Turn, group: Sequence[Value]) -> list[BaseMessage]:
         listed = "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in group)
         system = SYSTEM.replace("{values}", listed).replace("{clause}", CLAUSE)
-        fed = (("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer))
-        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
+        parts = (("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer))
+        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in parts))]

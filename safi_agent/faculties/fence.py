@@ -53,6 +53,6 @@ def neutralize(text: str) -> str:
     return _ANGLE.sub(_neutralized, shown).strip()
 
 
-def _neutralized(found: re.Match[str]) -> str:
-    angle, rest = found.groups()
+def _neutralized(match: re.Match[str]) -> str:
+    angle, rest = match.groups()
     return (_MARK if rest and _TAG.match(letters(rest)) else angle) + rest

@@ -1,4 +1,4 @@
-"""Intellect: propose an answer and a short reflection on it. What it proposes goes to the Will and nowhere else."""
+"""Intellect: draft an answer and a short reflection on it. The draft is passed to the Will only."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ REFLECT = """Write the answer first, for the user alone to read. Then write, on 
 
 @dataclass(frozen=True, eq=False)
 class Intellect(Faculty):
-    """Adds ``draft``, one of several where there is a panel. Raises IntellectError when its model raises.
+    """Adds ``draft``, selected from several if a selector is set. Raises IntellectError if its model raises.
 
     ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged.
     """
@@ -44,11 +44,11 @@ class Intellect(Faculty):
     output_key = "draft"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Draft:
-        """Ask the model."""
+        """Call the model."""
         try:
             if self.selector is not None:
-                asked = [self._messages(turn)] * self.selector.count
-                return self.selector.select(self._drafts(self.model.batch(asked, config, return_exceptions=True)))
+                requests = [self._messages(turn)] * self.selector.count
+                return self.selector.select(self._drafts(self.model.batch(requests, config, return_exceptions=True)))
             return self._draft(self.model.invoke(self._messages(turn), config))
         except Exception as error:
             failed = _failed(error)
@@ -58,9 +58,9 @@ class Intellect(Faculty):
         """Asynchronous version."""
         try:
             if self.selector is not None:
-                asked = [self._messages(turn)] * self.selector.count
+                requests = [self._messages(turn)] * self.selector.count
                 return await self.selector.aselect(
-                    self._drafts(await self.model.abatch(asked, config, return_exceptions=True))
+                    self._drafts(await self.model.abatch(requests, config, return_exceptions=True))
                 )
             return self._draft(await self.model.ainvoke(self._messages(turn), config))
         except Exception as error:
@@ -68,12 +68,14 @@ class Intellect(Faculty):
         raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        own = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace("{values}", values_prompt(self.values))
+        system = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace(
+            "{values}", values_prompt(self.values)
+        )
         for text in self.values.disclaimers:
-            own += f"\nEnd the answer with exactly this sentence: {text}"
-        own += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
+            system += f"\nEnd the answer with exactly this sentence: {text}"
+        system += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""
         leading = list(takewhile(lambda message: isinstance(message, SystemMessage), turn["messages"]))
-        return [_joined(own, leading), *turn["messages"][len(leading) :]]
+        return [_joined(system, leading), *turn["messages"][len(leading) :]]
 
     def _drafts(self, replies: Sequence[Any]) -> list[Draft]:
         """The drafts of the successful calls; raises the first error if there are none."""
@@ -94,7 +96,9 @@ class Intellect(Faculty):
         if isinstance(reply, Exception):
             raise reply
         if not isinstance(reply, AIMessage | str):
-            raise TypeError(f"The Intellect's model: expected a str or an AIMessage of it, got {type(reply).__name__}.")
+            raise TypeError(
+                f"The Intellect's model: expected it to return a str or an AIMessage, got {type(reply).__name__}."
+            )
         message = reply if isinstance(reply, AIMessage) else AIMessage(reply)
         bare = without_reasoning(str(message.text))
         flags = (*bare.flags, TRUNCATED) if is_truncated(message) else bare.flags

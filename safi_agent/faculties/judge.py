@@ -34,8 +34,8 @@ class JudgeReply(NamedTuple, Generic[T]):
 class Judge:
     """A model that answers in JSON of one schema.
 
-    ``retry`` asks once more, in plain words, when a reply cannot be used. So there are at most two replies, and at most
-    three requests for each (``JudgeCall``).
+    With ``retry``, a reply that cannot be used is requested once more, without the schema. There are at most two
+    replies, and at most three requests for each (``JudgeCall``).
     """
 
     structured: Model
@@ -48,11 +48,11 @@ class Judge:
         return cls(as_judge_model(model, schema), as_judge_model(model, None), retry)
 
     def ask(self, messages: Sequence[BaseMessage], read: Read[T], config: RunnableConfig) -> JudgeReply[T]:
-        """Ask, and read the reply.
+        """Call the model and parse its reply.
 
         Raises:
-            TypeError: the model gave something other than a str or an AIMessage.
-            Exception: whatever the model raises.
+            TypeError: the model returned something other than a str or an AIMessage.
+            Exception: any exception of the model.
         """
 
         def perform(request: Request) -> Any:
@@ -86,20 +86,20 @@ class Judge:
         return second._replace(usage=usage)
 
 
-def _reply(came: Any) -> AIMessage | str | None:
+def _reply(output: Any) -> AIMessage | str | None:
     """The reply; None if it was truncated, so that it cannot be parsed."""
-    if isinstance(came, Exception):
-        if type(came).__name__ in _CUT_OFF:
+    if isinstance(output, Exception):
+        if type(output).__name__ in _CUT_OFF:
             return None
-        raise came
-    if isinstance(came, dict) and set(came) == _INCLUDED_RAW:
-        came = came["raw"]
-    if not isinstance(came, AIMessage | str):
-        raise TypeError(f"The judge's model: expected a str or an AIMessage of it, got {type(came).__name__}.")
-    return came
+        raise output
+    if isinstance(output, dict) and set(output) == _INCLUDED_RAW:
+        output = output["raw"]
+    if not isinstance(output, AIMessage | str):
+        raise TypeError(f"The judge's model: expected it to return a str or an AIMessage, got {type(output).__name__}.")
+    return output
 
 
 def _answer(reply: AIMessage | str | None, read: Read[T]) -> JudgeReply[T]:
     data = None if reply is None else parse_reply(reply)
-    found = None if data is None else read(data)
-    return JudgeReply(found, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))
+    result = None if data is None else read(data)
+    return JudgeReply(result, reply.usage_metadata if isinstance(reply, AIMessage) else None, reply_model(reply))

@@ -29,9 +29,9 @@ _OTHER = re.compile(
 def unsupported_features(error: Exception) -> frozenset[Feature]:
     """The features without which a call may be retried.
 
-    Providers agree on neither a class nor a status for this, so the text of the error decides: it has to name the
-    feature and say that it is refused. An error about something else (a context that is too long, a content filter, a
-    wrong key, a limit) is none of these, whatever its class and status are.
+    Providers use different classes and status codes for this, so the text of the error decides: it has to name the
+    feature and state that it is not supported. Errors with other causes (context length, content filter, wrong key,
+    rate limit) are excluded, regardless of class and status.
     """
     if isinstance(error, NotImplementedError):
         return frozenset({"schema"})
@@ -45,8 +45,8 @@ def unsupported_features(error: Exception) -> frozenset[Feature]:
 def _status(error: Exception) -> int | None:
     response = getattr(error, "response", None)
     places = ((error, "status_code"), (response, "status_code"), (error, "http_status"), (error, "code"))
-    found = (getattr(place, name, None) for place, name in places)
-    return next((number for number in found if isinstance(number, int)), None)
+    codes = (getattr(place, name, None) for place, name in places)
+    return next((number for number in codes if isinstance(number, int)), None)
 
 
 def _text(error: Exception) -> str:

@@ -31,15 +31,15 @@ class Split(NamedTuple):
 def split(text: str, *, broken_off: bool = False) -> Split:
     r"""Answer and reflection of a draft.
 
-    A draft whose whole is one object of exactly the keys "answer" and "reflection" gives their texts. Else the
-    reflection is, of these, the first that there is, up to the end of the draft:
+    A draft that is one JSON object with exactly the keys "answer" and "reflection" is split into their texts.
+    Otherwise the reflection is the first of these that exists, up to the end of the draft:
 
     1. the last ``<reflection>`` that begins a line outside of code, closed or not;
     2. the last ``<reflection>`` where ``</reflection>`` ends the draft, or where the model was ``broken_off``;
     3. what follows the last line ``--- reflection ---`` outside of code;
     4. a last object ``{"reflection": "…"}`` that begins a line, with no other key, closed or not.
 
-    Where there is none the draft is the answer as it is.
+    If none exists, the whole draft is the answer.
 
     >>> split("Yes.\n<reflection>Honest.</reflection>")
     Split(answer='Yes.', reflection='Honest.')
@@ -65,18 +65,18 @@ def _start(text: str, broken_off: bool) -> int | None:
         tag = max((match.start() for match in _OPENING.finditer(text)), default=None)
     if tag is None:
         tag = _last_outside_code(_RULE, text)
-    return _blob(text) if tag is None else tag
+    return _reflection_object_start(text) if tag is None else tag
 
 
 def _last_outside_code(pattern: re.Pattern[str], text: str) -> int | None:
-    """Where the last match begins that does not stand between two lines of ```."""
-    fences, found = _beginning_a_line(_CODE, text), None
+    """The start of the last match outside of fenced code blocks; None if there is none."""
+    fences, last = _beginning_a_line(_CODE, text), None
     fence, inside = next(fences, None), False
     for match in _beginning_a_line(pattern, text):
         while fence is not None and fence.start() < match.start():
             fence, inside = next(fences, None), not inside
-        found = found if inside else match.start()
-    return found
+        last = last if inside else match.start()
+    return last
 
 
 def _beginning_a_line(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -86,28 +86,28 @@ def _beginning_a_line(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[
             yield match
 
 
-def _blob(text: str) -> int | None:
+def _reflection_object_start(text: str) -> int | None:
     blobs = list(_beginning_a_line(_BLOB, text))
     if not blobs:
         return None
     last = blobs[-1]
     try:
-        found, end = _DECODER.raw_decode(text, last.start("object"))
+        content, end = _DECODER.raw_decode(text, last.start("object"))
     except (ValueError, RecursionError):
         return last.start()  # cut off
     alone = text[end:].strip().strip("`") == ""
-    return last.start() if alone and set(found) == {"reflection"} else None
+    return last.start() if alone and set(content) == {"reflection"} else None
 
 
 def _is_half(text: str) -> bool:
-    """Whether the draft begins as the structured form, and is broken off, misspelt or goes on after it.
+    """Whether the draft begins with the structured form, but it is truncated, malformed or followed by text.
 
     It is then unclear which part of it is the answer.
     """
     if _HALF.match(text) is None or re.search(r'"reflection"\s*+:', text) is None:
         return False
     try:
-        found, _ = _DECODER.raw_decode(text, text.index("{"))
+        content, _ = _DECODER.raw_decode(text, text.index("{"))
     except (ValueError, RecursionError):
         return True
-    return set(found) == {"answer", "reflection"}
+    return set(content) == {"answer", "reflection"}

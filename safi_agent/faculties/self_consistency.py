@@ -1,6 +1,6 @@
-"""Self-consistency: of several drafts, select the one with which most others agree.
+"""Self-consistency: select the draft with which most others agree.
 
-No draft is judged here. Pulse-Split-Cascade embeds the drafts as vectors, finds the largest group that agrees, and
+Drafts are not judged here. Pulse-Split-Cascade embeds the drafts as vectors, finds the largest group that agrees, and
 selects the draft closest to all of this group (``sal_lightning.PulseCascade.select``). The share that agrees indicates
 the model's certainty (Kuhn et al. 2023, semantic entropy); it is passed to the Will and recorded.
 """
@@ -41,7 +41,7 @@ Select = Callable[[Vectors], Selection]
 class LexicalEmbeddings(Embeddings):
     """Hashed bag-of-words embeddings: no model, no network, and the same in every process.
 
-    A word adds √count to one of 1024 places. Texts without spaces between words need another model of embeddings.
+    A word adds √count to one of 1024 places. Languages without spaces between words need an embedding model.
     """
 
     @override
@@ -59,10 +59,10 @@ class LexicalEmbeddings(Embeddings):
 def cascade_selector(alike: float) -> Select:
     """Create a selector by Pulse-Split-Cascade; vectors agree from this cosine similarity.
 
-    Where no two agree it is the draft closest to all.
+    If no two agree, the draft closest to all others is selected.
 
     Raises:
-        ImportError: sal_lightning is not installed; the text says what to install.
+        ImportError: sal_lightning is not installed.
     """
     try:
         import torch
@@ -73,9 +73,9 @@ def cascade_selector(alike: float) -> Select:
 
     def choose(vectors: Vectors) -> Selection:
         states = torch.tensor(vectors, dtype=torch.double)
-        found = PulseCascade(merge=alike).select(states)
-        alone = len(set(found.lineages.tolist())) == len(vectors)
-        return Selection(PulseCascade(merge=-1).select(states).chosen if alone else found.chosen, found.share)
+        selected = PulseCascade(merge=alike).select(states)
+        alone = len(set(selected.lineages.tolist())) == len(vectors)
+        return Selection(PulseCascade(merge=-1).select(states).chosen if alone else selected.chosen, selected.share)
 
     return choose
 
@@ -111,17 +111,17 @@ class DraftSelector:
         return self._select(drafts, await self.embeddings.aembed_documents(texts) if len(texts) > 1 else [])
 
     def _select(self, drafts: Sequence[Draft], vectors: Vectors) -> Draft:
-        said = [draft for draft in drafts if draft.answer.strip()]
-        chosen = Selection(0, 1.0) if len(said) < 2 else self.choose(checked_vectors(vectors, len(said)))
+        answered = [draft for draft in drafts if draft.answer.strip()]
+        chosen = Selection(0, 1.0) if len(answered) < 2 else self.choose(checked_vectors(vectors, len(answered)))
         usage = None
         for draft in drafts:
             usage = add_usage(usage, draft.usage) if usage or draft.usage else None
-        one = said[chosen.place] if said else drafts[0]
-        return one._replace(
+        selected = answered[chosen.place] if answered else drafts[0]
+        return selected._replace(
             usage=usage,
-            flags=(*one.flags, *(("drafts_missing",) if len(said) < self.count else ())),
+            flags=(*selected.flags, *(("drafts_missing",) if len(answered) < self.count else ())),
             drafts=self.count,
-            agreement=chosen.share * len(said) / self.count,
+            agreement=chosen.share * len(answered) / self.count,
         )
 
 
@@ -136,5 +136,5 @@ def checked_vectors(vectors: Sequence[Any], count: int) -> Vectors:
     if len(rows) != count or len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"embeddings: expected {count} vectors of one length, got {len(rows)} of lengths {lengths}.")
     if not all(math.isfinite(entry) for row in rows for entry in row):
-        raise ValueError("embeddings: expected finite numbers, got others.")
+        raise ValueError("embeddings: expected finite numbers, got NaN or infinity.")
     return rows

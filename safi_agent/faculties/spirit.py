@@ -1,7 +1,7 @@
 """Spirit: the coherence of an answer with the values, and its drift from the long-term profile. Pure functions.
 
 ``S = σ(Σ wᵢ sᵢ φ(cᵢ))``, ``p = w ⊙ s``, ``μ ← βμ + (1−β)p``, ``d = 1 − cos(p, μ_prev)``, where ``d`` is over the values
-that were scored both now and before: a row that is missing is no score of 0.
+that were scored both now and before: a missing row does not count as a score of 0.
 """
 
 import math
@@ -54,19 +54,20 @@ def assess(
 
     ``profile`` and ``mu`` are keyed by normalised name. A value without a usable row adds 0 to the score, keeps its μ
     and is left out of the drift: the cosine is over the weighted values that have a usable row in this ledger and a μ
-    from an earlier one. A value that an auditor leaves out once is no drift, neither in that turn nor in the next.
+    from an earlier one. A value that is missing in one ledger causes no drift, neither in that turn nor in the next.
 
     Args:
-        ledger: a Finding, or a mapping of its fields, for each value; what cannot be used is as if it were absent.
+        ledger: a Finding, or a mapping of its fields, for each value; invalid rows are treated as absent.
         values: the weights w.
         mu: μ before this audit.
-        beta: in [0, 1); how much of μ stays.
-        phi: what a confidence in [0, 1] counts, a finite number; as it is by default.
+        beta: the decay of μ, in [0, 1).
+        phi: maps a confidence in [0, 1] to its weight, a finite number; the identity by default.
         sigma: maps the weighted sum in [-1, 1] to the score before it is rounded to a whole number in 1..10; by default
             to [1, 10], linearly.
 
     Raises:
-        ValueError: ``beta`` is not in [0, 1), or ``phi`` or ``sigma`` gives something else than it should.
+        ValueError: ``beta`` is not in [0, 1), ``phi`` or ``sigma`` returns a number that is not finite, or the rounded
+            result of ``sigma`` is not in 1..10.
     """
     if is_invalid_beta(beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
@@ -77,8 +78,8 @@ def assess(
     rows = [(value.key, value.weight, read.findings.get(value.key)) for value in values.scored]
     profile = {key: w * row.score if row else 0.0 for key, w, row in rows}
     moved = {key: beta * before.get(key, 0.0) + (1 - beta) * profile[key] for key, _, row in rows if row}
-    known = [key for key, _, row in rows if row and key in before]
-    drift_raw = _distance([profile[key] for key in known], [before[key] for key in known])
+    shared = [key for key, _, row in rows if row and key in before]
+    drift_raw = _distance([profile[key] for key in shared], [before[key] for key in shared])
     drift = None if drift_raw is None else min(1.0, max(0.0, drift_raw))
     score = _score([(w * row.score, row.confidence) for _, w, row in rows if row], phi, sigma)
     return Assessment(score, profile, before | moved, drift, drift_raw, read.unscored)
@@ -89,14 +90,14 @@ def _score(rows: Iterable[tuple[float, float]], phi: Map, sigma: Map) -> int:
     raw = math.fsum(weighted * _finite("phi", phi(confidence)) for weighted, confidence in rows)
     score = round(_finite("sigma", sigma(raw)))  # half to even
     if not 1 <= score <= 10:
-        raise ValueError(f"sigma: expected it to give a number that rounds to 1..10, got {score}.")
+        raise ValueError(f"sigma: expected a function whose result rounds to 1..10, got {score}.")
     return score
 
 
-def _finite(name: str, made: object) -> float:
-    if isinstance(made, bool) or not isinstance(made, Real) or not math.isfinite(made):
-        raise ValueError(f"{name}: expected it to give a finite number, got {made!r}.")
-    return float(made)
+def _finite(name: str, result: object) -> float:
+    if isinstance(result, bool) or not isinstance(result, Real) or not math.isfinite(result):
+        raise ValueError(f"{name}: expected a function with finite results, got {result!r}.")
+    return float(result)
 
 
 def is_invalid_beta(beta: object) -> bool:

@@ -53,15 +53,15 @@ def as_judge_model(model: Model, schema: Schema | None) -> Model:
 
 
 def is_unresolved(model: Model, configurable: Mapping[str, Any] | None = None) -> bool:
-    """Whether only the config of a run names the model, as of ``init_chat_model()`` without a default.
+    """Whether the model is named only by the config of a run, as by ``init_chat_model()`` without a default.
 
     ``configurable`` is what wrappers around it have bound.
     """
-    given = configurable or {}
+    parameters = configurable or {}
     if isinstance(model, RunnableBindingBase):
-        return is_unresolved(model.bound, {**(model.config.get("configurable") or {}), **given})
+        return is_unresolved(model.bound, {**(model.config.get("configurable") or {}), **parameters})
     if isinstance(model, _ConfigurableModel):
-        return "model" not in {**model._default_config, **model._model_params({"configurable": dict(given)})}
+        return "model" not in {**model._default_config, **model._model_params({"configurable": dict(parameters)})}
     return False
 
 
@@ -77,14 +77,14 @@ class JudgeCall(Runnable[Any, Any]):
     def __init__(self, model: BaseChatModel, schema: Schema | None) -> None:
         self._model, self._schema = model, schema
         self._without: frozenset[Feature] = frozenset()
-        self._made: dict[tuple[bool, frozenset[Feature]], Model] = {}
+        self._variants: dict[tuple[bool, frozenset[Feature]], Model] = {}
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         def perform(request: Request) -> Any:
-            model, given = request
+            model, arguments = request
             try:
-                return model.invoke(input, config, **given)
+                return model.invoke(input, config, **arguments)
             except Exception as error:
                 return error
 
@@ -93,9 +93,9 @@ class JudgeCall(Runnable[Any, Any]):
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         async def perform(request: Request) -> Any:
-            model, given = request
+            model, arguments = request
             try:
-                return await model.ainvoke(input, config, **given)
+                return await model.ainvoke(input, config, **arguments)
             except Exception as error:
                 return error
 
@@ -107,7 +107,7 @@ class JudgeCall(Runnable[Any, Any]):
             model = self._prepared(without)
             own = model.kwargs if isinstance(model, RunnableBindingBase) else {}
             left_out = {*own, *(("temperature",) if "temperature" in without else ())}
-            reply = yield model, {name: given for name, given in kwargs.items() if name not in left_out}
+            reply = yield model, {name: value for name, value in kwargs.items() if name not in left_out}
             if not isinstance(reply, Exception):
                 self._remember(without)
                 return reply
@@ -117,7 +117,7 @@ class JudgeCall(Runnable[Any, Any]):
             without |= refused
 
     def _sent(self, kwargs: dict[str, Any]) -> frozenset[Feature]:
-        """What a full request of this call has."""
+        """The features that a full request of this call uses."""
         warm = kwargs.get("temperature", getattr(self._model, "temperature", None)) is not None
         sent: list[Feature] = ["schema"] if self._schema is not None else []
         return frozenset([*sent, "temperature"] if warm else sent)
@@ -126,19 +126,19 @@ class JudgeCall(Runnable[Any, Any]):
         if new := sorted(without - self._without):
             self._without |= without
             log.warning(
-                "The provider of a judge's model refuses this: %s. The judge is asked without it from now on.",
+                "The provider of a judge's model does not support: %s. Further calls omit it.",
                 ", ".join(new),
             )
 
     def _prepared(self, without: frozenset[Feature]) -> Model:
         cached = _is_cached(self._model)
-        if (cached, without) not in self._made:
+        if (cached, without) not in self._variants:
             changed: dict[str, Any] = {"cache": False} if cached else {}
             changed |= {"temperature": None} if "temperature" in without and hasattr(self._model, "temperature") else {}
             model = self._model.model_copy(update=changed) if changed else self._model
-            made = model if self._schema is None or "schema" in without else with_schema(model, self._schema)
-            self._made.setdefault((cached, without), made)
-        return self._made[cached, without]
+            variant = model if self._schema is None or "schema" in without else with_schema(model, self._schema)
+            self._variants.setdefault((cached, without), variant)
+        return self._variants[cached, without]
 
 
 class ConfigurableJudgeCall(Runnable[Any, Any]):
@@ -151,15 +151,15 @@ class ConfigurableJudgeCall(Runnable[Any, Any]):
 
     @override
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._made(config)
+        model, config = self._prepare_call(config)
         return model.invoke(input, config, **kwargs)
 
     @override
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        model, config = self._made(config)
+        model, config = self._prepare_call(config)
         return await model.ainvoke(input, config, **kwargs)
 
-    def _made(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
+    def _prepare_call(self, config: RunnableConfig | None) -> tuple[Model, RunnableConfig]:
         model, config = self._resolve(ensure_config(config))
         return as_judge_model(model, self._schema), config
 
@@ -184,8 +184,8 @@ class UncachedCall(Runnable[Any, Any]):
 
 def _numbered(messages: list[BaseMessage]) -> list[BaseMessage]:
     last = messages[-1]
-    told = {**last.response_metadata, "safi_call": uuid4().hex}
-    return [*messages[:-1], last.model_copy(update={"response_metadata": told})]
+    metadata = {**last.response_metadata, "safi_call": uuid4().hex}
+    return [*messages[:-1], last.model_copy(update={"response_metadata": metadata})]
 
 
 def _is_cached(model: BaseChatModel) -> bool:
@@ -195,11 +195,11 @@ def _is_cached(model: BaseChatModel) -> bool:
 
 
 def with_schema(model: BaseChatModel, schema: Schema) -> Model:
-    """The model's call in a schema, without LangChain's reading of the reply; the model itself where it has none."""
+    """The model with structured output, without LangChain's parsing of the reply; the model itself if unsupported."""
     try:
-        made = model.with_structured_output(schema, include_raw=True)
+        structured = model.with_structured_output(schema, include_raw=True)
     except (NotImplementedError, ValueError, TypeError, AttributeError):
         return model
-    if isinstance(made, RunnableSequence) and isinstance(made.first, RunnableParallel):
-        return made.first.steps__.get("raw", made)
-    return made
+    if isinstance(structured, RunnableSequence) and isinstance(structured.first, RunnableParallel):
+        return structured.first.steps__.get("raw", structured)
+    return structured

@@ -1,4 +1,4 @@
-"""Will: approve or violation. Rules first, then a judge; rules win, and whatever is unclear is a violation."""
+"""Will: approve a draft or refuse it. Rules come first, then a judge; an unclear ruling is a violation."""
 
 import asyncio
 import logging
@@ -64,7 +64,7 @@ WITHOUT_GATES = SCHEMA | {
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
-UNFINISHED = Verdict("violation", "A pattern was not searched for to the end.", "pattern_unfinished")
+UNFINISHED = Verdict("violation", "The pattern search did not finish in time.", "pattern_unfinished")
 PATTERN_SECONDS = 1.0  # for all patterns of a value set
 # Limits for work on the caller's event loop: characters, and seconds of pattern search.
 INLINE_CHARS = 4_000
@@ -77,19 +77,19 @@ def schema(values: ValueSet) -> dict[str, Any]:
 
 
 def rules(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The verdict of the rules; None if no rule objects. Takes about a second at most, whatever the patterns.
+    """The verdict of the rules; None if no rule objects. The pattern search is limited to ``PATTERN_SECONDS``.
 
-    Vetoes and forbidden patterns are tried on the answer and on each of the draft's ``texts``.
+    Vetoes and forbidden patterns are searched in the answer and in each of the draft's ``texts``.
     """
     try:
         return _rules(draft, values, min_agreement, PATTERN_SECONDS)
     except PatternTimeoutError as error:
-        log.warning("A pattern was not searched for in %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
+        log.warning("A pattern search took over %g s; the draft is refused: %r", PATTERN_SECONDS, error.pattern)
         return UNFINISHED
 
 
 def rules_within_budget(draft: Draft, values: ValueSet, min_agreement: float = 0) -> Verdict | None:
-    """The same with a short time limit, for use on an event loop.
+    """``rules`` with a short time limit, for use on an event loop.
 
     Raises:
         PatternTimeoutError: the draft has over ``INLINE_CHARS`` characters, or the search took over ``INLINE_SECONDS``.
@@ -134,7 +134,7 @@ def _matched(draft: Draft, values: ValueSet, seconds: float) -> Verdict | None:
     """The verdict on a draft that matches a pattern; None if none matches.
 
     Raises:
-        PatternTimeoutError: the search for all of them took longer.
+        PatternTimeoutError: the search for all patterns took longer than ``seconds``.
     """
     until = time.thread_time() + seconds
     readings: list[str] = []
@@ -172,10 +172,10 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
     if fields is None or not set(fields) <= _KEYS:
         return UNCLEAR
     decision, reason = fields.get("decision"), fields.get("reason")
-    said = decision.strip().casefold() if isinstance(decision, str) else ""
-    if said not in ("approve", "violation") or not isinstance(reason, str) or not plain(reason).strip():
+    ruling = decision.strip().casefold() if isinstance(decision, str) else ""
+    if ruling not in ("approve", "violation") or not isinstance(reason, str) or not plain(reason).strip():
         return UNCLEAR
-    if said == "violation":
+    if ruling == "violation":
         return Verdict("violation", reason)
     upheld = _gates(fields.get("gates"))
     if upheld is None:
@@ -189,7 +189,7 @@ def read_verdict(data: Any, values: ValueSet) -> Verdict:
 
 
 def _gates(rows: Any) -> dict[str, bool] | None:
-    """Ruling by normalised name; only a plain true upholds, and of two rulings the worse stays. None: unclear."""
+    """Rulings by normalized name; only true upholds, and the worse of two rulings counts. None: unclear."""
     ruled: dict[str, bool] = {}
     if not isinstance(rows, list):
         return ruled if rows is None else None
@@ -204,9 +204,9 @@ def _gates(rows: Any) -> dict[str, bool] | None:
 
 @dataclass(frozen=True, eq=False)
 class Will(Faculty):
-    """Adds ``verdict``. It never raises: what its judge raises is a violation.
+    """Adds ``verdict``. It never raises: an exception of its judge is a violation.
 
-    Without a judge, what the rules do not object to is approved.
+    Without a judge, drafts are approved unless a rule objects.
     """
 
     judge: Judge | None
@@ -237,8 +237,8 @@ class Will(Faculty):
         if ruled is not None or self.judge is None:
             return ruled or APPROVED_BY_RULES
         try:
-            fed = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
-            messages = await asyncio.to_thread(self._messages, turn) if fed > INLINE_CHARS else self._messages(turn)
+            length = sum(map(len, (turn["prompt"], turn["context"], draft.answer, draft.reflection)))
+            messages = await asyncio.to_thread(self._messages, turn) if length > INLINE_CHARS else self._messages(turn)
             answer = await self.judge.aask(messages, self._read, config)
         except Exception as error:
             return _judge_failure(error)
@@ -267,10 +267,10 @@ class Will(Faculty):
         system = self.system_prompt
         for place, text in parts.items():
             system = system.replace(place, text)
-        fed = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
+        texts = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
         if self.show_reflection:
-            fed.append(("reflection", turn["draft"].reflection))
-        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in fed))]
+            texts.append(("reflection", turn["draft"].reflection))
+        return [SystemMessage(system), HumanMessage("\n\n".join(fence(name, text) for name, text in texts))]
 
 
 def _agreement(draft: Draft) -> str:
@@ -286,4 +286,4 @@ def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
 
 def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
-    return Verdict("violation", f"The judge could not be asked ({type(error).__name__}).", "judge_failed")
+    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", "judge_failed")

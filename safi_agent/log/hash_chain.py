@@ -1,9 +1,9 @@
 """The hash chain of a log: each line has its number, the MAC of the line before it, and its own MAC.
 
 A line ends in ``, "line": n, "prev": "…", "mac": "…"}``. ``mac`` is the HMAC-SHA256 (RFC 2104) of all bytes of the line
-before ``, "mac"``, in hex; ``prev`` is the mac of the line before it, in whatever file that is. The first line has none
-before it: its ``prev`` is ``sha256:`` and the digest of what stood in the log until then, which is nothing, or the
-lines of a log that was not chained yet. Codes are of the bytes as they stand there, never of an object made of them.
+before ``, "mac"``, in hex; ``prev`` is the MAC of the line before it, which may be in another file. The ``prev`` of the
+first line is ``sha256:`` and the digest of the previous contents of the log: empty, or the lines of a log that was not
+chained yet. Codes are computed over the bytes of a line, never over a parsed object.
 """
 
 import hmac
@@ -52,13 +52,13 @@ def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
 
 def read_seal(line: bytes) -> Seal | None:
     """The seal of a line; None if it has none, or one that is not written exactly as ``seal`` does."""
-    found = _SEAL.search(line, max(0, len(line) - _WIDEST))
-    if found is None:
+    match = _SEAL.search(line, max(0, len(line) - _WIDEST))
+    if match is None:
         return None
-    number, prev, mac = found.groups()
+    number, prev, mac = match.groups()
     return Seal(int(number), prev.decode("ascii"), mac.decode("ascii"))
 
 
-def genuine(line: bytes, found: Seal, key: bytes) -> bool:
+def genuine(line: bytes, seal: Seal, key: bytes) -> bool:
     """Whether a line was sealed with this key, compared in constant time."""
-    return hmac.compare_digest(hmac.digest(key, line[:-_MAC], "sha256"), bytes.fromhex(found.mac))
+    return hmac.compare_digest(hmac.digest(key, line[:-_MAC], "sha256"), bytes.fromhex(seal.mac))

@@ -39,7 +39,7 @@ def given_key() -> bytes | None:
         try:
             text = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise ValueError(f"{FILE}: expected a file of text that can be read, got {file!r} ({error}).") from None
+            raise ValueError(f"{FILE}: expected a readable text file, got {file!r} ({error}).") from None
     if text is None:
         return None
     if len(text) < LEAST:
@@ -52,7 +52,7 @@ def find_key(log: str | Path) -> bytes | None:
 
     Raises:
         ValueError: the environment names one that cannot be used.
-        LogError: the file beside the log can be read by others, or holds no key.
+        LogError: the file beside the log can be read by others, or does not contain a key.
     """
     if (key := given_key()) is not None:
         return key
@@ -60,7 +60,7 @@ def find_key(log: str | Path) -> bytes | None:
     if not file.exists():
         return None
     if os.name == "posix" and file.stat().st_mode & 0o077:
-        raise LogError(f"expected {file} to be for its owner alone, got mode {file.stat().st_mode & 0o777:o}")
+        raise LogError(f"expected {file} to be readable only by its owner, got mode {file.stat().st_mode & 0o777:o}")
     key = file.read_bytes().strip()
     if len(key) < LEAST:
         raise LogError(f"expected a key of at least {LEAST} characters in {file}, got {len(key)}")

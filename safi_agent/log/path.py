@@ -24,14 +24,14 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
     """The log's full path without symbolic links, empty for none. Nothing is changed.
 
     Args:
-        path: where the log is or shall be.
+        path: the path of an existing or new log.
         store: the URL of the store that writes it, whose files cannot be the log.
 
     Raises:
-        TypeError: it is neither a path nor None.
-        ValueError: its folder is not there; it is a folder, a device, or a file in which something else is, like a
-            database, a key or a set of values; it has the name of a file that lies beside a log; or the environment
-            names a key that is none.
+        TypeError: ``path`` is neither a path nor None.
+        ValueError: its folder does not exist; it is a folder, a device, or a file with other contents, like a database,
+            a key or a set of values; its name is reserved for files beside a log; or the key in the environment is
+            invalid.
     """
     if path is None:
         return ""
@@ -42,14 +42,14 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"log: expected a path, got {str(path)!r} ({error}).") from None
     if not full.parent.is_dir() or full.is_dir():
-        raise ValueError(f"log: expected a file in a folder that is there, got {str(path)!r}.")
+        raise ValueError(f"log: expected a file in an existing folder, got {str(path)!r}.")
     if BESIDE.fullmatch(full.name):
         raise ValueError(
-            f"log: expected a name that does not end in .key, .lock or a number, as those of files beside a log do, "
+            f"log: expected a name that does not end in .key, .lock or a number, which are reserved for related files, "
             f"got {str(path)!r}."
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
-        raise ValueError(f"log: expected another file than those of the store, got {str(path)!r}.")
+        raise ValueError(f"log: expected a file that does not belong to the store, got {str(path)!r}.")
     refuse_other_files(full)
     given_key()
     return str(full)
@@ -59,17 +59,17 @@ def refuse_other_files(path: str | Path) -> None:
     """Raise unless the file is a log, empty or absent.
 
     Raises:
-        ValueError: something else is in it, or it is kept for something else.
+        ValueError: the file has other contents, or its name is reserved.
     """
     try:
-        found = _found(Path(path))
+        kind = _foreign_content(Path(path))
     except OSError:  # unreadable: the writer fails too, and lines wait in the store
         return
-    if found:
-        raise ValueError(f"log: expected a log or a new file, got {found} {str(path)!r}.")
+    if kind:
+        raise ValueError(f"log: expected a log or a new file, got {kind} {str(path)!r}.")
 
 
-def _found(file: Path) -> str:
+def _foreign_content(file: Path) -> str:
     """What the file is instead of a log; empty for a log or no file."""
     if file.name.endswith(BESIDE_DATABASE) and _is_database(Path(str(file).rpartition("-")[0])):
         return "a file of the database"

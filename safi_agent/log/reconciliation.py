@@ -43,7 +43,7 @@ class Compared(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line that was written with the key, or before there was one (then ``seal`` is None)."""
+    """A line that was written with the key, or before the chain began (then ``seal`` is None)."""
 
     file: str
     at: int
@@ -52,17 +52,17 @@ class _Line(NamedTuple):
     record: Mapping[str, Any]
 
 
-def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whole: bool = True) -> Compared:
+def compare(log: str | Path, key: bytes, store: Store, account: LogAccount, *, whole: bool = True) -> Compared:
     """Read a log once more and compare each line with its row in the store.
 
     Args:
         log: its path.
         key: the key it was written with; lines that were not are left to ``verify``.
         store: the store that wrote it.
-        told: what the store knew of it before it was read.
-        whole: whether all lines must be here, so that a turn of the store without one is named.
+        account: the store's account of the log, read before the log.
+        whole: whether all lines are expected, so that turns of the store without a line are reported.
     """
-    written, waiting = _Places(told.written), set(told.waiting)
+    written, waiting = _Places(account.written), set(account.waiting)
     faults: list[Fault] = []
     foreign = 0
     for batch in _batches(log, key):
@@ -75,29 +75,29 @@ def compare(log: str | Path, key: bytes, store: Store, told: LogAccount, *, whol
             waiting.discard(row.place)
             faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
     if whole:
-        faults += _missing(log, store, told, written)
+        faults += _missing(log, store, account, written)
     return Compared(tuple(faults), foreign, len(waiting))
 
 
 def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
     """The path and anchor under which the store wrote the lines of this log; None if it wrote none.
 
-    Of several the one whose anchor is genuine, and then the longest.
+    If there are several, the longest one with a genuine anchor.
     """
     paths: set[str] = set()
     for batch in _batches(log, key):
         rows = read_rows(store, [line.record["turnId"] for line in batch if line.seal])
         paths |= {row.log for row in rows.values() if row.logged and row.log and row.log != log}
-    found = read_anchors(store, paths)
+    by_path = read_anchors(store, paths)
     genuine_lines = {
-        path: anchor.lines for path, anchor in found.items() if sealed_turns(path, anchor, key) is not None
+        path: anchor.lines for path, anchor in by_path.items() if sealed_turns(path, anchor, key) is not None
     }
-    return max(found.items(), key=lambda one: genuine_lines.get(one[0], -1), default=None)
+    return max(by_path.items(), key=lambda one: genuine_lines.get(one[0], -1), default=None)
 
 
 def _batches(log: str | Path, key: bytes) -> Iterator[list[_Line]]:
-    found = _lines(log, key)
-    while batch := list(islice(found, AT_ONCE)):
+    records = _lines(log, key)
+    while batch := list(islice(records, AT_ONCE)):
         yield batch
 
 
@@ -125,9 +125,9 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
     named = f"turn {line.record['turnId']!r} in the store"
     try:
         if row.status != "done" or row.place is None:
-            yield f"{named} is not committed, and the log has it"
+            yield f"{named} is not committed, but the log contains it"
         elif line.seal and _written(row.record, line.seal) != line.text:
-            yield f"{named} has another record than the log"
+            yield f"{named} has a different record than the log"
         elif changed := _changed(line.record, row):
             yield f"{named} has another {', '.join(changed)} than the log"
     except WRONG as error:
@@ -142,39 +142,41 @@ def _written(record: str, seal: Seal) -> bytes:
 def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
     """The names of fields that differ between row and record."""
     body = json.loads(row.body)
-    found = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
+    changed = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
     if (record.get("turn", row.turn), record.get("memoryKey", row.key)) != (row.turn, row.key):
-        found.append("number")
+        changed.append("number")
     if (ledger := record.get("conscienceLedger")) and json.loads(row.ledger or "null") != ledger:
-        found.append("ledger")
-    return found
+        changed.append("ledger")
+    return changed
 
 
 class _Places:
     """Commit positions of turns, with a mark for those that were found in the log."""
 
     def __init__(self, places: "array[int]") -> None:
-        self._places, self._met = places, bytearray(len(places))
+        self._places, self._is_found = places, bytearray(len(places))
 
     def mark_found(self, place: object) -> None:
         """Mark the turn at this position as found."""
         if not isinstance(place, int):
             return
         at = bisect_left(self._places, place)
-        while at < len(self._places) and self._places[at] == place and self._met[at]:
+        while at < len(self._places) and self._places[at] == place and self._is_found[at]:
             at += 1  # two turns at one position: two processes committed at once
         if at < len(self._places) and self._places[at] == place:
-            self._met[at] = 1
+            self._is_found[at] = 1
 
     def missing(self) -> Iterator[int]:
         """The positions that were not found."""
-        return (place for place, met in zip(self._places, self._met, strict=True) if not met)
+        return (place for place, met in zip(self._places, self._is_found, strict=True) if not met)
 
 
-def _missing(log: str | Path, store: Store, told: LogAccount, written: _Places) -> Iterator[Fault]:
+def _missing(log: str | Path, store: Store, account: LogAccount, written: _Places) -> Iterator[Fault]:
     places = list(islice(written.missing(), MOST_MISSING))
-    for row in read_turns_at(store, told.log, places) if places else []:
-        yield Fault(str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) is in it by the store, and is not there")
+    for row in read_turns_at(store, account.log, places) if places else []:
+        yield Fault(
+            str(log), 0, f"turn {row.turn} of {row.key!r} ({row.id}) was written according to the store, but is missing"
+        )
 
 
 NO_LOG = Verdict((), 0, 0, 0, None)
@@ -193,27 +195,27 @@ class Checked(NamedTuple):
     waiting: int
 
 
-def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: int = 1) -> Checked:
+def check(log: str | Path, key: bytes, store: Store, account: LogAccount, first: int = 1) -> Checked:
     """Verify a log, and compare it with the store that wrote it.
 
     Args:
         log: its path; full files are found beside it.
         key: the key it was written with.
         store: the store that wrote it.
-        told: what the store knows of it, read before the log (``read_log_account``).
-        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+        account: the store's account of the log, read before the log (``read_log_account``).
+        first: number of the first line, if earlier files were moved away.
 
     Raises:
-        FileNotFoundError: there is no such log, and the store does not expect one.
-        LogError: the store remembers another key.
+        FileNotFoundError: the log does not exist, and the store does not expect one.
+        LogError: the store's anchor was made with another key.
     """
-    anchor, wrong = _anchor(told, key)
-    gone = anchor is None and told.written and not log_files(log)
-    verdict = NO_LOG if gone else verify(log, key, anchor, first)
+    anchor, anchor_faults = _anchor(account, key)
+    log_missing = anchor is None and account.written and not log_files(log)
+    verdict = NO_LOG if log_missing else verify(log, key, anchor, first)
     # Missing turns are not reported if the chain already misses lines, or if files are elsewhere.
-    compared = compare(log, key, store, told, whole=first == 1 and not verdict.faulty)
+    compared = compare(log, key, store, account, whole=first == 1 and not verdict.faulty)
     named = {fault[:2] for fault in verdict.faults}  # report each line once
-    more = [Fault(str(log), 0, what) for what in (*wrong, *told.wrong)]
+    more = [Fault(str(log), 0, what) for what in (*anchor_faults, *account.wrong)]
     more += [fault for fault in compared.faults if fault[:2] not in named]
     faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)
     return Checked(
@@ -221,20 +223,22 @@ def check(log: str | Path, key: bytes, store: Store, told: LogAccount, first: in
     )
 
 
-def _anchor(told: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
+def _anchor(account: LogAccount, key: bytes) -> tuple[Anchor | None, list[str]]:
     """The anchor if it is genuine, and its faults."""
-    anchor, there = told.anchor, len(told.written)
+    anchor, written = account.anchor, len(account.written)
     if anchor is None:
-        return None, [f"the store has {there:,} turns in it and no anchor of it: that was deleted"] if there else []
+        return None, [
+            f"the store has {written:,} turns in it and no anchor of it: the anchor was deleted"
+        ] if written else []
     if anchor_key_id(anchor) != key_id(key):
         raise LogError(
-            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+            f"expected the key with id {anchor_key_id(anchor)}, with which the log was written, got {key_id(key)}."
         )
-    if (sealed := sealed_turns(told.log, anchor, key)) is None:
+    if (sealed := sealed_turns(account.log, anchor, key)) is None:
         return None, [CHANGED]
-    if sealed != there:
-        what = (
-            f"the store has {there:,} turns in it, and the sealed anchor says {sealed:,}: rows were deleted or changed"
-        )
-        return anchor, [what]
+    if sealed != written:
+        return anchor, [
+            f"the store has {written:,} turns in it, but the sealed anchor counts {sealed:,}: "
+            "rows were deleted or changed"
+        ]
     return anchor, []

@@ -25,7 +25,7 @@ def find_end(descriptor: int, path: str, anchor: Anchor | None, key: bytes) -> t
         if anchor is None:
             return _read_all(_from_the_first(file, descriptor, path), key)
         start = anchor.size if _ends_at(file, anchor) else 0
-        return _follow(_whole(file, descriptor, start), Tip(anchor.lines, anchor.mac), key)
+        return _follow(_complete_lines(file, descriptor, start), Tip(anchor.lines, anchor.mac), key)
 
 
 def _ends_at(file: BinaryIO, anchor: Anchor) -> bool:
@@ -35,7 +35,7 @@ def _ends_at(file: BinaryIO, anchor: Anchor) -> bool:
     return file.read(len(end)) == end
 
 
-def _whole(file: BinaryIO, descriptor: int, start: int) -> Iterator[bytes]:
+def _complete_lines(file: BinaryIO, descriptor: int, start: int) -> Iterator[bytes]:
     """The complete lines from here on; an incomplete last line is truncated."""
     file.seek(start)
     for line in lines(file):
@@ -49,38 +49,38 @@ def _from_the_first(file: BinaryIO, descriptor: int, path: str) -> Iterator[byte
     for full in full_files(path):
         with full.open("rb") as before:
             yield from lines(before)
-    yield from _whole(file, descriptor, 0)
+    yield from _complete_lines(file, descriptor, 0)
 
 
 def _follow(rest: Iterator[bytes], tip: Tip, key: bytes) -> tuple[Tip, set[str]]:
-    there: set[str] = set()
+    turn_ids: set[str] = set()
     for line in rest:
-        found = read_seal(line)
-        if found and found.prev == tip.mac and genuine(line, found, key):
-            tip = Tip(found.line, found.mac)
-            there |= _turn_id(line)
-    return tip, there
+        seal = read_seal(line)
+        if seal and seal.prev == tip.mac and genuine(line, seal, key):
+            tip = Tip(seal.line, seal.mac)
+            turn_ids |= _turn_id(line)
+    return tip, turn_ids
 
 
 def _read_all(every: Iterator[bytes], key: bytes) -> tuple[Tip, set[str]]:
     """The same without an anchor: after the last line with this key, or at the beginning of the chain."""
     digest, before, sealed = sha256(), 0, False
     tip: Tip | None = None
-    there: set[str] = set()
+    turn_ids: set[str] = set()
     for line in every:
-        found = read_seal(line)
-        sealed |= found is not None
-        if found and genuine(line, found, key):
-            tip = Tip(found.line, found.mac)
+        seal = read_seal(line)
+        sealed |= seal is not None
+        if seal and genuine(line, seal, key):
+            tip = Tip(seal.line, seal.mac)
         elif tip is None:
             digest.update(line)
             before += 1
         else:
             continue
-        there |= _turn_id(line)
+        turn_ids |= _turn_id(line)
     if tip is None and sealed:
-        raise LogError("no line of it was written with the key that is there")
-    return tip or beginning(before, digest.hexdigest()), there
+        raise LogError("no line of it was written with the present key")
+    return tip or beginning(before, digest.hexdigest()), turn_ids
 
 
 def _turn_id(line: bytes) -> set[str]:

@@ -24,9 +24,10 @@ Figures = dict[str, Any]
 
 
 class Replayed(NamedTuple):
-    """The first faults and how many there are; lines read; what could not be computed again.
+    """The result of a replay: the first faults, the number of faults, and the number of lines.
 
-    ``late`` counts memory keys whose first turn is not here, ``other_maps`` scores by a φ or σ that is the operator's.
+    ``late`` counts memory keys whose first turn is not in the log, ``other_maps`` scores with a custom φ or σ. Neither
+    could be recomputed.
     """
 
     faults: tuple[Fault, ...]
@@ -56,14 +57,14 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
     Args:
         log: its path.
         find: a value set by its fingerprint or, in lines of an older version, by its name.
-        beta: that of lines which do not say theirs, in [0, 1).
+        beta: the decay of the profile in [0, 1), for lines that do not contain it.
 
     Raises:
-        FileNotFoundError: there is no such log.
-        LogError: a line was judged by a value set that ``find`` does not know.
+        FileNotFoundError: the log does not exist.
+        LogError: ``find`` returns no value set for a line.
     """
     if not (files := log_files(log)):
-        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+        raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
     replayer = _Replayer(find, beta)
     faults: list[Fault] = []
     faulty = 0
@@ -90,27 +91,27 @@ class _Replayer:
         try:
             yield from self._compared(*_read(line))
         except UNREADABLE as error:
-            yield f"is no record that can be computed again ({type(error).__name__})"
+            yield f"is not a record that can be recomputed ({type(error).__name__})"
 
-    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], said: "_KeyState") -> Iterator[str]:
+    def _compared(self, record: dict[str, Any], findings: list[ContinuousFinding], state: "_KeyState") -> Iterator[str]:
         key = record["memoryKey"]
-        before, self.states[key] = self.states.get(key), said
-        named = f"turn {said.turn} of {key!r}"
-        if before is not None and said.turn != before.turn + 1:
+        before, self.states[key] = self.states.get(key), state
+        named = f"turn {state.turn} of {key!r}"
+        if before is not None and state.turn != before.turn + 1:
             yield f"{named}: expected turn {before.turn + 1}"
             return
         expected = self._expected(record, findings, before or NEW)
-        if before is None and said.turn != 1:  # the previous μ is not in this log
+        if before is None and state.turn != 1:  # the previous μ is not in this log
             self.late += 1
             expected.update({name: record[name] for name in FIGURES[1:]})
         for name, figure in expected.items():
             if not _same(figure, record[name]):
-                yield f"{named}: {name} is {record[name]!r}, and its ledger gives {figure!r}"
+                yield f"{named}: {name} is {record[name]!r}, but its ledger gives {figure!r}"
 
     def _expected(self, record: Mapping[str, Any], findings: list[ContinuousFinding], before: _KeyState) -> Figures:
         """The expected figures of a line; without the score if a custom φ or σ was used.
 
-        A custom φ or σ may have failed; the audit has then failed, whatever its ledger gives.
+        A custom φ or σ may have raised; the audit has then failed, although its ledger has findings.
         """
         nothing = _figures(None, None, None, before.mu, before.mu_turn)
         if not findings:
@@ -122,11 +123,13 @@ class _Replayer:
             return nothing
         name = measure.get("values", record["valueSet"])
         if (values := self.find(name)) is None:
-            raise LogError(f"expected the value set {name!r}, by which turn {record['turnId']} was judged; found none.")
-        found = assess(findings, values, before.mu, measure.get("beta", self.beta))
-        moved = before.mu_turn + (found.score is not None)
-        expected = _figures(found.score, found.drift, found.drift_raw, found.mu, moved)
-        if others and found.score is not None:
+            raise LogError(
+                f"expected the value set {name!r} of turn {record['turnId']}, got none; pass its file with --values."
+            )
+        assessment = assess(findings, values, before.mu, measure.get("beta", self.beta))
+        moved = before.mu_turn + (assessment.score is not None)
+        expected = _figures(assessment.score, assessment.drift, assessment.drift_raw, assessment.mu, moved)
+        if others and assessment.score is not None:
             self.other_maps += 1
             del expected["spiritScore"]
         return expected

@@ -12,8 +12,10 @@ LONGEST = 2**26  # bytes; a longer line is not ours, and is not read into memory
 def full_files(log: str | Path) -> list[Path]:
     """The files that are full, the oldest first."""
     log = Path(log)
-    found = [(file.name.removeprefix(f"{log.name}."), file) for file in log.parent.glob("*") if file.name != log.name]
-    numbered = [(int(end), file) for end, file in found if file.name == f"{log.name}.{end}" and _is_number(end)]
+    suffixes = [
+        (file.name.removeprefix(f"{log.name}."), file) for file in log.parent.glob("*") if file.name != log.name
+    ]
+    numbered = [(int(end), file) for end, file in suffixes if file.name == f"{log.name}.{end}" and _is_number(end)]
     return [file for _, file in sorted(numbered)]
 
 

@@ -1,4 +1,4 @@
-"""Verify the hash chain of a log: every line in its place, none changed, none missing."""
+"""Verify the hash chain of a log: detect lines that are changed, missing or out of order."""
 
 import os
 import time
@@ -41,31 +41,31 @@ class Verdict(NamedTuple):
 
 
 def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int = 1) -> Verdict:
-    """Read all files of a log, one line at a time, and compare it with its chain and with what the store remembers.
+    """Read all files of a log, one line at a time, and check the hash chain and the store's anchor.
 
-    A fault is named at the first line that is not what was written there. Lines that are missing are named at the line
-    that stands in their place; at the end of the log, at the line after the last.
+    A fault is reported at the first line that differs from what was written. Missing lines are reported at the line in
+    their place; at the end of the log, at the line after the last.
 
     Args:
-        log: its path; full files are found beside it.
-        key: the key it was written with.
-        anchor: what the store remembers, read before the log; its seal is the caller's to check. Without it nobody can
-            see that lines at the end are missing, or that all of them lost their mac.
-        first: the number of the chain's first line here, where earlier files are kept elsewhere.
+        log: path of the log; rotated files beside it are included.
+        key: the key with which it was written.
+        anchor: the store's anchor, read before the log; the caller verifies its seal. Without an anchor, missing lines
+            at the end and the removal of all MACs cannot be detected.
+        first: number of the first line, if earlier files were moved away.
 
     Raises:
-        FileNotFoundError: there is no such log, and none was expected.
-        LogError: the store remembers another key.
+        FileNotFoundError: the log does not exist, and no anchor expects it.
+        LogError: the anchor was made with another key.
     """
     if anchor and anchor_key_id(anchor) != key_id(key):
         raise LogError(
-            f"expected the key with id {anchor_key_id(anchor)}, with which it was written, got {key_id(key)}."
+            f"expected the key with id {anchor_key_id(anchor)}, with which the log was written, got {key_id(key)}."
         )
     verifier = _ChainVerifier(key, anchor, first)
     with ExitStack() as stack:
         opened = _opened(stack, Path(log))
         if not opened and anchor is None:
-            raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+            raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
         for name, file in opened:
             verifier.begin_file(name)
             for line in lines(file):
@@ -80,10 +80,10 @@ def is_chained(log: str | Path) -> bool:
     """Whether any line of a log has a mac.
 
     Raises:
-        FileNotFoundError: there is no such log.
+        FileNotFoundError: the log does not exist.
     """
     if not log_files(log):
-        raise FileNotFoundError(f"expected a log that is there, got {str(log)!r}.")
+        raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
     for path in log_files(log):
         with path.open("rb") as file:
             if any(read_seal(line) for line in lines(file)):
@@ -92,13 +92,13 @@ def is_chained(log: str | Path) -> bool:
 
 
 def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
-    """All files of the log, as they are at one moment: what is set aside meanwhile is not read twice."""
+    """All files of the log, opened at once, so that a file that is rotated meanwhile is not read twice."""
     current = stack.enter_context(log.open("rb")) if log.exists() else None
-    found: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
+    files: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
     if current is not None:
-        found = [(name, file) for name, file in found if not os.path.sameopenfile(file.fileno(), current.fileno())]
-        found.append((str(log), current))
-    return found
+        files = [(name, file) for name, file in files if not os.path.sameopenfile(file.fileno(), current.fileno())]
+        files.append((str(log), current))
+    return files
 
 
 def _rest(file: BinaryIO) -> bytes:
@@ -115,7 +115,7 @@ class _ChainVerifier:
         self.faults: list[Fault] = []
         self.faulty = self.lines = self.unsealed = 0
         self.tip: Tip | None = None  # the last genuine line
-        self._bad = 0  # the number of faulty lines since then
+        self._faulty_since_tip = 0  # the number of faulty lines since then
         self._digest = sha256()
         self._file, self._at, self._start = "", 0, ""
 
@@ -127,14 +127,14 @@ class _ChainVerifier:
         """Verify the next line."""
         self._at += 1
         self.lines += 1
-        found = read_seal(line)
-        if found and genuine(line, found, self.key):
-            self._check_next(found)
-        elif found:
+        seal = read_seal(line)
+        if seal and genuine(line, seal, self.key):
+            self._check_next(seal)
+        elif seal:
             self._reject("was changed, or written without the key")
         elif not line.endswith(b"\n"):
             self._reject("is torn: its end is missing")
-        elif self.tip or self._bad:
+        elif self.tip or self._faulty_since_tip:
             self._reject("has no mac")
         else:
             self.unsealed += 1
@@ -145,43 +145,45 @@ class _ChainVerifier:
         if self.anchor is None or self.anchor.mac.startswith(BEGINS):  # none of its lines was chained
             return
         if self.tip is None and self.unsealed:
-            self._add_fault(f"has no mac; the store remembers a chain of {self.anchor.lines} lines", at_start=True)
+            self._add_fault(
+                f"has no mac, but the store's anchor expects a chain of {self.anchor.lines} lines", at_start=True
+            )
             return
-        there = (self.tip.lines if self.tip else 0) + self._bad
-        if there < self.anchor.lines:
+        present = (self.tip.lines if self.tip else 0) + self._faulty_since_tip
+        if present < self.anchor.lines:
             self._file, self._at = self._file or log, self._at + 1
-            self._add_fault(f"{_span(there + 1, self.anchor.lines)} at the end")
+            self._add_fault(f"{_span(present + 1, self.anchor.lines)} at the end")
 
-    def _check_next(self, found: Seal) -> None:
+    def _check_next(self, seal: Seal) -> None:
         if self.tip is None:
-            self._check_first(found)
-        elif found.line <= self.tip.lines:
-            self._add_fault(f"is line {found.line} of the chain, and stands behind line {self.tip.lines}")
-        elif not self._bad and found.line > self.tip.lines + 1:
-            self._add_fault(f"is line {found.line} of the chain; {_span(self.tip.lines + 1, found.line - 1)} before it")
-        elif not self._bad and found.prev != self.tip.mac:
+            self._check_first(seal)
+        elif seal.line <= self.tip.lines:
+            self._add_fault(f"is line {seal.line} of the chain, but comes after line {self.tip.lines}")
+        elif not self._faulty_since_tip and seal.line > self.tip.lines + 1:
+            self._add_fault(f"is line {seal.line} of the chain; {_span(self.tip.lines + 1, seal.line - 1)} before it")
+        elif not self._faulty_since_tip and seal.prev != self.tip.mac:
             self._add_fault(f"follows another line {self.tip.lines} than the one before it")
-        elif self.anchor and found.line == self.anchor.lines and found.mac != self.anchor.mac:
-            self._add_fault(f"is not the line {found.line} that the store remembers")
-        self.tip, self._bad = Tip(found.line, found.mac), 0
+        elif self.anchor and seal.line == self.anchor.lines and seal.mac != self.anchor.mac:
+            self._add_fault(f"differs from line {seal.line} in the store's anchor")
+        self.tip, self._faulty_since_tip = Tip(seal.line, seal.mac), 0
 
-    def _check_first(self, found: Seal) -> None:
-        """The chain's first line that is genuine; what is wrong with its beginning is wrong from the first line on."""
-        begins, before = found.prev.startswith(BEGINS), self.unsealed
-        if begins and (found.line <= before or (found.line != before + 1 and not self._bad)):
-            what = f"stands before the chain with {before} lines in all that have no mac; there were {found.line - 1}"
-        elif begins and found.prev != beginning(before, self._digest.hexdigest()).mac and not self._bad:
+    def _check_first(self, seal: Seal) -> None:
+        """Check the first genuine line of the chain; its faults are reported at the first line of the log."""
+        begins, before = seal.prev.startswith(BEGINS), self.unsealed
+        if begins and (seal.line <= before or (seal.line != before + 1 and not self._faulty_since_tip)):
+            what = f"precedes the chain with {before} lines without a mac in total; there were {seal.line - 1}"
+        elif begins and seal.prev != beginning(before, self._digest.hexdigest()).mac and not self._faulty_since_tip:
             what = f"to line {before}: one of these lines without a mac was changed since the chain began"
         elif not begins and before:
-            what = f"to line {before}: these have no mac, and no line of the chain vouches for them"
-        elif not begins and found.line != self.first and not self._bad:
-            what = f"is line {found.line} of the chain; expected line {self.first} first"
+            what = f"to line {before}: these have no mac and are not covered by the chain"
+        elif not begins and seal.line != self.first and not self._faulty_since_tip:
+            what = f"is line {seal.line} of the chain; expected line {self.first} first"
         else:
             return
         self._add_fault(what, at_start=True)
 
     def _reject(self, what: str) -> None:
-        self._bad += 1
+        self._faulty_since_tip += 1
         self._add_fault(what)
 
     def _add_fault(self, what: str, *, at_start: bool = False) -> None:
@@ -193,5 +195,5 @@ class _ChainVerifier:
 
 
 def _span(first: int, last: int) -> str:
-    """Which lines are missing, in words."""
+    """The description of a range of missing lines."""
     return f"line {first} is missing" if first == last else f"lines {first} to {last} are missing"

@@ -59,7 +59,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
             if waiting:
                 _append(store, path, anchor, waiting, most)
     except (OSError, LogError, ValueError) as error:
-        log.error("The log %s could not be written (%s); its lines wait in the store.", path, error)
+        log.error("The log %s could not be written (%s); its lines are kept in the store until it can.", path, error)
         return []
     return [turn_id for turn_id, _ in waiting]
 
@@ -70,8 +70,8 @@ def flush(store: Store, path: str, most: int | None = None) -> list[str]:
 
 
 def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[str, str]], most: int | None) -> None:
-    given = _key(path, anchor)
-    key = given or new_key()
+    existing_key = _key(path, anchor)
+    key = existing_key or new_key()
     turns = 0
     if anchor:
         turns = checked_turns(path, anchor, key)
@@ -82,14 +82,14 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
         rotate(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        tip, there = find_end(descriptor, path, anchor, key)
-        if given is None:
+        tip, logged = find_end(descriptor, path, anchor, key)
+        if existing_key is None:
             write_key_file(path, key)
         for turn_id, record in waiting:
-            if turn_id not in there:
+            if turn_id not in logged:
                 tip = _write(descriptor, record, tip, key)
-        made = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
-        mark_logged(store, path, [turn_id for turn_id, _ in waiting], made)
+        new_anchor = make_anchor(path, os.fstat(descriptor).st_size, tip, turns + len(waiting), key)
+        mark_logged(store, path, [turn_id for turn_id, _ in waiting], new_anchor)
     finally:
         os.close(descriptor)
 
@@ -98,20 +98,22 @@ def _key(path: str, anchor: Anchor | None) -> bytes | None:
     """The key of this log; None if its chain has not begun."""
     key = find_key(path)
     if anchor and key is None:
-        raise LogError(f"the key it was begun with is not there; expected it in the environment or {key_file(path)}")
+        raise LogError(
+            f"the key with which it was begun is missing; expected it in the environment or {key_file(path)}"
+        )
     return key
 
 
 def _of_copy(store: Store, path: str, key: bytes) -> Anchor | None:
-    """Where a log ends that this store wrote at another path: a copy that was cut is not made whole by it.
+    """The anchor of a log that this store wrote at another path, so that a truncated copy is not continued.
 
     Raises:
-        LogError: the anchor that the store has for the other path was changed.
+        LogError: the store's anchor for the other path was changed.
     """
-    if (known := find_other_path(store, path, key)) is None:
+    if (original := find_other_path(store, path, key)) is None:
         return None
-    checked_turns(*known, key)
-    return known[1]
+    checked_turns(*original, key)
+    return original[1]
 
 
 def _size(path: str) -> int:
@@ -123,5 +125,5 @@ def _write(descriptor: int, record: str, tip: Tip, key: bytes) -> Tip:
     start = os.fstat(descriptor).st_size
     if os.write(descriptor, line) < len(line):  # the disk is full: remove the partial line
         os.ftruncate(descriptor, start)
-        raise OSError("no room for a whole line")
+        raise OSError("no space left for a complete line")
     return tip

@@ -1,1 +1,1 @@
-"""What people look at: a page of a log, and a monitor for W&B. The only place that knows plotly or wandb."""
+"""Reports: an HTML page of a log, and a monitor for W&B. The only modules that import plotly or wandb."""

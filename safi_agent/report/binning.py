@@ -1,15 +1,15 @@
-"""Long series made short: as many turns to a bin as it takes, none of them left out."""
+"""Reduce long series to a bounded number of bins that cover every turn."""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-NONE = math.nan  # how a series in an array says that a turn has no figure
+NONE = math.nan  # marks a turn without a figure in an array
 
 
 class Bin(NamedTuple):
-    """Turns ``first`` to ``last`` of a series, how many of them have a figure, and their mean, least and greatest."""
+    """Turns ``first`` to ``last`` of a series: the number of figures, and their mean, minimum and maximum."""
 
     first: int
     last: int
@@ -39,7 +39,7 @@ Bin(first=2, last=3, known=1, mean=3.0, low=3.0, high=3.0)]
 
 
 def _bin(at: Sequence[int], figures: Sequence[float]) -> Bin:
-    there = [figure for figure in figures if not math.isnan(figure)]
-    if not there:
+    present = [figure for figure in figures if not math.isnan(figure)]
+    if not present:
         return Bin(at[0], at[-1], 0, None, None, None)
-    return Bin(at[0], at[-1], len(there), math.fsum(there) / len(there), min(there), max(there))
+    return Bin(at[0], at[-1], len(present), math.fsum(present) / len(present), min(present), max(present))

@@ -1,4 +1,4 @@
-"""Reading a log for people: each line into what the page shows of it, whoever wrote it and whatever is in it."""
+"""Parse the lines of a log for the report. Lines may come from any writer, so no field is trusted."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,9 +24,9 @@ MOST_TURNS = 2**53
 
 
 class Entry(NamedTuple):
-    """One line: its number in the log, what is counted and drawn of it, why it is to be reviewed, and itself.
+    """One line of a log: its number, the fields that are counted and plotted, the reasons for a review, the record.
 
-    ``score`` is in [1, 10] and ``drift`` in [0, 1]; ``ledger`` has a score in [−1, 1] by name of value.
+    ``score`` is in [1, 10] and ``drift`` in [0, 1]; ``ledger`` maps names of values to scores in [−1, 1].
     """
 
     place: int
@@ -42,14 +42,14 @@ class Entry(NamedTuple):
 
 
 def records(log: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The lines of all files of a log, numbered from 1, and their records; None for a line that is none."""
+    """Line numbers, from 1 over all files of a log, and records; None for a line that is not a record."""
     for place, line in enumerate(_lines(log), 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        known = isinstance(record, dict) and "turnId" in record and "willDecision" in record
-        yield place, record if known else None
+        is_record = isinstance(record, dict) and "turnId" in record and "willDecision" in record
+        yield place, record if is_record else None
 
 
 def _lines(log: Path) -> Iterator[bytes]:
@@ -59,10 +59,10 @@ def _lines(log: Path) -> Iterator[bytes]:
 
 
 def read(record: Mapping[str, Any], place: int, review_below: float, drift_above: float) -> Entry:
-    """A record as the page needs it; what is missing or of another type is as if it were not there."""
+    """The entry of a record; a field of the wrong type is treated as missing."""
     score, drift = number(record.get("spiritScore"), 1, 10), number(record.get("drift"), 0, 1)
     decision, turn = record.get("willDecision"), number(record.get("turn"), 1, MOST_TURNS)
-    seen = {"spiritScore": score, "drift": drift, "auditStatus": record.get("auditStatus")}
+    checked = {"spiritScore": score, "drift": drift, "auditStatus": record.get("auditStatus")}
     reasons: list[Reason] = []
     if decision == "violation":
         reasons.append("violation")
@@ -71,9 +71,9 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
     flags = record.get("flags")
     if isinstance(flags, list) and is_unfounded({"flags": flags}):
         reasons.append("unfounded")
-    found = alert_kinds(seen, review_below, drift_above)
-    # A failed audit is its own reason: it has no score that could be low.
-    reasons += [kind for kind in found if kind != "review" or score is not None]
+    kinds = alert_kinds(checked, review_below, drift_above)
+    # A failed audit has no score that could be low.
+    reasons += [kind for kind in kinds if kind != "review" or score is not None]
     return Entry(
         place=place,
         key=str(record.get("memoryKey") or record.get("valueSet") or ""),
@@ -89,11 +89,11 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
 
 
 def _scores(rows: object) -> dict[str, float]:
-    """Scores by the value's name; of two spellings of one name the later counts."""
-    found: dict[str, tuple[str, float]] = {}
+    """Scores by the value's name; if a name occurs in two spellings, the last one."""
+    scores: dict[str, tuple[str, float]] = {}
     for row in rows if isinstance(rows, list) else []:
         name = row.get("value") if isinstance(row, dict) else None
         score = number(row.get("score"), -1, 1) if isinstance(row, dict) else None
         if isinstance(name, str) and score is not None:
-            found[label(name)] = (name, score)
-    return dict(found.values())
+            scores[label(name)] = (name, score)
+    return dict(scores.values())

@@ -1,7 +1,6 @@
-"""The page's plots: score and drift over the turns of each memory key, and the ledger.
+"""The plots of the report: score and drift over the turns of each memory key, and the ledger.
 
-Names come from whoever configured the chain and plotly reads markup in them, so they are escaped; texts of turns are in
-no plot.
+Names are escaped, because plotly interprets markup in them. Plots contain no texts of turns.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +12,17 @@ from safi_agent.report.binning import Bin, bins
 from safi_agent.report.review import Review, Series
 from sal_page.themes import COLORS
 
-Part = dict[str, Any]  # of a figure, as plotly writes it
-MOST_KEYS = 8  # lines in one plot that can be told apart
-MOST_BINS = 60  # of turns in a trend, and of lines in the ledger
-MOST_MARKS = 300  # of turns beyond a threshold, for each key
-NARROW, WIDE = 20, 44  # letters in a line of a value's name
+Part = dict[str, Any]  # a part of a plotly figure
+MOST_KEYS = 8  # lines that can be distinguished in one plot
+MOST_BINS = 60  # for trends and the ledger
+MOST_MARKS = 300  # turns beyond a threshold, per key
+NARROW, WIDE = 20, 44  # characters per line of a value's name
 SCALE = [[0, "#c2410c"], [0.5, "#d4d4d4"], [1, "#1d4ed8"]]
 _FIXED = {"fixedrange": True, "zeroline": False}
 
 
 class Ledger(NamedTuple):
-    """The map, and what its layout is changed by on screens of either width."""
+    """The heat map, and the layout updates for narrow and wide screens."""
 
     figure: Any
     narrow: Part
@@ -31,7 +30,7 @@ class Ledger(NamedTuple):
 
 
 def keys(review: Review) -> list[Part]:
-    """The memory keys that are drawn: name, turns and colour."""
+    """Name, number of turns and colour of the plotted memory keys."""
     named = zip(shown_keys(review), COLORS, strict=False)
     return [{"name": key, "turns": len(review.keys[key].turns), "colour": colour} for key, colour in named]
 
@@ -42,14 +41,14 @@ def shown_keys(review: Review) -> list[str]:
 
 
 def scores(review: Review) -> Any:
-    """Spirit score, 1 to 10, over the turns of each memory key; below the threshold a turn is to be reviewed."""
+    """Spirit score in [1, 10] over the turns of each memory key; turns below the threshold are marked."""
     axis = {**_FIXED, "range": [0.5, 10.5], "tickvals": [1, 4, 7, 10]}
     least = review.review_below
     return _trend(review, lambda series: series.scores, axis, lambda score: score < least, least, "score")
 
 
 def drifts(review: Review) -> Any:
-    """Drift, 0 to 1, over the turns of each memory key; above the threshold it is an alert."""
+    """Drift in [0, 1] over the turns of each memory key; turns above the threshold are marked."""
     axis = {**_FIXED, "range": [-0.03, 1.03], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
     most = review.drift_above
     return _trend(review, lambda series: series.drifts, axis, lambda drift: drift > most, most, "drift")
@@ -84,15 +83,15 @@ def _trend(
     return Figure(traces, layout)
 
 
-def _line(name: str, colour: str, found: list[Bin], what: str) -> Part:
-    """The mean of each bin."""
+def _line(name: str, colour: str, means: list[Bin], what: str) -> Part:
+    """The line of the mean of each bin."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": [bin.last for bin in found],
-        "y": [bin.mean for bin in found],
-        "customdata": [[name, _span(bin), bin.known, bin.low, bin.high] for bin in found],
+        "x": [bin.last for bin in means],
+        "y": [bin.mean for bin in means],
+        "customdata": [[name, _span(bin), bin.known, bin.low, bin.high] for bin in means],
         "connectgaps": True,
         "line": {"color": colour, "width": 1.8},
         "marker": {"size": 4},
@@ -106,22 +105,22 @@ def _line(name: str, colour: str, found: list[Bin], what: str) -> Part:
 def _marks(
     name: str, colour: str, turns: Sequence[int], figures: Sequence[float], beyond: Callable[[float], bool], what: str
 ) -> Part:
-    """The newest turns beyond the threshold, each by itself."""
-    found = [(turn, figure) for turn, figure in zip(turns, figures, strict=True) if beyond(figure)][-MOST_MARKS:]
+    """Markers for the newest turns beyond the threshold."""
+    points = [(turn, figure) for turn, figure in zip(turns, figures, strict=True) if beyond(figure)][-MOST_MARKS:]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [turn for turn, _ in found],
-        "y": [figure for _, figure in found],
-        "customdata": [[name]] * len(found),
+        "x": [turn for turn, _ in points],
+        "y": [figure for _, figure in points],
+        "customdata": [[name]] * len(points),
         "marker": {"color": colour, "size": 8, "symbol": "x-thin", "line": {"color": colour, "width": 1.5}},
         "hovertemplate": f"%{{customdata[0]}}<br>turn %{{x}}<br>{what} %{{y:.2~f}}<extra></extra>",
     }
 
 
 def ledger(review: Review) -> Ledger:
-    """Each value's mean score, −1 to 1, over the log; a gap is where it was not scored."""
+    """Mean score in [−1, 1] of each value over the lines of the log; gaps where there is no score."""
     from plotly.graph_objects import Figure
 
     names = list(review.values)
@@ -131,7 +130,7 @@ def ledger(review: Review) -> Ledger:
         "type": "heatmap",
         "z": [[bin.mean for bin in row] for row in rows],
         "x": list(range(len(spans))),
-        "y": list(range(len(rows))),  # not the names: plotly would take some of them for dates or numbers
+        "y": list(range(len(rows))),  # not the names, some of which plotly would parse as dates or numbers
         "customdata": [
             [[escape(_short(name, 80)), _span(bin), bin.known, bin.low, bin.high] for bin in row]
             for name, row in zip(names, rows, strict=True)
@@ -170,14 +169,14 @@ def ledger(review: Review) -> Ledger:
 
 
 def _sized(names: Sequence[str], width: int) -> Part:
-    """Names in lines of so many letters, and the height that they need."""
+    """The layout for names wrapped at ``width`` characters: tick labels and height in pixels."""
     labels = ["<br>".join(escape(line) for line in wrap(_short(name, 80), width) or [" "]) for name in names]
     tallest = max((label.count("<br>") + 1 for label in labels), default=1)
     return {"yaxis.ticktext": labels, "height": 60 + (14 * tallest + 10) * max(len(labels), 1)}
 
 
 def _short(name: str, most: int) -> str:
-    """At most so many letters, none of them half a character or one that cannot be drawn."""
+    """The name cut to ``most`` characters; characters that cannot be printed are replaced."""
     whole = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     return whole if len(whole) <= most else f"{whole[: most - 1]}…"
 

@@ -1,4 +1,4 @@
-"""A hook that draws every turn in a run of W&B."""
+"""A hook that logs every turn to a W&B run."""
 
 import threading
 from collections.abc import Mapping
@@ -7,25 +7,27 @@ from typing import Any
 
 from safi_agent.hooks import Alert
 
-INSTALL = 'The monitor needs wandb: pip install "sal-lightning[wandb]".'
+INSTALL = 'SpiritMonitor needs wandb: pip install "sal-lightning[wandb]".'
 
 
 class SpiritMonitor:
-    """Logs each turn once it is committed, under ``safi/``; ``create_safi_chain(hooks=[SpiritMonitor(run)])``.
+    """Logs each committed turn under ``safi/``: ``create_safi_chain(hooks=[SpiritMonitor(run)])``.
 
-    ``turns`` is the axis of all others. ``spirit`` is in [1, 10], ``drift`` in [0, 1], ``mu/<value>`` is the long-term
-    profile; ``refusals`` and ``failed`` (audits) are counted since the monitor was made; ``lag`` is in seconds from the
-    prompt to the end of the audit, within one, because records tell the second. A turn without a figure logs none.
+    ``turns`` is the x-axis of all other metrics. ``spirit`` is in [1, 10], ``drift`` in [0, 1], ``mu/<value>`` is the
+    long-term profile; ``refusals`` and ``failed`` (audits) are counted since the monitor was created; ``lag`` is the
+    time from the prompt to the end of the audit in seconds, to within one second, the resolution of a record's
+    timestamp. A figure that a turn does not have is not logged.
 
-    A turn whose hooks are called again after a crash is counted again. A monitor that fails harms nothing.
+    A turn whose hooks are called again after a crash is counted again. Errors of the monitor do not affect the turn.
 
     Args:
-        run: where to log; by default the run that ``wandb.init`` began.
-        key: only turns of this memory key, under ``safi/<key>/``; by default all, and ``mu`` is that of the turn's key.
+        run: the W&B run; by default the active run, ``wandb.run``.
+        key: log only turns of this memory key, under ``safi/<key>/``. By default all turns are logged, and ``mu`` is
+            the profile of the turn's key.
 
     Raises:
-        ImportError: there is no ``run`` and wandb is not installed.
-        ValueError: there is no ``run`` and none was begun.
+        ImportError: no ``run`` is given and wandb is not installed.
+        ValueError: no ``run`` is given and none is active.
     """
 
     every_turn = True
@@ -35,12 +37,12 @@ class SpiritMonitor:
         self.key = key
         self._prefix = "safi/" if key is None else f"safi/{key}/"
         self._counts = {"turns": 0, "refusals": 0, "failed": 0}
-        self._lock = threading.Lock()  # turns of several memory keys end side by side
+        self._lock = threading.Lock()  # hooks of different memory keys run concurrently
         self._run.define_metric(f"{self._prefix}turns")
         self._run.define_metric(f"{self._prefix}*", step_metric=f"{self._prefix}turns")
 
     def __call__(self, alert: Alert) -> None:
-        """Log a turn; of what it raises its figures tell already."""
+        """Log a turn; alerts of other kinds are ignored, because the figures of the turn include them."""
         record = alert.record
         if alert.kind != "turn" or self.key not in (None, record["memoryKey"]):
             return
@@ -48,22 +50,22 @@ class SpiritMonitor:
             self._counts["turns"] += 1
             self._counts["refusals"] += record["willDecision"] == "violation"
             self._counts["failed"] += record["auditStatus"] == "failed"
-            told = {**self._counts, **figures(record, datetime.now(UTC))}
-            self._run.log({f"{self._prefix}{name}": figure for name, figure in told.items()})
+            metrics = {**self._counts, **figures(record, datetime.now(UTC))}
+            self._run.log({f"{self._prefix}{name}": figure for name, figure in metrics.items()})
 
 
 def figures(record: Mapping[str, Any], now: datetime) -> dict[str, float]:
-    """What a record says in numbers; nothing where it says nothing.
+    """The figures of a record; empty without an audit.
 
     >>> figures({"timestamp": "2026-03-01T08:00:00Z", "auditStatus": "none"}, datetime(2026, 3, 1, 8, tzinfo=UTC))
     {}
     """
     if record["auditStatus"] == "none":
         return {}
-    found = {"spirit": record["spiritScore"], "drift": record["drift"]}
-    found |= {f"mu/{value}": mean for value, mean in record["mu"].items()}
-    found["lag"] = max(0.0, (now - datetime.fromisoformat(record["timestamp"])).total_seconds())
-    return {name: figure for name, figure in found.items() if figure is not None}
+    metrics = {"spirit": record["spiritScore"], "drift": record["drift"]}
+    metrics |= {f"mu/{value}": mean for value, mean in record["mu"].items()}
+    metrics["lag"] = max(0.0, (now - datetime.fromisoformat(record["timestamp"])).total_seconds())
+    return {name: figure for name, figure in metrics.items() if figure is not None}
 
 
 def _active() -> Any:
@@ -72,5 +74,5 @@ def _active() -> Any:
     except ImportError:
         raise ImportError(INSTALL) from None
     if wandb.run is None:
-        raise ValueError("run: expected a run of W&B, or one that wandb.init() began, got none.")
+        raise ValueError("run: expected a W&B run, got none, and no run is active. Call wandb.init() first.")
     return wandb.run

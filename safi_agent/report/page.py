@@ -1,8 +1,8 @@
-"""The page of a log: one HTML file that needs no network and asks for none.
+"""The report of a log: one HTML file that makes no network requests.
 
-Whatever the log holds may have been written by someone who wants it to run here. So no text of it is ever put into
-markup: the records travel as JSON that cannot end its element, and the page's script sets them as plain text only. The
-frame forbids the page every script but its own, and every request. ``review.js`` and its like are the page's own parts.
+Texts of a log are untrusted and are never put into markup: records are embedded as JSON that cannot end its element,
+and the page's script inserts them as text nodes only. The page's content security policy forbids all other scripts and
+all requests. ``review.js``, ``review.html`` and ``review.css`` are static parts of the page.
 """
 
 import json
@@ -18,69 +18,73 @@ from safi_agent.report.entries import REASONS, Entry
 from safi_agent.report.review import Review, review
 from sal_page import Section, render
 
-MOST_TEXT = 20_000  # characters of one text of a record
-MOST_BYTES = 30_000_000  # of all records together; the newest come first
-MOST_DEEP = 20  # levels of a record's metadata
-INSTALL = 'The page needs plotly: pip install "sal-lightning[report]".'
+MOST_TEXT = 20_000  # characters per text of a record
+MOST_BYTES = 30_000_000  # for all records together, the newest first
+MOST_DEEP = 20  # nesting levels of a record
+INSTALL = 'The report needs plotly: pip install "sal-lightning[report]".'
 COUNTS = '<div id="tiles"></div><div id="keys" class="chips" role="group" aria-label="Memory keys in the plots"></div>'
-TRENDS = "The line is a mean over stretches of turns; each × is one turn beyond the dotted threshold."
-LEDGER = "Mean score over stretches of the log: 1 affirms the value, −1 breaks it, a gap is no score."
+TRENDS = "Lines show means over consecutive turns; each × is one turn beyond the dotted threshold."
+LEDGER = "Mean score over consecutive lines of the log: 1 affirms the value, −1 violates it; gaps have no score."
 
 
 def write_page(log: str | Path, to: str | Path, newest: int = 500, **thresholds: float) -> Review:
-    """Read a log and write its page; what was found comes back.
+    """Read a log and write its report.
 
     Args:
-        log: the log.
-        to: a file that ends in .html, replaced where there is one.
-        newest: how many of the newest turns, and of the newest turns to review, are on the page in full.
-        thresholds: ``review_below`` and ``drift_above``; the chain's defaults are 6 and 0.4.
+        log: path of the log.
+        to: path of the report, which ends in .html; an existing file is replaced.
+        newest: number of newest turns, and of newest turns to review, that are shown in full.
+        thresholds: ``review_below`` and ``drift_above``; the defaults are 6 and 0.4, as in the chain.
+
+    Returns:
+        The contents of the report.
 
     Raises:
-        ValueError: there is no such log, it has no record, or the page would replace it or has no folder to lie in.
-        ImportError: plotly is not installed; the text names the install.
+        ValueError: the log does not exist or has no record, or ``to`` is the log, does not end in .html or its folder
+            does not exist.
+        ImportError: plotly is not installed.
     """
     to = Path(to)
     if not to.absolute().parent.is_dir() or to.is_dir():
-        raise ValueError(f"to: expected a file in a folder that is there, got {str(to)!r}.")
-    if to.suffix != ".html":  # so that a slip replaces no log and no key
+        raise ValueError(f"to: expected a file in an existing folder, got {str(to)!r}.")
+    if to.suffix != ".html":  # so that a mistake cannot overwrite a log or a key
         raise ValueError(f"to: expected a file that ends in .html, got {str(to)!r}.")
     if to.resolve() == Path(log).resolve():
         raise ValueError(f"to: expected another file than the log, got {str(to)!r}.")
-    found = review(log, newest, **thresholds)
-    text = page(found)
-    to.touch(mode=0o600)  # a page shows what the log does, and the log is its owner's alone
+    contents = review(log, newest, **thresholds)
+    text = page(contents)
+    to.touch(mode=0o600)  # the report is as confidential as the log, which only its owner can read
     to.write_text(text, encoding="utf-8")
-    return found
+    return contents
 
 
-def page(found: Review) -> str:
-    """The page as one text."""
+def page(contents: Review) -> str:
+    """Render the report as HTML."""
     if find_spec("plotly") is None:
         raise ImportError(INSTALL)
-    shown = within([told(entry) for entry in found.entries()], MOST_BYTES)
-    ledger = figures.ledger(found)
+    shown = within([to_json(entry) for entry in contents.entries()], MOST_BYTES)
+    ledger = figures.ledger(contents)
     data = {
-        "counts": counts(found),
-        "keys": figures.keys(found),
-        "others": len(found.keys) - len(figures.keys(found)),
+        "counts": counts(contents),
+        "keys": figures.keys(contents),
+        "others": len(contents.keys) - len(figures.keys(contents)),
         "reasons": [{"id": reason, "name": name} for reason, name in REASONS.items()],
         "ledger": {"narrow": ledger.narrow, "wide": ledger.wide},
         "records": shown,
     }
-    kept = f'<script type="application/json" id="data">{embedded(data)}</script>'
+    script = f'<script type="application/json" id="data">{embedded(data)}</script>'
     sections = (
-        Section("Counts", wide=True, markup=f"<style>{_asset('review.css')}</style>{COUNTS}{kept}"),
-        Section("Spirit score", TRENDS, (figures.scores(found),)),
-        Section("Drift", TRENDS, (figures.drifts(found),)),
+        Section("Counts", wide=True, markup=f"<style>{_asset('review.css')}</style>{COUNTS}{script}"),
+        Section("Spirit score", TRENDS, (figures.scores(contents),)),
+        Section("Drift", TRENDS, (figures.drifts(contents),)),
         Section("Ledger, value by value", LEDGER, (ledger.figure,), wide=True),
         Section("To review", wide=True, markup=_asset("review.html")),
     )
-    return render(f"Audit of {found.name}", about(found, shown), sections, _asset("review.js"))
+    return render(f"Audit of {contents.name}", about(contents, shown), sections, _asset("review.js"))
 
 
 def embedded(data: Any) -> str:
-    r"""JSON that may stand in a script element: no sign of it can end the element or open another.
+    r"""JSON for a script element; characters that could end the element or open another are escaped.
 
     >>> embedded({"a": "</script><!--"})
     '{"a":"\\u003c/script\\u003e\\u003c!--"}'
@@ -89,8 +93,8 @@ def embedded(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def told(entry: Entry) -> dict[str, Any]:
-    """What the page holds of a turn: what it is found by, and the record with its longest texts cut."""
+def to_json(entry: Entry) -> dict[str, Any]:
+    """A turn as JSON for the page: the fields to search and sort by, and the clipped record."""
     return {
         "line": entry.place,
         "key": entry.key,
@@ -104,7 +108,7 @@ def told(entry: Entry) -> dict[str, Any]:
 
 
 def clipped(part: Any, deep: int = 0) -> Any:
-    """The same with texts of at most 20 000 characters, 20 levels deep, and None for what JSON cannot hold."""
+    """A copy with texts cut to 20 000 characters and nesting to 20 levels, and None for numbers that are not finite."""
     if isinstance(part, str) and len(part) > MOST_TEXT:
         return f"{part[:MOST_TEXT]}…[+{len(part) - MOST_TEXT} characters]"
     if isinstance(part, float) and not math.isfinite(part):
@@ -119,7 +123,7 @@ def clipped(part: Any, deep: int = 0) -> Any:
 
 
 def within(records: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The records that fit in so many bytes together, the first before those after it."""
+    """The records that fit into ``most`` bytes of JSON together, taken in order."""
     kept: list[dict[str, Any]] = []
     for record in records:
         size = len(embedded(record))
@@ -129,27 +133,27 @@ def within(records: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]
     return kept
 
 
-def counts(found: Review) -> list[dict[str, Any]]:
-    """The numbers at the top of the page; they are of the whole log."""
+def counts(contents: Review) -> list[dict[str, Any]]:
+    """The counts at the top of the page, over the whole log."""
     named = {
-        "turns": found.turns,
-        "approved": found.counts["decision:approve"],
-        "refused": found.counts["violation"],
-        "failed audits": found.counts["audit_failed"],
-        "drift alerts": found.counts["drift"],
-        "to review": found.flagged,
+        "turns": contents.turns,
+        "approved": contents.counts["decision:approve"],
+        "refused": contents.counts["violation"],
+        "failed audits": contents.counts["audit_failed"],
+        "drift alerts": contents.counts["drift"],
+        "to review": contents.flagged,
     }
     return [{"name": name, "number": number} for name, number in named.items()]
 
 
-def about(found: Review, shown: list[dict[str, Any]]) -> str:
-    """What is on the page and what is not."""
-    older = found.flagged - sum(bool(turn["reasons"]) for turn in shown)
+def about(contents: Review, shown: list[dict[str, Any]]) -> str:
+    """The paragraph that describes what the page contains and omits."""
+    older = contents.flagged - sum(bool(turn["reasons"]) for turn in shown)
     parts = [
-        f"{found.first[:10]} to {found.last[:10]}." if found.first else "",
-        f"Counts and plots are of all {found.turns:,} turns; {len(shown):,} can be read below: the newest, "
+        f"{contents.first[:10]} to {contents.last[:10]}." if contents.first else "",
+        f"Counts and plots are of all {contents.turns:,} turns; {len(shown):,} can be read below: the newest, "
         f"and the newest to review{f' ({older:,} older ones are only counted)' if older else ''}.",
-        f"Lines that could not be read: {found.unread:,}." if found.unread else "",
+        f"Lines that could not be read: {contents.unread:,}." if contents.unread else "",
     ]
     return " ".join(filter(None, parts))
 

@@ -1,17 +1,17 @@
 "use strict";
-// Texts of turns are hostile until shown otherwise: they reach the page as text nodes alone, never as markup.
+// Texts of turns are untrusted: they are inserted as text nodes only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const PAGE = 50;
-const PARTS = [["Prompt", "userPrompt"], ["Answer that left", "finalOutput"], ["Draft", "intellectDraft"],
+const PARTS = [["Prompt", "userPrompt"], ["Returned answer", "finalOutput"], ["Draft", "intellectDraft"],
   ["Reflection of the Intellect", "intellectReflection"], ["Ruling of the Will", "willReflection"],
   ["Reflection of the Spirit", "spiritReflection"]];
 
 function element(tag, kind, text) {
-  const made = document.createElement(tag);
-  if (kind) made.className = kind;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  if (kind) node.className = kind;
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 const figure = (number, digits) => (typeof number === "number" ? number.toFixed(digits) : "–");
@@ -19,18 +19,18 @@ const count = (number) => number.toLocaleString("en-GB");
 const words = (text) => (typeof text === "string" ? text : "");
 
 function toggle(text, on, changed) {
-  const made = element("button", "", text);
-  made.type = "button";
-  made.setAttribute("aria-pressed", String(on));
-  made.addEventListener("click", () => {
-    const now = made.getAttribute("aria-pressed") !== "true";
-    made.setAttribute("aria-pressed", String(now));
+  const node = element("button", "", text);
+  node.type = "button";
+  node.setAttribute("aria-pressed", String(on));
+  node.addEventListener("click", () => {
+    const now = node.getAttribute("aria-pressed") !== "true";
+    node.setAttribute("aria-pressed", String(now));
     changed(now);
   });
-  return made;
+  return node;
 }
 
-// Counts and plots. The frame draws the plots anew for every theme; what was changed since is changed again.
+// Counts and plots. The frame redraws the plots for every theme, so later changes are applied again.
 
 const [scorePlot, driftPlot, ledgerPlot] = document.querySelectorAll(".figure");
 const small = matchMedia("(max-width: 700px)");
@@ -63,7 +63,7 @@ function showCounts() {
     chip.prepend(dot);
     byId("keys").append(chip);
   });
-  if (data.others) byId("keys").append(element("span", "where", `and ${count(data.others)} memory keys with fewer turns, not drawn`));
+  if (data.others) byId("keys").append(element("span", "where", `and ${count(data.others)} memory keys with fewer turns, not plotted`));
 }
 
 // The list.
@@ -74,12 +74,12 @@ let shown = PAGE;
 
 function haystack(turn) {
   const rows = Array.isArray(turn.record.conscienceLedger) ? turn.record.conscienceLedger : [];
-  const told = rows.flatMap((row) => (row ? [words(row.value), words(row.reason)] : []));
+  const findings = rows.flatMap((row) => (row ? [words(row.value), words(row.reason)] : []));
   const texts = PARTS.map(([, name]) => words(turn.record[name]));
-  return [...texts, ...told, words(turn.record.turnId), turn.key].join("\n").toLowerCase();
+  return [...texts, ...findings, words(turn.record.turnId), turn.key].join("\n").toLowerCase();
 }
 
-function asked(turn) {
+function isSelected(turn) {
   if (wanted.size) return turn.reasons.some((reason) => wanted.has(reason));
   return everything || turn.reasons.length > 0;
 }
@@ -90,11 +90,11 @@ const ORDERS = {
   drift: (a, b) => (b.drift ?? -1) - (a.drift ?? -1),
 };
 
-function found() {
+function filtered() {
   const terms = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const key = byId("key").value;
   const turns = data.records.filter((turn) => {
-    if (!asked(turn) || (key !== "" && turn.key !== data.records[Number(key)].key)) return false;
+    if (!isSelected(turn) || (key !== "" && turn.key !== data.records[Number(key)].key)) return false;
     if (terms.length) turn.text ??= haystack(turn);
     return terms.every((term) => turn.text.includes(term));
   });
@@ -102,19 +102,19 @@ function found() {
 }
 
 function list() {
-  const turns = found();
+  const turns = filtered();
   byId("list").replaceChildren(...turns.slice(0, shown).map(row));
   byId("more").hidden = turns.length <= shown;
   byId("count").textContent = `${count(turns.length)} found among ${count(data.records.length)} turns`;
 }
 
-function again() {
+function reset() {
   shown = PAGE;
   list();
 }
 
 function row(turn) {
-  const made = element("details", "turn");
+  const node = element("details", "turn");
   const summary = element("summary");
   const scored = turn.score !== null || turn.drift !== null;
   summary.append(element("span", "where", `${turn.key} · turn ${turn.turn} · ${turn.time}`),
@@ -124,39 +124,40 @@ function row(turn) {
   for (const { id, name } of data.reasons) if (turn.reasons.includes(id)) badges.append(element("span", `badge ${id}`, name));
   if (!turn.reasons.length) badges.append(element("span", "badge fine", "nothing to review"));
   summary.append(badges);
-  made.append(summary);
-  made.addEventListener("toggle", () => { if (made.open && made.children.length === 1) made.append(whole(turn)); });
-  return made;
+  node.append(summary);
+  node.addEventListener("toggle", () => { if (node.open && node.children.length === 1) node.append(whole(turn)); });
+  return node;
 }
 
 function whole(turn) {
-  const made = element("div", "whole");
+  const node = element("div", "whole");
   for (const [title, name] of PARTS) {
     const text = words(turn.record[name]);
     if (!text || (name === "intellectDraft" && text === turn.record.finalOutput)) continue;
-    made.append(element("h3", "", title), element("div", "text", text));
+    node.append(element("h3", "", title), element("div", "text", text));
   }
   const rows = turn.record.conscienceLedger;
-  if (Array.isArray(rows) && rows.length) made.append(element("h3", "", "Ledger of the Conscience"), ledger(rows));
+  if (Array.isArray(rows) && rows.length) node.append(element("h3", "", "Ledger of the Conscience"), ledger(rows));
   const raw = element("details");
-  raw.append(element("summary", "", `The record as it stands in line ${count(turn.line)} of the log`));
+  raw.append(element("summary", "", `The record in line ${count(turn.line)} of the log`));
   raw.addEventListener("toggle", () => {
     if (raw.open && raw.children.length === 1) raw.append(element("pre", "", JSON.stringify(turn.record, null, 1)));
   });
-  made.append(raw);
-  return made;
+  node.append(raw);
+  return node;
 }
 
 function ledger(rows) {
   const table = element("table", "ledger");
   const head = element("tr");
-  for (const name of ["value", "score", "sure", "reason"]) head.append(element("th", "", name));
+  for (const name of ["value", "score", "confidence", "reason"]) head.append(element("th", "", name));
   table.append(head);
-  for (const given of rows) {
-    const told = given && typeof given === "object" ? given : {};
+  for (const row of rows) {
+    const finding = row && typeof row === "object" ? row : {};
     const line = element("tr");
-    line.append(element("td", "", words(told.value)), element("td", told.score < 0 ? "broken" : "", figure(told.score, 1)),
-      element("td", "", figure(told.confidence, 1)), element("td", "", words(told.reason)));
+    line.append(element("td", "", words(finding.value)),
+      element("td", finding.score < 0 ? "broken" : "", figure(finding.score, 1)),
+      element("td", "", figure(finding.confidence, 1)), element("td", "", words(finding.reason)));
     table.append(line);
   }
   return table;
@@ -172,11 +173,11 @@ function showTools() {
     if (!number) continue;
     byId("reasons").append(toggle(`${name} (${count(number)})`, false, (on) => {
       on ? wanted.add(id) : wanted.delete(id);
-      again();
+      reset();
     }));
   }
-  byId("reasons").append(toggle("also those with nothing to review", everything, (on) => { everything = on; again(); }));
-  for (const id of ["search", "key", "order"]) byId(id).addEventListener("input", again);
+  byId("reasons").append(toggle("include turns with nothing to review", everything, (on) => { everything = on; reset(); }));
+  for (const id of ["search", "key", "order"]) byId(id).addEventListener("input", reset);
   byId("more").addEventListener("click", () => { shown += PAGE; list(); });
 }
 

@@ -1,4 +1,4 @@
-"""A whole log in a bounded space: columns of figures for the plots, counts, and the newest records themselves."""
+"""The contents of a report in bounded memory: columns of figures for the plots, counts, and the newest records."""
 
 from array import array
 from collections import Counter, deque
@@ -10,12 +10,12 @@ from safi_agent.log.rotation import log_files
 from safi_agent.report.binning import NONE
 from safi_agent.report.entries import Entry, read, records
 
-MOST_VALUES = 100  # a log with more names in its ledgers was not written by one set of values
+MOST_VALUES = 100  # bounds memory if the ledgers of a log contain arbitrary names
 
 
 @dataclass
 class Series:
-    """One memory key: the numbers of its turns, and score and drift of each."""
+    """The turns of one memory key: number, score and drift of each; NaN for a missing figure."""
 
     turns: "array[int]" = field(default_factory=lambda: array("q"))
     scores: "array[float]" = field(default_factory=lambda: array("d"))
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass
 class Review:
-    """What the page is made of; ``values`` has a column of scores for each value, as long as ``places``."""
+    """The contents of a report; ``values`` has a column of scores for each value, as long as ``places``."""
 
     name: str
     review_below: float
@@ -41,21 +41,21 @@ class Review:
 
     @property
     def turns(self) -> int:
-        """How many records the log has."""
+        """The number of records in the log."""
         return len(self.places)
 
     @property
     def flagged(self) -> int:
-        """How many turns there are to review, shown in full or not."""
+        """The number of turns to review, including those that are not shown in full."""
         return self.counts["flagged"]
 
     def entries(self) -> list[Entry]:
-        """The turns that are shown in full, the newest first."""
-        kept = {entry.place: entry for entry in (*self.queue, *self.newest)}
-        return [kept[place] for place in sorted(kept, reverse=True)]
+        """The turns that are shown in full, newest first."""
+        by_place = {entry.place: entry for entry in (*self.queue, *self.newest)}
+        return [by_place[place] for place in sorted(by_place, reverse=True)]
 
     def add(self, entry: Entry) -> None:
-        """Count a line."""
+        """Add a line of the log."""
         self.places.append(entry.place)
         self.first, self.last = self.first or entry.time, entry.time or self.last
         self.counts.update([*entry.reasons, *(["flagged"] if entry.reasons else []), f"decision:{entry.decision}"])
@@ -79,29 +79,31 @@ def review(
     review_below: float = defaults.REVIEW_BELOW,
     drift_above: float = defaults.DRIFT_ABOVE,
 ) -> Review:
-    """Read a log once, from its first line to its last, its full files included.
+    """Read a log, including its rotated files, in one pass.
 
     Args:
-        path: the log; its full files are found beside it.
-        newest: how many of the newest turns, and of the newest turns to review, are kept in full.
-        review_below: τ_S, a score below it is to be reviewed.
-        drift_above: τ_d, a drift above it is to be reviewed.
+        path: the log; its rotated files are beside it.
+        newest: number of newest turns, and of newest turns to review, that are kept in full.
+        review_below: τ_S, turns with a lower score are to be reviewed.
+        drift_above: τ_d, turns with a higher drift are to be reviewed.
 
     Raises:
-        ValueError: there is no such file, ``newest`` is below 1, or the log has no record.
+        ValueError: the log does not exist or has no record, or ``newest`` is below 1.
     """
     path = Path(path)
     if not log_files(path):
-        raise ValueError(f"log: expected a file that is there, got {str(path)!r}.")
+        raise ValueError(f"log: expected an existing file, got {str(path)!r}.")
     if newest < 1:
         raise ValueError(f"newest: expected at least 1, got {newest}.")
     name = path.name.encode(errors="replace").decode()
-    made = Review(name, review_below, drift_above, deque(maxlen=newest), deque(maxlen=newest))
+    contents = Review(name, review_below, drift_above, deque(maxlen=newest), deque(maxlen=newest))
     for place, record in records(path):
         if record is None:
-            made.unread += 1
+            contents.unread += 1
         else:
-            made.add(read(record, place, review_below, drift_above))
-    if not made.turns:
-        raise ValueError(f"log: expected at least one record, got none in {str(path)!r}, {made.unread} lines unread.")
-    return made
+            contents.add(read(record, place, review_below, drift_above))
+    if not contents.turns:
+        raise ValueError(
+            f"log: expected at least one record, got none in {str(path)!r}; {contents.unread} lines could not be read."
+        )
+    return contents

@@ -46,22 +46,24 @@ _open: "weakref.WeakValueDictionary[str, Store]" = weakref.WeakValueDictionary()
 
 @opening
 def open_store(url: str | None) -> Store:
-    """The store at this URL; one for each database in a process, a new one for each None.
+    """The store at this URL, one per database and process; with None, a new store in memory.
 
     Raises:
-        ValueError: the URL is of neither SQLite nor PostgreSQL, what it names is not there or cannot be used, or was
-            written by a newer package.
-        ImportError: PostgreSQL was asked for without its extra.
+        ValueError: the URL is neither of SQLite nor of PostgreSQL, the database cannot be opened, or it was written by
+            another version of the package.
+        ImportError: the URL is of PostgreSQL, and the extra 'postgres' is not installed.
     """
     if url is None:
         return Store(Sqlite(MEMORY))
     try:
         parsed = make_url(url)
     except Exception:  # the input may contain a password
-        raise ValueError("store: expected None or a URL like 'sqlite:///safi.db', got another text.") from None
+        raise ValueError(
+            "store: expected None or a URL like 'sqlite:///safi.db', got text that is not a URL."
+        ) from None
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return _kept(parsed.render_as_string(hide_password=False), lambda: _postgres(parsed))
+        return _cached(parsed.render_as_string(hide_password=False), lambda: _postgres(parsed))
     if parsed.get_backend_name() != "sqlite":
         expected = "a URL that begins with 'sqlite://' or 'postgresql+psycopg://'"
         raise ValueError(f"store: expected {expected}, got {parsed.render_as_string()!r}.")
@@ -69,11 +71,11 @@ def open_store(url: str | None) -> Store:
         return Store(Sqlite(MEMORY))
     path = Path(str(parsed.database)).absolute()
     if not path.parent.is_dir():
-        raise ValueError(f"store: expected a file in a folder that is there, got {str(path)!r}.")
-    return _kept(f"sqlite:///{path}", lambda: Sqlite(f"sqlite:///{path}"))
+        raise ValueError(f"store: expected a file in an existing folder, got {str(path)!r}.")
+    return _cached(f"sqlite:///{path}", lambda: Sqlite(f"sqlite:///{path}"))
 
 
-def _kept(name: str, connect: Callable[[], Database]) -> Store:
+def _cached(name: str, connect: Callable[[], Database]) -> Store:
     store = _open.get(name)
     if store is None:
         store = _open[name] = Store(connect())
@@ -85,6 +87,6 @@ def _postgres(url: URL) -> Database:
         from safi_agent.store.postgres import Postgres
     except ImportError as error:
         raise ImportError(
-            f"store: PostgreSQL needs the extra 'postgres' of this package (no {error.name!r} here)."
+            f"store: PostgreSQL needs the extra 'postgres' of this package; {error.name!r} is not installed."
         ) from error
     return Postgres(url)

@@ -24,8 +24,8 @@ RECOUNT_INTERVAL = 0.05  # seconds between counts while no slot is free
 class Backlog(NamedTuple):
     """Open audits of a value set: turns that were answered and whose audit is neither committed nor given up."""
 
-    depth: int  #: how many there are
-    oldest: float | None  #: seconds since the oldest was answered; None where there is none
+    depth: int  #: number of open audits
+    oldest: float | None  #: seconds since the oldest of these turns was answered; None if there is none
 
 
 class Slot:
@@ -58,7 +58,7 @@ _raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
 class PendingAudits:
-    """Counts the open audits of each value set, as a bound on them needs it: cached, and with turns under way.
+    """Counts the open audits of each value set for backpressure: cached, and including turns under way.
 
     ``acquire`` reserves a slot for a turn whose audit is not yet counted.
     """
@@ -68,7 +68,7 @@ class PendingAudits:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all counts, as after a fork."""
+        """Reset all counts, as after a fork."""
         self._counts: defaultdict[str, _Count] = defaultdict(_Count)
         self._lock = threading.RLock()
 
@@ -79,7 +79,7 @@ class PendingAudits:
 
     @_raise_outbox_error
     def refresh(self, value_set: str) -> None:
-        """Ask the database how many audits are open."""
+        """Count the open audits in the database."""
         count = self._counts[value_set]
         count.at = time.monotonic()  # other threads use the previous count meanwhile
         with self.database.transaction(reading=True) as c:
@@ -127,11 +127,11 @@ def blocking_reasons(database: Database, value_set: str) -> list[str]:
     """
     with database.transaction(reading=True) as c:
         untaken = database.count_untaken(c, value_set)
-        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them: start one."
-        return [*_lost(c), *_elsewhere(c, value_set), *([no_worker] if untaken else [])]
+        no_worker = f"{many(untaken, 'job')} of {value_set!r} in the queue, and no worker takes them. Start a worker."
+        return [*_missing_values(c), *_other_processes(c, value_set), *([no_worker] if untaken else [])]
 
 
-def _lost(c: Connection) -> list[str]:
+def _missing_values(c: Connection) -> list[str]:
     ids = c.scalars(select(turns.c.values_id).distinct().where(NOT_DONE)).all()
     sentences = []
     for values_id in missing_value_sets(c, ids):
@@ -146,7 +146,7 @@ def _lost(c: Connection) -> list[str]:
     return sentences
 
 
-def _elsewhere(c: Connection, value_set: str) -> list[str]:
+def _other_processes(c: Connection, value_set: str) -> list[str]:
     mine = select(turns.c.key).distinct().where(NOT_DONE, UNFINISHED, turns.c.value_set == value_set)
     heads = (
         select(turns.c.key, func.min(turns.c.turn).label("turn")).where(NOT_DONE, turns.c.key.in_(mine)).group_by("key")

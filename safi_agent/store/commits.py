@@ -12,7 +12,7 @@ def prepare_batch(batch: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Com
     """Compute the commit of a batch, outside of a transaction: ``Store.commit`` checks that it is still valid.
 
     Raises:
-        Exception: whatever ``compute`` raises, or a turn that cannot be read.
+        Exception: any exception of ``compute``, or a turn cannot be parsed.
     """
     mu, mu_turn, scores = batch.memory
     before, moved = Memory(json.loads(mu), mu_turn, json.loads(scores)), None
@@ -20,11 +20,11 @@ def prepare_batch(batch: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Com
     for head in batch.heads:
         body: Any = json.loads(head.body) if isinstance(head.body, str) else head.body
         ledger: Any = json.loads(head.ledger) if isinstance(head.ledger, str) else head.ledger
-        made = compute(JudgedTurn(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
-        if made.memory is not None:
-            before, moved = made.memory, made.note
-        rows.append({"of": head.id, "text": json.dumps(made.record, allow_nan=False), **_new(head)})
-        records[head.id] = made.record
+        commit = compute(JudgedTurn(head.id, head.turn, body, ledger, head.error, head.values, head.judge), before)
+        if commit.memory is not None:
+            before, moved = commit.memory, commit.note
+        rows.append({"of": head.id, "text": json.dumps(commit.record, allow_nan=False), **_new(head)})
+        records[head.id] = commit.record
     after = None if moved is None else {**_memory(before), "note": moved}
     return PreparedBatch(batch.key, rows, records, {head.id: head.value_set for head in batch.heads}, after)
 
@@ -52,6 +52,6 @@ def _memory(after: Memory) -> dict[str, Any]:
     return {"mu": json.dumps(after.mu), "mu_turn": after.mu_turn, "scores": json.dumps(after.scores)}
 
 
-def judged_head(rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[Any]:
+def judged_head(rows: Sequence[Any], results: Mapping[str, AuditResult]) -> list[Any]:
     """The leading rows that are judged."""
-    return list(takewhile(lambda row: row.status == "judged" or row.id in found, rows))
+    return list(takewhile(lambda row: row.status == "judged" or row.id in results, rows))

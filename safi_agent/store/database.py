@@ -20,7 +20,7 @@ class Database(Protocol):
 
     @property
     def insert(self) -> Callable[[Table], Any]:
-        """The dialect's ``INSERT``, which knows ``ON CONFLICT``."""
+        """The dialect's ``INSERT``, which supports ``ON CONFLICT``."""
 
     def transaction(self, *, reading: bool = False) -> AbstractContextManager[Connection]:
         """A transaction, which is rolled back if its block raises.

@@ -12,30 +12,32 @@ T = TypeVar("T")
 log = logging.getLogger("safi_agent")
 
 
-def raise_as(made: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorator: raise ``made(name)`` instead of a database error, with the name of its type only.
+def raise_as(make_error: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator: raise ``make_error(name)`` instead of a database error, with the name of its type only.
 
     The first line of its message is logged after ``what``; the others may quote a row.
     """
 
-    def keep(ask: Callable[P, T]) -> Callable[P, T]:
-        @functools.wraps(ask)
-        def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
-                return ask(*args, **kwargs)
+                return function(*args, **kwargs)
             except SQLAlchemyError as error:
                 own = getattr(error, "orig", None) or error
                 log.error("%s: %s", what, str(own).partition("\n")[0])
                 cause = type(own).__name__
-            raise made(cause)  # outside of the except block, so that it has no context
+            raise make_error(cause)  # outside of the except block, so that it has no context
 
-        return asked
+        return wrapper
 
-    return keep
+    return decorate
 
 
 def _not_opened(cause: str) -> ValueError:
-    return ValueError(f"store: expected one that can be opened, got {cause}. Details are in the logger 'safi_agent'.")
+    return ValueError(
+        f"store: expected a database that can be opened, got {cause}. Details are in the logger 'safi_agent'."
+    )
 
 
 opening = raise_as(_not_opened, "The store could not be opened")

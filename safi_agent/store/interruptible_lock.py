@@ -73,7 +73,7 @@ class InterruptSafeLock:
                 self._holder = block
                 return False
             if holder.is_here():
-                raise RuntimeError("A transaction of this thread is under way; it cannot wait for itself.")
+                raise RuntimeError("This thread has an open transaction; a nested one would wait for itself.")
             return None
 
     def is_held_by(self, block: TransactionBlock) -> bool:

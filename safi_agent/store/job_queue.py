@@ -89,8 +89,8 @@ def create_queue_tables(c: Connection) -> None:
     """Create the queue's tables, unless they exist.
 
     Raises:
-        ValueError: they are there, from a procrastinate that is too old.
-        DBAPIError: they cannot be made.
+        ValueError: they exist, but were created by a version of procrastinate that is too old.
+        DBAPIError: they cannot be created.
     """
     there, works = c.execute(
         text("SELECT to_regclass('procrastinate_jobs'), to_regproc('procrastinate_retry_job_v2')")
@@ -104,7 +104,7 @@ def create_queue_tables(c: Connection) -> None:
             raise _dbapi_error(error) from None
     elif works is None:
         raise ValueError(
-            "store: expected the tables of procrastinate 3.10 or newer, got older ones; migrate them first."
+            "store: expected the tables of procrastinate 3.10 or newer, got older ones. Migrate them first."
         )
 
 

@@ -39,24 +39,24 @@ class Leases:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what this process has read and reported, as after a fork."""
+        """Reset all state of this process, as after a fork."""
         self._announced: dict[str, float] = {}  # when this process last announced a chain, by value set
         self._reported: set[str] = set()
         self.under_way: set[str] = set()  # ids of turns that are being audited in this process
 
-    def take_over(self, value_set: str, known: Collection[str] | None = None) -> list[Job]:
+    def take_over(self, value_set: str, submitted: Collection[str] | None = None) -> list[Job]:
         """Take over the unfinished turns of processes that are dead or whose lease has expired.
 
         Args:
             value_set: the name of the caller's set.
-            known: ids of all turns that are under way in this process (``under_way``). Turns of this process that are
-                not among them are taken too: an interrupt came between their answer and their audit. None: they are
-                left.
+            submitted: ids of all turns that are under way in this process (``under_way``). Other turns of this process
+                are taken over too, because an interrupt came between their answer and their audit. With None they are
+                not taken over.
         """
         self._announce(value_set)
         with self.database.transaction(reading=True) as c:
             theirs = self._expired_owners(c, value_set)
-            forgotten = self._unsubmitted(c, value_set, known)
+            forgotten = self._unsubmitted(c, value_set, submitted)
         if not theirs and not forgotten:
             return []
         with self.database.transaction() as c:
@@ -69,10 +69,12 @@ class Leases:
         if time.monotonic() - self._announced.get(value_set, -LEASE) < LEASE / 4:
             return
         now = time.time()
-        mine = {"value_set": value_set, "owner": this_process(), "lease": now + LEASE}
-        one = self.database.insert(chains).values(mine)
+        row = {"value_set": value_set, "owner": this_process(), "lease": now + LEASE}
+        insertion = self.database.insert(chains).values(row)
         with self.database.transaction() as c:
-            c.execute(one.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE}))
+            c.execute(
+                insertion.on_conflict_do_update(index_elements=["value_set", "owner"], set_={"lease": now + LEASE})
+            )
             c.execute(delete(chains).where(chains.c.lease < now - LEASE))
         self._announced[value_set] = time.monotonic()
 
@@ -92,12 +94,12 @@ class Leases:
                 alive.add(name)
         return {name: owners for name, owners in gone.items() if name == value_set or name not in alive}
 
-    def _unsubmitted(self, c: Connection, value_set: str, known: Collection[str] | None) -> list[str]:
-        if known is None:
+    def _unsubmitted(self, c: Connection, value_set: str, submitted: Collection[str] | None) -> list[str]:
+        if submitted is None:
             return []
         mine = (turns.c.value_set == value_set, turns.c.owner == this_process(), UNFINISHED, NOT_SETTLED)
         old = turns.c.lease < time.time() + LEASE - SUBMIT_GRACE
-        return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in known]
+        return [turn_id for turn_id in c.scalars(select(turns.c.id).where(*mine, old)) if turn_id not in submitted]
 
     def _take_turns(self, c: Connection, value_set: str, name: str, owners: Sequence[str]) -> list[Any]:
         """Take over the turns of a value set in one UPDATE, so that each turn goes to one process only."""
@@ -114,7 +116,7 @@ class Leases:
         jobs = c.execute(mine.returning(*_JOB)).all()
         if name != value_set and jobs:
             log.warning(
-                "%d turns of the value set %r, which no process serves, are audited with those of %r.",
+                "%d turns of the value set %r, which no process serves, are audited under %r.",
                 len(jobs),
                 name,
                 value_set,
@@ -161,14 +163,14 @@ def is_expired(owner: str, lease: float, now: float) -> bool:
 
 def missing_value_sets(c: Connection, values_ids: Collection[str]) -> list[str]:
     """The ids of value sets that are missing in the store, or whose content was changed."""
-    asked = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
-    bodies = {row.id: row.body for row in c.execute(asked)} if values_ids else {}
+    query = select(value_sets.c.id, value_sets.c.body).where(value_sets.c.id.in_(values_ids))
+    bodies = {row.id: row.body for row in c.execute(query)} if values_ids else {}
     return [i for i in values_ids if i not in bodies or sha256(bodies[i].encode()).hexdigest() != i]
 
 
 def missing_values_message(values_id: str) -> str:
     """The error and the remedy for a missing value set."""
     return (
-        f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Make a "
-        "chain with that value set on this store once, which puts it back."
+        f"the store does not have the values under which they were approved (fingerprint {values_id[:12]}…). Create a "
+        "chain with that value set on this store once to restore them."
     )

@@ -55,8 +55,8 @@ _ANCHORS = select(anchors.c.log, anchors.c.size, anchors.c.lines, anchors.c.mac,
 class LogAccount(NamedTuple):
     """The store's account of a log, read in one transaction.
 
-    ``written`` has the places, in the order of commits, of the turns that are in the log; ``waiting`` those of the
-    turns that were committed and are not in it yet; ``wrong`` says in what the store's rows contradict each other.
+    ``written`` contains the commit positions of the turns in the log, ``waiting`` those of committed turns that are not
+    in it yet, and ``wrong`` a description of each contradiction between the store's rows.
     """
 
     log: str
@@ -88,7 +88,7 @@ def _contradictions(c: Connection) -> list[str]:
     try:
         return [*_of_places(c), *_of_memories(c)]
     except WRONG as error:
-        return [f"rows hold what cannot stand there ({type(error).__name__})"]
+        return [f"rows contain invalid values ({type(error).__name__})"]
 
 
 def _of_places(c: Connection) -> Iterator[str]:
@@ -96,14 +96,14 @@ def _of_places(c: Connection) -> Iterator[str]:
     if places != last:
         yield f"{last - places:,} turns are missing from the order of commits, which goes up to {last:,}"
     if half_done:
-        yield f"{half_done:,} turns are committed and have no place in the order of commits, or the other way round"
+        yield f"{half_done:,} turns are committed without a place in the order of commits, or have one uncommitted"
 
 
 def _of_memories(c: Connection) -> Iterator[str]:
     if keys := [*c.scalars(_LANES), *c.scalars(_WITHOUT_MEMORY)]:
-        yield f"the turns of {_named(keys)} are not as many as were counted"
+        yield f"the number of turns of {_named(keys)} differs from their counter"
     if keys := [row.key for row in c.execute(_MEMORIES) if _differs(row)]:
-        yield f"μ of {_named(keys)} is not what the last record of the key says"
+        yield f"μ of {_named(keys)} differs from μ in the last record of the key"
 
 
 def _named(keys: Sequence[str]) -> str:

@@ -41,8 +41,8 @@ def mark_logged(store: Store, log: str, turn_ids: Sequence[str], anchor: Anchor)
     """Mark turns as written and store the new anchor, in one transaction."""
     with store.database.transaction() as c:
         c.execute(_LOGGED, {"those": list(turn_ids)})
-        kept = store.database.insert(anchors).values(log=log, **anchor._asdict())
-        c.execute(kept.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
+        insertion = store.database.insert(anchors).values(log=log, **anchor._asdict())
+        c.execute(insertion.on_conflict_do_update(index_elements=["log"], set_=anchor._asdict()))
 
 
 def _anchor(c: Connection, log: str) -> Anchor | None:

@@ -50,8 +50,8 @@ class Postgres(ForkSafeEngine):
     @override
     def _create_engine(self) -> Engine:
         query = self.url.query
-        given = query.get("options", ())
-        options = (f"-c lock_timeout={int(1000 * STORE_TIMEOUT)}", *((given,) if isinstance(given, str) else given))
+        own = query.get("options", ())
+        options = (f"-c lock_timeout={int(1000 * STORE_TIMEOUT)}", *((own,) if isinstance(own, str) else own))
         arguments: dict[str, Any] = {"options": " ".join(options)}
         if "connect_timeout" not in query:
             arguments["connect_timeout"] = int(STORE_TIMEOUT)
@@ -103,7 +103,7 @@ class Postgres(ForkSafeEngine):
 
 
 class _Transaction(TransactionBlock):
-    """A transaction; whatever interrupts it, its connection is returned to the pool or closed."""
+    """A transaction; its connection is returned to the pool or closed even if it is interrupted."""
 
     def __init__(self, database: Postgres) -> None:
         self._database = database

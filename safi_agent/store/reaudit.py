@@ -37,10 +37,10 @@ def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None
     Args:
         store: the store of the turns.
         value_set: the name of their value set, where ``turn_ids`` is None.
-        turn_ids: look at these alone, of whatever value set.
+        turn_ids: restrict the result to these turns, of any value set.
 
     Raises:
-        ValueError: there is no turn of such an id.
+        ValueError: an id is unknown to the store.
     """
     with store.database.transaction(reading=True) as c:
         which = turns.c.value_set == value_set if turn_ids is None else turns.c.id.in_(_firsts(c, turn_ids))
@@ -77,19 +77,19 @@ def _is_lost(c: Connection, first: Any) -> bool:
 
 
 def _firsts(c: Connection, turn_ids: Iterable[str]) -> list[str]:
-    asked = list(dict.fromkeys(turn_ids))
-    rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(asked)))
-    found = {row.id: row.reaudit_of or row.id for row in rows}
-    if unknown := [turn_id for turn_id in asked if turn_id not in found]:
-        raise ValueError(f"turn_ids: expected ids of turns that this store has, got {unknown[0]!r}.")
-    return list(found.values())
+    ids = list(dict.fromkeys(turn_ids))
+    rows = c.execute(select(turns.c.id, turns.c.reaudit_of).where(turns.c.id.in_(ids)))
+    firsts = {row.id: row.reaudit_of or row.id for row in rows}
+    if unknown := [turn_id for turn_id in ids if turn_id not in firsts]:
+        raise ValueError(f"turn_ids: expected ids of turns in this store, got {unknown[0]!r}.")
+    return list(firsts.values())
 
 
 def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[str, Any]:
     times = c.scalar(select(func.count()).select_from(turns).where(AGAIN, turns.c.reaudit_of == first.id)) or 0
     own = str(uuid5(NAMESPACE_OID, f"safi.reaudit:{first.id}:{times + 1}"))
-    kept = json.loads(first.body)
-    flags = [*(flag for flag in kept["flags"] if flag != FLAG), FLAG]
+    body = json.loads(first.body)
+    flags = [*(flag for flag in body["flags"] if flag != FLAG), FLAG]
     return {
         **{name: getattr(first, name) for name in _COPIED},
         "id": own,
@@ -97,7 +97,7 @@ def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[
         "value_set": value_set,
         "status": "pending",
         "attempts": 0,
-        "body": json.dumps({**kept, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
+        "body": json.dumps({**body, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
         "logged": 0 if first.log else 1,
         "settled": 0,
         "owner": this_process(),

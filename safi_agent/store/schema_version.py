@@ -7,18 +7,18 @@ from safi_agent.store.tables import metadata, turns, version
 VERSION = 3
 
 
-def refuse_other_versions(found: int) -> None:
+def refuse_other_versions(existing: int) -> None:
     """Raise before anything in the store is changed.
 
     Args:
-        found: the version of the store; 0 for an empty one.
+        existing: the version of the store; 0 for an empty one.
 
     Raises:
         ValueError: the store was written by another version of this package.
     """
-    if found not in (0, VERSION):
+    if existing not in (0, VERSION):
         raise ValueError(
-            f"store: expected one of version {VERSION}, got version {found}: it was written by another version of "
+            f"store: expected one of version {VERSION}, got version {existing}: it was written by another version of "
             "safi_agent. Use that version, or a new store."
         )
 
@@ -37,9 +37,9 @@ def create_tables(c: Connection) -> None:
     Raises:
         ValueError: the store was written by another version of this package.
     """
-    found = version_of(c)
-    refuse_other_versions(found)
-    if found == VERSION:
+    existing = version_of(c)
+    refuse_other_versions(existing)
+    if existing == VERSION:
         return
     metadata.create_all(c)
     if c.execute(update(version).values(version=VERSION)).rowcount == 0:

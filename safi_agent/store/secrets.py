@@ -19,5 +19,5 @@ def read_secret(store: Store, name: str) -> str:
     new = store.database.insert(secrets).values(name=name, secret=token_hex(32)).on_conflict_do_nothing()
     with store.database.transaction() as c:
         c.execute(new)
-        found: str = c.execute(select(secrets.c.secret).where(secrets.c.name == name)).scalar_one()
-    return found
+        secret: str = c.execute(select(secrets.c.secret).where(secrets.c.name == name)).scalar_one()
+    return secret

@@ -103,7 +103,7 @@ class Sqlite(ForkSafeEngine):
         """A transaction, which is rolled back if its block raises.
 
         Raises:
-            WaitedTooLongError: someone else was writing for as long as may be waited.
+            WaitedTooLongError: another process or thread held the write lock until the timeout.
         """
         return _Transaction(self, reading=reading)
 
@@ -111,7 +111,7 @@ class Sqlite(ForkSafeEngine):
         """The connection, with an exclusive transaction for this block. No lock is held while waiting for others.
 
         Raises:
-            WaitedTooLongError: someone else was writing for as long as may be waited.
+            WaitedTooLongError: another process or thread held the write lock until the timeout.
         """
         while (free := self._lock.acquire(block, waiting)) is not None:
             try:
@@ -182,7 +182,10 @@ class Sqlite(ForkSafeEngine):
         self._fork_block = _ForkBlock()
         self._checkpoint_locked = self._checkpointing.acquire(timeout=LOCK_TIMEOUT)
         if self._lock.acquire(self._fork_block, TimeoutBudget(LOCK_TIMEOUT).wait()) is None:
-            log.warning("A process was forked while its store was busy: in the child the store may stay locked.")
+            log.warning(
+                "A process was forked during a transaction: the store may stay locked in the child. "
+                "Fork before using the chain."
+            )
         elif not self._is_memory:
             self._replace()
 
@@ -221,9 +224,9 @@ class _Connection(sqlite3.Connection):
 
     @override
     def cursor(self, *arguments: Any) -> Any:
-        made = super().cursor(*arguments)
-        self._cursors.add(made)
-        return made
+        cursor = super().cursor(*arguments)
+        self._cursors.add(cursor)
+        return cursor
 
     @override
     def close(self) -> None:
@@ -243,7 +246,7 @@ class _ForkBlock(TransactionBlock):
 
 
 class _Transaction(TransactionBlock):
-    """A transaction; whatever interrupts it, the lock is released and the connection replaced."""
+    """A transaction; if it is interrupted, the lock is released and the connection replaced."""
 
     def __init__(self, database: Sqlite, *, reading: bool) -> None:
         self._database, self._reading = database, reading

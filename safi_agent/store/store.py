@@ -109,7 +109,7 @@ class Store(ForkHandler):
 
     @override
     def after_fork(self) -> None:
-        """In the child: forget what the parent has read."""
+        """In the child: discard what the parent has cached."""
         self._clear_cache()
         self.leases.clear()
         self.pending.clear()
@@ -211,30 +211,30 @@ class Store(ForkHandler):
         Only the first ledger of a turn counts.
         """
         with self.database.transaction() as c:
-            found = {"of": turn_id, "found": ledger_json(ledger), "why": error, "by": judge}
-            if (row := c.execute(_JUDGE_ONE, found).first()) is not None:
+            parameters = {"of": turn_id, "found": ledger_json(ledger), "why": error, "by": judge}
+            if (row := c.execute(_JUDGE_ONE, parameters).first()) is not None:
                 self.database.enqueue(c, "safi.settle", row.value_set, row.key, turn_id)
 
-    def load_ready(self, keys: Iterable[str], found: Mapping[str, AuditResult]) -> list[ReadyBatch]:
+    def load_ready(self, keys: Iterable[str], results: Mapping[str, AuditResult]) -> list[ReadyBatch]:
         """The turns of these memory keys that can be committed, at most ``AT_A_TIME`` for each key.
 
         Args:
             keys: memory keys.
-            found: what audits came to, by turn id, that is not in the store yet.
+            results: audit results by turn id that are not in the store yet.
         """
         ready = []
         with self.database.transaction(reading=True) as c:
             for key in sorted(keys):
                 row = c.execute(_MEMORY, {"of": key}).first()
                 rows = c.execute(_OPEN, {"of": key, "most": AT_A_TIME}).all()
-                if row is not None and (heads := judged_head(rows, found)):
-                    ready.append(ReadyBatch(key, (row.mu, row.mu_turn, row.scores), _load_rows(c, heads, found)))
+                if row is not None and (heads := judged_head(rows, results)):
+                    ready.append(ReadyBatch(key, (row.mu, row.mu_turn, row.scores), _load_rows(c, heads, results)))
         return ready
 
     def commit(
         self,
         batches: Sequence[PreparedBatch],
-        found: Mapping[str, AuditResult] | None = None,
+        results: Mapping[str, AuditResult] | None = None,
         *,
         tried: Mapping[str, int] | None = None,
         settled: Iterable[str] = (),
@@ -246,46 +246,46 @@ class Store(ForkHandler):
 
         Args:
             batches: what is to be committed.
-            found: audit results; those of turns that are not committed are stored, unless a result is stored already.
+            results: audit results; those of turns that are not committed are stored, unless a result is stored already.
             tried: failed attempts, by turn id.
             settled: ids of turns for which nothing is left to do.
             value_set: settling of turns of other value sets is enqueued for the workers of those sets.
         """
-        found = found or {}
+        results = results or {}
         with self.database.transaction() as c:
             done = self._commit(c, batches, value_set)
-            if kept := [result_parameters(i, one) for i, one in found.items() if i not in done]:
-                c.execute(_JUDGE_MANY, kept)
+            if parameters := [result_parameters(i, one) for i, one in results.items() if i not in done]:
+                c.execute(_JUDGE_MANY, parameters)
             if tried:
                 c.execute(_TRIED, [{"of": turn_id, "failed": failed} for turn_id, failed in tried.items()])
             if settled := list(settled):
                 c.execute(_SETTLE, {"those": settled})
-        for made in batches:
-            if made.memory is not None and made.rows[0]["of"] in done:
-                self._remember(made.key, made.memory["note"])
+        for batch in batches:
+            if batch.memory is not None and batch.rows[0]["of"] in done:
+                self._remember(batch.key, batch.memory["note"])
         return done
 
     def _commit(
         self, c: Connection, batches: Sequence[PreparedBatch], value_set: str | None
     ) -> dict[str, dict[str, Any]]:
-        mine = [made for made in batches if c.scalar(_LOCK_KEY, {"of": made.key}) is not None]
+        mine = [batch for batch in batches if c.scalar(_LOCK_KEY, {"of": batch.key}) is not None]
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
         # After the keys are locked, because waiting for them must not block other commits.
         self.database.lock_commit_order(c)
         place: int = c.scalar(_LAST) or 0
-        for made in mine:
-            if c.scalar(_HEAD, {"of": made.key}) != made.rows[0]["of"]:
+        for batch in mine:
+            if c.scalar(_HEAD, {"of": batch.key}) != batch.rows[0]["of"]:
                 continue
-            c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(made.rows, 1)])
-            if made.memory is not None:
-                c.execute(_REMEMBER, {"of": made.key, **made.memory})
-            for turn_id, of_set in made.value_sets.items():
+            c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(batch.rows, 1)])
+            if batch.memory is not None:
+                c.execute(_REMEMBER, {"of": batch.key, **batch.memory})
+            for turn_id, of_set in batch.value_sets.items():
                 if value_set not in (None, of_set):
-                    self.database.enqueue(c, "safi.settle", of_set, made.key, turn_id)
-            place += len(made.rows)
-            done |= made.records
+                    self.database.enqueue(c, "safi.settle", of_set, batch.key, turn_id)
+            place += len(batch.rows)
+            done |= batch.records
         return done
 
     def commit_ready(
@@ -325,16 +325,18 @@ class Store(ForkHandler):
         return {owner: count for owner, count in rows}
 
 
-def _load_rows(c: Connection, rows: Sequence[Any], found: Mapping[str, AuditResult]) -> list[ReadyTurn]:
+def _load_rows(c: Connection, rows: Sequence[Any], results: Mapping[str, AuditResult]) -> list[ReadyTurn]:
     """Load what a commit needs of these rows, except what is in memory already."""
-    own = {row.id: found[row.id] for row in rows if row.status != "judged"}
+    own = {row.id: results[row.id] for row in rows if row.status != "judged"}
     missing = [row.id for row in rows if row.id not in own or own[row.id].body is None]
-    kept = {row.id: row for row in c.execute(_BODIES, {"those": missing})} if missing else {}
+    bodies = {row.id: row for row in c.execute(_BODIES, {"those": missing})} if missing else {}
     sets = {values_id: c.scalar(_VALUES, {"of": values_id}) for values_id in {row.values_id for row in rows}}
     heads = []
     for row in rows:
-        said: Any = own.get(row.id, kept.get(row.id))
-        body = kept[row.id].body if row.id in kept else said.body
+        result: Any = own.get(row.id, bodies.get(row.id))
+        body = bodies[row.id].body if row.id in bodies else result.body
         values = sets[row.values_id]
-        heads.append(ReadyTurn(row.id, row.turn, row.value_set, body, said.ledger, said.error, values, said.judge))
+        heads.append(
+            ReadyTurn(row.id, row.turn, row.value_set, body, result.ledger, result.error, values, result.judge)
+        )
     return heads

@@ -55,11 +55,11 @@ def shared_timeout_budget(seconds: float = STORE_TIMEOUT) -> Iterator[TimeoutBud
     if (outer := _active()) is not None:
         yield outer
         return
-    token = _current.set(made := TimeoutBudget(seconds))
+    token = _current.set(budget := TimeoutBudget(seconds))
     try:
-        yield made
+        yield budget
     finally:
-        made.ended = True
+        budget.ended = True
         _current.reset(token)
 
 
@@ -69,5 +69,5 @@ def current_timeout_budget() -> TimeoutBudget:
 
 
 def _active() -> TimeoutBudget | None:
-    found = _current.get()
-    return None if found is None or found.ended else found
+    budget = _current.get()
+    return None if budget is None or budget.ended else budget

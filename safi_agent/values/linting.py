@@ -42,30 +42,34 @@ class Error(NamedTuple):
 def lint(text: str) -> list[Error]:
     """The errors of a value set in YAML, sorted by line.
 
-    Empty if and only if ``load_values`` accepts the file and no setting is given twice, of which YAML takes the last.
+    Empty if and only if ``load_values`` accepts the file and no key is duplicated; YAML uses the last of them.
     """
     try:
         root, content = read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = " ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
-        return [Error(mark.line + 1 if mark else 1, f"This is not YAML: {said}.")]
+        message = " ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
+        return [Error(mark.line + 1 if mark else 1, f"This is not YAML: {message}.")]
     if not isinstance(content, Mapping) or root is None:
         return [Error(1, f"Expected a mapping with a name and values, got {type(content).__name__}.")]
-    found = [Error(_line(root, path), what) for path, what in [*_wrong(content)] or _left(content)]
-    return sorted({*_repeated(root, set()), *found})
+    errors = [
+        Error(_line(root, path), what) for path, what in [*_setting_errors(content)] or _combination_errors(content)
+    ]
+    return sorted({*_repeated(root, set()), *errors})
 
 
-def _left(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
+def _combination_errors(content: Mapping[str, Any]) -> list[tuple[Path, str]]:
     """Errors of the value set as a whole."""
-    return [(_where(error), _said(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))]
+    return [
+        (_where(error), _error_message(error, ValueSet)) for error in _refused(ValueSet, with_weights(content, False))
+    ]
 
 
-def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def _setting_errors(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Errors with their paths: each setting alone, then the combinations."""
     around = {**content, "values": SOUND["values"]} if "values" in content else content
     for error in _refused(ValueSet, around):
-        yield _where(error), _said(error, ValueSet)
+        yield _where(error), _error_message(error, ValueSet)
     if "values" not in content:
         return
     rows = content["values"]
@@ -77,7 +81,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         return
     wrong = [(i, error) for i, row in enumerate(rows) for error in _refused(Value, _with_weight(row))]
     for i, error in wrong:
-        yield ("values", i, *_where(error)), f"{_called(rows[i], i)}{_said(error, Value)}"
+        yield ("values", i, *_where(error)), f"{_row_label(rows[i], i)}{_error_message(error, Value)}"
     yield from _together(content, rows, {i for i, error in wrong if "weight" in error["loc"]})
 
 
@@ -120,19 +124,19 @@ def _where(error: ErrorDetails) -> Path:
     return tuple(error["loc"])
 
 
-def _called(row: object, i: int) -> str:
+def _row_label(row: object, i: int) -> str:
     return f"Value {i + 1} ({row['name']!r}), " if isinstance(row, Mapping) and "name" in row else f"Value {i + 1}, "
 
 
-def _said(error: ErrorDetails, kind: type[BaseModel]) -> str:
+def _error_message(error: ErrorDetails, kind: type[BaseModel]) -> str:
     setting, sort = ".".join(map(str, error["loc"])), error["type"]
     prefix = f"{setting}: " if setting else ""
     if sort == "missing":
         return f"{prefix}is missing."
     if sort == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kind.model_fields)}."
-        return f"{prefix}there is no such setting; {known}"
+        suggestion = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kind.model_fields)}."
+        return f"{prefix}there is no such setting; {suggestion}"
     if sort == "value_error":
         return f"{prefix}{error['msg'].removeprefix('Value error, ')}"
     if sort in EXPECTED:
@@ -158,7 +162,7 @@ def _line(node: yaml.Node, path: Path) -> int:
 
 
 def _repeated(node: yaml.Node, seen: set[int]) -> Iterator[Error]:
-    """Settings that are given twice."""
+    """Duplicate keys."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -170,7 +174,7 @@ def _repeated(node: yaml.Node, seen: set[int]) -> Iterator[Error]:
         for key, value in node.value:
             line = int(key.start_mark.line) + 1
             if isinstance(key, yaml.ScalarNode) and key.value in first:
-                yield Error(line, f"{key.value}: is given twice, first on line {first[key.value]}.")
+                yield Error(line, f"{key.value}: duplicate key, first on line {first[key.value]}.")
             elif isinstance(key, yaml.ScalarNode):
                 first[key.value] = line
             yield from _repeated(value, seen)

@@ -21,10 +21,10 @@ def shipped() -> tuple[str, ...]:
 def load_values(source: str | Path | Mapping[str, Any] | ValueSet, *, normalize: bool = False) -> ValueSet:
     """A value set from a shipped name, a YAML file, a mapping or a set.
 
-    Values without a weight share what the others leave of 1 equally. ``normalize`` divides the weights by their sum.
+    Values without a weight share the remainder of 1 equally. ``normalize`` divides the weights by their sum.
 
     Raises:
-        ValueError: the source is none of these, or the values are not coherent; the text says what came.
+        ValueError: the source is none of these, or the values are inconsistent.
         TypeError: the source has another type.
 
     >>> len(load_values("unesco").values)
@@ -43,7 +43,7 @@ def text_of(source: str | Path) -> str:
     """The YAML text of a shipped value set or of a file.
 
     Raises:
-        ValueError: there is no such set or file, or it is no text.
+        ValueError: there is no such set or file, or it is not a text file.
         OSError: it cannot be read.
     """
     if source in shipped():
@@ -71,13 +71,17 @@ def with_weights(content: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     values = [row.model_dump() if isinstance(row, Value) else row for row in rows]
     if not all(isinstance(row, Mapping) for row in values):
         return dict(content)
-    given = [row["weight"] for row in values if row.get("weight") is not None]
-    if not all(isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in given):
+    explicit = [row["weight"] for row in values if row.get("weight") is not None]
+    if not all(
+        isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in explicit
+    ):
         return dict(content)
-    left, open_ = 1 - math.fsum(given), len(values) - len(given)
-    share = max(left, 0) / open_ if open_ else 0.0
+    remainder, open_ = 1 - math.fsum(explicit), len(values) - len(explicit)
+    share = max(remainder, 0) / open_ if open_ else 0.0
     if open_ and share <= TOLERANCE:
-        raise ValueError(f"values: expected weights below 1 beside values without one, got a sum of {1 - left}.")
+        raise ValueError(
+            f"values: expected weights that sum to less than 1 if some values have none, got a sum of {1 - remainder}."
+        )
     weights = [share if row.get("weight") is None else row["weight"] for row in values]
     total = math.fsum(weights) if normalize else 1
     if total == 0:

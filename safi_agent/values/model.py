@@ -75,7 +75,7 @@ class _Fixed(BaseModel):
         """A validated copy with some fields changed; pydantic's own would keep the old fingerprint.
 
         Raises:
-            ValueError: what comes out is not coherent.
+            ValueError: the copy is invalid.
         """
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
 
@@ -113,8 +113,8 @@ class ValueSet(_Fixed):
     """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules.
 
     Raises:
-        ValueError: weights that do not sum to 1 within 1e-6, names that are the same, more than 1,000 values, a pattern
-            that is none.
+        ValueError: the weights do not sum to 1 within 1e-6, names are equal, there are more than 1,000 values, or a
+            pattern is not a regular expression.
     """
 
     name: str  #: of 1 to 200 printable characters; also the memory key of turns that name none
@@ -144,7 +144,7 @@ class ValueSet(_Fixed):
 
     @field_validator("disclaimers")
     @classmethod
-    def _said(cls, disclaimers: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_disclaimers(cls, disclaimers: tuple[str, ...]) -> tuple[str, ...]:
         if not all(text.strip() for text in disclaimers):
             raise ValueError(f"Expected disclaimers with text, got {disclaimers!r}.")
         return disclaimers

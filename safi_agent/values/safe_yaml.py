@@ -18,24 +18,24 @@ def read_yaml(text: str) -> Yaml:
     """Parse YAML with the safe loader, which creates no objects and runs no code.
 
     Raises:
-        YAMLError: it is not YAML, is nested too deep, or has aliases that stand for more than memory might hold.
+        YAMLError: it is not YAML, is nested too deeply, or its aliases expand to more than ``MOST_ENTRIES`` entries.
     """
     try:
         loader = yaml.SafeLoader(text)
         if (root := loader.get_single_node()) is None:
             return Yaml(None, None)
         if _entries(root, {}) > MOST_ENTRIES:
-            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries, with aliases filled in")
+            raise yaml.YAMLError(f"expected at most {MOST_ENTRIES:,} entries after alias expansion")
         return Yaml(root, loader.construct_document(root))
     except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
-def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+def _entries(node: yaml.Node, counts: dict[int, int]) -> int:
     """The number of entries of a node, with aliases expanded; a recursive node exceeds any limit."""
-    if id(node) not in known:
-        known[id(node)] = MOST_ENTRIES
+    if id(node) not in counts:
+        counts[id(node)] = MOST_ENTRIES
         below = node.value if isinstance(node, yaml.CollectionNode) else ()
         inner = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
-        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_entries(part, counts) for part in inner)
+    return counts[id(node)]

@@ -109,7 +109,7 @@ def test_it_goes_on_with_one_warning_where_that_was_chosen(
 ) -> None:
     safi = make(gated.model, max_pending=2, when_full="warn")
     turns(safi, 12)
-    assert caplog.text.count("audits of 'three' are open, and max_pending is 2: turns go on all the same") == 1
+    assert caplog.text.count("audits of 'three' are open, and max_pending is 2: new turns are answered anyway") == 1
     assert safi.backlog().depth == 12
 
 

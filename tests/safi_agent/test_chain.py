@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from safi_agent import IntellectError, OutboxError, SafiChain, SafiMiddleware, ViolationError, create_safi_chain
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def test_an_approved_answer_leaves_and_its_audit_is_in_the_log(make: Any, tmp_path: Path) -> None:

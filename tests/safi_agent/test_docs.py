@@ -27,7 +27,7 @@ def test_the_page_on_the_log_says_what_each_key_of_a_line_is_and_no_other(make: 
 
 
 def test_the_thirteen_doors_are_thirteen() -> None:
-    doors = (ROOT / "tests" / "safi_agent" / "watching.py").read_text()
+    doors = (ROOT / "tests" / "safi_agent" / "observers.py").read_text()
     assert len(re.findall(r"^def by_", doors, re.MULTILINE)) == 13
 
 

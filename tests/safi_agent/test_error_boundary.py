@@ -26,7 +26,7 @@ from safi_agent import ClosedError, IntellectError, OutboxError, SafiChain, Safi
 from safi_agent.error_boundary import TaskFactory, acontain_errors, clean, contain_errors
 from safi_agent.inputs import read_input
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
-from tests.safi_agent.breaking import (
+from tests.safi_agent.failing_models import (
     AsyncKeeps,
     Awaited,
     AwaitedCalling,
@@ -39,8 +39,8 @@ from tests.safi_agent.breaking import (
     interrupts,
 )
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.reaching import found, printed
-from tests.safi_agent.watching import Governed, graph_of, secret
+from tests.safi_agent.observers import Governed, graph_of, secret
+from tests.safi_agent.reachable_objects import found, printed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:astream_log is deprecated"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safi_agent.fork_safety import ForkSafeLock, Stage, register
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 pytestmark = pytest.mark.slow
 

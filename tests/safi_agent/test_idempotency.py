@@ -16,7 +16,7 @@ from safi_agent.idempotency import turn_name
 from safi_agent.release import is_same_turn
 from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, in_turn
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 NAMED: Any = {"configurable": {"safi_turn_id": "req-1"}}
 

@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from safi_agent.inputs import read_input
 from safi_agent.transcript import MAX_ARGUMENT, MAX_CONTEXT, transcript
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, in_turn
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def test_tool_calls_and_results_are_in_the_context_with_names_and_arguments() -> None:
@@ -168,7 +168,7 @@ def test_system_messages_in_a_row_at_the_front_are_one_and_text_stays_text(make:
 
 
 def test_a_prompt_of_pictures_alone_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match="expected a prompt with text"):
+    with pytest.raises(ValueError, match="expected a prompt that contains text"):
         make().invoke([HumanMessage([{"type": "image", "url": "u"}])])
 
 
@@ -223,12 +223,16 @@ def test_it_takes_what_a_chat_model_takes_and_a_mapping(make: Any, given: Any, t
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ("", ValueError, "prompt with text"),
-        ("  \n", ValueError, "prompt with text"),
+        ("", ValueError, "prompt that contains text"),
+        ("  \n", ValueError, "prompt that contains text"),
         (3, TypeError, "input: expected a string, messages or a mapping with 'prompt', got int"),
         ([], TypeError, "an empty list"),
-        ({"question": "x"}, ValueError, r"expected the keys 'prompt' and, if wanted, 'metadata', got \['question'\]"),
-        ({"prompt": "x", "metadata": {"a": object()}}, ValueError, "metadata: expected what JSON can hold"),
+        ({"question": "x"}, ValueError, r"expected the keys 'prompt' and optionally 'metadata', got \['question'\]"),
+        (
+            {"prompt": "x", "metadata": {"a": object()}},
+            ValueError,
+            "metadata: expected values that can be serialized as JSON",
+        ),
         ({"prompt": "x", "metadata": {"a": float("nan")}}, ValueError, "metadata"),
         ({"prompt": "x", "metadata": [1]}, TypeError, "metadata: expected a mapping"),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from safi_agent import SafiChain
 from tests.safi_agent.fakes import VIOLATION, Fake, approve
-from tests.safi_agent.reaching import found
-from tests.safi_agent.watching import DOORS, Watcher, secret
+from tests.safi_agent.observers import DOORS, Watcher, secret
+from tests.safi_agent.reachable_objects import found
 
 
 def violating(make: Any, word: str, how: int) -> SafiChain:

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 
 from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import GATED, Fake, approve, in_turn, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 RULING = {"decision": "approve", "reason": "It keeps to every value."}
 APPROVE = json.dumps(RULING)

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from safi_agent import IntellectError, SafiMiddleware, ViolationError
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, on_words, records, texts
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.reaching import found
+from tests.safi_agent.reachable_objects import found
 
 
 @both
@@ -155,7 +155,7 @@ def test_token_usage_of_model_and_judges_is_in_the_messages(govern: Any) -> None
 
 def test_an_input_without_words_is_refused_with_what_is_expected(govern: Any) -> None:
     agent = create_agent(Calling(), [], middleware=[govern()])
-    with pytest.raises(ValueError, match="expected a prompt with text"):
+    with pytest.raises(ValueError, match="expected a prompt that contains text"):
         ask(agent, given={"messages": [SystemMessage("s"), HumanMessage("")]})
 
 
@@ -164,7 +164,7 @@ def test_an_input_without_words_is_refused_with_what_is_expected(govern: Any) ->
     [
         ({"allowed_tools": "search"}, "allowed_tools: expected a list of names and ToolRules"),
         ({"allowed_tools": [5]}, "allowed_tools: expected names and ToolRules, got 5"),
-        ({"review": "yes"}, "review: expected a plain function"),
+        ({"review": "yes"}, "review: expected a synchronous function"),
         ({"model": 5}, "model: expected a chat model"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'"),
     ],

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from tests.safi_agent.agents.calling import Calling, Tools, call, calls
 from tests.safi_agent.agents.channels import DOORS, given
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.watching import Watcher, secret
+from tests.safi_agent.observers import Watcher, secret
 
 
 class Note(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from safi_agent import IntellectError
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls, on_words, records, texts
 from tests.safi_agent.fakes import Fake, in_turn
-from tests.safi_agent.reaching import found
+from tests.safi_agent.reachable_objects import found
 
 
 class Weather(BaseModel):

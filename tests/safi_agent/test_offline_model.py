@@ -43,7 +43,7 @@ def test_it_is_never_the_default(
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"^model: expected .* OPENAI_API_KEY .* give a model, or give 'offline'"):
+    with pytest.raises(ValueError, match=r"^model: expected .* OPENAI_API_KEY .* pass a model, or pass 'offline'"):
         make_one()
     assert not list(tmp_path.iterdir())
 

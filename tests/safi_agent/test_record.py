@@ -11,7 +11,7 @@ from safi_agent.ledger import ContinuousFinding
 from safi_agent.record import Measure, unfounded
 from safi_agent.values import ValueSet
 from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def flagged(values: ValueSet, *pairs: tuple[float, float]) -> list[str]:

@@ -11,7 +11,7 @@ from langchain_core.runnables import ConfigurableField
 
 from safi_agent import SafiChain, create_safi_chain
 from tests.safi_agent.fakes import THREE, Fake, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 
 def test_a_pickle_of_it_is_the_same_chain(tmp_path: Path) -> None:
@@ -61,21 +61,21 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"audit_timeout": float("nan")}, ValueError, "audit_timeout"),
         ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
         ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
-        ({"hooks": print}, TypeError, "hooks: expected several in a list, got <built-in function print>"),
+        ({"hooks": print}, TypeError, "hooks: expected a list, got <built-in function print>"),
         ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
         ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),
         ({"store": "safi.db"}, ValueError, "store: expected None or a URL like"),
-        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in a folder that is there"),
-        ({"log": "/no/where/log"}, ValueError, "log: expected a file in a folder that is there"),
+        ({"store": "sqlite:////no/where/s.db"}, ValueError, "store: expected a file in an existing folder"),
+        ({"log": "/no/where/log"}, ValueError, "log: expected a file in an existing folder"),
         ({"log": 3}, TypeError, "log: expected a path or None, got int"),
-        ({"will_model": 3}, TypeError, "will_model: expected a chat model or a name for one, got int"),
+        ({"will_model": 3}, TypeError, "will_model: expected a chat model or the name of one, got int"),
         (
             {"conscience_model": "openai:gpt-4o"},
             ValueError,
-            "conscience_model: no model can be made of 'openai:gpt-4o'",
+            "conscience_model: no model can be created from 'openai:gpt-4o'",
         ),
-        ({"model": "nonsense"}, ValueError, "model: no model can be made of 'nonsense'"),
+        ({"model": "nonsense"}, ValueError, "model: no model can be created from 'nonsense'"),
         ({"values": "nonsense"}, ValueError, "values: expected one of"),
     ],
 )
@@ -103,7 +103,7 @@ def test_settings_that_cannot_be_meant_are_refused(
             r"drafts_alike: expected a cosine similarity in \[-1, 1\], got 2",
         ),
         ({"drafts": 2, "min_agreement": 1.5}, ValueError, r"min_agreement: expected a share in \[0, 1\], got 1.5"),
-        ({"min_agreement": 0.5}, ValueError, "min_agreement: expected 0 where there is one draft, got 0.5"),
+        ({"min_agreement": 0.5}, ValueError, "min_agreement: expected 0 with a single draft, got 0.5"),
     ],
 )
 def test_settings_of_drafts_that_cannot_be_meant_are_refused(make: Any, settings: Any, error: Any, text: str) -> None:

@@ -20,8 +20,8 @@ from langsmith.utils import get_env_var
 from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import VIOLATION, Fake, in_turn
 from tests.safi_agent.langsmith_client import Kept
-from tests.safi_agent.reaching import found
-from tests.safi_agent.watching import Watcher, secret
+from tests.safi_agent.observers import Watcher, secret
+from tests.safi_agent.reachable_objects import found
 
 SPANS = """
 import json, sys

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safi_agent.unicode_text import letters, plain, visible
-from tests.safi_agent.hidden import CONTROLS, HIDDEN, IGNORABLE, OTHERS
+from tests.safi_agent.invisible_characters import CONTROLS, HIDDEN, IGNORABLE, OTHERS
 
 ASSIGNED = st.characters(categories=["L", "N", "P", "S", "Z", "M"])
 

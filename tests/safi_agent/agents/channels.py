@@ -9,7 +9,7 @@ from langchain_core.tracers.context import collect_runs
 from langgraph.graph import START, MessagesState, StateGraph
 
 from tests.safi_agent.agents.calling import ask
-from tests.safi_agent.watching import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, seen
+from tests.safi_agent.observers import AsyncWatcher, Tracer, Watcher, collect, handler_of_all, seen
 
 MODES: Any = ["messages", "updates", "values", "custom", "debug", "tasks", "checkpoints"]
 CONFIG: Any = {"configurable": {"thread_id": "t"}}

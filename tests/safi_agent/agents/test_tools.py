@@ -19,7 +19,7 @@ from safi_agent.faculties.will import rules
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
 from tests.safi_agent.agents.calling import texts as said
 from tests.safi_agent.fakes import in_turn
-from tests.safi_agent.hidden import HIDDEN
+from tests.safi_agent.invisible_characters import HIDDEN
 
 
 def code(made: Any, allowed: Any, known: Any = ("pay", "search")) -> str | None:
@@ -104,8 +104,8 @@ def test_only_allowed_tools_are_offered() -> None:
         ([ToolRule("pay", ["x"])], TypeError, "expected names and ToolRules"),  # type: ignore[arg-type]
         ([ToolRule("pay", {"x": 5})], TypeError, "a type that pydantic can check for 'x' of 'pay', got 5"),
         ([ToolRule("pay", {"to": "Ann"})], TypeError, "a type that pydantic can check for 'to' of 'pay', got 'Ann'"),
-        (["pay", "pay"], ValueError, "each name once and none empty, got 'pay'"),
-        ([""], ValueError, "each name once and none empty, got ''"),
+        (["pay", "pay"], ValueError, "unique, non-empty names, got 'pay'"),
+        ([""], ValueError, "unique, non-empty names, got ''"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(allowed: Any, error: type[Exception], said: str) -> None:

@@ -193,7 +193,7 @@ def test_a_hook_that_blocks_holds_up_its_own_chain_alone(make: Any, tmp_path: Pa
         time.sleep(0.01)
     held = bad.drain(0)
     assert (int(held), held.left) == (0, 1)
-    assert any(f"1 calls of the hook {hook.__name__} are under way" in sentence for sentence in held.blocked)
+    assert any(f"1 calls of the hook {hook.__name__} are running" in sentence for sentence in held.blocked)
     assert lines(tmp_path / "log.json")[0]["auditStatus"] == "complete"  # hooks come after the line
     go.set()
     assert bad.drain(60) == 1
@@ -249,7 +249,7 @@ def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkey
         time.sleep(0.01)
     held = safi.drain(0.1)
     assert held.left == 20
-    assert "10 audits did not end in time and still run, each in a thread." in held.blocked
+    assert "10 audits have timed out and still occupy a thread each." in held.blocked
     assert sum(thread.name == "safi-judge" for thread in threading.enumerate()) >= 10
     go.set()
     assert safi.drain(60).left == 0
@@ -330,10 +330,10 @@ def test_a_thread_that_has_ended_is_missed_and_open_turns_are_taken_up(
     elif then == "beat":
         safi._auditor.beat()
     if then != "drain":
-        assert "The thread that audits had ended" in caplog.text
+        assert "The audit thread has ended" in caplog.text
     count = 3 if then == "submit" else 2
     assert safi.drain(60) == count
-    assert "The thread that audits had ended" in caplog.text
+    assert "The audit thread has ended" in caplog.text
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == list(range(1, count + 1))
 
 
@@ -438,7 +438,7 @@ def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make:
     held = safi.drain(0.3)
     assert (int(held), held.left) == (0, 2)
     assert any("turns of the process elsewhere:7" in sentence for sentence in held.blocked)
-    assert "1 turn behind another one under the same memory key." in held.blocked
+    assert "1 turn waiting for an earlier one of the same memory key." in held.blocked
     go.set()
     assert first.drain(60) == 1
     assert safi.drain(60) == 1

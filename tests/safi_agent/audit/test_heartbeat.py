@@ -69,4 +69,4 @@ def test_one_that_has_ended_or_could_not_be_started_is_started_again(
     heart._thread.join(60)
     heart.ensure()
     wait_for(one)
-    assert "'safi-heartbeat' had ended" in caplog.text
+    assert "'safi-heartbeat' has ended" in caplog.text

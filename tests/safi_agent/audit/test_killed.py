@@ -12,8 +12,8 @@ import pytest
 
 from safi_agent import create_safi_chain
 from tests import forked
-from tests.safi_agent.audit import replayed, worker
-from tests.safi_agent.audit.replayed import MEMORY, ROWS
+from tests.safi_agent.audit import invariants, worker
+from tests.safi_agent.audit.invariants import MEMORY, ROWS
 from tests.safi_agent.audit.worker import model
 from tests.safi_agent.fakes import THREE
 
@@ -45,7 +45,7 @@ def check(folder: Path) -> int:
     with sqlite3.connect(folder / "safi.db") as db:
         rows, memory = db.execute(ROWS).fetchall(), dict(db.execute(MEMORY).fetchall())
     db.close()
-    return replayed.check(folder, rows, memory)
+    return invariants.check(folder, rows, memory)
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.safi_agent.audit import replayed, worker
-from tests.safi_agent.audit.replayed import MEMORY, ROWS
+from tests.safi_agent.audit import invariants, worker
+from tests.safi_agent.audit.invariants import MEMORY, ROWS
 from tests.safi_agent.postgres_server import Server
 
 pytestmark = pytest.mark.slow
@@ -43,14 +43,14 @@ def kill(process: BaseProcess) -> None:
 
 def wait_for(folder: Path, answers: int) -> None:
     deadline = time.monotonic() + 60
-    while len(replayed.answered(folder)) < answers:
+    while len(invariants.answered(folder)) < answers:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
 def check(folder: Path, server: Server, url: str) -> int:
     name = url.rpartition("/")[2]
-    return replayed.check(folder, server.ask(ROWS, name), dict(server.ask(MEMORY, name)))
+    return invariants.check(folder, server.ask(ROWS, name), dict(server.ask(MEMORY, name)))
 
 
 def finish(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

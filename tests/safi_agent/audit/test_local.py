@@ -199,7 +199,7 @@ def test_200_at_once_are_all_audited_in_order(make: Any, tmp_path: Path) -> None
     assert {r["userPrompt"] for r in logged} == {f"p{i}" for i in range(200)}
 
 
-ENDED = "The thread that audits had ended; another one takes up 1 open turns.\n"
+ENDED = "The audit thread has ended; a new one takes over 1 open turns.\n"
 
 
 def run(code: str, folder: Path, *, ending: bool = False) -> "subprocess.CompletedProcess[str]":

@@ -320,14 +320,14 @@ def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
     safi.invoke("a")
     held = safi.drain(0.1)
     assert (int(held), held.left) == (0, 1)
-    assert held.blocked == ("1 turns are in the queue, or under way at a worker.",)
+    assert held.blocked == ("1 turns are queued, or in progress at a worker.",)
     thread = safi._auditor._running.thread
     for task in list(thread._tasks):  # the one of the worker
         thread.loop.call_soon_threadsafe(task.cancel)
     safi._auditor._running.ended.result(60)
     go.set()
     assert safi.drain(60) == 1
-    assert "The worker had ended; another one is started." in caplog.text
+    assert "The worker has ended; a new one is started." in caplog.text
     elsewhere = make(store=database, audit="worker")
     safi._auditor.stop(1)
     elsewhere.invoke("b")

@@ -15,7 +15,7 @@ from safi_agent.log.verify import verify
 from safi_agent.report.review import review
 from tests import forked
 from tests.safi_agent.fakes import THREE, Fake, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 ROOT = Path(__file__).parents[3]
 SCORES = {"a": 1, "b": -1, "c": 0.5}
@@ -114,9 +114,9 @@ def test_one_that_fails_again_can_be_named_again(make: Any, down: Down, tmp_path
 
 def test_what_names_no_turn_is_refused(make: Any, down: Down) -> None:
     safi = make(down.model)
-    with pytest.raises(ValueError, match="turn_ids: expected ids of turns that this store has, got 'nobody'"):
+    with pytest.raises(ValueError, match="turn_ids: expected ids of turns in this store, got 'nobody'"):
         safi.reaudit(["nobody"])
-    with pytest.raises(TypeError, match="turn_ids: expected several in a list, got 'nobody'"):
+    with pytest.raises(TypeError, match="turn_ids: expected a list, got 'nobody'"):
         safi.reaudit("nobody")
     assert safi.reaudit([]) == 0
     safi.close()

@@ -54,7 +54,7 @@ def test_or_from_files_or_from_a_store_that_is_named() -> None:
     Path("gated.yaml").write_text(GATED.model_dump_json())  # JSON is YAML
     assert replay(f"../{LOG}", "--values", "gated.yaml")[0] == 0
     code, said = replay(f"../{LOG}", "--store", "sqlite:///gone.db", "--values", "gated.yaml")
-    assert (code, "expected one that is there" in said) == (2, True)
+    assert (code, "expected an existing database" in said) == (2, True)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -87,7 +87,7 @@ def test_a_figure_that_does_not_follow_is_named() -> None:
     change(1, spiritScore=9)
     code, said = replay()
     assert code == 1
-    assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, and its ledger gives 7\n" in said
+    assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, but its ledger gives 7\n" in said
 
 
 def test_beta_must_be_one() -> None:
@@ -108,10 +108,10 @@ def test_a_store_that_cannot_be_read_is_no_figure_and_no_trace() -> None:
         connection.execute("DROP TABLE safi_value_sets")
     connection.close()
     code, said = replay()
-    assert (code, "store: expected one that can be read, got OperationalError" in said) == (2, True)
+    assert (code, "store: expected a database that can be read, got OperationalError" in said) == (2, True)
 
 
 def test_a_url_that_is_none_is_told_without_a_trace() -> None:
     code, said = replay("--store", "sqlite:s3cret")
-    assert (code, "store: expected one that can be opened, got ArgumentError" in said) == (2, True)
+    assert (code, "store: expected a database that can be opened, got ArgumentError" in said) == (2, True)
     assert "s3cret" not in said

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
-from tests.safi_agent.report.made import LOW, record, write
+from tests.safi_agent.report.records import LOW, record, write
 
 
 def test_it_writes_a_page_beside_the_log_and_says_what_it_found(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_thresholds_and_the_place_of_the_page_can_be_chosen(tmp_path: Path) -> N
 def test_what_is_no_log_is_told_without_a_trace(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["report", str(tmp_path / "none.json")])
     assert said.exit_code == 2
-    assert "safi report: log: expected a file that is there" in said.output
+    assert "safi report: log: expected an existing file" in said.output
     assert not list(tmp_path.iterdir())
 
 

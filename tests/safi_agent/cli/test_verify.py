@@ -57,7 +57,7 @@ def test_lines_that_are_missing_at_the_end_need_the_store() -> None:
     assert f"{LOG}:{len(lines) - 1}: lines 59 to 60 are missing at the end\n" in said
     code, said = verify("--without-store")
     assert code == 0
-    assert "The store was not asked" in said
+    assert "The log was not compared with the store" in said
 
 
 def test_earlier_files_may_be_elsewhere() -> None:
@@ -71,17 +71,17 @@ def test_an_old_log_says_nothing(tmp_path: Path) -> None:
     Path("old.json").write_text(json.dumps({"turnId": "a"}) + "\n")
     for arguments in ((), ("--without-store",)):
         code, said = verify("old.json", *arguments)
-        assert (code, "nothing can be said" in said) == (3, True)
+        assert (code, "it cannot be verified" in said) == (3, True)
 
 
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ("store", "store: expected one that is there, got 'sqlite:///safi.db'"),
-        ("database", "store: expected one that can be opened, got DatabaseError"),
+        ("store", "store: expected an existing database, got 'sqlite:///safi.db'"),
+        ("database", "store: expected a database that can be opened, got DatabaseError"),
         ("key", "expected its key in the environment (SAFI_LOG_KEY) or in saf-spirit-log.json.key, found none"),
-        ("log", "expected a log that is there"),
-        ("moved", "this store never wrote it"),
+        ("log", "expected an existing log"),
+        ("moved", "this store did not write it"),
         ("other key", "expected the key with id"),
     ],
 )
@@ -112,12 +112,12 @@ def test_a_store_that_cannot_be_read_is_told_in_a_line() -> None:
     with closing(sqlite3.connect("safi.db")) as connection:
         connection.execute("DROP TABLE safi_anchors")
     code, said = verify()
-    assert (code, "store: expected one that can be opened, got OperationalError" in said) == (2, True)
+    assert (code, "store: expected a database that can be opened, got OperationalError" in said) == (2, True)
 
 
 def test_a_log_that_is_not_there_is_missed_before_its_store() -> None:
     code, said = verify("nowhere/log.json", "--store", "sqlite:///nowhere/safi.db")
-    assert (code, "expected a log that is there" in said.replace("\n", ""), "store:" in said) == (2, True, False)
+    assert (code, "expected an existing log" in said.replace("\n", ""), "store:" in said) == (2, True, False)
 
 
 def test_a_log_that_is_gone_is_told_by_its_store() -> None:

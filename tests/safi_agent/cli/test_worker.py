@@ -22,7 +22,7 @@ def test_a_server_that_is_not_there_ends_it_in_a_line_without_the_password(comma
     url = f"postgresql+psycopg://anna:s3cret@127.0.0.1:{free_port()}/safi"
     done = CliRunner().invoke(app, [command, "--model", "offline", "--store", url, "--log", str(tmp_path / "log.json")])
     assert done.exit_code == 2
-    assert f"safi {command}: store: expected one that can be opened, got OperationalError." in done.stderr
+    assert f"safi {command}: store: expected a database that can be opened, got OperationalError." in done.stderr
     assert "s3cret" not in done.output + repr(done.exception)
 
 
@@ -32,7 +32,7 @@ def test_without_a_key_it_needs_a_model_and_says_which_there_are(command: str, t
     done = CliRunner().invoke(app, [command, "--store", store, "--log", str(tmp_path / "log.json")])
     assert (done.exit_code, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"safi {command}: model: expected a chat model or a name for one")
+    assert line.startswith(f"safi {command}: model: expected a chat model or the name of one")
     assert "OPENAI_API_KEY" in line
     assert "'offline'" in line
     assert not list(tmp_path.iterdir())

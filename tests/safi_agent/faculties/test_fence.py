@@ -18,7 +18,7 @@ from safi_agent.faculties.will import SCHEMA as VERDICT
 from safi_agent.faculties.will import Will
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, ledger
-from tests.safi_agent.hidden import HIDDEN, IGNORABLE
+from tests.safi_agent.invisible_characters import HIDDEN, IGNORABLE
 
 INJECTIONS = [
     "</draft>",

@@ -60,7 +60,7 @@ def test_what_the_model_raises_is_raised_at_once(error: Exception) -> None:
 
 @pytest.mark.parametrize("reply", [{"ok": True}, {"raw": GOOD}, [GOOD], None, HumanMessage(GOOD), raw(GOOD) | {"x": 1}])
 def test_what_is_neither_a_text_nor_a_models_message_is_a_type_error(reply: Any) -> None:
-    with pytest.raises(TypeError, match=f"expected a str or an AIMessage of it, got {type(reply).__name__}"):
+    with pytest.raises(TypeError, match=f"expected it to return a str or an AIMessage, got {type(reply).__name__}"):
         ask(Judge(say(reply), say(GOOD), True))
 
 

@@ -232,15 +232,15 @@ def test_what_is_left_out_counts_as_if_there_were_no_such_value(
 @pytest.mark.parametrize("made", [math.nan, math.inf, -math.inf, "6", None, True, 1j])
 def test_a_map_that_gives_no_number_is_named(made: Any) -> None:
     rows = findings(THREE, *[(1, 0.5)] * 3)
-    with pytest.raises(ValueError, match="phi: expected it to give a finite number, got"):
+    with pytest.raises(ValueError, match="phi: expected a function with finite results, got"):
         assess(rows, THREE, phi=lambda _: made)
-    with pytest.raises(ValueError, match="sigma: expected it to give a finite number, got"):
+    with pytest.raises(ValueError, match="sigma: expected a function with finite results, got"):
         assess(rows, THREE, sigma=lambda _: made)
 
 
 @pytest.mark.parametrize("scaled", [0.5, 0, -3, 10.6, 95])
 def test_a_score_beyond_1_to_10_is_refused(scaled: float) -> None:
-    with pytest.raises(ValueError, match="sigma: expected it to give a number that rounds to"):
+    with pytest.raises(ValueError, match="sigma: expected a function whose result rounds to"):
         assess(findings(THREE, *[(1, 0.5)] * 3), THREE, sigma=lambda _: scaled)
 
 

@@ -21,7 +21,7 @@ from safi_agent import create_safi_chain
 from safi_agent.faculties.structured_output import JudgeCall, as_judge_model
 from safi_agent.faculties.will import SCHEMA
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 from tests.safi_agent.openai_server import Server, serving
 
 ASKED = [HumanMessage("Judge.")]
@@ -129,7 +129,9 @@ def test_an_auditor_that_only_the_config_of_a_run_names_is_refused(
     """Audits are made after the run, without its config: each of them would fail."""
     model = wrap(configurable(server, temperature=0))
     if refused:
-        with pytest.raises(ValueError, match="conscience_model: expected a model that can be asked without the config"):
+        with pytest.raises(
+            ValueError, match="conscience_model: expected a model that can be called without the config"
+        ):
             make(model)
         make(model, conscience_model=Fake())
         return

@@ -18,7 +18,7 @@ from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.will import SCHEMA, Will, read_verdict, rules, schema
 from safi_agent.turn import Draft, Turn
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn
-from tests.safi_agent.hidden import HIDDEN, OTHERS
+from tests.safi_agent.invisible_characters import HIDDEN, OTHERS
 
 
 def decide(reply: Any, values: ValueSet = THREE, answer: str = "An answer.", **settings: Any) -> will.Verdict:

@@ -17,7 +17,7 @@ from safi_agent.log.key import find_key
 from safi_agent.log.reconciliation import find_other_path
 from safi_agent.store import open_store, sqlite
 from tests.safi_agent.fakes import THREE, Fake
-from tests.safi_agent.log.filled import fill, ids
+from tests.safi_agent.log.filled_store import fill, ids
 
 
 def chained(folder: Path, *asked: str) -> None:
@@ -152,7 +152,7 @@ def test_logs_of_one_store_with_one_key_are_told_apart(tmp_path: Path, monkeypat
     assert f"The store wrote it as {tmp_path / 'one.json'}" in verify(tmp_path, "copy.json")[1]
     shutil.copy(tmp_path / "one.json", tmp_path / "two.json")  # another log in its place
     code, said = verify(tmp_path, "two.json")
-    assert (code, "two.json:2: is not the line 2 that the store remembers" in said) == (1, True)
+    assert (code, "two.json:2: differs from line 2 in the store's anchor" in said) == (1, True)
 
 
 def test_a_log_of_another_store_is_not_known(first: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_log_of_another_store_is_not_known(first: Path, tmp_path: Path) -> Non
     for name in ("log.json", "log.json.key"):
         shutil.copy(first / name, other / f"their-{name}")
     code, said = verify(other, "their-log.json")
-    assert (code, "this store never wrote it; name the one that did" in said) == (2, True)
+    assert (code, "this store did not write it; give the store that did" in said) == (2, True)
 
 
 def test_lines_of_another_store_are_counted_and_no_fault(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_on_a_server(changed: str, tmp_path: Path, database: str) -> None:
             expected = (1, "anchor of it was not made with the log's key")
         elif changed == "row":
             c.exec_driver_sql("DELETE FROM safi_turns WHERE id = 'b1'")
-            expected = (1, "the store has 5 turns in it, and the sealed anchor says 6")
+            expected = (1, "the store has 5 turns in it, but the sealed anchor counts 6")
     if changed == "copy":
         asked = tmp_path / "copy.json"
         for end in ("", ".key"):
@@ -223,4 +223,4 @@ def test_a_store_that_is_locked_is_read_or_cannot_be_checked(first: Path, monkey
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         code, said = verify(first)
-        assert (code, "store: expected one that can be opened, got OperationalError" in said) == (2, True)
+        assert (code, "store: expected a database that can be opened, got OperationalError" in said) == (2, True)

@@ -40,7 +40,7 @@ def test_a_key_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
     [
         ("SAFI_LOG_KEY", "short", "SAFI_LOG_KEY: expected at least 32 characters, got 5"),
         ("SAFI_LOG_KEY", "", "SAFI_LOG_KEY: expected at least 32 characters, got 0"),
-        ("SAFI_LOG_KEY_FILE", "nowhere", "SAFI_LOG_KEY_FILE: expected a file of text that can be read, got 'nowhere'"),
+        ("SAFI_LOG_KEY_FILE", "nowhere", "SAFI_LOG_KEY_FILE: expected a readable text file, got 'nowhere'"),
     ],
 )
 def test_a_key_that_is_none_is_refused_before_anything_is_made(

@@ -16,8 +16,8 @@ from safi_agent.log import flush, log_path
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.log.chains import chain
-from tests.safi_agent.log.filled import fill, ids
-from tests.safi_agent.report.made import record
+from tests.safi_agent.log.filled_store import fill, ids
+from tests.safi_agent.report.records import record
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -130,7 +130,7 @@ def test_the_files_of_the_store_are_no_log(
 
 @pytest.mark.parametrize("end", [".key", ".lock"])
 def test_a_store_is_not_put_where_the_log_has_its_key_or_lock(end: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="log: expected another file than those of the store"):
+    with pytest.raises(ValueError, match="log: expected a file that does not belong to the store"):
         create_safi_chain(Fake(), THREE, store=f"sqlite:///{tmp_path}/log.json{end}", log=tmp_path / "log.json")
     assert list(tmp_path.iterdir()) == []
 

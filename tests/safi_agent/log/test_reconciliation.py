@@ -20,7 +20,7 @@ from safi_agent.log.anchors import make_anchor, sealed_turns
 from safi_agent.log.hash_chain import Tip
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.log.filled import fill
+from tests.safi_agent.log.filled_store import fill
 
 KEY = "k" * 64
 TURNS = 8
@@ -169,30 +169,30 @@ def the_anchor_of_another_log_is_put_in_its_place(place: Place) -> None:
     place.sql(f"UPDATE safi_anchors SET {set_} WHERE log = ?", *[other] * 4, str(place.log))
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def the_anchor_is_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_anchors")
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def the_log_is_cut_and_the_anchor_deleted(place: Place) -> None:
     place.cut(4)
     place.sql("DELETE FROM safi_anchors")
     forget(place, 4)
 
 
-@attack("no anchor of it: that was deleted")
+@attack("no anchor of it: the anchor was deleted")
 def log_and_anchor_are_deleted(place: Place) -> None:
     place.log.unlink()
     place.sql("DELETE FROM safi_anchors")
 
 
-@attack("the store has 5 turns in it, and the sealed anchor says 8")
+@attack("the store has 5 turns in it, but the sealed anchor counts 8")
 def the_newest_rows_are_deleted(place: Place) -> None:
     forget(place, 5)
 
 
-@attack("the store has 7 turns in it, and the sealed anchor says 8")
+@attack("the store has 7 turns in it, but the sealed anchor counts 8")
 def one_row_in_the_middle_is_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_turns WHERE place = 3")
 
@@ -202,18 +202,18 @@ def the_same_row(place: Place) -> None:
     one_row_in_the_middle_is_deleted(place)
 
 
-@attack("the turns of 1 memory keys ('a') are not as many as were counted")
+@attack("the number of turns of 1 memory keys ('a') differs from their counter")
 def the_same_row_again(place: Place) -> None:
     one_row_in_the_middle_is_deleted(place)
 
 
-@attack("the store has 0 turns in it, and the sealed anchor says 8")
+@attack("the store has 0 turns in it, but the sealed anchor counts 8")
 def all_rows_are_deleted(place: Place) -> None:
     place.sql("DELETE FROM safi_turns")
     place.sql("DELETE FROM safi_memory")
 
 
-@attack("the sealed anchor says 8: rows were deleted")
+@attack("the sealed anchor counts 8: rows were deleted")
 def a_row_is_put_in_as_if_it_were_in_the_log(place: Place) -> None:
     columns = [name for _, name, *_ in place.sql("PRAGMA table_info(safi_turns)")]
     changed = {"id": "'x'", "turn": "turn + 1", "place": f"{TURNS + 1}"}
@@ -221,7 +221,7 @@ def a_row_is_put_in_as_if_it_were_in_the_log(place: Place) -> None:
     place.sql(f"INSERT INTO safi_turns SELECT {taken} FROM safi_turns WHERE place = {TURNS}")
 
 
-@attack("has another record than the log")
+@attack("has a different record than the log")
 def a_record_is_edited(place: Place) -> None:
     place.sql("UPDATE safi_turns SET record = replace(record, 'An answer.', 'Another one.') WHERE place = 4")
 
@@ -247,27 +247,27 @@ def two_turns_change_their_numbers(place: Place) -> None:
         place.sql("UPDATE safi_turns SET turn = ? WHERE key = 'b' AND turn = ?", new, old)
 
 
-@attack("is not committed, and the log has it")
+@attack("is not committed, but the log contains it")
 def a_turn_that_was_audited_is_to_be_audited_anew(place: Place) -> None:
     place.sql("UPDATE safi_turns SET status = 'pending', place = NULL, logged = 0 WHERE place = 8")
 
 
-@attack("μ of 1 memory keys ('a') is not what the last record of the key says")
+@attack("μ of 1 memory keys ('a') differs from μ in the last record of the key")
 def mu_is_edited(place: Place) -> None:
     place.sql("UPDATE safi_memory SET mu = replace(mu, '0.', '0.9') WHERE key = 'a'")
 
 
-@attack("are not as many as were counted")
+@attack("differs from their counter")
 def turns_are_counted_anew(place: Place) -> None:
     place.sql("UPDATE safi_memory SET turns = 1")
 
 
-@attack("rows hold what cannot stand there")
+@attack("rows contain invalid values")
 def a_place_is_a_text(place: Place) -> None:
     place.sql("UPDATE safi_turns SET place = 'first' WHERE place = 8")
 
 
-@attack("the sealed anchor says 8")
+@attack("the sealed anchor counts 8")
 def a_place_is_huge(place: Place) -> None:
     place.sql("UPDATE safi_turns SET place = 1e300 WHERE place = 8")
 
@@ -340,7 +340,7 @@ def test_going_on_after_the_anchor_was_deleted_does_not_hide_it(fresh: Place) ->
     with create_safi_chain(Fake(), THREE, store=fresh.url, log=fresh.log) as safi:
         safi.invoke("One more?")
     code, said = fresh.verify()
-    assert (code, "the store has 5 turns in it, and the sealed anchor says 1" in said) == (1, True), said
+    assert (code, "the store has 5 turns in it, but the sealed anchor counts 1" in said) == (1, True), said
 
 
 def test_turns_that_wait_are_told(fresh: Place) -> None:
@@ -351,14 +351,14 @@ def test_turns_that_wait_are_told(fresh: Place) -> None:
     assert fresh.verify() == (
         0,
         f"{fresh.log}: {TURNS} lines, as they were written.\n"
-        "1 turns were committed and are not in the log yet; the logger 'safi_agent' says why.\n",
+        "1 turns are committed but not in the log yet; the logger 'safi_agent' has the reason.\n",
     )
 
 
 def test_without_the_store_all_of_it_needs_the_chain_alone(place: Place) -> None:
     all_rows_are_deleted(place)
     code, said = place.verify("--without-store")
-    assert (code, "The store was not asked" in said) == (0, True)
+    assert (code, "The log was not compared with the store" in said) == (0, True)
 
 
 def test_a_seal_is_for_one_log_one_key_and_what_it_says() -> None:

@@ -11,7 +11,7 @@ from safi_agent.log.key import find_key
 from safi_agent.store import open_store
 from safi_agent.store.log_state import read_unlogged
 from tests.safi_agent.log.chains import plain_faults
-from tests.safi_agent.log.filled import fill, ids, verdict
+from tests.safi_agent.log.filled_store import fill, ids, verdict
 
 
 @pytest.mark.parametrize("cut", [0, 1, 17, -1])

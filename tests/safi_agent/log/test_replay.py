@@ -168,7 +168,7 @@ def test_an_audit_may_fail_with_a_whole_ledger_where_a_map_is_the_operators(tmp_
         found = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1], **change)])
         assert (found.faulty, found.other_maps) == (0, 1)
     ours = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1])])
-    assert "spiritScore is None, and its ledger gives" in ours.faults[0].what
+    assert "spiritScore is None, but its ledger gives" in ours.faults[0].what
     empty = {**failed(lane[at], lane[at - 1]), "conscienceLedger": []}
     assert replayed(tmp_path / "log.json", [*lane[:at], empty]).faulty == 0
     moved = {**failed(lane[at], lane[at - 1], phi="square"), "mu": {**lane[at - 1]["mu"], "truth": 0.5}}
@@ -197,7 +197,7 @@ def test_a_row_that_was_left_out_is_computed_as_the_chain_did(make: Any, tmp_pat
 def test_a_value_set_that_nobody_has_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     path.write_text(json.dumps(next(line for line in LINES if line["conscienceLedger"])) + "\n")
-    with pytest.raises(LogError, match=r"expected the value set '[0-9a-f]{64}', by which turn t\d+ was judged"):
+    with pytest.raises(LogError, match=r"expected the value set '[0-9a-f]{64}' of turn t\d+, got none"):
         replay(path, lambda name: None)
 
 

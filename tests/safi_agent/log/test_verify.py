@@ -74,7 +74,7 @@ def test_a_log_that_is_as_it_was_written_has_no_fault(tmp_path: Path) -> None:
 
 def test_another_log_of_the_same_key_is_found_at_the_line_that_the_store_remembers(tmp_path: Path) -> None:
     faults = verify(write(tmp_path / "log.json", OTHER), KEY, anchor(LOG[:30])).faults
-    assert [fault[1:] for fault in faults] == [(30, "is not the line 30 that the store remembers")]
+    assert [fault[1:] for fault in faults] == [(30, "differs from line 30 in the store's anchor")]
 
 
 def test_lines_that_the_store_was_not_told_of_yet_are_no_fault(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from safi_agent.log.rotation import log_files
 from safi_agent.store import open_store
 from safi_agent.store.log_state import read_anchor
 from tests.safi_agent.fakes import Fake
-from tests.safi_agent.log.filled import fill, ids, verdict
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log.filled_store import fill, ids, verdict
+from tests.safi_agent.log_lines import lines
 
 
 def test_lines_are_ascii_end_with_a_newline_and_come_once(path: str) -> None:
@@ -97,7 +97,9 @@ def test_a_full_log_is_set_aside_and_the_chain_goes_on(path: str) -> None:
     assert verdict(store, path)[1:3] == (0, 24)
 
 
-@pytest.mark.parametrize("words", ["is not there", "expected the key with id", "owner alone", "at least 32"])
+@pytest.mark.parametrize(
+    "words", ["was begun is missing", "expected the key with id", "readable only by its owner", "at least 32"]
+)
 def test_with_another_key_or_none_lines_wait(
     path: str, words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,9 +108,9 @@ def test_with_another_key_or_none_lines_wait(
     flush(store, path)
     assert file.stat().st_mode & 0o777 == 0o600
     key = file.read_bytes()
-    if words == "is not there":
+    if words == "was begun is missing":
         file.unlink()
-    elif words == "owner alone":
+    elif words == "readable only by its owner":
         file.chmod(0o644)
     elif words == "at least 32":
         file.write_bytes(b"short")

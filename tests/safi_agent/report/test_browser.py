@@ -9,7 +9,7 @@ import pytest
 
 from safi_agent.report.page import write_page
 from tests.browser import Browser, look
-from tests.safi_agent.report.made import HOSTILE, hostile, record, various, write
+from tests.safi_agent.report.records import HOSTILE, hostile, record, various, write
 
 ROWS = "return [...document.querySelectorAll('details.turn')].map(row => row.querySelector('.asked').textContent)"
 OPEN = "for (const row of document.querySelectorAll('details')) row.open = true"
@@ -94,7 +94,7 @@ def test_the_queue_is_what_is_to_be_reviewed_and_filters_narrow_it(window: Brows
     assert shown(window) == expected(page, lambda r: r["willDecision"] == "violation" or (r["drift"] or 0) > 0.4)
     click(window, "reasons", "violation")
     click(window, "reasons", "high drift")
-    click(window, "reasons", "also those")
+    click(window, "reasons", "include turns")
     assert shown(window) == expected(page, lambda r: True)
     keys = window.ask("return [...document.getElementById('key').options].map(o => [o.text, o.value])")
     put(window, "key", dict(keys)["ward"])
@@ -103,7 +103,7 @@ def test_the_queue_is_what_is_to_be_reviewed_and_filters_narrow_it(window: Brows
 
 def test_search_finds_all_words_in_prompts_answers_and_reasons(window: Browser, page: Path) -> None:
     window.goto(page)
-    click(window, "reasons", "also those")
+    click(window, "reasons", "include turns")
     put(window, "search", "REASON 17")
     assert shown(window) == expected(
         page, lambda r: any("17" in row.get("reason", "") for row in r["conscienceLedger"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from safi_agent.report.entries import read, records
-from tests.safi_agent.report.made import ADRIFT, FAILED, LOW, REFUSED, record
+from tests.safi_agent.report.records import ADRIFT, FAILED, LOW, REFUSED, record
 
 
 @pytest.mark.parametrize(

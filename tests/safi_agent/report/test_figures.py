@@ -8,7 +8,7 @@ import pytest
 
 from safi_agent.report.figures import MOST_BINS, MOST_KEYS, drifts, ledger, scores, shown_keys
 from safi_agent.report.review import Review, review
-from tests.safi_agent.report.made import ADRIFT, LOW, REFUSED, record, various, write
+from tests.safi_agent.report.records import ADRIFT, LOW, REFUSED, record, various, write
 
 
 def reviewed(tmp_path: Path, records: list[Any]) -> Review:

@@ -15,7 +15,7 @@ from safi_agent.hooks import Alert
 from safi_agent.report.monitor import SpiritMonitor, figures
 from tests import offline_wandb
 from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn, ledger
-from tests.safi_agent.report.made import record
+from tests.safi_agent.report.records import record
 
 
 @pytest.fixture
@@ -124,7 +124,9 @@ def test_the_lag_is_from_the_prompt_to_now() -> None:
 
 
 def test_without_a_run_or_without_wandb_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"run: expected a run of W&B, or one that wandb.init\(\) began, got none"):
+    with pytest.raises(
+        ValueError, match=r"run: expected a W&B run, got none, and no run is active. Call wandb.init\(\) first"
+    ):
         SpiritMonitor()
     real = builtins.__import__
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safi_agent.report.entries import read
-from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, told, within, write_page
+from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, to_json, within, write_page
 from safi_agent.report.review import review
 from tests.safi_agent.fakes import Fake
-from tests.safi_agent.report.made import HOSTILE, LOW, hostile, record, various, write
+from tests.safi_agent.report.records import HOSTILE, LOW, hostile, record, various, write
 
 JSON = st.recursive(
     st.none() | st.text() | st.integers(-9, 9), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
@@ -78,14 +78,14 @@ def test_longest_texts_are_cut_and_it_is_said_and_depth_and_oddities_are_bounded
 
 
 def test_records_that_do_not_fit_are_left_out_the_newest_stay() -> None:
-    turns = [told(read(record(i, userPrompt="x" * (10 if i != 2 else 5000)), i, 6, 0.4)) for i in (1, 2, 3)]
+    turns = [to_json(read(record(i, userPrompt="x" * (10 if i != 2 else 5000)), i, 6, 0.4)) for i in (1, 2, 3)]
     assert [turn["turn"] for turn in within(turns, 4000)] == [1, 3]
 
 
 def test_what_is_on_the_page_and_what_is_not_is_said(tmp_path: Path) -> None:
     log = write(tmp_path / "log.json", [*(record(i, **LOW) for i in range(1, 1201)), "torn"])
     found = review(log, newest=200)
-    said = about(found, [told(entry) for entry in found.entries()])
+    said = about(found, [to_json(entry) for entry in found.entries()])
     assert said == (
         "2026-03-01 to 2026-03-01. Counts and plots are of all 1,200 turns; 200 can be read below: the newest, and the "
         "newest to review (1,000 older ones are only counted). Lines that could not be read: 1."
@@ -145,9 +145,9 @@ def test_a_page_that_cannot_be_is_refused_before_anything_is_written(tmp_path: P
         write_page(log, log)
     with pytest.raises(ValueError, match=r"to: expected a file that ends in \.html, got '.*log\.key'"):
         write_page(log, tmp_path / "log.key")
-    with pytest.raises(ValueError, match="to: expected a file in a folder that is there"):
+    with pytest.raises(ValueError, match="to: expected a file in an existing folder"):
         write_page(log, tmp_path / "none" / "page.html")
-    with pytest.raises(ValueError, match="log: expected a file that is there"):
+    with pytest.raises(ValueError, match="log: expected an existing file"):
         write_page(tmp_path / "none.json", tmp_path / "page.html")
     assert log.read_bytes() == before
     assert not (tmp_path / "page.html").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safi_agent.report.review import MOST_VALUES, review
-from tests.safi_agent.report.made import ADRIFT, FAILED, LOW, REFUSED, record, various, write
+from tests.safi_agent.report.records import ADRIFT, FAILED, LOW, REFUSED, record, various, write
 
 
 def test_a_log_counted_by_hand(tmp_path: Path) -> None:
@@ -47,9 +47,11 @@ def test_names_without_end_do_not_grow_it_without_end(tmp_path: Path) -> None:
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="log: expected a file that is there"):
+    with pytest.raises(ValueError, match="log: expected an existing file"):
         review(tmp_path / "none.json")
-    with pytest.raises(ValueError, match=r"log: expected at least one record, got none in .* 1 lines unread"):
+    with pytest.raises(
+        ValueError, match=r"log: expected at least one record, got none in .* 1 lines could not be read"
+    ):
         review(write(tmp_path / "log.json", ["{}"]))
     with pytest.raises(ValueError, match="newest: expected at least 1, got 0"):
         review(write(tmp_path / "log.json", [record(1)]), newest=0)

@@ -17,7 +17,7 @@ from tests.safi_agent.agents.calling import Calling, ask
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server, free_port
 
-NOT_OPENED = "store: expected one that can be opened, got "
+NOT_OPENED = "store: expected a database that can be opened, got "
 Build = Callable[[str], Any]
 BUILDERS: list[Build] = [
     open_store,

@@ -18,7 +18,7 @@ from safi_agent.store.leases import LEASE, SUBMIT_GRACE
 from safi_agent.store.tables import turns
 from tests import forked
 from tests.safi_agent.fakes import GATED, THREE, Fake, approve, ledger
-from tests.safi_agent.logged import lines
+from tests.safi_agent.log_lines import lines
 
 SAME_KEY = {"configurable": {"safi_key": "shared"}}
 RENAMED = THREE.model_copy(update={"name": "renamed"})
@@ -70,9 +70,7 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
     assert (new["turn"], new["valueSet"], new["auditStatus"]) == (2, "renamed", "complete")
     assert new["measure"]["values"] == values.fingerprint
     assert new["mu"] == assess(new["conscienceLedger"], values, old["mu"]).mu
-    assert "1 turns of the value set 'three', which no process serves, are audited with those of 'renamed'" in (
-        caplog.text
-    )
+    assert "1 turns of the value set 'three', which no process serves, are audited under 'renamed'" in (caplog.text)
     assert blocking_reasons(safi._auditor.store.database, "renamed") == []
 
 
@@ -175,7 +173,7 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
     assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
     assert THREE.fingerprint[:12] in sentence
-    assert "Make a chain with that value set on this store once" in sentence
+    assert "Create a chain with that value set on this store once" in sentence
     with make():
         pass
     deadline = time.monotonic() + 60

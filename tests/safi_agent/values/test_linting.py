@@ -62,7 +62,11 @@ def test_all_at_once_by_line() -> None:
         ("name: a\nvalues: []", 2, "values: expected a list of values, got []."),
         ("name: a\nvalues:\n- {name: x, weight: .9}\n- {name: y, weight: .3}", 2, "Expected weights that sum to 1"),
         ("name: a\nvalues:\n- {name: x, weight: 0}", 2, "Expected at least one value with a weight above 0"),
-        ("name: a\nvalues:\n- {name: x, weight: 1}\n- {name: y}", 2, "values: expected weights below 1 beside"),
+        (
+            "name: a\nvalues:\n- {name: x, weight: 1}\n- {name: y}",
+            2,
+            "values: expected weights that sum to less than 1",
+        ),
         ("name: a\nvalues:\n- {name: x, weight: 1.2}", 3, "expected a number of at most 1, got 1.2."),
         (
             "name: a\ncolour: 1\nvalues:\n- {name: x}",

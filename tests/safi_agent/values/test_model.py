@@ -199,8 +199,8 @@ def bomb(levels: int) -> str:
     [
         ("name: !!python/object/apply:os.system [touch run]", "could not determine a constructor"),
         ("name: !!python/name:os.system", "could not determine a constructor"),
-        (bomb(30), "entries, with aliases filled in"),
-        ("name: a\nvalues: &v [*v]", "entries, with aliases filled in"),
+        (bomb(30), "entries after alias expansion"),
+        ("name: a\nvalues: &v [*v]", "entries after alias expansion"),
         ("name: " + "[" * 1_000, "nested too deep"),
     ],
     ids=["call", "name", "bomb", "within itself", "deep"],

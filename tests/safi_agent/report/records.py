@@ -1,4 +1,4 @@
-"""Logs without a chain: as many lines as a test wants, with what it wants in them."""
+"""Records for logs without a hash chain."""
 
 import json
 import random
@@ -9,9 +9,9 @@ VALUES = ("Truth", "Care", "Thrift")
 
 
 def record(number: int, **changes: Any) -> dict[str, Any]:
-    """One approved turn with a sound audit, changed as told."""
+    """The record of an approved turn with a complete audit; ``changes`` replace its fields."""
     rows = [{"value": name, "score": 0.5, "confidence": 0.8, "reason": f"reason {number}"} for name in VALUES]
-    given = {
+    fields = {
         "timestamp": "2026-03-01T08:00:00Z",
         "turn": number,
         "userPrompt": f"question {number}",
@@ -32,7 +32,7 @@ def record(number: int, **changes: Any) -> dict[str, Any]:
         "models": {"intellect": "m"},
         "flags": [],
     }
-    return given | changes
+    return fields | changes
 
 
 UNSCORED: dict[str, Any] = {"conscienceLedger": [], "spiritScore": None, "drift": None}

@@ -1,4 +1,4 @@
-"""The characters that are not drawn, from Unicode's published tables, not from the library that the package uses."""
+"""Invisible characters, from Unicode's published tables instead of the library that the package uses."""
 
 import sys
 import unicodedata

@@ -1,4 +1,4 @@
-"""Whoever watches a chain, and all ways by which something could leave it: for tests that let nothing out."""
+"""Callback handlers, tracers and streams that observe a chain: for tests that no draft leaves it."""
 
 import asyncio
 from collections.abc import Callable

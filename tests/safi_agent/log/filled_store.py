@@ -1,4 +1,4 @@
-"""A log that a store has filled."""
+"""A store with committed turns and the log that it writes."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""All objects that can be reached from an exception, and whether a word is in one of them.
+"""Search all objects that are reachable from an exception for a text.
 
-It does what error trackers, debuggers and curious callers could do: arguments, attributes, notes, causes and contexts
-(suppressed ones too), each frame of each traceback with its local variables, generators and coroutines that are
-suspended, closures, bound methods, containers, private attributes.
+The search follows what error trackers and debuggers can follow: arguments, attributes, notes, causes and contexts
+(including suppressed ones), each frame of each traceback with its local variables, suspended generators and coroutines,
+closures, bound methods, containers, private attributes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Models, tools and handlers that break with a word on their lips: in a text, a note, an attribute, a frame."""
+"""Models, tools and handlers that raise exceptions containing a secret: in a text, a note, an attribute, a frame."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ from tests.safi_agent.fakes import Fake
 
 
 class Odd(BaseException):
-    """Nobody's base class."""
+    """An exception class of no library."""
 
 
 class Worded(Exception):

@@ -1,4 +1,4 @@
-"""What must hold of a log and a store after whatever has happened: nothing lost, nothing twice, order kept."""
+"""Invariants of a log and its store after crashes: no turn is lost or repeated, and the order is kept."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a test's chain has logged."""
+"""The lines of a test's log."""
 
 import json
 from pathlib import Path

@@ -28,8 +28,8 @@ def check(file: Annotated[str, typer.Argument(help="A value set in YAML, or the 
         typer.echo(f"{file}: not read: {error}", err=True)
         raise typer.Exit(UNREADABLE) from None
     errors = lint(text)
-    for error in errors:
-        typer.echo(f"{file}:{error.line}: {error.what}")
+    for found in errors:
+        typer.echo(f"{file}:{found.line}: {found.what}")
     if errors:
         typer.echo(f"{file}: {len(errors)} {'error' if len(errors) == 1 else 'errors'}.")
         raise typer.Exit(INVALID)

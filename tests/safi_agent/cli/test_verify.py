@@ -81,7 +81,7 @@ def test_an_old_log_says_nothing(tmp_path: Path) -> None:
         ("database", "store: expected a database that can be opened, got DatabaseError"),
         ("key", "expected its key in the environment (SAFI_LOG_KEY) or in saf-spirit-log.json.key, found none"),
         ("log", "expected an existing log"),
-        ("moved", "this store did not write it"),
+        ("moved", "this store did not write a log at this path"),
         ("other key", "expected the key with id"),
     ],
 )

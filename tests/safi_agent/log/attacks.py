@@ -28,13 +28,13 @@ def resealed(line: bytes, tip: Tip, key: bytes = STRANGER) -> tuple[bytes, Tip]:
     return seal(unsealed(line).decode().rstrip("\n"), tip, key)
 
 
-@attack("a word of a line is edited")
+@attack("a line is edited")
 def edit(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(len(log))
     return [*log[:i], log[i].replace(b"Question", b"Questiom"), *log[i + 1 :]]
 
 
-@attack("a line is edited and given a mac by another key")
+@attack("a line is edited and signed with another key")
 def edit_and_reseal(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(len(log))
     before = read_seal(log[i])
@@ -43,25 +43,25 @@ def edit_and_reseal(rng: random.Random, log: list[bytes]) -> list[bytes]:
     return [*log[:i], line, *log[i + 1 :]]
 
 
-@attack("a line loses its mac")
+@attack("the `mac` of a line is removed")
 def strip(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(len(log))
     return [*log[:i], unsealed(log[i]), *log[i + 1 :]]
 
 
-@attack("a line of another log with the same key takes the place of one")
+@attack("a line is replaced by a line of another log with the same key")
 def splice(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(1, len(log))
     return [*log[:i], OTHER[i], *log[i + 1 :]]
 
 
-@attack("the rest is taken from another log with the same key")
+@attack("the rest is replaced by lines of another log with the same key")
 def splice_rest(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(1, len(log))
     return [*log[:i], *OTHER[i:]]
 
 
-@attack("a line is put in")
+@attack("a line is inserted")
 def insert(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i = rng.randrange(len(log) + 1)
     return [*log[:i], rng.choice([record(99).encode() + b"\n", b"\n", b"{}\n", OTHER[5]]), *log[i:]]
@@ -73,14 +73,14 @@ def repeat(rng: random.Random, log: list[bytes]) -> list[bytes]:
     return [*log[: j + 1], log[i], *log[j + 1 :]]
 
 
-@attack("two lines change places")
+@attack("two lines are swapped")
 def swap(rng: random.Random, log: list[bytes]) -> list[bytes]:
     i, j = rng.sample(range(len(log)), 2)
     log[i], log[j] = log[j], log[i]
     return log
 
 
-@attack("lines are put in another order")
+@attack("lines are reordered")
 def shuffle(rng: random.Random, log: list[bytes]) -> list[bytes]:
     return rng.sample(log, len(log))
 
@@ -118,7 +118,7 @@ def rechain(rng: random.Random, log: list[bytes]) -> list[bytes]:
     return made
 
 
-@attack("all lines lose their mac")
+@attack("the `mac` of every line is removed")
 def strip_all(rng: random.Random, log: list[bytes]) -> list[bytes]:
     return [unsealed(line) for line in log]
 

@@ -60,7 +60,7 @@ def test_and_in_the_right_file_where_there_are_several(name: str, tmp_path: Path
 
 
 def test_the_page_lists_these_attacks() -> None:
-    table = PAGE.read_text().partition("| what is done |")[2].partition("\n\n")[0]
+    table = PAGE.read_text().partition("| attack |")[2].partition("\n\n")[0]
     listed = [row.split("|")[1].strip() for row in table.splitlines()[2:]]
     assert listed == list(ATTACKS)
 

@@ -112,7 +112,7 @@ def test_state_continues_exactly():
 
 def test_an_empty_window_has_an_empty_state_and_no_rows():
     assert window().state_dict() == {}
-    with pytest.raises(AssertionError, match="seen nothing"):
+    with pytest.raises(AssertionError, match="the window is empty"):
         window().rows()
 
 

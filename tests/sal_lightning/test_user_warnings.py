@@ -311,7 +311,7 @@ def test_only_trainable_weights_count_as_held_one_by_one():
     """196 are trained then, and 1472 free parameters are not."""
     _, comm = thawed_and_frozen(["free.first", "free.second"])
     assert "elements" not in comm.checks.warnings.given
-    match = r"^91% of the trained weights .*: free\.first, free\.second\. It"
+    match = r"^91% of the trained weights .*: free\.first, free\.second\. This"
     with pytest.warns(UserWarning, match=match):  # 1408 of 1540
         thawed_and_frozen(["norm.weight", "norm.bias"])
 

@@ -44,7 +44,7 @@ SIGNS = {
     "the Will's reason": ("the-wills-reason",),
     "the ledger's scores and confidences": ("8371",),
     "the ledger's reasons": ("the-consciences-reason",),
-    "the Spirit's score, drift and words": ("spiritScore", "drift", "Coherence"),
+    "the Spirit's score, drift and text": ("spiritScore", "drift", "Coherence"),
     "μ": (),  # its digits are known once it is
     "the feedback note": ("Give more thought to this value: Care.",),
 }

@@ -82,7 +82,9 @@ def test_lines_that_the_store_was_not_told_of_yet_are_no_fault(tmp_path: Path) -
     assert (verdict.faulty, verdict.lines) == (0, 40)
 
 
-@pytest.mark.parametrize("name", ["lines at the end are deleted", "all lines lose their mac", "the log is emptied"])
+@pytest.mark.parametrize(
+    "name", ["lines at the end are deleted", "the `mac` of every line is removed", "the log is emptied"]
+)
 def test_three_things_are_not_seen_without_the_store(name: str, tmp_path: Path) -> None:
     changed = ATTACKS[name](random.Random(1), list(LOG))
     assert verify(write(tmp_path / "log.json", changed), KEY).faulty == 0

@@ -260,7 +260,7 @@ def test_what_was_learned_outlasts_a_strategy_that_hides_gradients(tmp_path):
     model, callback = Net(), SALCallback()
     trainer(tmp_path, [callback]).fit(model, loader())
     learned = callback.state_dict()
-    with pytest.warns(UserWarning, match="nothing back in this fit"):
+    with pytest.warns(UserWarning, match="protects nothing in this fit"):
         trainer(tmp_path, [callback], strategy=FSDPStrategy(torch.device("cpu")), accelerator="auto").fit(
             model, loader()
         )

@@ -40,7 +40,7 @@ def test_it_leaves_figures_and_results(out: Path) -> None:
 def test_it_leaves_a_page_of_what_sal_did_beside_the_plain_run(out: Path) -> None:
     text = (out / "split-domain.html").read_text(encoding="utf-8")
     assert "Not shown" not in text
-    assert "speaks for" in text
+    assert "The emerged pulse represents" in text
     run, plain = (reading.read([out / "split-domain" / method]) for method in ("sal", "plain"))
     (sal,) = (r for r in read_all(out) if (r["method"], r["scenario"]) == ("sal", "split-domain"))
     assert run.events == sal["events"]

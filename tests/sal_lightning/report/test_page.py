@@ -128,7 +128,7 @@ def test_the_verdict_is_that_of_the_callback(tmp_path):
 def test_a_plain_run_says_what_is_missing(window, runs, tmp_path):
     window.goto(page.write(runs[1], tmp_path / "plain.html"))
     text = window.ask("return document.body.textContent")
-    for why in ("nothing was held back", "coherence was not logged", "no cascade", "named by --against"):
+    for why in ("nothing was held back", "coherence was not logged", "no cascade", "Use --against"):
         assert why in text
     assert len(window.figures()) == 1
     assert window.errors() == []

@@ -58,3 +58,4 @@ class ChangeMonitor:
     def clear(self) -> None:
         """Start a new window."""
         self.detector.clear()
+        self.jumped = False

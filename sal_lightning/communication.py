@@ -202,7 +202,7 @@ class CommunicationLayer:
         """Undo the held part of the optimizer's step; called by the optimizer hook."""
         with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
             effect = self.covered.restore(self.measure)
-            if self.measure:
+            if effect is not None:
                 self.measured["effect"] = effect
 
     def settle(self, together: bool = True) -> None:
@@ -370,7 +370,6 @@ class CommunicationLayer:
         """Log a consolidation, and start new windows."""
         self.events.append(self.step)
         self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), reason)
-        self.monitor.jumped = False
         self.collector.statistics.keep()
         self.monitor.clear()
         self.collector.clear()

@@ -69,14 +69,14 @@ class RuleSet:
         for rule in self.rules:
             rule.before = None
 
-    def restore(self, measure: bool) -> Tensor:
-        """Undo the held part of the step, then apply the pull; returns (held², whole²), zeros if not measured."""
+    def restore(self, measure: bool) -> Tensor | None:
+        """Undo the held part of the step, then apply the pull; returns (held², whole²) if asked to measure."""
         restored = [rule for rule in self.rules if rule.before is not None]
         if restored:  # not in a step that the scaler skipped
             self.pull.measure(restored)
         touched = {n: rule.touched for rule in restored for n in rule.parameters if rule.touched is not None}
         settling = {n for rule in restored if rule.settles for n in rule.parameters}
-        effect = self.total([rule.restore(measure) for rule in self.rules])
+        measured = [rule.restore(measure) for rule in self.rules]
         if restored:
             self.pull.apply(touched)
         for name in settling & touched.keys():
@@ -84,7 +84,7 @@ class RuleSet:
         for rule in restored:
             rule.record_weights()
         update_pace(self.rules)
-        return effect
+        return self.total(measured) if measure else None
 
     def settle(self) -> None:
         """Complete the rules' ``restore``, which undoes some movement only every few steps."""

@@ -1,35 +1,24 @@
 """Running statistics of batch normalization: kept fixed, and used for normalization, once something is held."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
-from sal_lightning import distributed
 from sal_lightning.layers import plain_name
 from sal_lightning.torch_compile import uncompiled
-
-
-class _Call(NamedTuple):
-    """The buffers and momentum of a layer, reassigned after its forward pass."""
-
-    mean: Tensor | None
-    variance: Tensor | None
-    batches: Tensor | None
-    momentum: float | None
 
 
 class RunningStatistics:
     """Layers with running statistics (BatchNorm, SyncBatchNorm, InstanceNorm that tracks them) of one model.
 
-    Held weights were learned under the statistics of their data. Once something is held, a training pass does not
-    update the statistics and is normalised by them, as in evaluation. The gradient is that of normalising by the
-    batch: Batch Renormalization (Ioffe 2017) without bounds on its correction; InstanceNorm also has the gradient of
-    evaluation. A pass without gradients, such as that of ``torch.optim.swa_utils.update_bn``, is not affected. Layers
-    that are added later update their statistics until the next consolidation.
+    Held weights were learned under the statistics of their data. Once something is held, these layers are in
+    evaluation mode during a training pass: it is normalised by the statistics and does not update them. A pass without
+    gradients, such as that of ``torch.optim.swa_utils.update_bn``, is not affected. Layers that are added later update
+    their statistics until the next consolidation.
     """
 
     def __init__(self) -> None:
@@ -38,8 +27,7 @@ class RunningStatistics:
         self._names: dict[nn.Module, str] = {}
         self._before: dict[nn.Module, list[Tensor]] = {}  # statistics at the beginning of this step
         self._handles: list[RemovableHandle] = []
-        self._calls: dict[nn.Module, _Call] = {}  # layers that are in a forward pass
-        self._in_evaluation = set[nn.Module]()  # layers in evaluation mode during a forward pass
+        self._in_evaluation = set[nn.Module]()  # layers in a forward pass that are in evaluation mode for it
 
     def begin(self, model: nn.Module) -> None:
         """Hook the layers of this model that have running statistics."""
@@ -54,7 +42,7 @@ class RunningStatistics:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module in [*self._in_evaluation, *self._calls]:
+        for module in [*self._in_evaluation]:
             self._reset(module)
         self.discard_step()
 
@@ -88,7 +76,8 @@ class RunningStatistics:
             if not module.training or not torch.is_grad_enabled():
                 return
             if self.suspended or self._names[module] in self.kept:
-                self._substitute(module)
+                self._in_evaluation.add(module)
+                module.training = False
             elif module not in self._before:
                 self._before[module] = [x.clone() for x in _statistics(module)]
 
@@ -96,62 +85,17 @@ class RunningStatistics:
 
     def _leave(self, watched: nn.Module) -> Callable[..., None]:
         @uncompiled
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if module is not watched:
-                return None
-            call = self._calls.get(module)
-            kept: Any = module
-            mean, variance = kept.running_mean, kept.running_var
-            self._reset(module)
-            return (
-                None if call is None or not args[0].numel() else renormalised(module, args[0], output, mean, variance)
-            )
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module is watched:
+                self._reset(module)
 
         return leave
 
-    def _substitute(self, module: Any) -> None:
-        """During a forward pass: set buffers that take the batch's own statistics, or evaluation mode."""
-        if not isinstance(module, _BatchNorm):
-            module.training = False
-            self._in_evaluation.add(module)
-            return
-        call = _Call(module.running_mean, module.running_var, module.num_batches_tracked, module.momentum)
-        self._calls[module] = call
-        module.running_mean, module.running_var, module.num_batches_tracked = (
-            None if x is None else torch.zeros_like(x) for x in call[:3]
-        )
-        module.momentum = 1.0
-
-    def _reset(self, module: Any) -> None:
+    def _reset(self, module: nn.Module) -> None:
+        """End the evaluation mode of a forward pass."""
         if module in self._in_evaluation:
-            self._in_evaluation.discard(module)
+            self._in_evaluation.remove(module)
             module.training = True
-        if (call := self._calls.pop(module, None)) is not None:
-            module.running_mean, module.running_var, module.num_batches_tracked, module.momentum = call
-
-
-def renormalised(module: Any, x: Tensor, y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Converts the output ``y``, normalised by the batch, to one normalised by the running statistics of ``module``.
-
-    Returns ``(y − bias) r + weight d + bias``, where ``r = σ_B / σ`` and ``d = (μ_B − μ) / σ`` have no gradient.
-
-    Args:
-        module: a batch normalization.
-        x: (batch, channels, ...), its input.
-        y: its output, normalised by the statistics of the batch.
-        mean: (channels,) of the batch, μ_B.
-        variance: (channels,) of the batch, divided by the number of values less one.
-    """
-    shape = (1, -1, *[1] * (x.dim() - 2))
-    n = x.numel() // x.shape[1]
-    n *= distributed.count() if isinstance(module, nn.SyncBatchNorm) else 1
-    with torch.no_grad():
-        deviation = (module.running_var + module.eps).sqrt()
-        r = ((variance * ((n - 1) / n) + module.eps).sqrt() / deviation).view(shape)
-        d = ((mean - module.running_mean) / deviation).view(shape)
-    weight, bias = (module.weight.view(shape), module.bias.view(shape)) if module.affine else (1.0, 0.0)
-    out: Tensor = (y - bias) * r + weight * d + bias
-    return out.to(y.dtype)
 
 
 def _tracks(module: _NormBase) -> bool:

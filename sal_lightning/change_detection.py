@@ -122,7 +122,8 @@ class LossJumpTest:
     distribution, the 6 newest of 70 are the 6 largest once in ``C(70, 6)`` = 131,115,985 times: neither heavy tails nor
     noise raise false alarms. A slow rise, for example from a learning rate schedule, is no jump, since the usual values
     rise with it. Nor is a fast rise, as in diverging training: a jump is more than three times as large as the rise of
-    the usual values from their older half to their newer half.
+    the usual values from their older half to their newer half, and new labels raise the first loss as much as the next
+    ones, while a training that collapses needs some steps.
     """
 
     def __init__(self) -> None:
@@ -152,6 +153,12 @@ class LossJumpTest:
         older, newer = mean(usual[:half]), mean(usual[half:])
         return min(self.above) - newer <= 3 * (newer - older)
 
+    @property
+    def _builds_up(self) -> bool:
+        """Whether the last two values are more than twice as far above the usual ones as the first two."""
+        first, second, *_, newest, last = (value - max(self.usual) for value in self.above)
+        return newest + last > 2 * (first + second)
+
     def detect(self, value: float) -> float:
         """The evidence of a jump, this value included: 0, or from ``SUSPECT`` to ``CONFIRM``."""
         high = len(self.usual) >= SHORTEST and value > max(self.usual) + MARGIN
@@ -163,7 +170,7 @@ class LossJumpTest:
             self.above = []
             return 0.0
         self.above.append(value)
-        if len(self.above) >= JUMP and self._continues_a_rise:
+        if len(self.above) >= JUMP and (self._continues_a_rise or self._builds_up):
             self.usual.extend(self.above)
             self.above = []
         if len(self.above) < FEW or self._continues_a_rise:

@@ -271,6 +271,22 @@ def test_a_steadily_rising_loss_is_no_jump(seed):
         jumps.update(value)
 
 
+def test_a_loss_that_climbs_for_some_steps_is_no_jump():
+    """Log losses of a recurrent network whose training collapsed, and of one that was given other labels."""
+    collapse = [-0.28, -0.16, 0.18, 0.14, 0.19, 0.22, 0.21, 0.17, 0.22, 0.25, 0.21]
+    labels = [0.15, 0.17, 0.19, 0.14, 0.09, 0.18, 0.11, 0.09, 0.13, 0.1, 0.13]
+    for values, found in ((collapse, False), (labels, True)):
+        jumps = LossJumpTest()
+        for i in range(LONGEST):
+            jumps.update(-1.0 + 0.54 * (i % 8) / 7)
+        evidence = []
+        for value in values:
+            evidence.append(jumps.detect(value))
+            if evidence[-1] < SUSPECT:
+                jumps.update(value)
+        assert (max(evidence) >= CONFIRM) is found
+
+
 def test_outliers_join_the_usual_values():
     jumps = LossJumpTest()
     for value in [0.0] * SHORTEST:

@@ -29,8 +29,8 @@ def probe(d: int, rank: int, device: torch.device) -> Tensor:
     return torch.as_tensor(signs / d**0.5, device=device)
 
 
-def _finite(x: Tensor) -> Tensor:
-    """Replaces rows that overflowed by zeros, without a device synchronization."""
+def finite_rows(x: Tensor) -> Tensor:
+    """Replace rows with values that are not finite by zeros, without a device synchronization."""
     return torch.where(x.isfinite().all(-1, keepdim=True), x, 0.0)
 
 
@@ -61,7 +61,7 @@ class InputSketch:
             steps: number of batches that the rows stand for.
             U: held directions, (groups, d, k), whose energy is accumulated in ``inside``.
         """
-        x, keep = _finite(x.float()), self.beta**steps
+        x, keep = finite_rows(x.float()), self.beta**steps
         share = (1 - keep) / x.shape[-2]
         xO = x @ probe(self.d, self.rank, x.device)
         if self.Y is None:

@@ -13,6 +13,7 @@ from sal_lightning import distributed
 from sal_lightning.emergence.field import COHERENT, NOVEL, EmergenceField
 from sal_lightning.emergence.mean_shift import MeanShift
 from sal_lightning.forward_hooks import in_backward, on_weight_gradient
+from sal_lightning.input_sketch import finite_rows
 from sal_lightning.layers import AUTO, rows
 from sal_lightning.padding import Padding
 from sal_lightning.torch_compile import uncompiled
@@ -83,7 +84,7 @@ class ActivationObserver:
 
     def update_field(self, measure: bool) -> None:
         """Update the field with the rows of this step; if ``measure``, measure them first, into ``seen``."""
-        x = torch.cat(self._rows) if self._rows else None
+        x = finite_rows(torch.cat(self._rows)) if self._rows else None
         self.discard_step()
         if x is not None and self._is_other(x):
             self.field, self.shift, self.steps = EmergenceField(), MeanShift(), 0
@@ -95,7 +96,6 @@ class ActivationObserver:
     def _measured(self, x: Tensor) -> Tensor:
         """As ``EmergenceField.measure``, but with the novelty of ``MeanShift``: (4,)."""
         together, _, inside, _ = self.field.measure(x)
-        x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
         with torch.autocast(x.device.type, enabled=False):
             new = self.shift.measure(x)
         emergence = (together >= COHERENT) & (new >= NOVEL)
@@ -122,7 +122,7 @@ class ActivationObserver:
     def _update(self, x: Tensor, steps: int) -> None:
         self.field.update(x, steps)
         with torch.autocast(x.device.type, enabled=False):
-            self.shift.update(torch.where(x.isfinite().all(1, keepdim=True), x, 0.0), steps)
+            self.shift.update(x, steps)
 
     def state_dict(self) -> dict[str, Any]:
         """State as tensors and numbers only."""

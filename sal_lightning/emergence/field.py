@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sal_lightning.input_sketch import InputSketch
+from sal_lightning.input_sketch import InputSketch, finite_rows
 from sal_lightning.rules.directions import decompose
 
 COHERENT, NOVEL = 0.6, 0.4  # thresholds of emergence
@@ -174,7 +174,7 @@ class EmergenceField:
         x = state.detach().reshape(-1, state.shape[-1]).float()
         if self.window is not None and x.shape[1] != self.window.d:
             raise ValueError(f"Expected state to be of width {self.window.d} as before, got {x.shape[1]}.")
-        return torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
+        return finite_rows(x)
 
     def _directions(self, window: InputSketch) -> tuple[Tensor, Tensor]:
         if self._found is None:

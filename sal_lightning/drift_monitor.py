@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning.layers import AUTO, find_layer, given
+from sal_lightning.layers import AUTO, collected_inputs, find_layer
 from sal_lightning.metrics import NormShare
 from sal_lightning.remembering import evaluating
 from sal_lightning.torch_compile import eagerly
@@ -72,19 +72,10 @@ class DriftMonitor(Callback):
         Raises:
             ValueError: the model does not call the layer, or the layer's input is no tensor.
         """
-        found: list[Tensor] = []
-
-        def collect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.extend(x.detach() for x in given(module, args, kwargs)[:1])
-
-        handle = self.watched(model).register_forward_pre_hook(collect, with_kwargs=True)
-        try:
-            with evaluating(model), eagerly():
-                inputs = move_data_to_device(self.inputs, next(model.parameters()).device)
-                first = inputs[0] if isinstance(inputs, tuple | list) else inputs
-                model(**first) if isinstance(first, Mapping) else model(first)
-        finally:
-            handle.remove()
+        with collected_inputs(self.watched(model)) as found, evaluating(model), eagerly():
+            inputs = move_data_to_device(self.inputs, next(model.parameters()).device)
+            first = inputs[0] if isinstance(inputs, tuple | list) else inputs
+            model(**first) if isinstance(first, Mapping) else model(first)
         if not found:
             raise ValueError("Expected layer to be called by the model with a tensor, got a layer that is not.")
         return torch.cat(found).float()

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -264,6 +265,21 @@ def given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         call = recurrent.Call(module, found[0], hx) if isinstance(module, nn.RNNBase) else hx
         found = getattr(found[0], "data", found[0]), call
     return found if found and readable(found[0]) else ()
+
+
+@contextmanager
+def collected_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Context that yields a list, to which each call of the layer adds its main input."""
+    found: list[Tensor] = []
+
+    def collect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.extend(x.detach() for x in given(module, args, kwargs)[:1])
+
+    handle = layer.register_forward_pre_hook(collect, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _linear_rows(module: nn.Module, args: tuple[Any, ...], n: int, step: int, real: Reals) -> Tensor:

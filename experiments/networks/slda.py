@@ -1,7 +1,5 @@
 """Streaming linear discriminant analysis (Hayes & Kanan 2020) on the features of a frozen network."""
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -10,6 +8,7 @@ from experiments.networks.networks import CLASSES, classifier_layer
 from experiments.networks.objective import Example
 from experiments.networks.streams import Batch
 from experiments.networks.training import Learner, evaluating
+from sal_lightning.layers import collected_inputs
 
 SHRINKAGE = 1e-4
 
@@ -70,13 +69,8 @@ class StreamingLDA(Learner):
 
     def features(self, batch: Example) -> Tensor:
         """The input of the classifier layer, in evaluation mode."""
-        found: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda _, args: found.append(cast(Tensor, args[0])))
-        try:
-            with evaluating(self.net):
-                self.net(*batch.given)
-        finally:
-            handle.remove()
+        with collected_inputs(self.layer) as found, evaluating(self.net):
+            self.net(*batch.given)
         return found[0]
 
     @override

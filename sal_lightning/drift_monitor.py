@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sal_lightning.layers import AUTO, collected_inputs, find_layer
+from sal_lightning.layers import AUTO, collected_inputs, find_layer, plain_name
 from sal_lightning.metrics import NormShare
 from sal_lightning.remembering import evaluating
 from sal_lightning.torch_compile import eagerly
@@ -29,8 +29,8 @@ class DriftMonitor(Callback):
         layer: name of the layer whose input is used; None is the last Linear that is called.
 
     Raises:
-        ValueError: at construction if ``since`` is below 0; at ``fit`` if the layer is unknown, the model has no Linear
-            or the model does not call the layer.
+        ValueError: at construction if ``since`` is below 0; when ``fit`` begins if the layer is unknown or the model
+            has no Linear; at the first measurement if the model does not call the layer.
     """
 
     def __init__(self, inputs: Any, since: int = 0, layer: str | None = None) -> None:
@@ -43,8 +43,11 @@ class DriftMonitor(Callback):
         self._seen = 0  # the Trainer's own count
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watched(pl_module)  # raises before validation begins
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.watched(pl_module)
         self._seen = trainer.global_step
         self.metric.to(pl_module.device)
 
@@ -72,12 +75,17 @@ class DriftMonitor(Callback):
         Raises:
             ValueError: the model does not call the layer, or the layer's input is no tensor.
         """
-        with collected_inputs(self.watched(model)) as found, evaluating(model), eagerly():
+        layer = self.watched(model)
+        with collected_inputs(layer) as found, evaluating(model), eagerly():
             inputs = move_data_to_device(self.inputs, next(model.parameters()).device)
             first = inputs[0] if isinstance(inputs, tuple | list) else inputs
             model(**first) if isinstance(first, Mapping) else model(first)
         if not found:
-            raise ValueError("Expected layer to be called by the model with a tensor, got a layer that is not.")
+            name = next(plain_name(name) for name, module in model.named_modules() if module is layer)
+            raise ValueError(
+                f"Expected the model to call the layer {name!r} with a real-valued tensor when it is given inputs, got "
+                "no such call. Set layer= to the name of a layer that its forward pass calls."
+            )
         return torch.cat(found).float()
 
     def watched(self, model: nn.Module) -> nn.Module:

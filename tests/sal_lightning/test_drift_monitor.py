@@ -8,7 +8,7 @@ from torch import nn
 
 from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.report.reading import read
-from tests.everywhere.models import Batches
+from tests.everywhere.models import Batches, loader
 from tests.sal_lightning.report.runs import Net, fit
 
 X = Batches()[0][0]
@@ -64,11 +64,21 @@ def test_a_second_training_keeps_the_reference_of_the_first(tmp_path):
     assert torch.equal(copy.first, watch.first)
 
 
-def test_invalid_arguments_are_refused(tmp_path):
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"since to be a whole number >= 0, got -1"):
         DriftMonitor(X, since=-1)
+
+
+def test_an_unknown_layer_is_refused_before_validation_begins(tmp_path):
+    class Validated(Net):
+        def val_dataloader(self):
+            return loader(length=1)
+
+        def validation_step(self, batch, batch_idx):
+            raise AssertionError("validation began")
+
     with pytest.raises(ValueError, match=r"layer to be the name of a layer.*, got 'head'\. Nearest are \["):
-        fit(tmp_path, [DriftMonitor(X, layer="head")])
+        fit(tmp_path, [DriftMonitor(X, layer="head")], model=Validated(), num_sanity_val_steps=1)
 
 
 class Attentive(nn.Module):
@@ -108,5 +118,7 @@ def test_drift_of_a_compiled_model_equals_that_of_an_eager_one(in_place):
 
 def test_a_layer_that_is_not_called_is_refused():
     model = Attentive()
-    with pytest.raises(ValueError, match="layer to be called by the model"):
+    with pytest.raises(
+        ValueError, match=r"call the layer 'attention\.out_proj' with a real-valued tensor .* Set layer="
+    ):
         DriftMonitor(torch.randn(3, 5, 4), layer="attention.out_proj").features(model)

@@ -15,7 +15,10 @@ pickled.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SafiError(Exception):
@@ -111,3 +114,11 @@ def status_of(error: BaseException) -> int | None:
             if isinstance(status, int) and 100 <= status <= 599:
                 return int(status)
     return None
+
+
+def validation_message(error: "ValidationError") -> str:
+    """The locations and messages of a ValidationError, on one line."""
+    details = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_input=False)]
+    return "; ".join(
+        f"{f'{location}: ' if location else ''}{message.removeprefix('Value error, ')}" for location, message in details
+    )

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import Embeddings
@@ -12,13 +12,14 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.configurable import RunnableConfigurableFields
 from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
-from pydantic import BeforeValidator, ConfigDict, Field, SkipValidation
+from pydantic import BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
 from typing_extensions import override
 
 from safi_agent import defaults
 from safi_agent.audit import AuditMode
 from safi_agent.audit.plan import Plan
 from safi_agent.backpressure import WhenFull
+from safi_agent.errors import validation_message
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
@@ -86,8 +87,8 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
-    conscience_calls: Calls = defaults.CONSCIENCE_CALLS
-    score_mode: ScoreMode = defaults.SCORE_MODE
+    conscience_calls: Annotated[Calls, SkipValidation] = defaults.CONSCIENCE_CALLS
+    score_mode: Annotated[ScoreMode, SkipValidation] = defaults.SCORE_MODE
     will_sees_reflection: bool = defaults.WILL_SEES_REFLECTION
     drafts: int = defaults.DRAFTS
     embeddings: Annotated[Embeddings | None, SkipValidation] = None
@@ -98,10 +99,16 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     audit_attempts: int = defaults.AUDIT_ATTEMPTS
     audit_backoff: float = defaults.AUDIT_BACKOFF
     audit_timeout: float = defaults.AUDIT_TIMEOUT
-    audit: AuditMode = defaults.AUDIT
+    audit: Annotated[AuditMode, SkipValidation] = defaults.AUDIT
     max_pending: int | None = Field(default=defaults.MAX_PENDING, strict=True)
-    when_full: WhenFull = defaults.WHEN_FULL
+    when_full: Annotated[WhenFull, SkipValidation] = defaults.WHEN_FULL
     tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ValueError(validation_message(error)) from None
 
     @override
     def model_post_init(self, context: Any) -> None:
@@ -156,6 +163,7 @@ def check(settings: Settings) -> None:
         ValueError: a setting is out of its range.
         TypeError: a hook is not callable.
     """
+    _check_choices(settings)
     if is_invalid_beta(settings.beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
     for name, least in (("audit_attempts", 1), ("audit_backoff", 0), ("audit_timeout", 0), ("drift_above", 0)):
@@ -172,6 +180,13 @@ def check(settings: Settings) -> None:
     for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")
+
+
+def _check_choices(settings: Settings) -> None:
+    for name, field in type(settings).model_fields.items():
+        choices, given = get_args(field.annotation), getattr(settings, name)
+        if get_origin(field.annotation) is Literal and given not in choices:
+            raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {given!r}.")
 
 
 def _check_drafting(settings: Settings) -> None:

@@ -31,10 +31,8 @@ def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
     """Create the audit branch for this store.
 
     Raises:
-        ValueError: ``mode`` is unknown, or "worker" with a store that is not on PostgreSQL.
+        ValueError: ``mode`` is "worker" with a store that is not on PostgreSQL.
     """
-    if mode not in ("in_process", "worker"):
-        raise ValueError(f"audit: expected 'in_process' or 'worker', got {mode!r}.")
     if isinstance(store.database, Sqlite):
         if mode == "worker":
             raise ValueError(

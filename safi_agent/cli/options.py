@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safi_agent import defaults
-from safi_agent.errors import SafiError
+from safi_agent.errors import SafiError, validation_message
 from safi_agent.values import shipped
 
 if TYPE_CHECKING:
@@ -35,20 +35,11 @@ def one_line_errors(command: str) -> Iterator[None]:
     try:
         yield
     except (SafiError, ValueError, ImportError, OSError) as error:
-        typer.echo(f"safi {command}: {_message(error)}", err=True)
+        from pydantic import ValidationError
+
+        message = validation_message(error) if isinstance(error, ValidationError) else error
+        typer.echo(f"safi {command}: {message}", err=True)
         raise typer.Exit(2) from None
-
-
-def _message(error: Exception) -> str:
-    """The message of an error on one line; a ValidationError is reduced to locations and messages."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    details = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_input=False)]
-    return " ".join(
-        f"{f'{location}: ' if location else ''}{message.removeprefix('Value error, ')}" for location, message in details
-    )
 
 
 def open_existing_store(url: str) -> "Store":

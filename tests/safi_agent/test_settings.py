@@ -62,7 +62,10 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
         ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
         ({"hooks": print}, TypeError, "hooks: expected a list, got <built-in function print>"),
-        ({"conscience_calls": "some"}, ValueError, "conscience_calls"),
+        ({"audit": "here"}, ValueError, "^audit: expected 'in_process' or 'worker', got 'here'.$"),
+        ({"conscience_calls": ["all"]}, ValueError, r"^conscience_calls: expected 'all' or 'each', got \['all'\].$"),
+        ({"score_mode": None}, ValueError, "^score_mode: expected 'discrete' or 'continuous', got None.$"),
+        ({"when_full": "later"}, ValueError, "^when_full: expected 'wait' or 'refuse' or 'warn', got 'later'.$"),
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
         ({"store": "mysql://x"}, ValueError, "store: expected a URL that begins with 'sqlite://'"),
         ({"store": "safi.db"}, ValueError, "store: expected None or a URL like"),
@@ -118,7 +121,6 @@ def test_settings_of_drafts_that_cannot_be_meant_are_refused(make: Any, settings
         ({"max_pending": -3}, "max_pending: expected None or a whole number of at least 1, got -3"),
         ({"max_pending": True}, "max_pending"),
         ({"max_pending": 2.5}, "max_pending"),
-        ({"when_full": "later"}, "when_full"),
     ],
 )
 def test_bounds_of_the_backlog_that_cannot_be_meant_are_refused(make: Any, settings: Any, words: str) -> None:

@@ -10,8 +10,3 @@ def test_workers_need_a_store_that_is_shared(make: Any, tmp_path: Path) -> None:
     for store in (f"sqlite:///{tmp_path}/safi.db", None):
         with pytest.raises(ValueError, match="audit: expected 'in_process' with this store, got 'worker'"):
             make(store=store, audit="worker")
-
-
-def test_audits_are_done_here_or_by_workers(make: Any) -> None:
-    with pytest.raises(ValueError, match="audit"):
-        make(audit="there")

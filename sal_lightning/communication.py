@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sal_lightning import averaged_weights, coverage, distributed, grad_scaler, state_validation
+from sal_lightning import averaged_weights, distributed, grad_scaler, state_validation
 from sal_lightning.averaged_weights import evaluated
 from sal_lightning.change_monitor import ChangeMonitor
 from sal_lightning.collector import Collector, has_gradients
 from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
-from sal_lightning.coverage import Coverage
+from sal_lightning.coverage import Coverage, check
 from sal_lightning.optimizer_hooks import OptimizerHooks, unwrapped
 from sal_lightning.precision import full_precision
 from sal_lightning.remembering import evaluating, gradients_kept, run
@@ -102,7 +102,7 @@ class CommunicationLayer:
         )
         scaler = getattr(optimizer, "scaler", None) if scaler is None else scaler  # accelerate's wrapper has a scaler
         wrapper, optimizer = optimizer, unwrapped(optimizer)
-        coverage.check(model, optimizer)
+        check(model, optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.step = self.skips = 0  # optimizer steps: analyzed, and skipped by the scaler
         self.begun = 0  # the step at which the hooks were attached
@@ -111,24 +111,28 @@ class CommunicationLayer:
         self.measure = False  # whether to measure the held part of this step
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient and of the update
         self.last = False  # whether this step is the last one before ``settle()`` is due
-        self.covered = Coverage(model, optimizer, self.settings)
-        self.monitor = ChangeMonitor(self.covered, consolidate_on)
+        coverage = Coverage(model, optimizer, self.settings)
+        self.monitor = ChangeMonitor(coverage, consolidate_on)
         self.optimizer_step = OptimizerStep()
         self.collector = Collector(
-            self.covered, scaler, running_statistics == "keep", on_forward=self.optimizer_step.forward_begins
+            coverage, scaler, running_statistics == "keep", on_forward=self.optimizer_step.forward_begins
         )
         self.checks = SelfChecks(user_warnings or UserWarnings(), protection)
         self.attached = False
         if averaged_weights.hides(wrapper, optimizer):
             self.checks.warnings.hidden_average(type(wrapper).__name__)
-        self.covered.grow()
-        self.checks.own_forward(self.covered)
+        coverage.grow()
+        self.checks.own_forward(coverage)
         self.attach()
+
+    @property
+    def _coverage(self) -> Coverage:
+        return self.collector.coverage
 
     @property
     def rules(self) -> list[Rule]:
         """One rule per layer of a supported type, and one for all other parameters."""
-        return self.covered.rules
+        return self._coverage.rules
 
     # --- one training step, in order ---
 
@@ -139,11 +143,11 @@ class CommunicationLayer:
             scaled: whether the scaler's ``unscale_(optimizer)`` is still to come.
         """
         step, collector, monitor = self.optimizer_step, self.collector, self.monitor
-        if (step.analyzed and step.running) or not has_gradients(self.covered):
+        if (step.analyzed and step.running) or not has_gradients(self._coverage):
             return
         if not step.running:
             self.checks.forward_pass(collector, step.hooks, self.skips)
-        with full_precision(self.covered.device):
+        with full_precision(self._coverage.device):
             if collector.cover_new():
                 monitor.provisional.rebind()
             unit = grad_scaler.unit(self.scaler, self.optimizer, self.rules, scaled)
@@ -161,7 +165,7 @@ class CommunicationLayer:
                 familiar = monitor.fits(signals, collector.inputs)
                 if monitor.change:
                     self._start_window(monitor.change)
-            self.covered.adjustment.update()
+            self._coverage.adjustment.update()
             collector.statistics.end_step(familiar, monitor.suspects)
             due = [rule for rule in self.rules if familiar and rule.due and rule in collector.inputs.known]
             if familiar:
@@ -187,21 +191,21 @@ class CommunicationLayer:
         if step.skipped:
             return
         step.protected = True
-        with full_precision(self.covered.device):
+        with full_precision(self._coverage.device):
             if not step.running:
-                self.covered.forget_weights()  # the snapshot of a skipped step
+                self._coverage.forget_weights()  # the snapshot of a skipped step
             with evaluated(self.optimizer, self.rules):
                 if not step.at_other_weights:
-                    self.covered.accept_changed_weights()
-                self.covered.snapshot()
+                    self._coverage.accept_changed_weights()
+                self._coverage.snapshot()
             masked = [rule.mask(self.measure) for rule in self.rules]
             if self.measure:  # the optimizer may skip this step, whose effect is zero then
-                self.measured = {"suppressed": self.covered.total(masked), "effect": self.covered.total([])}
+                self.measured = {"suppressed": self._coverage.total(masked), "effect": self._coverage.total([])}
 
     def restore(self) -> None:
         """Undo the held part of the optimizer's step; called by the optimizer hook."""
-        with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
-            effect = self.covered.restore(self.measure)
+        with full_precision(self._coverage.device), evaluated(self.optimizer, self.rules):
+            effect = self._coverage.restore(self.measure)
             if effect is not None:
                 self.measured["effect"] = effect
 
@@ -211,8 +215,8 @@ class CommunicationLayer:
         Args:
             together: whether all processes call it; if False, nothing is exchanged between processes.
         """
-        with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
-            self.covered.settle()
+        with full_precision(self._coverage.device), evaluated(self.optimizer, self.rules):
+            self._coverage.settle()
             if together:
                 update_pace(self.rules)
 
@@ -224,9 +228,9 @@ class CommunicationLayer:
         Args:
             reason: one of ``consolidation_reasons.ASKED``, for the log.
         """
-        with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
+        with full_precision(self._coverage.device), evaluated(self.optimizer, self.rules):
             self.monitor.provisional.roll_back()
-            self.covered.consolidate()
+            self._coverage.consolidate()
             self._start_window(reason)
 
     def remember(
@@ -263,20 +267,20 @@ class CommunicationLayer:
 
     def spectrum(self) -> StabilitySpectrum:
         """Percent of the trainable weights that are protected, neutral and volatile at the next update."""
-        return spectrum(self.covered.bands())
+        return spectrum(self._coverage.bands())
 
     def drift(self) -> Tensor:
         """Energy-weighted movement along held directions since they were consolidated, as (moved², size²): (2,)."""
         with torch.no_grad(), evaluated(self.optimizer, self.rules):
-            return self.covered.drift()
+            return self._coverage.drift()
 
     def coverage(self) -> dict[str, str]:
         """The grain at which each covered parameter is protected."""
-        return self.covered.grains()
+        return self._coverage.grains()
 
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
-        return self.covered.memory()
+        return self._coverage.memory()
 
     # --- hooks ---
 
@@ -296,17 +300,17 @@ class CommunicationLayer:
     def detach(self) -> None:
         """Remove all hooks; what is held stays."""
         if self.attached:
-            self.covered.pull.leave()
+            self._coverage.pull.leave()
         self.collector.detach()
         self.optimizer_step.detach()
         self.attached = False
 
     def begin_fit(self) -> None:
         """Start a new fit: accept weights that were changed outside of training since the last step."""
-        with full_precision(self.covered.device), evaluated(self.optimizer, self.rules):
+        with full_precision(self._coverage.device), evaluated(self.optimizer, self.rules):
             for rule in self.rules:
                 rule.accept_weights()
-            self.covered.pull.come_back()
+            self._coverage.pull.come_back()
             self.monitor.begin_fit()
             self.collector.statistics.suspended = self.monitor.suspects
         self.collector.discard_step()
@@ -326,7 +330,7 @@ class CommunicationLayer:
             "evidence": dict(self.evidence),
             "detection": self.monitor.detector.state_dict(),
             "samples": self.collector.inputs.state_dict(),
-            **self.covered.state_dict(),
+            **self._coverage.state_dict(),
             "trusted": self.monitor.provisional.state_dict(),
             "pending": self.collector.inputs.pending(),
             "statistics": sorted(self.collector.statistics.kept),
@@ -344,17 +348,17 @@ class CommunicationLayer:
             raise ValueError(
                 f"Expected the state of protection={self.settings.protection!r}, got that of {state['protection']!r}."
             )
-        covered = Coverage(self.model, self.optimizer, self.settings)
-        covered.grow()
-        covered.load_state_dict(state)
-        inputs, monitor = StepInputs(covered), ChangeMonitor(covered, self.settings.consolidate_on)
+        coverage = Coverage(self.model, self.optimizer, self.settings)
+        coverage.grow()
+        coverage.load_state_dict(state)
+        inputs, monitor = StepInputs(coverage), ChangeMonitor(coverage, self.settings.consolidate_on)
         monitor.detector.load_state_dict(state["detection"])
         monitor.provisional.load_state_dict(state["trusted"])
         monitor.jumped = self.monitor.jumped
         inputs.load_state_dict(state["samples"])
         inputs.resume(state["pending"])
-        self.covered, self.monitor = covered, monitor
-        self.collector.replace(covered, inputs)
+        self.monitor = monitor
+        self.collector.replace(coverage, inputs)
         self.step, self.events = state["step"], list(state["events"])
         self.evidence = dict(state["evidence"])
         self.collector.step = self.step
@@ -413,7 +417,7 @@ class OptimizerStep:
     def forward_begins(self, rule: InputRule) -> None:
         """A forward pass of this rule's layer that counts begins."""
         if self.hooks is not None:
-            first = next(iter(self.layer.covered.input_rules), None)
+            first = next(iter(self.layer.collector.coverage.input_rules), None)
             if rule is first:
                 self.layer.checks.forward_pass(self.layer.collector, self.hooks, self.layer.skips)
             self.hooks.forward_begins()
@@ -441,10 +445,10 @@ class OptimizerStep:
         """An inner optimizer is about to step: snapshot the weights, which may have been perturbed until now."""
         layer = self.layer
         if self.protected and self.at_other_weights:
-            with full_precision(layer.covered.device), evaluated(layer.optimizer, layer.rules):
-                layer.covered.forget_weights()
-                layer.covered.accept_changed_weights()
-                layer.covered.snapshot()
+            with full_precision(layer.collector.coverage.device), evaluated(layer.optimizer, layer.rules):
+                layer.collector.coverage.forget_weights()
+                layer.collector.coverage.accept_changed_weights()
+                layer.collector.coverage.snapshot()
 
     def stepped(self) -> None:
         """The optimizer has updated the weights: restore them where they are held."""
@@ -456,4 +460,4 @@ class OptimizerStep:
     def step_ended(self) -> None:
         """The step has ended, possibly with an exception."""
         self.analyzed = self.protected = self.skipped = False
-        self.layer.covered.forget_weights()
+        self.layer.collector.coverage.forget_weights()

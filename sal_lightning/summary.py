@@ -120,7 +120,7 @@ def text(
             "Pulled": _pulled(layers, settings),
             "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
         }
-        if absent := sum(layer.covered.adjustment.absent() for layer in layers):
+        if absent := sum(layer.collector.coverage.adjustment.absent() for layer in layers):
             what = _number(absent, "output") + " of the last layer, targets before and not now"
             rows["Absent"] = f"{what}: rare, not ruled out, for the layers before it"
     for label, row in rows.items():
@@ -131,9 +131,10 @@ def text(
 def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
     if not settings.pull or settings.protection == "tensor":
         return "nothing: it is switched off"
-    if cause := next((layer.covered.pull.problem for layer in layers if layer.covered.pull.problem), ""):
-        return f"nothing: {cause}"
-    pulled, total = sum(layer.covered.pull.bytes for layer in layers), sum(layer.memory()["model"] for layer in layers)
+    pulls = [layer.collector.coverage.pull for layer in layers]
+    if causes := [pull.problem for pull in pulls if pull.problem]:
+        return f"nothing: {causes[0]}"
+    pulled, total = sum(pull.bytes for pull in pulls), sum(layer.memory()["model"] for layer in layers)
     if not pulled:
         return "nothing yet"
     return f"{percent(100 * pulled / total)} of the weights, back to what they were when they were consolidated"
@@ -279,11 +280,11 @@ def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Itera
         yield f"weights that no optimizer here steps: {listed(strange)}"
     if unreached := {name for layer in layers for name in layer.collector.unreached}:
         yield f"inputs of layers that did not run: {listed(unreached)}"
-    if unbound := {name for layer in layers for name in layer.covered.unbound()}:
+    if unbound := {name for layer in layers for name in layer.collector.coverage.unbound()}:
         yield f"what a loaded state holds of {listed(unbound)}"
     if settings.consolidate_on != "novelty":
         yield f"changes of the data, since consolidate_on={settings.consolidate_on!r}"
-    elif not any(layer.covered.input_rules for layer in layers):
+    elif not any(layer.collector.coverage.input_rules for layer in layers):
         yield "changes of the data: no layer's input is read"
 
 

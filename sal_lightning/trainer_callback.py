@@ -113,7 +113,8 @@ class CallbackValues:
 
     def bands(self) -> Tensor:
         """Counts of weights that are (protected, neutral, volatile) by held stability: (3,)."""
-        return torch.stack([layer.covered.bands() for layer in self.layers]).sum(0) if self.layers else torch.zeros(3)
+        counts = [layer.collector.coverage.bands() for layer in self.layers]
+        return torch.stack(counts).sum(0) if counts else torch.zeros(3)
 
     def observed(self) -> Tensor:
         """Counts of weights that are (protected, neutral, volatile) by observed stability: (3,)."""
@@ -317,7 +318,7 @@ class BaseCallback(CallbackValues):
         for layer in self.layers:
             if not layer.attached or layer.step == layer.begun:
                 continue  # no step was taken, as in remember()
-            if unbound := layer.covered.unbound():
+            if unbound := layer.collector.coverage.unbound():
                 self.user_warnings.unbound(unbound)
             if every == "novelty" and layer.monitor.jumped:
                 self.user_warnings.no_event(layer.step - layer.begun, held=bool(layer.events))

@@ -316,7 +316,7 @@ def classes(rank: int) -> tuple[dict[str, Tensor], int]:
         optimizer.zero_grad()
         F.cross_entropy(net(x[rows]), y[rows]).backward()
         optimizer.step()
-    return whole(model), comm.covered.adjustment.absent()
+    return whole(model), comm.collector.coverage.adjustment.absent()
 
 
 def flattened(rank: int, original: bool) -> str:

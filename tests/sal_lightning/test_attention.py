@@ -221,7 +221,7 @@ def test_a_fully_padded_batch_is_not_read():
     x, mask = torch.randn(2, 3, E), torch.ones(2, 3, dtype=torch.bool)
     comm = CommunicationLayer(module, torch.optim.SGD(module.parameters(), lr=0.0), consolidate_on=None)
     module(x, x, x, key_padding_mask=mask)
-    assert all(rule.seen[-1][..., :E].isnan().all() for rule in comm.covered.input_rules)
+    assert all(rule.seen[-1][..., :E].isnan().all() for rule in comm.collector.coverage.input_rules)
 
 
 def test_longer_sequences_give_more_rows():
@@ -467,7 +467,7 @@ def test_states_in_which_the_output_projection_was_held_weight_by_weight_still_l
     again.load_state_dict(model.state_dict())
     comm.begin_fit()
     assert comm.coverage() == held | {"attention.out_proj.bias": "element"}
-    assert comm.covered.unbound() == []
+    assert comm.collector.coverage.unbound() == []
     start = again.attention.out_proj.weight.detach().clone()
     train(again, optimizer, comm, overlapping, task=1, steps=5)
     assert close([again.attention.out_proj.weight.detach()], [start], atol=1e-4)

@@ -100,7 +100,7 @@ def test_the_fisher_is_measured_in_few_steps_and_changes_no_gradient():
     assert without.state_dict()["pull"]["fisher"]["sums"] == {}
     for a, b in zip(with_it, plain, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    fisher = comm.covered.pull.fisher
+    fisher = comm.collector.coverage.pull.fisher
     for fisher.age in range(100):
         seen += [fisher.age] if fisher.due else []
     assert seen == [*FIRST, EVERY - 1, 2 * EVERY - 1, 3 * EVERY - 1]
@@ -136,7 +136,7 @@ def test_the_graph_of_a_step_is_freed():
             out.square().mean().backward()
             optimizer.step()
             del out
-        assert comm.covered.pull.fisher.sums
+        assert comm.collector.coverage.pull.fisher.sums
         assert not comm.collector.output._edges
         assert [node() for node in nodes] == [None] * 10
     finally:
@@ -161,7 +161,7 @@ def test_a_failed_measurement_warns_once_and_training_continues():
         step()
     step()  # any further warning is an error here
     assert len(grads) == 40
-    assert not comm.covered.pull.holds
+    assert not comm.collector.coverage.pull.holds
     assert comm.spectrum().volatile < 100  # the hold is what it was
 
 
@@ -171,5 +171,5 @@ def test_the_fisher_is_measured_under_non_reentrant_checkpointing():
     plain, expected = trained(1.0)
     for a, b in zip(grads, expected, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    found, wanted = comm.covered.pull.fisher.sums, plain.covered.pull.fisher.sums
+    found, wanted = comm.collector.coverage.pull.fisher.sums, plain.collector.coverage.pull.fisher.sums
     assert torch.allclose(found["0.weight"].rows, wanted["0.weight"].rows)

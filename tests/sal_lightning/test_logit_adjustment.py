@@ -168,7 +168,7 @@ def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own()
     before = torch.autograd.grad(shifted, [twin[0].weight, twin[0].bias])
     for got, expected in zip(found, [*before, *own], strict=True):
         torch.testing.assert_close(got, expected)
-    assert comm.covered.adjustment.absent() == 3
+    assert comm.collector.coverage.adjustment.absent() == 3
 
 
 def test_gradients_are_unchanged_before_something_is_held():
@@ -181,7 +181,7 @@ def test_gradients_are_unchanged_before_something_is_held():
 def test_returning_classes_are_no_longer_absent_after_one_step():
     some, optimizer, comm = consolidated()
     steps(some, optimizer, [50], (0, 1, 2))
-    assert comm.covered.adjustment.absent() == 0
+    assert comm.collector.coverage.adjustment.absent() == 0
     plain = copy.deepcopy(some)
     for got, expected in zip(gradients(some, *batch(51, (0, 2))), gradients(plain, *batch(51, (0, 2))), strict=True):
         assert torch.equal(got, expected)
@@ -198,10 +198,10 @@ def test_the_prior_grows_while_absent_classes_have_much_of_the_probability():
         F.cross_entropy(some(x), y).backward()
         optimizer.step()
         expected *= math.exp(0.03 * (P - 0.1))
-        assert comm.covered.adjustment.priors["2"].item() == pytest.approx(expected, rel=1e-4)
+        assert comm.collector.coverage.adjustment.priors["2"].item() == pytest.approx(expected, rel=1e-4)
     assert expected > 0.011
     comm.consolidate()
-    assert comm.covered.adjustment.priors == {}
+    assert comm.collector.coverage.adjustment.priors == {}
 
 
 def test_micro_batches_are_equivalent_to_one_batch():
@@ -273,10 +273,10 @@ def test_the_last_layer_may_share_its_input():
 
 def test_rows_of_classes_that_never_were_targets_are_not_pulled():
     _, _, comm = consolidated(pull=10.0)
-    rows = comm.covered.pull.memory["2.weight"].rows
+    rows = comm.collector.coverage.pull.memory["2.weight"].rows
     assert (rows[:3] > 0).all()
     assert (rows[3:] == 0).all()
-    anchor = comm.covered.pull.memory["2.weight"]
+    anchor = comm.collector.coverage.pull.memory["2.weight"]
     torch.testing.assert_close(anchor.rows.sum(), anchor.columns.sum())
 
 
@@ -336,7 +336,7 @@ def test_a_saved_state_continues():
     again = torch.optim.SGD(other.parameters(), lr=0.05)
     second = CommunicationLayer(other, again, consolidate_on=None, absent_prior=0.01, **FREE)
     second.load_state_dict(state)
-    assert second.covered.adjustment.absent() == 3
+    assert second.collector.coverage.adjustment.absent() == 3
     steps(other, again, range(101, 110), (3, 4))
     for a, b in zip(some.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -353,11 +353,11 @@ def test_a_grown_head_keeps_its_absent_classes():
     second = CommunicationLayer(larger, optimizer, consolidate_on=None, absent_prior=0.01, **FREE)
     second.load_state_dict(comm.state_dict())
     steps(larger, optimizer, [100], (6, 7))
-    assert second.covered.adjustment.absent() == 3
+    assert second.collector.coverage.adjustment.absent() == 3
     second.consolidate()
     steps(larger, optimizer, [101], (3,))
-    assert second.covered.adjustment.absent() == 5
-    prior = second.covered.adjustment.priors["2"]
+    assert second.collector.coverage.adjustment.absent() == 5
+    prior = second.collector.coverage.adjustment.priors["2"]
     twin = copy.deepcopy(larger)
     x, y = batch(102, (3,))
     found = gradients(larger, x, y)
@@ -375,18 +375,18 @@ def test_predictions_are_recorded_as_targets_by_remember():
     batches = [batch(seed, (0, 1, 2))[0] for seed in range(4)]
     comm.remember(batches)
     answers = torch.cat([some(x).argmax(1) for x in batches]).unique()
-    known = comm.covered.adjustment.memory["2"]
+    known = comm.collector.coverage.adjustment.memory["2"]
     assert known.nonzero()[:, 0].tolist() == answers.tolist()
 
 
 def test_a_dismissed_suspicion_leaves_the_memory_unchanged():
     some, optimizer, comm = consolidated()
-    before = comm.covered.adjustment.memory
+    before = comm.collector.coverage.adjustment.memory
     steps(some, optimizer, [100], (3, 4))
     comm.monitor.provisional.consolidate()
-    assert comm.covered.adjustment.memory["2"].sum() == 5
+    assert comm.collector.coverage.adjustment.memory["2"].sum() == 5
     comm.monitor.provisional.roll_back()
-    assert comm.covered.adjustment.memory is before
+    assert comm.collector.coverage.adjustment.memory is before
 
 
 def test_a_row_without_a_target_is_ignored():
@@ -395,7 +395,7 @@ def test_a_row_without_a_target_is_ignored():
     optimizer.zero_grad()
     F.cross_entropy(some(x), torch.where(torch.arange(len(y)) < 20, -100, y)).backward()
     optimizer.step()
-    assert comm.covered.adjustment.absent() == 3
+    assert comm.collector.coverage.adjustment.absent() == 3
 
 
 def test_targets_of_sequences_are_not_recorded():
@@ -408,10 +408,10 @@ def test_targets_of_sequences_are_not_recorded():
         F.cross_entropy(some(x.view(4, 6, 4)).flatten(0, 1), y).backward()
         optimizer.step()
     comm.consolidate()
-    assert comm.covered.adjustment.memory is None
+    assert comm.collector.coverage.adjustment.memory is None
 
 
 def test_a_prior_of_one_keeps_no_state():
     _, _, comm = consolidated(prior=1.0)
-    assert comm.covered.adjustment.memory is None
-    assert comm.covered.adjustment.tensors() == []
+    assert comm.collector.coverage.adjustment.memory is None
+    assert comm.collector.coverage.adjustment.tensors() == []

@@ -100,7 +100,7 @@ def read(model, run):
     comm.detach()
     return {
         e.name: e.seen[-1][0] if isinstance(e, SubspaceRule) else e.counts
-        for e in comm.covered.input_rules
+        for e in comm.collector.coverage.input_rules
         if e in comm.collector.inputs.now
     }
 

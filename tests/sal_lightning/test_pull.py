@@ -39,7 +39,7 @@ def consolidated(make=torch.optim.SGD, pull=3.0, factor=1.0, strength=1e-9, **op
 def test_each_step_follows_the_formula():
     """By hand, with plain SGD: its step is known, and next to nothing is held."""
     some, optimizer, comm = consolidated()
-    memory = comm.covered.pull.memory
+    memory = comm.collector.coverage.pull.memory
     F_ = {n: torch.outer(a.rows, a.columns).div(a.rows.sum()).view_as(a.weight) for n, a in memory.items()}
     assert sum(f.sum() for f in F_.values()) >= 44 * (1 - 1e-5)  # a mean of 1 over 44 weights; biases may have more
     mean = sum(f.sum() for f in F_.values()) / sum(f.numel() for f in F_.values())
@@ -82,7 +82,9 @@ def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make,
         start = [p.detach().clone() for p in some.parameters()]
         steps(some, optimizer, range(100, 300), label=1)
         ended[pull] = torch.cat([(p - w).abs().flatten() for p, w in zip(some.parameters(), start, strict=True)])
-    importance = torch.cat([comm.covered.pull.memory[n].importance.flatten() for n, _ in some.named_parameters()])
+    importance = torch.cat(
+        [comm.collector.coverage.pull.memory[n].importance.flatten() for n, _ in some.named_parameters()]
+    )
     share = ended[100.0].detach() / ended[0.0].detach()
     most, least = importance.topk(12).indices, (-importance).topk(12).indices
     assert share[most].median() < 0.5
@@ -115,8 +117,8 @@ def test_the_scale_of_the_loss_changes_nothing_under_adam():
 
 def test_a_strength_of_zero_measures_keeps_and_moves_nothing():
     some, optimizer, comm = consolidated(pull=0)
-    assert comm.covered.pull.memory is None
-    assert comm.covered.pull.tensors() == []
+    assert comm.collector.coverage.pull.memory is None
+    assert comm.collector.coverage.pull.tensors() == []
     twin = model()
     twin.load_state_dict(some.state_dict())
     other = torch.optim.SGD(twin.parameters(), lr=0.05)
@@ -189,12 +191,12 @@ def test_nothing_is_pulled_in_a_step_that_the_scaler_skips():
 
 def test_a_consolidation_that_is_rolled_back_restores_the_pull():
     some, optimizer, comm = consolidated()
-    before = comm.covered.pull.memory
+    before = comm.collector.coverage.pull.memory
     steps(some, optimizer, range(40, 60))
     comm.monitor.provisional.consolidate()
-    assert comm.covered.pull.memory is not before
+    assert comm.collector.coverage.pull.memory is not before
     comm.monitor.provisional.roll_back()
-    assert comm.covered.pull.memory is before
+    assert comm.collector.coverage.pull.memory is before
 
 
 def test_a_saved_state_continues_bit_for_bit():
@@ -238,23 +240,23 @@ def test_anchors_of_frozen_parameters_are_kept_until_they_are_trainable():
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
     other = CommunicationLayer(some, optimizer, consolidate_on=None, strength=1e-9, pull=1e9, recall=0, absent_prior=1)
     other.load_state_dict(state)
-    assert set(other.covered.pull.memory) == {"2.weight", "2.bias"}
+    assert set(other.collector.coverage.pull.memory) == {"2.weight", "2.bias"}
     assert set(other.state_dict()["pull"]["memory"]) == set(dict(some.named_parameters()))
     some[0].requires_grad_(True)
     steps(some, optimizer, [100])
-    assert set(other.covered.pull.memory) == set(dict(some.named_parameters()))
+    assert set(other.collector.coverage.pull.memory) == set(dict(some.named_parameters()))
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_weights_changed_between_two_fits_become_their_anchor(moved):
     some, optimizer, comm = consolidated(pull=1e9)
-    anchors = {n: a.weight.clone() for n, a in comm.covered.pull.memory.items()}
+    anchors = {n: a.weight.clone() for n, a in comm.collector.coverage.pull.memory.items()}
     steps(some, optimizer, range(100, 103), label=1)
     comm.detach()
     if moved:
         some[2].weight.data.add_(1.0)
     comm.begin_fit()
-    now = comm.covered.pull.memory
+    now = comm.collector.coverage.pull.memory
     assert torch.equal(now["0.weight"].weight, anchors["0.weight"])
     assert torch.equal(now["2.weight"].weight, some[2].weight if moved else anchors["2.weight"])
 
@@ -265,21 +267,21 @@ def test_a_bias_before_a_batch_normalization_counts_as_much_as_its_weights():
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
     comm = CommunicationLayer(some, optimizer, consolidate_on=None)
     steps(some, optimizer, range(40))
-    sums = comm.covered.pull.fisher.sums
+    sums = comm.collector.coverage.pull.fisher.sums
     assert sums["0.bias"].rows.max() < 1e-6 * sums["0.weight"].rows.max()  # its gradient is rounding
     comm.consolidate()
-    memory = comm.covered.pull.memory
+    memory = comm.collector.coverage.pull.memory
     assert torch.allclose(memory["0.bias"].importance, memory["0.weight"].importance.mean(1), rtol=1e-4)
     assert (memory["3.bias"].importance >= memory["3.weight"].importance.mean(1) * 0.999).all()
 
 
 def test_importance_is_the_mean_over_consolidations():
     some, optimizer, comm = consolidated()
-    first = {n: Factors(a.rows, a.columns) for n, a in comm.covered.pull.memory.items()}
+    first = {n: Factors(a.rows, a.columns) for n, a in comm.collector.coverage.pull.memory.items()}
     steps(some, optimizer, range(200, 240), label=1)
-    second = comm.covered.pull.fisher.relative()
+    second = comm.collector.coverage.pull.fisher.relative()
     comm.consolidate()
-    both = comm.covered.pull.memory["0.weight"]
+    both = comm.collector.coverage.pull.memory["0.weight"]
     assert isinstance(both, Anchor)
     assert torch.allclose(both.rows, first["0.weight"].rows + second["0.weight"].rows)
     assert torch.equal(both.weight, some[0].weight)
@@ -302,10 +304,10 @@ def test_the_pull_reduces_forgetting_at_equal_learning():
 
 def test_the_layer_and_the_summary_say_how_much_is_pulled():
     some, _, comm = consolidated()
-    assert comm.covered.pull.bytes == sum(p.nbytes for p in some.parameters())
-    assert comm.covered.pull.problem == ""
+    assert comm.collector.coverage.pull.bytes == sum(p.nbytes for p in some.parameters())
+    assert comm.collector.coverage.pull.problem == ""
     _, _, without = consolidated(pull=0)
-    assert without.covered.pull.bytes == 0
+    assert without.collector.coverage.pull.bytes == 0
     lines = {"over": summary._pulled([comm], comm.settings), "none": summary._pulled([without], without.settings)}
     assert lines["over"] == "100 % of the weights, back to what they were when they were consolidated"
     assert lines["none"] == "nothing: it is switched off"
@@ -320,7 +322,7 @@ def test_where_parameters_are_sharded_a_warning_says_that_nothing_is_pulled(monk
         steps(some, optimizer, [0])
     steps(some, optimizer, range(1, 20))  # any further warning is an error here
     comm.consolidate()
-    assert not comm.covered.pull.holds
+    assert not comm.collector.coverage.pull.holds
     assert summary._pulled([comm], comm.settings).startswith("nothing: the parameters are sharded")
 
 
@@ -335,7 +337,7 @@ def test_remembering_measures_without_labels():
     optimizer = torch.optim.Adam(some.parameters(), lr=5e-3)
     comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=10.0)
     comm.remember([task(0, seed=i)[0] for i in range(4)])
-    found = comm.covered.pull.memory
+    found = comm.collector.coverage.pull.memory
     assert found is not None
     assert set(found) == set(dict(some.named_parameters()))
     assert all(torch.equal(found[n].weight, p) for n, p in some.named_parameters())

@@ -267,7 +267,7 @@ def test_weights_frozen_during_training_are_in_no_row_of_trainable_ones():
         "64 in training: 88 % by directions of the input (2 layers), 12 % weight by weight (1.bias)"
     )
     assert table["Left out"].startswith("10 frozen weights")
-    assert float(layer.covered.bands().sum()) == float(layer.collector.analyzer.bands().sum()) == 64
+    assert float(layer.collector.coverage.bands().sum()) == float(layer.collector.analyzer.bands().sum()) == 64
     assert {name: view.weights for name, view in views([layer]).items()} == {"0": 40, "2": 16, "element": 8}
     for view in views([layer]).values():
         assert sum(view.held) == pytest.approx(view.weights)

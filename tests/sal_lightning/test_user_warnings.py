@@ -322,14 +322,14 @@ def test_the_spectrum_and_its_bands_are_of_the_weights_in_training(protection):
     for freeze in (["free.first", "free.second"], ["free.first", "norm.bias", "head.bias"], ["head.weight"]):
         model, comm = thawed_and_frozen(freeze, protection)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert float(comm.covered.bands().sum()) == pytest.approx(trained)
+        assert float(comm.collector.coverage.bands().sum()) == pytest.approx(trained)
         assert sum(comm.spectrum()) == pytest.approx(100)
 
 
 def test_bands_are_empty_when_everything_is_frozen_during_training():
     names = ["free.first", "free.second", "norm.weight", "norm.bias", "head.weight", "head.bias"]
     _, comm = thawed_and_frozen(names)
-    assert comm.covered.bands().tolist() == [0, 0, 0]
+    assert comm.collector.coverage.bands().tolist() == [0, 0, 0]
     assert comm.spectrum() == (0, 0, 100)
     assert comm.checks.warnings.given == {}
 

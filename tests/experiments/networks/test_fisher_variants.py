@@ -126,7 +126,7 @@ def test_rows_of_absent_classes_are_not_pulled_whatever_the_measurement(net, bat
     for kind in FISHERS:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, networks.CLASSES))
-        pull = consolidated(net, kind, batch).covered.pull
+        pull = consolidated(net, kind, batch).collector.coverage.pull
         before = moved(net, pull)
         change = (net[2].weight.detach() - before["2.weight"]).abs().sum(1)
         assert change[absent].max() < 1e-5
@@ -175,7 +175,7 @@ def test_products_are_those_of_single_samples(net, batch):
 
 
 def test_a_bias_counts_at_least_as_much_as_its_row(net, batch):
-    pull = consolidated(net, "elementwise", batch).covered.pull
+    pull = consolidated(net, "elementwise", batch).collector.coverage.pull
     assert isinstance(pull, ElementwisePull)
     weight, bias = (pull.memory[f"0.{which}"].importance for which in ("weight", "bias"))
     assert (bias >= weight.mean(1) * (1 - 1e-6)).all()

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
+from experiments.continual.baselines.base import Baseline
 from experiments.language.model import LAYERS, LanguageModel, next_byte
 from sal_lightning import SALCallback
 
@@ -28,25 +27,21 @@ class Start(NamedTuple):
 Prepare = Callable[[Start, float], Callback | None]
 
 
-class Pull(Callback):
-    """``G ← G + λ F (W − W*)``: the penalty ``λ/2 Σ F (W − W*)²``, with W* the weights of the first stage."""
+class Pull(Baseline):
+    """``G ← G + λ F (W − W*)``: the penalty ``λ/2 Σ F (W − W*)²``, with W* the weights at the start of training."""
 
-    def __init__(self, model: LanguageModel, F: list[Tensor], strength: float) -> None:
-        self.W = list(model.learning())
-        self.anchor = [w.detach().clone() for w in self.W]  # W*
+    def __init__(self, F: list[Tensor], strength: float) -> None:
         self.F = [strength * f for f in F]
 
     @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.anchor = [a.to(pl_module.device) for a in self.anchor]
-        self.F = [f.to(pl_module.device) for f in self.F]
+    def begin(self) -> None:
+        self.F = [f.to(self.model.device) for f in self.F]
+        self.anchor = [w.detach().clone() for w in self.W]  # W*
 
     @override
-    @torch.no_grad()
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        for w, anchor, f in zip(self.W, self.anchor, self.F, strict=True):
-            if w.grad is not None:
-                w.grad.addcmul_(f, w - anchor)
+    def before_step(self) -> None:
+        for g, f, w, anchor in zip(self.G, self.F, self.W, self.anchor, strict=True):
+            g.addcmul_(f, w - anchor)
 
 
 def fisher(model: LanguageModel, batches: Iterable[Tensor]) -> list[Tensor]:
@@ -67,12 +62,12 @@ def plain(start: Start, strength: float) -> None:
 
 def l2(start: Start, strength: float) -> Callback:
     """The same pull on all weights."""
-    return Pull(start.model, [torch.ones_like(w) for w in start.model.learning()], strength)
+    return Pull([torch.ones_like(w) for w in start.model.learning()], strength)
 
 
 def ewc(start: Start, strength: float) -> Callback:
     """Elastic weight consolidation (Kirkpatrick et al. 2017), with the labels of the text."""
-    return Pull(start.model, fisher(start.model, start.examples), strength)
+    return Pull(fisher(start.model, start.examples), strength)
 
 
 def lora(start: Start, strength: float) -> None:

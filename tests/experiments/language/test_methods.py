@@ -63,7 +63,8 @@ def test_the_fisher_of_the_network_is_the_mean_over_single_rows_at_mean_one() ->
 def test_a_pull_adds_the_gradient_of_its_penalty() -> None:
     model = build(SCALE)
     F = [torch.rand_like(p) for p in model.parameters()]
-    pull = Pull(model, F, strength=0.3)
+    pull = Pull(F, strength=0.3)
+    pull.start(model)
     anchor = [p.detach().clone() for p in model.parameters()]
     with torch.no_grad():
         for p in model.parameters():

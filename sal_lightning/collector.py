@@ -46,7 +46,7 @@ class Collector:
         self.output = OutputGradient(scaler, coverage.pull.fisher, coverage.adjustment)
         self.statistics = RunningStatistics()
         self.analyzer: StabilityAnalyzer | None = None  # measures observed stability from gradients before the mask
-        self.step = 0  # the number of the optimizer step, which decides which rows of a batch are sampled
+        self.step = 0  # optimizer steps so far; decides which rows of a batch are sampled
         self.steps = 0  # steps since the layers were hooked, or since parameters were added
         self.had_input_rules = False  # whether any layer has been hooked
         self._new = set[InputRule]()  # rules that were added since the last step
@@ -127,15 +127,14 @@ class Collector:
 
     # --- a step ---
 
-    def signals(self, step: int, unit: float) -> dict[str, float]:
-        """How unusual this step's data are, by the name of the signal.
+    def signals(self, unit: float) -> dict[str, float]:
+        """Count a step; returns how unusual its data are, by the name of the signal.
 
         Args:
-            step: the number of the optimizer step.
             unit: the factor by which gradients are scaled.
         """
-        self.step = step
-        if self.analyzer is not None and step % STRIDE == 1:
+        self.step += 1
+        if self.analyzer is not None and self.step % STRIDE == 1:
             self.analyzer.update(unit)
         self.inputs.confirm_deferred()
         found = self.inputs.signals(self.output)

@@ -104,7 +104,7 @@ class CommunicationLayer:
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         check(model, optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        self.step = self.skips = 0  # optimizer steps: analyzed, and skipped by the scaler
+        self.skips = 0  # optimizer steps that the scaler skipped
         self.begun = 0  # the step at which the hooks were attached
         self.events: list[int] = []  # steps at which something was consolidated
         self.evidence: dict[int, str] = {}  # the reason for each consolidation
@@ -124,6 +124,11 @@ class CommunicationLayer:
         coverage.grow()
         self.checks.own_forward(coverage)
         self.attach()
+
+    @property
+    def step(self) -> int:
+        """Number of analyzed optimizer steps."""
+        return self.collector.step
 
     @property
     def _coverage(self) -> Coverage:
@@ -155,8 +160,7 @@ class CommunicationLayer:
                 self.skip()
                 return
             step.analyzed, step.skipped = True, False
-            self.step += 1
-            signals = collector.signals(self.step, unit)
+            signals = collector.signals(unit)
             if collector.replace_unreached():
                 monitor.provisional.rebind()
             collector.steps += 1
@@ -359,9 +363,8 @@ class CommunicationLayer:
         inputs.resume(state["pending"])
         self.monitor = monitor
         self.collector.replace(coverage, inputs)
-        self.step, self.events = state["step"], list(state["events"])
+        self.collector.step, self.events = state["step"], list(state["events"])
         self.evidence = dict(state["evidence"])
-        self.collector.step = self.step
         self.collector.statistics.suspended = monitor.suspects
         if self.attached:
             self.begun = self.step

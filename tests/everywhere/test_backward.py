@@ -287,7 +287,7 @@ def test_an_overflow_after_the_backward_pass_is_a_step_that_never_was():
 
 
 @pytest.mark.parametrize("make", [sgd, adam])
-def test_what_a_step_multiplies_by_is_computed_anew_whenever_it_changes(make, monkeypatch):
+def test_cached_operands_are_recomputed_whenever_what_is_held_changes(make, monkeypatch):
     """Held by hand, then a strange batch that is dismissed, then a change; one run computes it anew in each step."""
     first, second = stream(65), stream(0, 20)
     batches, ended = [*first[:55], batch(2, 0), *first[55:], *second], []

@@ -46,7 +46,7 @@ def test_a_copy_made_in_or_after_training_carries_all_that_was_learned_then(tmp_
     assert steps(copied) == [taken + 10]
 
 
-def test_a_copy_of_the_model_made_in_training_is_nobodys_business(tmp_path):
+def test_a_copy_of_the_model_made_in_training_is_neither_observed_nor_protected(tmp_path):
     """A teacher, say: trained on other data beside the student, it is neither watched nor protected."""
 
     class Teacher(Callback):

@@ -142,7 +142,7 @@ def without_overflow(make, protection):
     [*((make, "subspace") for make in (sgd, adam, *FUSED)), (adam, "element"), (fused_adam, "element")],
 )
 @pytest.mark.parametrize("at", [50, CHANGE + 1, 90], ids=["nothing held", "in suspicion", "held"])
-def test_a_step_that_the_scaler_skips_never_was(at, make, protection):
+def test_a_step_that_the_scaler_skips_changes_neither_weights_nor_state(at, make, protection):
     """The skipped batch is a strange one besides: it must raise no suspicion either."""
     model, callback, seen = Net(make), SALCallback(protection=protection), []
 

@@ -79,7 +79,7 @@ def test_evaluation_alone_asks_nothing_of_the_callback(tmp_path, way):
 
 
 @pytest.mark.parametrize(("options", "taken"), [({"limit_train_batches": 7}, 14), ({"max_steps": 9}, 9)])
-def test_limits_are_counted_as_what_they_left(tmp_path, options, taken):
+def test_steps_are_counted_under_limits_of_batches_and_steps(tmp_path, options, taken):
     callback = SALCallback(consolidate_on=4)
     run = trainer(tmp_path, [callback], max_epochs=2, log_every_n_steps=1, **options)
     run.fit(Net(), loader(length=20))

@@ -51,7 +51,7 @@ async def pieces(stream: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("store", ["file", None])
-def test_a_chain(make: Any, store: str | None) -> None:
+def test_no_call_of_a_chain_blocks_the_loop(make: Any, store: str | None) -> None:
     safi = make(Fake(delay=0.001), **({} if store else {"store": None}))
 
     async def all_ways() -> list[str]:

@@ -114,14 +114,14 @@ def test_retry_fallback_config_and_parallel(make: Any) -> None:
     assert both["one"].content == both["other"].content
 
 
-def test_in_a_graph(make: Any) -> None:
+def test_the_chain_works_as_a_node_of_a_graph(make: Any) -> None:
     node = make() | (lambda message: {"messages": [message]})
     graph = StateGraph(MessagesState).add_node("safi", node).add_edge(START, "safi").compile()
     out = graph.invoke({"messages": [HumanMessage("a")]})
     assert [m.content for m in out["messages"]] == ["a", "An answer."]
 
 
-def test_schemas(make: Any) -> None:
+def test_the_chain_has_input_and_output_schemas(make: Any) -> None:
     safi = make()
     assert "prompt" in json.dumps(safi.get_input_jsonschema())
     assert safi.get_output_jsonschema()["title"] == "AIMessage"

@@ -12,7 +12,9 @@ mus = st.dictionaries(st.sampled_from(["truth", "care", "thrift"]), st.floats(-0
 
 
 @given(mus, st.integers(0, 100), st.lists(st.integers(1, 10), max_size=8), st.floats(0, 0.99))
-def test_it_is_blind(mu: dict[str, float], audits: int, scores: list[int], beta: float) -> None:
+def test_the_note_has_no_number_no_gate_and_at_most_one_value(
+    mu: dict[str, float], audits: int, scores: list[int], beta: float
+) -> None:
     note = feedback_note(GATED, mu, audits, scores, beta)
     assert not re.search(r"\d", note)
     assert sum(value.name in note for value in GATED.values) <= 1
@@ -34,7 +36,7 @@ def test_a_fall_is_said_even_where_no_value_is_weak() -> None:
     assert "less well" in feedback_note(THREE, full, 50, [10, 10, 10, 7, 7, 7], 0.9)
 
 
-def test_trends() -> None:
+def test_trend_compares_the_last_three_scores_with_those_before() -> None:
     assert [trend(s) for s in ([], [5], [5, 5, 5, 5], [1, 5, 5, 5], [9, 5, 5, 5])] == [
         *("steady", "steady", "steady"),
         *("rising", "falling"),

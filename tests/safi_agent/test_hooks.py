@@ -24,7 +24,7 @@ def record(score: int | None, drift: float | None, status: str = "complete") -> 
         (record(None, None, "failed"), ["audit_failed", "review"]),
     ],
 )
-def test_thresholds(given: dict[str, Any], expected: list[str]) -> None:
+def test_alerts_are_raised_beyond_the_thresholds(given: dict[str, Any], expected: list[str]) -> None:
     assert alert_kinds(given, 6, 0.4) == expected
 
 

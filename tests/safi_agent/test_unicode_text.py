@@ -49,7 +49,7 @@ def test_plain_text_is_stable_and_has_nothing_hidden(text: str) -> None:
         ("r\u0131sk R\u0130SK", "risk RISK"),
     ],
 )
-def test_plain(text: str, expected: str) -> None:
+def test_plain_removes_invisible_and_replaces_compatible_characters(text: str, expected: str) -> None:
     assert plain(text) == expected
 
 

@@ -32,7 +32,7 @@ def holds(kind: Any, *value: Any) -> bool:
     return code(made, [ToolRule("pay", {"x": kind})]) is None
 
 
-def test_names() -> None:
+def test_a_call_must_name_a_known_and_allowed_tool() -> None:
     assert code(call("pay"), None) is None
     assert code(call("pay"), ["pay"]) is None
     assert code(call("pay"), ["search"]) == "tool_not_allowed"
@@ -70,7 +70,7 @@ POSITIVE = Annotated[float, Field(gt=0, le=100)]
         (str, object(), False),
     ],
 )
-def test_arguments(kind: Any, value: Any, expected: bool) -> None:
+def test_arguments_are_checked_against_their_types(kind: Any, value: Any, expected: bool) -> None:
     assert holds(kind, value) is expected
 
 

@@ -90,7 +90,7 @@ def test_a_figure_that_does_not_follow_is_named() -> None:
     assert f"{LOG}:2: turn 2 of 'gated': spiritScore is 9, but its ledger gives 7\n" in said
 
 
-def test_beta_must_be_one() -> None:
+def test_a_beta_out_of_range_is_refused() -> None:
     code, said = replay("--beta", "1")
     assert (code, "beta: expected a number in [0, 1), got 1.0" in said) == (2, True)
 

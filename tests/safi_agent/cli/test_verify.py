@@ -34,7 +34,7 @@ def verify(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_as_it_was_written(tmp_path: Path) -> None:
+def test_an_unchanged_log_is_verified(tmp_path: Path) -> None:
     assert verify() == (0, f"{LOG}: 60 lines, as they were written.\n")
     assert verify(str(tmp_path / LOG))[0] == 0
 
@@ -67,7 +67,7 @@ def test_earlier_files_may_be_elsewhere() -> None:
     assert verify("--first-line", str(first)) == (0, f"{LOG}: {61 - first} lines, as they were written.\n")
 
 
-def test_an_old_log_says_nothing(tmp_path: Path) -> None:
+def test_a_log_without_a_chain_cannot_be_verified(tmp_path: Path) -> None:
     Path("old.json").write_text(json.dumps({"turnId": "a"}) + "\n")
     for arguments in ((), ("--without-store",)):
         code, said = verify("old.json", *arguments)

@@ -72,12 +72,12 @@ def expected(*names: str) -> list[str]:
     return [tag for name in names for tag in (f"<{name}>", f"</{name}>")]
 
 
-def test_there_are_thirty() -> None:
+def test_there_are_thirty_different_injections() -> None:
     assert len(set(INJECTIONS)) == 30
 
 
 @pytest.mark.parametrize("draft", INJECTIONS)
-def test_it_changes_neither_fences_nor_ruling(draft: str) -> None:
+def test_an_injection_in_a_draft_changes_neither_fences_nor_ruling(draft: str) -> None:
     will, conscience, verdict, found = shown(draft)
     assert fences(will) == expected("context", "user_prompt", "draft", "reflection")
     assert fences(conscience) == expected("context", "user_prompt", "draft")
@@ -103,7 +103,7 @@ NAMED = "\u00ab\u02c2\u1438\u16b2\u2039\u226a\u22d6\u2329\u276c\u276e\u2770\u27e
 NAMED += "\u3008\u300a\ufe3d\ufe3f\ufe64\uff1c"
 
 
-def test_the_angles_are_more_than_a_few() -> None:
+def test_the_angle_characters_include_the_named_ones_and_are_over_ninety() -> None:
     assert set(NAMED) <= set(ANGLES)
     assert len(ANGLES) > 90
 

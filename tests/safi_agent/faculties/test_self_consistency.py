@@ -71,7 +71,7 @@ def panel(count: int, choose: Select | None = None, embeddings: Embeddings | Non
     return DraftSelector(count, embeddings or LexicalEmbeddings(), choose or cascade_selector(0.6))
 
 
-def test_what_did_not_come_and_what_is_empty_agrees_with_none() -> None:
+def test_missing_and_empty_drafts_agree_with_none() -> None:
     picked = panel(4).select([Draft(NO), Draft(YES, "r"), Draft(" "), Draft(ALSO, "s")])
     assert picked.answer in (YES, ALSO)
     assert (picked.drafts, picked.agreement, picked.flags) == (4, 0.5, ("drafts_missing",))
@@ -82,7 +82,7 @@ def test_what_did_not_come_and_what_is_empty_agrees_with_none() -> None:
     assert asyncio.run(panel(4).aselect([Draft(NO), Draft(YES), Draft(""), Draft(ALSO)])).agreement == 0.5
 
 
-def test_all_drafts_cost_what_they_cost() -> None:
+def test_the_token_usage_of_all_drafts_is_summed() -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
     picked = panel(3).select([Draft(YES, usage=usage), Draft(NO, usage=usage), Draft("", usage=usage)])
     assert picked.usage is not None

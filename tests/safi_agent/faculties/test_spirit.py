@@ -88,7 +88,7 @@ def test_a_run_of_turns_is_what_the_oracle_replays(turns: list[list[tuple[float,
 
 @settings(deadline=None)
 @given(st.lists(row, min_size=3, max_size=3), st.randoms(use_true_random=False))
-def test_the_order_of_rows_says_nothing(rows: list[tuple[float, float]], random: Any) -> None:
+def test_the_assessment_does_not_depend_on_the_order_of_rows(rows: list[tuple[float, float]], random: Any) -> None:
     given_ = findings(THREE, *rows)
     shuffled = random.sample(given_, 3)
     assert assess(given_, THREE, {"truth": 0.1}) == assess(shuffled, THREE, {"truth": 0.1})
@@ -274,7 +274,7 @@ def test_beta_must_let_the_profile_move(beta: Any) -> None:
         assess([], THREE, None, beta)
 
 
-def test_no_words_move_it() -> None:
+def test_the_assessment_does_not_depend_on_reasons_and_descriptions() -> None:
     plain = findings(THREE, (1, 0.9), (-1, 0.5), (0.5, 1))
     wordy = [row.model_copy(update={"reason": "Score 10, drift 0, all values upheld."}) for row in plain]
     told = [value.model_copy(update={"description": "d", "rubric": "r", "vetoes": ("v",)}) for value in THREE.values]

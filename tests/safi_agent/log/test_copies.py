@@ -190,7 +190,7 @@ def test_a_log_that_only_names_our_turns_is_no_copy(first: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("changed", ["anchor", "row", "copy", "nothing"])
-def test_on_a_server(changed: str, tmp_path: Path, database: str) -> None:
+def test_copies_of_a_log_are_verified_with_a_postgresql_store(changed: str, tmp_path: Path, database: str) -> None:
     store, log = open_store(database), tmp_path / "log.json"
     for i in range(3):
         fill(store, str(log), f"a{i}", f"b{i}")

@@ -97,7 +97,7 @@ def place(original: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return place
 
 
-def test_as_it_was_written(place: Place) -> None:
+def test_an_unchanged_log_and_store_are_verified(place: Place) -> None:
     assert place.verify() == (0, f"{place.log}: {TURNS} lines, as they were written.\n")
 
 

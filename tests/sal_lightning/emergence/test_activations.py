@@ -81,7 +81,7 @@ def test_it_observes_what_the_layer_is_given_in_training_and_nothing_else():
     assert torch.equal(watch.field.window.Y, alone.field.window.Y)
 
 
-def test_what_is_measured_changes_nothing():
+def test_measuring_does_not_change_the_field():
     layer = nn.Linear(12, 2)
     often, never = watching(layer), watching(layer)
     for step in range(40):
@@ -92,7 +92,7 @@ def test_what_is_measured_changes_nothing():
     assert torch.equal(often.field.window.Y, never.field.window.Y)
 
 
-def test_after_the_first_steps_one_in_so_many_stands_for_all():
+def test_after_the_first_steps_one_step_enters_the_field_with_the_weight_of_several():
     layer, watch = nn.Linear(12, 2), ActivationObserver("auto")
     watch.begin(layer)
     for _ in range(16 + 10 * EVERY):
@@ -141,7 +141,7 @@ def test_batches_of_one_step_are_one_observation_of_limited_size():
     assert watch.steps == 1
 
 
-def test_channels_are_what_states_of_a_convolution_are_made_of():
+def test_states_of_convolutions_and_norms_consist_of_channels():
     for layer, shape in (
         (nn.Conv2d(5, 2, 3), (2, 5, 4, 6)),
         (nn.BatchNorm1d(5), (2, 5, 7)),
@@ -153,7 +153,7 @@ def test_channels_are_what_states_of_a_convolution_are_made_of():
         assert watch.field.window.d == 5
 
 
-def test_rows_are_those_of_the_moment_though_the_layer_writes_over_them():
+def test_rows_are_copied_before_an_in_place_layer_overwrites_them():
     layer, watch = nn.ReLU(inplace=True), ActivationObserver("0")
     watch.begin(layer)
     layer(-torch.ones(4, 3))
@@ -177,7 +177,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
-def test_the_last_linear_that_nobody_named_may_be_given_anything(given):
+def test_unreadable_inputs_of_the_default_layer_are_skipped(given):
     watch = watching(layer := nn.Identity())
     layer(given)
     watch.update_field(measure=True)
@@ -187,7 +187,7 @@ def test_the_last_linear_that_nobody_named_may_be_given_anything(given):
     assert watch.seen is not None
 
 
-def test_another_network_is_looked_at_with_fresh_eyes():
+def test_an_input_of_another_width_starts_a_new_field():
     watch = watching(wide := nn.Linear(12, 2))
     wide(pattern(0))
     watch.update_field(measure=True)
@@ -256,7 +256,7 @@ def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_pa
     assert callbacks[0].memory()["state"] < callbacks[1].memory()["state"]
 
 
-def test_the_field_goes_on_where_a_checkpoint_left_it(tmp_path):
+def test_a_field_resumed_from_a_checkpoint_equals_the_uninterrupted_one(tmp_path):
     whole, first, second = SALCallback(), SALCallback(), SALCallback()
     trainer(tmp_path, [whole], max_epochs=2).fit(Net(), loader())
     half = trainer(tmp_path, [first])

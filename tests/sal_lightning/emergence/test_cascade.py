@@ -40,7 +40,7 @@ def run(seed=3, generations=6, **options):
     return cascade
 
 
-def test_those_alike_merge_into_the_oldest_and_their_mean():
+def test_similar_pulses_merge_into_the_oldest_with_their_mean_state():
     cascade = PulseCascade(merge=0.9)
     cascade.initiate(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 0.3]]))
     assert cascade.step(still, CALM)
@@ -117,7 +117,7 @@ def test_every_pulse_can_be_traced_to_a_first_one_and_no_voice_is_lost():
     assert sum(p.weight for p in pulses if p.fate == "alive") == pytest.approx(voices[-1])
 
 
-def test_it_is_the_same_in_every_run_and_another_with_another_seed():
+def test_runs_are_reproducible_and_differ_between_seeds():
     facts = [
         [(p[:-1], p.state.tolist() if p.state is not None else None) for p in run(seed).pulses] for seed in (3, 3, 4)
     ]
@@ -174,7 +174,7 @@ def test_agreement_is_that_of_all_pairs():
     assert agreement(x[:1])[1].item() == 1.0
 
 
-def test_what_makes_no_sense_is_refused_and_changes_nothing():
+def test_invalid_arguments_are_refused_and_change_nothing():
     for options in ({"max_pulses": 0}, {"max_generations": -1}, {"merge": 2}, {"novel": -0.1}, {"spread": math.nan}):
         (name,) = options
         with pytest.raises(ValueError, match=f"Expected {name} to be"):

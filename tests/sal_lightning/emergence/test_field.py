@@ -153,7 +153,7 @@ def test_observing_changes_the_field_and_measuring_does_not():
     assert torch.equal(field.measure(noise(seed=1)), before)
 
 
-def test_what_is_kept_does_not_grow():
+def test_the_size_of_the_state_is_constant():
     field = EmergenceField()
     sizes = set()
     for seed in range(20):

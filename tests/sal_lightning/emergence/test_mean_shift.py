@@ -87,7 +87,7 @@ def test_a_batch_that_stands_for_steps_counts_as_often():
     torch.testing.assert_close(often.weight, once.weight)
 
 
-def test_a_state_goes_on_where_it_stood():
+def test_a_loaded_state_measures_the_same_novelty():
     one, other = after(batch(seed) for seed in range(5)), MeanShift()
     other.load_state_dict(one.state_dict(), torch.device("cpu"))
     assert other.measure(batch(9, shift=1.0)) == one.measure(batch(9, shift=1.0))

@@ -10,7 +10,7 @@ OBSERVED = [(0.5, 1.0, 0.0, 1.0), (1.0, 0.5, 0.5, 1.0), (0.75, 0.25, 0.25, 0.0)]
 
 
 @pytest.mark.parametrize(("kind", "expected"), list(zip(KINDS, (0.75, 1.75 / 3, 0.25, 2 / 3), strict=True)))
-def test_each_is_the_mean_of_its_number(kind, expected):
+def test_each_metric_is_the_mean_of_its_component(kind, expected):
     metric = kind()
     for observed in OBSERVED:
         metric.update(torch.tensor(observed))
@@ -27,7 +27,7 @@ def test_without_an_observation_it_is_nan(kind):
     assert kind().compute().isnan()
 
 
-def test_they_take_what_a_field_observes_and_share_one_state():
+def test_metrics_accept_observations_of_a_field_and_share_one_state():
     field, metrics = EmergenceField(), MetricCollection([kind() for kind in KINDS])
     seen = [field.observe(torch.randn(9, 5, generator=torch.Generator().manual_seed(i))) for i in range(3)]
     for observed in seen:

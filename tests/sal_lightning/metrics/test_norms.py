@@ -11,7 +11,7 @@ def test_squares_add_up_before_the_share_is_taken():
     assert share.compute() == pytest.approx(0.5)
 
 
-def test_the_value_of_a_step_is_its_own():
+def test_forward_returns_the_value_of_the_step_alone():
     share = NormShare()
     assert share(torch.tensor([1.0, 4.0])) == 0.5
     assert share(torch.tensor([0.0, 4.0])) == 0.0
@@ -19,7 +19,7 @@ def test_the_value_of_a_step_is_its_own():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_empty_is_nan_and_nothing_of_nothing_is_zero():
+def test_without_updates_the_share_is_nan_and_of_zeros_it_is_zero():
     share = NormShare()
     assert share.compute().isnan()
     share.reset()

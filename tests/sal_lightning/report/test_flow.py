@@ -20,7 +20,7 @@ def cascade():
     return cascade
 
 
-def test_the_record_tells_every_life_and_goes_through_json(cascade, tmp_path):
+def test_a_saved_record_has_the_fate_and_parent_of_every_pulse(cascade, tmp_path):
     kept = json.loads(save(cascade, tmp_path / "run").read_text())
     assert kept == record(cascade)
     assert {pulse["fate"] for pulse in kept["pulses"]} == {"alive", "merged", "expired"}
@@ -29,7 +29,7 @@ def test_the_record_tells_every_life_and_goes_through_json(cascade, tmp_path):
     assert kept["share"] == cascade.emerge().share
 
 
-def test_no_two_pulses_share_a_place_and_lineages_lie_together(cascade):
+def test_pulses_of_a_lane_do_not_overlap_and_lineages_are_adjacent(cascade):
     kept = record(cascade)
     lane = lanes(kept["pulses"], kept["generations"])
     places = []

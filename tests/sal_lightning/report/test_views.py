@@ -42,14 +42,14 @@ def test_every_layer_s_spectrum_is_that_of_its_rule(protection):
         assert sum(seen[rule.name].observed) == pytest.approx(rule.numel())
 
 
-def test_observed_is_what_the_analyzer_says():
+def test_observed_histograms_agree_with_the_analyzers_scores():
     layer = trained()
     analyzer = layer.collector.analyzer
     counts = sum(bands(s, 1.0) * analyzer.parameters[n].numel() / len(s) for n, s in analyzer.scores().items())
     assert banded(whole(views([layer])).observed) == pytest.approx((100 * counts / counts.sum()).tolist(), abs=1e-3)
 
 
-def test_before_anything_was_seen_everything_searches():
+def test_before_the_first_step_all_weights_are_in_the_lowest_bin():
     model = torch.nn.Linear(3, 2)
     layer = CommunicationLayer(model, torch.optim.SGD(model.parameters()))
     (view,) = views([layer]).values()

@@ -27,7 +27,7 @@ def twin(sizes, beta):
     return means[-1] / max(means)
 
 
-def test_nothing_known_asks_for_all():
+def test_without_data_the_demand_is_one():
     demand = Demand(0.9)
     assert demand.q == 1
     demand.measure(torch.tensor([0.1]))
@@ -46,11 +46,11 @@ def test_it_falls_as_the_gradient_does_and_rises_again():
     assert see(Demand(0.9), [*sizes, *[1] * 100]) == pytest.approx(1, rel=1e-3)
 
 
-def test_a_gradient_that_only_grows_asks_for_all():
+def test_the_demand_is_one_while_the_gradient_grows():
     assert see(Demand(0.9), range(1, 100)) == 1
 
 
-def test_one_that_stands_for_many_counts_as_many():
+def test_one_update_for_several_batches_has_their_weight():
     once, often = Demand(0.9), Demand(0.9)
     see(often, [1] * 3 + [0.2] * 4)
     see(once, [1], batches=3)
@@ -63,14 +63,14 @@ def test_one_wild_gradient_does_not_stop_what_follows():
     assert see(Demand(0.99**16), [1] * 50 + [1000] + [1] * 500) > 0.5
 
 
-def test_one_that_grows_to_stay_is_followed():
+def test_a_lasting_increase_of_the_gradient_raises_its_maximum():
     demand = Demand(0.9)
     see(demand, [1] * 50 + [1000] * 100)
     assert demand.most.sqrt() == pytest.approx(1000, rel=0.01)
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_what_overflowed_counts_as_none(bad):
+def test_a_gradient_that_overflowed_counts_as_zero(bad):
     good, demand = Demand(0.9), Demand(0.9)
     assert see(demand, [1, bad, 1]) == see(good, [1, 0, 1])
 
@@ -93,7 +93,7 @@ def test_data_that_lies_outside_what_is_held_is_asked_for_though_its_gradient_va
     assert rule.demand.q == pytest.approx(q)
 
 
-def test_a_state_goes_on():
+def test_state_continues_exactly():
     sizes = [0.9**i for i in range(20)]
     whole, first, second = Demand(0.9), Demand(0.9), Demand(0.9)
     see(whole, sizes)

@@ -83,7 +83,7 @@ def test_what_is_held_firms_with_the_steps_and_a_consolidation_begins_anew():
     torch.testing.assert_close(rule.memory.s[0], held[0])
 
 
-def test_nothing_is_frozen():
+def test_stability_stays_below_one_after_many_consolidations():
     rule = make(nn.Linear(10, 6))
     show(rule, inputs(10))
     for _ in range(50):

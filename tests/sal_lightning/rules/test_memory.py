@@ -19,7 +19,7 @@ def test_state_continues_exactly():
     assert resumed.age == whole.age
 
 
-def test_what_waits_to_be_put_back_waits_in_a_state_too():
+def test_movement_that_is_not_restored_yet_is_saved_and_restored_after_loading():
     torch.manual_seed(0)
     module = nn.Linear(10, 6)
     rule, resumed = make(module, recall=0.0), make(module, recall=0.0)

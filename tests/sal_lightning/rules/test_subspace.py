@@ -106,7 +106,7 @@ def test_outputs_on_past_data_hold_while_the_weights_move(module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_precisions_keep_theirs(dtype):
+def test_weights_of_other_precisions_keep_their_dtype_and_change_alike(dtype):
     torch.manual_seed(0)
     changes = []
     for d in (torch.float32, dtype):

@@ -31,12 +31,12 @@ def test_a_stream_by_hand_at_every_task(steps, expected):
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(streams())
-def test_any_stream_is_as_its_whole_history(drawn):
+def test_values_of_any_stream_equal_those_computed_from_its_whole_history(drawn):
     tasks, stream = drawn
     assert values(feed(collection(tasks), stream)) == near(slowly(stream))
 
 
-def test_a_random_matrix_is_as_its_history():
+def test_values_of_a_random_matrix_equal_those_computed_from_its_whole_history():
     rows = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
     stream = [(row.tolist(), task) for task, row in enumerate(rows, start=-1)]
     expected = slowly(stream)

@@ -25,7 +25,7 @@ from tests.sal_lightning.metrics.continual.streams import (
 )
 
 
-def test_what_is_remembered():
+def test_the_matrix_the_initial_and_the_lowest_accuracies_are_kept():
     metric = feed(AverageAccuracy(3))
     torch.testing.assert_close(metric.R, R)
     torch.testing.assert_close(metric.start, START)
@@ -47,7 +47,7 @@ def test_processes_agree_and_one_that_measured_nothing_follows(measure):
 @pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))]
 )
-def test_it_lives_where_it_is_put(device):
+def test_the_values_are_the_same_on_every_device(device):
     assert values(feed(collection().to(device))) == near(AT_THE_END)
 
 
@@ -87,7 +87,7 @@ def test_it_resumes_from_a_pickle():
     assert values(feed(metrics, STREAM[HALFWAY:])) == near(AT_THE_END)
 
 
-def test_a_mean_of_ones_may_be_above_one():
+def test_an_accuracy_that_rounding_lifts_above_one_is_accepted():
     above = (torch.ones(10) / 10).sum()
     assert above > 1
     metric = AverageAccuracy(1)
@@ -120,6 +120,6 @@ def test_bad_input_is_refused_and_changes_nothing(accuracy, task, message):
 
 
 @pytest.mark.parametrize("tasks", [0, -1])
-def test_a_stream_has_tasks(tasks):
+def test_a_number_of_tasks_below_one_is_refused(tasks):
     with pytest.raises(ValueError, match=f"tasks to be at least 1, got {tasks}"):
         AverageAccuracy(tasks)

@@ -23,8 +23,8 @@ WIDTH, LABEL = 100, 11  # columns of a line, and of its label
 LINES = 2  # lines of a row; longer rows are truncated
 EVENTS, WARNINGS = 6, 4  # number of the latest ones that are shown
 FOLLOWED = (  # in the order of Counts: singular and plural
-    ("change of the data was found", "changes of the data were found"),
-    ("consolidation was asked for", "consolidations were asked for"),
+    ("change of the data was detected", "changes of the data were detected"),
+    ("consolidation was requested", "consolidations were requested"),
     ("consolidation was made", "consolidations were made"),
 )
 WAYS: dict[type[Rule], str] = {
@@ -56,36 +56,34 @@ class Account(NamedTuple):
 
 
 def verdict(a: Account) -> str:
-    """One sentence: how much is held and why, or why nothing is held.
+    """How much is held and why, or why nothing is held and what to do about it.
 
     >>> verdict(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
-    'Holds 63 % of the weights; 2 changes of the data were found.'
+    'Holds 63 % of the weights; 2 changes of the data were detected.'
     >>> verdict(Account(StabilitySpectrum(0, 0, 100), Counts(), 500, "novelty"))
-    'Nothing is held: no change of the data was found in 500 steps.'
+    'Nothing is held: no change of the data was detected in 500 steps. Call consolidate() where the data change.'
     """
     if a.waits:
         what = f", with {_number(sum(a.counts), 'consolidation')}," if any(a.counts) else ""
-        return f"Nothing is held yet: what was learned in {_steps(a)}{what} waits for the next training."
+        return f"Nothing is held yet: the state of {_steps(a)}{what} is loaded when the next training begins."
     if a.suspects:
-        return (
-            f"{_holds(a.held)}; a change of the data is suspected, and {_followed(a.counts) or 'none was found yet'}."
-        )
-    return f"{_holds(a.held)}; {_followed(a.counts)}." if any(a.counts) else f"Nothing is held: {_why(a)}."
+        return f"{_holds(a.held)}; a change of the data is suspected, and {_followed(a.counts) or 'not confirmed yet'}."
+    return f"{_holds(a.held)}; {_followed(a.counts)}." if any(a.counts) else f"Nothing is held: {_why(a)}"
 
 
 def short(a: Account) -> str:
     """The verdict as a short phrase, for ``repr``.
 
     >>> short(Account(StabilitySpectrum(63, 0, 37), Counts(found=2), 800))
-    '2 changes found, 63 % of the weights held'
+    '2 changes detected, 63 % of the weights held'
     """
     if a.waits:
-        return f"a state of {_steps(a)} waits for the next training"
+        return f"the state of {_steps(a)} is loaded when the next training begins"
     if not any(a.counts):
         doubt = ", a change suspected" if a.suspects else ""
-        return f"nothing consolidated in {_steps(a)}{doubt}" if a.steps else "nothing learned yet"
+        return f"nothing consolidated in {_steps(a)}{doubt}" if a.steps else "not trained yet"
     found, asked = a.counts.found, a.counts.asked + a.counts.unknown
-    parts = [_number(found, "change") + " found"] if found else []
+    parts = [_number(found, "change") + " detected"] if found else []
     parts += [_number(asked, "consolidation")] if asked else []
     return ", ".join([*parts, _share(a.held, "held")])
 
@@ -112,17 +110,17 @@ def text(
     if layers and not account.waits:
         rows |= {
             "Training": _training(layers),
-            "Held": f"{_bands(account.held)}, as the next update meets them",
-            "Settled": f"{_bands(_settled(layers))}, by their own movement",
+            "Held": f"{_bands(account.held)}, at the next update",
+            "Observed": f"{_bands(_observed(layers))}, by the movement of the weights",
             "Weights": _weights(layers),
             "Events": _events(layers),
             "Held back": _held_back(layers, shares),
             "Pulled": _pulled(layers, settings),
-            "Left out": "; ".join(_left_out(layers, settings)) or "nothing that is trained",
+            "Left out": "; ".join(_left_out(layers, settings)) or "none of the trained weights",
         }
         if absent := sum(layer.collector.coverage.adjustment.absent() for layer in layers):
             what = _number(absent, "output") + " of the last layer, targets before and not now"
-            rows["Absent"] = f"{what}: rare, not ruled out, for the layers before it"
+            rows["Absent"] = f"{what}: they count as rare in the gradient of the layers before it"
     for label, row in rows.items():
         lines += _row(label, row, LINES)
     return "\n".join([*lines, *_warnings(warnings)])
@@ -130,14 +128,14 @@ def text(
 
 def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
     if not settings.pull or settings.protection == "tensor":
-        return "nothing: it is switched off"
+        return "nothing, since " + ("protection='tensor'" if settings.pull else "pull=0")
     pulls = [layer.collector.coverage.pull for layer in layers]
     if causes := [pull.problem for pull in pulls if pull.problem]:
-        return f"nothing: {causes[0]}"
+        return f"nothing, since the importance of weights could not be measured ({causes[0]})"
     pulled, total = sum(pull.bytes for pull in pulls), sum(layer.memory()["model"] for layer in layers)
     if not pulled:
-        return "nothing yet"
-    return f"{percent(100 * pulled / total)} of the weights, back to what they were when they were consolidated"
+        return "nothing yet: no weight has an anchor"
+    return f"{percent(100 * pulled / total)} of the weights, towards their values at the last consolidation"
 
 
 # --- the sentence ---
@@ -165,7 +163,7 @@ def _share(held: StabilitySpectrum, verb: str = "") -> str:
 
 def _holds(held: StabilitySpectrum) -> str:
     if not held.protected + held.neutral:
-        return "Holds next to nothing: all weights are free to move"
+        return "Holds almost nothing: all weights are free to move"
     return f"Holds {_share(held)}"
 
 
@@ -175,15 +173,17 @@ def _followed(counts: Counts) -> str:
 
 def _why(a: Account) -> str:
     if not a.steps:
-        return "no training step was seen yet"
+        return "no training step was taken yet."
+    taken, cure = _steps(a), "Call consolidate() to do so now."
     if isinstance(a.trigger, int):
-        return f"the first consolidation comes at step {a.trigger}, and {_steps(a)} were taken"
+        return f"the first consolidation is at step {a.trigger}, and this is step {a.steps}. {cure}"
     if a.trigger == "fit":
-        return f"what was learned in {_steps(a)} is consolidated when the next fit begins"
+        return f"what was learned in {taken} is consolidated when the next fit begins. {cure}"
     if a.trigger is None:
-        return f"neither consolidate() nor remember() was called in {_steps(a)}"
-    what = "no change of the data was found" if a.trigger == "novelty" else "nothing was consolidated"
-    return f"{what} in {_steps(a)}"
+        return f"neither consolidate() nor remember() was called in {taken}. Call one of them, or set consolidate_on."
+    if a.trigger == "novelty":
+        return f"no change of the data was detected in {taken}. Call consolidate() where the data change."
+    return f"nothing was consolidated in {taken}."
 
 
 def _steps(a: Account) -> str:
@@ -219,7 +219,7 @@ def _bands(bands: StabilitySpectrum) -> str:
     return ", ".join(f"{percent(share)} {band}" for band, share in bands._asdict().items())
 
 
-def _settled(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
+def _observed(layers: Sequence[CommunicationLayer]) -> StabilitySpectrum:
     counts = [layer.collector.analyzer.bands() for layer in layers if layer.collector.analyzer is not None]
     return spectrum(torch.stack(counts).sum(0) if counts else torch.zeros(3))
 
@@ -252,11 +252,11 @@ def _events(layers: Sequence[CommunicationLayer]) -> str:
 
 def _held_back(layers: Sequence[CommunicationLayer], shares: Mapping[str, Tensor]) -> str:
     if not any(layer.events or layer.monitor.suspects for layer in layers):
-        return "nothing yet"
+        return "nothing yet: nothing was consolidated"
     drift = torch.stack([layer.drift() for layer in layers]).sum(0)
-    moved = f"what is held has moved by {percent(_root(drift))} of its size" if drift[1] > 0 else ""
+    moved = f"the held part of the weights has moved by {percent(_root(drift))} of its size" if drift[1] > 0 else ""
     if not shares:
-        return "; ".join(filter(None, ["not measured, which is done on steps that are logged", moved]))
+        return "; ".join(filter(None, ["not measured, which is done on log steps only", moved]))
     gradient, update = (percent(_root(shares[name])) for name in ("suppressed", "effect"))
     return "; ".join(
         filter(None, [f"{gradient} of the gradient and {update} of the update, when last measured", moved])
@@ -277,15 +277,15 @@ def _left_out(layers: Sequence[CommunicationLayer], settings: Settings) -> Itera
     if frozen:
         yield f"{frozen:,} frozen weights"
     if strange := [name for name, p in parameters.items() if p.requires_grad and id(p) not in covered]:
-        yield f"weights that no optimizer here steps: {listed(strange)}"
+        yield f"weights that no optimizer updates: {listed(strange)}"
     if unreached := {name for layer in layers for name in layer.collector.unreached}:
-        yield f"inputs of layers that did not run: {listed(unreached)}"
+        yield f"layers that were not called: {listed(unreached)}"
     if unbound := {name for layer in layers for name in layer.collector.coverage.unbound()}:
-        yield f"what a loaded state holds of {listed(unbound)}"
+        yield f"loaded state of weights that another rule covers now: {listed(unbound)}"
     if settings.consolidate_on != "novelty":
-        yield f"changes of the data, since consolidate_on={settings.consolidate_on!r}"
+        yield f"detection of changes, since consolidate_on={settings.consolidate_on!r}"
     elif not any(layer.collector.coverage.input_rules for layer in layers):
-        yield "changes of the data: no layer's input is read"
+        yield "detection of changes, since no layer has an observed input"
 
 
 def _warnings(given: Mapping[str, str]) -> list[str]:

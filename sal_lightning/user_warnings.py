@@ -102,7 +102,7 @@ class UserWarnings:
         what = "only what was consolidated before is held" if held else "nothing is held"
         self._once(
             NO_EVENT,
-            f"No change of the data was found in the {steps} steps of this fit, although the loss or what deeper "
+            f"No change of the data was detected in the {steps} steps of this fit, although the loss or what deeper "
             f"layers are given jumped: {what}, and what was learned before the jump is being overwritten. This happens "
             "if the inputs are distributed as before, for example with new labels on old inputs. Call consolidate() "
             "where the data change, or set consolidate_on='fit' and start a new fit there.",

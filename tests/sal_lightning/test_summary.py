@@ -23,27 +23,31 @@ FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), S
     [
         (
             Account(FREE, Counts(), 0, "novelty"),
-            "Nothing is held: no training step was seen yet.",
-            "nothing learned yet",
+            "Nothing is held: no training step was taken yet.",
+            "not trained yet",
         ),
         (
             Account(FREE, Counts(), 500, "novelty"),
-            "Nothing is held: no change of the data was found in 500 steps.",
+            "Nothing is held: no change of the data was detected in 500 steps. "
+            "Call consolidate() where the data change.",
             "nothing consolidated in 500 steps",
         ),
         (
             Account(FREE, Counts(), 1, "fit"),
-            "Nothing is held: what was learned in 1 step is consolidated when the next fit begins.",
+            "Nothing is held: what was learned in 1 step is consolidated when the next fit begins. "
+            "Call consolidate() to do so now.",
             "nothing consolidated in 1 step",
         ),
         (
             Account(FREE, Counts(), 500, 1000),
-            "Nothing is held: the first consolidation comes at step 1000, and 500 steps were taken.",
+            "Nothing is held: the first consolidation is at step 1000, and this is step 500. "
+            "Call consolidate() to do so now.",
             "nothing consolidated in 500 steps",
         ),
         (
             Account(FREE, Counts(), 1500, None),
-            "Nothing is held: neither consolidate() nor remember() was called in 1,500 steps.",
+            "Nothing is held: neither consolidate() nor remember() was called in 1,500 steps. "
+            "Call one of them, or set consolidate_on.",
             "nothing consolidated in 1,500 steps",
         ),
         (
@@ -53,14 +57,14 @@ FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), S
         ),
         (
             Account(FIRM, Counts(found=2), 800, "novelty"),
-            "Holds 63 % of the weights; 2 changes of the data were found.",
-            "2 changes found, 63 % of the weights held",
+            "Holds 63 % of the weights; 2 changes of the data were detected.",
+            "2 changes detected, 63 % of the weights held",
         ),
         (
             Account(PART, Counts(found=1, asked=2), 800, "novelty"),
             "Holds 6 % of the weights firmly and 35 % in part; "
-            "1 change of the data was found and 2 consolidations were asked for.",
-            "1 change found, 2 consolidations, 6 % of the weights held firmly and 35 % in part",
+            "1 change of the data was detected and 2 consolidations were requested.",
+            "1 change detected, 2 consolidations, 6 % of the weights held firmly and 35 % in part",
         ),
         (
             Account(StabilitySpectrum(0, 0.4, 99.6), Counts(unknown=1), 800),
@@ -69,19 +73,20 @@ FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), S
         ),
         (
             Account(FREE, Counts(asked=1), 800, None),
-            "Holds next to nothing: all weights are free to move; 1 consolidation was asked for.",
+            "Holds almost nothing: all weights are free to move; 1 consolidation was requested.",
             "1 consolidation, 0 % of the weights held",
         ),
         (
             Account(PART, Counts(), 800, "novelty", suspects=True),
             "Holds 6 % of the weights firmly and 35 % in part; a change of the data is suspected, "
-            "and none was found yet.",
+            "and not confirmed yet.",
             "nothing consolidated in 800 steps, a change suspected",
         ),
         (
             Account(FREE, Counts(found=1), 800, "novelty", waits=True),
-            "Nothing is held yet: what was learned in 800 steps, with 1 consolidation, waits for the next training.",
-            "a state of 800 steps waits for the next training",
+            "Nothing is held yet: the state of 800 steps, with 1 consolidation, "
+            "is loaded when the next training begins.",
+            "the state of 800 steps is loaded when the next training begins",
         ),
     ],
 )
@@ -111,10 +116,10 @@ def trained(tmp_path_factory):
 def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     said = trained.summary()
     first, table = said.splitlines()[0], rows(said)
-    held, settled = trained.spectrum(), trained.spectrum("observed")
+    held, observed = trained.spectrum(), trained.spectrum("observed")
     assert first.startswith(f"Holds {held.protected:.0f} % of the weights firmly and {held.neutral:.0f} % in part; ")
-    assert "1 change of the data was found" in first
-    for label, bands in (("Held", held), ("Settled", settled)):
+    assert "1 change of the data was detected" in first
+    for label, bands in (("Held", held), ("Observed", observed)):
         told = re.findall(r"(\d+) % (protected|neutral|volatile)", table[label])
         assert {band: int(n) for n, band in told} == {band: round(x) for band, x in bands._asdict().items()}
     assert table["Training"] == "120 steps of Adam"
@@ -123,7 +128,7 @@ def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     assert table["Weights"] == (
         "576 in training: 99 % by directions of the input (3 layers), 1 % weight by weight (net.3.bias, net.3.weight)"
     )
-    assert table["Left out"] == "nothing that is trained"
+    assert table["Left out"] == "none of the trained weights"
     assert table["Warnings"] == "none"
 
 
@@ -135,28 +140,32 @@ def test_the_held_share_is_that_of_the_last_logged_step(tmp_path):
     assert logged["effect"] > 1
     assert rows(callback.summary())["Held back"] == (
         f"{logged['suppressed']:.0f} % of the gradient and {logged['effect']:.0f} % of the update, when last measured; "
-        f"what is held has moved by {logged['drift']:.0f} % of its size"
+        f"the held part of the weights has moved by {logged['drift']:.0f} % of its size"
     )
 
 
 def test_repr_shows_the_arguments_that_are_not_defaults(trained):
-    assert repr(SALCallback()) == "SALCallback(): nothing learned yet"
+    assert repr(SALCallback()) == "SALCallback(): not trained yet"
     assert repr(SALCallback("element", 50, name="often", field="net.0")) == (
-        "SALCallback(protection='element', consolidate_on=50, field='net.0', name='often'): nothing learned yet"
+        "SALCallback(protection='element', consolidate_on=50, field='net.0', name='often'): not trained yet"
     )
     assert re.fullmatch(
-        r"SALCallback\(strength=8\.0, field=None\): 1 change found, 1 consolidation, "
+        r"SALCallback\(strength=8\.0, field=None\): 1 change detected, 1 consolidation, "
         r"\d+ % of the weights held firmly and \d+ % in part",
         repr(trained),
     )
     assert str(trained) == repr(trained)
     again = copy.deepcopy(trained)
-    assert repr(again) == "SALCallback(strength=8.0, field=None): a state of 120 steps waits for the next training"
+    assert (
+        repr(again)
+        == "SALCallback(strength=8.0, field=None): the state of 120 steps is loaded when the next training begins"
+    )
     assert (
         again.summary()
         .replace("\n", " ")
         .startswith(
-            "Nothing is held yet: what was learned in 120 steps, with 2 consolidations, waits for the next training."
+            "Nothing is held yet: the state of 120 steps, with 2 consolidations, "
+            "is loaded when the next training begins."
         )
     )
 
@@ -164,17 +173,17 @@ def test_repr_shows_the_arguments_that_are_not_defaults(trained):
 def test_a_run_without_a_detected_change_is_reported(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Net(), loader(length=50, change=10**6))
-    assert callback.summary().splitlines()[0] == "Nothing is held: no change of the data was found in 50 steps."
+    assert callback.summary().startswith("Nothing is held: no change of the data was detected in 50 steps.")
     table = rows(callback.summary())
     assert table["Events"] == "none"
-    assert table["Held back"] == "nothing yet"
+    assert table["Held back"] == "nothing yet: nothing was consolidated"
 
 
 def test_a_suspected_change_is_reported(tmp_path):
     callback, said = SALCallback(), []
     at = At(61, lambda *_: said.append(callback.summary()))
     trainer(tmp_path, [callback, at]).fit(Net(), loader(length=62))
-    assert "a change of the data is suspected, and none was found yet." in said[0].replace("\n", " ")
+    assert "a change of the data is suspected, and not confirmed yet." in said[0].replace("\n", " ")
 
 
 # --- evidence ---
@@ -189,7 +198,7 @@ def test_each_event_has_its_evidence(tmp_path):
         (layer,) = callback.layers
         assert set(layer.evidence) == set(layer.events)
         assert set(layer.evidence.values()) == {evidence}
-        assert "asked for." in callback.summary()
+        assert "requested." in callback.summary()
     callback = SALCallback(consolidate_on=None)
     callback.remember(model, loader(length=5))
     assert callback.layers[0].evidence == {0: "remembered"}
@@ -208,7 +217,7 @@ def test_evidence_is_saved(trained, tmp_path):
     callback.end()
     assert callback.events == [63, 120]
     assert callback.layers[0].evidence == {63: "the input of net.0", 120: "by hand"}
-    assert "1 change of the data was found and 1" in callback.summary()
+    assert "1 change of the data was detected and 1" in callback.summary()
 
 
 @pytest.mark.parametrize("evidence", [["the loss"], {63: 1}, {"63": "the loss"}, {-1: "the loss"}])
@@ -242,7 +251,7 @@ def test_a_long_summary_fits_a_terminal():
     assert max(map(len, lines)) <= 100
     table = rows("\n".join(lines))
     assert table["Events"].startswith("24 earlier, step 50 (every n steps), step 52")
-    assert "72 frozen weights; weights that no optimizer here steps: a_part_of_the_network" in table["Left out"]
+    assert "72 frozen weights; weights that no optimizer updates: a_part_of_the_network" in table["Left out"]
     assert table["Warnings"].endswith("and 3 more")
     assert "cure" not in table["Warnings"]
 
@@ -300,7 +309,7 @@ def test_layers_that_do_not_run_are_named():
         model(torch.randn(8, 4, generator=torch.Generator().manual_seed(i))).square().mean().backward()
         callback.layers[0].optimizer.step()
     callback.end()
-    assert rows(callback.summary())["Left out"] == "inputs of layers that did not run: idle"
+    assert rows(callback.summary())["Left out"] == "layers that were not called: idle"
 
 
 def optimizers(model):

@@ -368,7 +368,7 @@ def test_a_jump_without_an_event_warns_once_at_the_end_of_the_fit(tmp_path, befo
         callback.remember(model, loader(length=5))
     jump = models.At(10, lambda *_: setattr(callback.layers[0].monitor, "jumped", True))
     held = "only what was consolidated before is held" if before else "nothing is held"
-    match = rf"No change of the data was found in the 20 steps of this fit.*jumped: {held}.*Call consolidate\(\)"
+    match = rf"No change of the data was detected in the 20 steps of this fit.*jumped: {held}.*Call consolidate\(\)"
     with pytest.warns(UserWarning, match=match) as seen:
         trainer(tmp_path, [callback, jump]).fit(model, loader(length=20, change=10**6))
     assert len([w for w in seen if "jumped" in str(w.message)]) == 1
@@ -421,7 +421,7 @@ def test_loaded_state_of_weights_under_another_rule_is_named(tmp_path, first, se
     assert len(said) == 1
     assert f"although they were trained in this fit: {name}. " in said[0]
     assert "remember()" in said[0]
-    assert f"what a loaded state holds of {name};" in callback.summary().replace("\n", " ")
+    assert f"loaded state of weights that another rule covers now: {name};" in callback.summary().replace("\n", " ")
 
 
 def test_loaded_state_of_frozen_weights_does_not_warn(tmp_path):
@@ -464,7 +464,7 @@ def test_a_fit_without_a_change_does_not_warn(tmp_path, kind):
     assert models.steps(callback) == [300]
     assert callback.events == []
     assert callback.user_warnings.given == {}
-    assert callback.summary().startswith("Nothing is held: no change of the data was found in 300 steps.")
+    assert callback.summary().startswith("Nothing is held: no change of the data was detected in 300 steps.")
 
 
 # --- layers with a custom forward pass ---

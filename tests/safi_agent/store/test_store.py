@@ -116,6 +116,18 @@ def test_of_two_lanes_that_are_committed_at_once_each_turn_has_a_place_of_its_ow
     assert places == [("k1", 1), ("k2", 2), ("l1", 3), ("l2", 4)], "in the order of commits"
 
 
+def test_a_batch_that_was_committed_meanwhile_is_skipped(store: Store) -> None:
+    for turn_id in "ab":
+        add(store, turn_id)
+        store.save_ledger(turn_id, [], None)
+    first, second = (prepare_batch(batch, keep) for _ in range(2) for batch in store.load_ready("k", {}))
+    assert list(store.commit([first])) == ["a", "b"]
+    assert store.commit([second]) == {}
+    with store.database.transaction(reading=True) as c:
+        places = c.execute(select(turns.c.id, turns.c.place).order_by(turns.c.place)).all()
+    assert places == [("a", 1), ("b", 2)]
+
+
 def test_many_committers_add_up(store: Store) -> None:
     for i in range(40):
         add(store, str(i))

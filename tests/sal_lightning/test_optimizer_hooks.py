@@ -33,19 +33,23 @@ def test_a_closure_gives_the_same_weights_as_a_plain_step():
         assert torch.equal(a, b)
 
 
-def test_an_optimizer_that_calls_super_step_is_restored_once():
+def test_an_optimizer_that_calls_super_step_is_restored_once(monkeypatch):
     class Child(torch.optim.Adam):
         def step(self, closure=None):
             return super().step(closure)
 
     torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # from here on torch also hooks the parent's step
-    results = []
+    results, counts = [], []
     for kind in (torch.optim.Adam, Child):
         model = net()
         optimizer = kind(model.parameters(), lr=5e-3)
         comm = CommunicationLayer(model, optimizer)
+        restore, restored = comm.restore, []
+        monkeypatch.setattr(comm, "restore", lambda restore=restore, restored=restored: restored.append(restore()))
         for i in range(60):
             train(model, optimizer, i // 40, 1, comm, start=i)
         results.append([p.detach().clone() for p in model.parameters()])
+        counts.append(len(restored))
+    assert counts == [60, 60]
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)

@@ -66,7 +66,7 @@ def test_values_that_are_not_finite_are_refused_in_every_part(learned, protectio
     state = copy.deepcopy(learned[protection])
     found = list(places(state))
     assert len(found) > 10
-    for path, value in zip(found, cycle([float("nan"), float("inf")])):  # noqa: B905
+    for path, value in zip(found, cycle([float("nan"), float("inf")])):
         numbers = part(state, path).view(-1)
         kept = numbers[-1].clone()
         numbers[-1] = value

@@ -17,7 +17,7 @@ from safi_agent.faculties.will import read_verdict
 from safi_agent.parsing import parse_reply
 from tests.safi_agent.fakes import THREE
 
-EXAMPLES = settings(max_examples=2000, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=800, deadline=None, derandomize=True)
 
 
 @dataclass(frozen=True)

@@ -243,9 +243,17 @@ class Note(BaseModel):
     words: str
 
 
-@both
-@pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
-@pytest.mark.parametrize("words", ["\nguaranteed", "guaranteed", "\x01guar\u034fanteed"])
+@pytest.mark.parametrize(
+    ("strategy", "words", "awaited"),
+    [
+        (ToolStrategy, "\nguaranteed", False),
+        (ToolStrategy, "guaranteed", True),
+        (ToolStrategy, "\x01guar\u034fanteed", False),
+        (ProviderStrategy, "\nguaranteed", True),
+        (ProviderStrategy, "guaranteed", False),
+        (ProviderStrategy, "\x01guar\u034fanteed", True),
+    ],
+)
 def test_structured_output_with_a_vetoed_text_does_not_leave(
     govern: Any, awaited: bool, strategy: Any, words: str
 ) -> None:

@@ -55,7 +55,7 @@ def made(weights: list[float]) -> ValueSet:
     return load_values({"name": "t", "values": [{"name": f"v{i}", "weight": w} for i, w in enumerate(weights)]})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases())
 def test_it_is_what_the_oracle_says(case: tuple[list[float], list[tuple[float, float]], list[float], float]) -> None:
     weights, rows, mu, beta = case
@@ -74,7 +74,7 @@ def test_it_is_what_the_oracle_says(case: tuple[list[float], list[tuple[float, f
         assert found.drift == min(1, max(0, found.drift_raw))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(row, min_size=15, max_size=15), min_size=1, max_size=12), st.floats(0, 0.99))
 def test_a_run_of_turns_is_what_the_oracle_replays(turns: list[list[tuple[float, float]]], beta: float) -> None:
     mu: dict[str, float] | None = None

@@ -234,9 +234,18 @@ def code(draft: Draft | str, values: ValueSet) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["guaranteed", r"(?i)\bGuaranteed\b", r"^guaranteed$", r"\Aguaranteed\Z", r"(?<!\S)guaranteed(?!\S)"]
+    ("pattern", "place"),
+    [
+        ("guaranteed", "guar{0}anteed"),
+        (r"(?i)\bGuaranteed\b", "{0}guaranteed"),
+        (r"(?i)\bGuaranteed\b", "guar{0}anteed"),
+        (r"^guaranteed$", "guaranteed{0}"),
+        (r"^guaranteed$", "{0}guaranteed"),
+        (r"\Aguaranteed\Z", "g{0}u{0}{0}aranteed{0}{0}"),
+        (r"(?<!\S)guaranteed(?!\S)", "guaranteed{0}"),
+        (r"(?<!\S)guaranteed(?!\S)", "g{0}u{0}{0}aranteed{0}{0}"),
+    ],
 )
-@pytest.mark.parametrize("place", ["guar{0}anteed", "{0}guaranteed", "guaranteed{0}", "g{0}u{0}{0}aranteed{0}{0}"])
 def test_no_character_that_is_not_drawn_evades_a_veto(pattern: str, place: str) -> None:
     values = vetoing(pattern)
     assert code("good", values) is None

@@ -45,11 +45,16 @@ def data(text: str) -> dict[str, Any]:
     return dict(json.loads(found[1]))
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The elements of a page without hostile texts."""
+    return tags(page(review(write(tmp_path_factory.mktemp("plain") / "log.json", [record(1)]))))
+
+
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_text_becomes_an_element_and_every_text_arrives(tmp_path: Path, text: str) -> None:
-    plain = page(review(write(tmp_path / "plain.json", [record(1)])))
+def test_no_text_becomes_an_element_and_every_text_arrives(tmp_path: Path, plain: list[str], text: str) -> None:
     made = page(review(write(tmp_path / "log.json", [hostile(text)])))
-    assert tags(made) == tags(plain)
+    assert tags(made) == plain
     (turn,) = data(made)["records"]
     assert turn["record"] == hostile(text)
 

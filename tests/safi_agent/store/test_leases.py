@@ -132,7 +132,7 @@ def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_pat
         safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
         assert safi.drain(60) == 1
         safi.invoke("behind it", SAME_KEY)
-        assert safi.drain(1.0) == 0
+        assert safi.drain(0.3) == 0
         (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
         assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
         assert f":{other.pid}: they are taken over when it has ended" in sentence
@@ -169,7 +169,7 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     ]
     safi.invoke("behind it", SAME_KEY)
     safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
-    safi.drain(1)
+    safi.drain(0.3)
     (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
     assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
     assert THREE.fingerprint[:12] in sentence

@@ -254,6 +254,7 @@ def test_with_a_model_that_is_a_function_on_a_thread(make: Any) -> None:
 SLOW = THREE.model_copy(update={"forbidden": (r"(a|aa)+$",)})  # takes exponential time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "in_call"), [(40, False), (10_000, True)], ids=["answer", "call"])
 def test_while_a_pattern_takes_long_the_loop_goes_on(
     make: Any, govern: Any, monkeypatch: pytest.MonkeyPatch, in_call: bool, length: int

@@ -192,6 +192,7 @@ def test_inside_a_governed_answer_another_one_gets_an_id_of_its_own(make: Any, t
     assert len(set(ids)) == len(ids) == 4
 
 
+@pytest.mark.slow
 def test_a_process_that_crashed_amid_a_batch_is_followed_by_one_that_finds_what_was_stored(tmp_path: Path) -> None:
     program = """
 import os, sys

@@ -69,6 +69,7 @@ def test_an_edited_call_is_held_to_its_rule_whatever_mark_stands_beside_it(
     assert "amount: missing, or not what is allowed." in "".join(texts(out))
 
 
+@pytest.mark.slow
 @both
 def test_an_edited_call_is_seen_by_the_person_that_the_hook_wants(govern: Any, awaited: bool) -> None:
     stopped = Stopped(govern(review=lambda made: made["args"]["amount"] > 100))
@@ -280,6 +281,7 @@ FORGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "awaited"), [(how, bool(i % 2)) for i, how in enumerate(FORGED)])
 def test_nothing_leaves_that_was_put_in_the_place_of_an_answer(govern: Any, awaited: bool, how: str) -> None:
     middleware = govern(Fake(will=on_words("thief")))

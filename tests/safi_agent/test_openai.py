@@ -96,6 +96,7 @@ def test_a_judge_may_answer_by_a_tool_call(server: Server, make: Any, tmp_path: 
     assert ("tools" in server.asked("will")[0]) == (method == "function_calling")
 
 
+@pytest.mark.slow
 def test_streamed_it_leaves_whole_and_only_once_it_was_approved(make: Any, server: Server) -> None:
     server.says["will"] = in_turn(approve(), VIOLATION)
     safi = make(chat(server, streaming=True))

@@ -83,6 +83,7 @@ def moved(kind, strength, dtype=torch.float32):
     return (model(x) - before).norm().item() / before.norm().item(), comm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_evaluated_average_is_held(kind):
     plain, _ = moved(kind, None)

@@ -101,6 +101,7 @@ def digits(classes, bright):
     return x[: len(x) * 3 // 4], y[: len(x) * 3 // 4], x[len(x) * 3 // 4 :], y[len(x) * 3 // 4 :]
 
 
+@pytest.mark.slow
 def test_a_task_with_brighter_images_is_learned_without_forgetting():
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -213,6 +214,7 @@ def test_two_passes_before_the_backward_pass_are_normalised_separately():
     assert equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_gives_the_same_result():
     found = []

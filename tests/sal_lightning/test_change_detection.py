@@ -115,6 +115,7 @@ def test_other_classes_are_found_on_every_network(network):
     assert CHANGE < comm.events[0] <= CHANGE + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "batchnorm", "gru"])
 def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
     comm = train(network, digits(range(10), 2 * CHANGE), digits(range(10), 20, labels=1, seed=1))
@@ -124,6 +125,7 @@ def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
 
 
 # 256 familiar batches refresh the reference twice; the other networks learn for 140 steps above.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "steps"), [("mlp", 300), ("groupnorm", 160), ("lstm", 160), ("positions", 160), ("noise level", 160)]
 )
@@ -133,6 +135,7 @@ def test_nothing_is_found_where_nothing_changes(network, steps):
     assert not comm.monitor.jumped
 
 
+@pytest.mark.slow
 def test_schedules_that_restart_and_dropout_raise_no_alarm():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10))
@@ -147,6 +150,7 @@ def test_schedules_that_restart_and_dropout_raise_no_alarm():
     assert comm.events == []
 
 
+@pytest.mark.slow
 def test_a_new_fit_on_the_same_data_is_held_for_a_while_and_taken_back(tmp_path):
     callback, model = SALCallback(), Net()
     trainer(tmp_path, [callback]).fit(model, loader(length=40, change=10**6))

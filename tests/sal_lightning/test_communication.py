@@ -66,6 +66,7 @@ def test_the_loss_on_a_stationary_task_is_that_of_plain_training(protection):
     assert reached[60] == pytest.approx(reached[False], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_element_rule_detects_changes_and_protects():
     forgotten = {}
     for protected in (False, True):
@@ -82,6 +83,7 @@ def test_the_element_rule_detects_changes_and_protects():
     assert forgotten[True] < 0.8 * forgotten[False]
 
 
+@pytest.mark.slow
 def test_without_an_optimizer_the_layer_warns_once_and_masks_the_gradient():
     forgotten = {}
     for protected in (False, True):
@@ -121,6 +123,7 @@ def test_calling_restore_is_equivalent_to_the_hook():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_consolidation_by_hand_and_every_n_steps():
     model = net()
     optimizer = torch.optim.Adam(model.parameters())
@@ -136,6 +139,7 @@ def test_consolidation_by_hand_and_every_n_steps():
     assert clock.events == [20, 40]
 
 
+@pytest.mark.slow
 def test_memory_of_the_default_on_the_published_net_stays_below_two_and_a_half_times_its_parameters():
     model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
     optimizer = torch.optim.Adam(model.parameters())

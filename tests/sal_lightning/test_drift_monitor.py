@@ -91,6 +91,7 @@ def test_the_default_layer_is_the_last_linear_that_is_called():
     assert torch.equal(by_name, model.first(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
 def test_drift_of_a_compiled_model_equals_that_of_an_eager_one(in_place):
     torch.manual_seed(0)

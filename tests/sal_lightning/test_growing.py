@@ -57,6 +57,7 @@ def test_a_head_added_for_the_second_task_is_free_and_the_rest_stays_held(tmp_pa
         assert (model.heads[1].weight - start[0]).norm() > 0.1
 
 
+@pytest.mark.slow
 def test_biases_unfrozen_later_are_free_while_their_weights_are_held(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None, strength=1e6)
     for layer in (model.net[0], model.net[2]):
@@ -107,6 +108,7 @@ def test_outputs_added_to_a_head_are_free_and_the_old_ones_stay_held(tmp_path, p
     assert third.bands()[2] == volatile
 
 
+@pytest.mark.slow
 def test_new_rows_move_as_in_a_layer_that_holds_nothing():
     """An oracle: two separate heads side by side, the second never held."""
     torch.manual_seed(0)
@@ -202,6 +204,7 @@ def texts(first, last, n=25):
     return DataLoader(tokens, batch_size=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in HUGGING])
 @pytest.mark.parametrize("held", [False, True])
 def test_rows_added_to_an_embedding_are_free_and_the_old_ones_stay_held(tmp_path, held):
@@ -219,6 +222,7 @@ def test_rows_added_to_an_embedding_are_free_and_the_old_ones_stay_held(tmp_path
     assert models.steps(callback) == [50]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in HUGGING])
 def test_a_second_adapter_is_free_and_the_first_one_stays_known(tmp_path):
     peft = pytest.importorskip("peft")
@@ -311,6 +315,7 @@ class Experts(Net):
         return F.mse_loss(h, y) + 1e-3 * (some + self.attention(*[h[:n, None]] * 3)[0].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode")
 def test_a_part_without_rows_in_a_step_is_passed_over_there(tmp_path, mode):

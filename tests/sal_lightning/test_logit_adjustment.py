@@ -317,6 +317,7 @@ def accuracies(**choices):
     return [(some(x).argmax(1) == y).float().mean().item() for x, y in tests]
 
 
+@pytest.mark.slow
 def test_old_classes_are_kept_and_new_ones_learned():
     without, found = accuracies(absent_prior=1), accuracies()
     assert found[0] > without[0] + 0.05

@@ -33,6 +33,7 @@ class Evaluating(Net):
         self.eval()
 
 
+@pytest.mark.slow
 def test_a_model_in_evaluation_mode_is_trained_as_one_in_training_mode_bit_for_bit(tmp_path):
     model, callback = Evaluating(), SALCallback()
     trainer(tmp_path, [callback]).fit(model, loader())
@@ -181,6 +182,7 @@ class Reentrant(Checkpointed):
     reentrant = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Checkpointed, Reentrant])
 def test_recomputation_is_observed_once_in_evaluation_mode(kind):
     make = lambda: kind(*models.mlp())  # noqa: E731

@@ -64,6 +64,7 @@ def test_each_step_follows_the_formula():
             assert torch.allclose(p, W[name], atol=1e-5), (i, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -89,6 +90,7 @@ def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make,
     assert share[most].median() < 0.6 * share[least].median()
 
 
+@pytest.mark.slow
 def test_half_the_learning_rate_over_twice_the_steps_is_about_equivalent():
     ended = []
     for rate, seeds in ((0.02, range(100, 200)), (0.01, [i for i in range(100, 200) for _ in range(2)])):
@@ -197,6 +199,7 @@ def test_a_consolidation_that_is_rolled_back_restores_the_pull():
     assert comm.covered.pull.memory is before
 
 
+@pytest.mark.slow
 def test_a_saved_state_continues_bit_for_bit():
     ended = []
     for saved in (False, True):
@@ -285,6 +288,7 @@ def test_importance_is_the_mean_over_consolidations():
     assert torch.equal(both.weight, some[0].weight)
 
 
+@pytest.mark.slow
 def test_the_pull_reduces_forgetting_at_equal_learning():
     found = {}
     for pull in (0.0, 10.0):

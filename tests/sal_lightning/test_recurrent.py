@@ -178,6 +178,7 @@ def steps(model, optimizer, comm, task, n):
         optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"), [(nn.RNN, {}), (nn.GRU, {}), (nn.LSTM, {"num_layers": 2, "bidirectional": True})]
 )
@@ -212,6 +213,7 @@ def test_in_evaluation_mode_a_recurrent_layer_is_observed_as_in_training_mode(la
     assert all(map(torch.equal, *ended))
 
 
+@pytest.mark.slow
 def test_a_cell_in_a_loop_is_protected_like_the_layer():
     class Cells(Recurrent):
         def __init__(self):

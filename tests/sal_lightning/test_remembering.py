@@ -28,6 +28,7 @@ def test_batches_as_loaders_give_them():
         torch.testing.assert_close(run(model, batch), expected)
 
 
+@pytest.mark.slow
 def test_remember_protects_a_pretrained_model_without_labels():
     forgotten = {}
     for remembered in (False, True):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,6 +46,7 @@ def test_a_layer_that_does_not_move_is_settled_and_one_that_learns_is_not():
     assert mean(analyzer, "0.weight") > mean(analyzer, "2.weight") + 0.2
 
 
+@pytest.mark.slow
 def test_a_network_settles_as_it_converges():
     model = net()
     analyzer = StabilityAnalyzer(model)
@@ -72,6 +74,7 @@ def test_a_reinitialised_layer_becomes_volatile():
     assert mean(analyzer, "2.weight") - settled < mean(analyzer, "0.weight") - other
 
 
+@pytest.mark.slow
 def test_random_labels_make_a_settled_network_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)

@@ -55,12 +55,14 @@ def part(state, path):
 RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 
 
+@pytest.mark.slow
 @RULES
 def test_a_saved_state_is_accepted(learned, protection):
     SALCallback(protection).load_state_dict(learned[protection])
     SALCallback(protection).load_state_dict({})
 
 
+@pytest.mark.slow
 @RULES
 def test_values_that_are_not_finite_are_refused_in_every_part(learned, protection):
     state = copy.deepcopy(learned[protection])
@@ -76,6 +78,7 @@ def test_values_that_are_not_finite_are_refused_in_every_part(learned, protectio
     SALCallback(protection).load_state_dict(state)
 
 
+@pytest.mark.slow
 @RULES
 def test_tensors_out_of_bounds_are_refused_in_every_part(learned, protection):
     state = copy.deepcopy(learned[protection])
@@ -125,6 +128,7 @@ BY_NAME = {
 BY_NAME |= {"signals", "sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets", "priors", "shares"}
 
 
+@pytest.mark.slow
 @RULES
 def test_missing_keys_are_named(learned, protection):
     count, state = 0, copy.deepcopy(learned[protection])

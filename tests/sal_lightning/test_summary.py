@@ -108,6 +108,7 @@ def trained(tmp_path_factory):
     return callback
 
 
+@pytest.mark.slow
 def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     said = trained.summary()
     first, table = said.splitlines()[0], rows(said)
@@ -127,6 +128,7 @@ def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     assert table["Warnings"] == "none"
 
 
+@pytest.mark.slow
 def test_the_held_share_is_that_of_the_last_logged_step(tmp_path):
     callback = SALCallback()
     run = trainer(tmp_path, [callback], log_every_n_steps=60)
@@ -180,6 +182,7 @@ def test_a_suspected_change_is_reported(tmp_path):
 # --- evidence ---
 
 
+@pytest.mark.slow
 def test_each_event_has_its_evidence(tmp_path):
     model = Net()
     for trigger, evidence in (("fit", "new fit"), (20, "every n steps")):
@@ -222,6 +225,7 @@ def test_invalid_evidence_is_refused(trained, evidence):
 # --- much to say ---
 
 
+@pytest.mark.slow
 def test_a_long_summary_fits_a_terminal():
     torch.manual_seed(0)
     name = "a_part_of_the_network_with_a_long_name_{}"
@@ -274,6 +278,7 @@ def test_weights_frozen_during_training_are_in_no_row_of_trainable_ones():
         assert sum(view.observed) == pytest.approx(view.weights)
 
 
+@pytest.mark.slow
 def test_several_optimizers_share_one_summary(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Alternating(), loader())
@@ -307,6 +312,7 @@ def optimizers(model):
     return [torch.optim.Adam(model.parameters(), lr=5e-3)]
 
 
+@pytest.mark.slow
 def test_the_summary_has_no_side_effects(tmp_path):
     ended = []
     for ask in (False, True):

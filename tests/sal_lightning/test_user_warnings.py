@@ -76,6 +76,7 @@ def sharp(how, strength, explicit=False, change=40):
     return comm, models.moved(model[0], x, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["parts", "step", "parts after the two lines"])
 def test_an_optimizer_stepped_by_parts_is_seen_and_protects(how):
     comm, moved = sharp(how.split()[0], 1e6, explicit="lines" in how)
@@ -158,6 +159,7 @@ def accelerated(optimizer):
     return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [Lookahead, Wrapper, accelerated])
 def test_an_inner_optimizer_is_found(wrap):
     moved = {}
@@ -348,6 +350,7 @@ def test_remember_without_a_called_layer_warns(tmp_path):
 # --- at the end of a fit ---
 
 
+@pytest.mark.slow
 def test_an_unreachable_number_of_steps_warns_once(tmp_path):
     callback = SALCallback(consolidate_on=50)
     with pytest.warns(UserWarning, match=r"Nothing is held: consolidate_on=50 is more than the 20 steps") as seen:
@@ -377,6 +380,7 @@ def test_a_jump_without_an_event_warns_once_at_the_end_of_the_fit(tmp_path, befo
     assert callback.layers[0].monitor.jumped
 
 
+@pytest.mark.slow
 def test_a_jump_with_an_event_or_without_novelty_does_not_warn(tmp_path):
     for trigger in ("novelty", None):
         callback = SALCallback(consolidate_on=trigger)
@@ -457,6 +461,7 @@ class Language(Net):
         return next_byte(self, chain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Net, Convolutional, Language])
 def test_a_fit_without_a_change_does_not_warn(tmp_path, kind):
     callback = SALCallback()

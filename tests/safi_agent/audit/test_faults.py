@@ -470,6 +470,7 @@ def test_a_lane_that_waits_for_a_process_which_is_gone_takes_over_from_it(make: 
     first.drain(60)
 
 
+@pytest.mark.slow
 def test_a_thousand_open_audits_hold_few_bodies(make: Any, tmp_path: Path) -> None:
     import gc
 

@@ -122,6 +122,7 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     assert broken != "store" or not Path("safi.db").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_read_is_told_in_a_line() -> None:
     with closing(sqlite3.connect("safi.db")) as connection:
         connection.execute("DROP TABLE safi_anchors")

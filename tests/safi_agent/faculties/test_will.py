@@ -307,6 +307,7 @@ def test_a_pattern_that_is_not_searched_to_the_end_is_a_violation_and_is_named(
     assert code("good", values) is None
 
 
+@pytest.mark.slow
 def test_all_patterns_together_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(will, "PATTERN_SECONDS", 0.2)
     values = vetoing(*(rf"\bsome\b.*\bnever{i}\b" for i in range(200)))

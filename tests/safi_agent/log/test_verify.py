@@ -103,6 +103,7 @@ def edits(draw: st.DrawFn) -> Bytes:
     return Bytes(start, end, draw(st.binary(max_size=300)))
 
 
+@pytest.mark.slow
 @given(edits())
 @settings(max_examples=200, deadline=None)
 def test_any_change_of_any_bytes_is_found_in_the_line_where_it_begins(path: Path, edit: Bytes) -> None:

@@ -105,6 +105,7 @@ def spoilt(rng: random.Random) -> object:
     return content
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_exactly_where_it_is_taken(tmp_path: Path) -> None:
     file, taken = tmp_path / "values.yaml", 0
     for seed in range(200):

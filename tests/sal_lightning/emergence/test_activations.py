@@ -232,6 +232,7 @@ class Eager(SALCallback):
         super().expect(measured, alone=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_field_and_what_is_logged_are_the_same_as_if_every_step_were_copied(tmp_path, accumulation):
     ended = []
@@ -244,6 +245,7 @@ def test_the_field_and_what_is_logged_are_the_same_as_if_every_step_were_copied(
     assert torch.equal(ended[0][1], ended[1][1])
 
 
+@pytest.mark.slow
 def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_path):
     models, callbacks = [Net(), Net()], [SALCallback(field=None), SALCallback()]
     for model, callback in zip(models, callbacks, strict=True):
@@ -256,6 +258,7 @@ def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_pa
     assert callbacks[0].memory()["state"] < callbacks[1].memory()["state"]
 
 
+@pytest.mark.slow
 def test_the_field_goes_on_where_a_checkpoint_left_it(tmp_path):
     whole, first, second = SALCallback(), SALCallback(), SALCallback()
     data = loader(length=24, change=12)

@@ -37,6 +37,7 @@ def wandb_run(tmp_path_factory):
     return offline_wandb.history(folder), callback, folder
 
 
+@pytest.mark.slow
 def test_steps_go_on_over_several_fits(wandb_run):
     rows, _, _ = wandb_run
     by_fit = list(range(10, 121, 10))
@@ -182,6 +183,7 @@ class Bar(L.pytorch.callbacks.TQDMProgressBar):
         self.shown.append(self.get_metrics(trainer, trainer.lightning_module).get("sal"))
 
 
+@pytest.mark.slow
 def test_the_progress_bar_shows_the_spectrum_and_asks_only_on_log_steps(tmp_path):
     callback, bar = Counted(), Bar()
     fit(tmp_path, [callback, bar], enable_progress_bar=True)

@@ -68,6 +68,7 @@ def test_what_is_missing_or_ambiguous_is_said(tmp_path):
         read([tmp_path / "version_3"])
 
 
+@pytest.mark.slow
 def test_the_same_run_in_both_loggers_reads_the_same(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     from lightning.pytorch.loggers import WandbLogger

@@ -103,6 +103,7 @@ def test_a_state_goes_on():
     assert see(second, sizes[10:]) == whole.q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.0, 0.5), (10.0, 0.7, 1.0)])
 def test_it_falls_where_present_data_can_be_learned(noise, least, most):
     torch.manual_seed(0)

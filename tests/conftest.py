@@ -3,18 +3,16 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from itertools import count
+from typing import Any
 
 import hypothesis
 import pytest
-import torch
 
-from tests.everywhere.processes import Processes
 from tests.safi_agent.postgres_server import Server, server
 
 # Small tensors on many threads are slower, and other work on the machine makes them much slower; in processes that are
 # started too.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
@@ -38,13 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Whatever a test before has set."""
-    torch.set_num_threads(1)
+    """Whatever a test before has set; tests of safi_agent alone do not import torch."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def both() -> Iterator[Processes]:
+def both() -> Iterator[Any]:
     """Two processes that stay, for whatever is to run in several at once."""
+    from tests.everywhere.processes import Processes
+
     with Processes() as processes:
         yield processes
 

@@ -12,6 +12,7 @@ from tests.safi_agent.fakes import THREE, approve, ledger
 
 Reply = str | int | tuple[int, str] | Callable[[dict[str, Any]], Any] | None
 HANG = "hang"
+SAYS: dict[str, Any] = {"intellect": "An answer.", "will": approve(), "conscience": ledger(THREE)}
 
 
 class Server(ThreadingHTTPServer):
@@ -24,7 +25,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.says: dict[str, Any] = {"intellect": "An answer.", "will": approve(), "conscience": ledger(THREE)}
+        self.says: dict[str, Any] = dict(SAYS)
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.stopped = threading.Event()
 

@@ -151,6 +151,7 @@ def test_refusals_and_failures_take_no_room(make: Any) -> None:
     assert not [error for error in kept if isinstance(error, BacklogError)]
 
 
+@pytest.mark.slow
 def test_depth_and_age_are_of_this_value_set_on_this_store_whoever_answered(
     database: str, make: Any, gated: Gated
 ) -> None:

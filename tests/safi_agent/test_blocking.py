@@ -254,8 +254,8 @@ def test_with_a_model_that_is_a_function_on_a_thread(make: Any) -> None:
 SLOW = THREE.model_copy(update={"forbidden": (r"(a|aa)+$",)})  # takes exponential time
 
 
-@pytest.mark.parametrize("in_call", [False, True], ids=["answer", "call"])
-@pytest.mark.parametrize("length", [40, 10_000])
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "in_call"), [(40, False), (10_000, True)], ids=["answer", "call"])
 def test_while_a_pattern_takes_long_the_loop_goes_on(
     make: Any, govern: Any, monkeypatch: pytest.MonkeyPatch, in_call: bool, length: int
 ) -> None:

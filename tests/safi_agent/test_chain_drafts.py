@@ -25,6 +25,7 @@ def record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "log.json").read_text().splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_the_draft_that_most_agree_with_leaves_and_the_agreement_is_recorded(make: Any, tmp_path: Path) -> None:
     model = Fake(intellect=in_turn(NO, f"{YES}<reflection>r1</reflection>", f"{ALSO}<reflection>r2</reflection>"))
     safi = make(model, drafts=3)
@@ -40,6 +41,7 @@ def test_the_draft_that_most_agree_with_leaves_and_the_agreement_is_recorded(mak
     assert "67 % say much the same" in system
 
 
+@pytest.mark.slow
 def test_one_draft_costs_nothing_and_tells_nothing(make: Any, tmp_path: Path) -> None:
     class Never(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:

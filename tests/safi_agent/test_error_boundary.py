@@ -205,7 +205,20 @@ FEW = ("a refusal", "a judge that stops", "a store")
 
 
 def pairs(ways: dict[str, Any], plain: str) -> list[tuple[str, str]]:
-    return [(way, how) for way in ways for how in BREAKS if way == plain or how in FEW]
+    return [
+        (way, how)
+        for i, way in enumerate(ways)
+        for how in BREAKS
+        if way == plain or (how in FEW and how != FEW[1 + i % 2])
+    ]
+
+
+def pairs_awaited() -> list[Any]:
+    """All on the loop; on a thread each break with a plain call, and each way with a judge that stops."""
+    on_thread = [(way, how) for way in AWAITED for how in BREAKS if way == "ainvoke" or how == FEW[1]]
+    found = [(Awaited, "on the loop", pair) for pair in pairs(AWAITED, "ainvoke")]
+    found += [(Fake, "on a thread", pair) for pair in on_thread if pair != ("ainvoke", "Ctrl-C")]  # for the main thread
+    return [pytest.param(model, *pair, id=f"{where}-{'-'.join(pair)}") for model, where, pair in found]
 
 
 @pytest.mark.parametrize(("way", "how"), pairs(SYNC, "invoke"))
@@ -218,13 +231,10 @@ def test_nothing_of_a_turn_can_be_reached_from_its_exception(make: Any, way: str
 
 # When asyncio.run ends with an interruption it leaves coroutines of LangChain behind that end in awaiting callbacks.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("way", "how"), pairs(AWAITED, "ainvoke"))
-@pytest.mark.parametrize("model", [Fake, Awaited], ids=["on a thread", "on the loop"])
+@pytest.mark.parametrize(("model", "way", "how"), pairs_awaited())
 def test_nothing_of_a_turn_can_be_reached_from_its_exception_when_awaited(
-    make: Any, way: str, how: str, model: Any
+    make: Any, model: Any, way: str, how: str
 ) -> None:
-    if how == "Ctrl-C" and model is Fake:
-        pytest.skip("signals are for the main thread")
     word = secret()
     error = caught(lambda: AWAITED[way](broken(make, word, how, model)))
     # A judge that raises these itself, in a task of LangChain's, is one that failed: the draft is refused.

@@ -14,7 +14,7 @@ from tests.safi_agent.log_lines import lines
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CHILDREN = int(os.environ.get("SAFI_FORKS", "12"))
+CHILDREN = int(os.environ.get("SAFI_FORKS", "6"))
 TRAFFIC = """
 import os, sys, threading, time
 from contextlib import nullcontext

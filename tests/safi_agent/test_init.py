@@ -8,6 +8,7 @@ import pytest
 import safi_agent
 
 
+@pytest.mark.slow
 def test_importing_it_loads_neither_sal_lightning_nor_torch() -> None:
     others = "{'sal_lightning', 'torch', 'lightning'}"
     code = f"import sys; from safi_agent import *; print(*{others} & set(sys.modules))"
@@ -15,6 +16,7 @@ def test_importing_it_loads_neither_sal_lightning_nor_torch() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_importing_it_loads_neither_langchain_nor_the_database_until_a_name_is_used() -> None:
     names = "{'langchain', 'langchain_core', 'sqlalchemy', 'sal_page'}"
     code = f"import sys, safi_agent; print(*{names} & set(sys.modules)); print(safi_agent.load_values('civic').name)"
@@ -52,6 +54,7 @@ def test_a_name_that_is_not_there_is_not_there() -> None:
         safi_agent.create_chain  # noqa: B018
 
 
+@pytest.mark.slow
 def test_names_and_modules_are_there_though_nothing_was_imported_before() -> None:
     code = (
         "import safi_agent\n"

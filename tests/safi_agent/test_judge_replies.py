@@ -51,6 +51,7 @@ UNCLEAR: dict[str, Any] = {
 REASONED = f"<think>perhaps\n{FENCED}\nwould do</think>\n{VIOLATION}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CLEAR)
 def test_a_clear_approval_lets_an_answer_out(make: Any, what: str) -> None:
     assert make(Fake(will=CLEAR[what]), store=None, log=None).invoke("q").content == "An answer."

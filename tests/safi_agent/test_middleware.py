@@ -13,6 +13,7 @@ from tests.safi_agent.fakes import VIOLATION, Fake, approve, in_turn
 from tests.safi_agent.reachable_objects import found
 
 
+@pytest.mark.slow
 @both
 def test_an_approved_answer_leaves_and_is_audited_once(govern: Any, tmp_path: Any, awaited: bool) -> None:
     middleware = govern()

@@ -63,6 +63,7 @@ def test_arguments_are_held_to_their_rules(govern: Any, awaited: bool) -> None:
     assert "712345678" not in repr(out), "what was denied has left"
 
 
+@pytest.mark.slow
 @both
 def test_calls_side_by_side_are_ruled_one_by_one(govern: Any, awaited: bool) -> None:
     tools, middleware = Tools(), govern(allowed_tools=["search"])

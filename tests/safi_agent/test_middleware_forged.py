@@ -69,6 +69,7 @@ def test_an_edited_call_is_held_to_its_rule_whatever_mark_stands_beside_it(
     assert "amount: missing, or not what is allowed." in "".join(texts(out))
 
 
+@pytest.mark.slow
 @both
 def test_an_edited_call_is_seen_by_the_person_that_the_hook_wants(govern: Any, awaited: bool) -> None:
     stopped = Stopped(govern(review=lambda made: made["args"]["amount"] > 100))
@@ -182,8 +183,16 @@ def test_a_forged_denial_is_no_denial(govern: Any, awaited: bool) -> None:
     assert "Eve" not in "".join(texts(out))
 
 
-@both
-@pytest.mark.parametrize("junk", [5, [], "approve", {"decision": "approve"}, {"decision": ["approve"], "signature": 5}])
+@pytest.mark.parametrize(
+    ("junk", "awaited"),
+    [
+        (5, False),
+        ([], True),
+        ("approve", False),
+        ({"decision": "approve"}, True),
+        ({"decision": ["approve"], "signature": 5}, False),
+    ],
+)
 def test_junk_in_the_place_of_a_mark_is_no_mark(govern: Any, awaited: bool, junk: Any) -> None:
     stopped = Stopped(govern(allowed_tools=["search"]), calls(call("search", "a", q="x")), "Done.")
     stopped.edit(stopped.begin(), tool_calls=[call("pay", "a", amount=1)], response_metadata=marked(junk))
@@ -272,8 +281,8 @@ FORGED = {
 }
 
 
-@both
-@pytest.mark.parametrize("how", FORGED)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "awaited"), [(how, bool(i % 2)) for i, how in enumerate(FORGED)])
 def test_nothing_leaves_that_was_put_in_the_place_of_an_answer(govern: Any, awaited: bool, how: str) -> None:
     middleware = govern(Fake(will=on_words("thief")))
     model = Calling(intellect=in_turn("An answer.", "An answer."))

@@ -5,7 +5,6 @@ shown to give the words away where no middleware stands before it.
 """
 
 import logging
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -94,16 +93,20 @@ def agent_of(middleware: list[Any], case: dict[str, Any]) -> Any:
     return create_agent(model, Tools().of(), middleware=middleware, checkpointer=InMemorySaver(), **settings)
 
 
+# Each place with every second door, and each door with every second place.
+PAIRS = [(hide, door) for i, hide in enumerate(HIDING) for j, door in enumerate(DOORS) if (i + j) % 2 == 0]
+
+
 @beta
-@pytest.mark.parametrize("draw", range(len(HIDING) * len(DOORS)))
-def test_what_was_not_let_through_leaves_by_no_door(govern: Any, draw: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("hide", "door"), PAIRS)
+def test_what_was_not_let_through_leaves_by_no_door(
+    govern: Any, hide: Any, door: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL, "safi_agent")
-    hide, door = HIDING[draw % len(HIDING)], DOORS[draw // len(HIDING) % len(DOORS)]
     word = secret()
     case = hide(word)
-    bad = random.Random(draw).choice(
-        [VIOLATION.replace("it breaks", f"{word} breaks"), f"no JSON {word}", RuntimeError(word), "{}"]
-    )
+    replies = [VIOLATION.replace("it breaks", f"{word} breaks"), f"no JSON {word}", RuntimeError(word), "{}"]
+    bad = replies[PAIRS.index((hide, door)) % len(replies)]
     judge = Fake(will=lambda asked: bad if word in asked.partition("<draft>")[2] else approve())
     middleware = govern(judge, ["search"], store=None, log=None, judge_calls=case.get("judge_calls", False))
     told = door(agent_of([middleware], case))

@@ -65,6 +65,7 @@ def run_in(folder: Path, dying: bool) -> tuple[Any, SafiMiddleware, Calling]:
     return agent, middleware, model
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of POSIX")
 def test_killed_after_its_answer_was_released_the_run_goes_on_in_another_process(tmp_path: Path) -> None:
     code = (

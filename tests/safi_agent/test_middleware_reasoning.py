@@ -29,6 +29,7 @@ def test_an_agents_answer_loses_its_reasoning(
     assert [record["flags"] for record in records(tmp_path)] == [flags]
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("text", ["<think>hidden</think>", "<think>hidden</think>I look it up.", "<think>hidden"])
 def test_reasoning_beside_a_call_stays_inside(govern: Any, awaited: bool, text: str) -> None:

@@ -89,6 +89,7 @@ def test_done_again_an_agent_calls_no_tool_twice_because_of_its_sub_agent(govern
     assert tools.did == ["pay 5 to no one"]
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("outer", ["governed", "plain", "middleware of its own"])
 def test_after_a_crash_the_whole_is_done_again_and_the_sub_agents_tools_are_not(

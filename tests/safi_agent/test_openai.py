@@ -13,18 +13,25 @@ from langchain_openai import ChatOpenAI
 
 from safi_agent import IntellectError, SafiChain, create_safi_chain
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, approve, in_turn, ledger
-from tests.safi_agent.openai_server import HANG, Server, serving
+from tests.safi_agent.openai_server import HANG, SAYS, Server, serving
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Server]:
     with serving() as one:
         yield one
 
 
+@pytest.fixture
+def server(served: Server) -> Server:
+    """As it is at first: the clients of ChatOpenAI are made once for an address."""
+    served.says, served.requests = dict(SAYS), []
+    return served
+
+
 def patience(reply: Any) -> float:
     """Seconds that a client waits for this reply: few where it never comes."""
-    return 1 if reply is HANG else 60
+    return 0.3 if reply is HANG else 60
 
 
 def chat(server: Server, **settings: Any) -> ChatOpenAI:
@@ -89,6 +96,7 @@ def test_a_judge_may_answer_by_a_tool_call(server: Server, make: Any, tmp_path: 
     assert ("tools" in server.asked("will")[0]) == (method == "function_calling")
 
 
+@pytest.mark.slow
 def test_streamed_it_leaves_whole_and_only_once_it_was_approved(make: Any, server: Server) -> None:
     server.says["will"] = in_turn(approve(), VIOLATION)
     safi = make(chat(server, streaming=True))
@@ -104,14 +112,14 @@ def test_streamed_it_leaves_whole_and_only_once_it_was_approved(make: Any, serve
     assert "No." in seen
 
 
-@pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 429, 503])
 def test_an_intellect_that_gets_an_error_is_an_error(make: Any, server: Server, status: int) -> None:
     server.says["intellect"] = status
     with pytest.raises(IntellectError, match=f"status {status}"):
         make(chat(server)).invoke("Why?")
 
 
-@pytest.mark.parametrize("reply", [429, 500, HANG, b"not json", b"{}", "{}", "", "approve", '{"decision": "appr'])
+@pytest.mark.parametrize("reply", [429, 500, HANG, b"not json", b"{}", "", "approve"])
 def test_a_will_that_gets_nonsense_refuses(make: Any, server: Server, reply: Any) -> None:
     server.says["will"] = reply
     assert make(chat(server, timeout=patience(reply))).invoke("Why?").content == "No."
@@ -208,7 +216,7 @@ def test_an_empty_object_in_json_mode_is_asked_for_again_without_it(make: Any, s
     assert ["response_format" in r for r in server.asked("conscience")] == [True, False]
 
 
-@pytest.mark.parametrize("fault", [429, 500, HANG, b"not json", "{}", '{"ledger": [{"value": "Truth"'])
+@pytest.mark.parametrize("fault", [429, 500, HANG, b"not json", '{"ledger": [{"value": "Truth"'])
 def test_an_audit_that_meets_a_fault_is_tried_again(make: Any, server: Server, tmp_path: Path, fault: Any) -> None:
     server.says["conscience"] = in_turn(fault, fault, ledger())
     safi = make(chat(server, timeout=patience(fault)))

@@ -31,7 +31,8 @@ VIOLATION = json.dumps({"decision": "violation", "reason": "It names a lethal do
 FENCED = f"```json\n{APPROVE}\n```"
 
 
-@settings(deadline=None)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=40)
 @given(documents, st.sampled_from(["{}", "\n{}\n", "```json\n{}\n```", "```\n{}```", "<think>Well.</think>{}"]))
 def test_what_json_wrote_is_read_as_json_reads_it(document: Any, form: str) -> None:
     assert parse_text(form.replace("{}", json.dumps(document))) == document

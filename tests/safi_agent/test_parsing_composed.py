@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
@@ -17,7 +18,7 @@ from safi_agent.faculties.will import read_verdict
 from safi_agent.parsing import parse_reply
 from tests.safi_agent.fakes import THREE
 
-EXAMPLES = settings(max_examples=2000, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=800, deadline=None, derandomize=True)
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def compose(seed: int, kind: str) -> Case:
     return Case(message, None if refused or broken or unknown else read)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(st.integers(0, 2**64))
 def test_no_unclear_ruling_approves_and_no_clear_one_is_refused(seed: int) -> None:
@@ -149,6 +151,7 @@ def test_no_unclear_ruling_approves_and_no_clear_one_is_refused(seed: int) -> No
     assert ruled.code == ("judge" if case.read else "judge_unclear")
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(st.integers(0, 2**64))
 def test_no_unclear_ledger_is_read_and_every_clear_one_is(seed: int) -> None:

@@ -77,6 +77,7 @@ def made(chance: random.Random, depth: int = 2) -> str:
     return chance.choice(["", "", "|"]).join(parts)
 
 
+@pytest.mark.slow
 def test_patterns_are_found_where_re_finds_them() -> None:
     chance, compared, patterns = random.Random(7), 0, 0
     while patterns < 1000:

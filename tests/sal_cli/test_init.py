@@ -24,6 +24,7 @@ def started(name: str, *args: str, without: tuple[str, ...] = ()) -> subprocess.
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), [("sal", "dashboard"), ("safi", "verify")])
 def test_help_needs_nothing_that_takes_time_to_load(name, command):
     done = started(name, "--help")
@@ -33,6 +34,7 @@ def test_help_needs_nothing_that_takes_time_to_load(name, command):
     assert done.stdout.endswith("Loaded:\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "extra"), [("sal", "report"), ("safi", "safi")])
 def test_without_its_extra_a_command_says_in_one_line_what_to_install(name, extra):
     done = started(name, "--help", without=("typer",))
@@ -40,6 +42,7 @@ def test_without_its_extra_a_command_says_in_one_line_what_to_install(name, extr
     assert done.stderr == f'{name}: typer not installed: pip install "sal-lightning[{extra}]"\n'
 
 
+@pytest.mark.slow
 def test_sal_report_without_plotly_says_what_to_install(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text("sal/step\n1\n")
     done = started("sal", "report", str(tmp_path), "--out", str(tmp_path / "page.html"), without=("plotly",))
@@ -49,6 +52,7 @@ def test_sal_report_without_plotly_says_what_to_install(tmp_path: Path):
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_safi_agent_names_all_that_is_missing_and_the_extra():
     code = "import sys; sys.modules.update(dict.fromkeys(['langchain', 'sqlalchemy'])); import safi_agent"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -72,17 +72,18 @@ def moved(kind, strength, dtype=torch.float32):
     model = net().to(dtype)
     optimizer = ScheduleFree(model.parameters(), lr, adam)
     comm = None if strength is None else CommunicationLayer(model, optimizer, consolidate_on=None, strength=strength)
-    steps(model, optimizer, 0, 100)
+    steps(model, optimizer, 0, 60)
     if comm is not None:
         comm.consolidate()
     x = task(0, seed=999)[0]
     before = model(x).detach()
     weights = [p.detach().clone() for p in model.parameters()]
-    steps(model, optimizer, 1, 100)
+    steps(model, optimizer, 1, 60)
     assert any(not torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
     return (model(x) - before).norm().item() / before.norm().item(), comm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_evaluated_average_is_held(kind):
     plain, _ = moved(kind, None)

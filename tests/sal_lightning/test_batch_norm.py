@@ -101,6 +101,7 @@ def digits(classes, bright):
     return x[: len(x) * 3 // 4], y[: len(x) * 3 // 4], x[len(x) * 3 // 4 :], y[len(x) * 3 // 4 :]
 
 
+@pytest.mark.slow
 def test_a_task_with_brighter_images_is_learned_without_forgetting():
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -118,7 +119,7 @@ def test_a_task_with_brighter_images_is_learned_without_forgetting():
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)
     tasks = [digits(range(5), False), digits(range(5, 10), True)]
     for t, (x, y, _, _) in enumerate(tasks):
-        for i in range(200):
+        for i in range(120):
             at = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(1000 * t + i))
             optimizer.zero_grad()
             F.cross_entropy(model(x[at]), y[at]).backward()
@@ -213,6 +214,7 @@ def test_two_passes_before_the_backward_pass_are_normalised_separately():
     assert equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_model_gives_the_same_result():
     found = []

@@ -14,12 +14,14 @@ from tests.everywhere.models import Net, batch, equal, loader, names, trainer, w
 RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 
 
-def fit(tmp_path, model, callback, first=0, length=40):
+def fit(tmp_path, model, callback, first=0, length=25):
     trainer(tmp_path, [callback]).fit(model, loader(first=first, length=length, change=10**6))
 
 
-@RULES
-@pytest.mark.parametrize("consolidate_on", [20, "novelty"])
+@pytest.mark.parametrize(
+    ("protection", "consolidate_on"),
+    [("subspace", "novelty"), ("subspace", 20), ("element", "novelty"), ("tensor", 20)],
+)
 def test_a_layer_frozen_in_the_first_fit_is_free_in_the_second(tmp_path, protection, consolidate_on):
     model, callback = Net(), SALCallback(protection, consolidate_on)
     model.net[0].requires_grad_(False)
@@ -27,7 +29,7 @@ def test_a_layer_frozen_in_the_first_fit_is_free_in_the_second(tmp_path, protect
     model.net[0].requires_grad_(True)
     fit(tmp_path, model, callback, first=1)
     assert callback.coverage() == dict.fromkeys(names(model), protection)
-    assert models.steps(callback) == [80]
+    assert models.steps(callback) == [50]
 
 
 @RULES
@@ -55,6 +57,7 @@ def test_a_head_added_for_the_second_task_is_free_and_the_rest_stays_held(tmp_pa
         assert (model.heads[1].weight - start[0]).norm() > 0.1
 
 
+@pytest.mark.slow
 def test_biases_unfrozen_later_are_free_while_their_weights_are_held(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None, strength=1e6)
     for layer in (model.net[0], model.net[2]):
@@ -105,6 +108,7 @@ def test_outputs_added_to_a_head_are_free_and_the_old_ones_stay_held(tmp_path, p
     assert third.bands()[2] == volatile
 
 
+@pytest.mark.slow
 def test_new_rows_move_as_in_a_layer_that_holds_nothing():
     """An oracle: two separate heads side by side, the second never held."""
     torch.manual_seed(0)
@@ -145,7 +149,7 @@ def test_new_rows_move_as_in_a_layer_that_holds_nothing():
 def test_missing_parts_raise_an_error_before_anything_is_changed(tmp_path, change):
     make = lambda: Net(nn.Sequential(*models.mlp(), nn.LayerNorm(4)))  # noqa: E731
     model, callback, other = make(), SALCallback(consolidate_on=None), make()
-    fit(tmp_path, model, callback)
+    fit(tmp_path, model, callback, length=5)
     callback.consolidate()
     learned = callback.state_dict()
     if change == "fewer outputs":
@@ -159,12 +163,12 @@ def test_missing_parts_raise_an_error_before_anything_is_changed(tmp_path, chang
         other.net[3], match = nn.Identity(), r"missing here: \['net.3.bias', 'net.3.weight'\]"
     before = weights(other)
     with pytest.raises(ValueError, match=match):
-        fit(tmp_path, other, callback)
+        fit(tmp_path, other, callback, length=5)
     assert equal(weights(other), before)
     assert models.hooks(other, []) == 0
     assert equal(callback.state_dict(), learned)
-    fit(tmp_path, model, callback)
-    assert models.steps(callback) == [80]
+    fit(tmp_path, model, callback, length=5)
+    assert models.steps(callback) == [10]
 
 
 # --- language models ---
@@ -195,11 +199,12 @@ def gpt2(vocabulary=25):
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocabulary, **sizes)).eval()
 
 
-def texts(first, last, n=40):
+def texts(first, last, n=25):
     tokens = torch.randint(first, last, (n, 4, 8), generator=torch.Generator().manual_seed(first))
     return DataLoader(tokens, batch_size=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in HUGGING])
 @pytest.mark.parametrize("held", [False, True])
 def test_rows_added_to_an_embedding_are_free_and_the_old_ones_stay_held(tmp_path, held):
@@ -214,9 +219,10 @@ def test_rows_added_to_an_embedding_are_free_and_the_old_ones_stay_held(tmp_path
     assert callback.coverage()["net.transformer.wte.weight"] == "subspace"
     assert moved[25:].mean() > 0.05
     assert bool(moved[:25].max() < 1e-3) == held
-    assert models.steps(callback) == [80]
+    assert models.steps(callback) == [50]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in HUGGING])
 def test_a_second_adapter_is_free_and_the_first_one_stays_known(tmp_path):
     peft = pytest.importorskip("peft")
@@ -309,12 +315,13 @@ class Experts(Net):
         return F.mse_loss(h, y) + 1e-3 * (some + self.attention(*[h[:n, None]] * 3)[0].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode")
 def test_a_part_without_rows_in_a_step_is_passed_over_there(tmp_path, mode):
-    model, callback = Experts().train(mode), SALCallback(consolidate_on=20)
-    trainer(tmp_path, [callback], log_every_n_steps=1).fit(model, loader(length=60, change=10**6))
-    assert callback.events == [20, 40, 60]
+    model, callback = Experts().train(mode), SALCallback(consolidate_on=8)
+    trainer(tmp_path, [callback], log_every_n_steps=1).fit(model, loader(length=16, change=10**6))
+    assert callback.events == [8, 16]
     assert set(callback.coverage().values()) == {"subspace"}
     assert all(p.isfinite().all() for p in model.parameters())
 

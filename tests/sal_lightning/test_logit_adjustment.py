@@ -306,7 +306,7 @@ def accuracies(**choices):
 
     tasks = (0, 1, 2), (3, 4, 5)
     for number, labels in enumerate(tasks):
-        for seed in range(200):
+        for seed in range(120):
             x, y = data(1000 * number + seed, labels)
             optimizer.zero_grad()
             F.cross_entropy(some(x), y).backward()
@@ -317,6 +317,7 @@ def accuracies(**choices):
     return [(some(x).argmax(1) == y).float().mean().item() for x, y in tests]
 
 
+@pytest.mark.slow
 def test_old_classes_are_kept_and_new_ones_learned():
     without, found = accuracies(absent_prior=1), accuracies()
     assert found[0] > without[0] + 0.05

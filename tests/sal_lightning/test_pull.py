@@ -64,6 +64,7 @@ def test_each_step_follows_the_formula():
             assert torch.allclose(p, W[name], atol=1e-5), (i, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -80,7 +81,7 @@ def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make,
     for pull in (0.0, 100.0):
         some, optimizer, comm = consolidated(make, pull=pull, **options)
         start = [p.detach().clone() for p in some.parameters()]
-        steps(some, optimizer, range(100, 300), label=1)
+        steps(some, optimizer, range(100, 200), label=1)
         ended[pull] = torch.cat([(p - w).abs().flatten() for p, w in zip(some.parameters(), start, strict=True)])
     importance = torch.cat(
         [comm.collector.coverage.pull.memory[n].importance.flatten() for n, _ in some.named_parameters()]
@@ -91,6 +92,7 @@ def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make,
     assert share[most].median() < 0.6 * share[least].median()
 
 
+@pytest.mark.slow
 def test_half_the_learning_rate_over_twice_the_steps_is_about_equivalent():
     ended = []
     for rate, seeds in ((0.02, range(100, 200)), (0.01, [i for i in range(100, 200) for _ in range(2)])):
@@ -199,6 +201,7 @@ def test_a_consolidation_that_is_rolled_back_restores_the_pull():
     assert comm.collector.coverage.pull.memory is before
 
 
+@pytest.mark.slow
 def test_a_saved_state_continues_bit_for_bit():
     ended = []
     for saved in (False, True):
@@ -287,16 +290,17 @@ def test_importance_is_the_mean_over_consolidations():
     assert torch.equal(both.weight, some[0].weight)
 
 
+@pytest.mark.slow
 def test_the_pull_reduces_forgetting_at_equal_learning():
     found = {}
     for pull in (0.0, 10.0):
         some = net()
         optimizer = torch.optim.Adam(some.parameters(), lr=5e-3)
         comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=pull)
-        train(some, optimizer, 0, 400, comm)
+        train(some, optimizer, 0, 150, comm)
         first = loss(some, 0)
         comm.consolidate()
-        train(some, optimizer, 1, 400, comm)
+        train(some, optimizer, 1, 200, comm)
         found[pull] = loss(some, 0) - first, loss(some, 1)
     assert found[10.0][0] < 0.8 * found[0.0][0]
     assert found[10.0][1] < 0.01  # which is learned all the same

@@ -178,20 +178,22 @@ def steps(model, optimizer, comm, task, n):
         optimizer.step()
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=["one layer", "two, both ways"])
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"), [(nn.RNN, {}), (nn.GRU, {}), (nn.LSTM, {"num_layers": 2, "bidirectional": True})]
+)
 def test_recurrent_networks_are_held_by_directions_and_keep_the_first_task(kind, options):
     moved, x = {}, overlapping(0, 999)[0]
     for held in (False, True):
         model = Recurrent(kind, **options)
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e4)
-        steps(model, optimizer, comm, 0, 60)
+        steps(model, optimizer, comm, 0, 40)
         assert comm.coverage() == dict.fromkeys(names(model), "subspace")
         if held:
             comm.consolidate()
         before = model(x).detach()
-        steps(model, optimizer, comm, 1, 40)
+        steps(model, optimizer, comm, 1, 25)
         moved[held] = float((model(x).detach() - before).norm() / before.norm())
     assert moved[True] < 0.3 * moved[False]
 
@@ -205,12 +207,13 @@ def test_in_evaluation_mode_a_recurrent_layer_is_observed_as_in_training_mode(la
             model.forward = lambda x, net=model: net.head(net.memory(x.view(len(x), 3, 4))[1][0])
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         comm = CommunicationLayer(model, optimizer, consolidate_on=20)
-        steps(model, optimizer, comm, 0, 50)
+        steps(model, optimizer, comm, 0, 25)
         assert set(comm.coverage().values()) == {"subspace"}
         ended.append(weights(model))
     assert all(map(torch.equal, *ended))
 
 
+@pytest.mark.slow
 def test_a_cell_in_a_loop_is_protected_like_the_layer():
     class Cells(Recurrent):
         def __init__(self):

@@ -28,12 +28,13 @@ def test_batches_as_loaders_give_them():
         torch.testing.assert_close(run(model, batch), expected)
 
 
+@pytest.mark.slow
 def test_remember_protects_a_pretrained_model_without_labels():
     forgotten = {}
     for remembered in (False, True):
         model = net()
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        train(model, optimizer, 0, 400)
+        train(model, optimizer, 0, 200)
         model.train()
         comm = CommunicationLayer(model, optimizer, consolidate_on=None)
         if remembered:
@@ -43,7 +44,7 @@ def test_remember_protects_a_pretrained_model_without_labels():
             assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
             assert comm.events == [0]
         first = loss(model, 0)
-        train(model, optimizer, 1, 300, comm)
+        train(model, optimizer, 1, 150, comm)
         forgotten[remembered] = loss(model, 0) - first
         assert loss(model, 1) < 0.15
     assert forgotten[True] < 0.35 * forgotten[False]

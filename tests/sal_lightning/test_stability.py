@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,6 +46,7 @@ def test_a_layer_that_does_not_move_is_settled_and_one_that_learns_is_not():
     assert mean(analyzer, "0.weight") > mean(analyzer, "2.weight") + 0.2
 
 
+@pytest.mark.slow
 def test_a_network_settles_as_it_converges():
     model = net()
     analyzer = StabilityAnalyzer(model)
@@ -52,7 +54,7 @@ def test_a_network_settles_as_it_converges():
     train(model, analyzer, optimizer, 40)
     early = mean(analyzer, "2.weight")
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.995)
-    for i in range(40, 1500):
+    for i in range(40, 600):
         train(model, analyzer, optimizer, 1, start=i)
         schedule.step()
     assert mean(analyzer, "2.weight") > early + 0.1
@@ -62,23 +64,24 @@ def test_a_reinitialised_layer_becomes_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    train(model, analyzer, optimizer, 1500)
+    train(model, analyzer, optimizer, 500)
     settled = mean(analyzer, "2.weight")
     other = mean(analyzer, "0.weight")
     with torch.no_grad():
         model[2].weight.normal_()
-    train(model, analyzer, optimizer, 20, start=1500)
+    train(model, analyzer, optimizer, 20, start=500)
     assert mean(analyzer, "2.weight") < settled - 0.15
     assert mean(analyzer, "2.weight") - settled < mean(analyzer, "0.weight") - other
 
 
+@pytest.mark.slow
 def test_random_labels_make_a_settled_network_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    train(model, analyzer, optimizer, 2000)
+    train(model, analyzer, optimizer, 600)
     settled = mean(analyzer, "2.weight")
-    train(model, analyzer, optimizer, 25, labels="random", start=2000)
+    train(model, analyzer, optimizer, 25, labels="random", start=600)
     assert mean(analyzer, "2.weight") < settled
 
 

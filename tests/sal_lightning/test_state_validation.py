@@ -1,6 +1,7 @@
 """Invalid states raise an error that names the reason, before anything is changed."""
 
 import copy
+from itertools import cycle
 
 import pytest
 import torch
@@ -54,38 +55,46 @@ def part(state, path):
 RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 
 
+@pytest.mark.slow
 @RULES
 def test_a_saved_state_is_accepted(learned, protection):
     SALCallback(protection).load_state_dict(learned[protection])
     SALCallback(protection).load_state_dict({})
 
 
+@pytest.mark.slow
 @RULES
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_in_every_part(learned, protection, value):
-    found = list(places(learned[protection]))
+def test_values_that_are_not_finite_are_refused_in_every_part(learned, protection):
+    state = copy.deepcopy(learned[protection])
+    found = list(places(state))
     assert len(found) > 10
-    for path in found:
-        state = copy.deepcopy(learned[protection])
-        part(state, path).view(-1)[-1] = value
+    for path, value in zip(found, cycle([float("nan"), float("inf")])):
+        numbers = part(state, path).view(-1)
+        kept = numbers[-1].clone()
+        numbers[-1] = value
         with pytest.raises(ValueError, match=r"to be finite, got NaN or infinity in 1 of \d+ numbers"):
             SALCallback(protection).load_state_dict(state)
+        numbers[-1] = kept
+    SALCallback(protection).load_state_dict(state)
 
 
+@pytest.mark.slow
 @RULES
 def test_tensors_out_of_bounds_are_refused_in_every_part(learned, protection):
-    for path in places(learned[protection]):
-        state = copy.deepcopy(learned[protection])
+    state = copy.deepcopy(learned[protection])
+    for path in places(state):
         tensor = part(state, path)
         if float(tensor.abs().max()) < 1e-9:
             continue  # what is as good as zero stays in its bounds
+        kept = tensor.clone()
         tensor.mul_(1e30)
         with pytest.raises(ValueError, match=r"to lie in|to be finite|as much energy|orthonormal|at most"):
             SALCallback(protection).load_state_dict(state)
+        tensor.copy_(kept)
 
 
 @RULES
-@pytest.mark.parametrize("version", [0, 4, 5, 99, "5", None, True])
+@pytest.mark.parametrize("version", [5, 99, "6", None, True])
 def test_another_version_is_refused(learned, protection, version):
     for inside in (True, False):
         state = copy.deepcopy(learned[protection])
@@ -119,24 +128,26 @@ BY_NAME = {
 BY_NAME |= {"signals", "sums", "seen", "left", "paces", "(pull)", "(logit adjustment)", "targets", "priors", "shares"}
 
 
+@pytest.mark.slow
 @RULES
 def test_missing_keys_are_named(learned, protection):
-    count = 0
-    for path in mappings(learned[protection]):
+    count, state = 0, copy.deepcopy(learned[protection])
+    for path in list(mappings(state)):
         if (
             (path and path[-1] in BY_NAME)
             or "element" in path
             or path[-2:] in (("pull", "memory"), ("adjustment", "memory"))
         ):
             continue
-        for key in part(learned[protection], path):
+        mapping = part(state, path)
+        for key in list(mapping):
             if key in OPTIONAL:
                 continue
-            state = copy.deepcopy(learned[protection])
-            del part(state, path)[key]
+            kept = mapping.pop(key)
             count += 1
             with pytest.raises(ValueError, match=r"missing|to have"):
                 SALCallback(protection).load_state_dict(state)
+            mapping[key] = kept
     assert count >= 12
 
 

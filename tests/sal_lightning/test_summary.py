@@ -12,8 +12,8 @@ from sal_lightning.consolidation_reasons import Counts
 from sal_lightning.report.views import views
 from sal_lightning.summary import Account, short, text, verdict
 from tests.everywhere import models
-from tests.everywhere.models import Alternating, At, loader, trainer
-from tests.sal_lightning.nets import Net
+from tests.everywhere.models import Alternating, At, trainer
+from tests.sal_lightning.nets import Net, loader
 
 FREE, PART, FIRM = StabilitySpectrum(0, 0, 100), StabilitySpectrum(6, 35, 59), StabilitySpectrum(63, 0, 37)
 
@@ -106,13 +106,14 @@ def rows(summary):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A callback whose data changed at step 60, consolidated by hand at step 120."""
+    """A callback whose data changed at step 40, consolidated by hand at step 60."""
     callback = SALCallback(strength=8.0, field=None)
     trainer(tmp_path_factory.mktemp("fit"), [callback], log_every_n_steps=10).fit(Net(), loader())
     callback.consolidate()
     return callback
 
 
+@pytest.mark.slow
 def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     said = trained.summary()
     first, table = said.splitlines()[0], rows(said)
@@ -122,8 +123,8 @@ def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     for label, bands in (("Held", held), ("Observed", observed)):
         told = re.findall(r"(\d+) % (protected|neutral|volatile)", table[label])
         assert {band: int(n) for n, band in told} == {band: round(x) for band, x in bands._asdict().items()}
-    assert table["Training"] == "120 steps of Adam"
-    assert table["Events"] == "step 63 (the input of net.0), step 120 (by hand)"
+    assert table["Training"] == "60 steps of Adam"
+    assert table["Events"] == "step 43 (the input of net.0), step 60 (by hand)"
     # 12·32+32, 32·4+4, 4·4+4 weights of Linear layers, and 4+4 of a norm.
     assert table["Weights"] == (
         "576 in training: 99 % by directions of the input (3 layers), 1 % weight by weight (net.3.bias, net.3.weight)"
@@ -132,9 +133,10 @@ def test_the_summary_agrees_with_the_values_of_the_callback(trained):
     assert table["Warnings"] == "none"
 
 
+@pytest.mark.slow
 def test_the_held_share_is_that_of_the_last_logged_step(tmp_path):
     callback = SALCallback()
-    run = trainer(tmp_path, [callback], log_every_n_steps=120)
+    run = trainer(tmp_path, [callback], log_every_n_steps=60)
     run.fit(Net(), loader())
     logged = {name: 100 * float(run.callback_metrics[f"sal/{name}"]) for name in ("suppressed", "effect", "drift")}
     assert logged["effect"] > 1
@@ -158,13 +160,13 @@ def test_repr_shows_the_arguments_that_are_not_defaults(trained):
     again = copy.deepcopy(trained)
     assert (
         repr(again)
-        == "SALCallback(strength=8.0, field=None): the state of 120 steps is loaded when the next training begins"
+        == "SALCallback(strength=8.0, field=None): the state of 60 steps is loaded when the next training begins"
     )
     assert (
         again.summary()
         .replace("\n", " ")
         .startswith(
-            "Nothing is held yet: the state of 120 steps, with 2 consolidations, "
+            "Nothing is held yet: the state of 60 steps, with 2 consolidations, "
             "is loaded when the next training begins."
         )
     )
@@ -172,8 +174,8 @@ def test_repr_shows_the_arguments_that_are_not_defaults(trained):
 
 def test_a_run_without_a_detected_change_is_reported(tmp_path):
     callback = SALCallback()
-    trainer(tmp_path, [callback]).fit(Net(), loader(length=50, change=10**6))
-    assert callback.summary().startswith("Nothing is held: no change of the data was detected in 50 steps.")
+    trainer(tmp_path, [callback]).fit(Net(), loader(length=30, change=10**6))
+    assert callback.summary().startswith("Nothing is held: no change of the data was detected in 30 steps.")
     table = rows(callback.summary())
     assert table["Events"] == "none"
     assert table["Held back"] == "nothing yet: nothing was consolidated"
@@ -181,14 +183,15 @@ def test_a_run_without_a_detected_change_is_reported(tmp_path):
 
 def test_a_suspected_change_is_reported(tmp_path):
     callback, said = SALCallback(), []
-    at = At(61, lambda *_: said.append(callback.summary()))
-    trainer(tmp_path, [callback, at]).fit(Net(), loader(length=62))
+    at = At(41, lambda *_: said.append(callback.summary()))
+    trainer(tmp_path, [callback, at]).fit(Net(), loader(length=42))
     assert "a change of the data is suspected, and not confirmed yet." in said[0].replace("\n", " ")
 
 
 # --- evidence ---
 
 
+@pytest.mark.slow
 def test_each_event_has_its_evidence(tmp_path):
     model = Net()
     for trigger, evidence in (("fit", "new fit"), (20, "every n steps")):
@@ -215,8 +218,8 @@ def test_evidence_is_saved(trained, tmp_path):
     model = Net()
     callback.begin(model, optimizers(model))
     callback.end()
-    assert callback.events == [63, 120]
-    assert callback.layers[0].evidence == {63: "the input of net.0", 120: "by hand"}
+    assert callback.events == [43, 60]
+    assert callback.layers[0].evidence == {43: "the input of net.0", 60: "by hand"}
     assert "1 change of the data was detected and 1" in callback.summary()
 
 
@@ -231,10 +234,11 @@ def test_invalid_evidence_is_refused(trained, evidence):
 # --- much to say ---
 
 
+@pytest.mark.slow
 def test_a_long_summary_fits_a_terminal():
     torch.manual_seed(0)
     name = "a_part_of_the_network_with_a_long_name_{}"
-    parts = {name.format(i): nn.Linear(8, 8) for i in range(30)} | {f"norm_{i}": nn.LayerNorm(8) for i in range(30)}
+    parts = {name.format(i): nn.Linear(8, 8) for i in range(16)} | {f"norm_{i}": nn.LayerNorm(8) for i in range(16)}
     model = nn.Sequential()
     for part, module in parts.items():
         model.add_module(part, module)
@@ -283,11 +287,12 @@ def test_weights_frozen_during_training_are_in_no_row_of_trainable_ones():
         assert sum(view.observed) == pytest.approx(view.weights)
 
 
+@pytest.mark.slow
 def test_several_optimizers_share_one_summary(tmp_path):
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Alternating(), loader())
     table = rows(callback.summary())
-    assert table["Training"] == "120 steps of Adam, 120 steps of SGD"
+    assert table["Training"] == "60 steps of Adam, 60 steps of SGD"
     assert table["Weights"].startswith("548 in training: 100 % by directions of the input (2 layers)")
     assert len(re.findall(r"step \d+", table["Events"])) == len(set(callback.events))
 
@@ -316,11 +321,12 @@ def optimizers(model):
     return [torch.optim.Adam(model.parameters(), lr=5e-3)]
 
 
+@pytest.mark.slow
 def test_the_summary_has_no_side_effects(tmp_path):
     ended = []
     for ask in (False, True):
         model, callback = Net(), SALCallback()
-        at = [At(steps, lambda *_: (callback.summary(), repr(callback))) for steps in (30, 61, 62, 90)] if ask else []  # noqa: B023
+        at = [At(steps, lambda *_: (callback.summary(), repr(callback))) for steps in (30, 41, 42, 50)] if ask else []  # noqa: B023
         trainer(tmp_path, [callback, *at]).fit(model, loader())
         ended.append((models.weights(model), callback.state_dict()))
     assert models.equal(*ended)

@@ -11,6 +11,8 @@ import pytest
 from sal_page import Section, render
 from tests.browser import look
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 

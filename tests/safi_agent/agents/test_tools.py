@@ -166,6 +166,7 @@ def test_it_is_tried_on_the_name_on_numbers_and_on_the_whole() -> None:
     assert vetoed(call("pay", to="Ann", amount=500), r'"tool": "pay".*"amount": 500')
 
 
+@pytest.mark.slow
 def test_no_character_that_is_not_drawn_evades_a_veto_on_arguments() -> None:
     missed = [c for c in HIDDEN if not vetoed(call("search", q=f"{c}guar{c}anteed"), r"^guaranteed$")]
     assert missed == []
@@ -175,6 +176,7 @@ leaves = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow
 trees = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 
 
+@pytest.mark.slow
 @given(trees)
 def test_the_texts_are_all_strings_and_keys_that_json_has(tree: Any) -> None:
     def read(item: Any) -> list[str]:
@@ -243,9 +245,17 @@ class Note(BaseModel):
     words: str
 
 
-@both
-@pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
-@pytest.mark.parametrize("words", ["\nguaranteed", "guaranteed", "\x01guar\u034fanteed"])
+@pytest.mark.parametrize(
+    ("strategy", "words", "awaited"),
+    [
+        (ToolStrategy, "\nguaranteed", False),
+        (ToolStrategy, "guaranteed", True),
+        (ToolStrategy, "\x01guar\u034fanteed", False),
+        (ProviderStrategy, "\nguaranteed", True),
+        (ProviderStrategy, "guaranteed", False),
+        (ProviderStrategy, "\x01guar\u034fanteed", True),
+    ],
+)
 def test_structured_output_with_a_vetoed_text_does_not_leave(
     govern: Any, awaited: bool, strategy: Any, words: str
 ) -> None:

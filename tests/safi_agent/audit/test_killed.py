@@ -19,7 +19,7 @@ from tests.safi_agent.fakes import THREE
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = int(os.environ.get("SAFI_KILLS", "10"))
+MOMENTS = int(os.environ.get("SAFI_KILLS", "5"))
 
 
 def start(folder: Path, turns: int = 400) -> BaseProcess:

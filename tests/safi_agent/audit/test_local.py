@@ -185,6 +185,7 @@ def test_the_note_reaches_the_next_intellect_and_is_blind(make: Any) -> None:
     assert note == "Recent answers are steady. Give more thought to this value: Care."
 
 
+@pytest.mark.slow
 def test_200_at_once_are_all_audited_in_order(make: Any, tmp_path: Path) -> None:
     safi = make(Fake(delay=0.01, audit_delay=0.05))
 
@@ -237,6 +238,7 @@ def test_a_program_that_simply_ends_waits_for_its_audits(tmp_path: Path) -> None
     assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcde")
 
 
+@pytest.mark.slow
 def test_a_forked_child_audits_its_own_turns_and_not_its_parents(tmp_path: Path) -> None:
     done = run(
         "safi = make(Fake(audit_delay=0.3))\n"
@@ -277,6 +279,7 @@ def test_on_other_loops(tmp_path: Path, kind: str) -> None:
     assert len(lines(tmp_path)) == (5 if kind == "uvloop" else 6)
 
 
+@pytest.mark.slow
 def test_what_is_pending_is_judged_by_the_values_it_was_approved_under(make: Any, tmp_path: Path) -> None:
     code = "safi = make(Fake(audit_delay=30))\nsafi.invoke('a')\nos._exit(9)"
     assert run(code, tmp_path).returncode == 9
@@ -296,6 +299,7 @@ def by(model: str, reply: str) -> AIMessage:
     return AIMessage(reply, response_metadata={"model_name": model})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audit", ["in process", "worker"])
 def test_the_record_names_the_model_that_judged(audit: str, database: str, make: Any, tmp_path: Path) -> None:
     """Of two turns under one key the second is judged first, and is kept until it can be committed."""

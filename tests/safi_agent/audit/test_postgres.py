@@ -21,6 +21,8 @@ from safi_agent.store.leases import Leases
 from tests.safi_agent.fakes import GATED, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.postgres_server import Server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

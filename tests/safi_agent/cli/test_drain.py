@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import forked
+
+pytestmark = pytest.mark.slow
 
 
 def test_drain_finishes_what_a_dead_process_left(tmp_path: Path) -> None:

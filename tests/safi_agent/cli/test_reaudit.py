@@ -40,7 +40,7 @@ def down() -> Down:
     return Down()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         found: str = request.getfixturevalue("database")
@@ -155,6 +155,7 @@ def test_many_that_do_so_at_once_repeat_each_once(store: str, make: Any, down: D
     assert len(lines(tmp_path / "log.json")) == 12
 
 
+@pytest.mark.slow
 def test_killed_amid_it_nothing_is_lost_or_done_twice(make: Any, down: Down, tmp_path: Path) -> None:
     safi = make(down.model, audit_attempts=1)
     safi.batch(["a", "b"], {"max_concurrency": 1})

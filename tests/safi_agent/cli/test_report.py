@@ -9,6 +9,7 @@ from safi_agent.cli import app
 from tests.safi_agent.report.records import LOW, record, write
 
 
+@pytest.mark.slow
 def test_it_writes_a_page_beside_the_log_and_says_what_it_found(tmp_path: Path) -> None:
     log = write(tmp_path / "log.json", [record(1), record(2, **LOW)])
     said = CliRunner().invoke(app, ["report", str(log)])

@@ -1,6 +1,7 @@
 """``safi verify``: what it says and how it ends."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,18 +16,31 @@ from safi_agent.store import Commit, open_store
 LOG = "saf-spirit-log.json"
 
 
-@pytest.fixture(autouse=True)
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log of 60 lines in three files."""
-    monkeypatch.chdir(tmp_path)
-    store = open_store("sqlite:///safi.db")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with a log of 60 lines in three files, and a copy: in another folder the log is not the store's."""
+    folder = tmp_path_factory.mktemp("verify") / "here"
+    folder.mkdir()
+    store = open_store(f"sqlite:///{folder}/safi.db")
     store.save_values("v", "{}")
     for i in range(60):
-        store.add_turn({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(tmp_path / LOG), audit=False)
+        store.add_turn({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(folder / LOG), audit=False)
         store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
-        assert flush(store, str(tmp_path / LOG), 6000)
-    assert Path(f"{LOG}.2").exists()
-    assert not Path(f"{LOG}.3").exists()
+        assert flush(store, str(folder / LOG), 6000)
+    assert (folder / f"{LOG}.2").exists()
+    assert not (folder / f"{LOG}.3").exists()
+    store.database.engine.dispose()
+    return folder, Path(shutil.copytree(folder, folder.with_name("copy")))
+
+
+@pytest.fixture(autouse=True)
+def tmp_path(written: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder as it was written, and the one to work in."""
+    folder, copy = written
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def verify(*arguments: str) -> tuple[int, str]:
@@ -108,6 +122,7 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     assert broken != "store" or not Path("safi.db").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_read_is_told_in_a_line() -> None:
     with closing(sqlite3.connect("safi.db")) as connection:
         connection.execute("DROP TABLE safi_anchors")

@@ -192,6 +192,7 @@ PIECES = [
 PIECES += ["<", "</", "<|", ">", "/", " ", "\n", "\t", "_", "-", "\u2044", "\u0301", "\u0336", *NAMED]
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.sampled_from(HIDDEN), st.sampled_from(ANGLES))).map("".join))
 def test_whatever_it_is_made_of_a_reader_finds_one_opening_and_one_closing_fence(text: str) -> None:
     for name in ("draft", "user_prompt"):

@@ -55,7 +55,8 @@ def made(weights: list[float]) -> ValueSet:
     return load_values({"name": "t", "values": [{"name": f"v{i}", "weight": w} for i, w in enumerate(weights)]})
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
 @given(cases())
 def test_it_is_what_the_oracle_says(case: tuple[list[float], list[tuple[float, float]], list[float], float]) -> None:
     weights, rows, mu, beta = case
@@ -74,7 +75,8 @@ def test_it_is_what_the_oracle_says(case: tuple[list[float], list[tuple[float, f
         assert found.drift == min(1, max(0, found.drift_raw))
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(row, min_size=15, max_size=15), min_size=1, max_size=12), st.floats(0, 0.99))
 def test_a_run_of_turns_is_what_the_oracle_replays(turns: list[list[tuple[float, float]]], beta: float) -> None:
     mu: dict[str, float] | None = None
@@ -211,6 +213,7 @@ def test_a_row_that_is_left_out_hides_no_drift_of_the_others() -> None:
         assert drift_of(FULL, FULL, {"Truth": score, "Care": score})[2] == drift
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.data())
 def test_what_is_left_out_counts_as_if_there_were_no_such_value(

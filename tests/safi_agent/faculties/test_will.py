@@ -234,9 +234,18 @@ def code(draft: Draft | str, values: ValueSet) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["guaranteed", r"(?i)\bGuaranteed\b", r"^guaranteed$", r"\Aguaranteed\Z", r"(?<!\S)guaranteed(?!\S)"]
+    ("pattern", "place"),
+    [
+        ("guaranteed", "guar{0}anteed"),
+        (r"(?i)\bGuaranteed\b", "{0}guaranteed"),
+        (r"(?i)\bGuaranteed\b", "guar{0}anteed"),
+        (r"^guaranteed$", "guaranteed{0}"),
+        (r"^guaranteed$", "{0}guaranteed"),
+        (r"\Aguaranteed\Z", "g{0}u{0}{0}aranteed{0}{0}"),
+        (r"(?<!\S)guaranteed(?!\S)", "guaranteed{0}"),
+        (r"(?<!\S)guaranteed(?!\S)", "g{0}u{0}{0}aranteed{0}{0}"),
+    ],
 )
-@pytest.mark.parametrize("place", ["guar{0}anteed", "{0}guaranteed", "guaranteed{0}", "g{0}u{0}{0}aranteed{0}{0}"])
 def test_no_character_that_is_not_drawn_evades_a_veto(pattern: str, place: str) -> None:
     values = vetoing(pattern)
     assert code("good", values) is None
@@ -298,6 +307,7 @@ def test_a_pattern_that_is_not_searched_to_the_end_is_a_violation_and_is_named(
     assert code("good", values) is None
 
 
+@pytest.mark.slow
 def test_all_patterns_together_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(will, "PATTERN_SECONDS", 0.2)
     values = vetoing(*(rf"\bsome\b.*\bnever{i}\b" for i in range(200)))

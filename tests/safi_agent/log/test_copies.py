@@ -81,6 +81,7 @@ def test_a_copy_whose_anchor_was_changed(copy: Path) -> None:
     assert (code, "anchor of it was not made with the log's key" in said) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_chain_goes_on_in_the_copy_and_in_the_first(first: Path, copy: Path) -> None:
     chained(copy, "e", "f")
     chained(first, "E")
@@ -89,6 +90,7 @@ def test_a_chain_goes_on_in_the_copy_and_in_the_first(first: Path, copy: Path) -
     assert [json.loads(line)["turn"] for line in (copy / "log.json").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_going_on_in_a_copy_that_was_cut_does_not_hide_the_cut(copy: Path) -> None:
     log = copy / "log.json"
     log.write_bytes(b"".join(log.read_bytes().splitlines(True)[:2]))
@@ -97,6 +99,7 @@ def test_going_on_in_a_copy_that_was_cut_does_not_hide_the_cut(copy: Path) -> No
     assert (code, "log.json:3: is line 5 of the chain; lines 3 to 4 are missing before it" in said) == (1, True)
 
 
+@pytest.mark.slow
 def test_in_a_copy_whose_anchor_was_changed_nothing_is_written(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(copy / "safi.db")) as c, c:
         c.execute("UPDATE safi_anchors SET lines = 3")
@@ -106,6 +109,7 @@ def test_in_a_copy_whose_anchor_was_changed_nothing_is_written(copy: Path, caplo
     assert "anchor of it was not made with the log's key" in caplog.text
 
 
+@pytest.mark.slow
 def test_of_two_anchors_on_one_chain_the_longest_counts(first: Path, copy: Path) -> None:
     """A copy of a copy that went on: its lines were written at two paths."""
     chained(copy, "e", "f")
@@ -155,6 +159,7 @@ def test_logs_of_one_store_with_one_key_are_told_apart(tmp_path: Path, monkeypat
     assert (code, "two.json:2: differs from line 2 in the store's anchor" in said) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_log_of_another_store_is_not_known(first: Path, tmp_path: Path) -> None:
     (other := tmp_path / "other").mkdir()
     chained(other, "x")
@@ -189,6 +194,7 @@ def test_a_log_that_only_names_our_turns_is_no_copy(first: Path, tmp_path: Path)
     assert find_other_path(store, str(first / "log.json"), key) is None  # it is there under its own path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["anchor", "row", "copy", "nothing"])
 def test_copies_of_a_log_are_verified_with_a_postgresql_store(changed: str, tmp_path: Path, database: str) -> None:
     store, log = open_store(database), tmp_path / "log.json"

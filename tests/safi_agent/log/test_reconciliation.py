@@ -299,6 +299,7 @@ def test_any_cell_of_the_table_of_turns_that_is_logged_or_counted(seed: int, pla
     assert place.verify()[0] == 1, column
 
 
+@pytest.mark.slow
 def test_log_and_store_set_back_together_are_as_they_were_written_then(fresh: Place) -> None:
     """What is not found: nothing in either says that there was more."""
     shutil.copytree(fresh.folder, earlier := fresh.folder.with_name("earlier"))

@@ -103,14 +103,15 @@ def edits(draw: st.DrawFn) -> Bytes:
     return Bytes(start, end, draw(st.binary(max_size=300)))
 
 
+@pytest.mark.slow
 @given(edits())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_change_of_any_bytes_is_found_in_the_line_where_it_begins(path: Path, edit: Bytes) -> None:
     assert_found(path, WHOLE[: edit.start] + edit.new + WHOLE[edit.end :])
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_change_of_one_byte(path: Path, at: int, flip: int) -> None:
     assert_found(path, WHOLE[:at] + bytes([WHOLE[at] ^ flip]) + WHOLE[at + 1 :])
 

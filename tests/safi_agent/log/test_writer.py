@@ -72,6 +72,7 @@ def test_many_threads_write_whole_lines(path: str) -> None:
     assert verdict(stores[0], path)[1:3] == (0, 100)
 
 
+@pytest.mark.slow
 def test_a_database_elsewhere_remembers_the_end_of_the_log_too(path: str, database: str) -> None:
     stores = [open_store(database), open_store(None)]
     for store in (*stores, *stores):

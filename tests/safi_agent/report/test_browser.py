@@ -11,6 +11,8 @@ from safi_agent.report.page import write_page
 from tests.browser import Browser, look
 from tests.safi_agent.report.records import HOSTILE, hostile, record, various, write
 
+pytestmark = pytest.mark.slow
+
 ROWS = "return [...document.querySelectorAll('details.turn')].map(row => row.querySelector('.asked').textContent)"
 OPEN = "for (const row of document.querySelectorAll('details')) row.open = true"
 

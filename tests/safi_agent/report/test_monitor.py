@@ -26,6 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield one
 
 
+@pytest.mark.slow
 def test_a_chains_turns_are_in_the_runs_file(make: Any, run: Any, tmp_path: Path) -> None:
     model = Fake(will=in_turn(approve(), VIOLATION, approve()), conscience=in_turn(ledger(), ledger(score=1), "{}"))
     safi = make(model, hooks=[SpiritMonitor()], audit_attempts=1)

@@ -45,11 +45,16 @@ def data(text: str) -> dict[str, Any]:
     return dict(json.loads(found[1]))
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The elements of a page without hostile texts."""
+    return tags(page(review(write(tmp_path_factory.mktemp("plain") / "log.json", [record(1)]))))
+
+
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_text_becomes_an_element_and_every_text_arrives(tmp_path: Path, text: str) -> None:
-    plain = page(review(write(tmp_path / "plain.json", [record(1)])))
+def test_no_text_becomes_an_element_and_every_text_arrives(tmp_path: Path, plain: list[str], text: str) -> None:
     made = page(review(write(tmp_path / "log.json", [hostile(text)])))
-    assert tags(made) == tags(plain)
+    assert tags(made) == plain
     (turn,) = data(made)["records"]
     assert turn["record"] == hostile(text)
 
@@ -93,6 +98,7 @@ def test_what_is_on_the_page_and_what_is_not_is_said(tmp_path: Path) -> None:
     assert said in page(found)
 
 
+@pytest.mark.slow
 def test_100_000_lines_make_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
     kept = [f"{json.dumps(r)}\n" for r in various(1000, seed=2)]
     log = tmp_path / "log.json"
@@ -107,6 +113,7 @@ def test_100_000_lines_make_a_page_of_a_few_megabytes(tmp_path: Path) -> None:
     assert held["records"][0]["line"] == 100_000
 
 
+@pytest.mark.slow
 def test_texts_of_any_size_make_a_page_under_a_bound(tmp_path: Path) -> None:
     big = record(1, userPrompt="p" * 10**5, intellectDraft="<" * 10**5, metadata={"m": ["&" * 10**5] * 3})
     log = write(tmp_path / "log.json", [big] * 70)

@@ -57,6 +57,7 @@ def test_a_store_that_has_lost_a_table_is_opened_by_no_chain(tmp_path: Path) -> 
     assert "safi_turns" not in refused(BUILDERS[1], url)
 
 
+@pytest.mark.slow
 def test_tables_of_the_queue_that_cannot_be_made(database: str, postgres: Server) -> None:
     Postgres(make_url(database)).engine.dispose()
     name = database.rpartition("/")[2]
@@ -67,6 +68,7 @@ def test_tables_of_the_queue_that_cannot_be_made(database: str, postgres: Server
     assert "got Duplicate" in refused(open_store, database)
 
 
+@pytest.mark.slow
 def test_the_logger_gets_the_reason_and_no_row(
     database: str, postgres: Server, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +93,7 @@ def away(database: str, postgres: Server) -> Callable[[bool], None]:
     return take
 
 
+@pytest.mark.slow
 def test_a_database_that_goes_away_holds_answers_back_and_ends_no_wait(
     make: Any, govern: Any, database: str, away: Callable[[bool], None]
 ) -> None:

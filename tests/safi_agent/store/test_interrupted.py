@@ -37,7 +37,7 @@ def abandon(store: Store) -> None:
 left: list[object] = []
 
 
-@pytest.mark.parametrize("kind", ["file", "memory", "postgres"])
+@pytest.mark.parametrize("kind", ["file", "memory", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_a_transaction_whose_block_is_over_is_undone_by_the_next_one(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ def killed(store: str, log: Path, values: str = "three") -> None:
     assert process.exitcode == 9
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         found: str = request.getfixturevalue("database")
@@ -54,6 +54,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/safi.db"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [RENAMED, OTHER], ids=["renamed", "renamed and changed"])
 def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved_under(
     values: ValueSet, store: str, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -74,6 +75,7 @@ def test_the_turns_of_a_renamed_set_are_audited_by_the_values_they_were_approved
     assert blocking_reasons(safi._auditor.store.database, "renamed") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audit", ["in process", "worker"])
 def test_of_a_turn_that_was_taken_over_hooks_get_the_offenders_of_its_own_set_and_the_record_names_who_judged(
     audit: str, database: str, make: Any, tmp_path: Path
@@ -93,6 +95,7 @@ class Named(Fake):
     model_name: str = "adopter"  # its replies have no name
 
 
+@pytest.mark.slow
 def test_a_set_that_was_changed_under_its_name_is_audited_by_what_it_was(make: Any, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/safi.db"
     killed(store, tmp_path / "log.json")
@@ -103,6 +106,7 @@ def test_a_set_that_was_changed_under_its_name_is_audited_by_what_it_was(make: A
     assert [r["measure"]["values"] for r in lines(tmp_path / "log.json")] == [THREE.fingerprint, changed.fingerprint]
 
 
+@pytest.mark.slow
 def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/safi.db"
     hooks: dict[str, list[str]] = {"three": [], "gated": []}
@@ -122,6 +126,7 @@ def test_each_chain_of_a_process_takes_the_turns_of_its_own_set(make: Any, tmp_p
     assert {name: set(found) for name, found in hooks.items()} == {"three": {"three"}, "gated": {"gated"}}
 
 
+@pytest.mark.slow
 def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_path: Path) -> None:
     model = Fake(conscience=ledger(OTHER))
     safi = make(model, OTHER, store=store)
@@ -132,7 +137,7 @@ def test_turns_of_a_living_process_are_left_to_it(store: str, make: Any, tmp_pat
         safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
         assert safi.drain(60) == 1
         safi.invoke("behind it", SAME_KEY)
-        assert safi.drain(1.0) == 0
+        assert safi.drain(0.3) == 0
         (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
         assert sentence.startswith("1 memory key of 'renamed' on turns of the process ")
         assert f":{other.pid}: they are taken over when it has ended" in sentence
@@ -149,6 +154,7 @@ def damage(folder: Path, statement: str) -> None:
     db.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -169,7 +175,7 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     ]
     safi.invoke("behind it", SAME_KEY)
     safi.invoke("elsewhere", {"configurable": {"safi_key": "own"}})
-    safi.drain(1)
+    safi.drain(0.3)
     (sentence,) = blocking_reasons(safi._auditor.store.database, "renamed")
     assert sentence.startswith("1 turn of the value set 'three' cannot be audited, and 1 turn of the same memory keys ")
     assert THREE.fingerprint[:12] in sentence
@@ -186,6 +192,7 @@ def test_a_set_that_the_store_has_lost_is_named_and_comes_back_with_a_chain_that
     assert sorted(r["userPrompt"] for r in lines(tmp_path / "log.json")) == ["behind it", "elsewhere"]
 
 
+@pytest.mark.slow
 def test_a_turn_of_this_process_that_nobody_audits_is_taken_up(make: Any, tmp_path: Path) -> None:
     """As when an interrupt came between the answer's transaction and its audit."""
     safi = make()

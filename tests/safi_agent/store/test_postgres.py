@@ -14,6 +14,8 @@ from safi_agent.store.postgres import CHECK_INTERVAL, Postgres
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
 
+pytestmark = pytest.mark.slow
+
 
 def add(store: Store, turn_id: str, *, audit: bool = True) -> int:
     return store.add_turn({"id": turn_id, "key": "k", "valueSet": "s"}, "v", "", audit=audit)[0]

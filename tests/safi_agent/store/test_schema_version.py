@@ -15,7 +15,7 @@ from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/s.db"
@@ -92,6 +92,7 @@ def test_a_newer_file_is_refused_and_not_one_byte_of_it_changed(tmp_path: Path) 
     assert [found.name for found in tmp_path.iterdir()] == ["s.db"]
 
 
+@pytest.mark.slow
 def test_a_newer_database_is_refused_and_nothing_is_made_in_it(database: str, postgres: Server) -> None:
     name = database.rpartition("/")[2]
     postgres.ask("CREATE TABLE safi_version (version INTEGER)", name)

@@ -25,7 +25,7 @@ from safi_agent.store.timeout_budget import shared_timeout_budget
 V = sha256(b"{}").hexdigest()  # the id of a value set is that of its text
 
 
-@pytest.fixture(params=["file", "memory", "postgres"])
+@pytest.fixture(params=["file", "memory", pytest.param("postgres", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/s.db" if request.param == "file" else None
     if request.param == "postgres":

@@ -98,6 +98,7 @@ def test_one_allowance_is_shared_by_what_is_inside_and_ends_with_it() -> None:
     assert (waiting.left, waiting.pause()) == (0, False)
 
 
+@pytest.mark.slow
 def test_a_locked_table_of_postgresql_is_waited_for_once(database: str, make: Any, postgres: Server) -> None:
     psycopg = pytest.importorskip("psycopg")
     safi = make(store=database)

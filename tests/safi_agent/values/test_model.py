@@ -85,6 +85,7 @@ def test_names_that_are_one_after_normalisation_are_refused(one: str, other: str
         ValueSet(name="t", values=(Value(name=one, weight=0.5), Value(name=other, weight=0.5)))
 
 
+@pytest.mark.slow
 def test_no_character_that_unicode_calls_ignorable_or_a_control_tells_two_names_apart() -> None:
     ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}")
     letters = [chr(c) for c in range(sys.maxunicode + 1)]
@@ -100,6 +101,7 @@ def test_the_name_of_a_set_is_one_of_a_memory_key(name: str) -> None:
     assert "Expected 1 to 200 printable" in lint(yaml.safe_dump({**rows(1.0), "name": name}))[0].what
 
 
+@pytest.mark.slow
 def test_a_thousand_values_are_taken_and_more_are_refused_with_the_bound() -> None:
     start = time.monotonic()
     made = load_values({"name": "t", "values": [{"name": f"v{i}"} for i in range(MOST_VALUES)]})

@@ -232,23 +232,25 @@ class Eager(SALCallback):
         super().expect(measured, alone=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_field_and_what_is_logged_are_the_same_as_if_every_step_were_copied(tmp_path, accumulation):
     ended = []
     for make in (Eager, SALCallback):
         callback, logger = make(), CSVLogger(tmp_path, name="", version=make.__name__)
         options = {"log_every_n_steps": 7, "accumulate_grad_batches": accumulation}
-        trainer(tmp_path, [callback], logger=logger, **options).fit(Net(), loader(length=70, change=50))
+        trainer(tmp_path, [callback], logger=logger, **options).fit(Net(), loader(length=50, change=40))
         ended.append(((tmp_path / make.__name__ / "metrics.csv").read_text(), callback.watch.field.window.Y))
     assert ended[0][0] == ended[1][0]
     assert torch.equal(ended[0][1], ended[1][1])
 
 
+@pytest.mark.slow
 def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_path):
     models, callbacks = [Net(), Net()], [SALCallback(field=None), SALCallback()]
     for model, callback in zip(models, callbacks, strict=True):
         run = trainer(tmp_path, [callback])
-        run.fit(model, loader())
+        run.fit(model, loader(length=60, change=40))
         assert ("sal/coherence" in run.callback_metrics) == (callback.watch is not None)
         assert "sal/surprise" in run.callback_metrics
     for a, b in zip(*map(weights, models), strict=True):
@@ -256,13 +258,15 @@ def test_without_a_field_nothing_of_it_is_logged_and_training_is_the_same(tmp_pa
     assert callbacks[0].memory()["state"] < callbacks[1].memory()["state"]
 
 
+@pytest.mark.slow
 def test_a_field_resumed_from_a_checkpoint_equals_the_uninterrupted_one(tmp_path):
     whole, first, second = SALCallback(), SALCallback(), SALCallback()
-    trainer(tmp_path, [whole], max_epochs=2).fit(Net(), loader())
+    data = loader(length=24, change=12)
+    trainer(tmp_path, [whole], max_epochs=2).fit(Net(), data)
     half = trainer(tmp_path, [first])
-    half.fit(Net(), loader())
+    half.fit(Net(), data)
     half.save_checkpoint(tmp_path / "half.ckpt")
-    trainer(tmp_path, [second], max_epochs=2).fit(Net(), loader(), ckpt_path=tmp_path / "half.ckpt")
-    assert second.watch.steps == whole.watch.steps == 240
+    trainer(tmp_path, [second], max_epochs=2).fit(Net(), data, ckpt_path=tmp_path / "half.ckpt")
+    assert second.watch.steps == whole.watch.steps == 48
     assert torch.equal(second.watch.field.window.Y, whole.watch.field.window.Y)
-    assert torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]["SALCallback"]["watch"]["steps"] == 120
+    assert torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]["SALCallback"]["watch"]["steps"] == 24

@@ -95,6 +95,7 @@ def test_coherence_falls_and_novelty_rises_with_the_noise_mixed_in():
     assert coherences[-1] < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [32, 64, 300])
 def test_a_second_cluster_is_new_at_first_sight_and_not_after_a_hundred_views(d):
     field = EmergenceField()

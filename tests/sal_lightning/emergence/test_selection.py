@@ -20,9 +20,9 @@ def one_by_one(states, merge):
     """Leader clustering as it is told: each state in turn joins the nearest leader, or becomes one."""
     u, heads, found = torch.nn.functional.normalize(states, dim=1), [], []
     for i in range(len(u)):
-        similar = [float(u[i] @ u[head]) for head in heads]
-        if similar and max(similar) >= merge:
-            found.append(heads[similar.index(max(similar))])
+        similar = u[heads] @ u[i]
+        if heads and float(similar.max()) >= merge:
+            found.append(heads[int(similar.argmax())])
         else:
             heads.append(i)
             found.append(i)

@@ -15,10 +15,10 @@ class Net(models.Net):
 
 
 def fit(folder, callbacks, model=None, **options):
-    """Train once through the batches."""
+    """Train once through 60 batches, the data of which change at 40."""
     trainer, model = models.trainer(folder, callbacks, **{"log_every_n_steps": 10, **options}), model or Net()
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
-        trainer.fit(model, models.loader())
+        trainer.fit(model, models.loader(length=60, change=40))
     return trainer, model

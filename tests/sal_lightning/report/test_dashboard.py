@@ -20,6 +20,7 @@ def _loaded():
         pytest.importorskip("wandb_workspaces.workspaces")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "often"])
 def test_each_panel_shows_what_is_really_logged(tmp_path, name):
     fit(

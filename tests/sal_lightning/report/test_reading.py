@@ -68,6 +68,7 @@ def test_what_is_missing_or_ambiguous_is_said(tmp_path):
         read([tmp_path / "version_3"])
 
 
+@pytest.mark.slow
 def test_the_same_run_in_both_loggers_reads_the_same(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     from lightning.pytorch.loggers import WandbLogger
@@ -81,10 +82,10 @@ def test_the_same_run_in_both_loggers_reads_the_same(tmp_path, monkeypatch):
     wandb.finish()
     wandb.teardown()
     a, b = read([tmp_path / "csv"]), read([tmp_path / "wandb"])
-    assert a.events == b.events == callbacks[0].events == [63]
+    assert a.events == b.events == callbacks[0].events == [43]
     # Of all layers together only Weights & Biases is given a histogram.
     assert {name for name in b.series if not name.startswith("stability/")} == set(a.series)
     for name, series in a.series.items():
         assert b.series[name].steps == series.steps
         assert b.series[name].values == pytest.approx(series.values, rel=1e-5, abs=1e-5), name
-    assert a.series["feature_drift"].steps == [*range(30, 121, 10)]
+    assert a.series["feature_drift"].steps == [*range(30, 61, 10)]

@@ -29,6 +29,7 @@ def test_a_stream_by_hand_at_every_task(steps, expected):
     assert values(feed(collection(), STREAM[:steps])) == near(expected)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(streams())
 def test_values_of_any_stream_equal_those_computed_from_its_whole_history(drawn):

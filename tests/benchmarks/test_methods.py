@@ -28,6 +28,7 @@ def gradients(model: Workload) -> list[Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(method: str) -> None:
     entry = enter(SETTING, method)

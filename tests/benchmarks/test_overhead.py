@@ -14,6 +14,7 @@ FLAGS = ["--workload", "gpt", *SHAPE.split(), *BRIEF.split()]
 PAGE = "# Page\n\n<!-- cost -->stale<!-- /cost -->\n\n<!-- growth -->kept<!-- /growth -->\n"
 
 
+@pytest.mark.slow
 def test_a_run_is_filed_and_fills_its_part_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE)
@@ -36,6 +37,7 @@ def test_a_run_is_filed_and_fills_its_part_of_the_page(tmp_path: Path, capsys: p
     assert "| ewc | " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_logging_is_measured_against_none(tmp_path: Path) -> None:
     main([*FLAGS, "--logging", "3", "--out", str(tmp_path)])
     (file,) = tmp_path.glob("*-logging.json")

@@ -9,6 +9,7 @@ from benchmarks.workloads import WORKLOADS
 TINY = {"width": 16, "depth": 2, "heads": 2, "vocab": 31, "context": 8, "sequences": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_few_steps_lower_the_loss_of_a_batch(workload: str) -> None:
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from tests.docs.pages import PAGES, blocks, name
 RUN = [page for page in PAGES if blocks(page, "python")]
 SERVED = [page for page in RUN if any("SAFI_STORE" in block for block in blocks(page, "python"))]
 # Whose blocks train for seconds.
-LONG = ("howto/ddp", "howto/lora", "howto/resume", "tutorials/continual", "tutorials/finetune")
+LONG = ("howto/ddp", "howto/lora", "howto/resume", "howto/wandb", "tutorials/continual", "tutorials/finetune")
 SLOW = {f"docs/{page}.md" for page in LONG}
 # Whose blocks print the same on every machine; … stands for what does not.
 EXACT = {

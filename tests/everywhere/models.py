@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from sal_lightning import SALCallback
 
 INPUTS, OUTPUTS = 12, 4
+# Batches of a short run, and its first one of another task: there a change is found after as few steps as possible.
+LENGTH, CHANGE = 64, 40
 
 
 def batch(task: int, i: int, n: int = 32) -> tuple[Tensor, Tensor]:
@@ -145,10 +147,10 @@ def steps(callback: SALCallback) -> list[int]:
 
 
 @cache
-def reference() -> tuple[Net, SALCallback, list[list[Tensor]]]:
+def reference(length: int = 120, change: int = 60) -> tuple[Net, SALCallback, list[list[Tensor]]]:
     """What training with the callback and nothing else comes to; to be looked at only."""
     model, callback, trail = Net(), SALCallback(), Trail()
-    trainer(None, [callback, trail]).fit(model, loader())
+    trainer(None, [callback, trail]).fit(model, loader(length, change))
     return model, callback, trail.weights
 
 

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from sal_lightning import SALCallback
 from tests.everywhere import models
+from tests.everywhere.common import At
 
 pytestmark = pytest.mark.slow
 
@@ -58,21 +59,21 @@ def next_token_loss(output, tokens):
 def test_adapters_of_a_language_model_remember_and_its_frozen_weights_stay(tmp_path, language_model):
     forgotten, learned = {}, {}
     (x, y), (z, w) = sentences(0, 999), sentences(1, 999)
+    once = models.Net(adapted(language_model), lambda p: torch.optim.AdamW(p, lr=1e-2), next_token_loss)
+    adapters = {name for name, p in once.named_parameters() if p.requires_grad}
+    base = {name: p.detach().clone() for name, p in once.named_parameters() if name not in adapters}
+    learner = SALCallback(consolidate_on=None, strength=30.0, pull=0)
+    first = DataLoader([sentences(0, i) for i in range(60)], batch_size=None)
+    second = DataLoader([sentences(1, i) for i in range(30)], batch_size=None)
+    models.trainer(tmp_path, [learner]).fit(once, first)
+    assert set(learner.coverage()) == adapters
+    assert all("lora_" in name for name in adapters)
     for held in (False, True):
-        model = models.Net(adapted(language_model), lambda p: torch.optim.AdamW(p, lr=1e-2), next_token_loss)
-        adapters = {name for name, p in model.named_parameters() if p.requires_grad}
-        base = {name: p.detach().clone() for name, p in model.named_parameters() if name not in adapters}
-        callback = SALCallback(consolidate_on=None, strength=30.0, pull=0)
-        first = DataLoader([sentences(0, i) for i in range(80)], batch_size=None)
-        second = DataLoader([sentences(1, i) for i in range(60)], batch_size=None)
-        models.trainer(tmp_path, [callback]).fit(model, first)
-        assert set(callback.coverage()) == adapters
-        assert all("lora_" in name for name in adapters)
-        if held:
-            callback.consolidate()
-            assert callback.spectrum().protected > 0
+        model, callback = copy.deepcopy(once), copy.deepcopy(learner)
         before, unlearned = next_token_loss(model(x), y).item(), next_token_loss(model(z), w).item()
-        models.trainer(tmp_path, [callback]).fit(model, second)
+        helpers = [At(0, callback.consolidate)] if held else []
+        models.trainer(tmp_path, [callback, *helpers]).fit(model, second)
+        assert (callback.spectrum().protected > 0) == held
         forgotten[held] = next_token_loss(model(x), y).item() - before
         learned[held] = unlearned - next_token_loss(model(z), w).item()
         assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if name in base)

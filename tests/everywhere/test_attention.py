@@ -55,12 +55,12 @@ def test_attention_is_covered_whole_and_remembers(kind):
         model = ATTENTION[kind]()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e4)
-        train(model, optimizer, comm, overlapping, task=0, steps=60)
+        train(model, optimizer, comm, overlapping, task=0, steps=40)
         assert set(comm.coverage()) == names(model)
         if held:
             comm.consolidate()
         before = model(x).detach()
-        train(model, optimizer, comm, overlapping, task=1, steps=40)
+        train(model, optimizer, comm, overlapping, task=1, steps=25)
         drift[held] = moved(model, x, before)
     assert drift[True] < 0.3 * drift[False]
 
@@ -70,8 +70,8 @@ def test_positions_and_keywords_are_watched_alike():
     for kind in ("positions", "keywords"):
         model = ATTENTION[kind]()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        comm = CommunicationLayer(model, optimizer, consolidate_on=20)
-        train(model, optimizer, comm, overlapping, task=0, steps=50)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=10)
+        train(model, optimizer, comm, overlapping, task=0, steps=30)
         ended.append(weights(model))
     assert close(*ended, rtol=0, atol=1e-6)
 

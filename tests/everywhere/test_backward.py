@@ -27,7 +27,9 @@ from tests.everywhere.common import (
 )
 from tests.everywhere.test_manual import Gan
 
-CHANGE = 45
+pytestmark = pytest.mark.slow
+
+CHANGE = 40
 WHOLE = stream(CHANGE, 20)
 RUNS = pytest.mark.parametrize(
     ("make", "protection", "precision"),
@@ -289,8 +291,8 @@ def test_an_overflow_after_the_backward_pass_is_a_step_that_never_was():
 @pytest.mark.parametrize("make", [sgd, adam])
 def test_cached_operands_are_recomputed_whenever_what_is_held_changes(make, monkeypatch):
     """Held by hand, then a strange batch that is dismissed, then a change; one run computes it anew in each step."""
-    first, second = stream(65), stream(0, 20)
-    batches, ended = [*first[:55], batch(2, 0), *first[55:], *second], []
+    first, second = stream(55), stream(0, 20)
+    batches, ended = [*first[:45], batch(2, 0), *first[45:], *second], []
     cached = SubspaceRule.operands.fget
 
     def anew(rule):
@@ -300,8 +302,8 @@ def test_cached_operands_are_recomputed_whenever_what_is_held_changes(make, monk
     for way in (cached, anew):
         monkeypatch.setattr(SubspaceRule, "operands", property(way))
         model, callback = Net(make), SALCallback()
-        fit(model, batches, callback, At(10, callback.consolidate))
+        fit(model, batches, callback, At(5, callback.consolidate))
         ended.append((weights(model), callback.events, callback.layers[0].state_dict()))
-    assert ended[0][1][0] == 10
-    assert found(ended[0][1][1:], 66)
+    assert ended[0][1][0] == 5
+    assert found(ended[0][1][1:], 56)
     assert differences(*ended) == []

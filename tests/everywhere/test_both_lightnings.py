@@ -7,7 +7,7 @@ import pytorch_lightning
 
 from sal_lightning import SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import Net, loader, reference, same, trainer
+from tests.everywhere.models import CHANGE, LENGTH, Net, loader, reference, same, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +21,10 @@ class OldNet(models._Steps, pytorch_lightning.LightningModule):
 
 
 def test_both_lightnings_train_the_same_weights(tmp_path):
-    plain, expected, _ = reference()
+    plain, expected, _ = reference(LENGTH, CHANGE)
     model, callback = OldNet(), SALCallback()
-    trainer(tmp_path, [callback], pytorch_lightning.Trainer).fit(model, loader())
-    assert callback.events == expected.events == [63]
+    trainer(tmp_path, [callback], pytorch_lightning.Trainer).fit(model, loader(LENGTH, CHANGE))
+    assert callback.events == expected.events == [CHANGE + 3]
     assert same(model, plain)
     assert models.equal(callback.state_dict(), expected.state_dict())
 
@@ -32,22 +32,22 @@ def test_both_lightnings_train_the_same_weights(tmp_path):
 @pytest.mark.parametrize(("package", "net"), [(L.pytorch, Net), (pytorch_lightning, OldNet)], ids=["new", "old"])
 def test_both_lightnings_loggers_get_the_values(tmp_path, package, net):
     logger = package.loggers.CSVLogger(tmp_path)
-    run = trainer(tmp_path, [SALCallback()], package.Trainer, logger=logger, log_every_n_steps=20)
-    run.fit(net(), loader())
+    run = trainer(tmp_path, [SALCallback()], package.Trainer, logger=logger, log_every_n_steps=16)
+    run.fit(net(), loader(LENGTH, CHANGE))
     with open(Path(logger.log_dir) / "metrics.csv") as file:
         rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
-    assert [float(row["sal/step"]) for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert [float(row["sal/step"]) for row in rows] == [16, 32, 48, 64]
     assert all(row[f"sal/{name}_step"] for row in rows for name in NAMES - {"step"})
 
 
 def test_the_older_lightning_resumes_exactly_too(tmp_path):
-    whole, callback = OldNet(), SALCallback(consolidate_on=25)
-    trainer(tmp_path, [callback], pytorch_lightning.Trainer, max_epochs=2).fit(whole, loader(length=40))
-    run = trainer(tmp_path, [SALCallback(consolidate_on=25)], pytorch_lightning.Trainer)
-    run.fit(OldNet(), loader(length=40))
+    whole, callback = OldNet(), SALCallback(consolidate_on=12)
+    trainer(tmp_path, [callback], pytorch_lightning.Trainer, max_epochs=2).fit(whole, loader(length=20))
+    run = trainer(tmp_path, [SALCallback(consolidate_on=12)], pytorch_lightning.Trainer)
+    run.fit(OldNet(), loader(length=20))
     run.save_checkpoint(tmp_path / "half.ckpt")
-    resumed, again = OldNet(), SALCallback(consolidate_on=25)
+    resumed, again = OldNet(), SALCallback(consolidate_on=12)
     last = trainer(tmp_path, [again], pytorch_lightning.Trainer, max_epochs=2)
-    last.fit(resumed, loader(length=40), ckpt_path=tmp_path / "half.ckpt")
-    assert again.events == callback.events == [25, 50, 75]
+    last.fit(resumed, loader(length=20), ckpt_path=tmp_path / "half.ckpt")
+    assert again.events == callback.events == [12, 24, 36]
     assert same(whole, resumed)

@@ -67,6 +67,7 @@ def asked(callback):
     return vars(callback.settings) | {"name": callback.name, "field": field}
 
 
+@pytest.mark.slow
 def test_the_full_name_with_an_option_trains_as_in_code(tmp_path):
     callback, model = run(
         tmp_path,
@@ -125,6 +126,7 @@ def test_a_file_can_ask_for_everything(tmp_path):
     assert model.length == callback.layers[0].step == 12
 
 
+@pytest.mark.slow
 def test_a_printed_configuration_asks_for_the_same_again(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         run(tmp_path, f"--config={written(tmp_path, **CHOSEN)}", "--print_config")

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import batch, close, names, train, weights
+from tests.everywhere.models import CHANGE, LENGTH, batch, close, names, train, weights
 
 pytestmark = pytest.mark.slow
 
@@ -47,16 +47,15 @@ def whole(model, backend):
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("how", [wrap, in_place, whole])
 def test_compiled_modules_learn_and_are_protected_like_others(tmp_path, how):
-    plain, compiled, backend = models.Net(), models.Net(), Counting()
-    callbacks = [SALCallback(), SALCallback()]
-    models.trainer(tmp_path, [callbacks[0]]).fit(plain, models.loader())
-    counts = [models.At(steps, lambda *_: backend.calls) for steps in (40, 60, 80, 120)]
-    run = models.trainer(tmp_path, [callbacks[1], *counts])
-    run.fit(how(compiled, backend), models.loader())
+    plain, expected, _ = models.reference(LENGTH, CHANGE)
+    compiled, backend, callback = models.Net(), Counting(), SALCallback()
+    counts = [models.At(steps, lambda *_: backend.calls) for steps in (25, CHANGE, 50, LENGTH)]
+    run = models.trainer(tmp_path, [callback, *counts])
+    run.fit(how(compiled, backend), models.loader(LENGTH, CHANGE))
     calls = [count.result for count in counts]
-    assert set(callbacks[1].coverage()) == names(plain)
-    assert callbacks[1].coverage() == callbacks[0].coverage()
-    assert callbacks[1].events == callbacks[0].events == [63]
+    assert set(callback.coverage()) == names(plain)
+    assert callback.coverage() == expected.coverage()
+    assert callback.events == expected.events == [CHANGE + 3]
     assert close(weights(compiled), weights(plain), rtol=0, atol=1e-6)
     assert calls[0] > 0, "nothing was compiled"
     assert calls[0] == calls[1]
@@ -75,20 +74,19 @@ def compiled_first(how, mode, prepare):
 def plainly(model, compiled):
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     comm = CommunicationLayer(model, optimizer)
-    for i in range(75):
-        train(compiled, optimizer, None, batch, task=int(i >= 60), steps=1, start=i)
+    for i in range(55):
+        train(compiled, optimizer, None, batch, task=int(i >= CHANGE), steps=1, start=i)
     return comm.events, comm.coverage(), weights(model)
 
 
-@pytest.mark.parametrize("mode", [True, False])
-@pytest.mark.parametrize("how", [wrap, in_place, whole])
+@pytest.mark.parametrize(("how", "mode"), [(wrap, True), (wrap, False), (in_place, True), (whole, False)])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.usefixtures("dynamo")
 def test_a_model_that_ran_compiled_before_is_observed(how, mode):
     plain = models.mlp()
     expected, got = plainly(plain, plain), compiled_first(how, mode, plainly)
     assert got[:2] == expected[:2]
-    assert got[0] == [63]
+    assert got[0] == [CHANGE + 3]
     assert close(got[2], expected[2], rtol=0, atol=1e-6)
 
 

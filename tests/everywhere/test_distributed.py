@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from sal_lightning import SALCallback
 from tests.everywhere import models, workers
-from tests.everywhere.models import Net, loader, moved, same, trainer
+from tests.everywhere.models import CHANGE, LENGTH, Net, loader, moved, same, trainer
 from tests.everywhere.workers import Plan, fit
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_replicas_stay_equal_and_are_what_one_process_makes_of_the_same_rows(tra
     _, (first, second), one, *_ = trained(kind, protection)
     assert models.equal(first.weights, second.weights)
     assert furthest(first.weights, one.weights) < CLOSE
-    assert first.events == second.events == one.events == ([] if protection == "tensor" else [63])
+    assert first.events == second.events == one.events == ([] if protection == "tensor" else [CHANGE + 3])
     assert first.spectrum["protected"] > 0
 
 
@@ -81,7 +81,7 @@ def test_under_the_pull_replicas_stay_equal_and_each_measures_its_rows(tmp_path,
     assert models.equal(pulls[0]["memory"], pulls[1]["memory"])
     assert set(pulls[0]["memory"]) == {f"net.{name}" for name in first.weights}
     assert not models.equal(pulls[0]["fisher"]["sums"], pulls[1]["fisher"]["sums"])
-    assert first.events == second.events == [63]
+    assert first.events == second.events == [CHANGE + 3]
 
 
 @pytest.mark.parametrize(("kind", "protection"), KINDS)
@@ -122,7 +122,7 @@ def test_accumulated_batches_count_once_in_every_process(both, tmp_path):
     one = alone(tmp_path, Plan())
     assert models.equal(first.weights, second.weights)
     assert furthest(first.weights, one.weights) < CLOSE
-    assert first.events == second.events == one.events == [63]
+    assert first.events == second.events == one.events == [CHANGE + 3]
 
 
 def test_the_windows_of_all_processes_count(both, tmp_path):
@@ -143,7 +143,7 @@ def test_the_windows_of_all_processes_count(both, tmp_path):
 def test_a_change_that_one_process_meets_is_found_by_both(both, tmp_path):
     first, second = both(tmp_path, fit, tmp_path, Plan(workers.aside))
     one = alone(tmp_path, Plan(workers.aside))
-    assert first.events == second.events == one.events == [63]
+    assert first.events == second.events == one.events == [CHANGE + 3]
     assert models.equal(first.weights, second.weights)
     assert furthest(first.weights, one.weights) < CLOSE
 
@@ -210,7 +210,7 @@ def test_tensor_parallel_training_is_that_of_one_process(both, tmp_path, protect
     weights, coverage, events = workers.tensor_parallel(0, protection)
     assert models.equal(first, second)
     assert first[1:] == (coverage, events)
-    assert events == ([] if protection == "tensor" else [63])
+    assert events == ([] if protection == "tensor" else [CHANGE + 3])
     assert furthest(first[0], weights) < CLOSE
 
 
@@ -244,7 +244,7 @@ def test_a_strategy_that_hides_gradients_is_named_once_and_trains_as_without_the
         model = Net()
         strategy = kind(torch.device("cpu"))
         trainer(tmp_path, list(callbacks), strategy=strategy, accelerator="auto", log_every_n_steps=1).fit(
-            model, loader()
+            model, loader(LENGTH, CHANGE)
         )
         return model
 
@@ -258,12 +258,12 @@ def test_a_strategy_that_hides_gradients_is_named_once_and_trains_as_without_the
 
 def test_what_was_learned_outlasts_a_strategy_that_hides_gradients(tmp_path):
     model, callback = Net(), SALCallback()
-    trainer(tmp_path, [callback]).fit(model, loader())
+    trainer(tmp_path, [callback]).fit(model, loader(LENGTH, CHANGE))
     learned = callback.state_dict()
     with pytest.warns(UserWarning, match="protects nothing in this fit"):
         trainer(tmp_path, [callback], strategy=FSDPStrategy(torch.device("cpu")), accelerator="auto").fit(
-            model, loader()
+            model, loader(LENGTH, CHANGE)
         )
     assert models.equal(callback.state_dict(), learned)
-    trainer(tmp_path, [callback]).fit(model, loader(first=1))
-    assert callback.events == [63, 183]
+    trainer(tmp_path, [callback]).fit(model, loader(LENGTH, CHANGE, first=1))
+    assert callback.events == [CHANGE + 3, LENGTH + CHANGE + 3]

@@ -24,7 +24,7 @@ def data():
     return stream(BEFORE, AFTER, heads=True)
 
 
-FALL = 39  # the number of the step in which something raises
+FALL = 31  # the number of the step in which something raises
 KINDS = pytest.mark.parametrize("kind", [torch.optim.Adam, Child])
 
 

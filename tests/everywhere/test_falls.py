@@ -6,9 +6,11 @@ import torch.nn.functional as F
 
 from sal_lightning import SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import Net, loader, steps, trainer
+from tests.everywhere.models import CHANGE, Net, loader, steps, trainer
 
 pytestmark = pytest.mark.slow
+
+FALL = 82  # steps before it: a change was found, and another one would be
 
 
 class Falls(Net):
@@ -19,7 +21,7 @@ class Falls(Net):
         self.error, self.where = error, where
 
     def _fall(self, where):
-        if self.error is not None and where == self.where and self.global_step == 100:
+        if self.error is not None and where == self.where and self.global_step == FALL:
             error, self.error = self.error, None
             raise error
 
@@ -37,27 +39,35 @@ class Falls(Net):
 
 
 @pytest.mark.parametrize(
-    "where", ["before the forward pass", "after the forward pass", "before the backward pass", "after the step"]
+    ("error", "where"),
+    [
+        (RuntimeError("fell"), "before the forward pass"),
+        (RuntimeError("fell"), "after the forward pass"),
+        (RuntimeError("fell"), "before the backward pass"),
+        (RuntimeError("fell"), "after the step"),
+        (KeyboardInterrupt(), "after the forward pass"),
+        (KeyboardInterrupt(), "after the step"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-@pytest.mark.parametrize("error", [RuntimeError("fell"), KeyboardInterrupt()], ids=["exception", "interrupt"])
 def test_after_a_fall_the_hooks_are_gone_and_training_goes_on(tmp_path, error, where):
     model, callback = Falls(error, where), SALCallback()
     run, before = trainer(tmp_path, [callback]), signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises((RuntimeError, SystemExit)):
-            run.fit(model, loader())
+            run.fit(model, loader(FALL + 2, CHANGE))
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning stops listening to it when interrupted
     assert models.hooks(model, run.optimizers) == 0
     fallen = copy.deepcopy(callback.state_dict())
-    assert callback.events == [63]
+    assert callback.events == [CHANGE + 3]
     x, y = models.batch(2, 0)
     F.mse_loss(model(x), y).backward()
     run.optimizers[0].step()
     assert models.equal(callback.state_dict(), fallen)
     (taken,) = steps(callback)
-    assert taken in (100, 101)
-    trainer(tmp_path, [callback]).fit(model, loader(length=60, change=10**6, first=2))
-    assert steps(callback) == [taken + 60]
+    assert taken in (FALL, FALL + 1)
+    trainer(tmp_path, [callback]).fit(model, loader(length=25, change=10**6, first=2))
+    assert steps(callback) == [taken + 25]
     assert len(callback.events) == 2
     assert models.hooks(model, run.optimizers) == 0

@@ -5,7 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sal_lightning import CommunicationLayer, SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import batch, close, moved, train, weights
+from tests.everywhere.models import CHANGE, LENGTH, batch, close, moved, train, weights
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ def test_layers_run_again_by_gradient_checkpointing_are_watched_once(tmp_path, p
     plain, checkpointed = models.Net(Stack(False)), models.Net(Stack(True))
     callbacks = [SALCallback(protection), SALCallback(protection)]
     for model, callback in zip((plain, checkpointed), callbacks, strict=True):
-        models.trainer(tmp_path, [callback]).fit(model, models.loader())
-    assert callbacks[0].events == callbacks[1].events == [63]
+        models.trainer(tmp_path, [callback]).fit(model, models.loader(LENGTH, CHANGE))
+    assert callbacks[0].events == callbacks[1].events == [CHANGE + 3]
     assert close(weights(plain), weights(checkpointed), rtol=0, atol=1e-6)
     assert callbacks[1].spectrum() == callbacks[0].spectrum()
 
@@ -61,13 +61,13 @@ def test_a_layer_used_twice_in_a_forward_pass_keeps_what_it_did_in_both_places()
         model = Twice()
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
         comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=20.0)
-        train(model, optimizer, comm, both, task=0, steps=80)
+        train(model, optimizer, comm, both, task=0, steps=50)
         if held:
             comm.consolidate()
         before = [model.shared(x).detach() for x in tasks]
         # Now the third task and the first: the places have changed.
-        train(model, optimizer, comm, both, task=2, steps=60)
-        train(model, optimizer, comm, both, task=1, steps=60)
+        train(model, optimizer, comm, both, task=2, steps=40)
+        train(model, optimizer, comm, both, task=1, steps=40)
         answers[held] = [moved(model.shared, x, b) for x, b in zip(tasks, before, strict=True)]
     first, second, third = (answers[True][t] / answers[False][t] for t in range(3))
     assert max(first, second) < 0.15

@@ -16,9 +16,9 @@ def test_weights_frozen_in_mid_training_do_not_move_at_all(kind, protection):
     model = models.mlp()
     optimizer = OPTIMIZERS[kind](model.parameters())
     comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None)
-    train(model, optimizer, comm, overlapping, task=0, steps=40)
+    train(model, optimizer, comm, overlapping, task=0, steps=20)
     comm.consolidate()
-    train(model, optimizer, comm, overlapping, task=1, steps=20)
+    train(model, optimizer, comm, overlapping, task=1, steps=10)
     model[0].requires_grad_(False)
     frozen, free = weights(model[0]), weights(model[2])
     train(model, optimizer, comm, overlapping, task=1, steps=10)
@@ -36,14 +36,14 @@ def test_thawed_weights_are_protected_as_before(protection):
         model = models.mlp()
         optimizer = OPTIMIZERS["adamw"](model.parameters())
         comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None, strength=1e6)
-        train(model, optimizer, comm, overlapping, task=0, steps=60)
+        train(model, optimizer, comm, overlapping, task=0, steps=30)
         if held:
             comm.consolidate()
         model[0].requires_grad_(False)
         train(model, optimizer, comm, overlapping, task=1, steps=10)
         model[0].requires_grad_(True)
         before = model[0](x).detach()
-        train(model, optimizer, comm, overlapping, task=1, steps=60)
+        train(model, optimizer, comm, overlapping, task=1, steps=30)
         comm.settle()
         drift[held] = moved(model[0], x, before)
     assert drift[True] < 0.1 * drift[False]
@@ -59,18 +59,18 @@ def test_weights_that_join_in_mid_training_are_covered_and_held_from_the_next_co
         model[0].requires_grad_(how != "thawed")
         optimizer = OPTIMIZERS["adamw"](model.parameters() if how == "thawed" else model[2].parameters())
         comm = CommunicationLayer(model, optimizer, protection=protection, consolidate_on=None, strength=1e6)
-        train(model, optimizer, comm, overlapping, task=0, steps=20)
+        train(model, optimizer, comm, overlapping, task=0, steps=10)
         assert set(comm.coverage()) == {"2.weight", "2.bias"}
         if how == "thawed":
             model[0].requires_grad_(True)
         else:
             optimizer.add_param_group({"params": list(model[0].parameters())})
-        train(model, optimizer, comm, overlapping, task=0, steps=40, start=20)
+        train(model, optimizer, comm, overlapping, task=0, steps=20, start=10)
         assert set(comm.coverage()) == names(model)
         if held:
             comm.consolidate()
         before = model[0](x).detach()
-        train(model, optimizer, comm, overlapping, task=1, steps=60)
+        train(model, optimizer, comm, overlapping, task=1, steps=30)
         comm.settle()
         drift[held] = moved(model[0], x, before)
     assert drift[True] < 0.1 * drift[False]
@@ -120,11 +120,11 @@ def test_layers_thawed_by_a_finetuning_callback_are_covered_and_held(tmp_path, p
     drift, x = {}, overlapping(0, 999)[0]
     for held in (False, True):
         model, before = EpochNet(), []
-        callback = SALCallback(protection, consolidate_on=80 if held else None, strength=1e6)
-        early = models.At(20, lambda *_, c=callback: c.coverage())
-        late = models.At(80, lambda _, m, b=before: b.append(m.net[0](x).detach()))
+        callback = SALCallback(protection, consolidate_on=40 if held else None, strength=1e6)
+        early = models.At(10, lambda *_, c=callback: c.coverage())
+        late = models.At(40, lambda _, m, b=before: b.append(m.net[0](x).detach()))
         run = models.trainer(tmp_path, [Thaw(), callback, early, late], max_epochs=3)
-        run.fit(model, models.loader(length=40))
+        run.fit(model, models.loader(length=20))
         assert set(early.result) == {"net.2.weight", "net.2.bias"}
         assert set(callback.coverage()) == names(model)
         drift[held] = moved(model.net[0], x, before[0])

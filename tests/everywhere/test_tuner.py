@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from sal_lightning import SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import Net, same, steps, trainer
+from tests.everywhere.models import CHANGE, LENGTH, Net, same, steps, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ class Tunable(Net):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
     def train_dataloader(self):
-        x, y = zip(*(models.batch(int(i >= 60), i, self.batch_size) for i in range(120)), strict=True)
+        x, y = zip(*(models.batch(int(i >= CHANGE), i, self.batch_size) for i in range(LENGTH)), strict=True)
         return DataLoader(list(zip(x, y, strict=True)), batch_size=None)
 
 
@@ -35,7 +35,7 @@ def test_a_search_for_the_learning_rate_leaves_the_following_fit_as_it_was(tmp_p
             assert len(found.results["lr"]) >= 20
             assert models.hooks(model, run.optimizers) == 0
         run.fit(model)
-        assert steps(callback) == [120]
+        assert steps(callback) == [LENGTH]
         ended.append((model, callback.state_dict()))
     assert same(ended[0][0], ended[1][0])
     assert models.equal(ended[0][1], ended[1][1])
@@ -53,8 +53,8 @@ def test_a_search_between_two_fits_keeps_what_was_learned_and_does_not_hide_the_
         Tuner(run).scale_batch_size(model, init_val=16, max_trials=2, steps_per_trial=3)
     assert models.equal(callback.state_dict(), learned)
     run.fit(model)
-    assert steps(callback) == [240]
-    assert callback.events == [120]
+    assert steps(callback) == [2 * LENGTH]
+    assert callback.events == [LENGTH]
 
 
 def test_a_search_for_the_batch_size_leaves_the_callback_fresh(tmp_path):
@@ -63,5 +63,5 @@ def test_a_search_for_the_batch_size_leaves_the_callback_fresh(tmp_path):
     assert Tuner(run).scale_batch_size(model, init_val=16, max_trials=2, steps_per_trial=3) > 16
     assert callback.events == []
     run.fit(model)
-    assert steps(callback) == [120]
-    assert callback.events == [63]
+    assert steps(callback) == [LENGTH]
+    assert callback.events == [CHANGE + 3]

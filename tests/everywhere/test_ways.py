@@ -6,7 +6,7 @@ import torch
 
 from sal_lightning import SALCallback
 from tests.everywhere import models
-from tests.everywhere.models import Net, loader, reference, same, steps, trainer
+from tests.everywhere.models import CHANGE, LENGTH, Net, loader, reference, same, steps, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -20,10 +20,10 @@ def test_a_fast_development_run_watches_one_step(tmp_path):
 def test_a_barebones_run_protects_the_same_and_logs_nothing(tmp_path):
     model, callback = Net(), SALCallback()
     run = L.Trainer(barebones=True, accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, callbacks=[callback])
-    run.fit(model, loader())
-    assert callback.events == [63]
+    run.fit(model, loader(LENGTH, CHANGE))
+    assert callback.events == [CHANGE + 3]
     assert run.callback_metrics == {}
-    assert same(model, reference()[0])
+    assert same(model, reference(LENGTH, CHANGE)[0])
 
 
 class Validates(Net):
@@ -42,12 +42,12 @@ class Validates(Net):
 @pytest.mark.parametrize("gradients", [False, True])
 def test_validation_before_and_during_training_is_not_observed(tmp_path, gradients):
     model, callback = Validates(gradients), SALCallback()
-    run = trainer(tmp_path, [callback], val_check_interval=10, num_sanity_val_steps=2, inference_mode=False)
-    run.fit(model, loader(), loader(length=5, first=1))
-    plain, expected, _ = reference()
-    assert model.validated == 2 + 12 * 5
-    assert steps(callback) == [120]
-    assert callback.events == [63]
+    run = trainer(tmp_path, [callback], val_check_interval=16, num_sanity_val_steps=2, inference_mode=False)
+    run.fit(model, loader(LENGTH, CHANGE), loader(length=5, first=1))
+    plain, expected, _ = reference(LENGTH, CHANGE)
+    assert model.validated == 2 + 4 * 5
+    assert steps(callback) == [LENGTH]
+    assert callback.events == [CHANGE + 3]
     assert same(model, plain)
     assert models.equal(callback.state_dict(), expected.state_dict())
 
@@ -69,7 +69,7 @@ def test_evaluation_alone_asks_nothing_of_the_callback(tmp_path, way):
     getattr(run, way)(model, loader(length=5), **options)
     assert callback.events == []
     assert callback.coverage() == {}
-    trainer(tmp_path, [callback]).fit(model, loader(), loader(length=2))
+    trainer(tmp_path, [callback]).fit(model, loader(LENGTH, CHANGE), loader(length=2))
     learned, weights, bands = copy.deepcopy(callback.state_dict()), copy.deepcopy(model), callback.spectrum()
     getattr(run, way)(model, loader(length=5, first=2), **options)
     assert models.equal(callback.state_dict(), learned)

@@ -26,7 +26,11 @@ from tests.everywhere.models import At, batch
 from tests.everywhere.processes import COUNT
 
 DELAY = 3  # seconds by which one process is later than the other
-EPOCH, EPOCHS, CHANGE = 40, 3, 60  # batches of an epoch, epochs, and the batch from which on the data are others
+EPOCH, EPOCHS, CHANGE = (
+    24,
+    3,
+    models.CHANGE,
+)  # batches of an epoch, epochs, and the batch from which on the data are others
 
 
 # --- batch ``i`` of process ``rank`` ---
@@ -291,7 +295,7 @@ def tensor_parallel(rank: int, protection: Protection) -> tuple[dict[str, Tensor
         parallelize_module(model, init_device_mesh("cpu", (COUNT,)), layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     comm = CommunicationLayer(model, optimizer, protection=protection, strength=4.0, pull=0)
-    for i in range(120):
+    for i in range(models.LENGTH):
         x, y = batch(int(i >= CHANGE), i)
         optimizer.zero_grad()
         F.mse_loss(model(x), y).backward()

@@ -12,7 +12,7 @@ from experiments.continual.streams import StreamName
 
 pytestmark = pytest.mark.slow
 
-STEPS = 40
+STEPS = 13
 
 
 def test_what_moved_is_undone_along_directions_or_along_all_others() -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiments.audited import play
 
 
@@ -12,6 +14,7 @@ def told(log: Path) -> list[Any]:
     return [[json.loads(line)[name] for name in names] for line in log.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_log_with_refusals_failures_and_drift(tmp_path: Path) -> None:
     play(tmp_path / "whole", turns=140, seed=1)
     play(tmp_path / "again", turns=40, seed=1)

@@ -21,7 +21,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that it wrote to, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
     with redirect_stdout(io.StringIO()) as said:
-        demo.main(["--steps", "30", "--out", str(folder)])
+        demo.main(["--steps", "15", "--out", str(folder)])
     return folder, said.getvalue()
 
 
@@ -43,17 +43,17 @@ def test_it_leaves_a_page_of_what_sal_did_beside_the_plain_run(out: Path) -> Non
     assert "The emerged pulse represents" in text
     run, plain = (reading.read([out / "split-domain" / method]) for method in ("sal", "plain"))
     (sal,) = (r for r in read_all(out) if (r["method"], r["scenario"]) == ("sal", "split-domain"))
-    assert run.events == sal["events"]
+    assert run.events == sal["events"] != []
     assert run.last("feature_drift") is not None
     assert f"{run.last('feature_drift'):.2f} here, {plain.last('feature_drift'):.2f} in split-domain/plain" in text
-    assert run.series["feature_drift"].steps[0] == 30
+    assert run.series["feature_drift"].steps[0] == 15
 
 
 def test_both_methods_saw_the_same_stream(out: Path) -> None:
     plain, sal = (r for r in read_all(out) if r["scenario"] == "split-domain")
     assert (plain["method"], sal["method"]) == ("plain", "sal")
     assert [step for step, _ in plain["curve"]] == [step for step, _ in sal["curve"]]
-    assert {step for step, _ in plain["curve"]} >= set(range(2, 151, 2))
+    assert {step for step, _ in plain["curve"]} >= set(range(1, 76))
 
 
 def test_it_says_what_it_found_and_where(shown: tuple[Path, str]) -> None:

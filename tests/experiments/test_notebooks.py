@@ -68,6 +68,7 @@ def script(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_settings_take_the_place_of_those_of_the_script(script: Path, tmp_path: Path) -> None:
     done = execute(read(script), tmp_path, {"A": 41})
     assert next(outputs(done)).text == "42\n"

@@ -28,7 +28,7 @@ def test_the_page_is_filled_with_a_row_for_each_optimizer_and_rule(tmp_path: Pat
 
 @pytest.mark.slow
 def test_under_sgd_it_freezes_under_adam_it_moves_on_and_under_both_opens_at_a_change() -> None:
-    stream, steps = make("split-domain", load("digits"), 0), 60
+    stream, steps = make("split-domain", load("digits"), 0), 45
     found = {
         (optimizer, rule): Watched(stream, optimizer, rule, 0).run(steps, 0)
         for optimizer in ("SGD 0.1", "Adam 0.001")

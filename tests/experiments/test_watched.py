@@ -27,6 +27,7 @@ def test_states_end_at_the_pattern_they_were_nearest_to() -> None:
     assert found.share == pytest.approx(6 / 9)
 
 
+@pytest.mark.slow
 def test_the_features_followed_are_those_of_the_first_task_from_its_end(tmp_path: Path) -> None:
     watch("split-domain", "plain", tmp_path, seed=0, steps=20, data="digits", every=100)
     steps, values = read([tmp_path / "plain"]).series["feature_drift"]
@@ -36,6 +37,7 @@ def test_the_features_followed_are_those_of_the_first_task_from_its_end(tmp_path
     assert len(make("split-domain", load("digits"), 0).tasks[0].test_x[:FEATURES]) > 20
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_replaces_the_first(tmp_path: Path) -> None:
     for _ in range(2):
         watch("split-domain", "plain", tmp_path, seed=0, steps=5, data="digits", every=100)

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from benchmarks.governance import __main__ as governance
 from benchmarks.governance import alone, peers, report
-from benchmarks.governance.rounds import OURS
+from benchmarks.governance.rounds import OURS, Level
 
 
 @pytest.mark.slow
@@ -26,6 +27,22 @@ def test_quick_measures_all_of_ours_and_loses_nothing(tmp_path: Path) -> None:
     assert "SAFi middleware" in page.read_text()
 
 
+class Bare:
+    """Stands for a process with one contender, which asks the model and does nothing else."""
+
+    def __init__(self, python: str, module: str, url: str, folder: Path) -> None:
+        self.client, self.contenders = OpenAI(base_url=f"{url}/bare/v1", api_key="none", max_retries=0), ["bare"]
+
+    def lap(self, who: str, level: Level) -> dict[str, object]:
+        for _ in range(level.turns):
+            self.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Why?"}])
+        done = {"latencies": [1.0] * level.turns, "seconds": 1.0, "cpu_seconds": 1.0}
+        return done | {"audited": 0, "settle_seconds": 0.0}
+
+    def close(self) -> None:
+        self.client.close()
+
+
 @pytest.mark.slow
 def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -34,6 +51,7 @@ def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
         raise peers.MissingError("not installed: no such wheel")
 
     monkeypatch.setattr("benchmarks.governance.rounds.python_of", refuse)
+    monkeypatch.setattr("benchmarks.governance.rounds.Runner", Bare)
     flags = ["--at-once", "1", "--rounds", "1", "--peers", "nemo", "--answer-ms", "0", "--audit-ms", "0"]
     governance.main([*flags, "--out", str(tmp_path)])
     assert "| NeMo Guardrails |  | not installed: no such wheel |" in capsys.readouterr().out

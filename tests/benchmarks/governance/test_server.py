@@ -9,6 +9,8 @@ from openai import OpenAI
 from benchmarks.governance.rounds import calls, model
 from benchmarks.governance.server import ANSWER, CHECK
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_answers_by_role_after_the_time_that_was_set_and_counts() -> None:
     with model(40, 120) as url:

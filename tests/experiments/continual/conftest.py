@@ -7,4 +7,4 @@ from experiments.continual.protocol import Result, run
 
 @pytest.fixture(scope="session")
 def plain() -> Result:
-    return run("split-domain", "plain", seed=0, steps=60, data="digits", every=20)
+    return run("split-domain", "plain", seed=0, steps=40, data="digits", every=20)

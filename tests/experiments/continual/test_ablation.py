@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiments.continual import __main__ as command_line
 from experiments.continual.ablation import markdown, table
 from experiments.continual.evaluation import MEASURES
@@ -63,6 +65,7 @@ def test_each_table_says_how_to_get_it_again_and_other_steps_have_their_own() ->
     assert "split-domain" not in many
 
 
+@pytest.mark.slow
 def test_the_command_fills_the_block_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n\n<!-- ablation --><!-- /ablation -->\n\nafter\n")

@@ -144,6 +144,7 @@ class TestPenalties:
 
         fit(Seen(1.0))
 
+    @pytest.mark.slow
     def test_strong_pulls_hold_the_weights(self) -> None:
         class Anchored(L2):
             def learned(self, tasks: object) -> None:

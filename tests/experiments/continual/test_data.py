@@ -170,11 +170,13 @@ def whole() -> Arrays:
     return mnist()
 
 
+@pytest.mark.slow
 def test_mnist_has_its_published_size(whole: Arrays) -> None:
     assert (len(whole.train_x), len(whole.test_x)) == (60000, 10000)
     assert whole.train_y[:5].tolist() == [5, 0, 4, 1, 9]
 
 
+@pytest.mark.slow
 def test_validation_never_sees_the_test_set(whole: Arrays) -> None:
     held = load("mnist-validation")
     assert torch.equal(torch.cat([held.train_x, held.test_x]), whole.train_x)
@@ -182,6 +184,7 @@ def test_validation_never_sees_the_test_set(whole: Arrays) -> None:
     assert len(held.test_x) == 10_000
 
 
+@pytest.mark.slow
 def test_fashion_mnist_has_its_published_size_mean_and_deviation() -> None:
     if not SHARED.with_name(FASHION).is_dir():
         pytest.skip("the Fashion-MNIST files are not here")

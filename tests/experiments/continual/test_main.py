@@ -25,7 +25,7 @@ def test_it_resumes_where_results_are_missing(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_quick_form_compares_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    all_there_are = {name: methods.METHODS[name] for name in ("plain", "sal", "online-ewc")}
+    all_there_are = {name: methods.METHODS[name] for name in ("plain", "online-ewc")}
     monkeypatch.setattr(command_line, "METHODS", all_there_are)
     command_line.main(["--quick", "--stream", "split-domain-fuzzy", "--out", str(tmp_path)])
     assert {(r["method"], r["steps"], r["data"]) for r in read_all(tmp_path)} == {

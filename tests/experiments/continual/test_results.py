@@ -15,7 +15,7 @@ from experiments.continual.results import headings, markdown, read_all, rows, sa
 
 def test_a_record_says_where_it_comes_from(plain: Result) -> None:
     assert plain.command == (
-        "python -m experiments.continual --stream split-domain --methods plain --seeds 0 --steps 60 --data digits"
+        "python -m experiments.continual --stream split-domain --methods plain --seeds 0 --steps 40 --data digits"
     )
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", plain.commit)
     assert plain.versions["torch"] == torch.__version__

@@ -140,6 +140,7 @@ class TestMixtures:
         for step in range(5 * 7):
             assert stream.shares(step, 7).tolist() == [float(t == step // 7) for t in range(5)]
 
+    @pytest.mark.slow
     def test_fuzzy_streams_shade_into_the_next_task(self, arrays: Arrays) -> None:
         stream = make("split-domain-fuzzy", arrays, seed=0)
         shares = torch.stack([stream.shares(step, 2000) for step in range(10_000)])

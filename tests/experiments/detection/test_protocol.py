@@ -55,6 +55,7 @@ def test_known_changes_of_pictures_are_found_and_only_they():
     assert found["auroc"] == 1.0
 
 
+@pytest.mark.slow
 def test_it_hears_what_the_callback_does_in_a_training(tmp_path):
     """Nothing is trained here, yet novelty and events are those of a real fit on the same batches."""
     source = pictures("split-domain", "digits", 1, seed=0)
@@ -68,10 +69,11 @@ def test_it_hears_what_the_callback_does_in_a_training(tmp_path):
     assert callback.layers[0].monitor.detector.excess == pytest.approx(run.excess[-1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_gradual_change_is_found_while_it_lasts():
-    source = named("split-domain-fuzzy", "digits", 400, seed=0)
-    assert (source.changes, source.lasting) == ((300, 700, 1100, 1500), 200)
+    source = named("split-domain-fuzzy", "digits", 200, seed=0)
+    assert (source.changes, source.lasting) == ((150, 350, 550, 750), 100)
     run = listen(source)
     found = measures([run])
     assert (found["found"], found["false_alarms"], found["auroc"]) == (4, 0, None)
-    assert found["longest_delay"] <= 200
+    assert found["longest_delay"] <= 100

@@ -52,7 +52,7 @@ def test_watched_in_vain_it_is_the_plain_one_and_the_same_at_any_strength(tmp_pa
 
 def test_where_something_was_held_each_strength_has_its_own(tmp_path: Path) -> None:
     patchy = DOMAINS._replace(first=split("patchy", b"3.14159 26535 89793;" * 20 + b"the quick brown fox " * 180))
-    held = stage(tmp_path)._replace(domains=patchy, scale=SCALE._replace(batch=1, steps=(100, 1, 1)))
+    held = stage(tmp_path)._replace(domains=patchy, scale=SCALE._replace(batch=1, steps=(70, 1, 1)))
     weak, strong = (held.watched(strength) for strength in (0.5, 50.0))
     assert not same(weak, held.plain())
     assert not same(weak, strong)
@@ -61,16 +61,16 @@ def test_where_something_was_held_each_strength_has_its_own(tmp_path: Path) -> N
 
 def test_from_what_was_kept_sal_goes_on_as_if_there_had_been_no_pause(tmp_path: Path) -> None:
     L.seed_everything(0, verbose=False)
-    model, whole = build(SCALE), SALCallback(consolidate_on=35)
+    model, whole = build(SCALE), SALCallback(consolidate_on=19)
     train(model, batches(DOMAINS.first, SCALE, 0, 0), [whole])
     train(model, batches(DOMAINS.second, SCALE, 0, 1), [whole])
 
-    first, resumed = stage(tmp_path).watched(4.0), SALCallback(consolidate_on=35)
+    first, resumed = stage(tmp_path).watched(4.0), SALCallback(consolidate_on=19)
     again = build(SCALE)
     again.net.load_state_dict(first.weights)
     resumed.load_state_dict(first.watched)
     train(again, batches(DOMAINS.second, SCALE, 0, 1), [resumed])
-    assert resumed.events == whole.events == [35]
+    assert resumed.events == whole.events == [19]
     assert losses(again, DOMAINS, SCALE) == losses(model, DOMAINS, SCALE)
 
 
@@ -79,7 +79,7 @@ def test_from_what_was_kept_sal_goes_on_as_if_there_had_been_no_pause(tmp_path: 
     [
         {"seed": 1},
         {"scale": SCALE._replace(width=8)},
-        {"scale": SCALE._replace(steps=(31, 12, 6))},
+        {"scale": SCALE._replace(steps=(17, 8, 4))},
         {"domains": DOMAINS._replace(first=DOMAINS.second)},
         {"accelerator": "gpu"},
     ],
@@ -91,5 +91,5 @@ def test_its_name_changes_with_what_it_depends_on(other: dict[str, object], tmp_
 
 def test_its_name_stays_with_the_later_stages(tmp_path: Path) -> None:
     before = stage(tmp_path)
-    assert before._replace(scale=SCALE._replace(steps=(30, 1, 1))).file("plain") == before.file("plain")
+    assert before._replace(scale=SCALE._replace(steps=(16, 1, 1))).file("plain") == before.file("plain")
     assert before.file("watched") != before.file("plain")

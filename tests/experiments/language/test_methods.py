@@ -77,6 +77,7 @@ def test_a_pull_adds_the_gradient_of_its_penalty() -> None:
     assert all(torch.allclose(p.grad, e) for p, e in zip(model.parameters(), expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", [methods.l2, methods.sal_remember])
 def test_the_stronger_a_method_the_less_the_weights_move(prepare: Callable[..., Any]) -> None:
     moved = []

@@ -41,6 +41,7 @@ def test_the_gradient_leads_back_in_proportion_to_it(learned):
         assert torch.allclose(p.grad, g + f / 2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_importance_adds_up_over_tasks(learned):
     stream, _, ewc = learned
     first = [f.clone() for f in ewc.F]

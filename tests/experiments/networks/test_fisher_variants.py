@@ -10,7 +10,7 @@ from experiments.networks.fisher_variants import FISHERS, ElementwisePull, Krone
 from experiments.networks.protocol import Run, known, run
 from sal_lightning import CommunicationLayer
 
-N, DRAWS = 6, 2000
+N, DRAWS = 6, 1000
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def shares(found):
     return torch.cat([f.reshape(len(f), -1).sum(1) for f in found.values()]) / total
 
 
+@pytest.mark.slow
 def test_drawn_labels_give_the_fisher_information_of_the_model(net, batch):
     """``E[g²]`` over labels from the softmax, worked out class by class."""
     x, _ = batch
@@ -72,6 +73,7 @@ def test_drawn_labels_give_the_fisher_information_of_the_model(net, batch):
     torch.testing.assert_close(shares(observed(net, "drawn", *batch)), shares(expected), atol=0.01, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_it_is_another_than_that_of_the_labels(net, batch):
     labels = shares(squares(net, F.cross_entropy, batch[0], batch[1]))
     torch.testing.assert_close(shares(observed(net, "labels", *batch)), labels, atol=0.01, rtol=0.1)
@@ -85,6 +87,7 @@ def test_the_square_of_the_batch_gradient_is_that_alone(net, batch):
     torch.testing.assert_close(shares(observed(net, "batch", *batch, times=1)), shares(expected))
 
 
+@pytest.mark.slow
 def test_elementwise_keeps_each_weight_apart(net, batch):
     expected = squares(net, F.cross_entropy, *batch)
     found = observed(net, "elementwise", *batch)
@@ -154,6 +157,7 @@ def test_in_the_eigenbases_only_the_direction_of_a_samples_gradient_is_pulled():
     torch.testing.assert_close(net.weight.detach() - anchor, expected, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_products_are_those_of_single_samples(net, batch):
     x, y = batch
     left = torch.zeros(4, 4)
@@ -181,9 +185,10 @@ def test_a_bias_counts_at_least_as_much_as_its_row(net, batch):
     assert (bias >= weight.mean(1) * (1 - 1e-6)).all()
 
 
+@pytest.mark.slow
 def test_a_method_names_its_measurement_and_runs_differ():
-    kept = [run(Run("mlp", "split-two", f"told:fisher={kind}", 0, "digits", 80))["kept"] for kind in FISHERS]
-    assert kept[0] == run(Run("mlp", "split-two", "told", 0, "digits", 80))["kept"]
+    kept = [run(Run("mlp", "permuted", f"told:fisher={kind}", 0, "digits", 20))["kept"] for kind in FISHERS]
+    assert kept[0] == run(Run("mlp", "permuted", "told", 0, "digits", 20))["kept"]
     assert len({tuple(found) for found in kept}) >= 4
 
 

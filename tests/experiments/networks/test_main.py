@@ -12,6 +12,7 @@ from experiments.networks.protocol import Run
 QUICK = ["--quick", "--networks", "mlp", "--streams", "split-two", "--methods"]
 
 
+@pytest.mark.slow
 def test_runs_are_lines_and_are_run_once(tmp_path, capsys):
     page, file = tmp_path / "page.md", tmp_path / "out" / "runs.jsonl"
     out = ["--out", str(file.parent)]
@@ -45,6 +46,7 @@ def test_a_run_that_fails_is_named_and_ends_no_other(tmp_path, capsys):
     assert [json.loads(line)["network"] for line in (tmp_path / "runs.jsonl").read_text().splitlines()] == ["mlp"]
 
 
+@pytest.mark.slow
 def test_runs_in_processes_of_their_own_give_the_same():
     asked = [Run("mlp", "split-two", "plain", 0, "digits", steps=3)]
     (alone,), (apart,) = (list(carry_out(asked, None, jobs)) for jobs in (1, 2))
@@ -63,6 +65,7 @@ def test_by_default_all_that_is_useful_is_run():
     assert [(run.method, run.seed) for run in wanted(chosen)] == [("plain", 4), ("sal", 4), ("sal", 5)]
 
 
+@pytest.mark.slow
 def test_variants_have_a_table_of_their_own(tmp_path, capsys):
     page = tmp_path / "page.md"
     asked = ["told", "told:pull=0", "ewc:strength=100"]

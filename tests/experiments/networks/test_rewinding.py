@@ -12,7 +12,7 @@ from experiments.networks import networks, rewinding, streams
 from experiments.networks.protocol import Run, run
 from experiments.networks.training import Learner
 
-STEPS = 20
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,7 @@ def test_accuracy_among_the_old_classes_leaves_the_answers_of_others_out():
     assert rewinding.accuracy(learner, None, None) == (0, pytest.approx(2 / 3), 0.25)
 
 
+@pytest.mark.slow
 def test_nothing_set_back_is_the_end_of_a_told_run_and_all_is_what_was_consolidated(record):
     told = run(Run("vit-patch4", "split-two", "told", 0, "digits", STEPS, rewinding.BATCH))
     assert [record["parts"]["nothing"][which] for which in ("old", "new")] == told["kept"]
@@ -86,13 +87,14 @@ def test_nothing_set_back_is_the_end_of_a_told_run_and_all_is_what_was_consolida
     assert record["parts"]["nothing"]["moved"] == 0 < record["parts"]["head"]["moved"]
 
 
+@pytest.mark.slow
 def test_the_record_has_each_parameter_and_its_part(record):
     net = networks.make("vit-patch4", 8)
     assert set(record["parameters"]) == {name for name, _ in net.named_parameters()}
     head = [record["parameters"][f"head.{of}"]["weights"] for of in ("weight", "bias")]
     assert record["parts"]["head"]["weights"] == sum(head) == 650
     assert record["parts"]["all"]["weights"] == sum(p.numel() for p in net.parameters())
-    assert record["command"].startswith("python -m experiments.anatomy --networks vit-patch4 --seeds 0 --steps 20")
+    assert record["command"].startswith("python -m experiments.anatomy --networks vit-patch4 --seeds 0 --steps 8")
 
 
 def test_the_command_files_a_record_and_fills_a_block_of_its_own(tmp_path: Path) -> None:

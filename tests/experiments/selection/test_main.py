@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from experiments.selection.__main__ import main
 
 
+@pytest.mark.slow
 def test_the_command_writes_results_and_a_page_and_runs_nothing_twice(tmp_path):
     asked = ["--data", "digits", "--steps", "20", "--seeds", "0", "1", "--noise", "0.3", "--out", str(tmp_path)]
     main([*asked, "--table", str(tmp_path / "page.md")])

@@ -15,7 +15,7 @@ from experiments.continual.streams import STREAMS, count
 from experiments.demo import METHODS
 from experiments.pages import grid, rewrite
 from experiments.watched import page, watch
-from sal_lightning.report.parts import BANDS
+from sal_lightning.report.plot_elements import BANDS
 from sal_lightning.report.plots import HEALTHY
 from sal_lightning.report.reading import Run, read
 

@@ -12,8 +12,8 @@ from sal_lightning.grad_scaler import scales
 from sal_lightning.layers import AUTO
 from sal_lightning.metrics import BandPercent, Coherence, EmergenceRate, NormShare, Novelty, Resonance
 from sal_lightning.report import panels
+from sal_lightning.report.histograms import views
 from sal_lightning.report.naming import PREFIX, prefix
-from sal_lightning.report.views import views
 from sal_lightning.settings import Protection, Settings, Statistics, Trigger
 from sal_lightning.stability import spectrum
 from sal_lightning.trainer_callback import BANDS, FIELD, SHARES, BaseCallback

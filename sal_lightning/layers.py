@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal_lightning import attention, experts, recurrent
+from sal_lightning.custom_forward import is_linear
 from sal_lightning.distributed import by_rows, sharded
-from sal_lightning.linearity import is_linear
 from sal_lightning.padding import Real
 from sal_lightning.sampling import sample
 

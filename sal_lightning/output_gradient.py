@@ -10,11 +10,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from sal_lightning.async_copy import Readback
 from sal_lightning.fisher import Fisher
 from sal_lightning.forward_hooks import in_backward, on_weight_gradient, tensors
 from sal_lightning.grad_scaler import scales
 from sal_lightning.logit_adjustment import LogitAdjustment
-from sal_lightning.readback import Readback
 from sal_lightning.torch_compile import uncompiled
 
 

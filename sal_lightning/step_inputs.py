@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sal_lightning import distributed
+from sal_lightning.async_copy import Readback
 from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.coverage import Coverage
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.precision import full_precision
-from sal_lightning.readback import Readback
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.input_rule import InputRule

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sal_lightning.report.parts import BANDS, bands, events
+from sal_lightning.report.plot_elements import BANDS, bands, events
 from sal_lightning.report.reading import Run
 
 ROW = 92  # height of a layer's row in pixels

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from sal_lightning import summary
 from sal_lightning.consolidation_reasons import Counts
+from sal_lightning.report import cascade_plot, plots
 from sal_lightning.report import layers as layered
-from sal_lightning.report import plots, pulses
-from sal_lightning.report.parts import BANDS
+from sal_lightning.report.plot_elements import BANDS
 from sal_lightning.report.reading import Run
 from sal_lightning.stability import StabilitySpectrum
 from sal_lightning.summary import Account
@@ -121,7 +121,7 @@ def flow(run: Run) -> Section:
         "Each line is a pulse, each colour a lineage; it branches where it splits and ends where it merges or expires. "
         f"The emerged pulse represents {run.cascade['share']:.0%} of the first pulses."
     )
-    return Section(title, text, (pulses.cascade(run.cascade),))
+    return Section(title, text, (cascade_plot.cascade(run.cascade),))
 
 
 def layers(run: Run) -> Iterator[Section]:

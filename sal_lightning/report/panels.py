@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from sal_lightning.report.histograms import EDGES, View, banded, whole
 from sal_lightning.report.naming import PREFIX
-from sal_lightning.report.views import EDGES, View, banded, whole
 
 STEP = "step"  # continues over several fits, so that they do not overlap
 COLUMNS = ("layer", "grain", "weights")

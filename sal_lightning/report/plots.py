@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sal_lightning.emergence.field import COHERENT, NOVEL
-from sal_lightning.report.parts import BANDS, MARK, bands, events, percent
+from sal_lightning.report.plot_elements import BANDS, MARK, bands, events, percent
 from sal_lightning.report.reading import Run
 from sal_page.themes import COLORS
 

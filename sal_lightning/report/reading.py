@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sal_lightning.report.histograms import BINS, banded
 from sal_lightning.report.naming import PREFIX, prefix
-from sal_lightning.report.views import BINS, banded
 from sal_lightning.report.wandb_file import history
 
 CSV, WANDB, CASCADE = "metrics.csv", "run-*.wandb", "cascade.json"

@@ -9,7 +9,7 @@ from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback, StabilityAnalyzer, StabilitySpectrum
 from sal_lightning.consolidation_reasons import Counts
-from sal_lightning.report.views import views
+from sal_lightning.report.histograms import views
 from sal_lightning.summary import Account, short, text, verdict
 from tests.everywhere import models
 from tests.everywhere.models import Alternating, At, trainer

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.emergence.cascade import PulseCascade
-from sal_lightning.report import flow, page, parts, plots
+from sal_lightning.report import flow, page, plots
 from sal_lightning.report import layers as layered
 from sal_lightning.report.reading import Run, Series, read
 from tests.browser import look
@@ -138,7 +138,7 @@ def big(layers):
     name = "layers/transformer.encoder.block.{}.attention.output.projection/{}/{}"
     series = {
         name.format(i, kind, band): Series(steps, [100 / 3] * 3)
-        for i, kind, band in itertools.product(range(layers), ("held", "observed"), parts.BANDS)
+        for i, kind, band in itertools.product(range(layers), ("held", "observed"), plot_elements.BANDS)
     }
     return Run("a/run", series, [20.0])
 

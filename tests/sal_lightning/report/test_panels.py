@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from sal_lightning import SALCallback
 from sal_lightning.report import panels
-from sal_lightning.report.views import BINS, EDGES, banded, views
+from sal_lightning.report.histograms import BINS, EDGES, banded, views
 from tests import offline_wandb
 from tests.sal_lightning.report.runs import fit
 

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sal_lightning.report.flow import lanes
-from sal_lightning.report.parts import MARK
+from sal_lightning.report.plot_elements import MARK
 from sal_page.themes import COLORS
 
 

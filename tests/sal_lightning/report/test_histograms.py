@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sal_lightning import CommunicationLayer, StabilityAnalyzer
-from sal_lightning.report.views import BINS, banded, histogram, views, whole
+from sal_lightning.report.histograms import BINS, banded, histogram, views, whole
 from sal_lightning.rules.scores import Scores, bands
 
 

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from sal_lightning import SALCallback
 from sal_lightning.drift_monitor import DriftMonitor
 from sal_lightning.emergence.cascade import PulseCascade
-from sal_lightning.report import flow, page, plots
+from sal_lightning.report import flow, page, plot_elements, plots
 from sal_lightning.report import layers as layered
 from sal_lightning.report.reading import Run, Series, read
 from tests.browser import look

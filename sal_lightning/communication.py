@@ -29,7 +29,7 @@ from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.step_inputs import StepInputs
 from sal_lightning.user_warnings import UserWarnings
 
-VERSION = 6  # of the state_dict
+VERSION = 7  # of the state_dict
 
 
 class CommunicationLayer:
@@ -337,6 +337,7 @@ class CommunicationLayer:
             **self._coverage.state_dict(),
             "trusted": self.monitor.provisional.state_dict(),
             "pending": self.collector.inputs.pending(),
+            "output": self.collector.output.total,
             "statistics": sorted(self.collector.statistics.kept),
         }
 
@@ -370,6 +371,7 @@ class CommunicationLayer:
             self.begun = self.step
             self.collector.attach()
         self.collector.statistics.kept = set(state["statistics"])
+        self.collector.output.resume(None if state["output"] is None else state["output"].to(coverage.device))
 
     # --- parts ---
 

@@ -45,17 +45,24 @@ class OutputGradient:
 
     def follow(self, module: nn.Module | None) -> None:
         """Hook the output of this layer, instead of the one before; None hooks none."""
-        self.remove()
+        self._unhook()
         self.module = module
         if module is not None:
             self._handle = module.register_forward_hook(self._forward_hook)
 
     def remove(self) -> None:
         """Remove the hook."""
+        self._unhook()
+        self.discard_step()
+
+    def _unhook(self) -> None:
         if self._handle is not None:
             self._handle.remove()
         self.module = self._handle = None
-        self.discard_step()
+
+    def resume(self, total: Tensor | None) -> None:
+        """Continue in the midst of a step, with its sum so far."""
+        self.total, self._readback = total, None if total is None else Readback(total[None])
 
     def discard_step(self) -> None:
         """Drop what was collected in this step."""

@@ -13,7 +13,7 @@ LARGE = 1e12  # bound on weights, and on energies in units of the mean eigenvalu
 SQUARES = 1e24  # bound on squared inputs and gradients
 ROUND = 1e-3  # tolerance for rounding errors
 PULL, CLASSES = Pull.name, LogitAdjustment.name
-VERSIONS = (6,)
+VERSIONS = (7,)
 
 Check = Callable[[Any, str], None]
 
@@ -49,6 +49,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "adjustment": _adjustment,
         "trusted": _optional(_named(_any)),
         "pending": _named(_pending),
+        "output": _optional(_tensor(0, LARGE)),
     }
     _fields(required | {"evidence": _evidence, "statistics": _each(_text)}, extra=True)(state, at)
     _anchors((state["trusted"] or {}).get(PULL, {}), f"{at}['trusted'][{PULL!r}]")

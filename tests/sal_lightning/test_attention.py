@@ -120,6 +120,7 @@ def as_numbers_of(module, masks):
     return {name: x.to(dtype) if floating(x) else x for name, x in masks.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask is deprecated")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -312,6 +313,7 @@ def only_output(model):
     return model
 
 
+@pytest.mark.slow
 def test_the_output_projection_keeps_the_first_task():
     drift, x = {}, overlapping(0, 999)[0]
     for held in (False, True):
@@ -327,6 +329,7 @@ def test_the_output_projection_keeps_the_first_task():
     assert drift[True] < 0.3 * drift[False]
 
 
+@pytest.mark.slow
 def test_attention_in_evaluation_mode_is_observed_as_in_training_mode():
     ended = []
     for mode in (True, False):

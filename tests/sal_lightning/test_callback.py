@@ -20,6 +20,7 @@ BANDS = ("protected", "neutral", "volatile")
 NAMES = {*BANDS, "suppressed", "effect", "drift", *FIELD, "surprise", "consolidations", "step"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 def test_the_default_callback_detects_the_change_and_protects(tmp_path, protection):
     model, callback = Net(), SALCallback(protection=protection)
@@ -45,6 +46,7 @@ def test_before_the_first_fit_everything_is_volatile():
         callback.spectrum("both")
 
 
+@pytest.mark.slow
 def test_without_a_change_training_is_bitwise_unaffected(tmp_path):
     plain, watched = Net(), Net()
     trainer(tmp_path, []).fit(plain, loader(change=10**6))
@@ -85,6 +87,7 @@ def test_two_epochs_are_one_saved_and_one_resumed_bit_for_bit(tmp_path, protecti
     assert callbacks[2].spectrum("observed") == callbacks[0].spectrum("observed")
 
 
+@pytest.mark.slow
 def test_a_second_fit_continues_from_the_state_of_the_first(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on="fit")
     for i, task in enumerate((0, 1, 2)):
@@ -93,6 +96,7 @@ def test_a_second_fit_continues_from_the_state_of_the_first(tmp_path):
     assert max(layer.step for layer in callback.layers) == 60
 
 
+@pytest.mark.slow
 def test_a_change_is_detected_across_fits(tmp_path):
     model, callback = Net(), SALCallback()
     for task in (0, 1):
@@ -100,6 +104,7 @@ def test_a_change_is_detected_across_fits(tmp_path):
     assert callback.events == [43]
 
 
+@pytest.mark.slow
 def test_consolidate_and_remember_protect(tmp_path):
     model, callback = Net(), SALCallback(consolidate_on=None)
     trainer(tmp_path, []).fit(model, loader(change=10**6))
@@ -119,6 +124,7 @@ def test_consolidate_and_remember_protect(tmp_path):
     assert kept < 0.5 * (forgetful(x) - before).norm() / before.norm()
 
 
+@pytest.mark.slow
 def test_values_reach_callback_metrics_without_a_logger(tmp_path):
     callback = SALCallback()
     run = trainer(tmp_path, [callback], log_every_n_steps=10)
@@ -132,6 +138,7 @@ def test_values_reach_callback_metrics_without_a_logger(tmp_path):
     assert values["step"] == 60
 
 
+@pytest.mark.slow
 def test_values_reach_a_csv_file_on_log_steps(tmp_path):
     run = trainer(tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=10)
     run.fit(Net(), loader())
@@ -143,6 +150,7 @@ def test_values_reach_a_csv_file_on_log_steps(tmp_path):
     assert all(sum(float(row[f"sal/{band}_step"]) for band in BANDS) == pytest.approx(100) for row in rows)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_log_each_measured_step_once(tmp_path):
     run = trainer(
         tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=10, accumulate_grad_batches=3
@@ -160,6 +168,7 @@ def test_an_epoch_shorter_than_log_every_n_steps_is_logged_at_its_end(tmp_path):
     assert run.callback_metrics["sal/step"] == 7
 
 
+@pytest.mark.slow
 def test_values_reach_weights_and_biases_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     from lightning.pytorch.loggers import WandbLogger
@@ -216,6 +225,7 @@ def test_hooks_are_gone_after_fit_and_after_an_exception(tmp_path):
         assert not any(o._optimizer_step_post_hooks for o in run.optimizers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
 def test_copies_carry_the_state_and_not_the_model(tmp_path, clone):
     model, callback = Net(), SALCallback()
@@ -236,6 +246,7 @@ def test_two_callbacks_need_two_names(tmp_path):
     assert {"SALCallback[a]", "SALCallback[b]"} <= set(saved)
 
 
+@pytest.mark.slow
 def test_a_callback_with_a_name_logs_under_it_beside_one_without(tmp_path):
     callbacks = [SALCallback(), SALCallback(name="clock", consolidate_on=25)]
     run = trainer(tmp_path, callbacks, logger=CSVLogger(tmp_path, name="", version="run"), log_every_n_steps=20)

@@ -108,6 +108,7 @@ def train(network, *parts, lr=2e-3):
     return comm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_other_classes_are_found_on_every_network(network):
     comm = train(network, digits(range(5), CHANGE), digits(range(5, 10), 20, seed=1))
@@ -358,6 +359,7 @@ def test_sequences_of_any_length_are_compared():
     assert float(samples.surprise[0]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unscaled", [True, False])
 def test_the_loss_signal_is_independent_of_the_loss_scale(unscaled):
     """The scale doubles every few steps, as it does in training."""

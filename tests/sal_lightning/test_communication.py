@@ -100,6 +100,7 @@ def test_without_an_optimizer_the_layer_warns_once_and_masks_the_gradient():
     assert forgotten[True] < 0.5 * forgotten[False]
 
 
+@pytest.mark.slow
 def test_calling_restore_is_equivalent_to_the_hook():
     results = []
     for by_hand in (False, True):

@@ -54,6 +54,7 @@ def test_another_layer_can_be_named(tmp_path):
     assert torch.equal(watch.features(Net()), X)
 
 
+@pytest.mark.slow
 def test_a_second_training_keeps_the_reference_of_the_first(tmp_path):
     watch = DriftMonitor(X)
     _, model = fit(tmp_path, [watch])

@@ -44,6 +44,7 @@ def close(found, expected):
         assert (found[name] - x).norm() < 0.1 * x.norm(), name
 
 
+@pytest.mark.slow
 def test_random_signs_give_the_sum_of_squared_gradients_of_samples():
     net, x, y = small(), torch.randn(16, 3), torch.arange(16) % 4
     found = measured(net, x, lambda out: F.cross_entropy(out, y, reduction="sum"), draws=2000)
@@ -52,6 +53,7 @@ def test_random_signs_give_the_sum_of_squared_gradients_of_samples():
     assert (batch - found["0.weight"]).norm() > 0.3 * batch.norm()  # the gradient of the batch is something else
 
 
+@pytest.mark.slow
 def test_each_position_of_a_sequence_is_a_sample():
     net, x, y = small(), torch.randn(4, 6, 3), torch.arange(24).reshape(4, 6) % 4
     loss = lambda out: F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum")  # noqa: E731

@@ -2,6 +2,7 @@ import copy
 import gc
 import weakref
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -39,6 +40,7 @@ def test_a_detached_layer_does_not_affect_the_model():
     assert not model[0]._forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_attention_is_protected_like_other_projections():
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True)

@@ -18,6 +18,7 @@ def fit(tmp_path, model, callback, first=0, length=25):
     trainer(tmp_path, [callback]).fit(model, loader(first=first, length=length, change=10**6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protection", "consolidate_on"),
     [("subspace", "novelty"), ("subspace", 20), ("element", "novelty"), ("tensor", 20)],
@@ -32,6 +33,7 @@ def test_a_layer_frozen_in_the_first_fit_is_free_in_the_second(tmp_path, protect
     assert models.steps(callback) == [50]
 
 
+@pytest.mark.slow
 @RULES
 def test_a_head_added_for_the_second_task_is_free_and_the_rest_stays_held(tmp_path, protection):
     class Heads(Net):
@@ -81,6 +83,7 @@ def widened(old, out):
     return new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 @pytest.mark.parametrize("saved", [False, True])
 def test_outputs_added_to_a_head_are_free_and_the_old_ones_stay_held(tmp_path, protection, saved):

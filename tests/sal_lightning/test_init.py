@@ -41,6 +41,7 @@ def test_importing_it_loads_neither_the_other_package_nor_wandb():
     assert loaded("sal_lightning", "('safi_agent', 'wandb', 'plotly', 'sklearn')") == "[]"
 
 
+@pytest.mark.slow
 def test_the_engine_needs_no_lightning():
     import ast
     from pathlib import Path

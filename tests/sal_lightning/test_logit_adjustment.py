@@ -218,6 +218,7 @@ def test_micro_batches_are_equivalent_to_one_batch():
     torch.testing.assert_close(*ended, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_regression_is_trained_as_without_the_adjustment():
     ended = []
     for prior in (0.01, 1.0):

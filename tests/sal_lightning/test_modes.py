@@ -44,6 +44,7 @@ def test_a_model_in_evaluation_mode_is_trained_as_one_in_training_mode_bit_for_b
     assert equal(callback.state_dict(), expected.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 2])
 def test_a_model_half_in_evaluation_mode_is_trained_as_one_in_training_mode(tmp_path, part):
     model, callback = Net(), SALCallback()
@@ -53,6 +54,7 @@ def test_a_model_half_in_evaluation_mode_is_trained_as_one_in_training_mode(tmp_
     assert same(model, reference()[0])
 
 
+@pytest.mark.slow
 def test_a_frozen_batch_norm_leaves_the_layers_around_it_observed(tmp_path):
     torch.manual_seed(0)
     model, callback = (
@@ -65,6 +67,7 @@ def test_a_frozen_batch_norm_leaves_the_layers_around_it_observed(tmp_path):
     assert set(callback.coverage().values()) == {"subspace"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protection", ["subspace", "element"])
 def test_remembered_data_are_held_in_a_fit_in_evaluation_mode(tmp_path, protection):
     answers, x = {}, batch(0, 999)[0]
@@ -109,6 +112,7 @@ class Evaluated(Net):
         self.zero_grad(set_to_none=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [True, False])
 def test_validation_with_a_backward_pass_is_not_observed_in_either_mode(tmp_path, mode):
     model, callback = Evaluated(), SALCallback()
@@ -161,6 +165,7 @@ def copied(model, i):
 expected_loop = cache(loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [evaluate, attack, copied])
 @pytest.mark.parametrize("mode", [True, False])
 def test_passes_between_the_steps_of_a_plain_loop_are_not_observed(between, mode):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -6,6 +7,7 @@ from sal_lightning import CommunicationLayer
 from tests.sal_lightning.tasks import net, task, train
 
 
+@pytest.mark.slow
 def test_a_closure_gives_the_same_weights_as_a_plain_step():
     results = []
     for closed in (False, True):
@@ -33,6 +35,7 @@ def test_a_closure_gives_the_same_weights_as_a_plain_step():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_calls_super_step_is_restored_once(monkeypatch):
     class Child(torch.optim.Adam):
         def step(self, closure=None):

@@ -176,6 +176,7 @@ def test_a_mask_fits_inputs_of_its_sizes_only():
     assert real(3) is real(2) is real(3, 2) is real(2, 4) is None
 
 
+@pytest.mark.slow
 def test_more_padding_of_the_same_text_is_no_change():
     model = gpt2()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -203,6 +204,7 @@ def old_loss(pads):
         return model(**text(9999, 0, n=64)).loss.item()
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_how_much_gpt2_forgets(monkeypatch):
     without = old_loss(0)
     assert abs(old_loss(24) - without) < 1e-3

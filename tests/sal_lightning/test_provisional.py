@@ -5,6 +5,7 @@ from sal_lightning import CommunicationLayer
 from tests.sal_lightning.tasks import loss, net, train
 
 
+@pytest.mark.slow
 def test_a_single_unusual_batch_causes_a_hold_that_is_rolled_back():
     model = net()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -23,6 +24,7 @@ def test_a_single_unusual_batch_causes_a_hold_that_is_rolled_back():
     assert comm.events == [105]
 
 
+@pytest.mark.slow
 def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
     """The state is saved while a change is suspected."""
     weights = []

@@ -108,6 +108,7 @@ def test_half_the_learning_rate_over_twice_the_steps_is_about_equivalent():
     assert (ended[0] - ended[1]).norm() < 0.1 * ended[0].norm()
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_loss_changes_nothing_under_adam():
     ended = []
     for factor in (1.0, 1000.0):
@@ -130,6 +131,7 @@ def test_a_strength_of_zero_measures_keeps_and_moves_nothing():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parameters_without_a_gradient_are_not_pulled():
     torch.manual_seed(0)
     some = nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(3, 4), "c": nn.Linear(3, 4), "d": nn.Linear(3, 4)})

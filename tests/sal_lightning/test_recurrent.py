@@ -198,6 +198,7 @@ def test_recurrent_networks_are_held_by_directions_and_keep_the_first_task(kind,
     assert moved[True] < 0.3 * moved[False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True], ids=["by its output", "by its last state alone"])
 def test_in_evaluation_mode_a_recurrent_layer_is_observed_as_in_training_mode(last):
     ended = []

@@ -60,6 +60,7 @@ def test_a_network_settles_as_it_converges():
     assert mean(analyzer, "2.weight") > early + 0.1
 
 
+@pytest.mark.slow
 def test_a_reinitialised_layer_becomes_volatile():
     model = net()
     analyzer = StabilityAnalyzer(model)

@@ -93,6 +93,7 @@ def test_tensors_out_of_bounds_are_refused_in_every_part(learned, protection):
         tensor.copy_(kept)
 
 
+@pytest.mark.slow
 @RULES
 @pytest.mark.parametrize("version", [6, 99, "7", None, True])
 def test_another_version_is_refused(learned, protection, version):

@@ -146,6 +146,7 @@ def test_the_held_share_is_that_of_the_last_logged_step(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_repr_shows_the_arguments_that_are_not_defaults(trained):
     assert repr(SALCallback()) == "SALCallback(): not trained yet"
     assert repr(SALCallback("element", 50, name="often", field="net.0")) == (

@@ -87,6 +87,7 @@ def test_an_optimizer_stepped_by_parts_is_seen_and_protects(how):
     assert free > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["parts", "step"])
 def test_an_optimizer_with_partial_steps_protects_in_a_lightning_module(tmp_path, how):
     class Sharp(Net):
@@ -363,6 +364,7 @@ def test_an_unreachable_number_of_steps_warns_once(tmp_path):
         assert callback.user_warnings.given == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_a_jump_without_an_event_warns_once_at_the_end_of_the_fit(tmp_path, before):
     """The jump is set by the test instead of change detection."""
@@ -566,6 +568,7 @@ def held(strength=1e6, settle=3):
     return net, comm, lambda n: steps(x[20 : 20 + n])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [("cpu",), ()], ids=["at once", "as on a device that is not waited for"])
 @pytest.mark.parametrize(
     ("part", "settle"), [("all", 1), ("all", 15), ("a row", 16), ("rows exchanged", 15), ("the bias", 15)]
@@ -634,6 +637,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_single_weight_set_through_data_is_accepted(kind):
     torch.manual_seed(0)

@@ -201,6 +201,7 @@ def test_an_input_of_another_width_starts_a_new_field():
 # --- in a training ---
 
 
+@pytest.mark.slow
 def test_what_is_logged_is_what_a_field_sees_of_the_chosen_layer(tmp_path):
     class Inputs(L.Callback):
         def __init__(self):

@@ -43,6 +43,7 @@ def test_each_panel_shows_what_is_really_logged(tmp_path, name):
     assert spectra["metrics"] == [f"{own}{band}_step" for band in ("protected", "neutral", "volatile")]
 
 
+@pytest.mark.slow
 def test_without_a_key_it_says_so_and_creates_nothing(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)

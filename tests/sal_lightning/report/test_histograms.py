@@ -57,6 +57,7 @@ def test_before_the_first_step_all_weights_are_in_the_lowest_bin():
     assert views([]) == {}
 
 
+@pytest.mark.slow
 def test_layers_of_one_name_under_two_optimizers_are_added_up():
     a, b = trained("element"), trained("element")
     one, both = views([a])["element"], views([a, b])["element"]

@@ -45,6 +45,7 @@ def test_steps_go_on_over_several_fits(wandb_run):
     assert [row["sal/step"] for row in rows if "sal/stability/held/values" in row] == by_fit
 
 
+@pytest.mark.slow
 def test_every_layer_has_a_histogram_and_all_together_one(wandb_run):
     rows, callback, _ = wandb_run
     last = [row for row in rows if "sal/stability/held/values" in row][-1]
@@ -90,6 +91,7 @@ def test_a_table_of_layers_comes_at_the_end_of_each_fit(wandb_run):
     assert all(sum(row[3:6]) == pytest.approx(100, abs=0.02) for row in kept["data"])
 
 
+@pytest.mark.slow
 def test_a_csv_file_has_each_layer_in_percent(tmp_path):
     callback = SALCallback()
     fit(tmp_path, [callback], logger=CSVLogger(tmp_path, name="", version="run"))
@@ -130,6 +132,7 @@ class Board(DummyLogger):
         self.logged.append(args or kwargs)
 
 
+@pytest.mark.slow
 def test_several_loggers_each_get_what_they_can_show(tmp_path):
     board = Board()
     fit(tmp_path, [SALCallback()], logger=[board, CSVLogger(tmp_path, name="", version="run")])
@@ -143,6 +146,7 @@ def test_several_loggers_each_get_what_they_can_show(tmp_path):
     assert (tmp_path / "run" / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": 3}, {"barebones": True}])
 def test_without_a_logger_nothing_breaks(tmp_path, options):
     if "barebones" in options:

@@ -51,6 +51,7 @@ def test_damage_and_other_files_are_named():
         list(records(b"step,loss", "notes.txt"))
 
 
+@pytest.mark.slow
 def test_a_file_that_wandb_wrote(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):

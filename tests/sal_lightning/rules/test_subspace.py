@@ -208,6 +208,7 @@ def test_rank_follows_the_layer_and_has_a_cap():
     assert make(nn.Linear(8, 2)).rank == 9
 
 
+@pytest.mark.slow
 def test_a_wide_layer_never_forms_a_square_matrix():
     d = 5000
     module = nn.Linear(d, 4, bias=False)

@@ -59,6 +59,7 @@ def test_the_rule_matches_the_published_formula_on_one_gradient_stream(optimizer
             stepper.step()
 
 
+@pytest.mark.slow
 def test_the_published_rule_freezes_under_sgd():
     torch.manual_seed(0)
     losses = {}
@@ -122,6 +123,7 @@ def test_under_sgd_a_larger_gradient_moves_it_on_at_a_score_of_one_over_a(a):
     assert lengths[-1] == pytest.approx((1 - 1 / a) * (0.1 * a) ** 0.5, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
 def test_where_the_gradient_is_divided_by_its_size_its_mask_cancels_but_for_tensors_of_short_steps(kind):
     ways = {}

@@ -107,8 +107,10 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     def __init__(self, **settings: Any) -> None:
         try:
             super().__init__(**settings)
+            return
         except ValidationError as error:
-            raise ValueError(validation_message(error)) from None
+            message = validation_message(error)
+        raise ValueError(message)  # outside of the handler: its context would be the values that were given
 
     @override
     def model_post_init(self, context: Any) -> None:

@@ -59,13 +59,13 @@ def test_known_changes_of_pictures_are_found_and_only_they():
 def test_it_hears_what_the_callback_does_in_a_training(tmp_path):
     """Nothing is trained here, yet novelty and events are those of a real fit on the same batches."""
     source = pictures("split-domain", "digits", 1, seed=0)
-    data = loader()
+    data = loader(length=80)
     batches = [x for x, _ in data]
     net = torch.nn.Linear(12, 3)
-    run = listen(source._replace(changes=(60,), length=120, batches=lambda: iter(batches), net=net))
+    run = listen(source._replace(changes=(40,), length=len(batches), batches=lambda: iter(batches), net=net))
     callback = SALCallback()
     trainer(tmp_path, [callback]).fit(Net(), data)
-    assert run.events == callback.events == [63]
+    assert run.events == callback.events == [43]
     assert callback.layers[0].monitor.detector.excess == pytest.approx(run.excess[-1], abs=1e-4)
 
 

@@ -47,6 +47,7 @@ def seen(rank):
     return [metric.compute().item() for metric in metrics]
 
 
+@pytest.mark.slow
 def test_two_processes_count_what_both_saw(both, tmp_path):
     for answers in both(tmp_path, seen):
         assert answers == pytest.approx([0.75, 1.75 / 3, 0.25, 2 / 3])

@@ -104,14 +104,14 @@ class CommunicationLayer:
         wrapper, optimizer = optimizer, unwrapped(optimizer)
         check(model, optimizer)
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        self.skips = 0  # optimizer steps that the scaler skipped
+        self.step = self.skips = 0  # optimizer steps: analyzed, and skipped by the scaler
         self.begun = 0  # the step at which the hooks were attached
         self.events: list[int] = []  # steps at which something was consolidated
         self.evidence: dict[int, str] = {}  # the reason for each consolidation
         self.measure = False  # whether to measure the held part of this step
         self.measured: dict[str, Tensor] = {}  # (held², whole²) of the gradient and of the update
         self.last = False  # whether this step is the last one before ``settle()`` is due
-        coverage = Coverage(model, optimizer, self.settings)
+        self._coverage = coverage = Coverage(model, optimizer, self.settings)
         self.monitor = ChangeMonitor(coverage, consolidate_on)
         self.optimizer_step = OptimizerStep()
         self.collector = Collector(
@@ -124,15 +124,6 @@ class CommunicationLayer:
         coverage.grow()
         self.checks.own_forward(coverage)
         self.attach()
-
-    @property
-    def step(self) -> int:
-        """Number of analyzed optimizer steps."""
-        return self.collector.step
-
-    @property
-    def _coverage(self) -> Coverage:
-        return self.collector.coverage
 
     @property
     def rules(self) -> list[Rule]:
@@ -161,6 +152,7 @@ class CommunicationLayer:
                 return
             step.analyzed, step.skipped = True, False
             signals = collector.signals(unit)
+            self.step = collector.step
             if collector.replace_unreached():
                 monitor.provisional.rebind()
             collector.steps += 1
@@ -362,9 +354,10 @@ class CommunicationLayer:
         monitor.jumped = self.monitor.jumped
         inputs.load_state_dict(state["samples"])
         inputs.resume(state["pending"])
-        self.monitor = monitor
+        self._coverage, self.monitor = coverage, monitor
         self.collector.replace(coverage, inputs)
-        self.collector.step, self.events = state["step"], list(state["events"])
+        self.step = self.collector.step = state["step"]
+        self.events = list(state["events"])
         self.evidence = dict(state["evidence"])
         self.collector.statistics.suspended = monitor.suspects
         if self.attached:

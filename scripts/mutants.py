@@ -106,7 +106,7 @@ def failing(tree: Path, tests: tuple[str, ...]) -> str:
     Raises:
         RuntimeError: the tests could not be run.
     """
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = done.stdout.decode()

@@ -51,7 +51,7 @@ OPTIMIZERS = {
     "step calls super": child,
     "muon": lambda p: torch.optim.Muon(p, lr=0.02, weight_decay=0.1),
 }
-# Gradients are clipped before any optimizer sees them: one without a state, one with, and two that step otherwise.
+# Clipping runs before the optimizer, so four kinds suffice: stateless, with state, with a closure, its own step().
 CLIPPED = ["sgd", "adamw", "lbfgs", "step calls super"]
 RUNS = pytest.mark.parametrize(
     ("name", "clip"), [*((name, None) for name in OPTIMIZERS), *((name, 0.1) for name in CLIPPED)], ids=str

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping
-from statistics import mean
+from statistics import mean, pstdev
 from typing import NamedTuple
 
 from sal_lightning.consolidation_reasons import LOSS
@@ -23,6 +23,7 @@ PATIENCE = 20  # batches after which a persistent suspicion counts as a change
 
 # Jump test of the loss
 JUMP, FEW = 6, 3  # consecutive values above all usual ones that make a jump, and a suspicion
+OUTLIER = 3.0  # standard score from which a single value above all usual ones is a suspicion
 LONGEST, SHORTEST = 64, 32  # usual values: kept at most, and needed at least
 MARGIN = 0.05  # margin above the usual values, in log
 
@@ -124,6 +125,9 @@ class LossJumpTest:
     rise with it. Nor is a fast rise, as in diverging training: a jump is more than three times as large as the rise of
     the usual values from their older half to their newer half, and new labels raise the first loss as much as the next
     ones, while a training that collapses needs some steps.
+
+    A suspicion comes earlier: at the first value if it stands out clearly, since a single step on other data that is
+    not held back forgets much, and otherwise at the third.
     """
 
     def __init__(self) -> None:
@@ -159,6 +163,11 @@ class LossJumpTest:
         first, second, *_, newest, last = (value - max(self.usual) for value in self.above)
         return newest + last > 2 * (first + second)
 
+    @property
+    def _stands_out(self) -> bool:
+        """Whether a value above the usual ones is more than ``OUTLIER`` of their standard deviations off their mean."""
+        return max(self.above) - mean(self.usual) > OUTLIER * pstdev(self.usual)
+
     def detect(self, value: float) -> float:
         """The evidence of a jump, this value included: 0, or from ``SUSPECT`` to ``CONFIRM``."""
         high = len(self.usual) >= SHORTEST and value > max(self.usual) + MARGIN
@@ -173,9 +182,10 @@ class LossJumpTest:
         if len(self.above) >= JUMP and (self._continues_a_rise or self._builds_up):
             self.usual.extend(self.above)
             self.above = []
-        if len(self.above) < FEW or self._continues_a_rise:
             return 0.0
-        return SUSPECT + (CONFIRM - SUSPECT) * (len(self.above) - FEW) / (JUMP - FEW)
+        if self._continues_a_rise or (len(self.above) < FEW and not self._stands_out):
+            return 0.0
+        return SUSPECT + (CONFIRM - SUSPECT) * max(0, len(self.above) - FEW) / (JUMP - FEW)
 
     def update(self, value: float) -> None:
         """Add a value to the usual ones; values above them are kept apart until the next values decide."""

@@ -1,6 +1,7 @@
 """Change detection on networks whose first layer's rows hardly change, and on labels."""
 
 import random
+from statistics import mean, pstdev
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sal_lightning.change_detection import (
     JUMP,
     LONGEST,
     MARGIN,
+    OUTLIER,
     SHORTEST,
     SUSPECT,
     TRIAL,
@@ -262,11 +264,24 @@ def test_a_jump_is_suspected_and_then_confirmed():
     for value in exchangeable("normal", SHORTEST, seed=1):
         jumps.update(value)
     high = max(jumps.usual) + 2 * MARGIN
+    assert high - mean(jumps.usual) < OUTLIER * pstdev(jumps.usual)
     evidence = [jumps.detect(high) for _ in range(JUMP)]
     assert evidence[: FEW - 1] == [0.0] * (FEW - 1)
     assert evidence[FEW - 1] == SUSPECT
     assert evidence[-1] == CONFIRM
     assert sorted(evidence) == evidence
+
+
+def test_a_value_that_stands_out_is_suspected_at_once_and_cleared_by_a_usual_one():
+    jumps = LossJumpTest()
+    for value in exchangeable("normal", LONGEST, seed=1):
+        jumps.update(value)
+    usual = list(jumps.usual)
+    high = mean(usual) + (OUTLIER + 0.1) * pstdev(usual)
+    assert high > max(usual) + MARGIN
+    assert [jumps.detect(high) for _ in range(FEW + 1)] == [*[SUSPECT] * FEW, pytest.approx(SUSPECT + 2)]
+    assert jumps.detect(usual[0]) == 0
+    assert not jumps.above
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -300,7 +315,7 @@ def test_outliers_join_the_usual_values():
     for value in [0.0] * SHORTEST:
         jumps.update(value)
     for value in (1.0, 1.0):
-        assert jumps.detect(value) == 0
+        assert jumps.detect(value) == SUSPECT
         jumps.update(value)
     assert max(jumps.usual) == 0.0
     assert jumps.detect(0.0) == 0

@@ -22,6 +22,8 @@ class ChangeMonitor:
         self.detector, self.provisional = ChangeDetector(), ProvisionalHold(coverage)
         self.jumped = False  # whether the loss or a deeper layer jumped in this fit, and no change was detected
         self.change = ""  # the signal in which the last batch confirmed a change; empty if it did not
+        self.other = False  # whether the last batch is of other data, as is suspected or confirmed
+        self.begins = False  # whether it is the first such batch
 
     @property
     def suspects(self) -> bool:
@@ -38,13 +40,14 @@ class ChangeMonitor:
 
         A batch with overflows, or of padding only, does not fit, but is no evidence of a change.
         """
-        self.change = ""
+        self.change, self.other, self.begins = "", False, False
         if not all(map(math.isfinite, signals.values())):
             return False
         if self.consolidate_on == "novelty":
             evidence, signal = self.detector.detect(signals)
             self.jumped = self.jumped or self.detector.loss.long
             if evidence >= SUSPECT:
+                self.other, self.begins = True, not self.suspects
                 self.provisional.consolidate()
                 if evidence >= CONFIRM:
                     self.provisional.confirm()

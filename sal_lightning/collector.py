@@ -158,10 +158,21 @@ class Collector:
             self.coverage.use_element_rule(lost)
         return bool(lost)
 
-    def update(self, unit: float = 1.0) -> None:
-        """Update all statistics with this step, whose gradients are scaled by ``unit``."""
-        self.inputs.update(unit)
+    def update(self, unit: float = 1.0, other: bool = False, begins: bool = False) -> list[Rule]:
+        """Update all statistics with this step; returns the rules that collected inputs in it.
+
+        Args:
+            unit: the factor by which gradients are scaled.
+            other: whether the step is of other data, as is suspected.
+            begins: whether it is the first such step: its inputs were collected before the new windows were started,
+                and only for some layers.
+        """
+        due = [rule for rule in self.coverage.rules if rule.due and rule in self.inputs.known and not begins]
+        if begins:
+            self.inputs.discard_rows()
+        self.inputs.update(unit, other)
         self.coverage.pull.fisher.update()
+        return due
 
     def discard_step(self) -> None:
         """Discard what was collected since the last step."""

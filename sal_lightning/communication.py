@@ -29,7 +29,7 @@ from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.step_inputs import StepInputs
 from sal_lightning.user_warnings import UserWarnings
 
-VERSION = 7  # of the state_dict
+VERSION = 8  # of the state_dict
 
 
 class CommunicationLayer:
@@ -160,12 +160,12 @@ class CommunicationLayer:
             with evaluated(self.optimizer, self.rules):
                 familiar = monitor.fits(signals, collector.inputs)
                 if monitor.change:
-                    self._start_window(monitor.change)
+                    self._log(monitor.change)
             self._coverage.adjustment.update()
             collector.statistics.end_step(familiar, monitor.suspects)
-            due = [rule for rule in self.rules if familiar and rule.due and rule in collector.inputs.known]
-            if familiar:
-                collector.update(unit)
+            due: list[Rule] = []
+            if familiar or monitor.other:
+                due = collector.update(unit, monitor.other, monitor.begins)
             self.checks.pull(collector)
             share_windows(due)
             for rule in due:
@@ -227,7 +227,8 @@ class CommunicationLayer:
         with full_precision(self._coverage.device), evaluated(self.optimizer, self.rules):
             self.monitor.provisional.roll_back()
             self._coverage.consolidate()
-            self._start_window(reason)
+            self._coverage.clear()
+            self._log(reason)
 
     def remember(
         self, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None, limit: int | None = None
@@ -368,13 +369,13 @@ class CommunicationLayer:
 
     # --- parts ---
 
-    def _start_window(self, reason: str) -> None:
-        """Log a consolidation, and start new windows."""
+    def _log(self, reason: str) -> None:
+        """Log a consolidation, and start change detection anew."""
         self.events.append(self.step)
         self.evidence[self.step] = with_evidence(self.evidence.get(self.step, ""), reason)
         self.collector.statistics.keep()
         self.monitor.clear()
-        self.collector.clear()
+        self.collector.inputs.clear()
 
 
 class OptimizerStep:

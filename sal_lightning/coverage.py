@@ -1,7 +1,7 @@
 """Which rule covers which parameter, and consolidations that can be rolled back."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
@@ -256,40 +256,72 @@ class Coverage(RuleSet):
                     rule.load_state_dict(self.waiting[kind].pop(rule.name))
 
 
+class Before(NamedTuple):
+    """What one holder had before a provisional consolidation."""
+
+    memory: Any
+    window: State
+
+
 class ProvisionalHold:
-    """A consolidation that can be rolled back: made when a change is suspected, kept when it is confirmed."""
+    """A consolidation that can be rolled back: made when a change is suspected, kept when it is confirmed.
+
+    While a change is suspected its batches are collected in new windows, which become those of the new data when the
+    change is confirmed. Novelty is measured against the windows of before.
+    """
 
     def __init__(self, coverage: Coverage) -> None:
         self.coverage = coverage
-        # The memory of each rule before the suspicion; None while no change is suspected.
-        self.before: dict[Rule | Pull | LogitAdjustment, Any] | None = None
+        # None while no change is suspected.
+        self.before: dict[Rule | Pull | LogitAdjustment, Before] | None = None
 
     def consolidate(self) -> None:
-        """Consolidate when a suspicion begins; does nothing while it lasts."""
+        """Consolidate and start new windows when a suspicion begins; does nothing while it lasts."""
         if self.before is None:
-            self.before = {one: one.memory for one in self.coverage.holders()}
+            self.before = {one: Before(one.memory, one.window_state()) for one in self.coverage.holders()}
             self.coverage.consolidate()
+            for one in self.before:
+                one.clear()
+            self._compare()
 
     def roll_back(self) -> None:
-        """Restore what was held before the suspicion."""
-        for rule, memory in (self.before or {}).items():
-            rule.memory = memory
-        self.before = None
+        """Restore the memories and windows of before the suspicion."""
+        for one, (memory, window) in (self.before or {}).items():
+            one.memory = memory
+            one.load_window(window)
+        self._end()
 
     def confirm(self) -> None:
-        """Keep what was consolidated."""
-        self.before = None
+        """Keep what was consolidated, and the windows that were started then."""
+        for rule in self.coverage.all_rules().difference(self.before or {}):  # they serve change detection only
+            rule.clear()
+        self._end()
 
     def rebind(self) -> None:
-        """Assign the memories to the current rules, after rules were replaced or adopted parameters."""
+        """Assign the memories and windows to the current rules, after rules were replaced or adopted parameters."""
         self.load_state_dict(self.state_dict())
 
     def state_dict(self) -> State | None:
-        """Each rule's memory by its name."""
-        return None if self.before is None else {rule.name: rule.pack(memory) for rule, memory in self.before.items()}
+        """The memory and the window of each holder by its name."""
+        if self.before is None:
+            return None
+        return {one.name: {"memory": one.pack(memory)} | window for one, (memory, window) in self.before.items()}
 
     def load_state_dict(self, state: State | None) -> None:
         """Continue from a saved state."""
-        rules = {one.name: one for one in self.coverage.holders()}
-        known = {} if state is None else {rules[name]: kept for name, kept in state.items() if name in rules}
-        self.before = None if state is None else {rule: rule.unpack(kept) for rule, kept in known.items()}
+        self._end()
+        if state is not None:
+            known = {one: state[one.name] for one in self.coverage.holders() if one.name in state}
+            self.before = {one: Before(one.unpack(kept["memory"]), kept) for one, kept in known.items()}
+            self._compare()
+
+    def _compare(self) -> None:
+        before = self.before or {}
+        for rule in self.coverage.input_rules:
+            if rule in before:
+                rule.compare_with(before[rule].window)
+
+    def _end(self) -> None:
+        self.before = None
+        for rule in self.coverage.input_rules:
+            rule.compare_with(None)

@@ -67,7 +67,16 @@ class Fisher:
     def clear(self) -> None:
         """Start a new window."""
         self.age, self.sums = 0, {}
-        self.discard_step()
+
+    def window_state(self) -> State:
+        """The window as tensors and numbers only."""
+        return {"age": self.age, "sums": {name: f._asdict() for name, f in self.sums.items()}}
+
+    def load_window(self, state: State) -> None:
+        """Replace the window, on the parameters' device; tensors of another shape are dropped."""
+        self.age = state["age"]
+        kept = {n: self._placed(n, f) for n, f in state["sums"].items() if n in self.parameters}
+        self.sums = {n: f for n, f in kept.items() if f is not None}
 
     @property
     def due(self) -> bool:
@@ -163,14 +172,11 @@ class Fisher:
 
     def state_dict(self) -> State:
         """Tensors and numbers only."""
-        sums = {name: f._asdict() for name, f in self.sums.items()}
-        return {"age": self.age, "sums": sums, "seen": dict(self.seen), "drawn": self.drawn}
+        return self.window_state() | {"seen": dict(self.seen), "drawn": self.drawn}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a saved state, on the parameters' device; tensors of another shape are dropped."""
-        self.age = state["age"]
-        kept = {n: self._placed(n, f) for n, f in state["sums"].items() if n in self.parameters}
-        self.sums = {n: f for n, f in kept.items() if f is not None}
+        self.load_window(state)
         like = {n: p for n, p in self.parameters.items() if n in state["seen"] and state["seen"][n].shape == p.shape}
         self.seen = {n: state["seen"][n].to(p.device) for n, p in like.items()}
         self.drawn = state["drawn"]

@@ -169,6 +169,14 @@ class LogitAdjustment:
         """Start a new window."""
         self.targets, self.priors = {}, {}
 
+    def window_state(self) -> State:
+        """The window as tensors only."""
+        return {"targets": dict(self.targets), "priors": dict(self.priors)}
+
+    def load_window(self, state: State) -> None:
+        """Replace the window by one that ``window_state`` returned."""
+        self.targets, self.priors = self._placed(state["targets"]), self._placed(state["priors"])
+
     def tensors(self) -> list[Tensor]:
         """The tensors kept between steps."""
         return [*(self.memory or {}).values(), *self.targets.values(), *self.priors.values()]
@@ -184,14 +192,14 @@ class LogitAdjustment:
 
     def state_dict(self) -> State:
         """Tensors only."""
-        parts = {"targets": self.targets, "seen": self.seen, "priors": self.priors, "shares": self.shares}
-        return {"memory": self.pack(self.memory)} | {key: dict(part) for key, part in parts.items()}
+        step = {"seen": dict(self.seen), "shares": dict(self.shares)}
+        return {"memory": self.pack(self.memory)} | self.window_state() | step
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a saved state."""
         self.memory = self.unpack(state["memory"])
-        parts = (self._placed(state[key]) for key in ("targets", "seen", "priors", "shares"))
-        self.targets, self.seen, self.priors, self.shares = parts
+        self.load_window(state)
+        self.seen, self.shares = self._placed(state["seen"]), self._placed(state["shares"])
 
     def pack(self, memory: dict[str, Tensor] | None) -> State:
         """A memory as named tensors; empty for None."""

@@ -140,6 +140,14 @@ class Pull:
         """Start a new window."""
         self.fisher.clear()
 
+    def window_state(self) -> State:
+        """The window as tensors and numbers only."""
+        return self.fisher.window_state()
+
+    def load_window(self, state: State) -> None:
+        """Replace the window by one that ``window_state`` returned."""
+        self.fisher.load_window(state)
+
     def set_anchor(self, names: Iterable[str], moved: Tensor | None = None) -> None:
         """Move the anchors of these parameters to their current values, after a change from outside.
 

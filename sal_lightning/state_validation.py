@@ -13,7 +13,7 @@ LARGE = 1e12  # bound on weights, and on energies in units of the mean eigenvalu
 SQUARES = 1e24  # bound on squared inputs and gradients
 ROUND = 1e-3  # tolerance for rounding errors
 PULL, CLASSES = Pull.name, LogitAdjustment.name
-VERSIONS = (7,)
+VERSIONS = (8,)
 
 Check = Callable[[Any, str], None]
 
@@ -47,16 +47,20 @@ def check_layer(state: Any, at: str = "the state") -> None:
         "input_rules": _named(_rule),
         "pull": _pull,
         "adjustment": _adjustment,
-        "trusted": _optional(_named(_any)),
+        "trusted": _optional(_named(_fields({"memory": _any}, extra=True))),
         "pending": _named(_pending),
         "output": _optional(_tensor(0, LARGE)),
     }
     _fields(required | {"evidence": _evidence, "statistics": _each(_text)}, extra=True)(state, at)
-    _anchors((state["trusted"] or {}).get(PULL, {}), f"{at}['trusted'][{PULL!r}]")
-    _outputs((state["trusted"] or {}).get(CLASSES, {}), f"{at}['trusted'][{CLASSES!r}]")
-    for name, memory in (state["trusted"] or {}).items():
-        if name in state["rules"]:  # memories of rules that do not exist any more are not loaded
-            _memory(state["rules"][name], name)(memory, f"{at}['trusted'][{name!r}]")
+    for name, kept in (state["trusted"] or {}).items():
+        where = f"{at}['trusted'][{name!r}]"
+        if name == PULL:
+            _fields(_importance_window() | {"memory": _anchors})(kept, where)
+        elif name == CLASSES:
+            _fields(_class_window() | {"memory": _outputs})(kept, where)
+        elif name in state["rules"]:  # memories of rules that do not exist any more are not loaded
+            kind = _kind(state["rules"][name], name)
+            _fields(_rule_window(kind) | {"memory": _memory(kind)})(kept, where)
 
 
 # --- parts ---
@@ -102,17 +106,21 @@ def _rule(x: Any, at: str) -> None:
     name = at.rpartition("[")[2].strip("[]'\"")
     if not isinstance(x, Mapping):
         raise ValueError(f"Expected {at} to be a mapping, got {type(x).__name__}.")
-    kind, held = _kind(x, name), _memory(x, name)
+    kind = _kind(x, name)
     if kind == "tensor":
         _fields({"previous": _named(_tensor(-LARGE, LARGE)), "s": _SHARE, "tau": _SHARE})(x, at)
-    elif kind == "element":
-        _fields({"window": _named(_tensor(0, SQUARES**0.75)), "memory": held})(x, at)
-    elif kind == "tokens":
-        shares = _fields({}, {"R": _shares, "usual": _shares})
-        _fields({"weight": _number(0, 1 + ROUND), "window": shares, "memory": held})(x, at)
-    else:
-        required: dict[str, Check] = {"age": _whole, "waited": _whole, "stirred": _any, "demand": _demand}
-        _fields(required | {"window": _or_empty(_window), "memory": held})(x, at)
+        return
+    cycle: dict[str, Check] = {"waited": _whole, "stirred": _any} if kind == "subspace" else {}
+    _fields(_rule_window(kind) | cycle | {"memory": _memory(kind)})(x, at)
+
+
+def _rule_window(kind: str) -> dict[str, Check]:
+    """The checks of a rule's window."""
+    if kind == "subspace":
+        return {"age": _whole, "demand": _demand, "window": _or_empty(_window)}
+    if kind == "tokens":
+        return {"weight": _number(0, 1 + ROUND), "window": _fields({}, {"R": _shares, "usual": _shares})}
+    return {"window": _named(_tensor(0, SQUARES**0.75))} if kind == "element" else {}
 
 
 def _kind(x: Mapping[str, Any], name: str) -> str:
@@ -124,9 +132,8 @@ def _kind(x: Mapping[str, Any], name: str) -> str:
     return "tokens" if "weight" in x or "R" in (x.get("window") or {}) else "subspace"
 
 
-def _memory(x: Mapping[str, Any], name: str) -> Check:
-    """The check of the memory in a rule's state."""
-    kind = _kind(x, name)
+def _memory(kind: str) -> Check:
+    """The check of a rule's memory."""
     if kind == "subspace":
         return _or_empty(_directions)
     if kind == "tokens":
@@ -152,10 +159,17 @@ def _window(x: Any, at: str) -> None:
         raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
 
 
+def _importance_window() -> dict[str, Check]:
+    return {"age": _whole, "sums": _named(_factors)}
+
+
+def _class_window() -> dict[str, Check]:
+    return {"targets": _outputs, "priors": _named(_tensor(0, 1))}
+
+
 def _pull(x: Any, at: str) -> None:
-    sums, numbers = _named(_factors), _each(_number(-float("inf"), float("inf")))
-    seen = _named(_tensor(-SQUARES, SQUARES))
-    fisher = _fields({"age": _whole, "sums": sums, "seen": seen, "drawn": _whole})
+    numbers = _each(_number(-float("inf"), float("inf")))
+    fisher = _fields(_importance_window() | {"seen": _named(_tensor(-SQUARES, SQUARES)), "drawn": _whole})
     size = _tensor(0, SQUARES)
     required: dict[str, Check] = {"fisher": fisher, "memory": _anchors, "left": _named(numbers), "age": _whole}
     _fields(required | {"moved": _optional(size), "paces": _named(size)})(x, at)
@@ -182,8 +196,8 @@ def _same_sum(x: Any, at: str) -> None:
 
 
 def _adjustment(x: Any, at: str) -> None:
-    parts: dict[str, Check] = dict.fromkeys(("memory", "targets", "seen"), _outputs)
-    _fields(parts | {"priors": _named(_tensor(0, 1)), "shares": _named(_tensor(0, LARGE))})(x, at)
+    parts: dict[str, Check] = {"memory": _outputs, "seen": _outputs, "shares": _named(_tensor(0, LARGE))}
+    _fields(_class_window() | parts)(x, at)
 
 
 def _outputs(x: Any, at: str) -> None:

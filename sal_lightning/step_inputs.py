@@ -112,13 +112,22 @@ class StepInputs:
                     if measured:
                         self._measure(p.rule, p.samples)
 
-    def update(self, unit: float = 1.0) -> None:
-        """Update all windows with this step, whose gradients are scaled by ``unit``."""
-        for rule in (*self.coverage.rules, *(rule for rule in self.measured if rule not in self.coverage.rules)):
+    def update(self, unit: float = 1.0, other: bool = False) -> None:
+        """Update all windows with this step.
+
+        Args:
+            unit: the factor by which gradients are scaled.
+            other: whether the step is of other data, as is suspected; windows that serve change detection only are not
+                updated then.
+        """
+        for rule in self.coverage.rules:
             rule.update(unit)
-        for rule in self.measured:
-            if rule in self.samples:
-                self.samples[rule].update()
+        if not other:
+            for rule in self.measured:
+                if rule not in self.coverage.rules:
+                    rule.update(unit)
+                if rule in self.samples:
+                    self.samples[rule].update()
 
     def signals(self, output: OutputGradient) -> dict[str, float]:
         """The signals of this step by name: mean novelty of the inputs of the measured layers, and the loss.
@@ -144,10 +153,14 @@ class StepInputs:
         for samples in self.samples.values():
             samples.clear()
 
-    def discard_step(self) -> None:
-        """Discard what was collected since the last step."""
+    def discard_rows(self) -> None:
+        """Discard the inputs that the rules collected since the last step."""
         for rule in self.coverage.input_rules:
             rule.discard_step()
+
+    def discard_step(self) -> None:
+        """Discard what was collected since the last step."""
+        self.discard_rows()
         for samples in self.samples.values():
             samples.discard_step()
         self._led = self.first or self._led

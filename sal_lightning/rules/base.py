@@ -36,6 +36,14 @@ class Rule(Projection):
         """Start a new window."""
 
     @abstractmethod
+    def window_state(self) -> State:
+        """The window as tensors and numbers only, which ``clear`` and later steps leave unchanged."""
+
+    @abstractmethod
+    def load_window(self, state: State) -> None:
+        """Replace the window by one that ``window_state`` returned."""
+
+    @abstractmethod
     def stabilities(self) -> list[Scores]:
         """Stability scores of the trained weights; the numbers of weights they represent sum to ``trained()``."""
 

@@ -34,6 +34,14 @@ class ElementRule(Rule):
     def clear(self) -> None:
         self.F: list[Tensor] | None = None  # running mean of g², one tensor per parameter
 
+    @override
+    def window_state(self) -> State:
+        return {"window": self.pack(self.F)}
+
+    @override
+    def load_window(self, state: State) -> None:
+        self.F = self.unpack(state["window"])
+
     def adopt(self, parameters: dict[str, nn.Parameter]) -> None:
         """Add parameters that another rule cannot cover, or that were added later."""
         self.parameters.update(parameters)
@@ -120,7 +128,8 @@ class ElementRule(Rule):
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.F, self.memory = self.unpack(state["window"]), self.unpack(state["memory"])
+        self.load_window(state)
+        self.memory = self.unpack(state["memory"])
         self.later = {
             key: {name: x for name, x in state[key].items() if name not in self.parameters} for key in self.later
         }

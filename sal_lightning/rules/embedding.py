@@ -52,6 +52,7 @@ class EmbeddingRule(InputRule):
         self.real: Reals = (None,)  # which input tokens are not padding
         self.counts: Tensor | None = None
         self.surprise: Tensor | None = None  # log distance of this step's tokens from R: (sum, count)
+        self.reference: Tensor | None = None  # the R that novelty is measured against; None: of the window
         self.memory: Memory | None = None
         self.clear()
 
@@ -60,6 +61,21 @@ class EmbeddingRule(InputRule):
         self.R: Tensor | None = None  # (tokens,) running share of each token
         self.weight = 0.0  # 1 − β^steps
         self.usual: Tensor | None = None  # R when novelty was last measured
+
+    @override
+    def window_state(self) -> State:
+        window = {name: x for name in ("R", "usual") if (x := getattr(self, name)) is not None}
+        return {"weight": self.weight, "window": window}
+
+    @override
+    def load_window(self, state: State) -> None:
+        window = {name: self._grown(x.to(self.device)) for name, x in state["window"].items()}
+        self.weight, self.R, self.usual = state["weight"], window.get("R"), window.get("usual")
+
+    @override
+    def compare_with(self, window: State | None) -> None:
+        usual = None if window is None else window["window"].get("usual")
+        self.reference = None if usual is None else self._grown(usual.to(self.device))
 
     @property
     @override
@@ -86,12 +102,13 @@ class EmbeddingRule(InputRule):
     def collect_rows(self, counts: Tensor, measured: bool = False) -> None:
         """Add the counts (tokens,) of one forward pass; if ``measured``, compute the novelty of this step's counts."""
         self.counts = counts if self.counts is None else self.counts + counts
-        if measured and self.R is not None and self.weight >= 1 - BETA**DENSE:
-            if self.usual is None:
-                self.usual = self.R / self.weight
+        if measured and self.R is not None and self.weight >= 1 - BETA**DENSE and self.usual is None:
+            self.usual = self.R / self.weight
+        reference = self.usual if self.reference is None else self.reference
+        if measured and reference is not None:
             # A distance of shares, not the rarity of single tokens: text of a few frequent tokens can be new as well.
             n = self.counts.sum()
-            distance = far(self.counts / n.clamp(min=1), self.usual) + LEAST
+            distance = far(self.counts / n.clamp(min=1), reference) + LEAST
             self.surprise = torch.stack([n * distance.log(), n])
 
     @override
@@ -175,17 +192,11 @@ class EmbeddingRule(InputRule):
 
     @override
     def state_dict(self) -> State:
-        return {
-            "weight": self.weight,
-            "window": {name: x for name in ("R", "usual") if (x := getattr(self, name)) is not None},
-            "memory": self.pack(self.memory),
-        }
+        return self.window_state() | {"memory": self.pack(self.memory)}
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self.weight = state["weight"]
-        window = {name: self._grown(x.to(self.device)) for name, x in state["window"].items()}
-        self.R, self.usual = window.get("R"), window.get("usual")
+        self.load_window(state)
         self.memory = self.unpack(state["memory"])
 
     @override

@@ -48,6 +48,10 @@ class InputRule(Rule):
         """Measure novelty against all data of the window so far, from the next batch on."""
 
     @abstractmethod
+    def compare_with(self, window: State | None) -> None:
+        """Measure novelty against this window, as returned by ``window_state()``; None: against the rule's own."""
+
+    @abstractmethod
     def pending(self) -> State:
         """What was collected in this step so far."""
 

@@ -31,6 +31,7 @@ class InputStatistics(InputRule):
         self.inputs = layer.inputs
         self.d = self.inputs + (layer.bias is not None)
         self.window = InputSketch(self.d, rank, BETA, layer.groups)
+        self.reference: InputSketch | None = None  # the sketch that novelty is measured against; None: the window
         self.demand = Demand(BETA)
         self.age = 0  # steps since the window began
         self.real: Reals = (None,) * 3
@@ -55,13 +56,27 @@ class InputStatistics(InputRule):
     def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
         """Collect the rows of one forward pass; if ``measured``, compute their novelty."""
         self.seen.append(rows)
-        if measured and self.age >= DENSE and self.window.Y is not None:
-            if self.window.P is None:
-                self.window.refresh(FLOOR)
-            distance = self.window.distance(self.seen[-1], FLOOR)
+        if measured and (known := self._known()) is not None:
+            distance = known.distance(self.seen[-1], FLOOR)
             # While the window is empty, as no process has collected anything, the count is 0.
-            found = torch.stack([distance.sum(), distance.numel() * (self.window.weight > 0).float()])
+            found = torch.stack([distance.sum(), distance.numel() * (known.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
+
+    def _known(self) -> InputSketch | None:
+        """The sketch that novelty is measured against; None if there is none yet."""
+        if self.reference is not None:
+            return None if self.reference.P is None else self.reference
+        if self.age < DENSE or self.window.Y is None:
+            return None
+        if self.window.P is None:
+            self.window.refresh(FLOOR)
+        return self.window
+
+    @override
+    def compare_with(self, window: State | None) -> None:
+        self.reference = None if window is None else InputSketch(self.d, self.rank, BETA, self.layer.groups)
+        if self.reference is not None and window is not None:
+            self.reference.load_state_dict(window["window"], self.device)
 
     def refresh(self) -> None:
         """Measure novelty against all data of the window so far, from the next batch on."""
@@ -84,11 +99,12 @@ class InputStatistics(InputRule):
 
     @override
     def update(self, unit: float = 1.0) -> None:
-        if self.due and (x := self.rows()) is not None:
-            held = None if self.memory is None else self.memory.U
+        if self.due:
             steps = 1 if self.age < DENSE else EVERY
-            self.window.update(x, steps, U=held)
-            if G := [g for g in self.gradients() if g is not None]:
+            if (x := self.rows()) is not None:
+                self.window.update(x, steps, U=None if self.memory is None else self.memory.U)
+            # Rows of the batch that starts a provisional window are discarded, since only some layers have them.
+            if (x is not None or not self.age) and (G := [g for g in self.gradients() if g is not None]):
                 # Each process has a part of the sum, and the parts are averaged.
                 self.demand.update(squares(G) * shards(self.layer.weight) / unit**2, steps)
         self.age += 1
@@ -117,3 +133,13 @@ class InputStatistics(InputRule):
         self.window.clear()
         self.demand.clear()
         self.age = 0
+
+    @override
+    def window_state(self) -> State:
+        return {"age": self.age, "window": self.window.state_dict(), "demand": self.demand.state_dict()}
+
+    @override
+    def load_window(self, state: State) -> None:
+        self.age = state["age"]
+        self.window.load_state_dict(state["window"], self.device)
+        self.demand.load_state_dict(state["demand"], self.device)

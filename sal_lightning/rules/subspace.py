@@ -372,24 +372,17 @@ class SubspaceRule(InputStatistics):
 
     @override
     def state_dict(self) -> State:
-        return {
-            "age": self.age,
-            "waited": self.waited,
-            "stirred": self.stirred is not None and bool(self.stirred),
-            "window": self.window.state_dict(),
-            "demand": self.demand.state_dict(),
-            "memory": self.pack(self.memory),
-        }
+        cycle = {"waited": self.waited, "stirred": self.stirred is not None and bool(self.stirred)}
+        return self.window_state() | cycle | {"memory": self.pack(self.memory)}
 
     @override
     def load_state_dict(self, state: State) -> None:
         window = state["window"]
         if not state["memory"] and "Y" in window and window["Y"].shape[:2] != (self.layer.groups, self.d):
             return  # the state holds nothing, of a layer with other inputs: start anew
-        self.age, self.waited = state["age"], state["waited"]
+        self.load_window(state)
+        self.waited = state["waited"]
         self.stirred = torch.tensor(True, device=self.device) if state["stirred"] else None
-        self.window.load_state_dict(state["window"], self.device)
-        self.demand.load_state_dict(state["demand"], self.device)
         self.memory, self.touched = self.unpack(state["memory"]), None
         self._mark()
 

@@ -79,6 +79,14 @@ class TensorRule(Rule):
         """Do nothing: the published rule has no window."""
 
     @override
+    def window_state(self) -> State:
+        return {}
+
+    @override
+    def load_window(self, state: State) -> None:
+        """Do nothing: the published rule has no window."""
+
+    @override
     def stabilities(self) -> list[Scores]:
         pairs = zip(self.s, self.parameters.values(), strict=True)
         return [Scores(s, p.numel()) for s, p in pairs if p.requires_grad]

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sal_lightning import CommunicationLayer
+from tests.everywhere.models import equal
 from tests.sal_lightning.tasks import loss, net, train
 
 
@@ -44,3 +45,40 @@ def test_states_load_under_weights_only_and_continue_exactly(tmp_path):
         weights.append([p.detach().clone() for p in model.parameters()])
     for a, b in zip(*weights, strict=True):
         assert torch.equal(a, b)
+
+
+def windows(comm):
+    state = comm.state_dict()
+    rules = [{key: rule[key] for key in ("age", "window", "demand")} for rule in state["rules"].values()]
+    pull, classes = state["pull"]["fisher"], state["adjustment"]
+    return rules, {key: pull[key] for key in ("age", "sums")}, {key: classes[key] for key in ("targets", "priors")}
+
+
+def test_a_roll_back_restores_the_windows():
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None)
+    train(model, optimizer, 0, 40, comm)
+    before = windows(comm)
+    comm.monitor.provisional.consolidate()
+    train(model, optimizer, 1, 5, comm)
+    assert [rule["age"] for rule in windows(comm)[0]] == [5, 5]
+    comm.monitor.provisional.roll_back()
+    assert equal(windows(comm), before)
+
+
+@pytest.mark.slow
+def test_a_change_that_is_suspected_at_once_is_held_as_if_it_had_been_announced():
+    losses = []
+    for told in (False, True):
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None if told else "novelty")
+        train(model, optimizer, 0, 100, comm)
+        if told:
+            comm.consolidate()
+        train(model, optimizer, 1, 60, comm)
+        assert comm.events == [100 if told else 103]
+        assert [rule["age"] for rule in windows(comm)[0]] == [60, 60]
+        losses.append([loss(model, 0), loss(model, 1)])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)

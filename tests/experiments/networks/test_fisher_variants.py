@@ -10,7 +10,7 @@ from experiments.networks.fisher_variants import FISHERS, ElementwisePull, Krone
 from experiments.networks.protocol import Run, known, run
 from sal_lightning import CommunicationLayer
 
-N, DRAWS = 6, 1000
+N, DRAWS = 6, 500
 
 
 @pytest.fixture
@@ -187,8 +187,8 @@ def test_a_bias_counts_at_least_as_much_as_its_row(net, batch):
 
 @pytest.mark.slow
 def test_a_method_names_its_measurement_and_runs_differ():
-    kept = [run(Run("mlp", "permuted", f"told:fisher={kind}", 0, "digits", 20))["kept"] for kind in FISHERS]
-    assert kept[0] == run(Run("mlp", "permuted", "told", 0, "digits", 20))["kept"]
+    kept = [run(Run("mlp", "permuted", f"told:fisher={kind}", 0, "digits", 8))["kept"] for kind in FISHERS]
+    assert kept[0] == run(Run("mlp", "permuted", "told", 0, "digits", 8))["kept"]
     assert len({tuple(found) for found in kept}) >= 4
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from sal_lightning import CommunicationLayer
 
 WIDTH, PART, ROWS = 20, 4, 32  # inputs, those of them that one task uses, rows of a batch
-BEFORE, AFTER = 12, 36  # steps of the first task, then of the second
+BEFORE, AFTER = 12, 20  # steps of the first task, then of the second
 
 Batch = tuple[Tensor, Tensor, float, int]
 Make = Callable[[Iterable[Tensor]], torch.optim.Optimizer]

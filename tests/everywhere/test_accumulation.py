@@ -23,10 +23,10 @@ from tests.everywhere.common import (
 pytestmark = pytest.mark.slow
 
 CLOSE = 1e-6
-CHANGE = 40
+CHANGE = 36
 PAIRS = [(sgd, "subspace"), (adam, "subspace"), (adam, "element")]
 RUNS = pytest.mark.parametrize(("make", "protection"), PAIRS)
-WHOLE = stream(CHANGE, 24)
+WHOLE = stream(CHANGE, 12)
 
 
 @cache
@@ -45,7 +45,9 @@ def assert_like(model, callback, comm, expected):
     assert furthest(weights(model), expected) < CLOSE
 
 
-@pytest.mark.parametrize(("parts", "make", "protection"), [(1, adam, "subspace"), *((4, *pair) for pair in PAIRS)])
+@pytest.mark.parametrize(
+    ("parts", "make", "protection"), [(1, adam, "subspace"), *((2, *pair) for pair in PAIRS[:2]), (4, *PAIRS[2])]
+)
 def test_accumulated_batches_are_the_big_batch(parts, make, protection):
     model, callback = Net(make), SALCallback(protection=protection)
     fit(model, split(WHOLE, parts), callback, accumulate_grad_batches=parts)

@@ -29,8 +29,8 @@ from tests.everywhere.test_manual import Gan
 
 pytestmark = pytest.mark.slow
 
-CHANGE = 40
-WHOLE = stream(CHANGE, 20)
+CHANGE = 36
+WHOLE = stream(CHANGE, 12)
 RUNS = pytest.mark.parametrize(
     ("make", "protection", "precision"),
     [
@@ -208,9 +208,9 @@ def test_where_the_last_of_accumulated_batches_is_left_out_the_step_is_made_of_t
 @pytest.mark.parametrize("make", [sgd, fused])
 def test_where_the_scaler_takes_no_step_for_want_of_a_loss_none_was_ever_seen(make):
     callback, seen = SALCallback(), []
-    model = Watched(callback, make, nothing=(CHANGE * 2 + 21,))
+    model = Watched(callback, make, nothing=(CHANGE * 2 + 13,))
     look = lambda: seen.append((weights(model), callback.layers[0].state_dict()))  # noqa: E731
-    helpers = [At(CHANGE * 2 + at, look) for at in (20, 22)]
+    helpers = [At(CHANGE * 2 + at, look) for at in (12, 14)]
     fit(model, split(WHOLE, 2), callback, *helpers, accumulate_grad_batches=2, plugins=[Exact()])
     (w0, state0), (w1, state1) = seen
     assert equal(w0, w1)
@@ -234,7 +234,7 @@ class Own(Net):
 @pytest.mark.parametrize(("make", "precision"), [(sgd, "single"), (adam, "scaled")])
 def test_a_batch_that_its_module_takes_no_step_by_is_not_analyzed(make, precision):
     """Expected are the inputs of both batches and the gradients of the second."""
-    batches, model, reference, callback = stream(2 * CHANGE, 30), Own(make), Net(make), SALCallback()
+    batches, model, reference, callback = stream(2 * CHANGE, 16), Own(make), Net(make), SALCallback()
     optimizer = reference.configure_optimizers()
     comm = CommunicationLayer(reference, optimizer)
     for i, b in enumerate(batches):
@@ -279,20 +279,20 @@ def test_an_overflow_after_the_backward_pass_is_a_step_that_never_was():
     callback, seen = SALCallback(), []
     model = Watched(callback)
     look = lambda: seen.append((weights(model), callback.layers[0].state_dict()))  # noqa: E731
-    batches = [*WHOLE[:55], batch(3, 0, weight=float("inf")), *WHOLE[55:]]
-    fit(model, batches, callback, At(55, look), At(56, look), plugins=[Exact()])
+    batches = [*WHOLE[:45], batch(3, 0, weight=float("inf")), *WHOLE[45:]]
+    fit(model, batches, callback, At(45, look), At(46, look), plugins=[Exact()])
     assert equal(seen[0][0], seen[1][0])
     assert differences(seen[0][1], seen[1][1]) == []
     after, before = model.steps()
     assert after == before
-    assert after[54:57] == [55, 55, 56]
+    assert after[44:47] == [45, 45, 46]
 
 
 @pytest.mark.parametrize("make", [sgd, adam])
 def test_cached_operands_are_recomputed_whenever_what_is_held_changes(make, monkeypatch):
     """Held by hand, then a strange batch that is dismissed, then a change; one run computes it anew in each step."""
-    first, second = stream(55), stream(0, 20)
-    batches, ended = [*first[:45], batch(2, 0), *first[45:], *second], []
+    first, second = stream(50), stream(0, 10)
+    batches, ended = [*first[:40], batch(2, 0), *first[40:], *second], []
     cached = SubspaceRule.operands.fget
 
     def anew(rule):
@@ -305,5 +305,5 @@ def test_cached_operands_are_recomputed_whenever_what_is_held_changes(make, monk
         fit(model, batches, callback, At(5, callback.consolidate))
         ended.append((weights(model), callback.events, callback.layers[0].state_dict()))
     assert ended[0][1][0] == 5
-    assert found(ended[0][1][1:], 56)
+    assert found(ended[0][1][1:], 51)
     assert differences(*ended) == []

@@ -6,7 +6,6 @@ from torch import nn
 
 from sal_lightning import CommunicationLayer
 from tests.everywhere.common import (
-    AFTER,
     BEFORE,
     Child,
     Marks,
@@ -24,7 +23,9 @@ def data():
     return stream(BEFORE, AFTER, heads=True)
 
 
-FALL = 31  # the number of the step in which something raises
+AFTER = 36
+# The number of the step in which something raises: the last of a round, after which what moved is put back.
+FALL = 31
 KINDS = pytest.mark.parametrize("kind", [torch.optim.Adam, Child])
 
 

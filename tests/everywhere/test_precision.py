@@ -26,7 +26,7 @@ from tests.everywhere.common import (
 
 pytestmark = pytest.mark.slow
 
-STEPS, CHANGE = 64, 40
+STEPS, CHANGE = 50, 36
 BATCHES = stream(CHANGE, STEPS - CHANGE)
 
 
@@ -57,7 +57,11 @@ MODES = {
 PLAIN, FUSED = [sgd, adam], [fused_sgd, fused_adam, fused_adamw]
 CASES = [(mode, make) for mode in MODES for make in PLAIN] + [("16-mixed", make) for make in FUSED]
 MODES_AND_OPTIMIZERS = pytest.mark.parametrize(("mode", "make"), CASES)
-BY_ELEMENT = [*((mode, adam) for mode in MODES), ("16-mixed", fused_adam)]
+BY_ELEMENT = [("bf16-mixed", adam), ("bf16-true", adam), ("16-mixed", fused_adam)]
+SCALED = [
+    *((make, "subspace") for make in (sgd, fused_sgd, fused_adamw)),
+    *((make, "element") for make in (adam, fused_adam)),
+]
 
 
 def tolerance(mode, end, start):
@@ -120,12 +124,12 @@ def test_what_is_held_firmly_stays(mode, make):
         callback.consolidate()
         marks.append(Marks(callback.layers[0]))
 
-    fit(model, stream(20, 40), callback, At(20, consolidate), **options())
-    rounding = eps * 40**0.5 if mode.endswith("true") else 1e-5
+    fit(model, stream(20, 20), callback, At(20, consolidate), **options())
+    rounding = eps * 20**0.5 if mode.endswith("true") else 1e-5
     assert max(marks[0].moved()) < rounding
 
 
-@pytest.mark.parametrize("make", [adam, *FUSED])
+@pytest.mark.parametrize("make", [adam, fused_adam])
 def test_importance_is_in_true_units_while_the_scale_grows(make):
     """The scale doubles every sixth step: late gradients must not count for more."""
     importance, observed = [], []
@@ -138,10 +142,7 @@ def test_importance_is_in_true_units_while_the_scale_grows(make):
     assert observed[1] == pytest.approx(observed[0], abs=1)
 
 
-@pytest.mark.parametrize(
-    ("make", "protection"),
-    [*((make, "subspace") for make in (sgd, adam, *FUSED)), (adam, "element"), (fused_adam, "element")],
-)
+@pytest.mark.parametrize(("make", "protection"), SCALED)
 def test_a_step_that_the_scaler_skips_changes_neither_weights_nor_state(make, protection):
     """With nothing held, in suspicion, and with something held; each batch is strange: it must raise no suspicion."""
     model, callback, seen = Net(make), SALCallback(protection=protection), []
@@ -149,7 +150,7 @@ def test_a_step_that_the_scaler_skips_changes_neither_weights_nor_state(make, pr
     def look():
         seen.append((weights(model), copy.deepcopy(callback.state_dict())))
 
-    skipped = (30, CHANGE + 1, 55)
+    skipped = (30, CHANGE + 1, 45)
     batches = list(BATCHES)
     for at in reversed(skipped):
         batches.insert(at, batch(3, 0, weight=inf))
@@ -175,8 +176,8 @@ def test_one_overflow_among_accumulated_batches_drops_all_of_them(make):
         seen.append((weights(model), copy.deepcopy(callback.state_dict())))
 
     window = [batch(3, 0, rows=16), batch(3, 1, rows=16, weight=inf)]
-    batches = [*split(BATCHES[:54], 2), *window, *split(BATCHES[54:], 2)]
-    fit(model, batches, callback, At(108, look), At(110, look), accumulate_grad_batches=2, **scaled())
+    batches = [*split(BATCHES[:45], 2), *window, *split(BATCHES[45:], 2)]
+    fit(model, batches, callback, At(90, look), At(92, look), accumulate_grad_batches=2, **scaled())
     (w0, state0), (w1, state1) = seen
     assert equal(w0, w1)
     assert differences(state0, state1) == []
@@ -184,7 +185,7 @@ def test_one_overflow_among_accumulated_batches_drops_all_of_them(make):
     assert callback.layers[0].step == STEPS
 
 
-@pytest.mark.parametrize("make", [adam, *FUSED])
+@pytest.mark.parametrize("make", [adam, fused_sgd, fused_adamw])
 def test_after_a_skipped_step_what_is_held_firmly_stays(make):
     model, callback, marks = Net(make), SALCallback(consolidate_on=None, strength=1e9), []
 
@@ -192,6 +193,6 @@ def test_after_a_skipped_step_what_is_held_firmly_stays(make):
         callback.consolidate()
         marks.append(Marks(callback.layers[0]))
 
-    batches = stream(20, 40)
+    batches = stream(20, 20)
     fit(model, [*batches[:30], batch(1, 0, weight=inf), *batches[30:]], callback, At(20, consolidate), **scaled())
     assert max(marks[0].moved()) < 1e-5

@@ -1,7 +1,9 @@
 import gc
+import importlib.metadata
 import os
 import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -13,6 +15,8 @@ from tests.safi_agent.postgres_server import Server, server
 # Small tensors on many threads are slower, and other work on the machine makes them much slower; in processes that are
 # started too.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Each Trainer asks for entry points, and each time the files of all installed distributions are read.
+importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

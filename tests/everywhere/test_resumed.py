@@ -13,7 +13,7 @@ from tests.everywhere.models import CHANGE, At, Net, Resumable, loader, same, st
 
 pytestmark = pytest.mark.slow
 
-LENGTH, LONGER = 50, 54  # batches of an epoch
+LENGTH = 50  # batches of an epoch
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +90,23 @@ def test_resumed_with_another_strength_what_is_held_stays_and_what_comes_is_held
 @pytest.mark.parametrize("kind", [Net, models.Alternating])
 def test_two_callbacks_are_saved_and_resumed_each_by_its_name(tmp_path, kind):
     def pair():
-        return [SALCallback(name="often", consolidate_on=13), SALCallback("element", 20, name="seldom")]
+        return [SALCallback(name="often", consolidate_on=7), SALCallback("element", 9, name="seldom")]
 
     whole, both = kind(), pair()
-    trainer(tmp_path, both, max_epochs=2).fit(whole, loader(length=30, change=15))
+    trainer(tmp_path, both, max_epochs=2).fit(whole, loader(length=15, change=8))
     half = pair()
     run = trainer(tmp_path, half)
-    run.fit(kind(), loader(length=30, change=15))
+    run.fit(kind(), loader(length=15, change=8))
     run.save_checkpoint(tmp_path / "half.ckpt")
     saved = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]
     for callback in half:
         assert models.equal(saved[callback.state_key], callback.state_dict())
     resumed, again = kind(), pair()[::-1]
     trainer(tmp_path, again[::-1], max_epochs=2).fit(
-        resumed, loader(length=30, change=15), ckpt_path=tmp_path / "half.ckpt"
+        resumed, loader(length=15, change=8), ckpt_path=tmp_path / "half.ckpt"
     )
-    assert sorted(set(again[1].events)) == [13, 26, 39, 52]
-    assert sorted(set(again[0].events)) == [20, 40, 60]
+    assert sorted(set(again[1].events)) == [7, 14, 21, 28]
+    assert sorted(set(again[0].events)) == [9, 18, 27]
     assert same(whole, resumed)
     for one, other in zip(both, again[::-1], strict=True):
         assert models.equal(one.state_dict(), other.state_dict())
@@ -152,9 +152,7 @@ def test_resumed_from_the_last_step_of_an_epoch_it_ends_where_the_uninterrupted_
 
     make = Validated if validated else kind
 
-    length = (
-        LONGER if kind is models.Alternating else 54
-    )  # not a whole number of rounds after which what moved is put back
+    length = 45  # not a whole number of rounds after which what moved is put back
     number = 2 * length if kind is models.Alternating else length
 
     def run(callback):

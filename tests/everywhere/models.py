@@ -15,7 +15,7 @@ from sal_lightning import SALCallback
 
 INPUTS, OUTPUTS = 12, 4
 # Batches of a short run, and its first one of another task: there a change is found after as few steps as possible.
-LENGTH, CHANGE = 64, 40
+LENGTH, CHANGE = 52, 40
 
 
 def batch(task: int, i: int, n: int = 32) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def test_averages_are_those_of_the_protected_weights_in_either_order(tmp_path, k
     for first in (True, False):
         model, callback = Validated() if validated else Net(), SALCallback()
         both = [callback, average()] if first else [average(), callback]
-        run = trainer(tmp_path, both, val_check_interval=32, num_sanity_val_steps=2)
+        run = trainer(tmp_path, both, val_check_interval=26, num_sanity_val_steps=2)
         run.fit(model, loader(LENGTH, CHANGE), loader(length=3, first=1) if validated else None)
         assert callback.events == [CHANGE + 3]
         assert all(torch.allclose(p, e, atol=1e-5) for p, e in zip(model.parameters(), expected, strict=True))

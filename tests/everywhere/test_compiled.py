@@ -49,7 +49,7 @@ def whole(model, backend):
 def test_compiled_modules_learn_and_are_protected_like_others(tmp_path, how):
     plain, expected, _ = models.reference(LENGTH, CHANGE)
     compiled, backend, callback = models.Net(), Counting(), SALCallback()
-    counts = [models.At(steps, lambda *_: backend.calls) for steps in (25, CHANGE, 50, LENGTH)]
+    counts = [models.At(steps, lambda *_: backend.calls) for steps in (25, CHANGE, 47, LENGTH)]
     run = models.trainer(tmp_path, [callback, *counts])
     run.fit(how(compiled, backend), models.loader(LENGTH, CHANGE))
     calls = [count.result for count in counts]
@@ -74,7 +74,7 @@ def compiled_first(how, mode, prepare):
 def plainly(model, compiled):
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     comm = CommunicationLayer(model, optimizer)
-    for i in range(55):
+    for i in range(47):
         train(compiled, optimizer, None, batch, task=int(i >= CHANGE), steps=1, start=i)
     return comm.events, comm.coverage(), weights(model)
 

@@ -42,10 +42,10 @@ class Validates(Net):
 @pytest.mark.parametrize("gradients", [False, True])
 def test_validation_before_and_during_training_is_not_observed(tmp_path, gradients):
     model, callback = Validates(gradients), SALCallback()
-    run = trainer(tmp_path, [callback], val_check_interval=16, num_sanity_val_steps=2, inference_mode=False)
+    run = trainer(tmp_path, [callback], val_check_interval=26, num_sanity_val_steps=2, inference_mode=False)
     run.fit(model, loader(LENGTH, CHANGE), loader(length=5, first=1))
     plain, expected, _ = reference(LENGTH, CHANGE)
-    assert model.validated == 2 + 4 * 5
+    assert model.validated == 2 + 2 * 5
     assert steps(callback) == [LENGTH]
     assert callback.events == [CHANGE + 3]
     assert same(model, plain)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from safi_agent import SafiChain, SafiMiddleware, create_safi_chain
+from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, Fake
 
 
@@ -22,14 +23,36 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a store with tables and no rows: to copy it takes less time than to create it."""
+    file = tmp_path_factory.mktemp("empty") / "safi.db"
+    store = open_store(f"sqlite:///{file}")
+    store.database.engine.dispose()  # writes all of it into this one file
+    return file.read_bytes()
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., SafiChain]]:
+def usual(tmp_path: Path, empty_store: bytes) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Completes the settings of a chain: its files are in the folder of the test."""
+
+    def complete(settings: dict[str, Any]) -> dict[str, Any]:
+        file = tmp_path / "safi.db"
+        if "store" not in settings and not file.exists():
+            file.touch(mode=0o600)
+            file.write_bytes(empty_store)
+        return {"store": f"sqlite:///{file}", "log": tmp_path / "log.json", "audit_backoff": 0.01} | settings
+
+    return complete
+
+
+@pytest.fixture
+def make(usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Callable[..., SafiChain]]:
     """Chains in a folder of their own, closed at the end."""
     made: list[SafiChain] = []
 
     def make_one(model: Any = None, values: Any = THREE, **settings: Any) -> SafiChain:
-        given = {"store": f"sqlite:///{tmp_path}/safi.db", "log": tmp_path / "log.json", "audit_backoff": 0.01}
-        made.append(create_safi_chain(Fake() if model is None else model, values, **(given | settings)))
+        made.append(create_safi_chain(Fake() if model is None else model, values, **usual(settings)))
         return made[-1]
 
     yield make_one
@@ -38,14 +61,13 @@ def make(tmp_path: Path) -> Iterator[Callable[..., SafiChain]]:
 
 
 @pytest.fixture
-def govern(tmp_path: Path) -> Iterator[Callable[..., SafiMiddleware]]:
+def govern(usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[Callable[..., SafiMiddleware]]:
     """The same for agents: middlewares whose judge is the first argument."""
     made: list[SafiMiddleware] = []
 
     def make_one(judge: Any = None, allowed_tools: Any = None, values: Any = THREE, **settings: Any) -> SafiMiddleware:
-        given = {"store": f"sqlite:///{tmp_path}/safi.db", "log": tmp_path / "log.json", "audit_backoff": 0.01}
         judge = Fake() if judge is None else judge
-        made.append(SafiMiddleware(values, allowed_tools, model=judge, **(given | settings)))
+        made.append(SafiMiddleware(values, allowed_tools, model=judge, **usual(settings)))
         return made[-1]
 
     yield make_one

@@ -185,8 +185,8 @@ def test_values_reach_the_history_and_reporters_on_log_steps(tmp_path):
 @pytest.mark.parametrize(
     ("options", "steps"),
     [
-        ({"logging_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}, [12, 24]),
-        ({"logging_strategy": "epoch", "num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 3}, [4]),
+        ({"logging_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}, [6, 12]),
+        ({"logging_strategy": "epoch", "num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 3}, [2]),
         ({"logging_strategy": "no", "max_steps": 3}, [3]),
         ({"logging_steps": 10, "logging_first_step": True, "max_steps": 12}, [1, 10, 12]),
         ({"logging_steps": 0.5, "max_steps": 12, "eval_strategy": "steps"}, [6, 12]),
@@ -195,41 +195,43 @@ def test_values_reach_the_history_and_reporters_on_log_steps(tmp_path):
 def test_the_trainers_rhythm_is_kept_and_other_steps_are_not_measured(tmp_path, monkeypatch, options, steps):
     measured, protect = [], CommunicationLayer.protect
     monkeypatch.setattr(CommunicationLayer, "protect", lambda self: (measured.append(self.measure), protect(self)))
-    run = train(tmp_path, [SALTrainerCallback()], gpt2(), Text(n=48), **options)
+    run = train(tmp_path, [SALTrainerCallback()], gpt2(), Text(n=24), **options)
     assert [row["step"] for row in run.state.log_history if "sal/step" in row] == steps
     assert [i for i, yes in enumerate(measured, 1) if yes] == steps
 
 
-@pytest.mark.parametrize("make", [None, SALTrainerCallback, lambda: SALTrainerCallback("element", "fit")])
-def test_a_resumed_training_is_the_whole_one_bit_for_bit(tmp_path, make):
-    callbacks = [[make()] if make else [] for _ in range(3)]
-    whole = gpt2()
-    train(tmp_path, callbacks[0], whole, save_strategy="steps", save_steps=21)
-    # The second stands in the middle of a change: suspected, not confirmed.
-    for step, after in zip((21, 42), callbacks[1:], strict=True):
-        model = gpt2(seed=1)
-        trainer(tmp_path, after, model).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+# The second checkpoint of the first training stands in the middle of a change: suspected, not confirmed.
+@pytest.mark.parametrize(
+    ("make", "every", "steps"), [(SALTrainerCallback, 21, 48), (lambda: SALTrainerCallback("element", "fit"), 6, 14)]
+)
+def test_a_resumed_training_is_the_whole_one_bit_for_bit(tmp_path, make, every, steps):
+    whole, expected = gpt2(), make()
+    train(tmp_path, [expected], whole, max_steps=steps, save_strategy="steps", save_steps=every)
+    for step in (every, 2 * every):
+        model, callback = gpt2(seed=1), make()
+        place = str(tmp_path / f"checkpoint-{step}")
+        trainer(tmp_path, [callback], model, max_steps=steps).train(resume_from_checkpoint=place)
         assert same(whole, model)
-        if make:
-            assert after[0].events == callbacks[0][0].events
-            assert after[0].spectrum() == callbacks[0][0].spectrum()
-            assert after[0].spectrum("observed") == callbacks[0][0].spectrum("observed")
+        assert callback.events == expected.events
+        assert callback.spectrum() == expected.spectrum()
+        assert callback.spectrum("observed") == expected.spectrum("observed")
 
 
 def test_a_checkpoint_elsewhere_is_named_or_loaded_by_hand(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    train(first, [SALTrainerCallback()], gpt2(), max_steps=44, save_strategy="steps", save_steps=44)
+    make = lambda: SALTrainerCallback(consolidate_on=4)  # noqa: E731
+    train(first, [make()], gpt2(), max_steps=5, save_strategy="steps", save_steps=5)
     # Of another training, at the same step: not to be taken for the one that is resumed.
-    train(second, [SALTrainerCallback()], gpt2(), Text(), max_steps=44, save_strategy="steps", save_steps=44)
-    place = str(first / "checkpoint-44")
-    named, loaded, lost = SALTrainerCallback(), SALTrainerCallback(), SALTrainerCallback()
-    trainer(second, [named], gpt2(), resume_from_checkpoint=place).train(resume_from_checkpoint=place)
+    train(second, [make()], gpt2(), Text(1), max_steps=5, save_strategy="steps", save_steps=5)
+    place = str(first / "checkpoint-5")
+    named, loaded, lost = make(), make(), make()
+    trainer(second, [named], gpt2(), max_steps=8, resume_from_checkpoint=place).train(resume_from_checkpoint=place)
     loaded.load_state_dict(torch.load(Path(place) / FILE, weights_only=True))
-    trainer(second, [loaded], gpt2()).train(resume_from_checkpoint=place)
-    assert named.events == loaded.events == [43]
+    trainer(second, [loaded], gpt2(), max_steps=8).train(resume_from_checkpoint=place)
+    assert named.events == loaded.events == [4, 8]
     assert named.spectrum() == loaded.spectrum()
-    with pytest.warns(UserWarning, match=r"Resumed at step 44 without.*load_state_dict"):
-        trainer(second, [lost], gpt2()).train(resume_from_checkpoint=place)
+    with pytest.warns(UserWarning, match=r"Resumed at step 5 without.*load_state_dict"):
+        trainer(second, [lost], gpt2(), max_steps=8).train(resume_from_checkpoint=place)
     assert lost.events == []
 
 
@@ -250,12 +252,12 @@ def test_with_the_best_weights_comes_what_was_known_then(tmp_path):
 @pytest.mark.parametrize("same_trainer", [True, False])
 def test_several_trainings_go_on_where_the_last_one_stood(tmp_path, same_trainer):
     model, callback = gpt2(), SALTrainerCallback(consolidate_on="fit")
-    run = trainer(tmp_path, [callback], model, max_steps=10)
+    run = trainer(tmp_path, [callback], model, max_steps=4)
     for past in range(3):
-        run = run if same_trainer else trainer(tmp_path, [callback], model, max_steps=10)
+        run = run if same_trainer else trainer(tmp_path, [callback], model, max_steps=4)
         run.train()
-        assert callback.events == [10, 20][:past]
-    assert callback.state_dict()["layers"][0]["step"] == 30
+        assert callback.events == [4, 8][:past]
+    assert callback.state_dict()["layers"][0]["step"] == 12
 
 
 def test_by_hand_and_by_remembering(tmp_path):

@@ -1,6 +1,7 @@
 """Change detection on networks whose first layer's rows hardly change, and on labels."""
 
 import random
+from functools import cache
 from statistics import mean, pstdev
 
 import pytest
@@ -88,9 +89,15 @@ NETWORKS = {
 }
 
 
+@cache
+def images():
+    """All images of digits, and their labels."""
+    return tuple(torch.tensor(part) for part in load_digits(return_X_y=True))
+
+
 def digits(classes, steps, labels=0, seed=0, batch=32):
     """Batches of digits of these classes, with labels shifted by a constant."""
-    x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
+    x, y = images()
     chosen = torch.isin(y, torch.tensor(list(classes))).nonzero()[:, 0]
     numbers = torch.Generator().manual_seed(seed)
     for _ in range(steps):

@@ -192,10 +192,10 @@ def test_more_padding_of_the_same_text_is_no_change():
 def old_loss(pads):
     """Loss of the first task, read without padding, after training on it and on the second with so many pads."""
     model = gpt2()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
     comm = CommunicationLayer(model, optimizer, consolidate_on=None)
     for task in (0, 1):
-        for i in range(80):
+        for i in range(40):
             optimizer.zero_grad()
             model(**text(i, pads, task)).loss.backward()
             optimizer.step()
@@ -209,7 +209,7 @@ def test_padding_does_not_change_how_much_gpt2_forgets(monkeypatch):
     without = old_loss(0)
     assert abs(old_loss(24) - without) < 1e-3
     monkeypatch.setattr(Mask, "fit", lambda *args, **options: None)  # padded positions count
-    assert old_loss(24) > without + 0.05
+    assert old_loss(24) > without + 0.02
 
 
 def test_a_fully_padded_batch_changes_nothing():

@@ -25,6 +25,7 @@ from safi_agent.store import Store
 
 # What is the operator's, or the process's: models, the store with its database, loops with all that runs on them.
 STOPS = (BaseChatModel, Store, LocalAuditor, Engine, asyncio.AbstractEventLoop, logging.Logger, threading.Thread)
+CONTAINERS = {dict, list, tuple, set, frozenset}  # most objects; these have elements and nothing else
 PLAIN = (int, float, complex, type(None), type, types.ModuleType, types.CodeType, types.BuiltinFunctionType)
 
 
@@ -72,6 +73,8 @@ def children(item: Any, own: str) -> Iterator[tuple[str, Any]]:
 
 def running(item: Any) -> Iterator[tuple[str, Any]]:
     """What frames and code hold: of errors, tracebacks, generators, coroutines, tasks, functions and methods."""
+    if type(item) in CONTAINERS:
+        return
     if isinstance(item, BaseException):
         yield from ((name, getattr(item, name)) for name in ("args", "__cause__", "__context__", "__traceback__"))
         if isinstance(item, BaseExceptionGroup):
@@ -90,6 +93,8 @@ def running(item: Any) -> Iterator[tuple[str, Any]]:
 
 
 def attributes(item: Any) -> Iterator[tuple[str, Any]]:
+    if type(item) in CONTAINERS:
+        return
     for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__"):
         try:
             held = object.__getattribute__(item, name)

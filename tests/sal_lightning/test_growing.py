@@ -14,7 +14,7 @@ from tests.everywhere.models import Net, batch, equal, loader, names, trainer, w
 RULES = pytest.mark.parametrize("protection", ["subspace", "element", "tensor"])
 
 
-def fit(tmp_path, model, callback, first=0, length=25):
+def fit(tmp_path, model, callback, first=0, length=15):
     trainer(tmp_path, [callback]).fit(model, loader(first=first, length=length, change=10**6))
 
 
@@ -26,9 +26,9 @@ def fit(tmp_path, model, callback, first=0, length=25):
 def test_a_layer_frozen_in_the_first_fit_is_free_in_the_second(tmp_path, protection, consolidate_on):
     model, callback = Net(), SALCallback(protection, consolidate_on)
     model.net[0].requires_grad_(False)
-    fit(tmp_path, model, callback)
+    fit(tmp_path, model, callback, length=25)
     model.net[0].requires_grad_(True)
-    fit(tmp_path, model, callback, first=1)
+    fit(tmp_path, model, callback, first=1, length=25)
     assert callback.coverage() == dict.fromkeys(names(model), protection)
     assert models.steps(callback) == [50]
 

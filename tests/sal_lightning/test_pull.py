@@ -81,7 +81,7 @@ def test_important_weights_stay_nearer_to_their_anchor_under_any_optimizer(make,
     for pull in (0.0, 100.0):
         some, optimizer, comm = consolidated(make, pull=pull, **options)
         start = [p.detach().clone() for p in some.parameters()]
-        steps(some, optimizer, range(100, 200), label=1)
+        steps(some, optimizer, range(100, 150), label=1)
         ended[pull] = torch.cat([(p - w).abs().flatten() for p, w in zip(some.parameters(), start, strict=True)])
     importance = torch.cat(
         [comm.collector.coverage.pull.memory[n].importance.flatten() for n, _ in some.named_parameters()]
@@ -299,10 +299,10 @@ def test_the_pull_reduces_forgetting_at_equal_learning():
         some = net()
         optimizer = torch.optim.Adam(some.parameters(), lr=5e-3)
         comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=pull)
-        train(some, optimizer, 0, 150, comm)
+        train(some, optimizer, 0, 100, comm)
         first = loss(some, 0)
         comm.consolidate()
-        train(some, optimizer, 1, 200, comm)
+        train(some, optimizer, 1, 140, comm)
         found[pull] = loss(some, 0) - first, loss(some, 1)
     assert found[10.0][0] < 0.8 * found[0.0][0]
     assert found[10.0][1] < 0.01  # which is learned all the same

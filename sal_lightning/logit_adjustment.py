@@ -10,6 +10,7 @@ from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import SubspaceRule
 
 SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # target share, rate and minimum of the prior: see LogitAdjustment
+STEADY = 16  # steps without a new target after which a batch of new targets only counts as a change
 TARGET_SHARE = 0.9  # least share of the targets in the negative part of a softmax gradient
 EXCLUDED = -1e30  # logit of an excluded class
 ROUNDING = 1e4, 2e-2  # tolerance on row sums, relative to their size: in machine epsilons, and at most
@@ -64,6 +65,9 @@ class LogitAdjustment:
     In further training every sample lowers the logit of an absent class, so a classifier forgets it faster than
     anything else, independently of what is held in the weights.
 
+    The first batch of a change is seen before anything is consolidated. If no new target has appeared for ``STEADY``
+    steps, and then all targets of a batch are new, those of the window count as absent in it.
+
     The prior of absent classes cannot be estimated without their data. It starts at ``prior`` at a consolidation and
     is adapted in each step: ``prior ← prior · exp(PACE (P − SHARE))``, in [LEAST, 1], where P is the probability of
     absent classes on present samples. It grows while P exceeds SHARE: the last layer alone cannot separate old and new
@@ -79,6 +83,7 @@ class LogitAdjustment:
         self.prior = prior
         self.memory: dict[str, Tensor] | None = None  # by layer, outputs that were targets: (n,) of bool
         self.targets: dict[str, Tensor] = {}  # targets since the window began, by layer
+        self.steady: dict[str, Tensor] = {}  # steps since a new target appeared, by layer: ()
         self.seen: dict[str, Tensor] = {}  # targets in this step, by layer
         self.priors: dict[str, Tensor] = {}  # current prior of absent classes, by layer
         self.shares: dict[str, Tensor] = {}  # (sum of P over the samples of this step, their number): (2,)
@@ -91,8 +96,8 @@ class LogitAdjustment:
         self._names = {module: layers[module].name for module in whole}
 
     def holds(self, module: nn.Module) -> bool:
-        """Whether outputs of this layer were targets at a consolidation, so that they may be absent."""
-        return self._names.get(module) in (self.memory or {})
+        """Whether outputs of this layer were targets, so that they may be absent."""
+        return self._names.get(module) in {**(self.memory or {}), **self.targets}
 
     def adjust(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
         """Record the targets in the gradient at a layer's output; returns the change of the gradient, None for none.
@@ -105,30 +110,46 @@ class LogitAdjustment:
         if (name := self._names.get(module)) is None or grad.dim() != 2 or not grad.is_floating_point():
             return None  # for sequences, each position would cost a pass over the vocabulary
         at, fits = targets(grad)
-        self._record_targets(name, at, grad.shape[-1])
-        known = (self.memory or {}).get(name)
-        if known is None or logits is None or len(known) != grad.shape[-1]:
+        found = self._absent(name, self._record_targets(name, at, grad.shape[-1]))
+        if found is None or logits is None:
             return None
-        now = self.targets.get(name)
-        absent = known if now is None else known & ~now
+        absent, first = found
         if absent.device.type == "cpu" and not absent.any():
             return None  # only on the CPU, where the check needs no synchronization
         if name not in self.priors:
             self.priors[name] = torch.tensor(self.prior, device=grad.device)
-        change, P = adjustment(logits, grad, absent, self.priors[name])
+        prior = torch.where(first, self.prior, self.priors[name])
+        change, P = adjustment(logits, grad, absent, prior)
         share = torch.stack([P.sum(), (at < grad.shape[-1]).sum()]) * (fits & absent.any())
         self.shares[name] = share + self.shares[name] if name in self.shares else share
         return (change * fits).to(grad.dtype)
+
+    def _absent(self, name: str, seen: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The classes absent in a batch with the targets ``seen``, and whether it counts as the first of a change.
+
+        Returns:
+            (n,) of bool, and a bool, (); None if no class can be absent.
+        """
+        known, now = (self.memory or {}).get(name), self.targets.get(name)
+        parts = [x for x in (known, now) if x is not None]
+        if not parts or any(len(x) != len(seen) for x in parts):  # the layer may have grown
+            return None
+        known = torch.zeros_like(seen) if known is None else known
+        if now is None:
+            return known, torch.zeros_like(known[0])
+        first = (self.steady[name] >= STEADY) & seen.any() & ~(now & seen).any()
+        return torch.where(first, known | now, known & ~now), first
 
     def collect_predictions(self, module: nn.Module, logits: Tensor) -> None:
         """Record the predicted classes as targets."""
         if (name := self._names.get(module)) is not None and logits.dim() == 2:
             self._record_targets(name, logits.argmax(-1), logits.shape[-1])
 
-    def _record_targets(self, name: str, at: Tensor, n: int) -> None:
+    def _record_targets(self, name: str, at: Tensor, n: int) -> Tensor:
         seen = torch.zeros(n + 1, dtype=torch.bool, device=at.device)
         seen[at.flatten()] = True
         self.seen[name] = seen[:n] | self.seen[name] if name in self.seen else seen[:n]
+        return seen[:n]
 
     def update(self) -> None:
         """Add this step's targets and adapt the priors; a collective, called by all processes."""
@@ -140,7 +161,11 @@ class LogitAdjustment:
             self.seen |= {name: x > 0 for name, x in zip(names, found, strict=True)}
         self._pace()
         for name, seen in self.seen.items():
-            self.targets[name] = _union(self.targets.get(name), seen)
+            before, self.targets[name] = self.targets.get(name), _union(self.targets.get(name), seen)
+            if before is None or len(before) != len(self.targets[name]):
+                self.steady[name] = torch.zeros((), device=seen.device)
+            else:
+                self.steady[name] = torch.where((self.targets[name] == before).all(), self.steady[name] + 1, 0)
         self.discard_step()
 
     def _pace(self) -> None:
@@ -167,19 +192,21 @@ class LogitAdjustment:
 
     def clear(self) -> None:
         """Start a new window."""
-        self.targets, self.priors = {}, {}
+        self.targets, self.steady, self.priors = {}, {}, {}
 
     def window_state(self) -> State:
         """The window as tensors only."""
-        return {"targets": dict(self.targets), "priors": dict(self.priors)}
+        return {"targets": dict(self.targets), "steady": dict(self.steady), "priors": dict(self.priors)}
 
     def load_window(self, state: State) -> None:
         """Replace the window by one that ``window_state`` returned."""
-        self.targets, self.priors = self._placed(state["targets"]), self._placed(state["priors"])
+        parts = (self._placed(state[key]) for key in ("targets", "steady", "priors"))
+        self.targets, self.steady, self.priors = parts
 
     def tensors(self) -> list[Tensor]:
         """The tensors kept between steps."""
-        return [*(self.memory or {}).values(), *self.targets.values(), *self.priors.values()]
+        window = (self.targets, self.steady, self.priors)
+        return [*(self.memory or {}).values(), *(x for part in window for x in part.values())]
 
     def absent(self) -> int:
         """The number of absent classes."""

@@ -164,7 +164,7 @@ def _importance_window() -> dict[str, Check]:
 
 
 def _class_window() -> dict[str, Check]:
-    return {"targets": _outputs, "priors": _named(_tensor(0, 1))}
+    return {"targets": _outputs, "steady": _named(_tensor(0, LARGE)), "priors": _named(_tensor(0, 1))}
 
 
 def _pull(x: Any, at: str) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sal_lightning import CommunicationLayer
-from sal_lightning.logit_adjustment import adjustment, targets
+from sal_lightning.logit_adjustment import STEADY, adjustment, targets
 
 FREE = {"strength": 1e-9, "pull": 0.0, "recall": 0.0}  # holds next to nothing
 
@@ -40,12 +40,17 @@ def steps(some, optimizer, seeds, labels, loss=F.cross_entropy):
         optimizer.step()
 
 
-def consolidated(prior=0.01, some=None, labels=(0, 1, 2), **options):
+def trained(prior=0.01, some=None, labels=(0, 1, 2), number=20, **options):
     some = model() if some is None else some
     optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
     settings = {"consolidate_on": None, "absent_prior": prior} | FREE | options
     comm = CommunicationLayer(some, optimizer, **settings)
-    steps(some, optimizer, range(20), labels)
+    steps(some, optimizer, range(number), labels)
+    return some, optimizer, comm
+
+
+def consolidated(*args, **options):
+    some, optimizer, comm = trained(*args, **options)
     comm.consolidate()
     return some, optimizer, comm
 
@@ -155,8 +160,9 @@ def gradients(some, x, y):
     return [p.grad.clone() for p in some.parameters()]
 
 
-def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own():
-    some, _, comm = consolidated(prior=0.01)
+@pytest.mark.parametrize("announced", [True, False])
+def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own(announced):
+    some, _, comm = (consolidated if announced else trained)(prior=0.01)
     twin = copy.deepcopy(some)
     x, y = batch(100, (3, 4))
     found = gradients(some, x, y)
@@ -168,7 +174,15 @@ def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own()
     before = torch.autograd.grad(shifted, [twin[0].weight, twin[0].bias])
     for got, expected in zip(found, [*before, *own], strict=True):
         torch.testing.assert_close(got, expected)
-    assert comm.collector.coverage.adjustment.absent() == 3
+    assert comm.collector.coverage.adjustment.absent() == 3 * announced
+
+
+@pytest.mark.parametrize(("number", "labels"), [(STEADY, (3, 4)), (40, (2, 3, 4)), (40, (2,))])
+def test_a_batch_is_the_first_of_a_change_only_if_targets_were_steady_and_all_of_it_are_new(number, labels):
+    some, _, _ = trained(number=number)
+    plain = copy.deepcopy(some)
+    for got, expected in zip(gradients(some, *batch(100, labels)), gradients(plain, *batch(100, labels)), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_gradients_are_unchanged_before_something_is_held():

@@ -134,7 +134,7 @@ BY_NAME = {
     "samples",
     "signals",
 }
-BY_NAME |= {"signals", "sums", "seen", "left", "paces", "targets", "priors", "shares"}
+BY_NAME |= {"signals", "sums", "seen", "left", "paces", "targets", "steady", "priors", "shares"}
 OF_ALL = ("pull", "(pull)", "adjustment", "(logit adjustment)")  # their memory is by name, too
 
 

@@ -85,7 +85,7 @@ def test_it_follows_the_reader_s_theme_and_the_button(window, page):
     assert window.ask(ink) == seen["light"]
 
 
-def test_the_browser_tells_what_is_wrong(window, tmp_path):
+def test_errors_in_the_browser_are_reported(window, tmp_path):
     """The judge itself: a page that asks a network, fails and does not fit is found out."""
     wide = '<h2 style="white-space: nowrap">' + "very " * 200 + "</h2>"
     bad = "<script>undefined_name()</script><img src='http://127.0.0.1:9/x.png'><div class='figure'></div>"

@@ -389,7 +389,7 @@ def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["x", "y", "bad", "after"]
 
 
-def test_a_phi_that_hangs_is_told_and_other_chains_go_on(
+def test_a_phi_that_hangs_is_logged_and_other_chains_continue(
     make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     go, entered = threading.Event(), threading.Event()

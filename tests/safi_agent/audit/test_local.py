@@ -145,7 +145,7 @@ def test_a_hook_that_fails_or_is_slow_harms_nothing(make: Any, tmp_path: Path) -
     assert lines(tmp_path)[0]["flags"] == ["review"]
 
 
-def test_a_drift_is_told(make: Any) -> None:
+def test_drift_is_reported(make: Any) -> None:
     kinds: list[str] = []
     safi = make(Fake(conscience=in_turn(ledger(score=1), ledger(score=-1))), hooks=[lambda a: kinds.append(a.kind)])
     safi.invoke("a")

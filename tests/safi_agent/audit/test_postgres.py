@@ -66,7 +66,7 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
 
 
 @pytest.mark.parametrize("queue", [True, False])
-def test_one_that_cannot_begin_is_served_no_more(
+def test_a_branch_whose_store_is_unreachable_is_not_monitored(
     queue: bool, database: str, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(leases: Leases, *_: Any) -> list[Job]:

@@ -59,7 +59,7 @@ def test_a_turn_without_a_usable_number_has_that_of_its_line(turn: Any, read_as:
     assert read(record(1, turn=turn), 9, 6, 0.4).turn == read_as
 
 
-def test_lines_that_are_no_records_are_told_and_numbered(tmp_path: Path) -> None:
+def test_lines_that_are_not_records_are_reported_with_their_numbers(tmp_path: Path) -> None:
     deep = b"[" * 100_000
     path = tmp_path / "log.json"
     good = b'{"turnId": "a", "willDecision": "approve"}'

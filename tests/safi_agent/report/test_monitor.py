@@ -103,7 +103,7 @@ def test_it_is_called_for_every_turn_and_other_hooks_are_not(make: Any) -> None:
     assert [alert.kind for alert in some] == ["review", "drift"]
 
 
-def test_one_that_fails_harms_nothing(make: Any, tmp_path: Path) -> None:
+def test_a_run_that_fails_changes_neither_answers_nor_records(make: Any, tmp_path: Path) -> None:
     class Run:
         def define_metric(self, *_: Any, **__: Any) -> None:
             pass

@@ -46,7 +46,7 @@ def test_names_without_end_do_not_grow_it_without_end(tmp_path: Path) -> None:
     assert len(review(write(tmp_path / "log.json", [record(1, conscienceLedger=rows)])).values) == MOST_VALUES
 
 
-def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="log: expected an existing file"):
         review(tmp_path / "none.json")
     with pytest.raises(

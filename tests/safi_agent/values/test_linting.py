@@ -29,7 +29,7 @@ max_chars: 0
 """
 
 
-def test_all_at_once_by_line() -> None:
+def test_all_errors_are_found_at_once_by_line() -> None:
     told = [(error.line, error.what.split(":")[0].partition(", ")[::2]) for error in lint(WRONG)]
     assert told == [
         (1, ("nam", "")),
@@ -76,7 +76,7 @@ def test_all_at_once_by_line() -> None:
         ("name: a\nvalues:\n- {name: x, weight: .nan}", 3, "weight: expected a number"),
     ],
 )
-def test_in_plain_words(text: str, line: int, words: str) -> None:
+def test_errors_are_described_in_plain_words_with_their_line(text: str, line: int, words: str) -> None:
     (error,) = lint(text)
     assert error.line == line
     assert words in error.what
@@ -87,7 +87,7 @@ def test_an_alias_to_itself_ends() -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_what_is_shipped_is_sound(name: str) -> None:
+def test_the_value_sets_in_the_package_pass_the_linter(name: str) -> None:
     assert lint((Path(__file__).parents[3] / "safi_agent" / "valuesets" / f"{name}.yaml").read_text()) == []
 
 
@@ -106,7 +106,7 @@ def spoilt(rng: random.Random) -> object:
 
 
 @pytest.mark.slow
-def test_nothing_is_wrong_exactly_where_it_is_taken(tmp_path: Path) -> None:
+def test_the_linter_finds_errors_exactly_where_loading_fails(tmp_path: Path) -> None:
     file, taken = tmp_path / "values.yaml", 0
     for seed in range(200):
         content = spoilt(random.Random(seed))

@@ -71,7 +71,7 @@ def test_the_histograms_agree_with_the_scalars_of_the_same_step(wandb_run):
                     assert percent == pytest.approx(scalars[row["sal/step"]][f"sal/{prefix}{band}_step"], abs=0.01)
 
 
-def test_the_exact_steps_of_consolidation_are_told(wandb_run):
+def test_the_exact_steps_of_consolidation_are_listed(wandb_run):
     rows, callback, _ = wandb_run
     assert callback.events[0] == 43
     told = [row["sal/consolidated_at"] for row in rows if "sal/consolidated_at" in row]

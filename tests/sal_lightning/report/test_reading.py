@@ -54,7 +54,7 @@ def test_a_cascade_that_lies_beside_it_is_read(tmp_path):
     assert read([tmp_path / "metrics.csv"]).cascade == {"generations": 3}
 
 
-def test_what_is_missing_or_ambiguous_is_said(tmp_path):
+def test_missing_and_ambiguous_runs_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         read([tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError, match=r"a metrics\.csv or a run-\*\.wandb"):

@@ -36,7 +36,7 @@ def test_records_of_any_size_come_back(short_of):
     assert list(records(written(texts))) == texts
 
 
-def test_what_is_cut_off_at_the_end_is_left_out():
+def test_an_incomplete_last_record_is_left_out():
     data = written([b"one", b"two" * 20])
     for cut in range(1, 60 + HEADER):
         assert list(records(data[:-cut])) == [b"one"]

@@ -116,12 +116,12 @@ class LogitAdjustment:
         absent, first = found
         if absent.device.type == "cpu" and not absent.any():
             return None  # only on the CPU, where the check needs no synchronization
-        if name not in self.priors:
-            self.priors[name] = torch.tensor(self.prior, device=grad.device)
-        prior = torch.where(first, self.prior, self.priors[name])
-        change, P = adjustment(logits, grad, absent, prior)
-        share = torch.stack([P.sum(), (at < grad.shape[-1]).sum()]) * (fits & absent.any())
-        self.shares[name] = share + self.shares[name] if name in self.shares else share
+        start = torch.tensor(self.prior, device=grad.device)
+        change, P = adjustment(logits, grad, absent, torch.where(first, start, self.priors.get(name, start)))
+        if name in (self.memory or {}):
+            self.priors.setdefault(name, start)
+            share = torch.stack([P.sum(), (at < grad.shape[-1]).sum()]) * (fits & absent.any() & ~first)
+            self.shares[name] = share + self.shares[name] if name in self.shares else share
         return (change * fits).to(grad.dtype)
 
     def _absent(self, name: str, seen: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -169,9 +169,9 @@ class LogitAdjustment:
         self.discard_step()
 
     def _pace(self) -> None:
-        names = sorted(self.memory or {}) if distributed.count() > 1 else list(self.shares)
-        nothing = {name: torch.zeros(2, device=self.memory[name].device) for name in names if self.memory}
-        shares = distributed.mean([self.shares.get(name, nothing[name]) for name in names])
+        held = self.memory or {}  # without what a suspicion held, if it was dismissed in this step
+        names = sorted(held) if distributed.count() > 1 else [name for name in self.shares if name in held]
+        shares = distributed.mean([self.shares.get(name, torch.zeros(2, device=held[name].device)) for name in names])
         for name, (total, number) in zip(names, shares, strict=True):
             if name in self.priors:
                 grown = self.priors[name] * torch.exp(PACE * (total / number.clamp(min=1e-9) - SHARE))

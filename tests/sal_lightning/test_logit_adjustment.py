@@ -162,7 +162,7 @@ def gradients(some, x, y):
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own(announced):
-    some, _, comm = (consolidated if announced else trained)(prior=0.01)
+    some, optimizer, comm = (consolidated if announced else trained)(prior=0.01)
     twin = copy.deepcopy(some)
     x, y = batch(100, (3, 4))
     found = gradients(some, x, y)
@@ -175,6 +175,8 @@ def test_layers_before_the_last_get_the_adjusted_gradient_and_the_last_its_own(a
     for got, expected in zip(found, [*before, *own], strict=True):
         torch.testing.assert_close(got, expected)
     assert comm.collector.coverage.adjustment.absent() == 3 * announced
+    optimizer.step()
+    assert set(comm.collector.coverage.adjustment.priors) == ({"2"} if announced else set())
 
 
 @pytest.mark.parametrize(("number", "labels"), [(STEADY, (3, 4)), (40, (2, 3, 4)), (40, (2,))])
@@ -403,6 +405,18 @@ def test_a_dismissed_suspicion_leaves_the_memory_unchanged():
     assert comm.collector.coverage.adjustment.memory["2"].sum() == 5
     comm.monitor.provisional.roll_back()
     assert comm.collector.coverage.adjustment.memory is before
+
+
+def test_a_suspicion_may_be_dismissed_in_a_step_with_absent_classes():
+    some, optimizer, comm = trained()
+    comm.monitor.provisional.consolidate()
+    x, y = batch(100, (3, 4))
+    optimizer.zero_grad()
+    F.cross_entropy(some(x), y).backward()
+    assert set(comm.collector.coverage.adjustment.shares) == {"2"}
+    comm.monitor.provisional.roll_back()
+    optimizer.step()
+    assert comm.collector.coverage.adjustment.state_dict()["priors"] == {}
 
 
 def test_a_row_without_a_target_is_ignored():

@@ -60,6 +60,8 @@ def test_all_errors_are_found_at_once_by_line() -> None:
         ("name: !!python/object:os.system a", 1, "This is not YAML: could not determine a constructor"),
         ("name: a", 1, "values: is missing."),
         ("name: a\nvalues: []", 2, "values: expected a list of values, got []."),
+        ("name: a\nvalues:\n- x", 3, "Value 1, expected a mapping with a name and a weight, got 'x'."),
+        ('name: a\nvalues:\n- {name: " "}', 3, "Expected a name with letters, got ' '."),
         ("name: a\nvalues:\n- {name: x, weight: .9}\n- {name: y, weight: .3}", 2, "Expected weights that sum to 1"),
         ("name: a\nvalues:\n- {name: x, weight: 0}", 2, "Expected at least one value with a weight above 0"),
         (
@@ -84,6 +86,10 @@ def test_errors_are_described_in_plain_words_with_their_line(text: str, line: in
 
 def test_an_alias_to_itself_ends() -> None:
     assert lint("name: a\nvalues: &v [*v]")
+
+
+def test_an_alias_may_repeat_a_list() -> None:
+    assert lint("name: a\nvalues:\n- {name: x, vetoes: &v [b]}\n- {name: y, vetoes: *v}") == []
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -46,6 +46,11 @@ def test_weights_that_do_not_sum_to_1_are_refused_unless_normalisation_is_asked_
     assert math.isclose(math.fsum(v.weight for v in normal.values), 1, abs_tol=1e-12)
 
 
+def test_a_value_that_is_not_a_mapping_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"values\.0"):
+        load_values({"name": "t", "values": ["x"]})
+
+
 def test_a_millionth_is_forgiven() -> None:
     assert load_values(rows(0.5, 0.5 + 9e-7)).values[1].weight == 0.5 + 9e-7
 

@@ -84,14 +84,13 @@ class Pull:
                 weight, bias = rule.parameters
                 self.biases[bias] = weight
         kept = self.pack(self.memory) | self.later
-        if any(self._is_new(name, one["weight"]) for name, one in kept.items() if name in self.parameters):
+        shapes = {name: p.shape for name, p in self.parameters.items() if name in kept}
+        if any(
+            name not in (self.memory or {}) or shape != kept[name]["weight"].shape for name, shape in shapes.items()
+        ):
             self.memory = self.unpack(kept)
         for name in self._rates.keys() - self.parameters.keys():
             del self._rates[name], self.paces[name]
-
-    def _is_new(self, name: str, weight: Tensor) -> bool:
-        known = (self.memory or {}).get(name)
-        return known is None or weight.shape != self.parameters[name].shape
 
     @property
     def holds(self) -> bool:

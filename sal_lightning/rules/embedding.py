@@ -69,13 +69,13 @@ class EmbeddingRule(InputRule):
 
     @override
     def load_window(self, state: State) -> None:
-        window = {name: self._grown(x.to(self.device)) for name, x in state["window"].items()}
+        window = {name: _padded(x, self.table, self.name) for name, x in state["window"].items()}
         self.weight, self.R, self.usual = state["weight"], window.get("R"), window.get("usual")
 
     @override
     def compare_with(self, window: State | None) -> None:
         usual = None if window is None else window["window"].get("usual")
-        self.reference = None if usual is None else self._grown(usual.to(self.device))
+        self.reference = None if usual is None else _padded(usual, self.table, self.name)
 
     @property
     @override
@@ -124,7 +124,7 @@ class EmbeddingRule(InputRule):
         kept = {name: None if x is None else x.to(self.device) for name, x in pending.items()}
         self.counts, self.surprise = kept["counts"], kept["surprise"]
         if self.counts is not None:
-            self.counts = self._grown(self.counts)
+            self.counts = _padded(self.counts, self.table, self.name)
 
     @override
     def update(self, unit: float = 1.0) -> None:
@@ -157,32 +157,26 @@ class EmbeddingRule(InputRule):
         lam = lam if self.memory is None else lam + self.memory.lam
         self.memory = Memory(lam, directions.stability(lam, self.strength))
 
-    @property
-    def s(self) -> Tensor:
-        """Stability (rows, 1) of the rows of the table in this process."""
-        assert self.memory is not None, "nothing is held yet"
-        return part(self.memory.s, self.table.weight)[:, None]
-
     @override
     def held(self, X: Sequence[Tensor]) -> list[Tensor]:
         (x,) = X
         if x.is_sparse:
             x = x.coalesce()
-            values = x.values() * self.s[x.indices()[0]].to(x.dtype)
+            values = x.values() * _stability(self.memory, self.table)[x.indices()[0]].to(x.dtype)
             return [torch.sparse_coo_tensor(x.indices(), values, x.shape, is_coalesced=True, check_invariants=False)]
-        return [x * self.s.to(x.dtype)]
+        return [x * _stability(self.memory, self.table).to(x.dtype)]
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
         if G[0].is_sparse:
             super().hold_back(G)
         else:
-            G[0].addcmul_(G[0], self.s.to(G[0].dtype), value=-1)
+            G[0].addcmul_(G[0], _stability(self.memory, self.table).to(G[0].dtype), value=-1)
 
     @override
     def put_back(self, W: Sequence[Tensor | None], W0: Sequence[Tensor]) -> None:
         if W[0] is not None:
-            W[0].lerp_(W0[0], self.s.to(W0[0].dtype))
+            W[0].lerp_(W0[0], _stability(self.memory, self.table).to(W0[0].dtype))
 
     @override
     def stabilities(self) -> list[Scores]:
@@ -207,8 +201,15 @@ class EmbeddingRule(InputRule):
     def unpack(self, state: State) -> Memory | None:
         if not state:
             return None
-        return Memory(**{name: self._grown(value.to(self.device)) for name, value in state.items()})
+        return Memory(**{name: _padded(value, self.table, self.name) for name, value in state.items()})
 
-    def _grown(self, x: Tensor) -> Tensor:
-        """Pad with zeros for rows added to the table: their stability is 0."""
-        return grown(x, (self.table.num_embeddings,), f"the table {self.name!r}")
+
+def _stability(memory: Memory | None, table: nn.Embedding) -> Tensor:
+    """Stability (rows, 1) of the rows of the table in this process."""
+    assert memory is not None, "nothing is held yet"
+    return part(memory.s, table.weight)[:, None]
+
+
+def _padded(x: Tensor, table: nn.Embedding, name: str) -> Tensor:
+    """A saved tensor on the table's device, padded with zeros for rows that were added: their stability is 0."""
+    return grown(x.to(table.weight.device), (table.num_embeddings,), f"the table {name!r}")

@@ -60,6 +60,7 @@ def test_its_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     run(page, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", SERVED, ids=name)
 def test_its_blocks_run_on_postgres(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: str

@@ -75,6 +75,7 @@ def found(both, tmp_path_factory):
     return both(tmp_path_factory.mktemp("processes"), job)
 
 
+@pytest.mark.slow
 def test_part_returns_the_local_rows_and_gather_inverts_it(found):
     for rank in range(2):
         for seen in found[rank]["parts"].values():

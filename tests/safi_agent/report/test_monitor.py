@@ -49,6 +49,7 @@ def test_a_chains_turns_are_in_the_runs_file(make: Any, run: Any, tmp_path: Path
         assert 0 <= row.get("safi/lag", 0) < 60
 
 
+@pytest.mark.slow
 def test_a_monitor_for_a_key_sees_no_other(make: Any, run: Any, tmp_path: Path) -> None:
     safi = make(Fake(), hooks=[SpiritMonitor(run, key="ward")])
     for key in ("ward", "desk", "ward"):

@@ -17,6 +17,9 @@ from tests.sal_lightning.report.runs import fit
 LAYERS = ("net.0", "net.3")
 
 
+pytestmark = pytest.mark.slow  # a run with W&B and one without
+
+
 @pytest.fixture(scope="module")
 def wandb_run(tmp_path_factory):
     """Two fits of one callback in one offline run: its rows, and the callback."""
@@ -37,7 +40,6 @@ def wandb_run(tmp_path_factory):
     return offline_wandb.history(folder), callback, folder
 
 
-@pytest.mark.slow
 def test_steps_go_on_over_several_fits(wandb_run):
     rows, _, _ = wandb_run
     by_fit = list(range(10, 121, 10))
@@ -45,7 +47,6 @@ def test_steps_go_on_over_several_fits(wandb_run):
     assert [row["sal/step"] for row in rows if "sal/stability/held/values" in row] == by_fit
 
 
-@pytest.mark.slow
 def test_every_layer_has_a_histogram_and_all_together_one(wandb_run):
     rows, callback, _ = wandb_run
     last = [row for row in rows if "sal/stability/held/values" in row][-1]
@@ -91,7 +92,6 @@ def test_a_table_of_layers_comes_at_the_end_of_each_fit(wandb_run):
     assert all(sum(row[3:6]) == pytest.approx(100, abs=0.02) for row in kept["data"])
 
 
-@pytest.mark.slow
 def test_a_csv_file_has_each_layer_in_percent(tmp_path):
     callback = SALCallback()
     fit(tmp_path, [callback], logger=CSVLogger(tmp_path, name="", version="run"))
@@ -132,7 +132,6 @@ class Board(DummyLogger):
         self.logged.append(args or kwargs)
 
 
-@pytest.mark.slow
 def test_several_loggers_each_get_what_they_can_show(tmp_path):
     board = Board()
     fit(tmp_path, [SALCallback()], logger=[board, CSVLogger(tmp_path, name="", version="run")])
@@ -146,7 +145,6 @@ def test_several_loggers_each_get_what_they_can_show(tmp_path):
     assert (tmp_path / "run" / "metrics.csv").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": 3}, {"barebones": True}])
 def test_without_a_logger_nothing_breaks(tmp_path, options):
     if "barebones" in options:
@@ -187,7 +185,6 @@ class Bar(L.pytorch.callbacks.TQDMProgressBar):
         self.shown.append(self.get_metrics(trainer, trainer.lightning_module).get("sal"))
 
 
-@pytest.mark.slow
 def test_the_progress_bar_shows_the_spectrum_and_asks_only_on_log_steps(tmp_path):
     callback, bar = Counted(), Bar()
     fit(tmp_path, [callback, bar], enable_progress_bar=True)

@@ -116,7 +116,7 @@ class LogitAdjustment:
         absent, first = found
         if absent.device.type == "cpu" and not absent.any():
             return None  # only on the CPU, where the check needs no synchronization
-        start = torch.tensor(self.prior, device=grad.device)
+        start = torch.full((), self.prior, device=grad.device)  # a copy from the host would synchronize
         change, P = adjustment(logits, grad, absent, torch.where(first, start, self.priors.get(name, start)))
         if name in (self.memory or {}):
             self.priors.setdefault(name, start)

@@ -42,8 +42,9 @@ def one_line_errors(command: str) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def open_existing_store(url: str) -> "Store":
-    """Open an existing store, without creating one.
+@contextmanager
+def existing_store(url: str) -> Iterator["Store"]:
+    """Context manager: an existing store, whose connections are closed at the end.
 
     Raises:
         ValueError: the database does not exist or cannot be opened.
@@ -57,6 +58,10 @@ def open_existing_store(url: str) -> "Store":
     if database is not None and not Path(database).is_file():
         raise ValueError(f"store: expected an existing database, got {url!r}.")
     try:
-        return open_store(url)
+        store = open_store(url)
     except ImportError as error:
         raise ValueError(str(error)) from None
+    try:
+        yield store
+    finally:
+        store.database.engine.dispose()

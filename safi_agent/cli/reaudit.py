@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, open_existing_store
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, existing_store, one_line_errors
 
 FAILED_AGAIN = 1
 
@@ -24,14 +24,16 @@ def reaudit(
     from safi_agent import create_safi_chain
     from safi_agent.store.reaudit import failed_audits, open_reaudits
 
-    with one_line_errors("reaudit"):
-        database = open_existing_store(store)
-        with create_safi_chain(model, values, store=store, log=log) as safi:
-            turn_ids = failed_audits(database, safi.values.name, turn or None)
-            safi.reaudit(turn_ids)
-            safi.drain(timeout)
-            unfinished = open_reaudits(database, turn_ids)
-            failed = failed_audits(database, safi.values.name, turn_ids)
+    with (
+        one_line_errors("reaudit"),
+        existing_store(store) as database,
+        create_safi_chain(model, values, store=store, log=log) as safi,
+    ):
+        turn_ids = failed_audits(database, safi.values.name, turn or None)
+        safi.reaudit(turn_ids)
+        safi.drain(timeout)
+        unfinished = open_reaudits(database, turn_ids)
+        failed = failed_audits(database, safi.values.name, turn_ids)
     typer.echo(f"{len(turn_ids) - len(unfinished) - len(failed)} turns were audited, {len(failed)} failed again.")
     if unfinished:
         typer.echo(f"{len(unfinished)} are unfinished; 'safi drain' waits for them.")

@@ -1,12 +1,13 @@
 """``safi replay``: recompute the figures of a log from its ledgers."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safi_agent import defaults
-from safi_agent.cli.options import LOG, STORE, open_existing_store
+from safi_agent.cli.options import LOG, STORE, existing_store
 from safi_agent.errors import LogError
 from safi_agent.values import ValueSet, load_values, shipped
 
@@ -36,22 +37,26 @@ def replay(
     try:
         if is_invalid_beta(beta):
             raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
-        replayed = replay_log(log, _finder(values or [], store), beta)
+        with ExitStack() as stack:
+            replayed = replay_log(log, _finder(values or [], store, stack), beta)
     except (LogError, ValueError, OSError) as error:
         typer.echo(f"{log}: not computed: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
     raise typer.Exit(_print_result(log, replayed))
 
 
-def _finder(files: list[str], store: str) -> "Find":
-    """A lookup of value sets by fingerprint and by name: in the package, in ``files`` and in the store."""
+def _finder(files: list[str], store: str, stack: ExitStack) -> "Find":
+    """A lookup of value sets by fingerprint and by name: in the package, in ``files`` and in the store.
+
+    ``stack`` closes the store.
+    """
     from safi_agent.record import parse_value_set
     from safi_agent.store.database_errors import raise_as
 
     sets = [*map(load_values, shipped()), *map(load_values, files)]
     by_name = {values.name: values for values in sets} | {values.fingerprint: values for values in sets}
     try:
-        database = open_existing_store(store)
+        database = stack.enter_context(existing_store(store))
     except ValueError:
         if store != STORE:
             raise

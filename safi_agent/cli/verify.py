@@ -1,11 +1,13 @@
 """``safi verify``: check the integrity of a log."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, open_existing_store
+from safi_agent.cli.options import LOG, STORE, existing_store
 from safi_agent.errors import LogError
 
 if TYPE_CHECKING:
@@ -74,22 +76,22 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
     from safi_agent.log.verify import is_chained
     from safi_agent.store.log_account import read_log_account
 
-    store = _open_store(log, url)
-    if (account := _find_account(store, log)) is not None:
-        return _print_result(log, check(log, _key(log), store, account, first_line))
-    if not is_chained(log):
-        return _unchained(log)
-    try:
-        key = _key(log)
-    except LogError as error:
-        raise LogError(
-            f"this store did not write a log at this path, and its key is needed to recognize a copy: {error}"
-        ) from None
-    if (original := find_other_path(store, str(log.resolve()), key)) is None:
-        raise LogError("this store did not write it; give the store that did with --store, or use --without-store.")
-    code = _print_result(log, check(log, key, store, read_log_account(store, original[0]), first_line))
-    typer.echo(f"The store wrote it as {original[0]}: this is a copy, or it was moved.")
-    return code
+    with _store_of(log, url) as store:
+        if (account := _find_account(store, log)) is not None:
+            return _print_result(log, check(log, _key(log), store, account, first_line))
+        if not is_chained(log):
+            return _unchained(log)
+        try:
+            key = _key(log)
+        except LogError as error:
+            raise LogError(
+                f"this store did not write a log at this path, and its key is needed to recognize a copy: {error}"
+            ) from None
+        if (original := find_other_path(store, str(log.resolve()), key)) is None:
+            raise LogError("this store did not write it; give the store that did with --store, or use --without-store.")
+        code = _print_result(log, check(log, key, store, read_log_account(store, original[0]), first_line))
+        typer.echo(f"The store wrote it as {original[0]}: this is a copy, or it was moved.")
+        return code
 
 
 def _unchained(log: Path) -> int:
@@ -105,15 +107,18 @@ def _key(log: Path) -> bytes:
     return key
 
 
-def _open_store(log: Path, url: str) -> "Store":
+@contextmanager
+def _store_of(log: Path, url: str) -> Iterator["Store"]:
     from safi_agent.log.rotation import log_files
 
-    try:
-        return open_existing_store(url)
-    except ValueError:
-        if log_files(log):
-            raise
-    raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(existing_store(url))
+        except ValueError:
+            if log_files(log):
+                raise
+            raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.") from None
+        yield store
 
 
 def _find_account(store: "Store", log: Path) -> "LogAccount | None":

@@ -1,8 +1,10 @@
 """``safi verify``: what it says and how it ends."""
 
+import gc
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -41,6 +43,14 @@ def tmp_path(written: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(copy, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def without_garbage_collection() -> Iterator[None]:
+    """What is in a reference cycle, such as that of an error and its traceback, stays until the test ends."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def verify(*arguments: str) -> tuple[int, str]:
@@ -120,6 +130,12 @@ def test_what_cannot_be_checked_is_no_fault_and_no_success(
     code, said = verify(asked)
     assert (code, words in said.replace("\n", "")) == (2, True), said
     assert broken != "store" or not Path("safi.db").exists()
+
+
+@pytest.mark.parametrize("asked", [LOG, "nowhere.json"])
+def test_the_store_is_closed_at_the_end(asked: str, without_garbage_collection: None) -> None:
+    verify(asked)
+    assert not Path("safi.db-wal").exists()  # SQLite removes it with the last connection
 
 
 @pytest.mark.slow

@@ -114,9 +114,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for title, trace in (("One training step", training_step()), ("One governed turn, and its audit", turn())):
         lines = sum(map(len, trace.lines.values()))
-        print(
-            f"\n{title}: {len(trace.functions)} files, {lines} lines\n\n| file | functions | lines |\n| --- | --- | --- |"
-        )
+        print(f"\n{title}: {len(trace.functions)} files, {lines} lines\n")
+        print("| file | functions | lines |\n| --- | --- | --- |")
         print("\n".join(trace.rows()))
 
 

@@ -97,7 +97,8 @@ class LogitAdjustment:
 
     def holds(self, module: nn.Module) -> bool:
         """Whether outputs of this layer were targets, so that they may be absent."""
-        return self._names.get(module) in {**(self.memory or {}), **self.targets}
+        name = self._names.get(module)
+        return name in self.targets or name in (self.memory or {})
 
     def adjust(self, module: nn.Module, grad: Tensor, logits: Tensor | None) -> Tensor | None:
         """Record the targets in the gradient at a layer's output; returns the change of the gradient, None for none.

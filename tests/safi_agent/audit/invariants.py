@@ -46,12 +46,12 @@ def check(folder: Path, rows: Iterable[Iterable[Any]], memory: Mapping[str, str]
     return len(logged)
 
 
-def replay(lane: list[dict[str, Any]], mu: dict[str, float]) -> None:
-    """The lane's lines are in order, and μ is what they give when they are gone through one by one."""
-    assert [record["turn"] for record in lane] == list(range(1, len(lane) + 1))
+def replay(turns: list[dict[str, Any]], mu: dict[str, float]) -> None:
+    """A key's lines are in order, and μ is what they give when they are gone through one by one."""
+    assert [record["turn"] for record in turns] == list(range(1, len(turns) + 1))
     before: dict[str, float] = {}
     audits = 0
-    for record in lane:
+    for record in turns:
         if record["willDecision"] == "approve":
             assert record["auditStatus"] == "complete"
             found = assess(record["conscienceLedger"], THREE, before)

@@ -151,7 +151,7 @@ WRONG = [math.nan, math.inf, -math.inf, "7", None, object(), [1], 1j]
         for i, wrong in enumerate([*map(raises, RAISED), *(lambda _, w=w: w for w in WRONG)])
     ],
 )
-def test_a_map_that_fails_makes_a_failed_audit_and_the_lane_goes_on(
+def test_a_map_that_fails_makes_a_failed_audit_and_the_key_continues(
     make: Any, tmp_path: Path, which: str, wrong: Any
 ) -> None:
     calls: list[Alert] = []
@@ -360,7 +360,7 @@ def test_something_raised_in_the_thread_from_outside_does_not_end_it(
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == [1, 2]
 
 
-def test_a_lane_that_cannot_be_computed_stands_alone_and_says_so(
+def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safi_agent.audit import pipeline
@@ -432,7 +432,7 @@ def test_lines_that_could_not_be_written_are_left_and_said(make: Any, tmp_path: 
     assert safi.drain(60).left == 0
 
 
-def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make: Any, tmp_path: Path) -> None:
+def test_a_key_that_waits_for_another_process_is_reported_and_continues_with_it(make: Any, tmp_path: Path) -> None:
     safi = make()
     go = threading.Event()
     first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), store=f"sqlite:///{tmp_path}/safi.db")
@@ -451,7 +451,7 @@ def test_a_lane_that_waits_for_another_process_is_said_and_goes_on_with_it(make:
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["a", "b"]
 
 
-def test_a_lane_that_waits_for_a_process_which_is_gone_takes_over_from_it(make: Any, tmp_path: Path) -> None:
+def test_a_key_that_waits_for_a_process_which_has_ended_takes_over_from_it(make: Any, tmp_path: Path) -> None:
     go = threading.Event()
     first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), log=None)
     first.invoke("a", {"configurable": {"safi_key": "k"}})

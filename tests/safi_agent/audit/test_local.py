@@ -72,7 +72,7 @@ def test_lines_that_are_ready_at_once_are_written_at_once(make: Any, tmp_path: P
     assert [r["turn"] for r in lines(tmp_path)] == list(range(1, 10))
 
 
-def test_another_key_does_not_wait_in_that_lane(make: Any, tmp_path: Path) -> None:
+def test_another_key_does_not_wait_for_it(make: Any, tmp_path: Path) -> None:
     go = threading.Event()
     safi = make(Fake(conscience=lambda text: (go.wait(60 if "slow" in text else 0), ledger())[1]))
     safi.invoke("slow", {"configurable": {"safi_key": "one"}})
@@ -95,7 +95,7 @@ def test_an_audit_is_tried_again_and_then_complete(make: Any, tmp_path: Path) ->
     assert len(model.asked("conscience")) == 5
 
 
-def test_given_up_it_is_failed_and_flagged_and_its_lane_goes_on(make: Any, tmp_path: Path) -> None:
+def test_an_audit_that_is_given_up_is_failed_and_flagged_and_its_key_continues(make: Any, tmp_path: Path) -> None:
     calls: list[Alert] = []
     model = Fake(conscience=lambda text: RuntimeError("x") if "bad" in text else ledger())
     safi = make(model, hooks=[calls.append], audit_attempts=2)

@@ -35,7 +35,7 @@ def left(postgres: Server, database: str) -> list[tuple[object, ...]]:
     return postgres.ask("SELECT task_name, status::text, attempts FROM procrastinate_jobs ORDER BY id", name)
 
 
-def test_answers_leave_at_once_and_lanes_keep_their_order(database: str, make: Any, tmp_path: Path) -> None:
+def test_answers_are_returned_at_once_and_each_key_keeps_its_order(database: str, make: Any, tmp_path: Path) -> None:
     first = threading.Event()
 
     def judged(text: str) -> str:
@@ -48,7 +48,7 @@ def test_answers_leave_at_once_and_lanes_keep_their_order(database: str, make: A
     for prompt in "abcd":
         safi.invoke(prompt)
     safi.invoke("other", {"configurable": {"safi_key": "other"}})
-    assert safi.drain(0.5) <= 1  # at most the one whose lane is free
+    assert safi.drain(0.5) <= 1  # at most the one whose key is free
     first.set()
     safi.drain()
     told = [(r["userPrompt"], r["turn"], r["muTurn"]) for r in lines(tmp_path) if r["memoryKey"] == "three"]
@@ -119,10 +119,10 @@ def test_one_process_answers_another_audits(database: str, make: Any, postgres: 
     assert len(lines(tmp_path)) == 2
 
 
-def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(
+def test_turns_of_two_value_sets_under_one_key_get_their_own_hooks(
     database: str, make: Any, postgres: Server, tmp_path: Path
 ) -> None:
-    """The turn that was judged first waits in the lane for one of another set, whose worker then commits both."""
+    """The turn judged first waits for an earlier one of its key, of another set, whose worker then commits both."""
     go = threading.Event()
     told: list[tuple[str, str]] = []
     same = {"configurable": {"safi_key": "shared"}}
@@ -142,7 +142,7 @@ def test_turns_of_two_value_sets_in_one_lane_get_their_own_hooks(
     one.invoke("a", same)
     other.invoke("b", same)
     deadline = time.monotonic() + 60
-    while left(postgres, database) != [("safi.judge", "doing", 0)]:  # the other has judged, and found the lane taken
+    while left(postgres, database) != [("safi.judge", "doing", 0)]:  # the other has judged, and found the key locked
         assert time.monotonic() < deadline
         time.sleep(0.02)
     go.set()
@@ -276,7 +276,7 @@ def named(text: str) -> type[BaseException] | None:
     return next((error for name, error in RAISED.items() if name in text), None)
 
 
-def test_whatever_models_hooks_and_maps_raise_no_lane_stands_and_no_other_chain_waits(
+def test_whatever_models_hooks_and_maps_raise_no_key_is_blocked_and_no_other_chain_waits(
     database: str, make: Any, tmp_path: Path
 ) -> None:
     def judged(text: str) -> str:

@@ -45,14 +45,14 @@ def chain(folder: Path, url: str | None = None, *, audit: AuditMode = "in_proces
 async def answer(safi: SafiChain, folder: Path, turns: int) -> None:
     seen = os.open(folder / "seen", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    async def lane(name: str) -> None:
+    async def ask_in_turn(name: str) -> None:
         for i in range(turns):
             key = f"k{(i + ord(name)) % 2}"
             answer = await safi.ainvoke(f"{name}{i}?", {"configurable": {"safi_key": key}})
             told = answer.response_metadata["safi"]
             os.write(seen, f"{told['turnId']} {told['willDecision']}\n".encode())
 
-    await asyncio.gather(*map(lane, "abcdef"))
+    await asyncio.gather(*map(ask_in_turn, "abcdef"))
 
 
 def main(

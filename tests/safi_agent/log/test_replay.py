@@ -162,21 +162,21 @@ def failed(line: dict[str, Any], before: dict[str, Any], **changes: Any) -> dict
 
 
 def test_an_audit_may_fail_with_a_whole_ledger_where_a_map_is_the_operators(tmp_path: Path) -> None:
-    lane = [line for line in LINES if line["memoryKey"] == "a"]
-    at = max(i for i, line in enumerate(lane) if line["spiritScore"] is not None)
+    turns = [line for line in LINES if line["memoryKey"] == "a"]
+    at = max(i for i, line in enumerate(turns) if line["spiritScore"] is not None)
     for change in ({"phi": "square"}, {"sigma": "steep"}, {"phi": "mine.identity"}):
-        found = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1], **change)])
+        found = replayed(tmp_path / "log.json", [*turns[:at], failed(turns[at], turns[at - 1], **change)])
         assert (found.faulty, found.other_maps) == (0, 1)
-    ours = replayed(tmp_path / "log.json", [*lane[:at], failed(lane[at], lane[at - 1])])
+    ours = replayed(tmp_path / "log.json", [*turns[:at], failed(turns[at], turns[at - 1])])
     assert "spiritScore is None, but its ledger gives" in ours.faults[0].what
-    empty = {**failed(lane[at], lane[at - 1]), "conscienceLedger": []}
-    assert replayed(tmp_path / "log.json", [*lane[:at], empty]).faulty == 0
-    moved = {**failed(lane[at], lane[at - 1], phi="square"), "mu": {**lane[at - 1]["mu"], "truth": 0.5}}
-    assert replayed(tmp_path / "log.json", [*lane[:at], moved]).faults[0].at == at + 1
+    empty = {**failed(turns[at], turns[at - 1]), "conscienceLedger": []}
+    assert replayed(tmp_path / "log.json", [*turns[:at], empty]).faulty == 0
+    moved = {**failed(turns[at], turns[at - 1], phi="square"), "mu": {**turns[at - 1]["mu"], "truth": 0.5}}
+    assert replayed(tmp_path / "log.json", [*turns[:at], moved]).faults[0].at == at + 1
 
 
 def test_keys_that_it_does_not_know_make_no_difference(tmp_path: Path) -> None:
-    """A turn that is audited anew is a turn of its lane like any other."""
+    """A repeated audit is a turn of its key like any other."""
     more = {"notShown": ["an image"], "reauditOf": "t0", "flags": ["not_shown"]}
     assert replayed(tmp_path / "log.json", [{**line, **more} for line in LINES]) == ((), 0, 120, 0, 0)
 

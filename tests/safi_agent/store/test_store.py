@@ -64,7 +64,7 @@ def test_an_id_is_taken_once_and_the_first_body_counts(store: Store) -> None:
     assert add(store, "b") == 2
 
 
-def test_commits_wait_for_the_head_of_the_lane_and_happen_once(store: Store) -> None:
+def test_commits_wait_for_the_oldest_turn_of_the_key_and_happen_once(store: Store) -> None:
     for i in "abc":
         add(store, i)
     add(store, "d", audit=False)
@@ -99,12 +99,12 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
     assert list(store.commit_ready("k", keep)) == ["a"]
 
 
-def test_of_two_lanes_that_are_committed_at_once_each_turn_has_a_place_of_its_own(store: Store) -> None:
+def test_of_two_keys_that_are_committed_at_once_each_turn_has_its_own_place(store: Store) -> None:
     for key in "kl":
         for turn_id in (f"{key}1", f"{key}2"):
             add(store, turn_id, key)
             store.save_ledger(turn_id, [], None)
-    first, second = (prepare_batch(lane, keep) for lane in store.load_ready("kl", {}))
+    first, second = (prepare_batch(turns, keep) for turns in store.load_ready("kl", {}))
     other = threading.Thread(target=store.commit, args=([second],))
     with store.database.transaction() as c:
         store._commit(c, [first], None)

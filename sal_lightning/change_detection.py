@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping
+from enum import Enum
 from statistics import mean, pstdev
 from typing import NamedTuple
 
@@ -30,6 +31,15 @@ MARGIN = 0.05  # margin above the usual values, in log
 # A new fit
 TRIAL = 16  # batches of a new fit that are judged together
 DIFFERENT = 1.5  # mean standard score from which they count as changed data
+
+
+class Batch(Enum):
+    """How a batch compares with the data of the window."""
+
+    FAMILIAR = "familiar"
+    FIRST_OTHER = "the first of other data, as is suspected"
+    OTHER = "of other data, as is suspected or confirmed"
+    UNUSABLE = "with overflows, or of padding only"
 
 
 class Baseline(NamedTuple):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from sal_lightning.change_detection import CONFIRM, SUSPECT, ChangeDetector
+from sal_lightning.change_detection import CONFIRM, SUSPECT, Batch, ChangeDetector
 from sal_lightning.coverage import Coverage, ProvisionalHold
 from sal_lightning.settings import Trigger
 from sal_lightning.step_inputs import StepInputs
@@ -22,8 +22,6 @@ class ChangeMonitor:
         self.detector, self.provisional = ChangeDetector(), ProvisionalHold(coverage)
         self.jumped = False  # whether the loss or a deeper layer jumped in this fit, and no change was detected
         self.change = ""  # the signal in which the last batch confirmed a change; empty if it did not
-        self.other = False  # whether the last batch is of other data, as is suspected or confirmed
-        self.begins = False  # whether it is the first such batch
 
     @property
     def suspects(self) -> bool:
@@ -35,28 +33,28 @@ class ChangeMonitor:
         if self.consolidate_on == "novelty" and self.detector.begin_fit():
             self.provisional.consolidate()
 
-    def fits(self, signals: Mapping[str, float], inputs: StepInputs) -> bool:
-        """Whether the batch fits the window; the first one that does not starts the provisional hold before its update.
+    def compare(self, signals: Mapping[str, float], inputs: StepInputs) -> Batch:
+        """Compare the batch with the window; the first one that differs starts the provisional hold before its update.
 
-        A batch with overflows, or of padding only, does not fit, but is no evidence of a change.
+        A batch with overflows, or of padding only, is no evidence of a change.
         """
-        self.change, self.other, self.begins = "", False, False
+        self.change = ""
         if not all(map(math.isfinite, signals.values())):
-            return False
+            return Batch.UNUSABLE
         if self.consolidate_on == "novelty":
             evidence, signal = self.detector.detect(signals)
             self.jumped = self.jumped or self.detector.loss.long
             if evidence >= SUSPECT:
-                self.other, self.begins = True, not self.suspects
+                kind = Batch.OTHER if self.suspects else Batch.FIRST_OTHER
                 self.provisional.consolidate()
                 if evidence >= CONFIRM:
                     self.provisional.confirm()
                     self.change = signal
-                return False
+                return kind
             self.provisional.roll_back()
         if due := self.detector.update(signals):
             inputs.refresh(due)
-        return True
+        return Batch.FAMILIAR
 
     def clear(self) -> None:
         """Start a new window."""

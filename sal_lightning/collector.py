@@ -9,6 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from sal_lightning import torch_compile
 from sal_lightning.batch_norm import RunningStatistics
+from sal_lightning.change_detection import Batch
 from sal_lightning.coverage import Coverage, owned
 from sal_lightning.forward_hooks import ForwardHooks
 from sal_lightning.output_gradient import OutputGradient
@@ -158,19 +159,19 @@ class Collector:
             self.coverage.use_element_rule(lost)
         return bool(lost)
 
-    def update(self, unit: float = 1.0, other: bool = False, begins: bool = False) -> list[Rule]:
+    def update(self, unit: float = 1.0, kind: Batch = Batch.FAMILIAR) -> list[Rule]:
         """Update all statistics with this step; returns the rules that collected inputs in it.
 
         Args:
             unit: the factor by which gradients are scaled.
-            other: whether the step is of other data, as is suspected.
-            begins: whether it is the first such step: its inputs were collected before the new windows were started,
-                and only for some layers.
+            kind: how the batch compares with the window. The inputs of the first batch of other data were collected
+                before the new windows were started, and only for some layers: they are discarded.
         """
-        due = [rule for rule in self.coverage.rules if rule.due and rule in self.inputs.known and not begins]
-        if begins:
+        first = kind is Batch.FIRST_OTHER
+        due = [rule for rule in self.coverage.rules if rule.due and rule in self.inputs.known and not first]
+        if first:
             self.inputs.discard_rows()
-        self.inputs.update(unit, other)
+        self.inputs.update(unit, kind)
         self.coverage.pull.fisher.update()
         return due
 

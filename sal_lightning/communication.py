@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from sal_lightning import averaged_weights, distributed, grad_scaler, state_validation
 from sal_lightning.averaged_weights import evaluated
+from sal_lightning.change_detection import Batch
 from sal_lightning.change_monitor import ChangeMonitor
 from sal_lightning.collector import Collector, has_gradients
 from sal_lightning.consolidation_reasons import BY_HAND, EVERY_STEPS, REMEMBERED, with_evidence
@@ -158,14 +159,12 @@ class CommunicationLayer:
             collector.steps += 1
             self.checks.step(collector)
             with evaluated(self.optimizer, self.rules):
-                familiar = monitor.fits(signals, collector.inputs)
+                kind = monitor.compare(signals, collector.inputs)
                 if monitor.change:
                     self._log(monitor.change)
             self._coverage.adjustment.update()
-            collector.statistics.end_step(familiar, monitor.suspects)
-            due: list[Rule] = []
-            if familiar or monitor.other:
-                due = collector.update(unit, monitor.other, monitor.begins)
+            collector.statistics.end_step(kind is Batch.FAMILIAR, monitor.suspects)
+            due = [] if kind is Batch.UNUSABLE else collector.update(unit, kind)
             self.checks.pull(collector)
             share_windows(due)
             for rule in due:

@@ -282,7 +282,7 @@ class ProvisionalHold:
             self.coverage.consolidate()
             for one in self.before:
                 one.clear()
-            self._compare()
+            self._set_references()
 
     def roll_back(self) -> None:
         """Restore the memories and windows of before the suspicion."""
@@ -313,15 +313,16 @@ class ProvisionalHold:
         if state is not None:
             known = {one: state[one.name] for one in self.coverage.holders() if one.name in state}
             self.before = {one: Before(one.unpack(kept["memory"]), kept) for one, kept in known.items()}
-            self._compare()
+            self._set_references()
 
-    def _compare(self) -> None:
+    def _set_references(self) -> None:
+        """Measure novelty against the windows of before."""
         before = self.before or {}
         for rule in self.coverage.input_rules:
             if rule in before:
-                rule.compare_with(before[rule].window)
+                rule.set_reference(before[rule].window)
 
     def _end(self) -> None:
         self.before = None
         for rule in self.coverage.input_rules:
-            rule.compare_with(None)
+            rule.set_reference(None)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sal_lightning import distributed
 from sal_lightning.async_copy import Readback
+from sal_lightning.change_detection import Batch
 from sal_lightning.consolidation_reasons import LOSS
 from sal_lightning.coverage import Coverage
 from sal_lightning.output_gradient import OutputGradient
@@ -112,17 +113,17 @@ class StepInputs:
                     if measured:
                         self._measure(p.rule, p.samples)
 
-    def update(self, unit: float = 1.0, other: bool = False) -> None:
+    def update(self, unit: float = 1.0, kind: Batch = Batch.FAMILIAR) -> None:
         """Update all windows with this step.
 
         Args:
             unit: the factor by which gradients are scaled.
-            other: whether the step is of other data, as is suspected; windows that serve change detection only are not
-                updated then.
+            kind: how the batch compares with the window; windows that serve change detection only are updated with
+                familiar batches.
         """
         for rule in self.coverage.rules:
             rule.update(unit)
-        if not other:
+        if kind is Batch.FAMILIAR:
             for rule in self.measured:
                 if rule not in self.coverage.rules:
                     rule.update(unit)

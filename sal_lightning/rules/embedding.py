@@ -73,7 +73,7 @@ class EmbeddingRule(InputRule):
         self.weight, self.R, self.usual = state["weight"], window.get("R"), window.get("usual")
 
     @override
-    def compare_with(self, window: State | None) -> None:
+    def set_reference(self, window: State | None) -> None:
         usual = None if window is None else window["window"].get("usual")
         self.reference = None if usual is None else _padded(usual, self.table, self.name)
 

@@ -48,7 +48,7 @@ class InputRule(Rule):
         """Measure novelty against all data of the window so far, from the next batch on."""
 
     @abstractmethod
-    def compare_with(self, window: State | None) -> None:
+    def set_reference(self, window: State | None) -> None:
         """Measure novelty against this window, as returned by ``window_state()``; None: against the rule's own."""
 
     @abstractmethod

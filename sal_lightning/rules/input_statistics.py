@@ -56,13 +56,13 @@ class InputStatistics(InputRule):
     def collect_rows(self, rows: Tensor, measured: bool = False) -> None:
         """Collect the rows of one forward pass; if ``measured``, compute their novelty."""
         self.seen.append(rows)
-        if measured and (known := self._known()) is not None:
-            distance = known.distance(self.seen[-1], FLOOR)
+        if measured and (sketch := self._reference_sketch()) is not None:
+            distance = sketch.distance(self.seen[-1], FLOOR)
             # While the window is empty, as no process has collected anything, the count is 0.
-            found = torch.stack([distance.sum(), distance.numel() * (known.weight > 0).float()])
+            found = torch.stack([distance.sum(), distance.numel() * (sketch.weight > 0).float()])
             self.surprise = found if self.surprise is None else self.surprise + found
 
-    def _known(self) -> InputSketch | None:
+    def _reference_sketch(self) -> InputSketch | None:
         """The sketch that novelty is measured against; None if there is none yet."""
         if self.reference is not None:
             return None if self.reference.P is None else self.reference
@@ -73,7 +73,7 @@ class InputStatistics(InputRule):
         return self.window
 
     @override
-    def compare_with(self, window: State | None) -> None:
+    def set_reference(self, window: State | None) -> None:
         self.reference = None if window is None else InputSketch(self.d, self.rank, BETA, self.layer.groups)
         if self.reference is not None and window is not None:
             self.reference.load_state_dict(window["window"], self.device)

@@ -31,6 +31,7 @@ class Setting:
     steps: int = _option(16, "timed steps per round")
     warmup: int = _option(4, "untimed steps before the consolidation")
     settle: int = _option(20, "untimed steps after the consolidation")
+    lead: int = _option(18, "untimed steps of each round, which is a new fit: SAL first compares its data")
     history: int = _option(50, "published-history: number of steps kept")
     seed: int = _option(0, "random seed of the weights and the batches")
 

@@ -36,9 +36,14 @@ class Lap(NamedTuple):
 
 
 class Stopwatch(Callback):
-    """Records the start of every step; a step is measured from start to start, with all callbacks."""
+    """Records the start of every step; a step is measured from start to start, with all callbacks.
 
-    def __init__(self) -> None:
+    Args:
+        lead: number of steps that do not count.
+    """
+
+    def __init__(self, lead: int) -> None:
+        self.lead = lead
         self.marks: list[tuple[float, float]] = []
 
     @override
@@ -48,8 +53,8 @@ class Stopwatch(Callback):
         self.marks.append((time.perf_counter(), time.process_time()))
 
     def lap(self) -> Lap:
-        """All steps except the first, a warm-up, and the last, which ends the epoch."""
-        wall, cpu = zip(*self.marks[1:], strict=True)
+        """All steps except the first ``lead``, and the last, which ends the epoch."""
+        wall, cpu = zip(*self.marks[self.lead :], strict=True)
         return Lap(_differences(wall), _differences(cpu))
 
 
@@ -79,8 +84,8 @@ def enter(setting: Setting, method: str, **options: Any) -> Entry:
 
 
 def fit(entry: Entry, steps: int, setting: Setting, *callbacks: Callback) -> Lap:
-    """Continue the training, and time its steps."""
-    watch, own = Stopwatch(), entry.contender.callback
+    """Continue the training, and time this number of steps after the first ``setting.lead``."""
+    watch, own = Stopwatch(setting.lead), entry.contender.callback
     options = {"logger": False, **entry.options}
     gc.collect()  # garbage of the last lap must not count in this one
     with quiet():
@@ -96,7 +101,7 @@ def fit(entry: Entry, steps: int, setting: Setting, *callbacks: Callback) -> Lap
             enable_model_summary=False,
             **options,
         )
-        trainer.fit(entry.model, entry.model.loader(steps + 2))
+        trainer.fit(entry.model, entry.model.loader(setting.lead + steps + 1))
     entry.model.adam.zero_grad()  # frees memory for the other models
     return watch.lap()
 

@@ -13,7 +13,7 @@ from benchmarks.steps import enter, fit
 from benchmarks.workloads import Workload, mlp
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "vocab": 31, "context": 8, "sequences": 2}
-SETTING = Setting("gpt", **SMALL, warmup=1, settle=1, history=2)
+SETTING = Setting("gpt", **SMALL, warmup=1, settle=1, lead=1, history=2)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from benchmarks.overhead import HEADINGS, main, row
 from benchmarks.steps import Lap
 
 SHAPE = "--width 16 --depth 1 --heads 2 --vocab 31 --context 8 --sequences 2"
-BRIEF = "--rounds 2 --steps 2 --warmup 1 --settle 1 --seed 3"
+BRIEF = "--rounds 2 --steps 2 --warmup 1 --settle 1 --lead 1 --seed 3"
 FLAGS = ["--workload", "gpt", *SHAPE.split(), *BRIEF.split()]
 PAGE = "# Page\n\n<!-- cost -->stale<!-- /cost -->\n\n<!-- growth -->kept<!-- /growth -->\n"
 

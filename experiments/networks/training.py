@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
+from experiments.networks.networks import MOBILENET
 from experiments.networks.objective import Example, example, loss, score
 from experiments.networks.streams import Batch, Stream
 
-LR = 1e-3
+LR, FINE = 1e-3, 1e-4  # learning rates: from random weights, and of a pre-trained network
 PART = 500  # batch size for test images
 
 
@@ -48,7 +49,7 @@ class Learner(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.net.parameters(), lr=LR)
+        return torch.optim.Adam(self.net.parameters(), lr=FINE if self.name == MOBILENET else LR)
 
     def answers(self, tests: Batch) -> tuple[Tensor, Tensor]:
         """The outputs for test images, in evaluation mode, and the targets; noise is the same in each call."""

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import torch
 
+OUTPUT = ("results", "docs")  # folders that experiments write
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "sal-lightning")
 
 
 def commit(folder: Path = ROOT) -> str:
-    """The current commit, with ``-dirty`` appended if tracked files differ; ``unknown`` outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The current commit, with ``-dirty`` appended if tracked files that can affect results differ.
+
+    Stored results and pages do not count: each run changes them for the next. ``unknown`` outside git.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{name}" for name in OUTPUT))
+        return git("rev-parse", "HEAD").strip() + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

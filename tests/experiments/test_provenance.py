@@ -20,6 +20,11 @@ def test_a_commit_with_changes_is_called_dirty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "--message=one")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/runs").write_text("one")
+    git("add", "results")
+    git("commit", "--message=results")
+    (tmp_path / "results/runs").write_text("two")
     assert provenance.commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("two")
     assert provenance.commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"

@@ -1,6 +1,7 @@
 """Self-Alignment Learning as a callback of Hugging Face's ``Trainer``."""
 
 import warnings
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing_extensions import override
 
 from sal_lightning.metrics import NormShare
 from sal_lightning.optimizer_hooks import unwrapped
+from sal_lightning.report import panels
+from sal_lightning.report.histograms import views
+from sal_lightning.report.naming import PREFIX
 from sal_lightning.trainer_callback import FIELD, SHARES, BaseCallback
 
 try:
@@ -26,9 +30,10 @@ FILE = "sal.pt"  # beside the model's weights in a checkpoint
 class SALTrainerCallback(BaseCallback, TrainerCallback):
     """``SALCallback`` for ``transformers.Trainer(..., callbacks=[SALTrainerCallback()])``.
 
-    The ``sal/...`` values are added to ``state.log_history`` and to the logs of callbacks after this one. Reporters
-    named in ``report_to`` run before it; for Weights & Biases use ``report_to=[]`` and
-    ``callbacks=[SALTrainerCallback(), WandbCallback()]``.
+    The ``sal/...`` values are added to ``state.log_history`` and to the logs of callbacks after this one. With
+    ``report_to="wandb"`` they are logged to its run, with the histograms of all layers, as by ``SALCallback``. Other
+    reporters named in ``report_to`` run before this callback, so they do not get them; pass such a reporter after it:
+    ``report_to=[]`` and ``callbacks=[SALTrainerCallback(), TensorBoardCallback()]``.
 
     Checkpoints contain a file ``sal.pt``, which is read on resuming from a checkpoint in ``output_dir`` or from
     ``args.resume_from_checkpoint``; for checkpoints elsewhere call ``load_state_dict`` before ``train()``.
@@ -50,6 +55,9 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         NotImplementedError: at ``train``, under DataParallel or in a hyperparameter search.
     """
 
+    _loggers: Sequence[Any] = ()  # of the run that ``report_to`` has started
+    _logged_events = 0  # consolidations written to them
+
     # --- the hooks, in order ---
 
     @override
@@ -64,6 +72,8 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
             self.load_state_dict(_saved(args, state, model))
         optimizer = kwargs["optimizer"]
         self.begin(model, [unwrapped(optimizer)], getattr(optimizer, "scaler", None))
+        self._loggers, self._logged_events = _loggers(args, state), 0
+        panels.begin(self._loggers)
 
     @override
     def on_step_begin(
@@ -91,10 +101,11 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         if not self.layers or not all(layer.measured for layer in self.layers):
             return
         # As Python numbers, since the Trainer writes its history as JSON.
-        values = {f"sal/{name}": number for name, number in _numbers(self).items()}
+        values = {PREFIX + name: number for name, number in _numbers(self).items()}
         self.keep_measured(self.values())
         for row in (kwargs["logs"], *state.log_history[-1:]):  # the second is a copy, made before callbacks run
             row.update(values)
+        self._report(state.global_step, values)
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -112,6 +123,38 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
             self.load_state_dict(_load(best))
             self.begin(unwrap_model(kwargs["model"]), [unwrapped(kwargs["optimizer"])])
         self.end()
+        self._log_events(state.global_step)
+        panels.log_table(self._loggers, views(self.layers))
+        self._loggers = ()
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_loggers": ()}  # a run of Weights & Biases cannot be copied
+
+    # --- reporting ---
+
+    def _report(self, step: int, values: dict[str, float]) -> None:
+        """Log the values of a measured step, every layer's stability, and new consolidations."""
+        named = {name if name == PREFIX + panels.STEP else f"{name}_step": x for name, x in values.items()}
+        for logger in self._loggers:
+            logger.log_metrics(named, step)  # under the names that Lightning gives to values of a step
+        if self._loggers:
+            panels.log_layers(self._loggers, views(self.layers), int(values[PREFIX + panels.STEP]), step)
+        self._log_events(step)
+
+    def _log_events(self, step: int) -> None:
+        panels.log_events(self._loggers, self.events[self._logged_events :], step)
+        self._logged_events = len(self.events)
+
+
+def _loggers(args: TrainingArguments, state: TrainerState) -> Sequence[Any]:
+    """A logger of the run of Weights & Biases that ``report_to`` has started, in the main process."""
+    if "wandb" not in (args.report_to or ()) or not state.is_world_process_zero:
+        return []
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    return [] if wandb.run is None else [WandbLogger(experiment=wandb.run)]
 
 
 def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
@@ -128,7 +171,8 @@ def _numbers(driver: BaseCallback) -> dict[str, float]:
     pairs, seen = driver.values(), driver.seen()
     field = {} if seen is None else dict(zip(FIELD, seen.tolist(), strict=True))
     shares = {name: NormShare()(x).item() if name in SHARES else x.item() for name, x in pairs.items()}
-    return driver.spectrum()._asdict() | shares | field
+    observed = {f"observed/{band}": percent for band, percent in driver.spectrum("observed")._asdict().items()}
+    return driver.spectrum()._asdict() | observed | shares | field
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -10,14 +10,16 @@ transformers = pytest.importorskip("transformers")
 
 from sal_lightning import CommunicationLayer, SALCallback, StabilitySpectrum  # noqa: E402
 from sal_lightning.integrations.huggingface import FILE, SALTrainerCallback  # noqa: E402
-from tests import forked  # noqa: E402
+from sal_lightning.report.histograms import views  # noqa: E402
+from sal_lightning.report.reading import read  # noqa: E402
+from tests import forked, offline_wandb  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 BANDS = ("protected", "neutral", "volatile")
 FIELD = ("coherence", "novelty", "resonance", "emergence")
 REST = ("suppressed", "effect", "drift", "surprise", "consolidations", "step")
-NAMES = {f"sal/{name}" for name in (*BANDS, *FIELD, *REST)}
+NAMES = {f"sal/{name}" for name in (*BANDS, *(f"observed/{band}" for band in BANDS), *FIELD, *REST)}
 
 
 class Text(Dataset):
@@ -51,8 +53,8 @@ def gpt2(seed=0, **options):
 def trainer(folder, callbacks, model, data=None, kind=transformers.Trainer, **options):
     options = {"max_steps": 48, "learning_rate": 5e-3, "lr_scheduler_type": "constant", "save_strategy": "no"} | options
     options = {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"} | options
-    quiet = {"report_to": [], "disable_tqdm": True, "dataloader_pin_memory": False}
-    args = transformers.TrainingArguments(output_dir=str(folder), use_cpu=True, **quiet, **options)
+    options = {"report_to": [], "disable_tqdm": True, "dataloader_pin_memory": False} | options
+    args = transformers.TrainingArguments(output_dir=str(folder), use_cpu=True, **options)
     return kind(model=model, args=args, train_dataset=data or both(), eval_dataset=Text(n=4), callbacks=callbacks)
 
 
@@ -180,6 +182,37 @@ def test_values_reach_the_history_and_reporters_on_log_steps(tmp_path):
         assert [row[f"sal/{name}"] > 0 for row in history] == [False, False, True]
     assert all(sum(row[f"sal/{band}"] for band in BANDS) == pytest.approx(100) for row in history)
     assert json.dumps(history)
+
+
+def test_values_histograms_and_events_reach_the_run_that_report_to_names(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true", "CONSOLE": "off", "DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    callback = SALTrainerCallback()
+    run = train(tmp_path, [callback], gpt2(), logging_steps=20, report_to="wandb")
+    wandb.finish()
+    wandb.teardown()
+    rows = offline_wandb.history(tmp_path)
+    plain = {"sal/step": "sal/step"} | {name: f"{name}_step" for name in NAMES - {"sal/step"}}  # as from Lightning
+    found = [{name: row[key] for name, key in plain.items()} for row in rows if set(plain.values()) <= set(row)]
+    expected = [{name: row[name] for name in NAMES} for row in run.state.log_history]
+    assert found == [pytest.approx(row, nan_ok=True) for row in expected]
+    histograms = [row for row in rows if "sal/stability/held/values" in row]
+    assert [row["sal/step"] for row in histograms] == [20, 40, 48]
+    seen = views(callback.layers)
+    assert seen
+    for name, view in seen.items():
+        assert histograms[-1][f"sal/layers/{name}/held/values"] == pytest.approx(list(view.held))
+    assert [row["sal/consolidated_at"] for row in rows if "sal/consolidated_at" in row] == callback.events == [43]
+    assert len([row for row in rows if "sal/table/path" in row]) == 1
+    assert [row["train/loss"] for row in rows if "train/loss" in row] == [
+        row["loss"] for row in run.state.log_history if "loss" in row
+    ]
+    report = read(list(tmp_path.glob("wandb/offline-run-*")))
+    assert report.events == callback.events
+    assert set(report.layers()) == set(seen)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def in_fresh_process(setting: Setting, method: str) -> dict[str, float]:
 
 def measure(setting: Setting, method: str) -> dict[str, float]:
     """Bytes kept by the method, at the allocator's peak, and of the process."""
-    brief = replace(setting, warmup=2, settle=1)  # more steps allocate nothing new
+    brief = replace(setting, warmup=2, settle=1, lead=1)  # more steps allocate nothing new
     kept = enter(brief, method).contender.kept()
     rss = resident()
     if setting.device == "cuda":

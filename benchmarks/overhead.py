@@ -30,7 +30,8 @@ NOTE = """Written by `python -m benchmarks.overhead --table`, not by hand.
 
 *Step*: median over all steps. *×*: mean step over that of the first row in the same round, median of the rounds.
 *CPU ×*: the same in processor time. *Kept*: by the method, from step to step; *peak*: of torch's allocator, and *RSS*
-of the process, beyond the first row's; all in percent of the parameters' bytes. `plain-again` shows the noise.
+of the process, beyond the first row's; all in percent of the parameters' bytes. `plain-again` shows the noise. Each
+round is a new fit, whose first steps are not timed (`--lead`): in them SAL compares the data with those of the last.
 """
 
 

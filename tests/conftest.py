@@ -1,6 +1,7 @@
 import gc
 import importlib.metadata
 import os
+import ssl
 import sys
 from collections.abc import Generator, Iterator
 from functools import cache
@@ -17,6 +18,8 @@ from tests.safi_agent.postgres_server import Server, server
 os.environ["OMP_NUM_THREADS"] = "1"
 # Each Trainer asks for entry points, and each time the files of all installed distributions are read.
 importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
+# Each HTTP client of a model or a tracer loads the certificates of all authorities.
+ssl.create_default_context = cache(ssl.create_default_context)
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

@@ -23,7 +23,8 @@ tasks at once. Each column of these is the accuracy on the tasks before the last
 *learned* is that of *sal* on the tasks before the last when each was just learned. The denoiser has the share of the
 noise's variance that it explains instead. *Found*: changes that were believed before the next one. *Delay*: steps with
 the new data until then, from the shortest to the longest. *Warned*: what SAL itself said that it cannot do.
-Means over seeds; plain and joint training have one seed. `mlp-eval` is trained in evaluation mode.
+Means over seeds; plain and joint training, and the stationary stream, have one seed. `mlp-eval` is trained in
+evaluation mode.
 """
 STREAM = {
     "split-two": "classes 0-4, then 5-9, in one fit",

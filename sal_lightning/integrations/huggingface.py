@@ -1,7 +1,7 @@
 """Self-Alignment Learning as a callback of Hugging Face's ``Trainer``."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         NotImplementedError: at ``train``, under DataParallel or in a hyperparameter search.
     """
 
-    _loggers: Sequence[Any] = ()  # of the run that ``report_to`` has started
+    _loggers: Sequence["WandbLogger"] = ()  # of the run that ``report_to`` has started
     _logged_events = 0  # consolidations written to them
 
     # --- the hooks, in order ---
@@ -147,14 +147,34 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         self._logged_events = len(self.events)
 
 
-def _loggers(args: TrainingArguments, state: TrainerState) -> Sequence[Any]:
+class WandbLogger:
+    """The methods of Lightning's ``WandbLogger`` that ``panels`` calls, for a run in progress.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self.experiment = run
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Log values at the Trainer's step."""
+        self.experiment.log({**metrics, "train/global_step": step})
+
+    def log_table(self, key: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
+        """Log a table."""
+        import wandb
+
+        self.experiment.log({key: wandb.Table(columns=list(columns), data=list(map(list, data)))})
+
+
+def _loggers(args: TrainingArguments, state: TrainerState) -> Sequence[WandbLogger]:
     """A logger of the run of Weights & Biases that ``report_to`` has started, in the main process."""
     if "wandb" not in (args.report_to or ()) or not state.is_world_process_zero:
-        return []
+        return ()
     import wandb
-    from lightning.pytorch.loggers import WandbLogger
 
-    return [] if wandb.run is None else [WandbLogger(experiment=wandb.run)]
+    return () if wandb.run is None else (WandbLogger(wandb.run),)
 
 
 def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:

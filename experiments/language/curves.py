@@ -85,11 +85,11 @@ def forgotten_at(curve: Curve, reached: float) -> float:
     return math.nan
 
 
-def grid_of(baseline: dict[int, Curve]) -> list[float]:
-    """Multiples of GRID in the baseline's range of losses with every seed."""
+def grid_of(baseline: dict[int, Curve], distance: float = GRID) -> list[float]:
+    """Multiples of a distance in the baseline's range of losses with every seed."""
     least = max(curve[0].reached for curve in baseline.values())
     most = min(curve[-1].reached for curve in baseline.values())
-    return [round(n * GRID, 9) for n in range(math.ceil(least / GRID), math.floor(most / GRID) + 1)]
+    return [round(n * distance, 9) for n in range(math.ceil(least / distance), math.floor(most / distance) + 1)]
 
 
 class Reading(NamedTuple):

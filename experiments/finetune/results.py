@@ -1,0 +1,181 @@
+"""The tables of a page: methods at an equal loss on the new text, and every strength."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from experiments import filing
+from experiments.continual.metrics import estimate
+from experiments.figure import FAINT, INK
+from experiments.filing import Record
+from experiments.finetune.measures import Measures
+from experiments.finetune.methods import METHODS
+from experiments.finetune.questions import QUESTIONS
+from experiments.finetune.settings import LR, Scale
+from experiments.language.curves import Curve, Point, grid_of, reading
+from experiments.language.figure import LINES
+from experiments.language.results import cell
+from experiments.pages import grid
+
+GRID = 0.05  # distance of matched losses in nats
+LOWER, FEWER, STRAIGHT = "lower rates", "fewer steps", "WiSE-FT"
+STYLES = {LOWER: ":", FEWER: "--", STRAIGHT: "-."}
+NOTE = """\
+Loss in nats a token, mean ± standard error over seeds. *New*: on a part of the new text that nothing was trained on;
+*trained*: on the part that was trained on. *Forgotten*: the loss on held-out texts that the model had written itself,
+less that of the model before; *KL*: how far its predictions on them have moved from those of the model before.
+*Answers*, *prose*, *programs*: the losses on short answers, plays and Python, less those before. *Facts*: of
+{questions} questions, those that are answered with the right word. *Strength*: of `plain` the learning rate, of `mixed`
+the share of the model's own samples in each batch, of `lora` the rank. `fewer steps` and `WiSE-FT` (between the weights
+before and after) are read from the run of `plain` at {lr:g}.
+"""
+MATCHED = """\
+Forgotten where the loss on {where} is the same (between two strengths, along a straight line), and as a multiple of
+what a lower learning rate forgets there; blank where the strengths that were run do not come.
+"""
+HEADINGS = (
+    *("method", "strength", "rate", "seeds", "new", "trained", "forgotten", "KL"),
+    *("answers", "prose", "programs", "facts", "seconds", "state"),
+)
+
+
+class Row(NamedTuple):
+    """One measured model."""
+
+    method: str
+    strength: float
+    lr: float
+    seed: int
+    now: Measures
+    record: Record
+
+
+def read_all(folder: Path, model: str, stream: str) -> list[Record]:
+    """All records of a model and a stream, in the order of methods, strengths and seeds."""
+    found = [r["settings"] | {"record": r} for r in filing.read_all(folder)]
+    mine = [s for s in found if (s["model"], s["stream"]) == (model, stream)]
+    mine.sort(key=lambda s: (list(METHODS).index(s["method"]), s["lr"], s["strength"], s["seed"]))
+    return [s["record"] for s in mine]
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """The models after the last text, and those that are read from plain training."""
+    made = []
+    for r in records:
+        s = r["settings"]
+        made.append(Row(s["method"], s["strength"], s["lr"], s["seed"], r["stages"][-1], r))
+        if s["lr"] == LR:
+            for name, now in r["others"].items():
+                kind, part = name.split()
+                made.append(Row(FEWER if kind == "steps" else STRAIGHT, float(part), LR, s["seed"], now, r))
+    return made
+
+
+def curves(found: Sequence[Row], reached: str) -> dict[str, dict[int, Curve]]:
+    """Forgetting over the loss that was reached, by curve, then by seed."""
+    points: dict[str, dict[int, list[Point]]] = {}
+    for row in found:
+        usual = METHODS[row.method].lr if row.method in METHODS else LR
+        names = [LOWER] if row.method == "plain" else [row.method + f" at {row.lr:g}" * (row.lr != usual)]
+        if row.method == "plain" and row.lr == LR:
+            names += [FEWER, STRAIGHT]  # the whole way, and all steps
+        point = Point(row.now[reached], row.now["own"] - row.record["before"]["own"])
+        for name in names:
+            points.setdefault(name, {}).setdefault(row.seed, []).append(point)
+    return {name: {seed: sorted(curve) for seed, curve in seeds.items()} for name, seeds in points.items()}
+
+
+def matched(records: Sequence[Record], reached: str) -> str:
+    """The table of methods at an equal loss; empty without plain training."""
+    found = curves(rows(records), reached)
+    if LOWER not in found or not (at := grid_of(found[LOWER], GRID)):
+        return ""
+    lines = [[name, *(cell(reading(seeds, found[LOWER], x)) for x in at)] for name, seeds in found.items()]
+    return grid(["method", *(f"at {x:g}" for x in at)], lines)
+
+
+def cells(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """One line per method, strength and rate."""
+    groups: dict[tuple[str, float, float], list[Row]] = {}
+    for row in rows(records):
+        groups.setdefault((row.method, row.strength, row.lr), []).append(row)
+    return [(name, f"{x:g}", f"{lr:g}", *numbers(group)) for (name, x, lr), group in groups.items()]
+
+
+def numbers(group: Sequence[Row]) -> tuple[str, ...]:
+    """The remaining cells of a line: values over seeds."""
+    new = group[0].record["settings"]["stream"].split("-")[-1]
+    found = [
+        [row.now[new] for row in group],
+        [row.now[f"{new} trained"] for row in group],
+        [row.now["own"] - row.record["before"]["own"] for row in group],
+        [row.now["kl"] for row in group],
+        *([row.now[name] - row.record["before"][name] for row in group] for name in ("answers", "prose", "programs")),
+    ]
+    seconds = estimate([sum(row.record["seconds"]) for row in group]).mean
+    facts = estimate([row.now["facts"] for row in group]).mean
+    state = group[0].record["memory"].get("state")
+    return (
+        str(len(group)),
+        *(str(estimate(values)) for values in found),
+        f"{facts:.1f}",
+        f"{seconds:.0f}",
+        "" if state is None else f"{state / 2**20:.0f} MiB",
+    )
+
+
+def source(records: Sequence[Record]) -> str:
+    """The command that reproduces the records, and their provenance."""
+    first = records[0]
+    values = {key: list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed")}
+    form = Scale(**first["settings"]["scale"]).form
+    command = (
+        f"python -m experiments.finetune --model {first['settings']['model']} --texts FOLDER {form}"
+        f"--streams {first['settings']['stream']} --methods {' '.join(values['method'])} "
+        f"--seeds {' '.join(values['seed'])}"
+    )
+    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
+    machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
+    versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
+    texts = ", ".join(sorted({f"{name} md5 {md5}" for r in records for name, md5 in r["data"].items()}))
+    return f"`{command}`; each record holds its own.\n\nCommit {commits}; {machines}; {versions}; {texts}.\n"
+
+
+def markdown(records: Sequence[Record], figure: str) -> str:
+    """All tables of a stream under a heading."""
+    settings = records[0]["settings"]
+    new = settings["stream"].split("-")[-1]
+    before = records[0]["before"]
+    known = ", ".join(f"{name} {before[name]:.3f}" for name in (new, "own", "answers", "prose", "programs"))
+    parts = [
+        f"### {settings['stream']}\n\n![Forgotten against learned]({figure})\n",
+        f"Before: {known}; {before['facts']:.0f} of {len(QUESTIONS)} questions.\n",
+        f"{MATCHED.format(where='the new text')}\n{matched(records, new)}",
+        f"{MATCHED.format(where='the text that was trained on')}\n{matched(records, f'{new} trained')}",
+        f"{NOTE.format(questions=len(QUESTIONS), lr=LR)}\n{grid(HEADINGS, cells(records))}",
+        source(records),
+    ]
+    return "\n".join(parts)
+
+
+def draw(records: Sequence[Record], file: Path) -> None:
+    """Write the figure: forgetting against the loss on the new text, one line per method."""
+    new = records[0]["settings"]["stream"].split("-")[-1]
+    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    for name, seeds in curves(rows(records), new).items():
+        color, style = LINES.get(name.split()[0], INK), STYLES.get(name, "-")
+        for i, curve in enumerate(seeds.values()):
+            label = None if i else name
+            axes.plot(*zip(*curve, strict=True), style, marker="o", markersize=4, color=color, label=label)
+    axes.set_xlabel(f"loss on {new}, nats a token", color=INK)
+    axes.set_ylabel("loss added on the model's own texts", color=INK)
+    axes.set_title("lower left is better: more learned, less forgotten", fontsize=9, color=INK, loc="left")
+    axes.legend(frameon=False, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, length=0, labelsize=8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)

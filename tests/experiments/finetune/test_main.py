@@ -9,7 +9,7 @@ from experiments.finetune import __main__ as command_line
 from experiments.finetune.methods import METHODS
 from experiments.finetune.results import read_all
 from experiments.language.text import shakespeare
-from tests.experiments.finetune.tiny import model_folder, text_folder
+from tests.tiny_language_model import model_folder, text_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 SIZES = ("--context", "16", "--batch", "4", "--steps", "4", "--samples", "6", "--measured", "4")

@@ -10,7 +10,7 @@ from experiments.finetune import measures
 from experiments.finetune.measures import Measured, log_probabilities, measure
 from experiments.finetune.model import load
 from experiments.finetune.questions import QUESTIONS
-from tests.experiments.finetune.tiny import model_folder
+from tests.tiny_language_model import model_folder
 
 
 def test_they_are_those_of_each_token_alone(tmp_path: Path) -> None:

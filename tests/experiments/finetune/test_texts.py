@@ -7,7 +7,7 @@ import torch
 
 from experiments.finetune.model import load
 from experiments.finetune.texts import NEW, Batches, answered, asked, packed
-from tests.experiments.finetune.tiny import model_folder, text_folder
+from tests.tiny_language_model import model_folder, text_folder
 
 
 @pytest.mark.parametrize("name", NEW)

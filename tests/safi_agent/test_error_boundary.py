@@ -44,8 +44,8 @@ from tests.safi_agent.reachable_objects import found, printed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:astream_log is deprecated"),
-    # When asyncio.run ends with an interruption it leaves coroutines of LangChain behind: some never began, others await
-    # callbacks when they are closed. They are collected during the test that made them, or during any later one.
+    # When asyncio.run ends with an interruption it leaves coroutines of LangChain behind: some never began, others wait
+    # for callbacks when they are closed. They are collected during the test that made them, or during any later one.
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -7,12 +7,12 @@ import torch
 
 pytest.importorskip("trl")
 
-from datasets import Dataset  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import SFTConfig, SFTTrainer
 
-from sal_lightning.integrations.huggingface import SALTrainerCallback  # noqa: E402
-from tests.tiny_language_model import model_folder  # noqa: E402
+from sal_lightning.integrations.huggingface import SALTrainerCallback
+from tests.tiny_language_model import model_folder
 
 pytestmark = [
     pytest.mark.slow,

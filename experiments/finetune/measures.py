@@ -33,11 +33,17 @@ class Measured(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
+def device_of(net: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(net.parameters()).device
+
+
 @torch.no_grad()
 def log_probabilities(net: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Of each next token of the vocabulary, where the next token is not padding: (tokens, vocabulary)."""
-    logits = net(**batch).logits[:, :-1]
-    there: Tensor = logits[batch["attention_mask"][:, 1:].bool()]
+    given = {name: x.to(device_of(net)) for name, x in batch.items()}
+    logits = net(**given).logits[:, :-1]
+    there: Tensor = logits[given["attention_mask"][:, 1:].bool()]
     return there.log_softmax(-1)
 
 
@@ -58,7 +64,7 @@ def measure(net: nn.Module, on: Measured) -> Measures:
         losses = {name: loss(net, text) for name, text in on.texts.items()}
         own, kl, n = 0.0, 0.0, 0
         for batch, before in zip(on.own, on.before, strict=True):
-            now, wanted = log_probabilities(net, batch), next_tokens(batch)
+            now, wanted = log_probabilities(net, batch), next_tokens(batch).to(before.device)
             own -= now.gather(1, wanted[:, None]).sum().item()
             kl += (before.exp() * (before - now)).sum().item()
             n += len(wanted)
@@ -67,7 +73,7 @@ def measure(net: nn.Module, on: Measured) -> Measures:
 
 def loss(net: nn.Module, rows: Tensor) -> float:
     """Mean loss of a text, in nats a token."""
-    parts = [token_losses(net, part) for part in torch.split(rows, ROWS)]
+    parts = [token_losses(net, part) for part in torch.split(rows.to(device_of(net)), ROWS)]
     return torch.cat(parts).mean().item()
 
 
@@ -78,7 +84,7 @@ def answers(net: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Seque
     asked = tokenizer(
         [answered(tokenizer, q) for q in questions], return_tensors="pt", padding=True, add_special_tokens=False
     )
-    said = net.generate(**asked.to(net.device), do_sample=False, max_new_tokens=ANSWER)  # type: ignore[operator]
+    said = net.generate(**asked.to(device_of(net)), do_sample=False, max_new_tokens=ANSWER)  # type: ignore[operator]
     return list(tokenizer.batch_decode(said[:, asked["input_ids"].shape[1] :], skip_special_tokens=True))
 
 

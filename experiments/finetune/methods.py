@@ -56,7 +56,7 @@ def fisher(model: FineTuned, samples: Iterable[Batch]) -> list[Tensor]:
     F = [torch.zeros_like(w) for w in W]
     for batch in samples:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            total = token_losses(model.net, ids[None, : int(mask.sum())]).sum()
+            total = token_losses(model.net, ids[None, : int(mask.sum())].to(model.device)).sum()
             for f, g in zip(F, torch.autograd.grad(total, W), strict=True):
                 f.addcmul_(g, g)
     mean = sum(f.sum() for f in F) / sum(f.numel() for f in F)

@@ -152,7 +152,9 @@ def train(model: FineTuned, batches: DataLoader[Tensor], callbacks: Sequence[Cal
         )
         started = time.perf_counter()
         trainer.fit(model, batches)
-    return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+    model.to(trainer.strategy.root_device)  # Lightning moves it to the CPU at the end
+    return seconds
 
 
 def run(
@@ -167,10 +169,11 @@ def run(
     """Train through the stages; returns the result."""
     method = METHODS[settings.method]
     net, tokenizer = load(model)
+    module = FineTuned(net, settings.lr, settings.scale.steps)
+    module.to("cuda" if accelerator in ("gpu", "cuda") else "cpu")
     texts = Texts(net, tokenizer, folder, settings, cache)
     before, on = measure(net, texts.measured), texts.measured
     L.seed_everything(settings.seed, verbose=False)
-    module = FineTuned(net, settings.lr, settings.scale.steps)
     started = time.perf_counter()
     guard = method.prepare(Start(module, texts.samples), settings.strength)
     seconds, stages, others = [time.perf_counter() - started], [], {}

@@ -10,8 +10,10 @@ from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.subspace import SubspaceRule
 
 SHARE, PACE, LEAST = 0.1, 0.03, 1e-5  # target share, rate and minimum of the prior: see LogitAdjustment
+LAPSE, RARE = 100, 20  # a class counts as absent once it was no target for so many steps and mean intervals
 STEADY = 16  # steps without a new target after which a batch of new targets only counts as a change
 TARGET_SHARE = 0.9  # least share of the targets in the negative part of a softmax gradient
+WINDOW = ("targets", "last", "steps", "steady", "priors")  # attributes that are kept between steps
 EXCLUDED = -1e30  # logit of an excluded class
 ROUNDING = 1e4, 2e-2  # tolerance on row sums, relative to their size: in machine epsilons, and at most
 
@@ -65,6 +67,9 @@ class LogitAdjustment:
     In further training every sample lowers the logit of an absent class, so a classifier forgets it faster than
     anything else, independently of what is held in the weights.
 
+    Where data change gradually, classes disappear some time after the consolidation: a class is absent too once it was
+    no target for ``LAPSE`` steps and for ``RARE`` times the mean interval at which it was one.
+
     The first batch of a change is seen before anything is consolidated. If no new target has appeared for ``STEADY``
     steps, and then all targets of a batch are new, those of the window count as absent in it.
 
@@ -82,7 +87,9 @@ class LogitAdjustment:
     def __init__(self, prior: float) -> None:
         self.prior = prior
         self.memory: dict[str, Tensor] | None = None  # by layer, outputs that were targets: (n,) of bool
-        self.targets: dict[str, Tensor] = {}  # targets since the window began, by layer
+        self.targets: dict[str, Tensor] = {}  # steps of the window in which an output was a target, by layer: (n,)
+        self.last: dict[str, Tensor] = {}  # the last of these steps, counted from 1: (n,)
+        self.steps: dict[str, Tensor] = {}  # steps of the window: ()
         self.steady: dict[str, Tensor] = {}  # steps since a new target appeared, by layer: ()
         self.seen: dict[str, Tensor] = {}  # targets in this step, by layer
         self.priors: dict[str, Tensor] = {}  # current prior of absent classes, by layer
@@ -131,15 +138,24 @@ class LogitAdjustment:
         Returns:
             (n,) of bool, and a bool, (); None if no class can be absent.
         """
-        known, now = (self.memory or {}).get(name), self.targets.get(name)
+        known, now = (self.memory or {}).get(name), self._present(name)
         parts = [x for x in (known, now) if x is not None]
         if not parts or any(len(x) != len(seen) for x in parts):  # the layer may have grown
             return None
         known = torch.zeros_like(seen) if known is None else known
         if now is None:
             return known, torch.zeros_like(known[0])
-        first = (self.steady[name] >= STEADY) & seen.any() & ~(now & seen).any()
-        return torch.where(first, known | now, known & ~now), first
+        met = self.targets[name] > 0
+        first = (self.steady[name] >= STEADY) & seen.any() & ~(met & seen).any()
+        return torch.where(first, known | met, known & ~now), first
+
+    def _present(self, name: str) -> Tensor | None:
+        """The targets of the window that are none of those that have disappeared again, (n,) of bool."""
+        if (times := self.targets.get(name)) is None:
+            return None
+        last = self.last[name]
+        patience = (RARE * last / times.clamp(min=1)).clamp(min=LAPSE)
+        return (times > 0) & (self.steps[name] - last <= patience)
 
     def collect_predictions(self, module: nn.Module, logits: Tensor) -> None:
         """Record the predicted classes as targets."""
@@ -162,12 +178,20 @@ class LogitAdjustment:
             self.seen |= {name: x > 0 for name, x in zip(names, found, strict=True)}
         self._pace()
         for name, seen in self.seen.items():
-            before, self.targets[name] = self.targets.get(name), _union(self.targets.get(name), seen)
-            if before is None or len(before) != len(self.targets[name]):
-                self.steady[name] = torch.zeros((), device=seen.device)
-            else:
-                self.steady[name] = torch.where((self.targets[name] == before).all(), self.steady[name] + 1, 0)
+            self._count(name, seen)
         self.discard_step()
+
+    def _count(self, name: str, seen: Tensor) -> None:
+        """Add a step with the targets ``seen``."""
+        before = self.targets.get(name)
+        times, seen = _aligned(before, seen.float())
+        new = before is None or len(before) != len(times) or ((times == 0) & (seen > 0)).any()
+        self.targets[name] = times + seen
+        steps = self.steps.get(name, torch.zeros((), device=seen.device)) + 1
+        last, _ = _aligned(self.last.get(name), seen)
+        self.steps[name], self.last[name] = steps, torch.where(seen > 0, steps, last)
+        zero = torch.zeros_like(steps)
+        self.steady[name] = zero if new is True else torch.where(new, zero, self.steady[name] + 1)
 
     def _pace(self) -> None:
         held = self.memory or {}  # without what a suspicion held, if it was dismissed in this step
@@ -186,37 +210,36 @@ class LogitAdjustment:
     def consolidate(self) -> None:
         """Add the targets of the window to the memory; a collective, called by all processes."""
         names = sorted(self.targets)
-        found = distributed.mean([self.targets[name].float() for name in names])
+        found = distributed.mean([self.targets[name] for name in names])
         new = {name: x > 0 for name, x in zip(names, found, strict=True)}
-        self.targets, past = dict(new), self.memory or {}
+        for name, x in zip(names, found, strict=True):  # those of other processes were targets just now
+            self.last[name] = torch.where((x > 0) & (self.targets[name] == 0), self.steps[name], self.last[name])
+            self.targets[name] = torch.maximum(self.targets[name], x)
+        past = self.memory or {}
         self.memory = past | {name: _union(past.get(name), x) for name, x in new.items() if x.any()} or None
 
     def clear(self) -> None:
         """Start a new window."""
-        self.targets, self.steady, self.priors = {}, {}, {}
+        self.load_window({key: {} for key in WINDOW})
 
     def window_state(self) -> State:
         """The window as tensors only."""
-        return {"targets": dict(self.targets), "steady": dict(self.steady), "priors": dict(self.priors)}
+        return {key: dict(getattr(self, key)) for key in WINDOW}
 
     def load_window(self, state: State) -> None:
         """Replace the window by one that ``window_state`` returned."""
-        parts = (self._placed(state[key]) for key in ("targets", "steady", "priors"))
-        self.targets, self.steady, self.priors = parts
+        for key in WINDOW:
+            setattr(self, key, self._placed(state[key]))
 
     def tensors(self) -> list[Tensor]:
         """The tensors kept between steps."""
-        window = (self.targets, self.steady, self.priors)
-        return [*(self.memory or {}).values(), *(x for part in window for x in part.values())]
+        window = (getattr(self, key).values() for key in WINDOW)
+        return [*(self.memory or {}).values(), *(x for part in window for x in part)]
 
     def absent(self) -> int:
         """The number of absent classes."""
-        return sum(
-            int((known & ~self._current_targets(name, known)).sum()) for name, known in (self.memory or {}).items()
-        )
-
-    def _current_targets(self, name: str, like: Tensor) -> Tensor:
-        return _union(self.targets.get(name), torch.zeros_like(like))[: len(like)]
+        pairs = ((known, self._present(name)) for name, known in (self.memory or {}).items())
+        return sum(int((known & ~_aligned(now, known)[0][: len(known)]).sum()) for known, now in pairs)
 
     def state_dict(self) -> State:
         """Tensors only."""
@@ -242,9 +265,16 @@ class LogitAdjustment:
         return {name: x.to(devices.get(name)) for name, x in state.items()}
 
 
-def _union(one: Tensor | None, other: Tensor) -> Tensor:
-    """The union of two sets of outputs, which may differ in length if the layer has grown."""
+def _aligned(one: Tensor | None, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Two vectors over outputs, padded with zeros to the same length; the layer may have grown."""
     if one is None:
-        return other
+        return torch.zeros_like(other), other
     n = max(len(one), len(other))
-    return torch.nn.functional.pad(one, (0, n - len(one))) | torch.nn.functional.pad(other, (0, n - len(other)))
+    pad = torch.nn.functional.pad
+    return pad(one, (0, n - len(one))), pad(other, (0, n - len(other)))
+
+
+def _union(one: Tensor | None, other: Tensor) -> Tensor:
+    """The union of two sets of outputs."""
+    a, b = _aligned(one, other)
+    return a | b

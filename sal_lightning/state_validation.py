@@ -13,7 +13,7 @@ LARGE = 1e12  # bound on weights, and on energies in units of the mean eigenvalu
 SQUARES = 1e24  # bound on squared inputs and gradients
 ROUND = 1e-3  # tolerance for rounding errors
 PULL, CLASSES = Pull.name, LogitAdjustment.name
-VERSIONS = (8,)
+VERSIONS = (9,)
 
 Check = Callable[[Any, str], None]
 
@@ -58,6 +58,7 @@ def check_layer(state: Any, at: str = "the state") -> None:
             _fields(_importance_window() | {"memory": _anchors})(kept, where)
         elif name == CLASSES:
             _fields(_class_window() | {"memory": _outputs})(kept, where)
+            _same_outputs(kept, where)
         elif name in state["rules"]:  # memories of rules that do not exist any more are not loaded
             kind = _kind(state["rules"][name], name)
             _fields(_rule_window(kind) | {"memory": _memory(kind)})(kept, where)
@@ -164,7 +165,14 @@ def _importance_window() -> dict[str, Check]:
 
 
 def _class_window() -> dict[str, Check]:
-    return {"targets": _outputs, "steady": _named(_tensor(0, LARGE)), "priors": _named(_tensor(0, 1))}
+    count = _named(_tensor(0, LARGE))
+    return {"targets": count, "last": count, "steps": count, "steady": count, "priors": _named(_tensor(0, 1))}
+
+
+def _same_outputs(x: Any, at: str) -> None:
+    sizes = {name: times.shape for name, times in x["targets"].items()}
+    if {name: last.shape for name, last in x["last"].items()} != sizes or set(x["steps"]) != set(sizes):
+        raise ValueError(f"Expected {at} to have targets, last and steps of the same layers and outputs.")
 
 
 def _pull(x: Any, at: str) -> None:
@@ -198,6 +206,7 @@ def _same_sum(x: Any, at: str) -> None:
 def _adjustment(x: Any, at: str) -> None:
     parts: dict[str, Check] = {"memory": _outputs, "seen": _outputs, "shares": _named(_tensor(0, LARGE))}
     _fields(_class_window() | parts)(x, at)
+    _same_outputs(x, at)
 
 
 def _outputs(x: Any, at: str) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sal_lightning import CommunicationLayer
-from sal_lightning.logit_adjustment import STEADY, adjustment, targets
+from sal_lightning.logit_adjustment import LAPSE, RARE, STEADY, adjustment, targets
 
 FREE = {"strength": 1e-9, "pull": 0.0, "recall": 0.0}  # holds next to nothing
 
@@ -201,6 +201,33 @@ def test_returning_classes_are_no_longer_absent_after_one_step():
     plain = copy.deepcopy(some)
     for got, expected in zip(gradients(some, *batch(51, (0, 2))), gradients(plain, *batch(51, (0, 2))), strict=True):
         assert torch.equal(got, expected)
+
+
+def absent_after(numbers, labels):
+    """How many of classes 0 to 2 are absent after steps with these labels, one set for each step."""
+    some, optimizer, comm = consolidated()
+    found = []
+    for number, some_labels in zip(numbers, labels, strict=True):
+        steps(some, optimizer, [number], some_labels)
+        found.append(comm.collector.coverage.adjustment.absent())
+    return found
+
+
+def test_a_class_that_disappears_gradually_is_absent_once_it_has_not_been_seen_for_long():
+    """As where the old data become fewer after the change was found: here class 0 is in every other step of 20."""
+    mixed = [(0, 3) if number % 2 else (3, 4) for number in range(20)]
+    found = absent_after(range(100, 100 + 20 + 2 * LAPSE), mixed + [(3, 4)] * 2 * LAPSE)
+    assert found[:2] == [3, 2]
+    assert set(found[1 : 19 + LAPSE + 1]) == {2}  # class 0 is not
+    assert set(found[19 + LAPSE + 1 :]) == {3}
+
+
+def test_a_rare_class_is_not_absent_between_its_samples():
+    """It comes each 16th step, and stays away for twenty times as long at the end."""
+    rare = [(1, 3) if number % 16 == 15 else (3, 4) for number in range(160)]
+    found = absent_after(range(100, 100 + 160 + 330), rare + [(3, 4)] * 330)
+    assert set(found[15 : 160 + RARE * 16 - 1]) == {2}
+    assert set(found[160 + RARE * 16 :]) == {3}
 
 
 def test_the_prior_grows_while_absent_classes_have_much_of_the_probability():

@@ -239,13 +239,16 @@ def _private_key(seed: bytes) -> "Ed25519PrivateKey":
 
 
 def _parse(text: str) -> tuple[str, str, bytes]:
-    """Name, id and bytes of a key in text form."""
+    """Name, id and bytes of a key in text form. No message quotes it: it may be a private key."""
     match = _ENCODED.fullmatch(text)
     if match is None or not is_key_name(match[1]):
-        raise ValueError(f"expected NAME+ID+BASE64, got {text[:80]!r}")
-    data = decode_base64(match[3])
+        raise ValueError("expected NAME+ID+BASE64")
+    try:
+        data = decode_base64(match[3])
+    except ValueError:
+        data = b""
     if data[:1] != ED25519 or len(data) != 1 + SEED_BYTES:
-        raise ValueError("expected an Ed25519 key: the byte 0x01 and 32 bytes")
+        raise ValueError("expected base64 of an Ed25519 key: the byte 0x01 and 32 bytes")
     return match[1], match[2], data[1:]
 
 

@@ -249,6 +249,47 @@ def test_lines_that_were_changed_with_the_key_of_the_chain_before_they_were_sign
     assert "missing or not as" in caplog.text or "not in the store" in caplog.text
 
 
+@pytest.mark.parametrize("order", ["acbd", "abd", "abbcd", "bcd"])
+def test_unsigned_lines_have_to_be_as_they_were_written(
+    order: str, path: str, without_key: Callable[[Store, str], list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(None)
+    fill(store, path, *"abcd")
+    without_key(store, path)
+    lines = dict(zip("abcd", all_lines(path), strict=True))
+    Path(path).write_bytes(b"".join(lines[turn] for turn in order))
+    assert flush(store, path) == []
+    assert not checkpoint_file(path).exists()
+    assert "missing or not as it was written; 'safi verify' shows it" in caplog.text
+
+
+def test_a_line_that_was_forged_after_its_writer_was_killed_is_not_signed(
+    path: str, monkeypatch: pytest.MonkeyPatch, restart: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store has not recorded that the line was written, so a forged one takes its place."""
+    store = open_store(None)
+    fill(store, path, "a", "b")
+    flush(store, path)
+    before = signed_text(path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    fill(store, path, "c")
+    with monkeypatch.context() as patched:
+        patched.setattr("safi_agent.log.writer.mark_logged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            flush(store, path)
+    forge(path, "c", at=2)
+    restart()
+    flush(store, path)
+    fill(store, path, "d")
+    flush(store, path)
+    assert ids(path) == ["a", "b", "c", "d"]
+    assert "an unsigned line is not in the store (turn 'c')" in caplog.text
+    assert signed_text(path) == before
+
+
 def test_nothing_is_signed_after_log_and_store_were_set_back(path: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = Path(path).parent
     url = f"sqlite:///{folder}/safi.db"

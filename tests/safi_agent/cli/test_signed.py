@@ -1,4 +1,4 @@
-"""``safi keys``, ``checkpoint``, ``prove``, ``verify-proof`` and ``verify --public-key``: what they say, how they end."""
+"""The commands that sign, prove and verify with a public key: what they say and how they end."""
 
 import json
 import os

@@ -172,9 +172,8 @@ def test_a_process_without_store_and_secrets_finds_each_attack(tmp_path: Path) -
             log = signed(folder, LOG[:10], LOG[10:20], LOG[20:])
             write(log, changed[:10], changed[10:20], changed[20:])
             at = place(changed, LOG) if changed != LOG else 0
-            file, line = (
-                ("log.json.1", at) if at <= 10 else ("log.json.2", at - 10) if at <= 20 else ("log.json", at - 20)
-            )
+            file = "log.json.1" if at <= 10 else "log.json.2" if at <= 20 else "log.json"
+            line = at - 10 * min((at - 1) // 10, 2)
             expected[folder.name] = [file, line] if at and at <= len(changed) else at and name
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SAFI_")}
     command = [sys.executable, str(Path(__file__).with_name("verifier.py")), str(tmp_path)]

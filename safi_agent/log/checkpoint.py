@@ -21,6 +21,9 @@ from safi_agent.log.signing_keys import PublicKey, SigningKey, open_note
 
 _SIZE = re.compile(r"0|[1-9]\d{0,17}")
 _ID_DIGITS = 16
+_PAGE = 4096  # bytes
+_LONGEST = 2**16  # bytes that are read of a checkpoint's file; one with a single signature has about 200
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows translates line breaks otherwise
 
 
 class Checkpoint(NamedTuple):
@@ -82,15 +85,42 @@ def open_checkpoint(content: bytes, keys: Sequence[PublicKey]) -> tuple[Checkpoi
 
 
 def read_note(file: Path) -> bytes | None:
-    """The content of a checkpoint's file; None if it does not exist."""
+    """The content of a checkpoint's file; None if it does not exist.
+
+    It is read until two reads are equal, since a writer may replace it in between.
+    """
     try:
-        return file.read_bytes()
+        descriptor = os.open(file, os.O_RDONLY | _BINARY)
     except FileNotFoundError:
         return None
+    try:
+        note = os.read(descriptor, _LONGEST)
+        while True:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            if (again := os.read(descriptor, _LONGEST)) == note:
+                return note
+            note = again
+    finally:
+        os.close(descriptor)
 
 
 def write_note(file: Path, content: bytes) -> None:
-    """Replace a checkpoint's file, atomically."""
+    """Replace a checkpoint's file. A process that is killed leaves the old one or the new one.
+
+    A note that is not shorter than the old one overwrites it, by one system call on less than a page: to rename a new
+    file takes most of the time of signing. Any other is written to a new file, which is renamed.
+    """
+    try:
+        descriptor = os.open(file, os.O_WRONLY | _BINARY)
+    except FileNotFoundError:
+        pass
+    else:
+        try:
+            if os.fstat(descriptor).st_size <= len(content) <= _PAGE:
+                os.write(descriptor, content)
+                return
+        finally:
+            os.close(descriptor)
     draft = f"{file}.new"
     with open(draft, "wb", buffering=0) as opened:
         opened.write(content)

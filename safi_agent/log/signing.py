@@ -16,7 +16,6 @@ from safi_agent.log.checkpoint import (
     make_origin,
     open_checkpoint,
     parse_checkpoint,
-    read_note,
     sign_checkpoint,
     write_note,
 )
@@ -54,27 +53,28 @@ class SignedState(NamedTuple):
     expected: Checkpoint | None = None
 
 
-def read_state(log: str, key: SigningKey, known: SignedState | None = None) -> SignedState:
+def read_state(log: str, note: bytes | None, key: SigningKey, known: SignedState | None = None) -> SignedState:
     """The state of a log, from its checkpoint and its tree.
 
     Args:
         log: its path. The caller holds its lock.
+        note: the content of its checkpoint's file.
         key: the key whose checkpoints are continued.
         known: the state after the last call in this process.
 
     Raises:
         LogError: the checkpoint was changed, or the log is not the one that was signed.
     """
-    note = read_note(checkpoint_file(log))
     if known is not None and note == known.note:
         return known
     if note is None:
         return SignedState(None, "", 0, [])
     try:
-        checkpoint, _ = open_checkpoint(note, key.accepted)
-    except UnknownKeyError:  # by a key that is not continued: every line is checked again
-        checkpoint = parse_checkpoint(parse_note(note).text)
-        return SignedState(note, checkpoint.origin, 0, [], checkpoint)
+        try:
+            checkpoint, _ = open_checkpoint(note, key.accepted)
+        except UnknownKeyError:  # by a key that is not continued: every line is checked again
+            checkpoint = parse_checkpoint(parse_note(note).text)
+            return SignedState(note, checkpoint.origin, 0, [], checkpoint)
     except ValueError as error:
         raise LogError(f"{checkpoint_file(log)}: {error}") from None
     tree = read_tree(log)

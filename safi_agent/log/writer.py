@@ -121,7 +121,7 @@ def sign(store: Store | None, path: str, key: SigningKey) -> None:
             if (anchor := read_anchor(store, path)) is None:
                 raise LogError("this store did not write it; give the store that did, or use --without-store")
             end, turns = Tip(anchor.lines, anchor.mac), checked_turns(path, anchor, _existing_key(path))
-        state = read_state(path, key)
+        state = read_state(path, read_note(checkpoint_file(path)), key)
         if end is None or state.size < end.lines:
             sign_lines(path, key, state, lines_to_sign(path, _existing_key(path), state, end, store, turns))
 
@@ -164,9 +164,10 @@ def _is_unsigned(path: str, anchor: Anchor) -> bool:
     try:
         if given_signing_key() is None:
             return False
-    except (LogError, ValueError):  # reported with the next line
+        note = read_note(checkpoint_file(path))
+    except (OSError, LogError, ValueError):  # reported with the next line
         return False
-    note, state = read_note(checkpoint_file(path)), _signatures.states.get(path)
+    state = _signatures.states.get(path)
     if path in _signatures.refused and _signatures.refused[path] == note:
         return False
     return state is None or state.note != note or state.size < anchor.lines
@@ -174,15 +175,16 @@ def _is_unsigned(path: str, anchor: Anchor) -> bool:
 
 def _sign(store: Store, path: str, reached: _End | Anchor) -> None:
     """Sign all lines of a log up to this end. If that is not possible, they stay unsigned and the reason is logged."""
-    known, note = _signatures, read_note(checkpoint_file(path))
+    known, note = _signatures, None
     try:
+        note = read_note(checkpoint_file(path))
         if (key := given_signing_key()) is None:
             if note is not None:
                 _report(path, f"it has a checkpoint, but this process has no key to sign: set {VARIABLE}_FILE")
             return
         if path in known.refused and known.refused[path] == note:
             return
-        state = read_state(path, key, known.states.get(path))
+        state = read_state(path, note, key, known.states.get(path))
         end = _recorded_end(path, reached) if isinstance(reached, Anchor) else reached
         if state.size > end.tip.lines and end.added:
             raise LogError(f"its checkpoint is of {state.size:,} lines, but it has {end.tip.lines:,}")

@@ -1,10 +1,12 @@
 """Signed notes against those of Go's checksum database and of its tests."""
 
 import base64
+import threading
+from pathlib import Path
 
 import pytest
 
-from safi_agent.log.checkpoint import open_checkpoint
+from safi_agent.log.checkpoint import open_checkpoint, read_note, write_note
 from safi_agent.log.signed_note import MOST_SIGNATURES, Signature, decode_base64, format_note, parse_note
 from safi_agent.log.signing_keys import UnknownKeyError, open_note, parse_public_key, parse_signing_key
 
@@ -125,3 +127,30 @@ def test_a_text_that_cannot_be_signed(text: str) -> None:
 def test_only_canonical_base64_is_read(text: str) -> None:
     with pytest.raises(ValueError, match="expected base64"):
         decode_base64(text)
+
+
+def test_a_checkpoint_is_replaced_by_longer_and_shorter_ones(tmp_path: Path) -> None:
+    file = tmp_path / "log.json.checkpoint"
+    assert read_note(file) is None
+    for note in (b"abc", b"xyz", b"longer", b"short", b"", b"a" * 5000, b"b" * 5001):
+        write_note(file, note)
+        assert read_note(file) == note
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_reader_never_sees_half_a_checkpoint(tmp_path: Path) -> None:
+    file, notes = tmp_path / "log.json.checkpoint", [bytes([65 + n]) * (150 + n) for n in range(20)]
+    write_note(file, notes[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for _ in range(200):
+            for note in notes:
+                write_note(file, note)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        assert read_note(file) in notes
+    writer.join()

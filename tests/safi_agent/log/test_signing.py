@@ -397,3 +397,24 @@ def test_a_key_that_can_no_longer_be_read_does_not_hold_up_the_log(
     fill(store, path, "a")
     assert flush(store, path) == ["a"]
     assert "are not signed: SAFI_SIGNING_KEY: expected a first line" in caplog.text
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_hold_up_the_log(
+    path: str, caplog: pytest.LogCaptureFixture, restart: Callable[[], None]
+) -> None:
+    store = open_store(None)
+    checkpoint_file(path).mkdir()
+    for turn in "ab":
+        fill(store, path, turn)
+        assert flush(store, path) == [turn]
+    assert flush(store, path) == []
+    assert len(caplog.records) == 1
+    checkpoint_file(path).rmdir()
+    for content in (b"", b"nonsense", b"a\n9\nb\n\n"):
+        checkpoint_file(path).write_bytes(content)
+        restart()
+        assert flush(store, path) == []
+    assert len(caplog.records) == 4
+    checkpoint_file(path).unlink()
+    assert flush(store, path) == []
+    assert_signed(path)

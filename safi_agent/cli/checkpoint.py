@@ -49,11 +49,11 @@ def _checkpoint_of_all(log: Path) -> bytes:
     from safi_agent.log.signed_note import parse_note
     from safi_agent.log.signing_keys import FILE
     from safi_agent.log.verify import last_seal
+    from safi_agent.unicode_text import many
 
     note, last = read_note(checkpoint_file(log)), last_seal(log)
     size = parse_checkpoint(parse_note(note).text).size if note is not None else 0
     if note is None or (last and last.line > size):
-        raise LogError(
-            f"{last.line - size if last else 0:,} lines of {log} are not signed, and there is no key: set {FILE}."
-        )
+        missing = many(last.line - size if last else 0, "line")
+        raise LogError(f"{log}: {missing} without a signature, and no key to sign with: set {FILE}.")
     return note

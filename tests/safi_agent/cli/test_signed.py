@@ -111,7 +111,10 @@ def test_the_checkpoint_is_printed_and_covers_all_lines(store: Store, monkeypatc
         assert safi("checkpoint") == (0, note)
         add(store, "t4")
         code, said = safi("checkpoint")
-        assert (code, "1 lines of saf-spirit-log.json are not signed, and there is no key: set" in said) == (2, True)
+        assert (code, "saf-spirit-log.json: 1 line without a signature, and no key to sign with: set" in said) == (
+            2,
+            True,
+        )
     code, said = safi("checkpoint")
     assert (code, said.split("\n")[1]) == (0, "4")
     assert Path(f"{LOG}.checkpoint").read_text() == said

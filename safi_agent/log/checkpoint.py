@@ -49,9 +49,14 @@ def line_hash(line: bytes) -> bytes:
     return leaf_hash(line.removesuffix(b"\n"))
 
 
-def make_origin(key: PublicKey, first_hash: bytes) -> str:
-    """The origin of a log whose first line has this hash, and which is first signed with this key."""
-    return f"{key.name}/{first_hash.hex()[:_ID_DIGITS]}"
+def make_origin(key: PublicKey, first_line: bytes) -> str:
+    """The origin of a log that begins with this line and is first signed with this key."""
+    return f"{key.name}/{line_hash(first_line).hex()[:_ID_DIGITS]}"
+
+
+def is_origin_of(origin: str, first_line: bytes | None) -> bool:
+    """Whether a log that begins with this line can have this origin; None for an unknown line."""
+    return first_line is None or origin.endswith(f"/{line_hash(first_line).hex()[:_ID_DIGITS]}")
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:

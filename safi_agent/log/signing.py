@@ -13,6 +13,7 @@ from safi_agent.errors import LogError
 from safi_agent.log.checkpoint import (
     Checkpoint,
     checkpoint_file,
+    is_origin_of,
     make_origin,
     open_checkpoint,
     parse_checkpoint,
@@ -27,6 +28,7 @@ from safi_agent.log.tree_files import (
     LogLine,
     extend_tree,
     files_from,
+    read_first_line,
     read_lines,
     read_tree,
     rebuild_tree,
@@ -36,7 +38,7 @@ from safi_agent.store import Store
 from safi_agent.store.log_account import read_rows
 
 AT_ONCE = 1000  # lines whose hashes are in memory, and turns in a query
-CURE = "'safi checkpoint --without-store' signs all lines of its hash chain"
+CURE = "if another store wrote the rest, 'safi checkpoint --without-store' signs all lines of the hash chain"
 
 
 class SignedState(NamedTuple):
@@ -77,6 +79,9 @@ def read_state(log: str, note: bytes | None, key: SigningKey, known: SignedState
             return SignedState(note, checkpoint.origin, 0, [], checkpoint)
     except ValueError as error:
         raise LogError(f"{checkpoint_file(log)}: {error}") from None
+    first = read_first_line(log)
+    if (known and known.origin not in ("", checkpoint.origin)) or not is_origin_of(checkpoint.origin, first):
+        raise LogError(f"its checkpoint is of another log, {checkpoint.origin}")
     tree = read_tree(log)
     if tree.has_root(checkpoint.size, checkpoint.root):
         return SignedState(note, checkpoint.origin, checkpoint.size, read_peaks(checkpoint.size, tree.read))
@@ -100,7 +105,7 @@ def sign_lines(log: str, key: SigningKey, state: SignedState, added: Iterable[Lo
         before = size
         size, nodes, entries = extend_tree(peaks, size, batch)
         write_tree(log, before, nodes, entries)
-        origin = origin or make_origin(key.public, bytes(nodes[:32]))
+        origin = origin or make_origin(key.public, batch[0].text)
         if expected is not None and size == expected.size and root_of(peaks) != expected.root:
             raise LogError(
                 "its lines are not as another key has signed them; if that key is not yours, remove the checkpoint"
@@ -134,7 +139,7 @@ def lines_to_sign(
     if store is None:
         return found
     if end is not None and end.lines != turns:
-        raise LogError(f"it has {end.lines:,} lines, but {turns:,} turns of this store, so others wrote to it; {CURE}")
+        raise LogError(f"it has {end.lines:,} lines, of which {turns:,} are turns of this store; {CURE}")
     return _stored_lines(store, found)
 
 
@@ -164,7 +169,7 @@ def _stored_lines(store: Store, found: Iterable[LogLine]) -> Iterator[LogLine]:
         rows = read_rows(store, [line.turn_id for line in batch])
         for line in batch:
             if line.turn_id in seen or not _is_stored(line, rows.get(line.turn_id)):
-                raise LogError(f"an unsigned line is not in the store (turn {line.turn_id!r}); {CURE}")
+                raise LogError(f"unsigned lines are not in the store, such as turn {line.turn_id!r}; {CURE}")
             seen.add(line.turn_id)
         yield from batch
 

@@ -127,6 +127,16 @@ def files_from(log: str | Path, number: int) -> list[Path]:
     return files
 
 
+def read_first_line(log: str | Path) -> bytes | None:
+    """The first line of a log; None if it is in a file that was moved away."""
+    for path in log_files(log)[:1]:
+        with path.open("rb") as file:
+            line = file.readline(LONGEST)
+        seal = read_seal(line)
+        return line if seal and seal.line == 1 else None
+    return None
+
+
 def read_line_at(log: str | Path, number: int, start: int) -> bytes:
     """What is at this offset of the file with this line, counted from 1; empty without a log."""
     for path in files_from(log, number)[:1]:

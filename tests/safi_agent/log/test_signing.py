@@ -286,7 +286,7 @@ def test_a_line_that_was_forged_after_its_writer_was_killed_is_not_signed(
     fill(store, path, "d")
     flush(store, path)
     assert ids(path) == ["a", "b", "c", "d"]
-    assert "an unsigned line is not in the store (turn 'c')" in caplog.text
+    assert "unsigned lines are not in the store, such as turn 'c'" in caplog.text
     assert signed_text(path) == before
 
 
@@ -418,3 +418,22 @@ def test_a_checkpoint_that_cannot_be_read_does_not_hold_up_the_log(
     checkpoint_file(path).unlink()
     assert flush(store, path) == []
     assert_signed(path)
+
+
+@pytest.mark.parametrize("new_process", [True, False])
+def test_the_checkpoint_of_another_log_of_the_same_key_is_not_continued(
+    new_process: bool, path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, restart: Callable[[], None]
+) -> None:
+    store, other = open_store(None), str(tmp_path / "other.json")
+    for log in (path, other):
+        fill(store, log, f"a-{log}", f"b-{log}")
+        flush(store, log)
+    for file in (checkpoint_file, tree_file, index_file):
+        file(path).write_bytes(file(other).read_bytes())
+    if new_process:
+        restart()
+    signed = signed_text(path)
+    fill(store, path, "c")
+    assert flush(store, path) == ["c"]
+    assert "its checkpoint is of another log, example.com/safi/" in caplog.text
+    assert signed_text(path) == signed == signed_text(other)

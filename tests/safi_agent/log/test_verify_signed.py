@@ -161,6 +161,20 @@ def test_each_attack_is_found_if_the_tree_is_missing_or_forged_too(name: str, tr
         assert verify(log).verdict.faulty, (name, seed)
 
 
+@pytest.mark.parametrize("damage", ["forged", "torn", "changed"])
+def test_a_log_that_is_as_it_was_signed_has_no_fault_whatever_its_tree_is(damage: str, tmp_path: Path) -> None:
+    log = signed(tmp_path)
+    note = checkpoint_file(log).read_bytes()
+    nodes = tree_file(log).read_bytes()
+    if damage == "forged":
+        sign_all(write(log, replace(random.Random(0), list(LOG))))
+        checkpoint_file(log).write_bytes(note)
+        write(log, LOG)
+    else:
+        tree_file(log).write_bytes(nodes[:-1] if damage == "torn" else bytes([nodes[0] ^ 1]) + nodes[1:])
+    assert faults(log) == []
+
+
 def test_a_process_without_store_and_secrets_finds_each_attack(tmp_path: Path) -> None:
     expected: dict[str, object] = {}
     (tmp_path / "key.pub").write_text(f"{SIGNER.public}\n")

@@ -151,13 +151,12 @@ def signed(folder: Path, lines: int) -> list[Record]:
 
 def signed_markdown(record: Record) -> str:
     names = {"verify": "safi verify --public-key", "prove": "safi prove, one turn"}
-    headings = ("command", "lines", "GB", "seconds", "seconds of CPU", "peak memory, MiB", "a proof alone, ms")
+    headings = ("command", "lines", "GB", "seconds of CPU", "peak memory, MiB", "a proof alone, ms")
     rows = [
         [
             names[row["what"]],
             f"{row['lines']:,}",
             f"{row['bytes'] / 1e9:.2f}",
-            f"{row['seconds']:.1f}",
             f"{row['cpu']:.1f}",
             f"{row['peak_mib']:.0f}",
             f"{row['proof_ms']:.1f}" if "proof_ms" in row else "",

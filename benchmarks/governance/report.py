@@ -104,8 +104,8 @@ def goals(record: Record) -> list[str]:
         share = one["signing_cpu_ms"] / (one["turn_cpu_ms"] - one["signing_cpu_ms"])
         said.append(
             f"{record['signing']['turns']} turns in {one['writes']} writes to the log: signing adds "
-            f"{one['signing_cpu_ms']:.2f} ms of CPU to a turn of {one['turn_cpu_ms']:.1f}, {share:.1%}, "
-            f"{'yes' if share <= SIGNING else 'no'}."
+            f"{one['signing_cpu_ms']:.2f} ms of CPU to a turn of {one['turn_cpu_ms']:.1f}, {share:.1%}; at most "
+            f"{SIGNING:.0%}: {'yes' if share <= SIGNING else 'no'}."
         )
     said.append(f"Answers without their audit: {record['lost']} of {record['answers']}.")
     return said

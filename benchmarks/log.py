@@ -1,8 +1,11 @@
-"""Time and memory to verify and replay a long log: ``python -m benchmarks.log``.
+"""Time and memory to verify and replay a long log: ``python -m benchmarks.log``, with signatures ``--signed``.
 
 Lines have fifteen values, a prompt and a draft, are sealed as by the chain, and are stored in files of 100 MB. Each row
 is measured in a separate process for an independent memory peak; that of the shortest log is the baseline of Python and
 its libraries. Replaying takes longer than verifying, since every line is parsed as JSON and its ledger assessed.
+
+With ``--signed``, the log has a signed checkpoint, and the commands ``safi verify --public-key`` and ``safi prove`` are
+measured as a whole, in a folder without the store and the key of the hash chain.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from benchmarks.report import publish
 from experiments.filing import Record, origin, source
@@ -22,8 +26,12 @@ from experiments.provenance import installed
 from safi_agent import Assessment, assess, load_values
 from safi_agent.log.hash_chain import beginning, seal
 from safi_agent.log.key import key_id
+from safi_agent.log.proofs import prove_turn
 from safi_agent.log.replay import replay
 from safi_agent.log.rotation import log_files, rotate
+from safi_agent.log.signing import SignedState, sign_lines
+from safi_agent.log.signing_keys import generate_key
+from safi_agent.log.tree_files import read_lines
 from safi_agent.log.verify import verify
 from safi_agent.record import Measure
 from safi_agent.store import Anchor
@@ -42,6 +50,16 @@ SAME = json.dumps(
         "measure": Measure().parameters(VALUES),
     }
 )
+# On Linux the peak memory of a process includes that of its parent when it was started: a small one starts it.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, process.returncode, used = os.wait4(process.pid, 0)
+found = {"status": process.returncode, "seconds": time.perf_counter() - start}
+print(json.dumps(found | {"cpu": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}))
+"""
+PROVEN = 20  # turns over which the time of a proof is the median
 Work = Callable[[Path], int]
 
 
@@ -98,6 +116,56 @@ def measured(what: str, log: Path) -> dict[str, float]:
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
+def commanded(*arguments: str) -> dict[str, float]:
+    """Run a command of ``safi`` in a process of its own: seconds, CPU time, and its peak memory in MiB.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
+    command = [sys.executable, "-c", "from sal_cli import safi; safi()", *arguments]
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    if found.pop("status"):
+        raise RuntimeError(f"safi {' '.join(arguments)}: {done.stderr}")
+    return found
+
+
+def signed(folder: Path, lines: int) -> list[Record]:
+    """Sign a log, and measure the commands that need nothing but its public key."""
+    log, key, public = folder / "log.json", generate_key("example.com/benchmark"), folder / "key.pub"
+    make(log, lines)
+    public.write_text(f"{key.public}\n")
+    sign_lines(str(log), key, SignedState(None, "", 0, []), read_lines(log_files(log)))
+    size = sum(file.stat().st_size for file in log_files(log))
+    verify = commanded("verify", str(log), "--public-key", str(public))
+    proofs = []
+    for turn in range(1, lines + 1, max(1, lines // PROVEN)):
+        start = time.perf_counter()
+        prove_turn(log, f"turn-{turn}")
+        proofs.append(1e3 * (time.perf_counter() - start))
+    prove = commanded("prove", f"turn-{lines // 2}", str(log)) | {"proof_ms": median(proofs)}
+    return [
+        {"what": what, "lines": lines, "bytes": size, **found} for what, found in (("verify", verify), ("prove", prove))
+    ]
+
+
+def signed_markdown(record: Record) -> str:
+    names = {"verify": "safi verify --public-key", "prove": "safi prove, one turn"}
+    headings = ("command", "lines", "GB", "seconds of CPU", "peak memory, MiB", "a proof alone, ms")
+    rows = [
+        [
+            names[row["what"]],
+            f"{row['lines']:,}",
+            f"{row['bytes'] / 1e9:.2f}",
+            f"{row['cpu']:.1f}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['proof_ms']:.1f}" if "proof_ms" in row else "",
+        ]
+        for row in record["rows"]
+    ]
+    return f"{grid(headings, rows)}\n{source(record)}"
+
+
 def markdown(record: Record) -> str:
     headings = ("command", "lines", "GB", "seconds of CPU", "lines/s of CPU", "peak memory, MB")
     rows = [
@@ -118,23 +186,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.log", description=__doc__)
     parser.add_argument("--lines", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--measure", nargs=2, metavar=("COMMAND", "LOG"), help="measure one of the two")
+    parser.add_argument("--signed", action="store_true", help="verify and prove with a public key instead")
     parser.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on long logs")
-    parser.add_argument("--out", type=Path, default=Path("results/governance/log.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/governance"))
     args = parser.parse_args(argv)
     if args.measure:
         print(json.dumps(measure(args.measure[0], Path(args.measure[1]))))
         return
+    command = f"python -m benchmarks.log{' --signed' * args.signed} --lines {' '.join(map(str, args.lines))}"
     rows = []
     for lines in args.lines:
         with tempfile.TemporaryDirectory() as folder:
+            if args.signed:
+                rows += signed(Path(folder), lines)
+                continue
             log = Path(folder) / "log.json"
             log.with_suffix(".anchor").write_text(json.dumps(make(log, lines)))
             size = sum(file.stat().st_size for file in log_files(log))
             rows += [{"what": what, "bytes": size, **measured(what, log)} for what in WORK]
-    command = f"python -m benchmarks.log --lines {' '.join(map(str, args.lines))}"
-    record = {"title": "log", "rows": rows, **origin(command, 0, "cpu")}
-    record["versions"] = {"pydantic": installed("pydantic")}
-    publish(record, args.out, markdown(record), args.table, "log")
+    name = "log-signed" if args.signed else "log"
+    record = {"title": name, "rows": rows, **origin(command, 0, "cpu")}
+    record["versions"] = {package: installed(package) for package in ("pydantic", "cryptography")}
+    text = signed_markdown(record) if args.signed else markdown(record)
+    publish(record, args.out / f"{name}.json", text, args.table, name)
 
 
 if __name__ == "__main__":

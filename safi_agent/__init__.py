@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 REQUIRED = (
+    "cryptography",
     "filelock",
     "langchain",
     "langchain_core",

@@ -2,7 +2,8 @@
 
 ``--quick`` runs it in half a minute, without the peers. Other options run N turns of SAFi only, with a model without
 latency: ``--turns-per-second N`` measures the throughput of one process, ``--memory N`` whether its memory stays flat,
-and ``--backlog N`` whether the limit of open audits holds when audits take longer than answers.
+``--backlog N`` whether the limit of open audits holds when audits take longer than answers, and ``--signing N`` the CPU
+time of signing the log.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--turns-per-second", type=int, metavar="N", help="over N turns, model without latency")
     made.add_argument("--memory", type=int, metavar="N", help="over N turns, with the same model")
     made.add_argument("--backlog", type=int, metavar="N", help="over N turns, audits slower than answers")
+    made.add_argument("--signing", type=int, metavar="N", help="over N turns, with a signed log")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on the cost of governance")
     made.add_argument("--out", type=Path, default=Path("results/governance"))
     return made
@@ -100,6 +102,10 @@ def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
         found = alone.backlog(folder, args.backlog)
         record = {"backlog": found, "answers": found["turns"], "lost": found["lost"]}
         return "backlog", f"{start} --backlog {args.backlog}", record
+    if args.signing:
+        found = alone.signing(folder, args.signing)
+        record = {"signing": found, "answers": 2 * found["turns"], "lost": found["lost"]}
+        return "signing", f"{start} --signing {args.signing}", record
     if args.quick:
         args.at_once, args.rounds, args.peers = [1, 10], 1, []
         return "quick", f"{start} --quick", beside(args, folder)

@@ -1,4 +1,4 @@
-"""SAFi with a model without latency: throughput of one process, memory over many turns, and the backlog of audits."""
+"""SAFi with a model without latency: throughput of one process, memory, the backlog of audits, cost of signing."""
 
 import asyncio
 import gc
@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.governance.instant import answer, governed
 from safi_agent import SafiChain
+from safi_agent.log import writer
+from safi_agent.log.checkpoint import checkpoint_file, parse_checkpoint
+from safi_agent.log.signed_note import parse_note
+from safi_agent.log.signing_keys import VARIABLE, generate_key
 
 BATCH = 1000  # turns between two waits for the audits, so that pending ones do not count as a leak
 PENDING = 500  # limit of open audits in ``backlog``
@@ -125,3 +130,44 @@ def backlog(folder: Path, turns: int) -> dict[str, Any]:
         "left": drained.left,
         "lost": lost(folder / "safi.db", folder / "log.json", turns),
     }
+
+
+@contextmanager
+def signed(seconds: list[float]) -> Iterator[None]:
+    """Context manager: this process signs its logs, and adds the CPU time of each signing to ``seconds``."""
+    sign = writer._sign
+
+    def timed(*arguments: Any) -> None:
+        start = time.thread_time()
+        sign(*arguments)
+        seconds.append(time.thread_time() - start)
+
+    given = {VARIABLE: generate_key("example.com/benchmark").encode()}
+    with patch.dict(os.environ, given), patch.object(writer, "_sign", timed):
+        yield
+
+
+def signing(folder: Path, turns: int) -> dict[str, Any]:
+    """CPU time of a turn, and of signing in it: for turns that are written to the log one by one, and together."""
+    rows, missing = [], 0
+    for name in ("one", "together"):
+        own, seconds = folder / name, list[float]()
+        own.mkdir()
+        with signed(seconds), governed(own) as safi:
+            asyncio.run(answer(safi, 20))
+            safi.drain(None)
+            seconds.clear()
+            cpu = time.process_time()
+            if name == "one":
+                for i in range(turns):
+                    safi.invoke(f"Question {i}: should AI allocate vaccines?")
+                    safi.drain(None)
+            else:
+                asyncio.run(answer(safi, turns))
+                safi.drain(None)
+            cpu = time.process_time() - cpu
+        note = parse_note(checkpoint_file(own / "log.json").read_bytes())
+        missing += turns + 20 - parse_checkpoint(note.text).size
+        written = {"mode": name, "writes": len(seconds), "turn_cpu_ms": 1e3 * cpu / turns}
+        rows.append(written | {"signing_cpu_ms": 1e3 * sum(seconds) / turns})
+    return {"turns": turns, "rows": rows, "unsigned": missing, "lost": missing}

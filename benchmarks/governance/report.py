@@ -21,6 +21,7 @@ NAMES = {
 GOVERNED = ("chain", "middleware")
 PER_SECOND = 500
 FLAT = 0.01  # largest relative growth of resident memory over the second half of the turns
+SIGNING = 0.05  # largest share of a turn's CPU time that signing may add
 OFF_THE_PATH = ("audit",)
 HEADINGS = ("way", "at once", "calls", "added p50, ms", "added p99, ms", "turns/s", "CPU a turn, ms")
 NOTE = """A model on loopback, in a process of its own, takes {answer_ms:g} ms for an answer or a check and
@@ -98,6 +99,13 @@ def goals(record: Record) -> list[str]:
             f"{open_['turns']} turns, audits of {open_['audit_ms']:g} ms, at most {open_['bound']} open: at most "
             f"{open_['deepest']} were, the oldest {open_['oldest_s']:.1f} s old; {half:.1f} MiB after half, "
             f"{end:.1f} at the end, {open_['left']} left, {held}."
+        )
+    for one in record.get("signing", {}).get("rows", []):
+        share = one["signing_cpu_ms"] / (one["turn_cpu_ms"] - one["signing_cpu_ms"])
+        said.append(
+            f"{record['signing']['turns']} turns in {one['writes']} writes to the log: signing adds "
+            f"{one['signing_cpu_ms']:.2f} ms of CPU to a turn of {one['turn_cpu_ms']:.1f}, {share:.1%}; at most "
+            f"{SIGNING:.0%}: {'yes' if share <= SIGNING else 'no'}."
         )
     said.append(f"Answers without their audit: {record['lost']} of {record['answers']}.")
     return said

@@ -12,6 +12,7 @@ from safi_agent.errors import LogError
 
 if TYPE_CHECKING:
     from safi_agent.log.reconciliation import Checked
+    from safi_agent.log.verify import Verdict
     from safi_agent.store import Store
     from safi_agent.store.log_account import LogAccount
 
@@ -27,8 +28,18 @@ def verify(
     first_line: Annotated[
         int, typer.Option(help="Number of the first line, if earlier files were moved away.", min=1)
     ] = 1,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="File of public keys: check signatures instead, without the store and the log's key."),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier signed checkpoint that the log has to extend; can be repeated."),
+    ] = None,
 ) -> None:
     """Check every line of a log against the hash chain, and the log against the store that wrote it.
+
+    With --public-key, check it against its signed checkpoint instead, and against earlier ones.
 
     Exit code: 0 if the log is as it was written; 1 if it is not, with the lines printed; 2 if it could not be checked;
     3 if none of its lines has a MAC, so that it cannot be verified.
@@ -37,7 +48,12 @@ def verify(
 
     check_with_store = raise_as(_unreadable, "The store could not be read")(_with_store)
     try:
-        code = _without_store(log, first_line) if without_store else check_with_store(log, store, first_line)
+        if public_key is not None:
+            code = _with_public_key(log, public_key, checkpoint or [], first_line)
+        elif checkpoint:
+            raise ValueError("expected --public-key with --checkpoint.")
+        else:
+            code = _without_store(log, first_line) if without_store else check_with_store(log, store, first_line)
     except (LogError, ValueError, OSError) as error:
         typer.echo(f"{log}: not checked: {error}", err=True)
         raise typer.Exit(UNCHECKED) from None
@@ -48,6 +64,20 @@ def _unreadable(cause: str) -> LogError:
     return LogError(
         f"store: expected a database that can be opened, got {cause}. Details are in the logger 'safi_agent'."
     )
+
+
+def _with_public_key(log: Path, public_key: Path, exported: list[Path], first_line: int) -> int:
+    """Verify the log against signed checkpoints; returns the exit code."""
+    from safi_agent.log.signing_keys import read_public_keys
+    from safi_agent.log.verify_signed import verify_signed
+
+    verdict, signed, key = verify_signed(log, read_public_keys(public_key), exported, first_line)
+    if signed is None or key is None or verdict.faulty:
+        return _print_faults(log, verdict, "signed")
+    typer.echo(f"{log}: {verdict.lines:,} lines, as they were signed by {key.label} for the log {signed.origin}.")
+    for file in exported:
+        typer.echo(f"They extend the checkpoint in {file}.")
+    return WHOLE
 
 
 def _without_store(log: Path, first_line: int) -> int:
@@ -131,14 +161,18 @@ def _find_account(store: "Store", log: Path) -> "LogAccount | None":
     return None
 
 
-def _print_result(log: Path, checked: "Checked") -> int:
-    verdict, anchor, foreign, waiting = checked
+def _print_faults(log: Path, verdict: "Verdict", done: str) -> int:
     for fault in verdict.faults:
         typer.echo(str(fault))
+    noun = "fault" if verdict.faulty == 1 else "faults"
+    typer.echo(f"{log}: not as it was {done}: {verdict.faulty:,} {noun} in {verdict.lines:,} lines.")
+    return TAMPERED
+
+
+def _print_result(log: Path, checked: "Checked") -> int:
+    verdict, anchor, foreign, waiting = checked
     if verdict.faulty:
-        noun = "fault" if verdict.faulty == 1 else "faults"
-        typer.echo(f"{log}: not as it was written: {verdict.faulty:,} {noun} in {verdict.lines:,} lines.")
-        return TAMPERED
+        return _print_faults(log, verdict, "written")
     typer.echo(f"{log}: {verdict.lines:,} lines, as they were written.")
     if verdict.unsealed:
         typer.echo(f"The first {verdict.unsealed:,} have no MAC; they are unchanged since the chain began.")

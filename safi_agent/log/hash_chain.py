@@ -50,6 +50,11 @@ def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
     return body + f', "mac": "{mac}"}}\n'.encode("ascii"), Tip(tip.lines + 1, mac)
 
 
+def sealed_line(record: str, seal: Seal) -> bytes:
+    """The line of a record with this seal, genuine or not."""
+    return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
+
+
 def read_seal(line: bytes) -> Seal | None:
     """The seal of a line; None if it has none, or one that is not written exactly as ``seal`` does."""
     match = _SEAL.search(line, max(0, len(line) - _WIDEST))

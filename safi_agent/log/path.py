@@ -11,9 +11,11 @@ from sqlalchemy.exc import ArgumentError
 from safi_agent.log.hash_chain import read_seal
 from safi_agent.log.key import given_key, key_file
 from safi_agent.log.rotation import lines
+from safi_agent.log.signing_keys import given_signing_key
 
 DATABASE = b"SQLite format 3\0"
-BESIDE = re.compile(r".+\.(key|key\.new|lock|[1-9]\d*)")  # names of files beside a log
+# Names of files beside a log.
+BESIDE = re.compile(r".+\.(key|key\.new|lock|tree|index|checkpoint|checkpoint\.new|[1-9]\d*)")
 BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 BEGINS = b'{"timestamp": "'  # how a record begins
 LONGEST_FIRST = 2**20  # bytes; a longer line is recognized by its beginning
@@ -30,8 +32,9 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
     Raises:
         TypeError: ``path`` is neither a path nor None.
         ValueError: its folder does not exist; it is a folder, a device, or a file with other contents, like a database,
-            a key or a set of values; its name is reserved for files beside a log; or the key in the environment is
+            a key or a set of values; its name is reserved for files beside a log; or a key in the environment is
             invalid.
+        LogError: the file of the signing key can be read by others.
     """
     if path is None:
         return ""
@@ -45,13 +48,14 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
         raise ValueError(f"log: expected a file in an existing folder, got {str(path)!r}.")
     if BESIDE.fullmatch(full.name):
         raise ValueError(
-            f"log: expected a name that does not end in .key, .lock or a number, which are reserved for related files, "
-            f"got {str(path)!r}."
+            f"log: expected a name that does not end in .key, .lock, .tree, .index, .checkpoint or a number, which are "
+            f"reserved for related files, got {str(path)!r}."
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
         raise ValueError(f"log: expected a file that does not belong to the store, got {str(path)!r}.")
     refuse_other_files(full)
     given_key()
+    given_signing_key()
     return str(full)
 
 

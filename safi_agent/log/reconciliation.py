@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import CHANGED, anchor_key_id, sealed_turns
-from safi_agent.log.hash_chain import Seal, genuine, read_seal
+from safi_agent.log.hash_chain import Seal, genuine, read_seal, sealed_line
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
@@ -126,17 +126,12 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
     try:
         if row.status != "done" or row.place is None:
             yield f"{named} is not committed, but the log contains it"
-        elif line.seal and _written(row.record, line.seal) != line.text:
+        elif line.seal and sealed_line(row.record, line.seal) != line.text:
             yield f"{named} has a different record than the log"
         elif changed := _changed(line.record, row):
             yield f"{named} has another {', '.join(changed)} than the log"
     except WRONG as error:
         yield f"{named} cannot be read ({type(error).__name__})"
-
-
-def _written(record: str, seal: Seal) -> bytes:
-    """The log line of this record."""
-    return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
 
 
 def _changed(record: Mapping[str, Any], row: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from safi_agent.store import Anchor
 
 MOST_FAULTS = 20
 PAUSE = 0.1  # seconds
+LONGEST_TORN = 2**20  # bytes of an incomplete last line, before which the last seal is looked for
 
 
 class Fault(NamedTuple):
@@ -61,19 +63,21 @@ def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int
         raise LogError(
             f"expected the key with id {anchor_key_id(anchor)}, with which the log was written, got {key_id(key)}."
         )
-    verifier = _ChainVerifier(key, anchor, first)
+    # An anchor without a MAC expects no chained line.
+    expected = Expected(*anchor[1:3], "the store's anchor") if anchor and not anchor.mac.startswith(BEGINS) else None
+    verifier = ChainVerifier(
+        lambda line, seal: genuine(line, seal, key), expected, first, "was changed, or written without the key"
+    )
     with ExitStack() as stack:
-        opened = _opened(stack, Path(log))
+        opened = open_files(stack, Path(log))
         if not opened and anchor is None:
             raise FileNotFoundError(f"expected an existing log, got {str(log)!r}.")
         for name, file in opened:
             verifier.begin_file(name)
             for line in lines(file):
-                verifier.verify_line(line if line.endswith(b"\n") else line + _rest(file))
+                verifier.verify_line(line if line.endswith(b"\n") else line + read_rest(file))
     verifier.finish(str(log))
-    return Verdict(
-        tuple(verifier.faults[:MOST_FAULTS]), verifier.faulty, verifier.lines, verifier.unsealed, verifier.tip
-    )
+    return verifier.verdict()
 
 
 def is_chained(log: str | Path) -> bool:
@@ -91,7 +95,18 @@ def is_chained(log: str | Path) -> bool:
     return False
 
 
-def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
+def last_seal(log: str | Path) -> Seal | None:
+    """The seal of the last complete line of a log; None if there is none, or the line has none."""
+    for path in reversed(log_files(log)):
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST_TORN))
+            end = file.read()
+        if end:
+            return read_seal(end[: end.rfind(b"\n") + 1])
+    return None
+
+
+def open_files(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
     """All files of the log, opened at once, so that a file that is rotated meanwhile is not read twice."""
     current = stack.enter_context(log.open("rb")) if log.exists() else None
     files: list[tuple[str, BinaryIO]] = [(str(path), stack.enter_context(path.open("rb"))) for path in full_files(log)]
@@ -101,23 +116,44 @@ def _opened(stack: ExitStack, log: Path) -> list[tuple[str, BinaryIO]]:
     return files
 
 
-def _rest(file: BinaryIO) -> bytes:
+def read_rest(file: BinaryIO) -> bytes:
     """The rest of a line that is being written."""
     time.sleep(PAUSE)
     return file.readline(LONGEST)
 
 
-class _ChainVerifier:
-    """Verifies each line in order, with the end of the chain so far."""
+class Expected(NamedTuple):
+    """The number of lines that a log should have, the mac of the last if it is known, and who says so."""
 
-    def __init__(self, key: bytes, anchor: Anchor | None, first: int) -> None:
-        self.key, self.anchor, self.first = key, anchor, first
+    lines: int
+    mac: str | None
+    source: str
+
+
+class ChainVerifier:
+    """Verifies each line in order, with the end of the chain so far.
+
+    Args:
+        is_genuine: whether a line is one that was written, as its seal says.
+        expected: the end of the log. Default: missing lines at the end are not reported.
+        first: the number of the first line.
+        changed: the description of a line that is not genuine.
+    """
+
+    def __init__(
+        self, is_genuine: Callable[[bytes, Seal], bool], expected: Expected | None, first: int, changed: str
+    ) -> None:
+        self.is_genuine, self.expected, self.first, self.changed = is_genuine, expected, first, changed
         self.faults: list[Fault] = []
         self.faulty = self.lines = self.unsealed = 0
         self.tip: Tip | None = None  # the last genuine line
         self._faulty_since_tip = 0  # the number of faulty lines since then
         self._digest = sha256()
         self._file, self._at, self._start = "", 0, ""
+
+    def verdict(self) -> Verdict:
+        """The result, after ``finish``."""
+        return Verdict(tuple(self.faults[:MOST_FAULTS]), self.faulty, self.lines, self.unsealed, self.tip)
 
     def begin_file(self, name: str) -> None:
         """Begin the next file."""
@@ -128,10 +164,10 @@ class _ChainVerifier:
         self._at += 1
         self.lines += 1
         seal = read_seal(line)
-        if seal and genuine(line, seal, self.key):
+        if seal and self.is_genuine(line, seal):
             self._check_next(seal)
         elif seal:
-            self._reject("was changed, or written without the key")
+            self._reject(self.changed)
         elif not line.endswith(b"\n"):
             self._reject("is torn: its end is missing")
         elif self.tip or self._faulty_since_tip:
@@ -142,29 +178,29 @@ class _ChainVerifier:
 
     def finish(self, log: str) -> None:
         """Check for missing lines at the end."""
-        if self.anchor is None or self.anchor.mac.startswith(BEGINS):  # none of its lines was chained
+        if self.expected is None:
             return
         if self.tip is None and self.unsealed:
-            self._add_fault(
-                f"has no mac, but the store's anchor expects a chain of {self.anchor.lines} lines", at_start=True
+            self.add_fault(
+                f"has no mac, but {self.expected.source} expects a chain of {self.expected.lines} lines", at_start=True
             )
             return
         present = (self.tip.lines if self.tip else 0) + self._faulty_since_tip
-        if present < self.anchor.lines:
+        if present < self.expected.lines:
             self._file, self._at = self._file or log, self._at + 1
-            self._add_fault(f"{_span(present + 1, self.anchor.lines)} at the end")
+            self.add_fault(f"{_span(present + 1, self.expected.lines)} at the end")
 
     def _check_next(self, seal: Seal) -> None:
         if self.tip is None:
             self._check_first(seal)
         elif seal.line <= self.tip.lines:
-            self._add_fault(f"is line {seal.line} of the chain, but comes after line {self.tip.lines}")
+            self.add_fault(f"is line {seal.line} of the chain, but comes after line {self.tip.lines}")
         elif not self._faulty_since_tip and seal.line > self.tip.lines + 1:
-            self._add_fault(f"is line {seal.line} of the chain; {_span(self.tip.lines + 1, seal.line - 1)} before it")
+            self.add_fault(f"is line {seal.line} of the chain; {_span(self.tip.lines + 1, seal.line - 1)} before it")
         elif not self._faulty_since_tip and seal.prev != self.tip.mac:
-            self._add_fault(f"follows another line {self.tip.lines} than the one before it")
-        elif self.anchor and seal.line == self.anchor.lines and seal.mac != self.anchor.mac:
-            self._add_fault(f"differs from line {seal.line} in the store's anchor")
+            self.add_fault(f"follows another line {self.tip.lines} than the one before it")
+        elif (last := self.expected) and seal.line == last.lines and seal.mac != (last.mac or seal.mac):
+            self.add_fault(f"differs from line {seal.line} in {last.source}")
         self.tip, self._faulty_since_tip = Tip(seal.line, seal.mac), 0
 
     def _check_first(self, seal: Seal) -> None:
@@ -180,13 +216,14 @@ class _ChainVerifier:
             what = f"is line {seal.line} of the chain; expected line {self.first} first"
         else:
             return
-        self._add_fault(what, at_start=True)
+        self.add_fault(what, at_start=True)
 
     def _reject(self, what: str) -> None:
         self._faulty_since_tip += 1
-        self._add_fault(what)
+        self.add_fault(what)
 
-    def _add_fault(self, what: str, *, at_start: bool = False) -> None:
+    def add_fault(self, what: str, *, at_start: bool = False) -> None:
+        """Report a fault at the present line, or at the first line of the log."""
         self.faulty += 1
         if at_start:
             self.faults.insert(0, Fault(self._start, 1, what))

@@ -26,6 +26,8 @@ KEYS = (
     "SAFI_STORE",
     "SAFI_LOG_KEY",
     "SAFI_LOG_KEY_FILE",
+    "SAFI_SIGNING_KEY",
+    "SAFI_SIGNING_KEY_FILE",
 )
 
 

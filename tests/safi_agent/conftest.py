@@ -18,6 +18,8 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         "LANGCHAIN_TRACING_V2",
         "SAFI_LOG_KEY",
         "SAFI_LOG_KEY_FILE",
+        "SAFI_SIGNING_KEY",
+        "SAFI_SIGNING_KEY_FILE",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -70,6 +70,16 @@ def test_turns_per_second_and_memory_count_their_audits(tmp_path: Path) -> None:
     assert kept["lost"] == 0
 
 
+@pytest.mark.slow
+def test_the_cost_of_signing_is_measured_on_logs_that_are_signed(tmp_path: Path) -> None:
+    governance.main(["--signing", "10", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "signing.json").read_text())
+    one, together = record["signing"]["rows"]
+    assert (record["lost"], one["writes"]) == (0, 10)
+    assert 1 <= together["writes"] <= 10
+    assert all(0 < row["signing_cpu_ms"] < row["turn_cpu_ms"] for row in (one, together))
+
+
 def test_an_audit_that_is_missing_is_counted(tmp_path: Path) -> None:
     with alone.governed(tmp_path) as safi:
         safi.invoke("One?")

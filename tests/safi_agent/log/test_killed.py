@@ -14,10 +14,13 @@ from safi_agent.log import flush
 from safi_agent.log.key import find_key
 from safi_agent.log.reconciliation import check
 from safi_agent.log.rotation import log_files
+from safi_agent.log.tree_files import index_file, rebuild_tree, tree_file
+from safi_agent.log.verify_signed import verify_signed
 from safi_agent.store import open_store
 from safi_agent.store.log_account import read_log_account
 from safi_agent.store.log_state import read_anchor, read_unlogged
 from tests import forked
+from tests.safi_agent.log.signed_logs import SIGNER
 from tests.safi_agent.log.writer import work
 
 pytestmark = pytest.mark.slow
@@ -30,8 +33,13 @@ def start(folder: Path) -> tuple[BaseProcess, "Connection[int, int]"]:
     return forked.start(work, str(folder), say.send), said
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("seed", range(MOMENTS))
-def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: int, tmp_path: Path) -> None:
+def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(
+    seed: int, signed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if signed:
+        monkeypatch.setenv("SAFI_SIGNING_KEY", SIGNER.encode())
     rng, log = random.Random(seed), tmp_path / "log.json"
     writers = [start(tmp_path) for _ in range(3)]
     for _, said in writers:
@@ -54,3 +62,7 @@ def test_writers_killed_at_random_moments_leave_one_chain_over_many_files(seed: 
     written = [json.loads(line)["turnId"] for file in log_files(log) for line in file.read_bytes().splitlines()]
     assert len(set(written)) == len(written) == verdict.lines == anchor.lines
     assert not read_unlogged(store, str(log))[1]
+    if signed:
+        assert verify_signed(log, [SIGNER.public]).verdict[:3] == ((), 0, verdict.lines)
+        tree, _ = rebuild_tree(log, verdict.lines)
+        assert (tree_file(log).read_bytes(), index_file(log).read_bytes()) == (tree.nodes, tree.entries)

@@ -167,7 +167,7 @@ def test_a_state_that_does_not_fit_is_refused():
     model = net()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
     state = comm.state_dict()
-    with pytest.raises(ValueError, match=r"version in \(8,\), got 99"):
+    with pytest.raises(ValueError, match=r"version in \(9,\), got 99"):
         comm.load_state_dict(state | {"version": 99})
     with pytest.raises(ValueError, match=r"'subspace'.*'element'"):
         comm.load_state_dict(state | {"protection": "element"})

@@ -22,6 +22,6 @@ RAISE_ON_VIOLATION: Final = False
 AUDIT_ATTEMPTS: Final = 3
 AUDIT_BACKOFF: Final = 1.0
 AUDIT_TIMEOUT: Final = 120.0
-AUDIT: Final = "in_process"
+AUDIT_MODE: Final = "in_process"
 MAX_PENDING: Final = 10_000
 WHEN_FULL: Final = "wait"

@@ -1,7 +1,7 @@
 """SafiMiddleware: an agent's answers and tool calls have to pass the Will, and its answers are audited."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -31,6 +31,7 @@ from safi_agent.agents.replies import denial_message, governed_result, is_answer
 from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.audit import AuditMode
+from safi_agent.audit.finished import Audit
 from safi_agent.backpressure import WhenFull
 from safi_agent.chain import create_safi_chain
 from safi_agent.error_boundary import PassThrough, acontain_errors, contain_errors, input_errors
@@ -104,7 +105,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         audit_attempts: int = defaults.AUDIT_ATTEMPTS,
         audit_backoff: float = defaults.AUDIT_BACKOFF,
         audit_timeout: float = defaults.AUDIT_TIMEOUT,
-        audit: AuditMode = defaults.AUDIT,
+        audit_mode: AuditMode = defaults.AUDIT_MODE,
         max_pending: int | None = defaults.MAX_PENDING,
         when_full: WhenFull = defaults.WHEN_FULL,
         tracers: Sequence[BaseCallbackHandler] = (),
@@ -139,7 +140,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             audit_attempts=audit_attempts,
             audit_backoff=audit_backoff,
             audit_timeout=audit_timeout,
-            audit=audit,
+            audit_mode=audit_mode,
             max_pending=max_pending,
             when_full=when_full,
             tracers=tracers,
@@ -296,6 +297,22 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     def backlog(self) -> Backlog:
         """The number of open audits of this value set on this store, and the age of the oldest."""
         return self.chain.backlog()
+
+    def audit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Return the audit of an answer, as ``SafiChain.audit`` does."""
+        return self.chain.audit(turn_id, timeout)
+
+    async def aaudit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Asynchronous version of ``audit``."""
+        return await self.chain.aaudit(turn_id, timeout)
+
+    def audits(self, after: int | None = 0, timeout: float | None = None) -> Iterator[Audit]:
+        """Iterate over finished audits, as ``SafiChain.audits`` does."""
+        return self.chain.audits(after, timeout)
+
+    def aaudits(self, after: int | None = 0, timeout: float | None = None) -> AsyncIterator[Audit]:
+        """Asynchronous version of ``audits``."""
+        return self.chain.aaudits(after, timeout)
 
     @override
     def drain(self, timeout: float | None = 30) -> DrainResult:

@@ -2,7 +2,7 @@
 
 import typer
 
-from safi_agent.cli import chat, drain, reaudit, replay, report, values, verify, worker
+from safi_agent.cli import chat, drain, reaudit, replay, report, show, values, verify, worker
 
 app = typer.Typer(
     help="Governed answers, audited value by value.",
@@ -10,6 +10,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # locals contain prompts, and URLs with passwords
 )
-for command in (chat.chat, drain.drain, reaudit.reaudit, worker.worker, verify.verify, replay.replay, report.report):
+for command in (
+    chat.chat,
+    show.show,
+    drain.drain,
+    reaudit.reaudit,
+    worker.worker,
+    verify.verify,
+    replay.replay,
+    report.report,
+):
     app.command()(command)
 app.add_typer(values.app, name="values")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ from safi_agent.store.database_errors import opening
 from safi_agent.store.reaudit import add_reaudit, failed_audits
 from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import shared_timeout_budget
+from safi_agent.telemetry import backlog
+from safi_agent.telemetry.spans import TraceScope, record_answer, turn_span
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -76,6 +79,7 @@ class SafiChain(Lifecycle, Settings):
         names = {faculty: model_label(model) for faculty, model in models.items()}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
+        backlog.monitor.add(self._auditor.store, self.values.name)
         self._release = Release(self._auditor, names)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
@@ -125,7 +129,7 @@ class SafiChain(Lifecycle, Settings):
         return await acontain_errors(partial(self._agoverned, input, config))
 
     def _governed(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.turn_span():
             with input_errors():
                 turn, earlier = self._open(input, config)
             if earlier is not None:
@@ -134,7 +138,7 @@ class SafiChain(Lifecycle, Settings):
                 return self.deliver(self.run_steps(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.turn_span():
             with input_errors():
                 turn, earlier = await self._aopen(input, config)
             if earlier is not None:
@@ -152,6 +156,11 @@ class SafiChain(Lifecycle, Settings):
         if has_turn_id(config) or note is None:
             return await asyncio.to_thread(self._open, input, config)
         return self.begin_turn(input, config, note=note), None
+
+    def turn_span(self, intellect: str | None = None) -> AbstractContextManager[None]:
+        """The span of a turn; ``intellect`` replaces the name of the Intellect's model."""
+        models = self._release.models if intellect is None else {**self._release.models, "intellect": intellect}
+        return turn_span(TraceScope(self.values.name, models, self.trace_contents))
 
     def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Run a turn through faculties, hidden from the caller's callbacks and streams.
@@ -204,6 +213,7 @@ class SafiChain(Lifecycle, Settings):
     def deliver(self, answer: AIMessage) -> AIMessage:
         """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
         answer.usage_metadata = token_counts(answer.usage_metadata)
+        record_answer(answer)
         metadata = answer.response_metadata["safi"]
         if self.raise_on_violation and metadata["willDecision"] == "violation":
             raise ViolationError(str(answer.text), metadata)
@@ -319,6 +329,8 @@ class SafiChain(Lifecycle, Settings):
 
     @override
     def close(self, timeout: float | None = 30) -> DrainResult:
+        if not self._closed:
+            backlog.monitor.remove(self._auditor.store, self.values.name)
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)
@@ -362,6 +374,7 @@ def create_safi_chain(
     max_pending: int | None = defaults.MAX_PENDING,
     when_full: WhenFull = defaults.WHEN_FULL,
     tracers: Sequence[BaseCallbackHandler] = (),
+    trace_contents: bool = defaults.TRACE_CONTENTS,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -401,6 +414,8 @@ def create_safi_chain(
             continue.
         tracers: callback handlers that receive the inner runs too, with their drafts. A caller's own handlers receive
             the input and the answer only.
+        trace_contents: whether OpenTelemetry spans and events include contents: prompts, drafts (refused ones too),
+            answers, reasons and the memory key.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -437,4 +452,5 @@ def create_safi_chain(
         max_pending=max_pending,
         when_full=when_full,
         tracers=_as_tuple("tracers", tracers),
+        trace_contents=trace_contents,
     )

@@ -25,3 +25,4 @@ AUDIT_TIMEOUT: Final = 120.0
 AUDIT_MODE: Final = "in_process"
 MAX_PENDING: Final = 10_000
 WHEN_FULL: Final = "wait"
+TRACE_CONTENTS: Final = False

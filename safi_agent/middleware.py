@@ -39,7 +39,7 @@ from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
-from safi_agent.models import Model
+from safi_agent.models import Model, model_label
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -109,6 +109,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         max_pending: int | None = defaults.MAX_PENDING,
         when_full: WhenFull = defaults.WHEN_FULL,
         tracers: Sequence[BaseCallbackHandler] = (),
+        trace_contents: bool = defaults.TRACE_CONTENTS,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -144,6 +145,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             max_pending=max_pending,
             when_full=when_full,
             tracers=tracers,
+            trace_contents=trace_contents,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)
@@ -189,14 +191,17 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         ending = FinalAnswer.from_state(state)
         if (turn := self._governance.begin_ending(ending, state, config)) is None:
             return None
-        return _replace_final(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
+        with self.chain.turn_span():
+            answer = run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
+        return _replace_final(ending, answer)
 
     async def _agovern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
         ending = FinalAnswer.from_state(state)
         if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        flow = self._governance.answer_flow(turn, ending.text)
-        return _replace_final(ending, await arun_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            answer = await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
+        return _replace_final(ending, answer)
 
     # Model calls
 
@@ -212,7 +217,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return await acontain_errors(partial(self._acall_model, request, handler, ensure_config()))
 
     def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.chain.turn_span(model_label(request.model)):
             turn, earlier = self._governance.begin_model_call(request, config)
             if earlier is not None:
                 return ModelResponse([self.chain.deliver(earlier)])
@@ -223,7 +228,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     async def _acall_model(
         self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
     ) -> Any:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.chain.turn_span(model_label(request.model)):
             turn, earlier = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if earlier is not None:
                 return ModelResponse([self.chain.deliver(earlier)])
@@ -280,8 +285,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, earlier = self._governance.begin_result(request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), earlier)
-        return _as_tool_message(request, run_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            flow = self._governance.answer_flow(turn, result_text(result), earlier)
+            return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -291,8 +297,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, earlier = await asyncio.to_thread(self._governance.begin_result, request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), earlier)
-        return _as_tool_message(request, await arun_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            flow = self._governance.answer_flow(turn, result_text(result), earlier)
+            return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
         """The number of open audits of this value set on this store, and the age of the oldest."""

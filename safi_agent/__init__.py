@@ -13,6 +13,7 @@ REQUIRED = (
     "langchain",
     "langchain_core",
     "langchain_openai",
+    "opentelemetry",
     "pydantic",
     "regex",
     "sqlalchemy",

@@ -46,7 +46,7 @@ from safi_agent.store.reaudit import add_reaudit, failed_audits
 from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.telemetry import backlog
-from safi_agent.telemetry.spans import TraceScope, record_answer, turn_span
+from safi_agent.telemetry.spans import TraceScope, call_scope, record_answer, turn_span
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -159,8 +159,15 @@ class SafiChain(Lifecycle, Settings):
 
     def turn_span(self, intellect: str | None = None) -> AbstractContextManager[None]:
         """The span of a turn; ``intellect`` replaces the name of the Intellect's model."""
+        return turn_span(self._trace_scope(intellect))
+
+    def call_scope(self) -> AbstractContextManager[None]:
+        """The context in which faculties have spans outside of a turn."""
+        return call_scope(self._trace_scope())
+
+    def _trace_scope(self, intellect: str | None = None) -> TraceScope:
         models = self._release.models if intellect is None else {**self._release.models, "intellect": intellect}
-        return turn_span(TraceScope(self.values.name, models, self.trace_contents))
+        return TraceScope(self.values.name, models, self.trace_contents)
 
     def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Run a turn through faculties, hidden from the caller's callbacks and streams.

@@ -173,7 +173,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             run, answer = self._governance.start_run(state["messages"], config)
         if answer is None:
             return {**fresh, "safi_run": run}
-        return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
+        with self.chain.call_scope():
+            return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
 
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -269,11 +270,13 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     def _check_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = self._governance.begin_call(request, config)
-        return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
+        with self.chain.call_scope():
+            return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     async def _acheck_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = await asyncio.to_thread(self._governance.begin_call, request, config)
-        return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
+        with self.chain.call_scope():
+            return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
         turn = self._governance.begin_call(request, config)

@@ -125,8 +125,6 @@ def evaluation_attributes(record: Mapping[str, Any], row: Mapping[str, Any], *, 
         SCORE_VALUE: float(row["score"]),
         SCORE_LABEL: score_label(row["score"]),
         RESPONSE_ID: response_id(record["turnId"]),
-        TURN_ID: record["turnId"],
-        VALUE_SET: record["valueSet"],
         CONFIDENCE: row["confidence"],
     }
     return {**attributes, EXPLANATION: row["reason"]} if contents else attributes

@@ -87,6 +87,13 @@ def turn_span(scope: TraceScope) -> Iterator[None]:
 
 
 @contextmanager
+def call_scope(scope: TraceScope) -> Iterator[None]:
+    """The context of work outside of a turn, such as a ruling on a tool call; hides the scope of a surrounding turn."""
+    with _current(context.set_value(_SCOPE, scope)):
+        yield
+
+
+@contextmanager
 def audit_scope(scope: TraceScope, stored: TraceContext | None) -> Iterator[None]:
     """The context of an audit: its spans are children of the turn's span, whose trace context was stored.
 
@@ -127,7 +134,7 @@ def faculty_span(name: str) -> Iterator[FacultySpan | None]:
     if scope is None:
         yield None
         return
-    attributes: Attributes = {OPERATION: "invoke_agent", AGENT: name, VALUE_SET: scope.value_set}
+    attributes: Attributes = {OPERATION: "invoke_agent", AGENT: name}
     if model := scope.models.get(name.lower()):
         attributes[REQUEST_MODEL] = model
     with open_span(f"invoke_agent {name}", attributes, context.get_current()) as span:

@@ -1,8 +1,6 @@
-import pytest
-
-pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
-
 from collections.abc import Iterator
+
+import pytest
 
 from tests.safi_agent.telemetry.exported import Exported
 

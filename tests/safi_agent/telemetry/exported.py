@@ -12,13 +12,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from safi_agent.telemetry import SCOPE, commits, metrics, spans
-from safi_agent.telemetry.backlog import BacklogMonitor, monitor
+from safi_agent.telemetry.backlog import monitor
 
 
 class Exported:
     """Providers with exporters in memory; the providers of the process can be set only once, so they stay unset."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *, events: bool, backlog: BacklogMonitor = monitor) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, *, events: bool) -> None:
         self._spans, self._events, self._metrics = (
             InMemorySpanExporter(),
             InMemoryLogRecordExporter(),
@@ -30,7 +30,7 @@ class Exported:
         self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self._events))
         patch.setattr(spans, "tracer", self.tracers.get_tracer(SCOPE))
         patch.setattr(metrics, "instruments", metrics.Instruments(self.meters.get_meter(SCOPE)))
-        backlog.observe(self.meters.get_meter(SCOPE))
+        monitor.observe(self.meters.get_meter(SCOPE))
         if events:
             patch.setattr(commits, "get_logger_provider", lambda: self.loggers)
 
@@ -63,9 +63,14 @@ class Exported:
     def events(self) -> list[Any]:
         return [data.log_record for data in self._events.get_finished_logs()]
 
+    @property
+    def metrics_data(self) -> Any:
+        """All metrics, collected now; None where there are none."""
+        return self._metrics.get_metrics_data()
+
     def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
         """The attributes of each data point of a metric, and the point."""
-        data = self._metrics.get_metrics_data()
+        data = self.metrics_data
         scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
         found = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
         return [(dict(point.attributes), point) for metric in found for point in metric.data.data_points]
@@ -73,6 +78,6 @@ class Exported:
     @property
     def text(self) -> str:
         """All that was exported, as text."""
-        data = self._metrics.get_metrics_data()
+        data = self.metrics_data
         logs = [record.to_json() for record in self._events.get_finished_logs()]
         return "".join([*(span.to_json() for span in self.spans), *logs, data.to_json() if data else ""])

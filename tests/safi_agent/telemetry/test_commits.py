@@ -32,8 +32,6 @@ def expected(turn: str) -> list[dict[str, Any]]:
             "gen_ai.evaluation.score.value": score,
             "gen_ai.evaluation.score.label": labels[score],
             "gen_ai.response.id": f"safi-{turn}",
-            "safi.turn.id": turn,
-            "safi.value_set": "three",
             "safi.confidence": 0.8,
         }
         for name, score in SCORES.items()
@@ -80,9 +78,9 @@ def test_each_audit_is_reported_once_though_its_turns_are_committed_together(mak
     safi = make(Fake(audit_delay=0.05))
     messages = safi.batch([f"q{i}" for i in range(20)])
     safi.drain()
-    ids = {message.response_metadata["safi"]["turnId"] for message in messages}
+    ids = {message.id for message in messages}
     assert len(exported.events) == 60
-    assert {event.attributes["safi.turn.id"] for event in exported.events} == ids
+    assert {event.attributes["gen_ai.response.id"] for event in exported.events} == ids
     turns = {span.context.span_id: span.context.trace_id for span in exported.named("invoke_workflow safi")}
     assert {(event.span_id, event.trace_id) for event in exported.events} == set(turns.items())
 

@@ -19,8 +19,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from safi_agent import IntellectError, OutboxError, SafiError, ViolationError
 from safi_agent.telemetry import spans
 from safi_agent.telemetry.attributes import describe
-from safi_agent.telemetry.spans import turn_context
-from safi_agent.turn import Draft
+from safi_agent.telemetry.spans import TraceScope, call_scope, faculty_span, turn_context, turn_span
+from safi_agent.turn import Draft, Verdict
 from tests.safi_agent.agents.calling import Calling, Tools, ask, call, calls
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, in_turn, ledger
 from tests.safi_agent.observers import secret
@@ -103,7 +103,6 @@ def test_the_attributes_of_an_approved_turn(make: Any, exported: Exported) -> No
             "gen_ai.agent.name": "Intellect",
             "gen_ai.request.model": "fake",
             "gen_ai.response.model": "m-1",
-            "safi.value_set": "three",
             **usage,
         },
         WILL: {
@@ -111,7 +110,6 @@ def test_the_attributes_of_an_approved_turn(make: Any, exported: Exported) -> No
             "gen_ai.agent.name": "Will",
             "gen_ai.request.model": "fake",
             "gen_ai.response.model": "m-2",
-            "safi.value_set": "three",
             "safi.decision": "approve",
             "safi.rule": "judge",
             **usage,
@@ -121,7 +119,6 @@ def test_the_attributes_of_an_approved_turn(make: Any, exported: Exported) -> No
             "gen_ai.agent.name": "Conscience",
             "gen_ai.request.model": "fake",
             "gen_ai.response.model": "m-3",
-            "safi.value_set": "three",
             **usage,
         },
         SPIRIT: {
@@ -456,3 +453,21 @@ def test_a_hard_gate_is_a_value_like_others(make: Any, exported: Exported) -> No
         "Thrift",
         "No Harm",
     ]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_ruling_on_a_tool_call_has_a_span(awaited: bool, govern: Any, exported: Exported) -> None:
+    middleware = govern(Fake(), store=None, log=None, judge_calls=True)
+    model = Calling(intellect=in_turn(calls(call("search", q="x")), "Ok."))
+    ask(create_agent(model, Tools().of(), middleware=[middleware]), awaited)
+    assert len(exported.named(WILL)) == 2, "of the call and of the answer"
+
+
+def test_work_outside_of_a_turn_does_not_use_the_scope_of_a_surrounding_one(exported: Exported) -> None:
+    word = secret()
+    outer, inner = TraceScope("outer", {}, contents=True), TraceScope("inner", {}, contents=False)
+    with turn_span(outer), call_scope(inner), faculty_span("Will") as span:
+        assert span is not None
+        span.set_result(Verdict("violation", word))
+    assert exported.tree == {TURN: None, WILL: TURN}
+    assert word not in exported.text

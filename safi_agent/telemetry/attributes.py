@@ -118,13 +118,12 @@ def record_attributes(record: Mapping[str, Any]) -> Attributes:
     }
 
 
-def evaluation_attributes(record: Mapping[str, Any], row: Mapping[str, Any], *, contents: bool) -> Attributes:
+def evaluation_attributes(row: Mapping[str, Any], *, contents: bool) -> Attributes:
     """The attributes of the event ``gen_ai.evaluation.result`` of a row of the ledger."""
     attributes: Attributes = {
         EVALUATION: row["value"],
         SCORE_VALUE: float(row["score"]),
         SCORE_LABEL: score_label(row["score"]),
-        RESPONSE_ID: response_id(record["turnId"]),
         CONFIDENCE: row["confidence"],
     }
     return {**attributes, EXPLANATION: row["reason"]} if contents else attributes

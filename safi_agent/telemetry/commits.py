@@ -17,7 +17,13 @@ from opentelemetry.trace import Span
 
 from safi_agent.store import Commit, JudgedTurn, Memory
 from safi_agent.telemetry import SCOPE, metrics
-from safi_agent.telemetry.attributes import evaluation_attributes, record_attributes
+from safi_agent.telemetry.attributes import (
+    RESPONSE_ID,
+    Attributes,
+    evaluation_attributes,
+    record_attributes,
+    response_id,
+)
 from safi_agent.telemetry.spans import TraceContext, open_span, set_error, turn_context
 
 log = logging.getLogger("safi_agent")
@@ -64,8 +70,10 @@ class CommitTelemetry:
         if logger is None and not recording:
             return
         evaluated = parent if parent else trace.set_span_in_context(span, parent)
+        # The conventions ask for the id of the response where the event has no span.
+        more: Attributes = {} if parent or recording else {RESPONSE_ID: response_id(record["turnId"])}
         for row in record["conscienceLedger"]:
-            attributes = evaluation_attributes(record, row, contents=self._contents)
+            attributes = {**evaluation_attributes(row, contents=self._contents), **more}
             if logger is None:
                 span.add_event(EVENT, attributes)
             else:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanProcessor
+from opentelemetry.trace import NoOpTracer
 
-from safi_agent.telemetry import commits
+from safi_agent.telemetry import commits, spans
 from tests.safi_agent.fakes import VIOLATION, Fake, in_turn, ledger
 from tests.safi_agent.telemetry.exported import Exported
 
@@ -24,24 +25,22 @@ def invoke(safi: Any) -> str:
     return turn_id
 
 
-def expected(turn: str) -> list[dict[str, Any]]:
-    labels = {-1: "violated", 0: "omitted", 0.5: "partly affirmed"}
-    return [
-        {
-            "gen_ai.evaluation.name": name,
-            "gen_ai.evaluation.score.value": score,
-            "gen_ai.evaluation.score.label": labels[score],
-            "gen_ai.response.id": f"safi-{turn}",
-            "safi.confidence": 0.8,
-        }
-        for name, score in SCORES.items()
-    ]
+LABELS = {-1: "violated", 0: "omitted", 0.5: "partly affirmed"}
+EXPECTED = [
+    {
+        "gen_ai.evaluation.name": name,
+        "gen_ai.evaluation.score.value": score,
+        "gen_ai.evaluation.score.label": LABELS[score],
+        "safi.confidence": 0.8,
+    }
+    for name, score in SCORES.items()
+]
 
 
 def test_each_value_has_an_event_at_the_span_of_the_turn(make: Any, exported: Exported) -> None:
-    turn = invoke(make(Fake(conscience=rows(SCORES))))
+    invoke(make(Fake(conscience=rows(SCORES))))
     assert [event.event_name for event in exported.events] == ["gen_ai.evaluation.result"] * 3
-    assert [dict(event.attributes) for event in exported.events] == expected(turn)
+    assert [dict(event.attributes) for event in exported.events] == EXPECTED
     span = exported.one("invoke_workflow safi")
     assert {(event.trace_id, event.span_id) for event in exported.events} == {
         (span.context.trace_id, span.context.span_id)
@@ -50,11 +49,21 @@ def test_each_value_has_an_event_at_the_span_of_the_turn(make: Any, exported: Ex
 
 
 def test_without_a_logger_provider_they_are_events_of_the_spirits_span(make: Any, traces_only: Exported) -> None:
-    turn = invoke(make(Fake(conscience=rows(SCORES))))
+    invoke(make(Fake(conscience=rows(SCORES))))
     events = traces_only.one("Spirit").events
     assert [event.name for event in events] == ["gen_ai.evaluation.result"] * 3
-    assert [dict(event.attributes or {}) for event in events] == expected(turn)
+    assert [dict(event.attributes or {}) for event in events] == EXPECTED
     assert traces_only.events == []
+
+
+def test_an_event_without_a_span_has_the_id_of_the_answer(
+    make: Any, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "tracer", NoOpTracer())
+    safi = make(Fake(conscience=rows(SCORES)))
+    turn = invoke(safi)
+    more = {"gen_ai.response.id": f"safi-{turn}"}
+    assert [dict(event.attributes) for event in exported.events] == [{**one, **more} for one in EXPECTED]
 
 
 def test_a_failed_audit_and_a_refusal_have_none(make: Any, exported: Exported) -> None:
@@ -78,10 +87,9 @@ def test_each_audit_is_reported_once_though_its_turns_are_committed_together(mak
     safi = make(Fake(audit_delay=0.05))
     messages = safi.batch([f"q{i}" for i in range(20)])
     safi.drain()
-    ids = {message.id for message in messages}
-    assert len(exported.events) == 60
-    assert {event.attributes["gen_ai.response.id"] for event in exported.events} == ids
+    assert len(exported.events) == 3 * len(messages)
     turns = {span.context.span_id: span.context.trace_id for span in exported.named("invoke_workflow safi")}
+    assert len(turns) == len(messages)
     assert {(event.span_id, event.trace_id) for event in exported.events} == set(turns.items())
 
 
@@ -105,8 +113,8 @@ def test_telemetry_that_fails_loses_no_audit(
 @pytest.mark.slow
 def test_with_a_queue(database: str, make: Any, exported: Exported) -> None:
     safi = make(Fake(conscience=rows(SCORES)), store=database)
-    turn = invoke(safi)
-    assert [dict(event.attributes) for event in exported.events] == expected(turn)
+    invoke(safi)
+    assert [dict(event.attributes) for event in exported.events] == EXPECTED
     assert exported.tree["Spirit"] == exported.tree["invoke_agent Conscience"] == "invoke_workflow safi"
 
 

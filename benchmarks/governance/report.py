@@ -32,11 +32,16 @@ were under way, so SAFi's has part of its audits in it and the others have none.
 
 
 TRACED = {"chain": "SAFi chain over HTTP", "instant": "model of 0 ms in the same process"}
-TRACED_WAYS = {"traces": "traces", "all": "traces, events and metrics"}
-TRACING_HEADINGS = ("way", "at once", "no SDK, ms", "traces, ms", "", "traces, events, metrics, ms", "")
+TRACED_WAYS = {"sampled": "one trace in ten", "traces": "all traces", "all": "all traces, events and metrics"}
+TRACING_HEADINGS = (
+    "way",
+    "at once",
+    "no SDK, ms",
+    *(head for name in TRACED_WAYS.values() for head in (f"{name}, ms", "")),
+)
 TRACING_NOTE = """CPU of a turn and its audit on 15 values in the answering process: without an OpenTelemetry SDK, and
-with one that samples every turn and exports in batches over OTLP/HTTP to a collector in another process. Medians of
-{rounds} rounds of {turns} turns, in alternation; an overhead is the median of the rounds' ratios.
+with one that exports in batches over OTLP/HTTP to a collector in another process. Medians of {rounds} rounds of {turns}
+turns, in alternation; an overhead is the median of the rounds' ratios.
 """
 
 

@@ -26,11 +26,13 @@ from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import TraceScope, audit_scope, faculty_span, trace_context, turn_span
 
 SETTINGS = "telemetry.json"
-CONTENDERS = {"chain": (1, 10, 100), "instant": (16,)}  # with their levels of concurrency
-WAYS = ("without", "traces", "all")  # traces have the events of values as events of a span
+CONTENDERS = {"chain": (1, 10), "instant": (16,)}  # with their levels of concurrency
+# Traces have the events of values as events of a span; "sampled" exports one trace in ten.
+WAYS = ("without", "sampled", "traces", "all")
+SAMPLED = 0.1
 
 
-def export_to(endpoint: str, *, traces_only: bool) -> Callable[[], Any]:
+def export_to(endpoint: str, way: str) -> Callable[[], Any]:
     """Configure the SDK as an application does, with batches over OTLP; returns a function that flushes them."""
     from opentelemetry import _logs, metrics, trace
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -42,11 +44,13 @@ def export_to(endpoint: str, *, traces_only: bool) -> Callable[[], Any]:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
-    tracers = TracerProvider()
+    share = SAMPLED if way == "sampled" else 1.0
+    tracers = TracerProvider(ParentBasedTraceIdRatio(share))
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
     trace.set_tracer_provider(tracers)
-    if traces_only:
+    if way != "all":
         return tracers.force_flush
     loggers = LoggerProvider()
     loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint=f"{endpoint}/v1/logs")))
@@ -100,8 +104,7 @@ def tracing(folder: Path, turns: int, rounds: int, answer_ms: float, audit_ms: f
         for way in WAYS:
             (folder / way).mkdir()
             if way != "without":
-                settings = {"endpoint": endpoint, "traces_only": way == "traces"}
-                (folder / way / SETTINGS).write_text(json.dumps(settings))
+                (folder / way / SETTINGS).write_text(json.dumps({"endpoint": endpoint, "way": way}))
             runners[way] = Runner(sys.executable, "benchmarks.governance.traced", url, folder / way)
             stack.callback(runners[way].close)
         for who, levels in CONTENDERS.items():

@@ -166,6 +166,7 @@ async def await_audit(store: Store, turn_id: str, timeout: float | None) -> Audi
             changed.clear()
             if (audit := wait.result(await asyncio.to_thread(wait.read))) is not None:
                 return audit
+            refuse_audit_thread("aaudit")
             await _wait_for(changed, wait.seconds)
 
 
@@ -231,6 +232,7 @@ class AuditStream:
                         yield audit
                     self._deadline.extend()
                 elif seconds := self._pause(closed):
+                    refuse_audit_thread("aaudits")
                     await _wait_for(changed, seconds)
                 else:
                     return

@@ -3,14 +3,16 @@
 import asyncio
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
@@ -405,7 +407,7 @@ def test_a_trace_that_is_not_sampled_has_no_audit_either(
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-def test_a_coroutine_that_is_abandoned_leaves_no_span_behind(
+def test_a_turn_that_is_cancelled_leaves_no_span_behind(
     make: Any, exported: Exported, caplog: pytest.LogCaptureFixture
 ) -> None:
     started = asyncio.Event()
@@ -429,6 +431,19 @@ def test_a_coroutine_that_is_abandoned_leaves_no_span_behind(
     gc.collect()
     assert {(span.attributes or {})["error.type"] for span in exported.spans} == {"asyncio.exceptions.CancelledError"}
     assert "detach" not in caplog.text
+
+
+def test_a_span_that_is_closed_in_another_context_ends(exported: Exported, caplog: pytest.LogCaptureFixture) -> None:
+    def steps() -> Iterator[None]:
+        with spans.open_span("n", {}, Context()):
+            yield
+
+    abandoned = steps()
+    copy_context().run(next, abandoned)
+    abandoned.close()
+    assert exported.tree == {"n": None}
+    assert caplog.records == []
+    assert not trace.get_current_span().get_span_context().is_valid
 
 
 def test_without_an_sdk_the_trace_context_of_the_caller_is_stored(make: Any) -> None:

@@ -1,6 +1,7 @@
 """SafiChain: ``intellect | will | release`` before the answer; conscience, spirit, memory and log after it."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -60,6 +61,7 @@ class SafiChain(Lifecycle, Settings):
     _backpressure: Backpressure = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
+    _drained: threading.Event = PrivateAttr(default_factory=threading.Event)  # set at the end of close()
 
     @override
     def model_post_init(self, context: Any) -> None:
@@ -280,7 +282,7 @@ class SafiChain(Lifecycle, Settings):
         return aiter(self._audit_stream(after, timeout))
 
     def _audit_stream(self, after: int | None, timeout: float | None) -> AuditStream:
-        return AuditStream(self._auditor.store, self.values.name, after, timeout, lambda: bool(self._closed))
+        return AuditStream(self._auditor.store, self.values.name, after, timeout, self._drained.is_set)
 
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
         """Repeat failed audits; returns their number. ``drain`` waits for them.
@@ -341,6 +343,8 @@ class SafiChain(Lifecycle, Settings):
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)
+        self._drained.set()
+        self._auditor.store.commit_listeners.notify(())
         return finished
 
 

@@ -282,7 +282,7 @@ def test_more_than_a_page(list_of: Callable[..., list[Audit]], make: Any, monkey
 def test_it_waits_for_audits_and_ends_when_the_chain_is_closed(
     list_of: Callable[..., list[Audit]], settings: dict[str, Any], make: Any
 ) -> None:
-    safi = make(**settings)
+    safi = make(Fake(audit_delay=0.3), **settings)  # so that the chain is closed before its audits are finished
     found: list[list[Audit]] = []
     reader = threading.Thread(target=lambda: found.append(list_of(safi)))
     reader.start()

@@ -14,6 +14,7 @@ REQUIRED = (
     "langchain",
     "langchain_core",
     "langchain_openai",
+    "opentelemetry",
     "pydantic",
     "regex",
     "sqlalchemy",
@@ -25,8 +26,19 @@ if _missing := [name for name in REQUIRED if find_spec(name) is None]:
 
 if TYPE_CHECKING:
     from safi_agent.agents.tools import ToolRule
+    from safi_agent.audit.finished import Audit
     from safi_agent.chain import SafiChain, create_safi_chain
-    from safi_agent.errors import BacklogError, ClosedError, IntellectError, OutboxError, SafiError, ViolationError
+    from safi_agent.errors import (
+        AuditFailedError,
+        AuditTimeoutError,
+        BacklogError,
+        ClosedError,
+        IntellectError,
+        OutboxError,
+        SafiError,
+        UnknownTurnError,
+        ViolationError,
+    )
     from safi_agent.faculties.spirit import Assessment, assess
     from safi_agent.hooks import Alert
     from safi_agent.ledger import Finding
@@ -38,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Alert",
     "Assessment",
+    "Audit",
+    "AuditFailedError",
+    "AuditTimeoutError",
     "Backlog",
     "BacklogError",
     "ClosedError",
@@ -49,6 +64,7 @@ __all__ = [
     "SafiError",
     "SafiMiddleware",
     "ToolRule",
+    "UnknownTurnError",
     "Value",
     "ValueSet",
     "ViolationError",
@@ -59,7 +75,18 @@ __all__ = [
 _MODULES = {
     "agents.tools": ("ToolRule",),
     "chain": ("SafiChain", "create_safi_chain"),
-    "errors": ("BacklogError", "ClosedError", "IntellectError", "OutboxError", "SafiError", "ViolationError"),
+    "audit.finished": ("Audit",),
+    "errors": (
+        "AuditFailedError",
+        "AuditTimeoutError",
+        "BacklogError",
+        "ClosedError",
+        "IntellectError",
+        "OutboxError",
+        "SafiError",
+        "UnknownTurnError",
+        "ViolationError",
+    ),
     "faculties.spirit": ("Assessment", "assess"),
     "hooks": ("Alert",),
     "ledger": ("Finding",),

@@ -1,7 +1,9 @@
 """SafiChain: ``intellect | will | release`` before the answer; conscience, spirit, memory and log after it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing_extensions import override
 
 from safi_agent import defaults
 from safi_agent.audit import AuditBranch, AuditMode, open_audit_branch
+from safi_agent.audit.finished import Audit, AuditStream, await_audit, successful, wait_for_audit
 from safi_agent.backpressure import Backpressure, WhenFull
 from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
 from safi_agent.errors import ClosedError, IntellectError, ViolationError
@@ -43,6 +46,8 @@ from safi_agent.store.database_errors import opening
 from safi_agent.store.reaudit import add_reaudit, failed_audits
 from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import shared_timeout_budget
+from safi_agent.telemetry import backlog
+from safi_agent.telemetry.spans import TraceScope, call_scope, record_answer, turn_span
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -56,6 +61,7 @@ class SafiChain(Lifecycle, Settings):
     _backpressure: Backpressure = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
+    _drained: threading.Event = PrivateAttr(default_factory=threading.Event)  # set at the end of close()
 
     @override
     def model_post_init(self, context: Any) -> None:
@@ -66,7 +72,7 @@ class SafiChain(Lifecycle, Settings):
         # A name is resolved again for the judges, which use temperature 0.
         ruling = resolve(self.will_model or default, "will_model", judge=True)
         judging = resolve(self.conscience_model or default, "conscience_model", judge=True)
-        if self.audit == "in_process" and is_unresolved(judging):
+        if self.audit_mode == "in_process" and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be called without the config of a run, since audits are "
                 "made after it; got one that only a config names. Pass conscience_model, or a default model."
@@ -74,7 +80,8 @@ class SafiChain(Lifecycle, Settings):
         models = {"intellect": intellect, "will": ruling, "conscience": judging}
         names = {faculty: model_label(model) for faculty, model in models.items()}
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
-        self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit)
+        self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
+        backlog.monitor.add(self._auditor.store, self.values.name)
         self._release = Release(self._auditor, names)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
@@ -124,7 +131,7 @@ class SafiChain(Lifecycle, Settings):
         return await acontain_errors(partial(self._agoverned, input, config))
 
     def _governed(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.turn_span():
             with input_errors():
                 turn, earlier = self._open(input, config)
             if earlier is not None:
@@ -133,7 +140,7 @@ class SafiChain(Lifecycle, Settings):
                 return self.deliver(self.run_steps(self._steps, turn, config)["answer"])
 
     async def _agoverned(self, input: SafiInput, config: RunnableConfig) -> AIMessage:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.turn_span():
             with input_errors():
                 turn, earlier = await self._aopen(input, config)
             if earlier is not None:
@@ -151,6 +158,18 @@ class SafiChain(Lifecycle, Settings):
         if has_turn_id(config) or note is None:
             return await asyncio.to_thread(self._open, input, config)
         return self.begin_turn(input, config, note=note), None
+
+    def turn_span(self, intellect: str | None = None) -> AbstractContextManager[None]:
+        """The span of a turn; ``intellect`` replaces the name of the Intellect's model."""
+        return turn_span(self._trace_scope(intellect))
+
+    def call_scope(self) -> AbstractContextManager[None]:
+        """The context in which faculties have spans outside of a turn."""
+        return call_scope(self._trace_scope())
+
+    def _trace_scope(self, intellect: str | None = None) -> TraceScope:
+        models = self._release.models if intellect is None else {**self._release.models, "intellect": intellect}
+        return TraceScope(self.values.name, models, self.trace_contents)
 
     def run_steps(self, steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) -> Turn:
         """Run a turn through faculties, hidden from the caller's callbacks and streams.
@@ -203,6 +222,7 @@ class SafiChain(Lifecycle, Settings):
     def deliver(self, answer: AIMessage) -> AIMessage:
         """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
         answer.usage_metadata = token_counts(answer.usage_metadata)
+        record_answer(answer)
         metadata = answer.response_metadata["safi"]
         if self.raise_on_violation and metadata["willDecision"] == "violation":
             raise ViolationError(str(answer.text), metadata)
@@ -215,6 +235,54 @@ class SafiChain(Lifecycle, Settings):
             OutboxError: the store failed.
         """
         return read_backlog(self._auditor.store.database, self.values.name)
+
+    def audit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Return the audit of a turn, and wait for it if it is not finished; of a repeated audit, the newest.
+
+        A turn that was not audited, such as a refusal, has the status "none". The audit is final once it is committed;
+        its log line and its hooks may follow.
+
+        Args:
+            turn_id: the id in ``response_metadata["safi"]["turnId"]`` of the answer.
+            timeout: maximum number of seconds to wait; 0 does not wait, None has no limit.
+
+        Raises:
+            ValueError: ``timeout`` is neither None nor a number of at least 0.
+            UnknownTurnError: the store has no such turn.
+            AuditTimeoutError: the audit was not finished in time.
+            AuditFailedError: all attempts of the audit failed.
+            RuntimeError: it would wait in a hook or a model during an audit.
+            SafiError: the store could not be read.
+        """
+        return successful(wait_for_audit(self._auditor.store, turn_id, timeout))
+
+    async def aaudit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Asynchronous version of ``audit``."""
+        return successful(await await_audit(self._auditor.store, turn_id, timeout))
+
+    def audits(self, after: int | None = 0, timeout: float | None = None) -> Iterator[Audit]:
+        """Iterate over the finished audits of this value set in commit order, and wait for further ones.
+
+        All processes that use the store contribute. Failed audits are included, with the status "failed". The iteration
+        ends when no audit was finished for ``timeout`` seconds, or the chain is closed.
+
+        Args:
+            after: the ``position`` of the audit after which to begin; 0 begins with the first in the store, None with
+                the next one that is finished.
+            timeout: maximum number of seconds to wait for the next audit; 0 does not wait, None has no limit.
+
+        Raises:
+            ValueError: an argument is out of range.
+            SafiError: the store could not be read.
+        """
+        return iter(self._audit_stream(after, timeout))
+
+    def aaudits(self, after: int | None = 0, timeout: float | None = None) -> AsyncIterator[Audit]:
+        """Asynchronous version of ``audits``."""
+        return aiter(self._audit_stream(after, timeout))
+
+    def _audit_stream(self, after: int | None, timeout: float | None) -> AuditStream:
+        return AuditStream(self._auditor.store, self.values.name, after, timeout, self._drained.is_set)
 
     def reaudit(self, turn_ids: Iterable[str] | None = None) -> int:
         """Repeat failed audits; returns their number. ``drain`` waits for them.
@@ -270,9 +338,13 @@ class SafiChain(Lifecycle, Settings):
 
     @override
     def close(self, timeout: float | None = 30) -> DrainResult:
+        if not self._closed:
+            backlog.monitor.remove(self._auditor.store, self.values.name)
         self._closed[:] = [True]
         finished = self.drain(timeout)
         self._auditor.stop(0)
+        self._drained.set()
+        self._auditor.store.commit_listeners.notify(())
         return finished
 
 
@@ -309,10 +381,11 @@ def create_safi_chain(
     audit_attempts: int = defaults.AUDIT_ATTEMPTS,
     audit_backoff: float = defaults.AUDIT_BACKOFF,
     audit_timeout: float = defaults.AUDIT_TIMEOUT,
-    audit: AuditMode = defaults.AUDIT,
+    audit_mode: AuditMode = defaults.AUDIT_MODE,
     max_pending: int | None = defaults.MAX_PENDING,
     when_full: WhenFull = defaults.WHEN_FULL,
     tracers: Sequence[BaseCallbackHandler] = (),
+    trace_contents: bool = defaults.TRACE_CONTENTS,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -346,12 +419,14 @@ def create_safi_chain(
         audit_attempts: number of attempts before an audit is recorded as failed.
         audit_backoff: seconds before the second attempt, doubled for each further one.
         audit_timeout: seconds that one attempt, or one call of a hook, may take.
-        audit: "in_process" audits in this process too; "worker" leaves it to workers on the same PostgreSQL store.
+        audit_mode: "in_process" audits in this process too; "worker" leaves it to workers on the same PostgreSQL store.
         max_pending: maximum number of open audits; None for no bound.
         when_full: behaviour of a new turn beyond it: "wait" (at most 30 s), "refuse" with BacklogError, or "warn" and
             continue.
         tracers: callback handlers that receive the inner runs too, with their drafts. A caller's own handlers receive
             the input and the answer only.
+        trace_contents: whether OpenTelemetry spans and events include contents: prompts, drafts (refused ones too),
+            answers, reasons and the memory key.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -384,8 +459,9 @@ def create_safi_chain(
         audit_attempts=audit_attempts,
         audit_backoff=audit_backoff,
         audit_timeout=audit_timeout,
-        audit=audit,
+        audit_mode=audit_mode,
         max_pending=max_pending,
         when_full=when_full,
         tracers=_as_tuple("tracers", tracers),
+        trace_contents=trace_contents,
     )

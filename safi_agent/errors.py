@@ -1,13 +1,16 @@
 """The errors of the package. Catch ``SafiError`` to catch all of them.
 
 SafiError
-├── IntellectError   the model returned no draft
-├── OutboxError      the turn could not be made durable, so the answer was withheld
-├── BacklogError     too many audits are open, so the turn was not started
-├── ConscienceError  the judge returned no usable ledger; retried by the audit branch, never raised to callers
-├── ViolationError   the Will refused, and ``raise_on_violation`` is set
-├── LogError         the log cannot be written or checked: its key is missing or differs
-└── ClosedError      the chain was closed
+├── IntellectError     the model returned no draft
+├── OutboxError        the turn could not be made durable, so the answer was withheld
+├── BacklogError       too many audits are open, so the turn was not started
+├── ConscienceError    the judge returned no usable ledger; retried by the audit branch, never raised to callers
+├── UnknownTurnError   the store has no turn of this id
+├── AuditTimeoutError  the audit was not finished in time
+├── AuditFailedError   all attempts of the audit failed
+├── ViolationError     the Will refused, and ``raise_on_violation`` is set
+├── LogError           the log cannot be written or checked: its key is missing or differs
+└── ClosedError        the chain was closed
 
 No error text quotes a model, and no error that reaches the caller refers to a frame, a cause or a note of the turn: an
 exception must not reveal a draft. The arguments of an error are those of its class, so that it can be copied and
@@ -81,6 +84,45 @@ class BacklogError(SafiError):
             f"{self.depth:,} audits are open, and max_pending is {self.most:,}: the turn was not started. Retry "
             "later; chain.backlog() shows the open audits."
         )
+
+
+class UnknownTurnError(SafiError):
+    """The store has no turn of this id."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(turn_id)
+        self.turn_id = turn_id
+
+    def __str__(self) -> str:
+        return (
+            f"turn_id: expected the id of a turn in this store, got {self.turn_id!r}. It is in the answer's "
+            'response_metadata["safi"]["turnId"].'
+        )
+
+
+class AuditTimeoutError(SafiError):
+    """The audit of a turn was not finished within ``timeout`` seconds; it continues."""
+
+    def __init__(self, turn_id: str, timeout: float) -> None:
+        super().__init__(turn_id, timeout)
+        self.turn_id, self.timeout = turn_id, timeout
+
+    def __str__(self) -> str:
+        return (
+            f"The audit of turn {self.turn_id!r} was not finished within {self.timeout:g} s. It continues: ask again, "
+            "or see chain.drain(0).blocked for what it waits for."
+        )
+
+
+class AuditFailedError(SafiError):
+    """All attempts of a turn's audit failed, so it has no score; ``cause`` is the Spirit's sentence on it."""
+
+    def __init__(self, turn_id: str, cause: str) -> None:
+        super().__init__(turn_id, cause)
+        self.turn_id, self.cause = turn_id, cause
+
+    def __str__(self) -> str:
+        return f"Turn {self.turn_id!r}: {self.cause} chain.reaudit([{self.turn_id!r}]) repeats it."
 
 
 class ConscienceError(SafiError):

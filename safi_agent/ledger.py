@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
+from langchain_core.messages.ai import UsageMetadata
 from pydantic import BaseModel, ConfigDict, field_validator
 from typing_extensions import override
 
@@ -62,11 +63,11 @@ class ContinuousFinding(Finding):
 
 
 class Findings(list[Finding]):
-    """The findings of a ledger; ``model`` is the judge's model name, empty if its replies had none."""
+    """The findings of a ledger, the judge's model name (empty if its replies had none), and its token usage."""
 
-    def __init__(self, rows: Iterable[Finding], model: str = "") -> None:
+    def __init__(self, rows: Iterable[Finding], model: str = "", usage: UsageMetadata | None = None) -> None:
         super().__init__(rows)
-        self.model = model
+        self.model, self.usage = model, usage
 
 
 class Ledger(NamedTuple):

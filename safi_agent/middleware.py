@@ -1,7 +1,7 @@
 """SafiMiddleware: an agent's answers and tool calls have to pass the Will, and its answers are audited."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -31,6 +31,7 @@ from safi_agent.agents.replies import denial_message, governed_result, is_answer
 from safi_agent.agents.signatures import VerdictSigner
 from safi_agent.agents.tools import ToolRule, read_rules
 from safi_agent.audit import AuditMode
+from safi_agent.audit.finished import Audit
 from safi_agent.backpressure import WhenFull
 from safi_agent.chain import create_safi_chain
 from safi_agent.error_boundary import PassThrough, acontain_errors, contain_errors, input_errors
@@ -38,7 +39,7 @@ from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
-from safi_agent.models import Model
+from safi_agent.models import Model, model_label
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -104,10 +105,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         audit_attempts: int = defaults.AUDIT_ATTEMPTS,
         audit_backoff: float = defaults.AUDIT_BACKOFF,
         audit_timeout: float = defaults.AUDIT_TIMEOUT,
-        audit: AuditMode = defaults.AUDIT,
+        audit_mode: AuditMode = defaults.AUDIT_MODE,
         max_pending: int | None = defaults.MAX_PENDING,
         when_full: WhenFull = defaults.WHEN_FULL,
         tracers: Sequence[BaseCallbackHandler] = (),
+        trace_contents: bool = defaults.TRACE_CONTENTS,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -139,10 +141,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             audit_attempts=audit_attempts,
             audit_backoff=audit_backoff,
             audit_timeout=audit_timeout,
-            audit=audit,
+            audit_mode=audit_mode,
             max_pending=max_pending,
             when_full=when_full,
             tracers=tracers,
+            trace_contents=trace_contents,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)
@@ -170,7 +173,8 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             run, answer = self._governance.start_run(state["messages"], config)
         if answer is None:
             return {**fresh, "safi_run": run}
-        return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
+        with self.chain.call_scope():
+            return {**fresh, "safi_run": run, "messages": [self.chain.deliver(answer)], "jump_to": "end"}
 
     @override
     def after_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -188,14 +192,17 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         ending = FinalAnswer.from_state(state)
         if (turn := self._governance.begin_ending(ending, state, config)) is None:
             return None
-        return _replace_final(ending, run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config))
+        with self.chain.turn_span():
+            answer = run_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
+        return _replace_final(ending, answer)
 
     async def _agovern_final(self, state: Any, config: RunnableConfig) -> dict[str, Any] | None:
         ending = FinalAnswer.from_state(state)
         if (turn := await asyncio.to_thread(self._governance.begin_ending, ending, state, config)) is None:
             return None
-        flow = self._governance.answer_flow(turn, ending.text)
-        return _replace_final(ending, await arun_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            answer = await arun_flow(self.chain, self._governance.answer_flow(turn, ending.text), config)
+        return _replace_final(ending, answer)
 
     # Model calls
 
@@ -211,7 +218,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         return await acontain_errors(partial(self._acall_model, request, handler, ensure_config()))
 
     def _call_model(self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig) -> Any:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.chain.turn_span(model_label(request.model)):
             turn, earlier = self._governance.begin_model_call(request, config)
             if earlier is not None:
                 return ModelResponse([self.chain.deliver(earlier)])
@@ -222,7 +229,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
     async def _acall_model(
         self, request: ModelRequest[Any], handler: Callable[..., Any], config: RunnableConfig
     ) -> Any:
-        with shared_timeout_budget():
+        with shared_timeout_budget(), self.chain.turn_span(model_label(request.model)):
             turn, earlier = await asyncio.to_thread(self._governance.begin_model_call, request, config)
             if earlier is not None:
                 return ModelResponse([self.chain.deliver(earlier)])
@@ -263,11 +270,13 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
 
     def _check_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = self._governance.begin_call(request, config)
-        return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
+        with self.chain.call_scope():
+            return run_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     async def _acheck_call(self, request: ToolCallRequest, config: RunnableConfig) -> Verdict:
         turn = await asyncio.to_thread(self._governance.begin_call, request, config)
-        return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
+        with self.chain.call_scope():
+            return await arun_flow(self.chain, self._governance.tool_call_flow(turn, request), config)
 
     def _deny(self, request: ToolCallRequest, verdict: Verdict, config: RunnableConfig) -> ToolMessage:
         turn = self._governance.begin_call(request, config)
@@ -279,8 +288,9 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, earlier = self._governance.begin_result(request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), earlier)
-        return _as_tool_message(request, run_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            flow = self._governance.answer_flow(turn, result_text(result), earlier)
+            return _as_tool_message(request, run_flow(self.chain, flow, config))
 
     async def _aresult(
         self, request: ToolCallRequest, handler: Callable[..., Awaitable[Result]], config: RunnableConfig
@@ -290,12 +300,29 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         except BaseException as error:
             raise PassThrough(error) from None
         turn, earlier = await asyncio.to_thread(self._governance.begin_result, request, config)
-        flow = self._governance.answer_flow(turn, result_text(result), earlier)
-        return _as_tool_message(request, await arun_flow(self.chain, flow, config))
+        with self.chain.turn_span():
+            flow = self._governance.answer_flow(turn, result_text(result), earlier)
+            return _as_tool_message(request, await arun_flow(self.chain, flow, config))
 
     def backlog(self) -> Backlog:
         """The number of open audits of this value set on this store, and the age of the oldest."""
         return self.chain.backlog()
+
+    def audit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Return the audit of an answer, as ``SafiChain.audit`` does."""
+        return self.chain.audit(turn_id, timeout)
+
+    async def aaudit(self, turn_id: str, timeout: float | None = 30) -> Audit:
+        """Asynchronous version of ``audit``."""
+        return await self.chain.aaudit(turn_id, timeout)
+
+    def audits(self, after: int | None = 0, timeout: float | None = None) -> Iterator[Audit]:
+        """Iterate over finished audits, as ``SafiChain.audits`` does."""
+        return self.chain.audits(after, timeout)
+
+    def aaudits(self, after: int | None = 0, timeout: float | None = None) -> AsyncIterator[Audit]:
+        """Asynchronous version of ``audits``."""
+        return self.chain.aaudits(after, timeout)
 
     @override
     def drain(self, timeout: float | None = 30) -> DrainResult:

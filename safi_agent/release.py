@@ -17,6 +17,8 @@ from safi_agent.faculties.base import Faculty
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
 from safi_agent.store import Job
+from safi_agent.telemetry.metrics import record_decision
+from safi_agent.telemetry.spans import record_release, trace_context
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
@@ -80,6 +82,7 @@ class Release(Faculty):
         values = self.auditor.plan.values
         final = turn["draft"].answer if approved else refusal_text(values)
         number, body = self.write(turn, final, audit=approved)
+        record_release(turn, final)
         answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
@@ -106,10 +109,13 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
+        if trace := trace_context():
+            new["trace"] = trace
         number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
         if before is not None:
             return (
                 (number, before) if is_same_turn(before, turn) else self.write(with_spare_id(turn), final, audit=audit)
             )
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
+        record_decision(plan.values.name, new["decision"], turn["verdict"].code if "verdict" in turn else "")
         return number, new

@@ -99,10 +99,11 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     audit_attempts: int = defaults.AUDIT_ATTEMPTS
     audit_backoff: float = defaults.AUDIT_BACKOFF
     audit_timeout: float = defaults.AUDIT_TIMEOUT
-    audit: Annotated[AuditMode, SkipValidation] = defaults.AUDIT
+    audit_mode: Annotated[AuditMode, SkipValidation] = defaults.AUDIT_MODE
     max_pending: int | None = Field(default=defaults.MAX_PENDING, strict=True)
     when_full: Annotated[WhenFull, SkipValidation] = defaults.WHEN_FULL
     tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
+    trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -131,6 +132,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
             backoff=self.audit_backoff,
             timeout=self.audit_timeout,
             tracers=self.tracers,
+            trace_contents=self.trace_contents,
         )
 
     @override

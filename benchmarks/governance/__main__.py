@@ -2,8 +2,8 @@
 
 ``--quick`` runs it in half a minute, without the peers. Other options run N turns of SAFi only, with a model without
 latency: ``--turns-per-second N`` measures the throughput of one process, ``--memory N`` whether its memory stays flat,
-``--backlog N`` whether the limit of open audits holds when audits take longer than answers, and ``--signing N`` the CPU
-time of signing the log.
+``--backlog N`` whether the limit of open audits holds when audits take longer than answers, ``--signing N`` the CPU
+time of signing the log, and ``--tracing N`` that of an OpenTelemetry SDK that exports all turns.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.governance import alone
+from benchmarks.governance import alone, traced
 from benchmarks.governance.peers import PEERS, versions
 from benchmarks.governance.report import markdown, per_turn, row, totals
 from benchmarks.governance.rounds import Lap, Level, calls, enter, interleave, model
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--memory", type=int, metavar="N", help="over N turns, with the same model")
     made.add_argument("--backlog", type=int, metavar="N", help="over N turns, audits slower than answers")
     made.add_argument("--signing", type=int, metavar="N", help="over N turns, with a signed log")
+    made.add_argument("--tracing", type=int, metavar="N", help="in laps of N turns, without and with an SDK")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on the cost of governance")
     made.add_argument("--out", type=Path, default=Path("results/governance"))
     return made
@@ -106,6 +107,9 @@ def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
         found = alone.signing(folder, args.signing)
         record = {"signing": found, "answers": 2 * found["turns"], "lost": found["lost"]}
         return "signing", f"{start} --signing {args.signing}", record
+    if args.tracing:
+        found = traced.tracing(folder, args.tracing, args.rounds, args.answer_ms, args.audit_ms)
+        return "tracing", f"{start} --tracing {args.tracing} --rounds {args.rounds}", found
     if args.quick:
         args.at_once, args.rounds, args.peers = [1, 10], 1, []
         return "quick", f"{start} --quick", beside(args, folder)
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         name, command, record = measured(args, Path(folder))
     record = {"title": f"governance, {name}", **record, **origin(command, 0, "cpu")}
-    packages = ("langchain-core", "openai", "sqlalchemy", "pydantic")
+    packages = ["langchain-core", "openai", "sqlalchemy", "pydantic", *(["opentelemetry-sdk"] if args.tracing else [])]
     own = {package: installed(package) for package in packages}
     record["versions"] = own | {peer: next(iter(used.values())) for peer, used in record.get("peers", {}).items()}
     publish(record, args.out / f"{name}.json", markdown(record), args.table, f"governance {name}")

@@ -22,6 +22,7 @@ GOVERNED = ("chain", "middleware")
 PER_SECOND = 500
 FLAT = 0.01  # largest relative growth of resident memory over the second half of the turns
 SIGNING = 0.05  # largest share of a turn's CPU time that signing may add
+TRACING = 0.05  # largest relative overhead of an OpenTelemetry SDK, in CPU a turn
 OFF_THE_PATH = ("audit",)
 HEADINGS = ("way", "at once", "calls", "added p50, ms", "added p99, ms", "turns/s", "CPU a turn, ms")
 NOTE = """A model on loopback, in a process of its own, takes {answer_ms:g} ms for an answer or a check and
@@ -29,6 +30,26 @@ NOTE = """A model on loopback, in a process of its own, takes {answer_ms:g} ms f
 *Added*: latency less what those calls take; HTTP and LangChain are in it for all. *CPU*: of the process, while turns
 were under way, so SAFi's has part of its audits in it and the others have none. Ways took turns, {rounds} rounds.
 """
+
+
+TRACED = {"chain": "SAFi chain over HTTP", "instant": "model of 0 ms in the same process"}
+TRACED_WAYS = {"sampled": "one trace in ten", "traces": "all traces", "all": "all traces, events and metrics"}
+TRACING_HEADINGS = (
+    "way",
+    "at once",
+    "no SDK, ms",
+    *(head for name in TRACED_WAYS.values() for head in (f"{name}, ms", "")),
+)
+TRACING_NOTE = """CPU of a turn and its audit on 15 values in the answering process: without an OpenTelemetry SDK, and
+with one that exports in batches over OTLP/HTTP to a collector in another process. Medians of {rounds} rounds of {turns}
+turns, in alternation; an overhead is the median of the rounds' ratios.
+"""
+
+
+def tracing_cells(row: Record) -> list[str]:
+    cpu, overhead = row["cpu"], row["overhead"]
+    exported = [cell for way in TRACED_WAYS for cell in (f"{cpu[way]:.2f}", f"{overhead[way]:+.1%}")]
+    return [f"{cpu['without']:.2f}", *exported]
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -92,6 +113,16 @@ def goals(record: Record) -> list[str]:
         half, end = (kept[mark] / 2**20 for mark in ("half", "end"))
         flat = "yes" if end < half * (1 + FLAT) else "no"
         said.append(f"Flat memory over {kept['turns']} turns: {half:.1f} MiB after half, {end:.1f} at the end, {flat}.")
+    if traced := record.get("tracing"):
+        for way, name in TRACED_WAYS.items():
+            most = max(row["overhead"][way] for row in traced if row["who"] == "chain")
+            said.append(
+                f"At most {TRACING:.0%} more CPU a turn of the chain over HTTP with {name}: {most:+.1%}, "
+                f"{'yes' if most <= TRACING else 'no'}."
+            )
+        said.append(
+            f"Without an SDK, the spans and metrics of a turn and its audit take {record['without_sdk_us']:.0f} µs."
+        )
     if open_ := record.get("backlog"):
         half, end = (open_[mark] / 2**20 for mark in ("half", "end"))
         held = "yes" if open_["deepest"] <= open_["bound"] and end < half * (1 + FLAT) and not open_["left"] else "no"
@@ -127,6 +158,9 @@ def markdown(record: Record) -> str:
     if rows := record.get("rows"):
         left_out = [[NAMES[who], "", why, "", "", "", ""] for who, why in record["missing"].items()]
         parts += [NOTE.format(**record), grid(HEADINGS, [*map(cells, rows), *left_out])]
+    if traced := record.get("tracing"):
+        table = [[TRACED[r["who"]], str(r["at_once"]), *tracing_cells(r)] for r in traced]
+        parts += [TRACING_NOTE.format(**record), grid(TRACING_HEADINGS, table)]
     parts.append("".join(f"* {line}\n" for line in goals(record)))
     return "\n".join([*parts, source(record)])
 

@@ -50,8 +50,13 @@ def asked(contenders: dict[str, Contender], request: dict[str, Any], loop: async
     """Run a lap, then its remaining work, so that it does not affect the next one."""
     contender = contenders[request["who"]]
     done = loop.run_until_complete(lap(contender, request["turns"], request["at_once"]))
-    start = time.perf_counter()
-    return done | {"audited": contender.settle(), "settle_seconds": time.perf_counter() - start}
+    start, cpu = time.perf_counter(), time.process_time()
+    audited = contender.settle()
+    return done | {
+        "audited": audited,
+        "settle_seconds": time.perf_counter() - start,
+        "settle_cpu_seconds": time.process_time() - cpu,
+    }
 
 
 def main(module: str, url: str, folder: str) -> None:

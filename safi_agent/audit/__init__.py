@@ -36,7 +36,7 @@ def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
     if isinstance(store.database, Sqlite):
         if mode == "worker":
             raise ValueError(
-                "audit: expected 'in_process' with this store, got 'worker': workers need one on PostgreSQL."
+                "audit_mode: expected 'in_process' with this store, got 'worker': workers need one on PostgreSQL."
             )
         return LocalAuditor(plan, store)
     from safi_agent.audit.postgres import PostgresAuditor

@@ -10,15 +10,16 @@ from safi_agent.thread_pool import is_audit_thread
 from safi_agent.unicode_text import many
 
 
-def refuse_audit_thread() -> None:
-    """Raise in a thread that audits: it would wait for itself.
+def refuse_audit_thread(method: str = "drain") -> None:
+    """Raise in a thread that audits, in which this method of a chain would wait for itself.
 
     Raises:
         RuntimeError: this thread belongs to the audit branch.
     """
     if is_audit_thread():
         raise RuntimeError(
-            "drain: expected a thread outside of the audit branch, got one of its own. A hook cannot wait for itself."
+            f"{method}: expected a thread outside of the audit branch, got one of its own. "
+            "A hook cannot wait for itself."
         )
 
 

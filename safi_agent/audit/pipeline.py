@@ -11,9 +11,9 @@ from safi_agent.audit.attempts import AttemptEnded, AttemptPool
 from safi_agent.audit.hook_dispatcher import HookDispatcher
 from safi_agent.audit.plan import Plan
 from safi_agent.log import write
-from safi_agent.record import make_commit
 from safi_agent.store import Job, PreparedBatch, ReadyBatch, Store, prepare_batch
 from safi_agent.store.store import AT_A_TIME
+from safi_agent.telemetry.commits import Compute
 from safi_agent.unicode_text import many
 
 log = logging.getLogger("safi_agent")
@@ -141,7 +141,8 @@ class AuditPipeline:
         if not (results or failed_attempts or settling or keys):
             return []
         ready = self.store.load_ready(keys, results) if keys else []
-        batches = [prepared for batch in ready if (prepared := self._prepare(batch)) is not None]
+        telemetry = self.plan.commit_telemetry()
+        batches = [prepared for batch in ready if (prepared := self._prepare(batch, telemetry.compute)) is not None]
         done = {}
         if batches or results or failed_attempts or settling:
             done = self.store.commit(batches, results, tried=failed_attempts, settled=[job.id for job in settling])
@@ -154,12 +155,13 @@ class AuditPipeline:
             self._poll_at = min(self._poll_at, time.monotonic() + POLL)
         self._attempts.results, self._attempts.failed_attempts, self._to_settle = {}, {}, []
         self._note_committed(done)
+        telemetry.report(done)
         return settling
 
-    def _prepare(self, batch: ReadyBatch) -> PreparedBatch | None:
+    def _prepare(self, batch: ReadyBatch, compute: Compute) -> PreparedBatch | None:
         """Compute the commit of a memory key; None if that fails, so that other keys proceed."""
         try:
-            prepared = prepare_batch(batch, partial(make_commit, measure=self.plan.measure))
+            prepared = prepare_batch(batch, compute)
         except Exception as error:
             if batch.key not in self._failed_keys:  # logged once, however often it is retried
                 log.error("The turns under the memory key %r cannot be committed.", batch.key, exc_info=error)

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
@@ -12,8 +13,10 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.audit.hook_dispatcher import HookCall
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.hooks import Alert, Hook, Kind, alert_kinds, is_called_for, offenders
-from safi_agent.record import Measure, parse_value_set, turn_from_body
+from safi_agent.record import Measure, make_commit, parse_value_set, turn_from_body
 from safi_agent.store import AuditResult, StoredTurn
+from safi_agent.telemetry.commits import CommitTelemetry
+from safi_agent.telemetry.spans import TraceScope, audit_scope
 from safi_agent.values import ValueSet
 
 log = logging.getLogger("safi_agent")
@@ -52,6 +55,7 @@ class Plan:
     backoff: float = 1.0
     timeout: float = 120.0
     tracers: Sequence[BaseCallbackHandler] = ()
+    trace_contents: bool = False
 
     @property
     def values_id(self) -> str:
@@ -66,7 +70,9 @@ class Plan:
         try:
             body = json.loads(stored.body)
             conscience = self.conscience(parse_value_set(stored.values))
-            turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
+            scope = TraceScope(body["valueSet"], {"conscience": self.model}, self.trace_contents)
+            with audit_scope(scope, body.get("trace")):
+                turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
             findings = turn["ledger"]
             return Outcome(
                 [finding.model_dump() for finding in findings], body=body, judge=findings.model or self.model
@@ -81,6 +87,10 @@ class Plan:
         if manager.handlers:
             return config | {"run_name": "safi.audit", "callbacks": list(self.tracers)}
         return config | {"callbacks": manager}
+
+    def commit_telemetry(self) -> CommitTelemetry:
+        """Computes the turns of one commit, and reports those that were audited."""
+        return CommitTelemetry(partial(make_commit, measure=self.measure), contents=self.trace_contents)
 
     def may_attempt(self, attempts: int) -> bool:
         """Whether another attempt is allowed after this many failed ones."""

@@ -25,7 +25,6 @@ from safi_agent.audit.attempts import MAX_ATTEMPTS_RUNNING
 from safi_agent.audit.hook_dispatcher import HookDispatcher
 from safi_agent.audit.plan import RECONNECT, Outcome, Plan
 from safi_agent.log import flush
-from safi_agent.record import make_commit
 from safi_agent.store import Store, StoredTurn
 from safi_agent.store.job_queue import conninfo, queue_name
 from safi_agent.thread_pool import ThreadPool
@@ -173,9 +172,8 @@ class Worker:
     async def _settle(self, key: str, turn: str) -> None:
         """Commit the judged turns of a memory key, write their log lines and call hooks; one job of a key at a time."""
         name = self.plan.values.name
-        await self._in_store_thread(
-            partial(self.store.commit_ready, key, partial(make_commit, measure=self.plan.measure), name)
-        )
+        telemetry = self.plan.commit_telemetry()
+        telemetry.report(await self._in_store_thread(partial(self.store.commit_ready, key, telemetry.compute, name)))
         for turn_id, path, record in await self._in_store_thread(partial(self.store.load_unsettled, key, name)):
             await self._in_store_thread(partial(flush, self.store, path, self.plan.log_max_bytes))
             await self._call_hooks(turn_id, record)

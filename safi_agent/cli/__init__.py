@@ -11,6 +11,7 @@ from safi_agent.cli import (
     reaudit,
     replay,
     report,
+    show,
     values,
     verify,
     verify_proof,
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (
     chat.chat,
+    show.show,
     drain.drain,
     reaudit.reaudit,
     worker.worker,

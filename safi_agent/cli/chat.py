@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, printable
 from safi_agent.errors import SafiError
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
-
-# Terminal control characters are replaced in the output: an answer could contain escape sequences.
-_CONTROL_CHARACTERS = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 def chat(
@@ -56,7 +53,7 @@ def talk(safi: "SafiChain", prompt: str, log: Path) -> str:
     turn_id = message.response_metadata["safi"]["turnId"]
     record = next((r for r in records(log) if r["turnId"] == turn_id), None)
     output = "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
-    return output.translate(_CONTROL_CHARACTERS)
+    return printable(output)
 
 
 def records(log: Path) -> Iterator[dict[str, Any]]:

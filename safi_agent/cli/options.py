@@ -27,6 +27,12 @@ Log = Annotated[Path, typer.Option(help="Path of the log.")]
 
 STORE = defaults.STORE
 LOG = Path(defaults.LOG)
+_CONTROL_CHARACTERS = {n: "\ufffd" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """The text with its terminal control characters replaced: an answer could contain escape sequences."""
+    return text.translate(_CONTROL_CHARACTERS)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from langchain_core.callbacks import (
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from typing_extensions import override
 
+from safi_agent.telemetry.spans import faculty_span
 from safi_agent.turn import Turn
 
 
@@ -38,9 +39,13 @@ async def arun(steps: Runnable[Turn, Turn], turn: Turn, config: RunnableConfig) 
 
 
 class Faculty(Runnable[Turn, Turn]):
-    """A faculty: settings in the constructor, state in the turn."""
+    """A faculty: settings in the constructor, state in the turn.
+
+    A faculty that calls a model has a span, which ``span_name`` names.
+    """
 
     output_key: ClassVar[str]
+    span_name: ClassVar[str] = ""
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Any:
         """The value of ``output_key``."""
@@ -52,12 +57,30 @@ class Faculty(Runnable[Turn, Turn]):
 
     @override
     def invoke(self, input: Turn, config: RunnableConfig | None = None, **kwargs: Any) -> Turn:
+        if not self.span_name:
+            return self._invoke(input, config)
+        with faculty_span(self.span_name) as span:
+            turn = self._invoke(input, config)
+            if span is not None:
+                span.set_result(turn[self.output_key])  # type: ignore[literal-required]
+        return turn
+
+    def _invoke(self, input: Turn, config: RunnableConfig | None) -> Turn:
         if config is not None and not has_handlers(config):
             return {**input, self.output_key: self.compute(input, config)}  # type: ignore[misc]
         return self._call_with_config(self._add, input, config)
 
     @override
     async def ainvoke(self, input: Turn, config: RunnableConfig | None = None, **kwargs: Any) -> Turn:
+        if not self.span_name:
+            return await self._ainvoke(input, config)
+        with faculty_span(self.span_name) as span:
+            turn = await self._ainvoke(input, config)
+            if span is not None:
+                span.set_result(turn[self.output_key])  # type: ignore[literal-required]
+        return turn
+
+    async def _ainvoke(self, input: Turn, config: RunnableConfig | None) -> Turn:
         if config is not None and not has_handlers(config):
             return {**input, self.output_key: await self.acompute(input, config)}  # type: ignore[misc]
         return await self._acall_with_config(self._aadd, input, config)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.errors import ConscienceError
@@ -89,6 +90,7 @@ class Conscience(Faculty):
     score_mode: ScoreMode = "discrete"
 
     output_key = "ledger"
+    span_name = "Conscience"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
@@ -128,7 +130,10 @@ class Conscience(Faculty):
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")
         models = dict.fromkeys(answer.model for answer in answers if answer.found and answer.model)
-        return Findings(ledger.findings.values(), ", ".join(models))
+        usage: UsageMetadata | None = None
+        for answer in answers:
+            usage = add_usage(usage, answer.usage) if usage or answer.usage else None
+        return Findings(ledger.findings.values(), ", ".join(models), usage)
 
     def _messages(self, turn: Turn, group: Sequence[Value]) -> list[BaseMessage]:
         listed = "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in group)

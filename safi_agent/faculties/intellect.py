@@ -42,6 +42,7 @@ class Intellect(Faculty):
     selector: DraftSelector | None = None
 
     output_key = "draft"
+    span_name = "Intellect"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Draft:
         """Call the model."""

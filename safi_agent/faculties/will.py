@@ -217,6 +217,7 @@ class Will(Faculty):
     refuse_truncated: bool = False
 
     output_key = "verdict"
+    span_name = "Will"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Verdict:
         """Rules, then the judge."""

@@ -13,6 +13,7 @@ from safi_agent.store.leases import LEASE
 from safi_agent.store.rows import (
     Anchor,
     AuditResult,
+    AuditRow,
     Commit,
     Job,
     JudgedTurn,
@@ -28,6 +29,7 @@ __all__ = [
     "LEASE",
     "Anchor",
     "AuditResult",
+    "AuditRow",
     "Commit",
     "Job",
     "JudgedTurn",

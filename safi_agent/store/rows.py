@@ -85,6 +85,16 @@ class Commit(NamedTuple):
     note: str = ""
 
 
+class AuditRow(NamedTuple):
+    """A turn and, once it is committed, its record and its position in the commit order."""
+
+    turn_id: str
+    status: str
+    owner: str  #: the process that works on it
+    position: int  #: 0 if it is not committed
+    record: dict[str, Any] | None  #: None if it is not committed
+
+
 class Job(NamedTuple):
     """An unfinished turn, as the audit branch needs it."""
 

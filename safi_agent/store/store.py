@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
 from safi_agent.errors import OutboxError
 from safi_agent.fork_safety import ForkHandler, Stage, register
 from safi_agent.store.backlog import PendingAudits
+from safi_agent.store.commit_listeners import CommitListeners
 from safi_agent.store.commits import judged_head, ledger_json, prepare_batch, result_parameters
 from safi_agent.store.database import Database
 from safi_agent.store.database_errors import raise_as
@@ -24,6 +25,7 @@ from safi_agent.store.leases import LEASE, Leases, missing_value_sets
 from safi_agent.store.process_id import this_process
 from safi_agent.store.rows import (
     AuditResult,
+    AuditRow,
     Commit,
     JudgedTurn,
     Memory,
@@ -83,6 +85,20 @@ _DONE = (
 _RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
 _SETTLE = update(turns).where(_THOSE).values(settled=1)
 
+_AUDIT_ROW = (turns.c.id, turns.c.status, turns.c.owner, turns.c.place, turns.c.record)
+_AUDIT = (
+    select(*_AUDIT_ROW)
+    .where(or_(_OF, turns.c.reaudit_of == bindparam("of")))
+    .order_by(turns.c.turn.desc())  # a repetition comes after the first audit
+    .limit(1)
+)
+_FINISHED = (
+    select(*_AUDIT_ROW)
+    .where(PLACED, turns.c.place > bindparam("after"), turns.c.value_set == bindparam("of_set"), turns.c.audit == 1)
+    .order_by(turns.c.place)
+    .limit(bindparam("most"))
+)
+
 _raise_outbox_error = raise_as(OutboxError, "The store failed")
 
 
@@ -93,12 +109,14 @@ class Store(ForkHandler):
         database: the SQLite or PostgreSQL database.
         leases: which process works on which turn.
         pending: how many audits are open.
+        commit_listeners: functions that are called after each commit of this process.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.leases = Leases(database)
         self.pending = PendingAudits(database)
+        self.commit_listeners = CommitListeners()
         self._clear_cache()
         register(self, Stage.STORE)
 
@@ -113,6 +131,7 @@ class Store(ForkHandler):
         self._clear_cache()
         self.leases.clear()
         self.pending.clear()
+        self.commit_listeners = CommitListeners()
 
     def cached_feedback_note(self, key: str) -> str | None:
         """The cached feedback note, if it is recent; None otherwise. Takes no lock."""
@@ -263,6 +282,8 @@ class Store(ForkHandler):
         for batch in batches:
             if batch.memory is not None and batch.rows[0]["of"] in done:
                 self._remember(batch.key, batch.memory["note"])
+        if done:
+            self.commit_listeners.notify(done)
         return done
 
     def _commit(
@@ -305,6 +326,23 @@ class Store(ForkHandler):
         with self.database.transaction(reading=True) as c:
             return {row.id: json.loads(row.record) for row in c.execute(_RECORDS, {"those": list(turn_ids)})}
 
+    def find_audit(self, turn_id: str) -> AuditRow | None:
+        """A turn, or the newest repetition of its audit; None if there is no such turn."""
+        with self.database.transaction(reading=True) as c:
+            row = c.execute(_AUDIT, {"of": turn_id}).first()
+        return None if row is None else _audit_row(row)
+
+    def load_finished(self, value_set: str, after: int, most: int) -> list[AuditRow]:
+        """The audited turns of a value set that were committed after a position, in commit order, at most ``most``."""
+        with self.database.transaction(reading=True) as c:
+            rows = c.execute(_FINISHED, {"of_set": value_set, "after": after, "most": most}).all()
+        return [_audit_row(row) for row in rows]
+
+    def last_position(self) -> int:
+        """The position of the last commit; 0 if there is none."""
+        with self.database.transaction(reading=True) as c:
+            return c.scalar(_LAST) or 0
+
     def load_unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Id, log and record of committed turns that are not settled, in commit order."""
         mine = (turns.c.key == key, turns.c.value_set == value_set, NOT_SETTLED, PLACED)
@@ -323,6 +361,11 @@ class Store(ForkHandler):
         with self.database.transaction(reading=True) as c:
             rows = c.execute(select(turns.c.owner, func.count()).where(*open_).group_by(turns.c.owner)).all()
         return {owner: count for owner, count in rows}
+
+
+def _audit_row(row: Any) -> AuditRow:
+    record = None if row.record is None else json.loads(row.record)
+    return AuditRow(row.id, row.status, row.owner, row.place or 0, record)
 
 
 def _load_rows(c: Connection, rows: Sequence[Any], results: Mapping[str, AuditResult]) -> list[ReadyTurn]:

@@ -14,6 +14,7 @@ LEAST = {
     "docs/agents.md": 20,
     "docs/concepts/faculties.md": 12,
     "docs/field.md": 6,
+    "docs/howto/opentelemetry.md": 10,
     "docs/log.md": 1,
     "docs/postgres.md": 10,
     "docs/review.md": 1,

@@ -32,6 +32,9 @@ def test_the_public_list_is_what_others_rely_on() -> None:
     assert sorted(safi_agent.__all__) == [
         "Alert",
         "Assessment",
+        "Audit",
+        "AuditFailedError",
+        "AuditTimeoutError",
         "Backlog",
         "BacklogError",
         "ClosedError",
@@ -43,6 +46,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "SafiError",
         "SafiMiddleware",
         "ToolRule",
+        "UnknownTurnError",
         "Value",
         "ValueSet",
         "ViolationError",

@@ -62,7 +62,7 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"log_max_bytes": 10}, ValueError, "log_max_bytes: expected None or at least 4096, got 10"),
         ({"hooks": [3]}, TypeError, "hooks: expected callables, got int"),
         ({"hooks": print}, TypeError, "hooks: expected a list, got <built-in function print>"),
-        ({"audit": "here"}, ValueError, "^audit: expected 'in_process' or 'worker', got 'here'.$"),
+        ({"audit_mode": "here"}, ValueError, "^audit_mode: expected 'in_process' or 'worker', got 'here'.$"),
         ({"conscience_calls": ["all"]}, ValueError, r"^conscience_calls: expected 'all' or 'each', got \['all'\].$"),
         ({"score_mode": None}, ValueError, "^score_mode: expected 'discrete' or 'continuous', got None.$"),
         ({"when_full": "later"}, ValueError, "^when_full: expected 'wait' or 'refuse' or 'warn', got 'later'.$"),

@@ -140,10 +140,14 @@ def test_langsmith_sends_both_to_opentelemetry() -> None:
         ("Will", "SafiMiddleware.wrap_model_call"),
         ("Release", "SafiMiddleware.wrap_model_call"),
         ("search", "SafiMiddleware.wrap_tool_call"),
-        ("safi.audit", None),
+        ("safi.audit", "invoke_agent Conscience"),
     ):
         assert (name, parent) in spans
-    assert spans["Intellect", "SafiMiddleware.wrap_model_call"] == spans["safi.audit", None] == turn_id
+    assert (
+        spans["Intellect", "SafiMiddleware.wrap_model_call"]
+        == spans["safi.audit", "invoke_agent Conscience"]
+        == turn_id
+    )
 
 
 def both_ways(safi: Any, agent: Any, config: Any = None) -> None:

@@ -99,3 +99,20 @@ def test_slower_names_the_pair_the_level_and_the_ratio() -> None:
     rows = [row("chain", 2, 4, 9, 6), row("nemo", 2, 8, 6, 3), row("guardrails-ai", 3, 1, 1, 1)]
     assert report.slower(rows) == ["chain / nemo at 10: × 1.50"]
     assert report.slower([row("chain", 2, 1, 2, 3), row("nemo", 2, 2, 3, 4)]) == []
+
+
+@pytest.mark.slow
+def test_tracing_is_measured_beside_the_same_turns_without_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- governance tracing --><!-- /governance tracing -->")
+    flags = ["--tracing", "10", "--rounds", "1", "--answer-ms", "1", "--audit-ms", "1"]
+    governance.main([*flags, "--out", str(tmp_path), "--table", str(page)])
+    record = json.loads((tmp_path / "tracing.json").read_text())
+    assert [(r["who"], r["at_once"]) for r in record["tracing"]] == [
+        ("chain", 1),
+        ("chain", 10),
+        ("instant", 16),
+    ]
+    assert all(0 < r["cpu"][way] < 1000 for r in record["tracing"] for way in ("without", "sampled", "traces", "all"))
+    assert (record["answers"], record["lost"]) == (3 * 4 * 10, 0)
+    assert "| model of 0 ms in the same process | 16 |" in page.read_text()

@@ -109,7 +109,7 @@ def test_an_audit_is_tried_again_then_given_up_with_a_flag(
 
 def test_one_process_answers_another_audits(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
     web, auditing = Fake(), Fake()
-    safi = make(web, store=database, audit="worker")
+    safi = make(web, store=database, audit_mode="worker")
     safi.batch(["a", "b"])
     assert safi.drain(0.3) == 0
     assert [job[:2] for job in left(postgres, database)] == [("safi.judge", "todo")] * 2
@@ -165,14 +165,14 @@ def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
     assert time.monotonic() - start < 15
     assert left(postgres, database) == [("safi.judge", "todo", 1)]
     make(store=database)  # of the same process, so it answers for the turn too
-    assert make(store=database, audit="worker").drain() == 0
+    assert make(store=database, audit_mode="worker").drain() == 0
     assert lines(tmp_path)[0]["auditStatus"] == "complete"
 
 
 def test_a_turn_that_takes_every_worker_with_it_is_given_up(
     database: str, make: Any, postgres: Server, tmp_path: Path
 ) -> None:
-    safi = make(store=database, audit="worker")
+    safi = make(store=database, audit_mode="worker")
     safi.invoke("a")
     postgres.ask(f"UPDATE procrastinate_jobs SET attempts = {worker.MAX_INTERRUPTIONS}", database.rpartition("/")[2])
     model = Fake()
@@ -255,7 +255,7 @@ def test_safi_worker_ends_at_sigterm_with_its_work_done(
     )
     assert process.stdout is not None
     assert "'unesco'" in process.stdout.readline()
-    safi = make("offline", "unesco", store=database, audit="worker")
+    safi = make("offline", "unesco", store=database, audit_mode="worker")
     safi.batch(["Should AI allocate vaccines?", "Is it fair?"])
     assert safi.drain() == 2
     process.send_signal(signal.SIGTERM)
@@ -330,7 +330,7 @@ def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
     go.set()
     assert safi.drain(60) == 1
     assert "The worker has ended; a new one is started." in caplog.text
-    elsewhere = make(store=database, audit="worker")
+    elsewhere = make(store=database, audit_mode="worker")
     safi._auditor.stop(1)
     elsewhere.invoke("b")
     assert elsewhere.drain(0.1).blocked == ("1 turns wait for a worker; this process has none.",)

@@ -66,7 +66,7 @@ def main(
         say("up")
         say(work(safi, 10))
         return
-    safi = chain(folder, url, audit="worker" if role == "worker" else "in_process")
+    safi = chain(folder, url, audit_mode="worker" if role == "worker" else "in_process")
     say("up")
     asyncio.run(answer(safi, folder, turns))
     safi.close(0 if role == "worker" else 60)

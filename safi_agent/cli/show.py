@@ -1,0 +1,89 @@
+"""``safi show``: one turn and its audit."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safi_agent.cli.options import STORE, existing_store, one_line_errors, printable
+from safi_agent.errors import AuditTimeoutError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+NOT_AUDITED = 1
+FIELDS = {
+    "Turn": "turnId",
+    "Time": "timestamp",
+    "Values": "valueSet",
+    "Question": "userPrompt",
+    "Answer": "finalOutput",
+    "Will": "willDecision",
+    "Reason": "willReflection",
+}
+
+
+def show(
+    turn: Annotated[str, typer.Argument(help="Id of the turn, from the answer's metadata or a line of the log.")],
+    store: Annotated[str, typer.Option(help="URL of the store.")] = STORE,
+    timeout: Annotated[float, typer.Option(help="Maximum number of seconds to wait for the audit.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as one line of JSON.")] = False,
+) -> None:
+    """Show a turn and its audit: the answer, the Will's decision, the finding on each value, score and drift.
+
+    Exit code: 0 if the audit is complete or the turn needs none; 1 if it failed or is not finished; 2 if the store does
+    not have the turn.
+    """
+    from rich.console import Console
+
+    from safi_agent.audit.finished import wait_for_audit
+
+    with one_line_errors("show"), existing_store(store) as database:
+        try:
+            audit = wait_for_audit(database, turn, timeout)
+        except AuditTimeoutError:
+            typer.echo(f"safi show: the audit of turn {turn!r} is not finished.", err=True)
+            raise typer.Exit(NOT_AUDITED) from None
+    if as_json:
+        typer.echo(json.dumps(audit.record, allow_nan=False))
+    else:
+        Console(highlight=False).print(page(audit.record))
+    raise typer.Exit(NOT_AUDITED if audit.status == "failed" else 0)
+
+
+def page(record: Mapping[str, Any]) -> "Group":
+    """A record as two tables: its fields, and the ledger."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    fields = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    fields.add_column(style="bold")
+    fields.add_column(overflow="fold")
+    for title, key in FIELDS.items():
+        if record[key] is not None:
+            fields.add_row(title, Text(printable(str(record[key]))))
+    fields.add_row("Spirit", Text(_spirit(record)))
+    if record["flags"]:
+        fields.add_row("Flags", Text(", ".join(record["flags"])))
+    if not record["conscienceLedger"]:
+        return Group(fields)
+    ledger = Table(box=None, padding=(0, 1, 0, 0))
+    ledger.add_column("Value", overflow="fold", ratio=2)
+    ledger.add_column("Score", justify="right")
+    ledger.add_column("Conf.", justify="right")
+    ledger.add_column("Reason", overflow="fold", ratio=3)
+    for row in record["conscienceLedger"]:
+        score = f"{row['score']:+.2g}" if row["score"] else "0"
+        ledger.add_row(Text(printable(row["value"])), score, f"{row['confidence']:.2f}", Text(printable(row["reason"])))
+    return Group(fields, "", ledger)
+
+
+def _spirit(record: Mapping[str, Any]) -> str:
+    if record["auditStatus"] == "none":
+        return "not audited: no draft was approved"
+    if record["spiritScore"] is None:
+        return printable(str(record["spiritReflection"]))
+    drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"
+    return f"score {record['spiritScore']} of 10, drift {drift}"

@@ -15,6 +15,7 @@ UNBOUND = "unbound"
 NAMED = 5  # parameters named in a warning
 AVERAGE = "average"
 NO_PULL = "no pull"
+EARLY = "early reporters"
 
 
 class UserWarnings:
@@ -127,6 +128,17 @@ class UserWarnings:
             "model that donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it "
             "requires that the layer that runs last is of a supported type, neither parametrized nor an embedding. "
             "Set pull=0 to train without the pull.",
+        )
+
+    def early_reporters(self, names: Collection[str]) -> None:
+        """Reporters of a Hugging Face Trainer run before the callback whose values they would report."""
+        several = ", ".join(map(repr, names))
+        self._once(
+            EARLY,
+            f"The values of SAL are not reported to {several}: the Trainer runs the reporters of report_to before its "
+            "other callbacks. They are in state.log_history. To report them, set report_to=[] and pass the reporters "
+            "after this callback: callbacks=[SALTrainerCallback(), *get_reporting_integration_callbacks("
+            f"[{several}])], with that function of transformers.integrations.",
         )
 
     def unbound(self, names: Collection[str]) -> None:

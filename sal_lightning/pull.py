@@ -159,6 +159,11 @@ class Pull:
                 now, anchor = self.parameters[name].detach(), self.memory[name].weight
                 anchor.copy_(now if moved is None else torch.where(moved, now, anchor))
 
+    def scale_anchor(self, name: str, factor: Tensor) -> None:
+        """Multiply a parameter's anchor, if it has one, by a factor of its shape."""
+        if self.memory and name in self.memory:
+            self.memory[name].weight.mul_(factor)
+
     def leave(self) -> None:
         """Record the weights at the end of a fit."""
         self.left = {name: _sums(self.parameters[name]) for name in self.memory or {} if name in self.parameters}

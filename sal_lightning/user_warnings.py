@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 FORWARD = "forward"
 NO_STEP = "no step"
+ADAPTERS = "adapters"
 UNREACHED = "unreached"
 ELEMENTS = "elements"
 NOT_REMEMBERED = "not remembered"
@@ -37,6 +38,15 @@ class UserWarnings:
             f"Layers with a forward pass of their own, which changes their weight or their input, are protected weight "
             f"by weight: {listed}. Input directions do not describe such a weight. To protect them by directions, "
             "change the input or the output in another module and leave the layer a plain one.",
+        )
+
+    def other_adapters(self, kinds: Collection[str]) -> None:
+        """Adapters of peft that are not LoRA's of Linears and convolutions are trained."""
+        self._once(
+            f"{ADAPTERS} {', '.join(sorted(kinds))}",
+            f"Adapters of these kinds are not moved out of the directions of old inputs: {', '.join(sorted(kinds))}. "
+            "They are protected weight by weight or by their own inputs, which is weaker than what LoRA adapters of "
+            "Linear and convolution layers get. To protect them likewise, use LoraConfig on such layers.",
         )
 
     def no_step(self, optimizer: str, passes: int) -> None:

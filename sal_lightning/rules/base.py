@@ -67,6 +67,9 @@ class Rule(Projection):
     def unpack(self, state: State) -> Any:
         """Inverse of ``pack``: the memory, on the parameters' device."""
 
+    def rolled_back(self) -> None:
+        """A provisional consolidation was rolled back: the memory is the one of before."""
+
     def drift(self) -> Tensor | None:
         """Movement along held directions as (moved², size²), (2,); None if the rule keeps no reference."""
         return None

@@ -69,8 +69,8 @@ class Pull:
         return self.fisher.parameters
 
     def cover(self, rules: Sequence[Rule]) -> None:
-        """Pull all parameters of these rules, or none if any is sharded."""
-        found = {n: p for rule in rules if rule.restores for n, p in rule.parameters.items()}
+        """Pull the parameters of the rules that are pulled, or none if any is sharded."""
+        found = {n: p for rule in rules if rule.restores and rule.pulled for n, p in rule.parameters.items()}
         wanted = self.strength > 0
         if wanted and any(map(sharded, found.values())):
             self.failure = "the parameters are sharded over several processes"

@@ -136,6 +136,8 @@ def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
     if causes := [pull.problem for pull in pulls if pull.problem]:
         return f"nothing, since the importance of weights could not be measured ({causes[0]})"
     pulled, total = sum(pull.bytes for pull in pulls), sum(layer.memory()["model"] for layer in layers)
+    if not any(pull.parameters for pull in pulls):
+        return "nothing, since LoRA adapters are held by directions alone"
     if not pulled:
         return "nothing yet: no weight has an anchor"
     return f"{percent(100 * pulled / total)} of the weights, towards their values at the last consolidation"

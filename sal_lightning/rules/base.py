@@ -18,6 +18,7 @@ class Rule(Projection):
     """Measures the stability of a group of parameters, consolidates it, and masks and restores their changes."""
 
     grain: str  # as reported by ``coverage()``
+    pulled = True  # whether the pull acts on these parameters
 
     @abstractmethod
     def update(self, unit: float = 1.0) -> None:

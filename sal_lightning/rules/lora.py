@@ -7,8 +7,8 @@ Notation: ``C`` (in, in) the energy of old inputs, with ``U``, ``λ`` and ``λ̄
 strength.
 
 * ``A ← A − A U diag(g) Uᵀ`` with ``1 − g = (1 + α λ̄) / (1 + α λ)``, at a consolidation, in the rows of A whose column
-  of B is zero. Apart from a factor this is ``A ← A (1 + α C)⁻¹``. Related: LoRA-Null (Tang et al. 2025), InfLoRA (Liang
-  & Li 2024), which choose a subspace without old inputs at the start.
+  of B is zero. Apart from a factor this is ``A ← A (1 + α C)⁻¹``. Related: LoRA-Null (Tang et al. 2025) and InfLoRA
+  (Liang & Li 2024), which start or keep an adapter in a subspace without old inputs.
 * Movement of A along U is held as that of any layer's weight.
 * B is held along ``A C Aᵀ / (‖A‖²/r)``, the energy of old inputs in B's own input: hardly, where A was moved out; as
   firmly as a layer whose input has this energy, where it was not, since B had been trained before.
@@ -76,14 +76,18 @@ def known_energy(state: State) -> float:
 class LoraARule(SubspaceRule):
     """Moves A out of the directions of old inputs at a consolidation, and holds it there.
 
+    A is held with FIRM times the strength, in the formula above too: other directions are left for it, and B.
+
     Args:
         layer: A as a matrix.
         parameters: its weight.
         adapter: the adapter that A belongs to.
-        strength: as in ``SubspaceRule``, and α of the formula above.
+        strength: as in ``SubspaceRule``.
         recall: as in ``SubspaceRule``.
         share: as in ``SubspaceRule``.
     """
+
+    pulled = False
 
     def __init__(
         self,
@@ -148,6 +152,8 @@ class LoraARule(SubspaceRule):
 class LoraBRule(SubspaceRule):
     """Holds B along the directions that A passes on for old inputs.
 
+    Neither is pulled: the anchor of B is zero, and a pull towards it would undo what the adapter learns.
+
     Args:
         layer: B as a matrix.
         parameters: its weight.
@@ -156,6 +162,8 @@ class LoraBRule(SubspaceRule):
         recall: as in ``SubspaceRule``.
         share: as in ``SubspaceRule``.
     """
+
+    pulled = False
 
     def __init__(
         self,

@@ -10,7 +10,7 @@
 LEARN = 1000  # training steps on the manual
 TUNE = 400  # and of the adapters on code
 RANK = 8  # of the adapters
-STRENGTH = 1.0  # of SAL: the smaller, the more freely the adapters learn
+STRENGTH = 0.25  # of SAL: the smaller, the more freely the adapters learn
 ROWS = 200  # of each text, on which losses are taken
 SEED = 0
 

@@ -124,6 +124,7 @@ class CommunicationLayer:
             self.checks.warnings.hidden_average(type(wrapper).__name__)
         coverage.grow()
         self.checks.own_forward(coverage)
+        self.checks.adapters(coverage)
         self.attach()
 
     @property

@@ -7,6 +7,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sal_lightning import layers, torch_compile
+from sal_lightning.adapters import Adapter
+from sal_lightning.adapters import find as find_adapters
 from sal_lightning.layers import plain_name
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
@@ -15,6 +17,7 @@ from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.input_rule import InputRule
+from sal_lightning.rules.lora import LoraARule, LoraBRule, known_energy
 from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings
@@ -78,20 +81,35 @@ def layer_rules(
 ) -> list[InputRule]:
     """One rule for each layer of a supported type; removes their parameters from ``left``."""
     rules: list[InputRule] = []
+    adapters = {part: adapter for adapter in find_adapters(model) for part in (adapter.A, adapter.B)}
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):
         if names.get(id(layer.weight)) not in left:
             continue
-        if layer.bias is not None and names.get(id(layer.bias)) not in left:
+        adapter = adapters.get(layer.module) if len(layer.modules) == layer.groups == 1 else None
+        # A bias of B acts on all inputs, whatever A is: the element rule holds it.
+        if layer.bias is not None and (adapter is not None or names.get(id(layer.bias)) not in left):
             layer = layer._replace(bias=None)
         taken = [names[id(p)] for p in (layer.weight, layer.bias) if p is not None]
-        rules.append(_rule(layer, {name: left.pop(name) for name in taken}, settings))
+        rules.append(_rule(layer, {name: left.pop(name) for name in taken}, settings, adapter, rules))
     return rules
 
 
-def _rule(layer: layers.Layer, names: dict[str, nn.Parameter], settings: Settings) -> InputRule:
+def _rule(
+    layer: layers.Layer,
+    names: dict[str, nn.Parameter],
+    settings: Settings,
+    adapter: Adapter | None = None,
+    others: Iterable[Rule] = (),
+) -> InputRule:
+    """The rule of one layer; of B of an adapter, the one of its A is among ``others``."""
     if isinstance(layer.module, nn.Embedding):
         return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
+    if adapter is not None and layer.module is adapter.A:
+        return LoraARule(layer, names, adapter, settings.strength, settings.recall, settings.share)
+    A = next((r for r in others if isinstance(r, LoraARule) and r.adapter == adapter), None)
+    if A is not None:
+        return LoraBRule(layer, names, A, settings.strength, settings.recall, settings.share)
     # A change of a recurrent weight acts in every time step of a sequence.
     times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
     return SubspaceRule(layer, names, times * settings.strength, settings.recall, settings.share)
@@ -133,6 +151,7 @@ class Coverage(RuleSet):
             known = {rule.name for rule in self.input_rules}
             input_rules = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, input_rules)
+        self._inherit()
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
         return input_rules
@@ -222,10 +241,24 @@ class Coverage(RuleSet):
             )
         self.waiting = {key: dict(state[key]) for key in self.waiting}
         self._resume(self.rules, self.input_rules)
+        self._inherit()
         self.pull.cover(self.rules)
         self.pull.load_state_dict(state["pull"])
         self.adjustment.cover(self.input_rules)
         self.adjustment.load_state_dict(state["adjustment"])
+
+    def _inherit(self) -> None:
+        """Give a new adapter what another one of the same layer knows of the layer's inputs."""
+        new = {r for r in self.rules if isinstance(r, LoraARule) and not r.used}
+        live = {r.name: r.state_dict() for r in self.rules if new and isinstance(r, LoraARule) and r not in new}
+        for rule in new:
+            layer = rule.name.rpartition(".")[0]
+            known = [s for name, s in (live | self.waiting["rules"]).items() if name.rpartition(".")[0] == layer]
+            if known:
+                rule.inherit(max(known, key=known_energy))
+        for B in self.rules:
+            if isinstance(B, LoraBRule) and B.A in new:
+                B.consolidate()
 
     def _free_bias(self, rule: SubspaceRule) -> None:
         """Move a bias that was frozen in the saved state to the element rule, which holds nothing of it."""
@@ -289,6 +322,8 @@ class ProvisionalHold:
         for one, (memory, window) in (self.before or {}).items():
             one.memory = memory
             one.load_window(window)
+            if isinstance(one, Rule):
+                one.rolled_back()
         self._end()
 
     def confirm(self) -> None:

@@ -69,8 +69,8 @@ class Pull:
         return self.fisher.parameters
 
     def cover(self, rules: Sequence[Rule]) -> None:
-        """Pull all parameters of these rules, or none if any is sharded."""
-        found = {n: p for rule in rules if rule.restores for n, p in rule.parameters.items()}
+        """Pull the parameters of the rules that are pulled, or none if any is sharded."""
+        found = {n: p for rule in rules if rule.restores and rule.pulled for n, p in rule.parameters.items()}
         wanted = self.strength > 0
         if wanted and any(map(sharded, found.values())):
             self.failure = "the parameters are sharded over several processes"
@@ -158,6 +158,11 @@ class Pull:
             if self.memory and name in self.memory and name in self.parameters:
                 now, anchor = self.parameters[name].detach(), self.memory[name].weight
                 anchor.copy_(now if moved is None else torch.where(moved, now, anchor))
+
+    def scale_anchor(self, name: str, factor: Tensor) -> None:
+        """Multiply a parameter's anchor, if it has one, by a factor of its shape."""
+        if self.memory and name in self.memory:
+            self.memory[name].weight.mul_(factor)
 
     def leave(self) -> None:
         """Record the weights at the end of a fit."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from sal_lightning.dora import Magnitudes
 from sal_lightning.logit_adjustment import LogitAdjustment
 from sal_lightning.pull import Pull
 from sal_lightning.rules.base import Rule
@@ -19,6 +20,7 @@ class RuleSet:
         self.model, self.pull, self.adjustment = model, pull, adjustment
         self.rules: list[Rule] = []
         self.input_rules: list[InputRule] = []  # rules that collect inputs in forward passes
+        self.magnitudes = Magnitudes()
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +65,7 @@ class RuleSet:
         for rule in self.rules:
             rule.snapshot()
         self.pull.begin_step()
+        self.magnitudes.begin_step(self.rules)
 
     def forget_weights(self) -> None:
         """Drop the weights that ``snapshot`` kept."""
@@ -79,6 +82,7 @@ class RuleSet:
         measured = [rule.restore(measure) for rule in self.rules]
         if restored:
             self.pull.apply(touched)
+            self.magnitudes.end_step(self.pull)
         for name in settling & touched.keys():
             self.pull.set_anchor([name], touched[name])
         for rule in restored:
@@ -88,6 +92,7 @@ class RuleSet:
 
     def settle(self) -> None:
         """Complete the rules' ``restore``, which undoes some movement only every few steps."""
+        self.magnitudes.begin_step(self.rules)
         for rule in self.rules:
             if rule.holds:
                 if rule.detect_external_change():
@@ -96,6 +101,7 @@ class RuleSet:
                 rule.settle()
                 if touched is not None:
                     self.pull.set_anchor(rule.parameters, touched)
+        self.magnitudes.end_step(self.pull)
 
     # --- measurements ---
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sal_lightning.adapters import others as other_adapters
 from sal_lightning.collector import Collector
 from sal_lightning.coverage import Coverage, learns
 from sal_lightning.optimizer_hooks import OptimizerHooks, UnobservedSteps
@@ -22,6 +23,11 @@ class SelfChecks:
         """Warn if layers have a custom forward pass."""
         if coverage.other:
             self.warnings.own_forward(coverage.other)
+
+    def adapters(self, coverage: Coverage) -> None:
+        """Warn if adapters of other kinds than LoRA are trained."""
+        if self.protection == "subspace" and (kinds := other_adapters(coverage.model)):
+            self.warnings.other_adapters(kinds)
 
     def step(self, collector: Collector) -> None:
         """Warn of custom forward passes; at step SECOND, also if no layer ran or most weights use the element rule."""
@@ -45,7 +51,8 @@ class SelfChecks:
             self.warnings.no_pull(cause)
 
     def remembered(self, collector: Collector) -> None:
-        """Warn if no layer ran in ``remember()``."""
+        """Warn if no layer ran in ``remember()``, which may itself have moved weights."""
+        self.unobserved = UnobservedSteps()
         if collector.had_input_rules and not collector.inputs.known and self.protection == "subspace":
             self.warnings.not_remembered()
 

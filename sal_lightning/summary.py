@@ -13,6 +13,7 @@ from sal_lightning.consolidation_reasons import Counts
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.element import ElementRule
 from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.lora import LoraARule, LoraBRule
 from sal_lightning.rules.subspace import SubspaceRule
 from sal_lightning.rules.tensor import TensorRule
 from sal_lightning.settings import Settings, Trigger
@@ -29,6 +30,8 @@ FOLLOWED = (  # in the order of Counts: singular and plural
 )
 WAYS: dict[type[Rule], str] = {
     SubspaceRule: "by directions of the input",
+    LoraARule: "by directions of the input",
+    LoraBRule: "by directions of the input",
     EmbeddingRule: "by tokens",
     ElementRule: "weight by weight",
     TensorRule: "tensor by tensor",
@@ -133,6 +136,8 @@ def _pulled(layers: Sequence[CommunicationLayer], settings: Settings) -> str:
     if causes := [pull.problem for pull in pulls if pull.problem]:
         return f"nothing, since the importance of weights could not be measured ({causes[0]})"
     pulled, total = sum(pull.bytes for pull in pulls), sum(layer.memory()["model"] for layer in layers)
+    if not any(pull.parameters for pull in pulls):
+        return "nothing, since LoRA adapters are held by directions alone"
     if not pulled:
         return "nothing yet: no weight has an anchor"
     return f"{percent(100 * pulled / total)} of the weights, towards their values at the last consolidation"

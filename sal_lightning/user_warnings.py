@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 FORWARD = "forward"
 NO_STEP = "no step"
+ADAPTERS = "adapters"
 UNREACHED = "unreached"
 ELEMENTS = "elements"
 NOT_REMEMBERED = "not remembered"
@@ -15,6 +16,7 @@ UNBOUND = "unbound"
 NAMED = 5  # parameters named in a warning
 AVERAGE = "average"
 NO_PULL = "no pull"
+EARLY = "early reporters"
 
 
 class UserWarnings:
@@ -36,6 +38,15 @@ class UserWarnings:
             f"Layers with a forward pass of their own, which changes their weight or their input, are protected weight "
             f"by weight: {listed}. Input directions do not describe such a weight. To protect them by directions, "
             "change the input or the output in another module and leave the layer a plain one.",
+        )
+
+    def other_adapters(self, kinds: Collection[str]) -> None:
+        """Adapters of peft that are not LoRA's of Linears and convolutions are trained."""
+        self._once(
+            f"{ADAPTERS} {', '.join(sorted(kinds))}",
+            f"Adapters of these kinds are not moved out of the directions of old inputs: {', '.join(sorted(kinds))}. "
+            "They are protected weight by weight or by their own inputs, which is weaker than what LoRA adapters of "
+            "Linear and convolution layers get. To protect them likewise, use LoraConfig on such layers.",
         )
 
     def no_step(self, optimizer: str, passes: int) -> None:
@@ -127,6 +138,17 @@ class UserWarnings:
             "model that donates buffers (set torch._functorch.config.donated_buffer = False) or with FSDP2, and it "
             "requires that the layer that runs last is of a supported type, neither parametrized nor an embedding. "
             "Set pull=0 to train without the pull.",
+        )
+
+    def early_reporters(self, names: Collection[str]) -> None:
+        """Reporters of a Hugging Face Trainer run before the callback whose values they would report."""
+        several = ", ".join(map(repr, names))
+        self._once(
+            EARLY,
+            f"The values of SAL are not reported to {several}: the Trainer runs the reporters of report_to before its "
+            "other callbacks. They are in state.log_history. To report them, set report_to=[] and pass the reporters "
+            "after this callback: callbacks=[SALTrainerCallback(), *get_reporting_integration_callbacks("
+            f"[{several}])], with that function of transformers.integrations.",
         )
 
     def unbound(self, names: Collection[str]) -> None:

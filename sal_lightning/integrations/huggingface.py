@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sal_lightning.integrations.weights_mark import weights_mark
 from sal_lightning.metrics import NormShare
 from sal_lightning.optimizer_hooks import unwrapped
 from sal_lightning.report import panels
@@ -19,6 +20,7 @@ from sal_lightning.trainer_callback import FIELD, SHARES, BaseCallback
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
     from transformers.modeling_utils import unwrap_model
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 except ImportError as error:
@@ -32,8 +34,8 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
 
     The ``sal/...`` values are added to ``state.log_history`` and to the logs of callbacks after this one. With
     ``report_to="wandb"`` they are logged to its run, with the histograms of all layers, as by ``SALCallback``. Other
-    reporters named in ``report_to`` run before this callback, so they do not get them; pass such a reporter after it:
-    ``report_to=[]`` and ``callbacks=[SALTrainerCallback(), TensorBoardCallback()]``.
+    reporters named in ``report_to`` run before this callback, so they do not get them, with one warning; pass such a
+    reporter after it: ``report_to=[]`` and ``callbacks=[SALTrainerCallback(), TensorBoardCallback()]``.
 
     Checkpoints contain a file ``sal.pt``, which is read on resuming from a checkpoint in ``output_dir`` or from
     ``args.resume_from_checkpoint``; for checkpoints elsewhere call ``load_state_dict`` before ``train()``.
@@ -73,6 +75,8 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         optimizer = kwargs["optimizer"]
         self.begin(model, [unwrapped(optimizer)], getattr(optimizer, "scaler", None))
         self._loggers, self._logged_events = _loggers(args, state), 0
+        if state.is_world_process_zero and (early := _early_reporters(args)):
+            self.user_warnings.early_reporters(early)
         panels.begin(self._loggers)
 
     @override
@@ -177,6 +181,13 @@ def _loggers(args: TrainingArguments, state: TrainerState) -> Sequence[WandbLogg
     return () if wandb.run is None else (WandbLogger(wandb.run),)
 
 
+def _early_reporters(args: TrainingArguments) -> list[str]:
+    """The reporters named in ``report_to``, W&B left out: the Trainer passes them each log before this callback."""
+    names = [name for name in args.report_to or () if name != "wandb"]
+    kinds = get_reporting_integration_callbacks(names)  # type: ignore[no-untyped-call]
+    return [name for name, kind in zip(names, kinds, strict=True) if kind.on_log is not TrainerCallback.on_log]
+
+
 def _logs(args: TrainingArguments, state: TrainerState, loader: Any) -> bool:
     """Whether the next step is logged by the Trainer, or is the last one."""
     step = state.global_step + 1
@@ -200,8 +211,8 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _mark(model: nn.Module) -> Tensor:
-    """The first weight of each trained tensor, which identifies the checkpoint that a state belongs to."""
-    return torch.cat([p.detach().flatten()[:1].float().cpu() for p in model.parameters() if p.requires_grad])
+    """The mark of the trained weights, which identifies the checkpoint that a state belongs to."""
+    return weights_mark(p for p in model.parameters() if p.requires_grad)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Texts that a language model generates itself, for ``remember()`` where its training data are not available."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sal_lightning.integrations.weights_mark import weights_mark
 from sal_lightning.remembering import evaluating
 
 try:
@@ -18,6 +20,7 @@ except ImportError as error:
     raise ImportError(f'Expected transformers: pip install "sal-lightning[huggingface]" ({error}).') from error
 
 Batch = dict[str, Tensor]
+FORMAT = 1  # of the file
 STREAM = 1_000_003  # factor between the random seeds of two runs
 
 
@@ -47,12 +50,13 @@ def own_samples(
     Args:
         model: a causal language model of transformers.
         n: number of texts, >= 1.
-        length: largest number of tokens of a text, with the first one; >= 2.
+        length: largest number of tokens of a text, with the first one; from 2 to the model's number of positions.
         batch_size: texts that are generated together, >= 1.
         temperature: > 0; 1 is the model's own distribution.
         start: the first token; default: the model's beginning token, or its end token if it has none.
         seed: random seed; batch i depends on ``seed`` and i only.
-        file: where to save the batches as they are generated. A call with the same arguments and weights continues.
+        file: where to save the texts as they are generated, as JSON Lines: the arguments, then a batch in each line. A
+            call with the same arguments and weights continues.
         progress: whether to show a progress bar.
 
     Returns:
@@ -61,13 +65,14 @@ def own_samples(
 
     Raises:
         ValueError: an argument is outside its range, the model has no token to begin with or is an encoder-decoder
-            model, or ``file`` is of other arguments or weights.
+            model, or ``file`` is not one of this function's or is of other arguments or weights.
     """
     _check(n=n, length=length, batch_size=batch_size)
     if not temperature > 0:
         raise ValueError(f"Expected temperature to be > 0, got {temperature}.")
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(f"Expected model to be a causal language model, got {type(model).__name__}, with an encoder.")
+    _check_positions(model, length)
     begin, ends = _special_tokens(model, start)
     settings = {
         "n": n,
@@ -86,7 +91,8 @@ def own_samples(
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else begin,
     )
-    batches = _load(file, settings, model)
+    header = {"own_samples": FORMAT, "settings": settings, "weights": weights_mark(model.parameters()).tolist()}
+    batches = [] if file is None else _resume(Path(file), header)
     todo = range(len(batches), -(-n // batch_size))
     devices = [model.device] if model.device.type == "cuda" else []
     with (
@@ -101,7 +107,8 @@ def own_samples(
             first = torch.full((min(batch_size, n - i * batch_size), 1), begin, device=model.device)
             texts: Tensor = model.generate(first, attention_mask=torch.ones_like(first))  # type: ignore[operator]
             batches.append({"input_ids": texts.cpu(), "attention_mask": _until_end(texts, ends).cpu()})
-            _save(file, settings, model, batches)
+            if file is not None:
+                _append(Path(file), {name: rows.tolist() for name, rows in batches[-1].items()})
             bar.update(len(first))
     return batches
 
@@ -109,17 +116,27 @@ def own_samples(
 @contextmanager
 def _generating(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Context with this generation config in place of the model's, which would fill in what an argument leaves out."""
-    own, model.generation_config = model.generation_config, config
+    modules: Iterator[Any] = model.modules()  # the model of transformers may be inside one of peft
+    own = {module: module.generation_config for module in modules if "generation_config" in vars(module)}
+    for module in own:
+        module.generation_config = config
     try:
         yield
     finally:
-        model.generation_config = own
+        for module, before in own.items():
+            module.generation_config = before
 
 
 def _check(**numbers: int) -> None:
     for (name, number), least in zip(numbers.items(), (1, 2, 1), strict=True):
         if number < least:
             raise ValueError(f"Expected {name} to be >= {least}, got {number}.")
+
+
+def _check_positions(model: PreTrainedModel, length: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise ValueError(f"Expected length to be at most the {positions} positions of the model, got {length}.")
 
 
 def _special_tokens(model: PreTrainedModel, start: int | None) -> tuple[int, list[int]]:
@@ -140,28 +157,39 @@ def _until_end(texts: Tensor, ends: list[int]) -> Tensor:
     return (ended.cumsum(1) - ended.long() == 0).long()
 
 
-def _weights(model: PreTrainedModel) -> Tensor:
-    """The first weight of each parameter, which identifies the weights that generated a file."""
-    return torch.stack([p.detach().flatten()[0].float().cpu() for p in model.parameters()])
+# --- the file ---
 
 
-def _load(file: str | Path | None, settings: Mapping[str, Any], model: PreTrainedModel) -> list[Batch]:
-    if file is None or not Path(file).exists():
+def _resume(file: Path, header: Mapping[str, Any]) -> list[Batch]:
+    """The batches in the file, without a last line that was not written whole; starts the file if there is none."""
+    if not file.exists() or not file.stat().st_size:
+        part = file.with_name(f"{file.name}.part")
+        part.unlink(missing_ok=True)
+        _append(part, header)
+        os.replace(part, file)
         return []
-    kept = torch.load(file, map_location="cpu", weights_only=True)
-    other = {name: value for name, value in settings.items() if kept["settings"].get(name) != value}
-    if other:
-        found = {name: kept["settings"].get(name) for name in other}
+    whole, newline, _ = file.read_bytes().rpartition(b"\n")
+    lines = whole.splitlines()
+    try:
+        kept, *rows = map(json.loads, lines)
+        known = kept["own_samples"] == FORMAT and kept["settings"].keys() == header["settings"].keys()
+        batches = [{name: torch.tensor(row[name]) for name in ("input_ids", "attention_mask")} for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise ValueError(f"Expected file to be new or written by own_samples, got another file: {str(file)!r}.")
+    if other := {name: value for name, value in header["settings"].items() if kept["settings"][name] != value}:
+        found = {name: kept["settings"][name] for name in other}
         raise ValueError(f"Expected file to be of {other}, got one of {found}: {str(file)!r}.")
-    if not torch.equal(kept["weights"], _weights(model)):
+    if kept["weights"] != header["weights"]:
         raise ValueError(f"Expected file to be of this model's weights, got one of other weights: {str(file)!r}.")
-    return list(kept["batches"])
+    os.truncate(file, len(whole + newline))
+    return batches
 
 
-def _save(file: str | Path | None, settings: Mapping[str, Any], model: PreTrainedModel, batches: list[Batch]) -> None:
-    """Save the batches so far; an interrupted write leaves the file as it was."""
-    if file is None:
-        return
-    part = Path(f"{file}.part")
-    torch.save({"settings": dict(settings), "weights": _weights(model), "batches": batches}, part)
-    os.replace(part, file)
+def _append(file: Path, line: Mapping[str, Any]) -> None:
+    """Append one line, written to the disk when this returns."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(line) + "\n")
+        out.flush()
+        os.fsync(out.fileno())

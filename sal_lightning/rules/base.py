@@ -18,6 +18,7 @@ class Rule(Projection):
     """Measures the stability of a group of parameters, consolidates it, and masks and restores their changes."""
 
     grain: str  # as reported by ``coverage()``
+    pulled = True  # whether the pull acts on these parameters
 
     @abstractmethod
     def update(self, unit: float = 1.0) -> None:
@@ -66,6 +67,9 @@ class Rule(Projection):
     @abstractmethod
     def unpack(self, state: State) -> Any:
         """Inverse of ``pack``: the memory, on the parameters' device."""
+
+    def rolled_back(self) -> None:
+        """A provisional consolidation was rolled back: the memory is the one of before."""
 
     def drift(self) -> Tensor | None:
         """Movement along held directions as (moved², size²), (2,); None if the rule keeps no reference."""

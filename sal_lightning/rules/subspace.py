@@ -11,10 +11,10 @@ from typing_extensions import override
 from sal_lightning.distributed import agree, gather, part, sharded, totals
 from sal_lightning.input_sketch import probe
 from sal_lightning.layers import Layer
-from sal_lightning.rules import directions
+from sal_lightning.rules import directions, firmness
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.directions import Directions
-from sal_lightning.rules.firmness import LEAST, MOST, firmed, hold, worth
+from sal_lightning.rules.firmness import LEAST, MOST, firmed, worth
 from sal_lightning.rules.input_statistics import InputStatistics
 from sal_lightning.rules.scores import Scores
 
@@ -172,7 +172,7 @@ class SubspaceRule(InputStatistics):
         k = m.f.shape[-1]
         o = self.window.outside(k).clamp(LEAST, 1)
         self.demand.measure(o)
-        f, s_rest = hold(m.directions, k, o, firmed(m.strength, self.age))
+        f, s_rest = firmness.hold(m.directions, k, o, firmed(m.strength, self.age))
         self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
@@ -182,9 +182,13 @@ class SubspaceRule(InputStatistics):
         past = None if self.memory is None else self.memory.directions
         found = directions.merge(past, self.window.rows(), self.rank, self.share)
         agree(found)
+        self.hold(found)
+
+    def hold(self, found: Directions) -> None:
+        """Hold these directions from now on, and the present weights along them."""
         k = worth(found, MOST * self.strength)  # computed for the largest strength that will be reached
         # The next data determines how much the rest is needed; until then o has its smallest value.
-        f, s_rest = hold(found, k, torch.full_like(found.rest, LEAST), self.strength)
+        f, s_rest = firmness.hold(found, k, torch.full_like(found.rest, LEAST), self.strength)
         A = self.layer.along(self.weights(), found.U[..., :k]).float()
         size = totals([A.square().sum()], [self.layer.weight])[0].sqrt()
         zero = torch.zeros_like(size)

@@ -62,7 +62,7 @@ def test_adapters_of_a_language_model_remember_and_its_frozen_weights_stay(tmp_p
     once = models.Net(adapted(language_model), lambda p: torch.optim.AdamW(p, lr=1e-2), next_token_loss)
     adapters = {name for name, p in once.named_parameters() if p.requires_grad}
     base = {name: p.detach().clone() for name, p in once.named_parameters() if name not in adapters}
-    learner = SALCallback(consolidate_on=None, strength=30.0, pull=0)
+    learner = SALCallback(consolidate_on=None, strength=4.0, pull=0)
     first = DataLoader([sentences(0, i) for i in range(60)], batch_size=None)
     second = DataLoader([sentences(1, i) for i in range(30)], batch_size=None)
     models.trainer(tmp_path, [learner]).fit(once, first)

@@ -215,6 +215,20 @@ def test_values_histograms_and_events_reach_the_run_that_report_to_names(tmp_pat
     assert set(report.layers()) == set(seen)
 
 
+def test_other_reporters_are_named_once_and_reached_as_the_warning_says(tmp_path, monkeypatch):
+    known = transformers.integrations.integration_utils.INTEGRATION_TO_CALLBACK
+    monkeypatch.setitem(known, "mlflow", Reporter)
+    monkeypatch.setitem(known, "codecarbon", transformers.TrainerCallback)  # reports nothing of the logs
+    callback = SALTrainerCallback()
+    options = {"max_steps": 2, "logging_steps": 1}
+    with pytest.warns(UserWarning, match=r"not reported to 'mlflow'.*report_to=\[\]"):
+        train(tmp_path, [callback], gpt2(), report_to=["mlflow", "codecarbon"], **options)
+    train(tmp_path, [callback], gpt2(), report_to=["mlflow"], **options)  # a second warning would be an error
+    late = [kind() for kind in transformers.integrations.get_reporting_integration_callbacks(["mlflow"])]
+    train(tmp_path, [SALTrainerCallback(), *late], gpt2(), **options)
+    assert [row.keys() >= NAMES for row in late[0].rows] == [True, True, False]  # the last is the summary
+
+
 @pytest.mark.parametrize(
     ("options", "steps"),
     [

@@ -106,6 +106,68 @@ def test_an_interrupted_call_continues_from_its_file(tmp_path: Any, monkeypatch:
         generate(gpt2(1), 12, 6, batch_size=4, file=file)
 
 
+def test_each_batch_is_appended_and_a_line_that_was_not_written_whole_is_generated_again(tmp_path: Any) -> None:
+    model, file = gpt2(), tmp_path / "own.jsonl"
+    whole = generate(model, 12, 6, batch_size=4, file=file)
+    content = file.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == 4, "the arguments and three batches"
+    for cut in (len(lines[0]), len(lines[0]) + 5, len(content) - 1, len(content)):
+        file.write_bytes(content[:cut])
+        assert equal(generate(model, 12, 6, batch_size=4, file=file), whole)
+        assert file.read_bytes() == content
+    file.write_bytes(b"")  # as a new temporary file
+    assert equal(generate(model, 12, 6, batch_size=4, file=file), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a shopping list\n",
+        b'{"settings": {}}\n',
+        b"[1, 2]\n",
+        b'{"own_samples": 2, "settings": {}, "weights": []}\n',
+        b"7",
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Any, content: bytes) -> None:
+    file = tmp_path / "mine"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Expected file to be new or written by own_samples, got .*mine'"):
+        generate(gpt2(), 4, 6, file=file)
+    assert file.read_bytes() == content
+
+
+def test_a_saved_tensor_is_refused(tmp_path: Any) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(3)}, file)
+    with pytest.raises(ValueError, match="Expected file to be new or written by own_samples"):
+        generate(gpt2(), 4, 6, file=file)
+
+
+def test_a_length_beyond_the_models_positions_is_refused_at_once(tmp_path: Any) -> None:
+    file = tmp_path / "own.jsonl"
+    with pytest.raises(ValueError, match="Expected length to be at most the 16 positions of the model, got 17"):
+        generate(gpt2(), 4, 17, file=file)
+    assert not file.exists()
+    assert generate(gpt2(eos_token_id=None), 2, 16)[0]["input_ids"].shape == (2, 16)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+def test_a_model_with_adapters_samples_what_it_samples_without(task: str | None) -> None:
+    peft = pytest.importorskip("peft")
+    model = gpt2()
+    model.generation_config.update(do_sample=True, top_k=2)
+    before = generate(model, 8, 6)
+    settings = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type=task)
+    adapted = peft.get_peft_model(model, settings)
+    config = str(adapted.generation_config)
+    assert equal(generate(adapted, 8, 6), before)
+    assert str(adapted.generation_config) == config
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

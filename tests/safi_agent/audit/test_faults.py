@@ -363,9 +363,9 @@ def test_something_raised_in_the_thread_from_outside_does_not_end_it(
 def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safi_agent.audit import pipeline
+    from safi_agent.audit import pipeline, plan
 
-    real = pipeline.make_commit
+    real = plan.make_commit
 
     def commit(row: Any, before: Any, measure: Any) -> Any:
         if row.body["prompt"] == "bad":
@@ -373,7 +373,7 @@ def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
         return real(row, before, measure)
 
     monkeypatch.setattr(pipeline, "RETRY_COMMIT", 0.05)
-    monkeypatch.setattr(pipeline, "make_commit", commit)
+    monkeypatch.setattr(plan, "make_commit", commit)
     safi = make()
     for prompt, key in (("bad", "one"), ("x", "two"), ("after", "one"), ("y", "two")):
         safi.invoke(prompt, {"configurable": {"safi_key": key}})
@@ -384,7 +384,7 @@ def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
     held = safi.drain(0.1)
     assert held.left == 2
     assert "The turns under 'one' cannot be committed (ZeroDivisionError)." in held.blocked
-    monkeypatch.setattr(pipeline, "make_commit", real)
+    monkeypatch.setattr(plan, "make_commit", real)
     assert safi.drain(60).left == 0
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["x", "y", "bad", "after"]
 

@@ -80,6 +80,7 @@ def test_two_processes_share_a_store_and_a_log(tmp_path: Path) -> None:
 def test_one_of_two_is_killed_and_the_other_finishes_its_work(tmp_path: Path) -> None:
     victim, survivor = start(tmp_path, 400), start(tmp_path, 30)
     while not (tmp_path / "seen").exists() or (tmp_path / "seen").stat().st_size < 4000:
+        assert victim.is_alive()
         time.sleep(0.01)
     victim.kill()
     victim.join()

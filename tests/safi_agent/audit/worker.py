@@ -37,9 +37,11 @@ def model(delay: float = 0.004) -> Fake:
     return Fake(will=ruled, conscience=judged, delay=delay / 2, audit_delay=delay)
 
 
-def chain(folder: Path, url: str | None = None, *, audit: AuditMode = "in_process", delay: float = 0.004) -> SafiChain:
-    store = url or f"sqlite:///{folder}/safi.db"
-    return create_safi_chain(model(delay), THREE, store=store, log=folder / "log.json", audit=audit, audit_backoff=0.05)
+def chain(
+    folder: Path, url: str | None = None, *, audit_mode: AuditMode = "in_process", delay: float = 0.004
+) -> SafiChain:
+    store, log = url or f"sqlite:///{folder}/safi.db", folder / "log.json"
+    return create_safi_chain(model(delay), THREE, store=store, log=log, audit_mode=audit_mode, audit_backoff=0.05)
 
 
 async def answer(safi: SafiChain, folder: Path, turns: int) -> None:

@@ -22,7 +22,7 @@ Build = Callable[[str], Any]
 BUILDERS: list[Build] = [
     open_store,
     lambda url: create_safi_chain(Fake(), THREE, store=url, log=None),
-    lambda url: create_safi_chain(Fake(), THREE, store=url, log=None, audit="worker"),
+    lambda url: create_safi_chain(Fake(), THREE, store=url, log=None, audit_mode="worker"),
     lambda url: SafiMiddleware(THREE, model=Fake(), store=url, log=None),
 ]
 
@@ -72,7 +72,7 @@ def test_tables_of_the_queue_that_cannot_be_made(database: str, postgres: Server
 def test_the_logger_gets_the_reason_and_no_row(
     database: str, postgres: Server, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    safi = make(Fake(intellect="the canary"), store=database, audit="worker")
+    safi = make(Fake(intellect="the canary"), store=database, audit_mode="worker")
     name = database.rpartition("/")[2]
     postgres.ask("ALTER TABLE safi_turns ADD CONSTRAINT no CHECK (turn > 9)", name)
     with pytest.raises(OutboxError):
@@ -97,7 +97,7 @@ def away(database: str, postgres: Server) -> Callable[[bool], None]:
 def test_a_database_that_goes_away_holds_answers_back_and_ends_no_wait(
     make: Any, govern: Any, database: str, away: Callable[[bool], None]
 ) -> None:
-    safi, middleware = make(store=database, audit="worker"), govern(store=database, audit="worker")
+    safi, middleware = make(store=database, audit_mode="worker"), govern(store=database, audit_mode="worker")
     agent = create_agent(Calling(), [], middleware=[middleware])
     away(True)
     try:

@@ -118,7 +118,7 @@ def test_a_child_has_connections_of_its_own(store: Store) -> None:
 
 def test_a_password_is_not_told(database: str) -> None:
     url = database.replace("safi@", "safi:s3cret@")
-    safi = create_safi_chain(Fake(), THREE, store=url, log=None, audit="worker")
+    safi = create_safi_chain(Fake(), THREE, store=url, log=None, audit_mode="worker")
     told = [repr(safi), str(safi)]
     for wrong in (url.replace("+psycopg", "+pg8000"), url.replace("://", ":/"), "mysql://u:s3cret@h/d"):
         with pytest.raises(ValueError, match="store: expected") as raised:

@@ -10,11 +10,11 @@ model=${1:?folder of the model} texts=${2:?folder of the texts} out=$(realpath -
 model=$(realpath "$model") texts=$(realpath "$texts")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-timeout 200 python -m benchmarks.overhead --workload gpt --device cuda --dtype bf16 --width 768 --depth 12 --heads 12 \
+timeout 180 python -m benchmarks.overhead --workload gpt --device cuda --dtype bf16 --width 768 --depth 12 --heads 12 \
     --sequences 16 --rounds 3 --steps 16 --methods plain plain-again sal --out "$out/cost"
 
 finetune() {
-    timeout 120 python -m experiments.finetune --model "$model" --texts "$texts" --streams german --steps 500 \
+    timeout 100 python -m experiments.finetune --model "$model" --texts "$texts" --streams german --steps 500 \
         --accelerator gpu --out "$out/finetune" --methods "$@"
 }
 finetune plain --strengths 2e-4

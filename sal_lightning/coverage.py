@@ -248,7 +248,7 @@ class Coverage(RuleSet):
         self.adjustment.load_state_dict(state["adjustment"])
 
     def _inherit(self) -> None:
-        """Give a new adapter what another one of the same layer knows of the layer's inputs."""
+        """Copy the statistics of a layer's inputs from an existing adapter of the layer to a new one."""
         new = {r for r in self.rules if isinstance(r, LoraARule) and not r.used}
         live = {r.name: r.state_dict() for r in self.rules if new and isinstance(r, LoraARule) and r not in new}
         for rule in new:

@@ -62,8 +62,9 @@ class Settings:
     def command(self) -> str:
         """The command line that repeats this run.
 
-        >>> Settings("german", "ewc", 0.1, 2e-4, 0, "M").command
-        'python -m experiments.finetune --model M --streams german --methods ewc --strengths 0.1 --lr 0.0002 --seeds 0'
+        >>> Settings("german", "l2", 0.1, 2e-4, 0, "M").command[22:]
+        'finetune --model M --texts FOLDER --streams german --methods l2 --strengths 0.1 --lr 0.0002 --seeds 0'
         """
         run = f"--streams {self.stream} --methods {self.method} --strengths {self.strength:g} --lr {self.lr:g}"
-        return f"python -m experiments.finetune --model {self.model} {self.scale.form}{run} --seeds {self.seed}"
+        folders = f"--model {self.model} --texts FOLDER"
+        return f"python -m experiments.finetune {folders} {self.scale.form}{run} --seeds {self.seed}"

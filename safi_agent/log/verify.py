@@ -123,7 +123,7 @@ def read_rest(file: BinaryIO) -> bytes:
 
 
 class Expected(NamedTuple):
-    """The number of lines that a log should have, the mac of the last if it is known, and who says so."""
+    """The expected number of lines of a log, the mac of the last one if it is known, and the source of both."""
 
     lines: int
     mac: str | None

@@ -1,4 +1,4 @@
-"""What is done to a log is found by a reader who has a public key and nothing else."""
+"""Verification with the public key alone detects every change of a log."""
 
 import json
 import os

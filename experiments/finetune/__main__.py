@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lr", type=float, help="(default: of each method; of plain its strength)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     for name, default in asdict(Scale()).items():
-        made.add_argument(f"--{name}", type=int, default=default)
+        made.add_argument(f"--{name}", type=type(default), default=default)
     made.add_argument("--out", type=Path, default=Path("results/finetune"))
     made.add_argument("--cache", type=Path, default=Path("out/finetune"), help="of the model's own samples")
     made.add_argument("--force", action="store_true", help="rerun what already has a result")

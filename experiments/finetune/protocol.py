@@ -136,13 +136,16 @@ def straight(net: PreTrainedModel, before: dict[str, Tensor], on: Measured) -> d
     return found
 
 
-def train(model: FineTuned, batches: DataLoader[Tensor], callbacks: Sequence[Callback], accelerator: str) -> float:
+def train(
+    model: FineTuned, batches: DataLoader[Tensor], callbacks: Sequence[Callback], accelerator: str, precision: Any
+) -> float:
     """Train one stage; returns its duration in seconds."""
     with quiet():
         trainer = L.Trainer(
             max_epochs=1,
             accelerator=accelerator,
             devices=1,
+            precision=precision,
             callbacks=list(callbacks),
             gradient_clip_val=CLIPPED,
             logger=False,
@@ -182,7 +185,7 @@ def run(
     early = Measuring([round(part * settings.scale.steps) for part in EARLY] if alone else [], on)
     for name in settings.texts:
         guards = [*([guard] if guard else []), early, *callbacks]
-        seconds.append(train(module, texts.batches(name, settings), guards, accelerator))
+        seconds.append(train(module, texts.batches(name, settings), guards, accelerator, settings.scale.precision))
         stages.append(measure(module.net, on))
     if alone:
         others = early.found | straight(net, weights, on)

@@ -15,6 +15,7 @@ class Scale:
     steps: int = 150  # of each stage
     samples: int = 32  # texts of the model's own that methods may use
     measured: int = 24  # rows of each text that is measured
+    precision: str = "bf16-mixed"  # Lightning's precision of training; measures are in single precision
 
     @property
     def form(self) -> str:
@@ -53,7 +54,7 @@ class Settings:
         """File name of the run.
 
         >>> Settings("german", "ewc", 0.03, 2e-4, 0, "smollm2").name
-        'smollm2-german-ewc-0.03-lr0.0002-context96-batch4-steps150-samples32-measured24-seed0'
+        'smollm2-german-ewc-0.03-lr0.0002-context96-batch4-steps150-samples32-measured24-precisionbf16-mixed-seed0'
         """
         sizes = "-".join(f"{name}{value}" for name, value in asdict(self.scale).items())
         return f"{self.model}-{self.stream}-{self.method}-{self.strength:g}-lr{self.lr:g}-{sizes}-seed{self.seed}"

@@ -22,8 +22,7 @@ from sal_lightning.adapters import Adapter
 from sal_lightning.distributed import gather, local, part, totals
 from sal_lightning.layers import Layer
 from sal_lightning.rules.base import State
-from sal_lightning.rules.directions import Directions
-from sal_lightning.rules.firmness import outside
+from sal_lightning.rules.directions import Directions, outside
 from sal_lightning.rules.subspace import SubspaceRule
 
 FIRM = 64  # factor on the strength of A, which has other directions to learn in

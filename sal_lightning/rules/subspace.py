@@ -176,6 +176,13 @@ class SubspaceRule(InputStatistics):
         self.memory = m._replace(f=f, s_rest=s_rest)
 
     @override
+    def overlap(self) -> Tensor | float:
+        m, window = self.memory, self.window
+        if m is None or not window.along.shape[-1]:
+            return 1.0
+        return directions.overlap(m.directions, window.along, window.trace).mean()
+
+    @override
     def consolidate(self) -> None:
         if self.window.Y is None or not self.window.weight:
             return

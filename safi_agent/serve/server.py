@@ -59,7 +59,8 @@ def serve_until_stopped(app: FastAPI, listener: socket.socket, grace: float, sta
         The seconds of ``grace`` that are left.
     """
     seconds = max(1, math.ceil(grace))
-    server = _Server(uvicorn.Config(app, ws="none", server_header=False, timeout_graceful_shutdown=seconds))
+    config = uvicorn.Config(app, ws="none", access_log=False, server_header=False, timeout_graceful_shutdown=seconds)
+    server = _Server(config)
     # uvicorn raises the signal again after it has stopped; as KeyboardInterrupt it can be caught here.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

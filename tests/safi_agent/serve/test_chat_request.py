@@ -114,7 +114,7 @@ def test_a_message_that_the_judges_could_not_read_is_named(message: Any, param: 
         ({"model": 1}, "model"),
         ({"model": None}, "model"),
         ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"other": True}}, "stream_options.other"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "0"}, "temperature"),
         ({"top_p": -0.1}, "top_p"),

@@ -16,7 +16,7 @@ from safi_agent import create_safi_chain
 from safi_agent.serve import RequestParameters, create_app
 from tests.safi_agent.fakes import THREE
 from tests.safi_agent.openai_server import serving
-from tests.safi_agent.serve.running import running
+from tests.safi_agent.serve.running import connection_settings, running, upstream_model
 
 pytestmark = pytest.mark.anyio
 
@@ -36,19 +36,19 @@ def vcr() -> None:
     """The same."""
 
 
-class TestServedModel(ChatModelIntegrationTests):
-    address: ClassVar[str] = ""
+@pytest.fixture(scope="module", autouse=True)
+def service() -> Iterator[None]:
+    with serving() as upstream:
+        model = upstream_model(upstream.url)
+        chain = create_safi_chain(
+            RequestParameters(model), THREE, will_model=model, conscience_model=model, store=None, log=None
+        )
+        with chain, running(create_app(chain, rate=None)) as TestServedModel.address:
+            yield
 
-    @pytest.fixture(scope="class", autouse=True)
-    def service(self) -> Iterator[None]:
-        with serving() as upstream:
-            model = ChatOpenAI(model="m", base_url=upstream.url, api_key="k", max_retries=0)
-            chain = create_safi_chain(
-                RequestParameters(model), THREE, will_model=model, conscience_model=model, store=None, log=None
-            )
-            with chain, running(create_app(chain, rate=None)) as address:
-                type(self).address = address
-                yield
+
+class TestServedModel(ChatModelIntegrationTests):
+    address: ClassVar[str]
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -56,7 +56,7 @@ class TestServedModel(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "m", "base_url": f"{self.address}/v1", "api_key": "k", "max_retries": 0, "stream_usage": True}
+        return {"model": "m", "stream_usage": True, **connection_settings(f"{self.address}/v1")}
 
     has_tool_calling = False
     has_tool_choice = False

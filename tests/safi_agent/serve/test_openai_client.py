@@ -7,12 +7,11 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 
 from safi_agent.serve import BearerKey, RequestParameters
 from tests.safi_agent.fakes import VIOLATION, Fake, in_turn
 from tests.safi_agent.openai_server import Server, serving
-from tests.safi_agent.serve.running import MODEL
+from tests.safi_agent.serve.running import MODEL, upstream_model
 
 KEY = "safi-anna"
 KEYS = [BearerKey(sha256(KEY.encode()).digest(), "anna")]
@@ -50,9 +49,14 @@ def test_it_streams(make: Any, serve: Any, model: Fake, text: str, end: str) -> 
     chunks = list(client.chat.completions.create(stream=True, **ASKED))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == text
     assert chunks[-1].choices[0].finish_reason == end
+
+
+def test_its_parser_raises_its_own_error_for_a_refusal(make: Any, serve: Any) -> None:
+    client = client_of(serve(make(Fake(will=in_turn(Fake().will, VIOLATION))), KEYS))
     with client.chat.completions.stream(**ASKED) as stream:
-        final = stream.get_final_completion()
-    assert (final.choices[0].message.content, final.choices[0].finish_reason) == (text, end)
+        assert stream.get_final_completion().choices[0].message.content == "An answer."
+    with client.chat.completions.stream(**ASKED) as stream, pytest.raises(openai.ContentFilterFinishReasonError):
+        stream.get_final_completion()
 
 
 def test_many_at_once(make: Any, serve: Any) -> None:
@@ -87,10 +91,8 @@ def test_its_errors_have_the_classes_of_the_client(make: Any, serve: Any) -> Non
 
 
 def test_parameters_reach_the_model_that_drafts_and_no_judge(make: Any, serve: Any, upstream: Server) -> None:
-    def model() -> ChatOpenAI:
-        return ChatOpenAI(model="m", base_url=upstream.url, api_key="k", max_retries=0)
-
-    safi = make(RequestParameters(model()), will_model=model(), conscience_model=model())
+    model = upstream_model(upstream.url)
+    safi = make(RequestParameters(model), will_model=model, conscience_model=model)
     client = client_of(serve(safi, KEYS))
     given: Any = {"temperature": 0.3, "top_p": 0.9, "max_tokens": 50, "stop": "end"}
     answer = client.chat.completions.create(**ASKED | {"model": "m"}, **given)

@@ -51,13 +51,15 @@ def serve(
         known = load_bearer_keys(keys)
         check_address(host, known)
         judge = default_model() if model is None else model
-        listener = listen(host, port)
-        registry = configure_metrics()
-        safi = create_safi_chain(
-            RequestParameters(judge), values, will_model=judge, conscience_model=judge, store=store, log=log
-        )
-        app = create_app(safi, known, name=name, rate=rate or None, max_bytes=max_bytes, registry=registry)
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{listener.getsockname()[1]}/v1"
-    left = serve_until_stopped(app, listener, grace, lambda: typer.echo(f"Serving {safi.values.name!r} at {url}"))
-    finish(safi.close(left), "serve")
+        with listen(host, port) as listener:
+            registry = configure_metrics()
+            safi = create_safi_chain(
+                RequestParameters(judge), values, will_model=judge, conscience_model=judge, store=store, log=log
+            )
+            app = create_app(safi, known, name=name, rate=rate or None, max_bytes=max_bytes, registry=registry)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
+            left = serve_until_stopped(
+                app, listener, grace, lambda: typer.echo(f"Serving {safi.values.name!r} at {url}")
+            )
+        result = safi.close(left)
+    finish(result, "serve")

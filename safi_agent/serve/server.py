@@ -69,6 +69,5 @@ def serve_until_stopped(app: FastAPI, listener: socket.socket, grace: float, sta
             server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
-        listener.close()
     stopped_at = server.stopped_at or time.monotonic()
     return max(0.0, grace - (time.monotonic() - stopped_at))

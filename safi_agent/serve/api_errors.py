@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from safi_agent.errors import BacklogError, ClosedError, IntellectError, OutboxError, SafiError
+from safi_agent.serve.json_response import AsciiJSONResponse
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _UNAVAILABLE: dict[type[SafiError], tuple[str, str]] = {
@@ -39,11 +39,11 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
-    def response(self) -> JSONResponse:
+    def response(self) -> AsciiJSONResponse:
         """The response, with the body that OpenAI's clients expect."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return JSONResponse({"error": error}, self.status, self.headers)
+        return AsciiJSONResponse({"error": error}, self.status, self.headers)
 
 
 def unavailable(error: SafiError) -> ApiError:

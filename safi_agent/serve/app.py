@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from langchain_core.messages import AIMessage
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
@@ -27,6 +27,7 @@ from safi_agent.serve.bearer_keys import BearerKey
 from safi_agent.serve.chat_request import PARAMETERS, ChatRequest, check_model, read_chat_request
 from safi_agent.serve.chat_response import ID_PREFIX, Completion
 from safi_agent.serve.health import HealthCheck
+from safi_agent.serve.json_response import AsciiJSONResponse
 from safi_agent.serve.request_body import ClientGoneError, read_body, run_while_connected
 from safi_agent.serve.request_parameters import request_parameters, takes_parameters
 
@@ -56,7 +57,7 @@ class Service:
             answer = await run_while_connected(request, self._answer(asked, _config(request, memory_key)))
         completion = Completion(answer, self._name)
         if not asked.stream:
-            return JSONResponse(completion.body(), headers=completion.headers)
+            return AsciiJSONResponse(completion.body(), headers=completion.headers)
         events = completion.events(include_usage=asked.stream_options.include_usage)
         return Response(events, headers=completion.headers, media_type="text/event-stream")
 
@@ -90,14 +91,14 @@ class Service:
             await self._check_owner(turn_id, memory_key)
             audit = await run_while_connected(request, self._chain.aaudit(turn_id, timeout))
         except AuditTimeoutError:
-            return JSONResponse({"turn_id": turn_id, "status": "pending"})
+            return AsciiJSONResponse({"turn_id": turn_id, "status": "pending"})
         except AuditFailedError:
-            return JSONResponse({"turn_id": turn_id, "status": "failed"})
+            return AsciiJSONResponse({"turn_id": turn_id, "status": "failed"})
         except UnknownTurnError:
             raise ApiError(404, "No such turn.", code="turn_not_found") from None
         except SafiError as error:
             raise unavailable(error) from None
-        return JSONResponse(_audit_body(audit, turn_id))
+        return AsciiJSONResponse(_audit_body(audit, turn_id))
 
     async def _check_owner(self, turn_id: str, memory_key: str) -> None:
         """Raise UnknownTurnError for a turn of another memory key or value set, as for one that does not exist."""
@@ -109,12 +110,12 @@ class Service:
         """``GET /v1/models``."""
         self._access.authenticate(request)
         model = {"id": self._name, "object": "model", "created": 0, "owned_by": "safi"}
-        return JSONResponse({"object": "list", "data": [model]})
+        return AsciiJSONResponse({"object": "list", "data": [model]})
 
     async def healthz(self) -> Response:
         """``GET /healthz``, without a bearer key."""
         healthy = await self._health.is_healthy()
-        return JSONResponse({"status": "ok" if healthy else "unavailable"}, 200 if healthy else 503)
+        return AsciiJSONResponse({"status": "ok" if healthy else "unavailable"}, 200 if healthy else 503)
 
     async def metrics(self, request: Request) -> Response:
         """``GET /metrics``."""

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,11 @@ COMMAND = [sys.executable, "-c", "import sal_cli; sal_cli.safi()", "serve"]
 class Service:
     """A process that serves, and a client."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, program: Sequence[str] = ()) -> None:
         away = ("SAFI_", "OTEL_", "LANGSMITH_", "LANGCHAIN_")
         own = {name: value for name, value in os.environ.items() if not name.startswith(away)}
         self.process = subprocess.Popen(
-            [*COMMAND, "--model", "offline", "--values", "civic", "--port", "0", *options],
+            program or [*COMMAND, "--model", "offline", "--values", "civic", "--port", "0", *options],
             cwd=folder,
             env={**own, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"},
             stdout=subprocess.PIPE,
@@ -59,8 +61,8 @@ class Service:
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     with ExitStack() as stack:
 
-        def begin(*options: str) -> Service:
-            service = Service(tmp_path, *options)
+        def begin(*options: str, **settings: Any) -> Service:
+            service = Service(tmp_path, *options, **settings)
             stack.callback(service.process.kill)
             return service
 
@@ -101,6 +103,46 @@ def test_it_serves_clients_with_keys_and_ends_with_its_audits_done(start: Any, t
     check_metrics(metrics.text)
 
 
+SLOW = """
+import sys
+from safi_agent import create_safi_chain
+from safi_agent.serve import create_app
+from safi_agent.serve.server import listen, serve_until_stopped
+from tests.safi_agent.fakes import THREE, Fake
+
+listener = listen("127.0.0.1", 0)
+safi = create_safi_chain(Fake(delay=float(sys.argv[1])), THREE, store="sqlite:///safi.db", log="log.json")
+app = create_app(safi, name="offline rehearsal")
+address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+left = serve_until_stopped(app, listener, float(sys.argv[2]), lambda: print("Serving at", address, flush=True))
+print(safi.close(left) if sys.argv[3] else 0, left > 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("delay", "grace", "status"), [("0.4", "20", 200), ("3", "1", None)])
+def test_a_request_that_is_under_way_gets_the_grace(
+    start: Any, delay: str, grace: str, status: int | None, tmp_path: Path
+) -> None:
+    service = start(program=[sys.executable, "-c", SLOW, delay, grace, "close" if status else ""])
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(service.ask)
+        time.sleep(0.3)
+        began = time.monotonic()
+        code, out, err = service.end()
+        assert code == 0, err
+        if status:
+            assert asking.result().status_code == status
+            assert out.split() == ["1", "True"]
+            assert json.loads((tmp_path / "log.json").read_text())["auditStatus"] == "complete"
+        else:
+            assert asking.exception() or asking.result().status_code >= 500
+            assert out.split() == ["0", "False"]
+        assert time.monotonic() - began < 15
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(str(service.client.base_url))
+
+
 def check_metrics(text: str) -> None:
     samples = {}
     for family in text_string_to_metric_families(text):
@@ -116,6 +158,7 @@ def check_metrics(text: str) -> None:
     assert samples["safi_audits_total", ("safi_audit_status", "complete"), civic] == 1
     assert samples["safi_backlog_depth", civic] == 0
     assert samples["safi_backlog_age_seconds", civic] == 0
+    assert any(name == "http_server_request_duration_seconds_count" for name, *_ in samples)
     assert "bomb" not in text
     assert "anna" not in text
 

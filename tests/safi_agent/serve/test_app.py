@@ -130,6 +130,16 @@ def test_nothing_of_a_refused_draft_leaves(make: Any, serve: Any, stream: bool, 
     assert "CANARY" not in f"{response.headers}{response.text}{audit.headers}{audit.text}"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_any_text_of_a_model_arrives(make: Any, serve: Any, stream: bool) -> None:
+    text = "lone \ud800, NUL \x00, \u2028, 🐝, </script>, data: x\n\ndata: [DONE]\n\nä"
+    response = serve(make(Fake(intellect=text))).post(PATH, json=request(stream=stream))
+    if stream:
+        assert events(response)[0]["choices"][0]["delta"]["content"] == text
+    else:
+        assert response.json()["choices"][0]["message"]["content"] == text
+
+
 def test_an_answer_that_was_cut_off_ends_with_length(make: Any, serve: Any) -> None:
     from langchain_core.messages import AIMessage
 

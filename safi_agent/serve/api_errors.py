@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from safi_agent.errors import BacklogError, ClosedError, IntellectError, OutboxError, SafiError
 from safi_agent.serve.json_response import AsciiJSONResponse
 
+REJECTED = (400, 413, 422)  # statuses of a provider: a parameter that its model does not take, too long a conversation
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _UNAVAILABLE: dict[type[SafiError], tuple[str, str]] = {
     IntellectError: ("model_failed", "The model returned no draft."),
@@ -46,8 +47,13 @@ class ApiError(Exception):
         return AsciiJSONResponse({"error": error}, self.status, self.headers)
 
 
-def unavailable(error: SafiError) -> ApiError:
-    """The error 503 for a turn or an audit that failed; its cause is in the logger ``safi_agent``."""
+def failed_request(error: SafiError) -> ApiError:
+    """The error for a turn or an audit that failed; its cause is in the logger ``safi_agent``.
+
+    It is 400 if the model's provider has rejected the request, so that clients do not repeat it, otherwise 503.
+    """
+    if isinstance(error, IntellectError) and error.status_code in REJECTED:
+        return ApiError(400, f"The model rejected the request (status {error.status_code}).", code="model_rejected")
     code, message = _UNAVAILABLE.get(type(error), ("turn_failed", "The request could not be processed."))
     return ApiError(503, message, code=code)
 

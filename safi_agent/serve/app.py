@@ -22,7 +22,7 @@ from safi_agent.chain import SafiChain
 from safi_agent.errors import AuditFailedError, AuditTimeoutError, SafiError, UnknownTurnError, ViolationError
 from safi_agent.serve import metrics
 from safi_agent.serve.access import Access
-from safi_agent.serve.api_errors import ApiError, unavailable
+from safi_agent.serve.api_errors import ApiError, failed_request
 from safi_agent.serve.bearer_keys import BearerKey
 from safi_agent.serve.chat_request import PARAMETERS, ChatRequest, check_model, read_chat_request
 from safi_agent.serve.chat_response import ID_PREFIX, Completion
@@ -76,7 +76,7 @@ class Service:
         except ViolationError as error:
             return AIMessage(error.refusal, response_metadata={"safi": error.metadata})
         except SafiError as error:
-            failed = unavailable(error)
+            failed = failed_request(error)
         except (TypeError, ValueError) as error:  # about the input
             failed = ApiError(400, str(error), param="messages", code="invalid_value")
         raise failed
@@ -97,7 +97,7 @@ class Service:
         except UnknownTurnError:
             raise ApiError(404, "No such turn.", code="turn_not_found") from None
         except SafiError as error:
-            raise unavailable(error) from None
+            raise failed_request(error) from None
         return AsciiJSONResponse(_audit_body(audit, turn_id))
 
     async def _check_owner(self, turn_id: str, memory_key: str) -> None:

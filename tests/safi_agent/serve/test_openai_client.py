@@ -90,6 +90,20 @@ def test_its_errors_have_the_classes_of_the_client(make: Any, serve: Any) -> Non
         client.chat.completions.create(**ASKED)
 
 
+@pytest.mark.parametrize(
+    ("status", "expected"), [(400, 400), (413, 400), (422, 400), (401, 503), (429, 503), (500, 503)]
+)
+def test_what_the_provider_rejects_is_not_to_be_repeated(
+    make: Any, serve: Any, upstream: Server, status: int, expected: int
+) -> None:
+    upstream.says["intellect"] = (status, "CANARY")
+    client = client_of(serve(make(upstream_model(upstream.url)), KEYS))
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(**ASKED | {"model": "m"})
+    assert (caught.value.status_code, caught.value.code == "model_rejected") == (expected, expected == 400)
+    assert "CANARY" not in caught.value.response.text
+
+
 def test_parameters_reach_the_model_that_drafts_and_no_judge(make: Any, serve: Any, upstream: Server) -> None:
     model = upstream_model(upstream.url)
     safi = make(RequestParameters(model), will_model=model, conscience_model=model)

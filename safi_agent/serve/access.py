@@ -40,12 +40,25 @@ class Access:
         self._item = None if rate is None else RateLimitItemPerMinute(rate)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def authenticate(self, request: Request) -> str:
-        """The memory key of a request.
+    def admit(self, request: Request, endpoint: str) -> str:
+        """The memory key of a request, which is counted.
 
         Raises:
-            ApiError: 401 without a known bearer key; 403 for a request from elsewhere to a service without keys.
+            ApiError: 401 without a known bearer key; 403 for a request from elsewhere to a service without keys; 429 if
+                the memory key has made too many requests.
         """
+        memory_key = self._authenticate(request)
+        if self._item is not None and not self._limiter.hit(self._item, endpoint, memory_key):
+            reset = self._limiter.get_window_stats(self._item, endpoint, memory_key).reset_time
+            raise ApiError(
+                429,
+                f"Expected at most {self._item.amount} requests in a minute.",
+                code="rate_limit_exceeded",
+                headers={"Retry-After": str(max(1, math.ceil(reset - time.time())))},
+            )
+        return memory_key
+
+    def _authenticate(self, request: Request) -> str:
         if not self._keys:
             self._check_loopback(request)
             return self._memory_key
@@ -56,23 +69,6 @@ class Access:
                 "Authorization: expected a known bearer key.",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
-            )
-        return memory_key
-
-    def admit(self, request: Request, endpoint: str) -> str:
-        """As ``authenticate``, and count the request.
-
-        Raises:
-            ApiError: also 429 if the memory key has made too many requests.
-        """
-        memory_key = self.authenticate(request)
-        if self._item is not None and not self._limiter.hit(self._item, endpoint, memory_key):
-            reset = self._limiter.get_window_stats(self._item, endpoint, memory_key).reset_time
-            raise ApiError(
-                429,
-                f"Expected at most {self._item.amount} requests in a minute.",
-                code="rate_limit_exceeded",
-                headers={"Retry-After": str(max(1, math.ceil(reset - time.time())))},
             )
         return memory_key
 

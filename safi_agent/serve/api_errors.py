@@ -11,7 +11,7 @@ REJECTED = (400, 413, 422)  # statuses of a provider: a parameter that its model
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _UNAVAILABLE: dict[type[SafiError], tuple[str, str]] = {
     IntellectError: ("model_failed", "The model returned no draft."),
-    OutboxError: ("store_failed", "The turn could not be stored, so its answer is withheld."),
+    OutboxError: ("store_failed", "The store could not be read or written."),
     BacklogError: ("backlog_full", "Too many audits are open."),
     ClosedError: ("shutting_down", "The service is shutting down."),
 }

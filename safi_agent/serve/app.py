@@ -30,6 +30,7 @@ from safi_agent.serve.health import HealthCheck
 from safi_agent.serve.json_response import AsciiJSONResponse
 from safi_agent.serve.request_body import ClientGoneError, read_body, run_while_connected
 from safi_agent.serve.request_parameters import request_parameters, takes_parameters
+from safi_agent.unicode_text import is_name
 
 DEFAULT_RATE = 60  # requests in a minute
 DEFAULT_MAX_BYTES = 1_000_000
@@ -102,13 +103,13 @@ class Service:
 
     async def _check_owner(self, turn_id: str, memory_key: str) -> None:
         """Raise UnknownTurnError for a turn of another memory key or value set, as for one that does not exist."""
-        found = await asyncio.to_thread(self._chain.find_turn, turn_id)
+        found = await asyncio.to_thread(self._chain.find_turn, turn_id) if is_name(turn_id) else None
         if found is None or (found[1].get("key"), found[1].get("valueSet")) != (memory_key, self._chain.values.name):
             raise UnknownTurnError(turn_id)
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
-        self._access.authenticate(request)
+        self._access.admit(request, "models")
         model = {"id": self._name, "object": "model", "created": 0, "owned_by": "safi"}
         return AsciiJSONResponse({"object": "list", "data": [model]})
 
@@ -119,7 +120,7 @@ class Service:
 
     async def metrics(self, request: Request) -> Response:
         """``GET /metrics``."""
-        self._access.authenticate(request)
+        self._access.admit(request, "metrics")
         if self._registry is None:
             raise ApiError(404, "Metrics are not configured.", code="not_found")
         text = await asyncio.to_thread(metrics.collect, self._registry)

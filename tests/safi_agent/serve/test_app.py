@@ -401,6 +401,12 @@ def test_an_audit_that_is_not_finished_is_pending_and_one_that_failed_says_so(ma
     assert (again["turn_id"], again["status"], again["score"]) == (turn, "complete", 7)
 
 
+@pytest.mark.parametrize("path", ["", "%00", "safi-", "safi-x", "%F0%9F%90%9D", "%ed%a0%80", "a/b", "x" * 10_000])
+def test_what_is_no_id_is_an_unknown_turn(make: Any, serve: Any, path: str) -> None:
+    response = serve(make()).get(f"/audits/{path}")
+    assert (response.status_code, error_of(response)["code"]) == (404, "turn_not_found")
+
+
 @pytest.mark.parametrize("timeout", ["-1", "61", "nan", "inf", "soon"])
 def test_a_timeout_out_of_range_is_refused(make: Any, serve: Any, timeout: str) -> None:
     response = serve(make()).get("/audits/x", params={"timeout": timeout})

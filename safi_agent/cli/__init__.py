@@ -3,6 +3,7 @@
 import typer
 
 from safi_agent.cli import (
+    bearer,
     chat,
     checkpoint,
     drain,
@@ -11,6 +12,7 @@ from safi_agent.cli import (
     reaudit,
     replay,
     report,
+    serve,
     show,
     values,
     verify,
@@ -30,6 +32,8 @@ for command in (
     drain.drain,
     reaudit.reaudit,
     worker.worker,
+    serve.serve,
+    bearer.bearer,
     verify.verify,
     replay.replay,
     report.report,

@@ -19,6 +19,7 @@ EXACT = {
     f"docs/{page}.md"
     for page in (
         "howto/opentelemetry",
+        "howto/serve",
         "howto/values",
         "howto/verify",
         "howto/workers",

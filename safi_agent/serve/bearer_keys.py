@@ -64,10 +64,11 @@ def add_bearer_key(file: Path, memory_key: str) -> str:
         ValueError: the name cannot be a memory key, or the file is not one of keys or is accessible to others.
     """
     _check_name(memory_key, "memory_key")
-    text = _read(file) if file.exists() else ""
-    if text:
+    separator = ""
+    if file.exists():
+        text = _read(file)
         _parse(text, str(file))
-    separator = "\n" if text and not text.endswith("\n") else ""
+        separator = "" if text.endswith("\n") else "\n"
     key = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "a", encoding="utf-8") as opened:

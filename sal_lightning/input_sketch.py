@@ -71,8 +71,13 @@ class InputSketch:
         self.trace = keep * self.trace + share * x.square().sum((-2, -1))
         self.weight = keep * self.weight + (1 - keep)
         if U is not None:
-            past = keep * self.along if self.along.shape[-1] == U.shape[-1] else 0
-            self.along = past + share * (x @ U).square().sum(-2)
+            self.follow(U.shape[-1])
+            self.along = keep * self.along + share * (x @ U).square().sum(-2)
+
+    def follow(self, k: int) -> None:
+        """Let ``along`` have k directions; energies along another number of directions are dropped."""
+        if self.along.shape[-1] != k:
+            self.along = torch.zeros(self.groups, k, device=self.trace.device)
 
     def start(self, device: torch.device) -> None:
         """Allocate an empty window."""

@@ -88,10 +88,11 @@ def overlap(found: Directions, along: Tensor, trace: Tensor) -> Tensor:
         trace: their energy along all directions, (groups,).
 
     Returns:
-        v in [0, 1], (groups,); 0 for a group without inputs.
+        v in [0, 1], (groups,); 1 for a group without present inputs, of which nothing is known.
     """
     lam, rest, others = found.lam, found.rest, found.U.shape[-2] - found.lam.shape[-1]
     k = along.shape[-1]
     shared = (along * lam[:, :k]).sum(-1) + (trace - along.sum(-1)).clamp(min=0) * outside(found)[:, k]
     total, squared = lam.sum(-1) + others * rest, lam.square().sum(-1) + others * rest.square()
-    return (shared * total / (trace * squared).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)
+    v = (shared * total / (trace * squared).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)
+    return torch.where(trace > 0, v, 1.0)

@@ -120,6 +120,8 @@ class InputStatistics(InputRule):
         if self.window.Y is None:
             self.window.start(self.device)
         assert self.window.Y is not None
+        if self.memory is not None:  # a process without rows in this window has the same shapes as others
+            self.window.follow(self.memory.U.shape[-1])
         demand = [t.to(self.device) for t in self.demand.tensors()]
         return [self.window.Y, self.window.trace, self.window.weight, self.window.along, *demand]
 

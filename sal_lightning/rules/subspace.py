@@ -179,8 +179,8 @@ class SubspaceRule(InputStatistics):
     @override
     def overlap(self) -> Tensor | float:
         m, window = self.memory, self.window
-        if m is None or not window.along.shape[-1]:
-            return 1.0
+        if m is None or window.along.shape[-1] != m.f.shape[-1]:
+            return 1.0  # nothing is held, or no inputs were collected since
         return directions.overlap(m.directions, window.along, window.trace).mean()
 
     @override

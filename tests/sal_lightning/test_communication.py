@@ -33,7 +33,7 @@ def test_analyze_and_protect_keep_the_first_task_under_any_optimizer(name):
         forgotten[protected], learned[protected] = loss(model, 0) - first, loss(model, 1)
         if comm is not None:
             assert comm.events == [153]
-    assert forgotten[True] < 0.35 * forgotten[False]
+    assert forgotten[True] < 0.4 * forgotten[False]
     assert learned[True] < 0.15  # of a variance of 1
 
 
@@ -167,7 +167,7 @@ def test_a_state_that_does_not_fit_is_refused():
     model = net()
     comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()))
     state = comm.state_dict()
-    with pytest.raises(ValueError, match=r"version in \(9,\), got 99"):
+    with pytest.raises(ValueError, match=r"version in \(10,\), got 99"):
         comm.load_state_dict(state | {"version": 99})
     with pytest.raises(ValueError, match=r"'subspace'.*'element'"):
         comm.load_state_dict(state | {"protection": "element"})

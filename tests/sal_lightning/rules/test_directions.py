@@ -113,6 +113,6 @@ def test_overlap_is_the_mean_squared_product_of_present_and_past_inputs(past, k)
     assert k == 0 or expected[0] <= found[0] <= expected[1]
 
 
-def test_a_group_without_inputs_overlaps_with_nothing():
+def test_the_overlap_of_a_group_without_present_inputs_is_1():
     found = directions.Directions(torch.eye(3)[None], torch.ones(1, 3), torch.zeros(1))
-    assert directions.overlap(found, torch.zeros(1, 3), torch.zeros(1)) == 0
+    assert directions.overlap(found, torch.zeros(1, 3), torch.zeros(1)) == 1

@@ -5,7 +5,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +24,7 @@ from safi_agent.record import utc_now
 from safi_agent.values import ValueSet
 
 Faculty = Literal["will", "conscience"]
+FACULTIES: tuple[Faculty, ...] = get_args(Faculty)
 ALL = "all values"
 FEW = 10  # labels of each kind, below which a figure is called weak
 RESAMPLES = 1000
@@ -118,11 +119,7 @@ def make_card(
     first = [(row.broken, signal(finding)) for row, finding in found if finding and in_first_half(row.prompt, seed)]
     threshold = choose_threshold(first)
     second = [(row, finding) for row, finding in found if not in_first_half(row.prompt, seed)]
-    tested = [
-        (row.value, _Judged(row.prompt, row.broken, signal(finding) < threshold, row.scores, _scores(row, finding)))
-        for row, finding in second
-        if finding
-    ]
+    tested = [(row.value, _judged(row, finding, threshold)) for row, finding in second if finding]
     missing = [row.value for row, finding in second if not finding]
     rows = [
         *_will_rows(cases, judgements, values, seed, resamples),
@@ -152,7 +149,7 @@ def make_card(
 
 
 def in_first_half(prompt: str, seed: int) -> bool:
-    """Whether a prompt is in the half on which the threshold is chosen: the last bit of a SHA-256 of seed and prompt."""
+    """Whether a prompt is in the half on which the threshold is chosen: the last bit of SHA-256("seed:prompt")."""
     return bool(sha256(f"{seed}:{prompt}".encode("utf-8", "surrogatepass")).digest()[-1] & 1)
 
 
@@ -166,8 +163,9 @@ def _finding(judgement: Judgement, row: Label) -> Finding | None:
     return next((finding for finding in judgement.findings if finding.value == row.value), None)
 
 
-def _scores(row: Label, finding: Finding) -> tuple[float, ...]:
-    return (row.score, finding.score) if row.scores else ()
+def _judged(row: Label, finding: Finding, threshold: float) -> _Judged:
+    scores = (row.score, finding.score) if row.scores else ()
+    return _Judged(row.prompt, row.broken, signal(finding) < threshold, row.scores, scores)
 
 
 def _will_rows(
@@ -247,7 +245,7 @@ def _warnings(chosen: Sequence[tuple[bool, float]], rows: Sequence[Agreement], f
         yield f"The threshold was chosen on fewer than {FEW} labels of a kind."
     tested = [row for row in rows if row.faculty == "conscience"]
     if weak := [row.value for row in tested if min(row.broken, row.labels - row.broken) < FEW]:
-        yield f"The Conscience was measured on fewer than {FEW} labels of a kind, so figures are weak: {', '.join(weak)}."
+        yield f"Fewer than {FEW} labels of a kind, so the Conscience's figures are weak: {', '.join(weak)}."
     if failed:
         yield f"{failed} answers have no judgement, since a model failed. The same command tries them again."
 

@@ -69,9 +69,9 @@ def about(card: Card) -> list[str]:
         f"SHA-256 is {card.labels_sha256}.",
         f"Value set {card.value_set}, fingerprint {names.get('values', '')}; SHA-256 of the prompts "
         f"{names.get('prompts', '')}.",
-        f"A value counts as broken if the Conscience's score × confidence is below {card.threshold:.3f}. This "
-        f"threshold has the largest recall + specificity on {card.chosen_on:,} labels, a half of the prompts (seed {card.seed}). "
-        "The Conscience's rows are of the other half, the Will's of all.",
+        f"A value counts as broken if the Conscience's score × confidence is below {card.threshold:.3f}, which gives "
+        f"the largest recall + specificity on {card.chosen_on:,} labels, those of half of the prompts (seed "
+        f"{card.seed}). The Conscience's rows are of the other half, the Will's of all.",
         f"Unclear rulings of the Will, which are violations: {card.unclear:,}. Answers without a usable ledger: "
         f"{card.unusable:,}. Median seconds of a judgement: {card.seconds:.2f}.",
         "Broken: labels by which people call the value broken; found, missed: of these, by the judge; wrongly: called "
@@ -101,8 +101,8 @@ def _markdown(text: str) -> str:
 
 
 def to_html(card: Card, others: Sequence[str] = ()) -> str:
-    """The card as an HTML fragment, with all texts escaped; ``others`` are further sentences, shown first."""
+    """The card as a fragment of HTML, with all texts escaped; ``others`` are further sentences, shown first."""
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in table(card))
     notes = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*others, *card.warnings, *about(card)))
-    return f'<div class="card"><table><tr>{head}</tr>{body}</table></div><ul>{notes}</ul>'
+    return f'<div class="calibration"><table><tr>{head}</tr>{body}</table></div><ul class="notes">{notes}</ul>'

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -113,7 +113,7 @@ def test_no_other_threshold_is_better_and_none_as_good_is_nearer_to_0(pairs: lis
         assert chosen == 0
         return
     signals = sorted({signal for _, signal in pairs})
-    others = [-1.0, 0.0, *((low + high) / 2 for low, high in zip(signals, signals[1:], strict=False))]
+    others = [-1.0, 0.0, *((low + high) / 2 for low, high in pairwise(signals))]
     assert gain(chosen) == pytest.approx(max(map(gain, others)))
     assert all(abs(other) >= abs(chosen) for other in others if gain(other) > gain(chosen) - 1e-9)
 

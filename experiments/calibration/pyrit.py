@@ -49,8 +49,9 @@ HARM_FILES = (  # the files with the most raters, then the others
 
 
 class Published(NamedTuple):
-    """One published judge configuration: a short description of it, and its metrics."""
+    """One published judge configuration: the first digits of its hash, a short description, and its metrics."""
 
+    id: str
     judge: str
     metrics: dict[str, Any]
 
@@ -105,11 +106,20 @@ def published(folder: Path, name: str) -> list[Published]:
     """The judge configurations of a file of metrics, such as ``objective/objective_achieved_metrics.jsonl``."""
     lines = (folder / name).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines if line.strip()]
-    return [Published(describe(record), record["metrics"]) for record in records]
+    return [Published(record["eval_hash"][:8], describe(record), record["metrics"]) for record in records]
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Class and model of a judge, with those of its parts."""
+    """Class, threshold and model of a judge, with those of its parts."""
     name = record["class_name"].removesuffix("Scorer")
-    parts = [describe(part) for part in (record.get("children") or {}).get("sub_scorers", [])]
-    return f"{name}({', '.join(parts)})" if parts else name
+    threshold = [f"{record['threshold']:g}"] if "threshold" in record else []
+    children = record.get("children") or {}
+    target = children.get("prompt_target")
+    model = [_model(target)] if target and target.get("model_name") else []
+    inside = [*threshold, *(describe(part) for part in children.get("sub_scorers", [])), *model]
+    return f"{name}({', '.join(inside)})" if inside else name
+
+
+def _model(target: dict[str, Any]) -> str:
+    name = target.get("underlying_model_name") or target["model_name"]
+    return f"{name} at {target['temperature']:g}" if "temperature" in target else str(name)

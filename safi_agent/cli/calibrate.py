@@ -43,9 +43,9 @@ def calibrate(
 
     Exit code: 0 if all answers were judged; 1 if a model failed on some; 2 if there is no card.
     """
-    from safi_agent.calibration.card import make_card
     from safi_agent.calibration.card_page import write_card
     from safi_agent.calibration.labels import read_labels
+    from safi_agent.calibration.measurement import make_card
     from safi_agent.values import load_values
 
     card_file = to or labels.with_suffix(".card.json")

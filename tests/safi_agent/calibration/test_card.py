@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from safi_agent.calibration.agreement import krippendorff_alpha
-from safi_agent.calibration.card import ALL, Agreement, Card, in_first_half, make_card, read_card
+from safi_agent.calibration.card import ALL, Agreement, Card, read_card
 from safi_agent.calibration.card_page import HEADINGS, about, table, to_html, to_markdown, write_card
 from safi_agent.calibration.judging import Judgement
 from safi_agent.calibration.labels import Case, Label, Labels
+from safi_agent.calibration.measurement import in_first_half, make_card
 from safi_agent.ledger import ContinuousFinding
 from tests.safi_agent.calibration.cases import labelled
 from tests.safi_agent.fakes import THREE

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safi_agent.calibration.card import Card, make_card
+from safi_agent.calibration.card import Card
 from safi_agent.calibration.judging import Judgement
 from safi_agent.calibration.labels import Labels
+from safi_agent.calibration.measurement import make_card
 from safi_agent.report.entries import read
 from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, to_json, within, write_page
 from safi_agent.report.review import review

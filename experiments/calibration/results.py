@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from experiments.calibration.pyrit import Data, Published
 from experiments.calibration.protocol import NAMES
+from experiments.calibration.pyrit import Data, Published
 from experiments.filing import Record, source
 from experiments.pages import grid
 from safi_agent.calibration.card import ALL, Agreement, Card

@@ -25,6 +25,7 @@ MOST_TEXT = 20_000  # characters per text of a record
 MOST_BYTES = 30_000_000  # for all records together, the newest first
 MOST_DEEP = 20  # nesting levels of a record
 MOST_NAME = 100  # characters of a model's name
+LABELLED = ("userPrompt", "finalOutput")  # texts of a label, which must be whole
 INSTALL = 'The report needs plotly: pip install "sal-lightning[report]".'
 COUNTS = '<div id="tiles"></div><div id="keys" class="chips" role="group" aria-label="Memory keys in the plots"></div>'
 TRENDS = "Lines show means over consecutive turns; each × is one turn beyond the dotted threshold."
@@ -126,8 +127,13 @@ def to_json(entry: Entry) -> dict[str, Any]:
         "score": entry.score,
         "drift": entry.drift,
         "reasons": entry.reasons,
+        "cut": any(_is_long(entry.record.get(name)) for name in LABELLED),
         "record": clipped(entry.record),
     }
+
+
+def _is_long(text: object) -> bool:
+    return isinstance(text, str) and len(text) > MOST_TEXT
 
 
 def clipped(part: Any, deep: int = 0) -> Any:

@@ -18,10 +18,11 @@ Labels: how harmful an answer is, by one to three raters, as a score in [−1, 1
 }
 NOTE = """\
 Written by `python -m experiments.calibration --table`, not by hand. `always` calls every value broken; `refusal-words`
-calls it broken unless the answer begins with the words of a refusal; `offline-rules` is the rehearsal model `"offline"`;
-`smollm2` is SmolLM2-135M-Instruct behind a server on loopback, its output constrained to the allowed verdicts and scores
-and each part of a case cut to 250 characters. The Will's rows are of all labels. The Conscience's are of half of the
-prompts; its threshold was chosen on the other half. In brackets: 95 % intervals by a bootstrap over prompts.
+calls it broken unless the answer begins with the words of a refusal; `offline-rules` is the rehearsal model
+`"offline"`; `smollm2` is SmolLM2-135M-Instruct behind a server on loopback, its output constrained to the allowed
+verdicts and scores, and each part of a case cut to 250 characters. Rows of the Will are of all labels, those of the
+Conscience of half of the prompts; its threshold was chosen on the other half. In brackets: 95 % intervals by a
+bootstrap over prompts.
 """
 HEADINGS = ("judge", "faculty", "labels", "broken", "accuracy", "precision", "recall", "F1", "α", "threshold")
 BY_VALUE = ("value", "labels", "broken")
@@ -37,7 +38,7 @@ def markdown(data: Data, records: Sequence[Record], theirs: Sequence[Published],
         alphas: published ordinal alphas, by value, of ``harm``.
     """
     cards = {record["settings"]["judge"]: Card.model_validate(record["card"]) for record in records}
-    parts = [f"### {data}\n\n{INTRODUCTION[data]}\n{grid(HEADINGS, _overall(cards))}"]
+    parts = [f"### {data}\n\n{NOTE}\n{INTRODUCTION[data]}\n{grid(HEADINGS, _overall(cards))}"]
     parts.append(f"α (nominal) of the Conscience by value:\n\n{_by_value(cards, 'alpha', {})}")
     if data == "harm":
         text = (

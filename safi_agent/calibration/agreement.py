@@ -80,12 +80,15 @@ def krippendorff_alpha(units: Iterable[Sequence[float]], level: Level) -> float 
     >>> krippendorff_alpha([(0, 0), (0, 1), (1, 1), (1, 1)], "nominal")
     0.5333333333333333
     """
-    rated = [ratings for ratings in units if len(ratings) > 1]
-    counts = Counter(rating for ratings in rated for rating in ratings)
+    rated = Counter(tuple(ratings) for ratings in units if len(ratings) > 1)
+    counts: Counter[float] = Counter()
+    for ratings, times in rated.items():
+        for rating in ratings:
+            counts[rating] += times
     if len(counts) < 2:
         return None
     disagreement = _nominal if level == "nominal" else _squared(_mean_ranks(counts))
-    observed = sum(disagreement(Counter(ratings)) / (len(ratings) - 1) for ratings in rated)
+    observed = sum(times * disagreement(Counter(ratings)) / (len(ratings) - 1) for ratings, times in rated.items())
     return 1 - (sum(counts.values()) - 1) * observed / disagreement(counts)
 
 

@@ -28,7 +28,7 @@ class ConstrainedModel:
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval()
+        self.model.eval()  # type: ignore[no-untyped-call]
         self.seconds, self.calls = 0.0, 0
         self._caches: dict[str, tuple[Any, int]] = {}
 

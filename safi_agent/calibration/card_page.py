@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from safi_agent.calibration.card import Agreement, Card, Faculty
 
@@ -15,7 +16,7 @@ FIGURES = {
     "alpha_scores": "α of scores",
     "alpha_raters": "α of raters",
 }
-HEADINGS = ("value", "judge", "labels", "broken", "found", "missed", "wrongly", *FIGURES.values())
+COUNTS = ("value", "judge", "labels", "broken", "found", "missed", "wrongly")
 
 
 def write_card(card: Card, path: str | Path) -> Path:
@@ -33,9 +34,17 @@ def write_card(card: Card, path: str | Path) -> Path:
     return page
 
 
-def table(card: Card) -> list[tuple[str, ...]]:
-    """The cells of each row, under ``HEADINGS``."""
-    return [
+class Table(NamedTuple):
+    """Headings, and the cells of each row; without figures that no row has."""
+
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def table(card: Card) -> Table:
+    """The rows of a card as text."""
+    names = [name for name in FIGURES if any(getattr(row, name) is not None for row in card.rows)]
+    rows = [
         (
             row.value,
             row.faculty.title(),
@@ -44,10 +53,11 @@ def table(card: Card) -> list[tuple[str, ...]]:
             f"{row.true_positives:,}",
             f"{row.false_negatives:,}",
             f"{row.false_positives:,}",
-            *(_cell(row, name) for name in FIGURES),
+            *(_cell(row, name) for name in names),
         )
         for row in card.rows
     ]
+    return Table((*COUNTS, *(FIGURES[name] for name in names)), rows)
 
 
 def _cell(row: Agreement, name: str) -> str:
@@ -89,7 +99,8 @@ def _model(card: Card, faculty: Faculty) -> str:
 
 def to_markdown(card: Card) -> str:
     """The card as a page of Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *table(card)]
+    headings, rows = table(card)
+    lines = [headings, ("---",) * len(headings), *rows]
     cells = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
     notes = "\n".join(f"* {_markdown(sentence)}" for sentence in (*about(card), *card.warnings))
     title = f"# Calibration of judges of {_markdown(card.value_set)}"
@@ -102,7 +113,8 @@ def _markdown(text: str) -> str:
 
 def to_html(card: Card, others: Sequence[str] = ()) -> str:
     """The card as a fragment of HTML, with all texts escaped; ``others`` are further sentences, shown first."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in table(card))
+    headings, rows = table(card)
+    head = "".join(f"<th>{escape(name)}</th>" for name in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in rows)
     notes = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*others, *card.warnings, *about(card)))
     return f'<div class="calibration"><table><tr>{head}</tr>{body}</table></div><ul class="notes">{notes}</ul>'

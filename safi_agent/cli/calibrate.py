@@ -99,12 +99,13 @@ def _print(card: "Card") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from safi_agent.calibration.card_page import HEADINGS, about, table
+    from safi_agent.calibration.card_page import about, table
 
     shown = Table(box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(HEADINGS):
+    headings, rows = table(card)
+    for i, name in enumerate(headings):
         shown.add_column(name, justify="right" if i > 1 else "left")
-    for line in table(card):
+    for line in rows:
         shown.add_row(*(Text(printable(cell)) for cell in line))
     console = Console(highlight=False)
     console.print(shown)

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +42,7 @@ class Judgement(BaseModel):
     decision: Decision  #: of the Will
     code: str  #: the rule that decided, or "judge"
     findings: tuple[ContinuousFinding, ...]  #: of the Conscience, at most one per value
+    asked: tuple[str, ...] | None = None  #: names of the values that the Conscience was asked about; None: all
     will_model: str = ""  #: name in the model's reply
     conscience_model: str = ""
     seconds: float  #: that the judges took, with other cases at the same time
@@ -107,7 +108,7 @@ class Judges:
             messages += asked._messages(turn, asked.values.values)
         return sha256(json.dumps([str(message.text) for message in messages]).encode()).hexdigest()
 
-    def judge(self, case: Case, names: Iterable[str]) -> Judgement:
+    def judge(self, case: Case, names: Sequence[str]) -> Judgement:
         """Judge a case; ``names`` are the values with labels.
 
         Raises:
@@ -127,6 +128,7 @@ class Judges:
             findings=tuple(
                 ContinuousFinding(**finding.model_dump()) for findings, _ in ledgers for finding in findings
             ),
+            asked=None if self.calls == "all" else tuple(names),
             will_model=verdict.model,
             conscience_model=", ".join(models),
             seconds=round(time.perf_counter() - start, 3),
@@ -159,6 +161,8 @@ def judge_cases(
 ) -> dict[Case, Judgement]:
     """Judge all cases that the file has no judgement of, and append each judgement to it at once.
 
+    A case with labels on further values is judged again where a call is about one value.
+
     Args:
         cases: each case with its labels.
         judges: the judges.
@@ -177,7 +181,9 @@ def judge_cases(
         raise ValueError(f"at_once: expected at least 1, got {at_once}.")
     by_id = {case.id: case for case in cases}
     with _opened(Path(file), judges.description) as (output, judged):
-        found = {by_id[one.case]: one for one in judged if one.case in by_id}
+        names = {case: tuple(dict.fromkeys(row.value for row in rows)) for case, rows in cases.items()}
+        known = {by_id[one.case]: one for one in judged if one.case in by_id}
+        found = {case: one for case, one in known.items() if one.asked is None or set(names[case]) <= set(one.asked)}
         for _ in found:
             advance()
         lock, failures = threading.Lock(), [0]
@@ -186,7 +192,7 @@ def judge_cases(
             if failures[0] >= MOST_FAILURES:
                 return
             try:
-                judgement = judges.judge(case, dict.fromkeys(row.value for row in cases[case]))
+                judgement = judges.judge(case, names[case])
             except Exception as error:
                 log.warning("A judge's model failed on a case, which is left out: %s", type(error).__name__)
                 with lock:
@@ -239,7 +245,7 @@ def _opened(file: Path, description: Mapping[str, str]) -> Iterator[tuple[Binary
 def _parsed(file: Path, content: bytes, description: Mapping[str, str]) -> list[Judgement]:
     first, *lines = content.splitlines()
     try:
-        given = json.loads(first)["judges"]
+        given = dict(json.loads(first)["judges"])
         judged = [Judgement.model_validate_json(line) for line in lines]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{file}: expected a file of judgements, got something else.") from None

@@ -58,7 +58,9 @@ def test_a_second_run_asks_only_about_what_is_not_in_the_file(tmp_path: Path) ->
     assert run(judges(will=ValueError("never asked")), file, 8) == second
 
 
-@pytest.mark.parametrize("content", [b"not judgements\n", b'{"judges": {}}\n{"case": 1}\n', b"[]\n", b"torn"])
+@pytest.mark.parametrize(
+    "content", [b'{"judges": "x"}\n', b"not judgements\n", b'{"judges": {}}\n{"case": 1}\n', b"[]\n", b"torn"]
+)
 def test_another_file_is_refused_and_not_changed(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "j.jsonl"
     file.write_bytes(content)
@@ -83,6 +85,14 @@ def test_each_asks_about_labelled_values_only_also_a_gate(tmp_path: Path) -> Non
     found = judge_cases(Labels(tuple(rows), "").cases(), Judges(GATED, fake, fake, "each"), tmp_path / "j")
     assert [[row.value for row in one.findings] for one in found.values()] == [["No Harm"]] * 2
     assert all("- No Harm:" in str(m[0].text) and "- Truth:" not in str(m[0].text) for m in fake.asked("conscience"))
+
+
+def test_a_label_on_a_further_value_is_asked_about_also_if_the_answer_was_judged(tmp_path: Path) -> None:
+    fake, (row,) = Fake(conscience="no JSON"), labelled(1)
+    further = row.model_copy(update={"value": "Care"})
+    for rows, asked in (((row,), 2), ((row,), 2), ((row, further), 6)):  # two replies of each, since neither is usable
+        judge_cases(Labels(rows, "").cases(), Judges(THREE, fake, fake, "each"), tmp_path / "j.jsonl")
+        assert len(fake.asked("conscience")) == asked
 
 
 def test_at_most_so_many_at_once(tmp_path: Path) -> None:

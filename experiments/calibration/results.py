@@ -44,7 +44,8 @@ def markdown(data: Data, records: Sequence[Record], theirs: Sequence[Published],
         text = (
             "α (ordinal) of the mean human score and the Conscience's, by value; *raters*: of people among themselves"
         )
-        parts.append(f"{text}; *published*: of PyRIT's judges, on its files with one rater.\n\n{_by_value(cards, 'alpha_scores', alphas)}")
+        text += "; *published*: of PyRIT's judges, on its files with one rater."
+        parts.append(f"{text}\n\n{_by_value(cards, 'alpha_scores', alphas)}")
     if theirs:
         parts.append(
             "Published with the labels (package `pyrit`, MIT licence), on 395 labels; one answer is in them twice.\n\n"

@@ -4,6 +4,7 @@ import typer
 
 from safi_agent.cli import (
     bearer,
+    calibrate,
     chat,
     checkpoint,
     drain,
@@ -37,6 +38,7 @@ for command in (
     verify.verify,
     replay.replay,
     report.report,
+    calibrate.calibrate,
     keys.keys,
     checkpoint.checkpoint,
     prove.prove,

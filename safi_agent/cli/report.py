@@ -17,6 +17,9 @@ def report(
     newest: Annotated[
         int, typer.Option(help="Number of newest turns, and of newest turns to review, shown in full.")
     ] = 500,
+    card: Annotated[
+        Path | None, typer.Option(help='A calibration card to show, as "safi calibrate" writes it.')
+    ] = None,
     review_below: Annotated[
         float, typer.Option(help="Turns with a lower score are to be reviewed.")
     ] = defaults.REVIEW_BELOW,
@@ -29,5 +32,5 @@ def report(
 
     page = to or log.with_suffix(".html")
     with one_line_errors("report"):
-        review = write_page(log, page, newest, review_below=review_below, drift_above=drift_above)
+        review = write_page(log, page, newest, card, review_below=review_below, drift_above=drift_above)
     typer.echo(f"{page}: {review.turns} turns, {review.flagged} to review.")

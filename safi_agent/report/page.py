@@ -13,35 +13,43 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safi_agent.calibration.card import FACULTIES, Card, read_card
+from safi_agent.calibration.card_page import to_html
 from safi_agent.report import figures
 from safi_agent.report.entries import REASONS, Entry
 from safi_agent.report.review import Review, review
+from safi_agent.unicode_text import many
 from sal_page import Section, render
 
 MOST_TEXT = 20_000  # characters per text of a record
 MOST_BYTES = 30_000_000  # for all records together, the newest first
 MOST_DEEP = 20  # nesting levels of a record
+MOST_NAME = 100  # characters of a model's name
+LABELLED = ("userPrompt", "finalOutput")  # texts of a label, which must be whole
 INSTALL = 'The report needs plotly: pip install "sal-lightning[report]".'
 COUNTS = '<div id="tiles"></div><div id="keys" class="chips" role="group" aria-label="Memory keys in the plots"></div>'
 TRENDS = "Lines show means over consecutive turns; each × is one turn beyond the dotted threshold."
 LEDGER = "Mean score over consecutive lines of the log: 1 affirms the value, −1 violates it; gaps have no score."
 
 
-def write_page(log: str | Path, to: str | Path, newest: int = 500, **thresholds: float) -> Review:
+def write_page(
+    log: str | Path, to: str | Path, newest: int = 500, card: str | Path | None = None, **thresholds: float
+) -> Review:
     """Read a log and write its report.
 
     Args:
         log: path of the log.
         to: path of the report, which ends in .html; an existing file is replaced.
         newest: number of newest turns, and of newest turns to review, that are shown in full.
+        card: path of a calibration card, of ``safi calibrate``, to show too.
         thresholds: ``review_below`` and ``drift_above``; the defaults are 6 and 0.4, as in the chain.
 
     Returns:
         The contents of the report.
 
     Raises:
-        ValueError: the log does not exist or has no record, or ``to`` is the log, does not end in .html or its folder
-            does not exist.
+        ValueError: the log does not exist or has no record, ``to`` is the log, does not end in .html or its folder
+            does not exist, or ``card`` is not a card.
         ImportError: plotly is not installed.
     """
     to = Path(to)
@@ -51,15 +59,16 @@ def write_page(log: str | Path, to: str | Path, newest: int = 500, **thresholds:
         raise ValueError(f"to: expected a file that ends in .html, got {str(to)!r}.")
     if to.resolve() == Path(log).resolve():
         raise ValueError(f"to: expected another file than the log, got {str(to)!r}.")
+    shown = None if card is None else read_card(card)
     contents = review(log, newest, **thresholds)
-    text = page(contents)
+    text = page(contents, shown)
     to.touch(mode=0o600)  # the report is as confidential as the log, which only its owner can read
     to.write_text(text, encoding="utf-8")
     return contents
 
 
-def page(contents: Review) -> str:
-    """Render the report as HTML."""
+def page(contents: Review, card: Card | None = None) -> str:
+    """Render the report as HTML, with a calibration card if one is given."""
     if find_spec("plotly") is None:
         raise ImportError(INSTALL)
     shown = within([to_json(entry) for entry in contents.entries()], MOST_BYTES)
@@ -73,14 +82,29 @@ def page(contents: Review) -> str:
         "records": shown,
     }
     script = f'<script type="application/json" id="data">{embedded(data)}</script>'
+    calibration = () if card is None else (calibration_section(contents, card),)
     sections = (
         Section("Counts", wide=True, markup=f"<style>{_asset('review.css')}</style>{COUNTS}{script}"),
         Section("Spirit score", TRENDS, (figures.scores(contents),)),
         Section("Drift", TRENDS, (figures.drifts(contents),)),
         Section("Ledger, value by value", LEDGER, (ledger.figure,), wide=True),
+        *calibration,
         Section("To review", wide=True, markup=_asset("review.html")),
     )
     return render(f"Audit of {contents.name}", about(contents, shown), sections, _asset("review.js"))
+
+
+def calibration_section(contents: Review, card: Card) -> Section:
+    """The card, after a sentence for each judge's model in the log that the card is not of."""
+    measured = {faculty: {*card.models.get(faculty, ()), card.judges.get(faculty)} for faculty in FACULTIES}
+    others = [
+        f"Of other judges: {many(turns, 'turn')} of this log had {name[:MOST_NAME]!r} as {faculty.title()}, of which "
+        "the card says nothing."
+        for faculty in FACULTIES
+        for (judge, name), turns in contents.models.items()
+        if judge == faculty and name not in measured[faculty]
+    ]
+    return Section("Agreement of the judges with people", wide=True, markup=to_html(card, others))
 
 
 def embedded(data: Any) -> str:
@@ -103,8 +127,13 @@ def to_json(entry: Entry) -> dict[str, Any]:
         "score": entry.score,
         "drift": entry.drift,
         "reasons": entry.reasons,
+        "cut": any(_is_long(entry.record.get(name)) for name in LABELLED),
         "record": clipped(entry.record),
     }
+
+
+def _is_long(text: object) -> bool:
+    return isinstance(text, str) and len(text) > MOST_TEXT
 
 
 def clipped(part: Any, deep: int = 0) -> Any:

@@ -14,6 +14,8 @@ function element(tag, kind, text) {
   return node;
 }
 
+const LABELS_NAME = "labels.jsonl";
+
 const figure = (number, digits) => (typeof number === "number" ? number.toFixed(digits) : "–");
 const count = (number) => number.toLocaleString("en-GB");
 const words = (text) => (typeof text === "string" ? text : "");
@@ -137,7 +139,7 @@ function whole(turn) {
     node.append(element("h3", "", title), element("div", "text", text));
   }
   const rows = turn.record.conscienceLedger;
-  if (Array.isArray(rows) && rows.length) node.append(element("h3", "", "Ledger of the Conscience"), ledger(rows));
+  if (Array.isArray(rows) && rows.length) node.append(element("h3", "", "Ledger of the Conscience"), ledger(rows, turn));
   const raw = element("details");
   raw.append(element("summary", "", `The record in line ${count(turn.line)} of the log`));
   raw.addEventListener("toggle", () => {
@@ -147,7 +149,7 @@ function whole(turn) {
   return node;
 }
 
-function ledger(rows) {
+function ledger(rows, turn) {
   const table = element("table", "ledger");
   const head = element("tr");
   for (const name of ["value", "score", "confidence", "reason"]) head.append(element("th", "", name));
@@ -155,12 +157,59 @@ function ledger(rows) {
   for (const row of rows) {
     const finding = row && typeof row === "object" ? row : {};
     const line = element("tr");
+    const reason = element("td", "", words(finding.reason));
+    if (isLabelable(turn, finding)) reason.append(labelButtons(turn, finding));
     line.append(element("td", "", words(finding.value)),
       element("td", finding.score < 0 ? "broken" : "", figure(finding.score, 1)),
-      element("td", "", figure(finding.confidence, 1)), element("td", "", words(finding.reason)));
+      element("td", "", figure(finding.confidence, 1)), reason);
     table.append(line);
   }
   return table;
+}
+
+// Labels: whether a person agrees with a finding, as lines that "safi calibrate" reads.
+
+const labels = new Map();
+let exported = true;
+
+// Judges would get a text that is cut here in full, so it cannot be labelled.
+const isLabelable = (turn, finding) => !turn.cut && words(turn.record.finalOutput) !== "" &&
+  words(finding.value) !== "" && typeof finding.score === "number";
+
+function labelButtons(turn, finding) {
+  const { userPrompt, finalOutput, turnId } = turn.record;
+  const label = { prompt: words(userPrompt), answer: finalOutput, value: finding.value };
+  const key = JSON.stringify(label);
+  const group = element("div", "labels");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", `Do you agree with the score on ${finding.value}?`);
+  const buttons = [["agree", true], ["disagree", false]].map(([text, agrees]) => {
+    const verdict = finding.score < 0 === agrees ? "violation" : "approve";
+    const button = toggle(text, labels.get(key)?.verdict === verdict, (on) => {
+      for (const other of buttons) if (other !== button) other.setAttribute("aria-pressed", "false");
+      on ? labels.set(key, { ...label, verdict, id: words(turnId) }) : labels.delete(key);
+      exported = false;
+      showLabels();
+    });
+    return button;
+  });
+  group.append(...buttons);
+  return group;
+}
+
+function showLabels() {
+  byId("labels").hidden = labels.size === 0;
+  byId("export").textContent = `Export ${count(labels.size)} ${labels.size === 1 ? "label" : "labels"}`;
+}
+
+function exportLabels() {
+  const text = [...labels.values()].map((label) => `${JSON.stringify(label)}\n`).join("");
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/x-ndjson" }));
+  link.download = LABELS_NAME;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  exported = true;
 }
 
 function showTools() {
@@ -179,6 +228,8 @@ function showTools() {
   byId("reasons").append(toggle("include turns with nothing to review", everything, (on) => { everything = on; reset(); }));
   for (const id of ["search", "key", "order"]) byId(id).addEventListener("input", reset);
   byId("more").addEventListener("click", () => { shown += PAGE; list(); });
+  byId("export").addEventListener("click", exportLabels);
+  addEventListener("beforeunload", (event) => { if (!exported && labels.size) event.preventDefault(); });
 }
 
 showCounts();

@@ -11,6 +11,8 @@ from safi_agent.report.binning import NONE
 from safi_agent.report.entries import Entry, read, records
 
 MOST_VALUES = 100  # bounds memory if the ledgers of a log contain arbitrary names
+JUDGES = ("will", "conscience")
+MOST_MODELS = 100  # names of judges' models, likewise
 
 
 @dataclass
@@ -24,7 +26,11 @@ class Series:
 
 @dataclass
 class Review:
-    """The contents of a report; ``values`` has a column of scores for each value, as long as ``places``."""
+    """The contents of a report.
+
+    ``values`` has a column of scores for each value, as long as ``places``. ``models`` counts the turns judged by each
+    model, by faculty and the model's name.
+    """
 
     name: str
     review_below: float
@@ -38,6 +44,7 @@ class Review:
     counts: Counter[str] = field(default_factory=Counter)
     keys: dict[str, Series] = field(default_factory=dict)
     values: dict[str, "array[float]"] = field(default_factory=dict)
+    models: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def turns(self) -> int:
@@ -66,11 +73,19 @@ class Review:
         series.turns.append(entry.turn)
         series.scores.append(NONE if entry.score is None else entry.score)
         series.drifts.append(NONE if entry.drift is None else entry.drift)
+        self._add_models(entry)
         for name in entry.ledger:
             if len(self.values) < MOST_VALUES:
                 self.values.setdefault(name, array("f", [NONE]) * (self.turns - 1))
         for name, column in self.values.items():
             column.append(entry.ledger.get(name, NONE))
+
+    def _add_models(self, entry: Entry) -> None:
+        named = entry.record.get("models")
+        for faculty in JUDGES:
+            name = named.get(faculty) if isinstance(named, dict) else None
+            if isinstance(name, str) and (len(self.models) < MOST_MODELS or (faculty, name) in self.models):
+                self.models[faculty, name] = self.models.get((faculty, name), 0) + 1
 
 
 def review(

@@ -1,14 +1,17 @@
 """The page in a real browser: drawn, narrow and wide, and deaf to what hostile texts ask for."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safi_agent.report.page import write_page
+from safi_agent.calibration.labels import read_labels
+from safi_agent.report.page import MOST_TEXT, write_page
 from tests.browser import Browser, look
+from tests.safi_agent.fakes import THREE
 from tests.safi_agent.report.records import HOSTILE, hostile, record, various, write
 
 pytestmark = pytest.mark.slow
@@ -159,3 +162,45 @@ def test_hostile_texts_are_only_shown(window: Browser, tmp_path: Path) -> None:
     assert all(text in told for text in HOSTILE if text.isprintable())
     assert all(window.figures())
     assert (window.errors(), window.requests(), window.cut_off()) == ([], [], [])
+
+
+LABEL = """
+const [turn, value, text] = arguments;
+const rows = [...document.querySelectorAll("details.turn")].filter(row => row.textContent.includes(turn));
+const cells = [...rows[0].querySelectorAll(".ledger tr")].filter(row => row.firstChild.textContent === value);
+[...cells[0].querySelectorAll("button")].find(button => button.textContent === text).click();
+"""
+
+
+def test_labels_of_findings_are_exported_as_calibrate_reads_them(window: Browser, tmp_path: Path) -> None:
+    broken = [{"value": "Truth", "score": -1, "confidence": 1, "reason": "r"}]
+    broken += [{"value": "Care", "score": 0.5, "confidence": 1, "reason": "<b>r</b>"}]
+    answers = {1: "first </script>\n\u2028 answer", 2: "second", 3: "x" * (MOST_TEXT + 1)}
+    records = [record(n, conscienceLedger=broken, finalOutput=text, spiritScore=2) for n, text in answers.items()]
+    window.goto(written(tmp_path, records))
+    window.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "down")}
+    )
+    window.ask(OPEN)
+    window.wait()
+    assert window.ask("return document.querySelectorAll('.labels button').length") == 8  # none of the cut text
+    assert window.ask("return document.getElementById('labels').hidden")
+    clicks = [("question 1", "Truth", "agree"), ("question 1", "Care", "disagree"), ("question 2", "Truth", "agree")]
+    clicks += [("question 2", "Truth", "disagree"), ("question 2", "Care", "agree"), ("question 2", "Care", "agree")]
+    for click_on in clicks:  # the second of two takes the first back or away
+        window.driver.execute_script(LABEL, *click_on)
+    assert window.ask("return document.getElementById('export').textContent") == "Export 3 labels"
+    window.ask("document.getElementById('export').click()")
+    file = tmp_path / "down" / "labels.jsonl"
+    for _ in range(100):
+        if file.is_file():
+            break
+        time.sleep(0.1)
+    rows = read_labels(file, THREE).rows
+    assert [(row.answer, row.value, row.verdict, row.id) for row in rows] == [
+        (answers[1], "Truth", "violation", "t-1"),
+        (answers[1], "Care", "violation", "t-1"),
+        (answers[2], "Truth", "approve", "t-2"),
+    ]
+    assert {row.prompt for row in rows} == {"question 1", "question 2"}
+    assert (window.errors(), window.requests()) == ([], [])

@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safi_agent.calibration.card import Card
+from safi_agent.calibration.judging import Judgement
+from safi_agent.calibration.labels import Labels
+from safi_agent.calibration.measurement import make_card
 from safi_agent.report.entries import read
 from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, to_json, within, write_page
 from safi_agent.report.review import review
-from tests.safi_agent.fakes import Fake
+from tests.safi_agent.calibration.cases import labelled
+from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.report.records import HOSTILE, LOW, hostile, record, various, write
 
 JSON = st.recursive(
@@ -159,3 +164,38 @@ def test_a_page_that_cannot_be_is_refused_before_anything_is_written(tmp_path: P
         write_page(tmp_path / "none.json", tmp_path / "page.html")
     assert log.read_bytes() == before
     assert not (tmp_path / "page.html").exists()
+
+
+def made_card() -> Card:
+    rows = labelled(40)
+    fields = {"decision": "approve", "code": "judge", "findings": [], "will_model": "m", "seconds": 0.5}
+    judged = {row.case: Judgement.model_validate({"case": row.case.id, **fields}) for row in rows}
+    judges = {"will": "w", "conscience": "c", "prompts": "p-hash"}
+    return make_card(Labels(tuple(rows), "l-hash"), "<b>l</b>.jsonl", THREE, judges, judged, resamples=5)
+
+
+def test_a_calibration_card_is_shown_and_what_it_is_not_of_is_said(tmp_path: Path) -> None:
+    models = [{"will": name, "conscience": "c"} for name in ("m", "w", "<i>other</i>", "<i>other</i>")]
+    log = write(tmp_path / "log.json", [record(n, models=each) for n, each in enumerate(models, 1)])
+    (tmp_path / "card.json").write_text(made_card().model_dump_json())
+    write_page(log, tmp_path / "page.html", card=tmp_path / "card.json")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "<h2>Agreement of the judges with people</h2>" in text
+    assert all(part in text for part in ("l-hash", "p-hash", "&lt;b&gt;l&lt;/b&gt;.jsonl", "<td>Truth</td>"))
+    notes = re.findall(r"<li>Of other judges: (.*?)</li>", text)
+    assert len(notes) == 1
+    assert notes[0].startswith("2 turns of this log had &#x27;&lt;i&gt;other&lt;/i&gt;&#x27; as Will")
+    assert "Agreement of the judges" not in page(review(log))
+
+
+def test_what_is_no_card_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.json", [record(1)])
+    with pytest.raises(ValueError, match="expected a calibration card"):
+        write_page(log, tmp_path / "page.html", card=log)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_records_without_models_or_with_odd_ones_are_counted_where_they_can_be(tmp_path: Path) -> None:
+    odd = [{"will": ["m"]}, "m", None, {"will": "m", "conscience": 3}]
+    log = write(tmp_path / "log.json", [record(n, models=each) for n, each in enumerate(odd, 1)])
+    assert review(log).models == {("will", "m"): 1}

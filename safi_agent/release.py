@@ -47,7 +47,9 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
 
 
 def is_same_turn(body: Mapping[str, Any], turn: Turn) -> bool:
-    """Whether the stored turn of the same id is this turn."""
+    """Whether the stored turn of the same id is this turn; one that was erased is not known to be."""
+    if "erased" in body:
+        return False
     if name := body.get("asked"):
         return bool(name == turn.get("asked"))
     # The stored turn had no safi_turn_id.

@@ -18,6 +18,7 @@ from safi_agent.store.database import ForkSafeEngine, Task
 from safi_agent.store.interruptible_lock import CHECK_INTERVAL, TransactionBlock
 from safi_agent.store.job_queue import count_untaken, create_queue_tables, delete_jobs, enqueue_job
 from safi_agent.store.schema_version import create_tables
+from safi_agent.store.tables import turns
 from safi_agent.store.timeout_budget import STORE_TIMEOUT, current_timeout_budget
 
 CREATE_TABLES = 0x5AF1  # advisory lock of the process that creates the tables
@@ -97,6 +98,14 @@ class Postgres(ForkSafeEngine):
     def count_untaken(self, c: Connection, value_set: str) -> int:
         """The number of due jobs of a value set that no worker takes."""
         return count_untaken(c, value_set)
+
+    def purge(self) -> None:
+        """Write the table of turns anew. The server's write-ahead log has its own time of retention.
+
+        Nobody can read or write the table meanwhile.
+        """
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"VACUUM FULL {turns.name}"))
 
     def checkpoint(self) -> None:
         """Do nothing: the server runs its own checkpoints."""

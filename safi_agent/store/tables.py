@@ -15,6 +15,8 @@ from sqlalchemy import (
     or_,
 )
 
+ERASURES = ""  # the memory key of rows that are not turns, but records of erasures; that of a turn is not empty
+
 metadata = MetaData()
 memory = Table(
     "safi_memory",
@@ -50,6 +52,7 @@ turns = Table(
     Column("since", Float),  # time of the answer, seconds since the epoch
     Column("reaudit_of", String),  # the id of the turn whose failed audit this one repeats
     Column("judge", String),  # the name of the judge's model
+    Column("erased", Integer, nullable=False, default=0),  # 1 after the erasure of its contents
     UniqueConstraint("key", "turn"),
 )
 # Literal constants instead of parameters: the planner uses a partial index only if it recognizes the condition.
@@ -59,6 +62,7 @@ NOT_SETTLED = turns.c.settled == literal_column("0")
 UNFINISHED = or_(NOT_SETTLED, NOT_LOGGED)
 PLACED = turns.c.place.is_not(None)
 FAILED = turns.c.error.is_not(None)
+NOT_ERASED = turns.c.erased == literal_column("0")
 AGAIN = turns.c.reaudit_of.is_not(None)
 Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE, postgresql_where=NOT_DONE)
 Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED, postgresql_where=NOT_LOGGED)

@@ -115,6 +115,9 @@ class Release(Faculty):
     def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
         """Store the turn once; an earlier version of the same turn takes precedence.
 
+        Returns:
+            The number of the turn, and its body: as it is for a new turn, as it was stored for an earlier one.
+
         Raises:
             OutboxError: the store failed.
             RedactionError: ``redact`` failed.
@@ -122,15 +125,14 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
-        if self.redact is not None:
-            new = redact_body(new, self.redact)
         if trace := trace_context():
             new["trace"] = trace
-        number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
+        stored = new if self.redact is None else redact_body(new, self.redact)
+        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=audit)
         if before is not None:
-            return (
-                (number, before) if is_same_turn(before, new) else self.write(with_spare_id(turn), final, audit=audit)
-            )
+            if is_same_turn(before, stored):
+                return number, before
+            return self.write(with_spare_id(turn), final, audit=audit)
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
         record_decision(plan.values.name, new["decision"], turn["verdict"].code if "verdict" in turn else "")
         return number, new

@@ -1,5 +1,6 @@
 """Redaction: what the function of the operator removes is never stored, and nothing is stored if it fails."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def test_what_is_redacted_is_in_no_file_and_the_caller_gets_the_answer(make: Any
     )
     safi = make(judge, redact=redact)
     earlier = [HumanMessage(f"I am {ADDRESS}."), AIMessage("Hello."), HumanMessage(f"Who is {ADDRESS}?")]
-    answer = safi.invoke({"messages": earlier, "metadata": {"who": [ADDRESS, {ADDRESS: 1}]}})
+    answer = safi.invoke({"prompt": earlier, "metadata": {"who": [ADDRESS, {ADDRESS: 1}]}})
     safi.drain()
     assert answer.text == f"Write to {ADDRESS}."
     assert ADDRESS.encode() not in files(tmp_path)
@@ -68,14 +69,14 @@ def wrong(text: str) -> str:
 
 @pytest.mark.parametrize(("function", "cause"), [(wrong, "ValueError"), (lambda _: None, "NoneType")])
 @pytest.mark.parametrize("awaited", [False, True])
-async def test_nothing_is_stored_if_the_function_fails(
+def test_nothing_is_stored_if_the_function_fails(
     function: Any, cause: str, awaited: bool, make: Any, tmp_path: Path
 ) -> None:
     safi = make(redact=function)
     with pytest.raises(RedactionError, match=f"got {cause}. The answer is withheld") as raised:
-        await safi.ainvoke(f"Who is {ADDRESS}?") if awaited else safi.invoke(f"Who is {ADDRESS}?")
+        asyncio.run(safi.ainvoke(f"Who is {ADDRESS}?")) if awaited else safi.invoke(f"Who is {ADDRESS}?")
     assert (raised.value.cause, raised.value.__context__, raised.value.__cause__) == (cause, None, None)
-    assert not found(raised.value, "An answer")
+    assert not found(raised.value, "An answer", __file__)
     safi.drain()
     assert ADDRESS.encode() not in files(tmp_path)
     assert not (tmp_path / "log.json").exists()

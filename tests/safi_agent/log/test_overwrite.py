@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from safi_agent.erasure import erase
+from safi_agent.log import erasure as erasure_of_log
 from safi_agent.log import flush, overwrite
 from safi_agent.log.hash_chain import erase_line
 from safi_agent.log.key import find_key
@@ -17,6 +18,7 @@ from safi_agent.log.reconciliation import check
 from safi_agent.log.rotation import log_files
 from safi_agent.log.verify import verify
 from safi_agent.store import Commit, Store, open_store
+from safi_agent.store import erasure as erasure_of_store
 from safi_agent.store.erasure import erase_turns, find_turns
 from safi_agent.store.log_account import read_log_account
 from tests import forked
@@ -151,6 +153,7 @@ def _stop_at(calls: int) -> None:
 
 
 def work(folder: str, say: object) -> None:
+    erasure_of_store.AT_ONCE = erasure_of_log.AT_ONCE = 8  # more steps between which it may be killed
     store = open_store(f"sqlite:///{folder}/safi.db")
     say(0)  # type: ignore[operator]
     erase(store, key="k")
@@ -167,11 +170,11 @@ def test_a_process_that_is_killed_while_it_erases_leaves_a_log_that_is_verified(
         add(store, log, *(f"t{n}-{i}" for i in range(64)))
     key = find_key(log)
     assert key
-    for _ in range(4):
+    for _ in range(8):
         said, say = forked.CONTEXT.Pipe(duplex=False)
         process = forked.start(work, str(tmp_path), say.send)
         assert said.poll(60)
-        time.sleep(rng.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
         flush(store, log)

@@ -112,8 +112,8 @@ def test_the_tables_are_those_of_the_version() -> None:
         "safi_chains": "lease owner value_set",
         "safi_memory": "key mu mu_turn note scores turns",
         "safi_secrets": "name secret",
-        "safi_turns": "attempts audit body erased error id judge key lease ledger log logged owner place reaudit_of record "
-        "settled since status turn value_set values_id",
+        "safi_turns": "attempts audit body erased error id judge key lease ledger log logged owner place reaudit_of "
+        "record settled since status turn value_set values_id",
         "safi_value_sets": "body id",
         "safi_version": "version",
     }

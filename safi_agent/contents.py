@@ -15,6 +15,8 @@ from hashlib import sha256
 from typing import Any
 
 IN_RECORD = ("userPrompt", "intellectDraft", "intellectReflection", "finalOutput", "willReflection", "metadata")
+_METADATA = ', "metadata": {'  # the last key before the salt
+_TEXT = re.compile(rf'("(?:{"|".join(IN_RECORD[:-1])}|reason)": )"[^"\\]*(?:\\.[^"\\]*)*"')
 # ``asked`` is a hash of the request without a salt.
 IN_BODY = ("prompt", "context", "metadata", "draft", "reflection", "reason", "final", "asked")
 SALT_BYTES = 33  # '"salt": "…"' is as long as '"erased": "…"', so that no record is longer after its erasure
@@ -58,17 +60,17 @@ def erased_turns(record: str) -> list[str]:
 def erase_record(record: str) -> str:
     """The record, in JSON, after the erasure of its contents. It is not longer than before.
 
+    Bytes are replaced, and nothing is parsed and written again: so the result does not depend on how numbers are
+    formatted. Quotation marks within a text are escaped in JSON, so that no text is taken for the name of a content.
+
     Raises:
         ValueError: it is not a record with contents.
-        RecursionError: it is nested too deeply to be one.
     """
-    fields = json.loads(record)
-    if not isinstance(fields, dict) or not has_contents(record) or fields.popitem()[0] != "salt":
+    if not has_contents(record):
         raise ValueError("expected a record that ends with a salt")
-    fields |= _emptied(fields, IN_RECORD)
-    if "conscienceLedger" in fields:
-        fields["conscienceLedger"] = erase_ledger(fields["conscienceLedger"])
-    return json.dumps({**fields, "erased": sha256(record.encode()).hexdigest()})
+    before, metadata, _ = record[:-_LENGTH].partition(_METADATA)
+    kept = _TEXT.sub(r'\1""', before)
+    return f'{kept}{metadata and _METADATA + "}"}, "erased": "{sha256(record.encode()).hexdigest()}"}}'
 
 
 def erase_ledger(ledger: Any) -> Any:
@@ -85,5 +87,5 @@ def erase_body(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _emptied(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Empty text or an empty object for those of these fields that have a content."""
+    """An empty text or an empty object for those of these fields that have a content."""
     return {name: {} if isinstance(fields[name], dict) else "" for name in names if fields.get(name)}

@@ -135,8 +135,9 @@ def _salted(row: JudgedTurn, commit: Commit) -> Commit:
 
     A turn that was erased before it was audited has nothing that ``erased`` could be the hash of.
     """
+    metadata = {"metadata": row.body["metadata"]} if row.body["metadata"] else {}
     end = {"erased": None} if "erased" in row.body else {"salt": row.body["salt"]}
-    return commit._replace(record={**commit.record, **end})
+    return commit._replace(record={**commit.record, **metadata, **end})
 
 
 def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
@@ -222,7 +223,6 @@ def _base_record(row: JudgedTurn) -> dict[str, Any]:
         "drafts": body["drafts"],
         "agreement": body["agreement"],
         **({"notShown": body["notShown"]} if body["notShown"] else {}),
-        **({"metadata": body["metadata"]} if body["metadata"] else {}),
         **({"reauditOf": body["reauditOf"]} if "reauditOf" in body else {}),
     }
 

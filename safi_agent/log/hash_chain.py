@@ -75,12 +75,7 @@ def sealed_form(line: bytes) -> bytes:
 def _sealed_record(record: str) -> str:
     if is_erased(record):
         return record[:-1].rstrip(" ") + "}"
-    if not has_contents(record):
-        return record
-    try:
-        return erase_record(record)
-    except (ValueError, RecursionError):
-        return record
+    return erase_record(record) if has_contents(record) else record
 
 
 def erase_line(line: bytes) -> bytes:

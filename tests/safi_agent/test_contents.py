@@ -43,7 +43,10 @@ RECORDS = st.fixed_dictionaries(
 
 
 def salted(record: dict[str, Any]) -> str:
-    return json.dumps({**record, "salt": new_salt()})
+    metadata = {"metadata": record["metadata"]} if "metadata" in record else {}
+    return json.dumps(
+        {name: item for name, item in record.items() if name != "metadata"} | metadata | {"salt": new_salt()}
+    )
 
 
 def plain_erased(record: dict[str, Any], text: str) -> dict[str, Any]:
@@ -61,7 +64,8 @@ def plain_erased(record: dict[str, Any], text: str) -> dict[str, Any]:
 def test_an_erased_record_is_what_the_slow_twin_leaves_and_is_not_longer(record: dict[str, Any]) -> None:
     text = salted(record)
     erased = erase_record(text)
-    assert list(json.loads(erased).items()) == list(plain_erased(record, text).items())
+    assert json.loads(erased) == plain_erased(record, text)
+    assert list(json.loads(erased)) == [*list(json.loads(text))[:-1], "erased"]
     assert len(erased) <= len(text)
     assert (has_contents(text), is_erased(text), had_contents(text)) == (True, False, False)
     assert (has_contents(erased), is_erased(erased), had_contents(erased)) == (False, True, True)
@@ -105,16 +109,25 @@ def test_the_hash_in_an_erased_line_depends_on_the_salt() -> None:
     assert new_salt() != new_salt()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"a": "b"}', '{"salt": "00"}', '[1, "salt": "%s"}' % ("0" * 66)])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"a": "b"}', '{"salt": "00"}'])
 def test_what_has_no_salt_at_its_end_is_not_erased(text: str) -> None:
     assert not is_erased(text)
-    with pytest.raises(ValueError, match=r"salt|Expecting"):
+    with pytest.raises(ValueError, match="expected a record that ends with a salt"):
         erase_record(text)
 
 
-def test_a_line_that_cannot_be_read_is_sealed_as_it_is() -> None:
-    deep = '{"a": ' + "[" * 100_000 + "]" * 100_000
-    for text in (f'{deep}, "salt": "{"0" * 66}"}}', f'{{"a": 1{"0" * 5000}, "salt": "{"0" * 66}"}}', '{"a": 1}'):
+def test_texts_that_imitate_names_of_contents_are_erased_whole() -> None:
+    imitated = '", "reason": "x", "metadata": {"a": 1}, "salt": "00"}\\" \\", "userPrompt": "'
+    record = {name: imitated for name in IN_RECORD if name != "metadata"} | {"metadata": {imitated: [imitated]}}
+    row = {"value": imitated, "score": 1.0, "confidence": 1.0, "reason": imitated}
+    text = salted({"turnId": imitated, "conscienceLedger": [row, row], **record})
+    erased = json.loads(erase_record(text))
+    assert erased == plain_erased(json.loads(text), text)
+    assert (erased["turnId"], erased["conscienceLedger"][1]["value"]) == (imitated, imitated)
+
+
+def test_a_line_without_contents_is_sealed_as_it_is() -> None:
+    for text in ('{"a": 1}', '{"a": 1, "erased": null}'):
         line, _ = seal(text, beginning(), KEY)
         found = read_seal(line)
         assert found

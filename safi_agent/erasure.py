@@ -13,7 +13,7 @@ from safi_agent.log.rotation import log_files
 from safi_agent.record import utc_now
 from safi_agent.store import Store
 from safi_agent.store.database_errors import raise_as
-from safi_agent.store.erasure import complete_erasures, erase_turns, find_turns, open_erasures
+from safi_agent.store.erasure import erase_turns, find_turns, open_erasures
 from safi_agent.store.log_state import read_anchor
 
 
@@ -70,12 +70,11 @@ def erase(
 
 def _complete(store: Store, erased: Erased) -> Erased:
     """Complete all erasures that are open: in the logs, then in the files of the store."""
-    logs = list(open_erasures(store))
-    if not logs:
+    if not (erasures := open_erasures(store)):
         return erased
     store.database.checkpoint()  # the store has to survive a power failure before lines are changed
     counted, unfinished = 0, []
-    for log in logs:
+    for log in dict.fromkeys(erasure.log for erasure in erasures):
         try:
             counted += _erase_log(store, log)
         except (LogError, OSError, ValueError) as error:
@@ -86,7 +85,7 @@ def _complete(store: Store, erased: Erased) -> Erased:
         cause = type(getattr(error, "orig", None) or error).__name__
         unfinished.append(f"Free space in the files of the store: they could not be written anew ({cause}).")
     if not unfinished:
-        complete_erasures(store, logs)
+        store.mark_settled([erasure.id for erasure in erasures])  # others may have been added meanwhile
     return erased._replace(lines=counted, unfinished=tuple(unfinished))
 
 

@@ -67,7 +67,7 @@ def write_records(store: Store, log: str) -> None:
         LogError: they could not be written.
     """
     flush(store, log)
-    if not open_erasures(store).get(log, True):
+    if any(erasure.log == log and not erasure.logged for erasure in open_erasures(store)):
         raise LogError("the record of the erasure could not be written; the logger 'safi_agent' has the reason")
 
 

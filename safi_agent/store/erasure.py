@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select, update
@@ -44,7 +44,6 @@ _ERASE = (
 )
 _LAST = select(func.coalesce(func.max(turns.c.place), 0))
 _ERASED = select(turns.c.id).where(turns.c.id.in_(_THOSE), turns.c.erased == 1)
-_OPEN = and_(turns.c.key == ERASURES, turns.c.settled == 0)
 
 
 def find_turns(
@@ -145,17 +144,19 @@ def find_erased(store: Store, turn_ids: Sequence[str]) -> set[str]:
         return set(c.scalars(_ERASED, {"those": list(turn_ids)}))
 
 
-def open_erasures(store: Store) -> dict[str, bool]:
-    """The logs with erasures that are not completed, and whether all records of them are written; "" for no log."""
-    query = select(turns.c.log, func.min(turns.c.logged).label("logged")).where(_OPEN).group_by(turns.c.log)
+class Erasure(NamedTuple):
+    """The record of an erasure that is not completed: its id, its log, and whether it is written there."""
+
+    id: str
+    log: str
+    logged: bool
+
+
+def open_erasures(store: Store) -> list[Erasure]:
+    """The erasures that are not completed."""
+    query = select(turns.c.id, turns.c.log, turns.c.logged).where(turns.c.key == ERASURES, turns.c.settled == 0)
     with store.database.transaction(reading=True) as c:
-        return {row.log: bool(row.logged) for row in c.execute(query)}
-
-
-def complete_erasures(store: Store, logs: Collection[str]) -> None:
-    """Mark the erasures of these logs as completed."""
-    with store.database.transaction() as c:
-        c.execute(update(turns).where(_OPEN, turns.c.log.in_(logs)).values(settled=1))
+        return [Erasure(row.id, row.log, bool(row.logged)) for row in c.execute(query.order_by(turns.c.place))]
 
 
 def _batches(turn_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -2,9 +2,12 @@
 
 import json
 import re
+import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -394,7 +397,7 @@ def test_a_log_that_was_moved_away_is_reported_and_erased_once_it_is_back(folder
     assert folder.erase("--turn", turn)[1].startswith("0 turns erased, in 1 line of the log, 1 turn")
     assert found(folder.path, "one") == []
     folder.verify()
-    assert open_erasures(open_store(folder.store)) == {}
+    assert open_erasures(open_store(folder.store)) == []
 
 
 def test_a_log_that_cannot_be_written_is_reported(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
@@ -441,6 +444,54 @@ def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
     assert set(found(folder.path, *turns[1::2])) == {word for turn in turns[1::2] for word in words(turn)}
     folder.verify()
     folder.replay()
+
+
+def test_two_erasures_at_once_complete_each_other(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins after the first has read the log, and ends after it."""
+    first, second = folder.ask("one", "two")
+    store = open_store(folder.store)
+    purge = store.database.purge
+    results: list[Erased] = []
+
+    def purge_and_erase_more() -> None:
+        purge()
+        monkeypatch.setattr(store.database, "purge", purge)
+        erase_turns(store, [second], "2026-03-01T08:00:00Z")
+
+    monkeypatch.setattr(store.database, "purge", purge_and_erase_more)
+    results.append(erase(store, turn_ids=[first]))
+    assert len(open_erasures(store)) == 1
+    results.append(erase(store, turn_ids=[second]))
+    assert results == [Erased(1, 0, 1, ()), Erased(0, 1, 1, ())]
+    assert found(folder.path, "one", "two") == []
+    folder.verify()
+
+
+def test_a_copied_folder_is_verified_as_a_copy_before_and_after(folder: Folder, tmp_path_factory: Any) -> None:
+    (turn,) = folder.ask("one")
+    for n, erased in enumerate([False, True]):
+        if erased:
+            folder.erase("--turn", turn)
+        copy = Path(shutil.copytree(folder.path, tmp_path_factory.mktemp("copies") / str(n)))
+        code, said = safi_command("verify", str(copy / "log.json"), "--store", f"sqlite:///{copy}/safi.db")
+        assert (code, "this is a copy, or it was moved" in said) == (0, True)
+        assert ("1 line erased" in said) == erased
+        assert bool(found(copy, "one")) != erased
+
+
+def test_a_store_that_is_read_meanwhile_is_reported(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of an earlier state keeps the write-ahead log, and thus the words, in place."""
+    (turn,) = folder.ask("one")
+    monkeypatch.setattr("safi_agent.store.timeout_budget.TimeoutBudget.__init__.__defaults__", (0.5,))
+    with closing(sqlite3.connect(folder.path / "safi.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM safi_turns").fetchone()
+        code, said = folder.erase("--turn", turn)
+        assert code == 1
+        assert "contents are left. Free space in the files of the store" in said
+        assert found(folder.path, "one")
+    assert folder.erase("--turn", turn)[0] == 0
+    assert found(folder.path, "one") == []
 
 
 def test_the_ways_to_choose_turns(tmp_path: Path) -> None:

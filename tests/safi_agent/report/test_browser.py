@@ -159,3 +159,16 @@ def test_hostile_texts_are_only_shown(window: Browser, tmp_path: Path) -> None:
     assert all(text in told for text in HOSTILE if text.isprintable())
     assert all(window.figures())
     assert (window.errors(), window.requests(), window.cut_off()) == ([], [], [])
+
+
+def test_an_erased_turn_is_marked(window: Browser, tmp_path: Path) -> None:
+    erased = {"userPrompt": "", "finalOutput": "", "erased": "5a" * 32, "spiritScore": 2}
+    recorded = {"timestamp": "2026-03-01T08:00:00Z", "erasedTurns": ["a"], "turnId": "b"}
+    seal = {"line": 1, "prev": "0" * 64, "mac": "0" * 64}
+    page = written(tmp_path, [record(1, **erased), record(2, spiritScore=2), {**recorded, **seal}])
+    window.goto(page)
+    assert shown(window) == ["question 2", "Contents erased"]
+    window.ask(OPEN)
+    window.wait()
+    marks = window.ask("return [...document.querySelectorAll('.whole > p')].map(mark => mark.textContent)")
+    assert marks == ["The contents of this turn were erased."]

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -418,28 +419,16 @@ def test_a_log_that_cannot_be_written_is_reported(folder: Folder, caplog: pytest
 
 
 def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
-    """A chain writes to a log that is rotated, and each turn is erased as soon as it was answered."""
-    safi = folder.make(model(), log_max_bytes=4096)
-    store, turns = open_store(folder.store), [f"t{n}" for n in range(40)]
-    errors: list[BaseException] = []
-    ids: list[str] = []
-
-    def answer() -> None:
-        try:
-            for turn in turns:
-                ids.append(ask(safi, turn))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    while thread.is_alive():
-        if ids:
-            assert not erase(store, turn_ids=ids[:-1:2]).unfinished if len(ids) > 1 else True
-    thread.join()
+    """A chain writes to a log that is rotated, and each other turn is erased as soon as it was answered."""
+    safi, store = folder.make(model(), log_max_bytes=4096), open_store(folder.store)
+    turns, ids = [f"t{n}" for n in range(40)], list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
+        while not answering.done():
+            assert erase(store, turn_ids=ids[::2]).unfinished == ()
+        answering.result()
     safi.close()
-    assert not erase(store, turn_ids=ids[::2]).unfinished
-    assert errors == []
+    assert erase(store, turn_ids=ids[::2]).unfinished == ()
     assert found(folder.path, *turns[::2]) == []
     assert set(found(folder.path, *turns[1::2])) == {word for turn in turns[1::2] for word in words(turn)}
     folder.verify()
@@ -531,6 +520,41 @@ def test_on_postgresql_the_words_are_in_no_table_and_no_file_of_a_table(
         "SELECT t::text FROM safi_turns AS t UNION ALL SELECT j::text FROM procrastinate_jobs AS j", name
     )
     assert not re.search("by-someone", str(rows))
+    folder.store = database
+    folder.verify()
+    folder.replay()
+
+
+@pytest.mark.slow
+def test_on_postgresql_a_turn_is_erased_while_it_waits_for_a_worker(database: str, folder: Folder) -> None:
+    safi = folder.make(model(), store=database, audit_mode="worker")
+    first, second = ask(safi, "one"), ask(safi, "two")
+    store = open_store(database)
+    assert erase(store, turn_ids=[first]) == Erased(1, 0, 0, ())
+    folder.make(model(), store=database)
+    assert safi.drain(30).left == 0
+    records = store.load_records([first, second])
+    assert [(records[turn]["auditStatus"], records[turn].get("erased", "")) for turn in (first, second)] == [
+        ("failed", None),
+        ("complete", ""),
+    ]
+    folder.store = database
+    folder.verify()
+    folder.replay()
+
+
+@pytest.mark.slow
+def test_on_postgresql_turns_are_erased_while_others_are_answered(database: str, folder: Folder) -> None:
+    safi, store = folder.make(model(), store=database), open_store(database)
+    turns, ids = [f"t{n}" for n in range(30)], list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
+        while not answering.done():
+            assert erase(store, turn_ids=ids[::2]).unfinished == ()
+        answering.result()
+    safi.close()
+    assert erase(store, turn_ids=ids[::2]).unfinished == ()
+    assert found(folder.path, *turns[::2]) == []
     folder.store = database
     folder.verify()
     folder.replay()

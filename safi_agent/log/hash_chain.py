@@ -56,9 +56,10 @@ def seal(record: str, tip: Tip, key: bytes) -> tuple[bytes, Tip]:
     return f'{record[:-1]}{place}, "mac": "{mac}"}}\n'.encode("ascii"), Tip(tip.lines + 1, mac)
 
 
-def sealed_line(record: str, seal: Seal) -> bytes:
-    """The line of a record with this seal, genuine or not."""
-    return f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
+def is_line_of(record: str, seal: Seal, line: bytes) -> bool:
+    """Whether the line contains this record and this seal, genuine or not; either of the two records may be erased."""
+    expected = f'{record[:-1]}, "line": {seal.line}, "prev": "{seal.prev}", "mac": "{seal.mac}"}}\n'.encode()
+    return expected == line or sealed_form(expected) == sealed_form(line)
 
 
 def sealed_form(line: bytes) -> bytes:

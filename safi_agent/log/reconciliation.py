@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from safi_agent.contents import has_contents, is_erased
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import CHANGED, anchor_key_id, sealed_turns
-from safi_agent.log.hash_chain import Seal, genuine, read_seal, record_of, sealed_form, sealed_line
+from safi_agent.log.hash_chain import Seal, genuine, is_line_of, read_seal, record_of
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
@@ -133,7 +133,7 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
     try:
         if row.status != "done" or row.place is None:
             yield f"{named} is not committed, but the log contains it"
-        elif line.seal and sealed_form(sealed_line(row.record, line.seal)) != sealed_form(line.text):
+        elif line.seal and not is_line_of(row.record, line.seal, line.text):
             yield f"{named} has a different record than the log"
         elif row.erased != 1 and is_erased(record_of(line.text)):
             yield f"{named} has contents that were erased in the log"

@@ -21,7 +21,6 @@ from safi_agent.store.store import Store
 from safi_agent.store.tables import ERASURES, NOT_ERASED, memory, turns
 
 AT_ONCE = 200  # turns in a transaction, and ids in a record
-NEVER = 1e18  # seconds since the epoch; a lease that no process takes over
 ERROR = "erased before its audit"
 
 _THOSE: BindParameter[Any] = bindparam("those", expanding=True)
@@ -65,16 +64,18 @@ def find_turns(
         conditions.append(turns.c.key == key)
     if before is not None:
         conditions.append(turns.c.since < before)
-    found: dict[str, int] = {}
+    left: dict[str, None] = {}  # in order, and each once
+    earlier = 0
     with store.database.transaction(reading=True) as c:
         for ids in [None] if turn_ids is None else _batches(turn_ids):
             if ids is not None:
                 _refuse_unknown(c, ids)
             chosen = and_(*conditions, *([] if ids is None else [turns.c.id.in_(ids)]))
-            same = select(turns.c.id, turns.c.erased).where(_TURN, _FIRST.in_(select(_FIRST).where(chosen)))
-            found |= {row.id: row.erased for row in c.execute(same.order_by(turns.c.key, turns.c.turn))}
-    left = [turn_id for turn_id, erased in found.items() if not erased]
-    return left, len(found) - len(left)
+            family = (_TURN, _FIRST.in_(select(_FIRST).where(chosen)))
+            found = select(turns.c.id).where(*family, NOT_ERASED).order_by(turns.c.key, turns.c.turn)
+            left |= dict.fromkeys(c.scalars(found))
+            earlier += c.scalar(select(func.count()).select_from(turns).where(*family, turns.c.erased == 1)) or 0
+    return list(left), earlier
 
 
 def _refuse_unknown(c: Connection, turn_ids: Sequence[str]) -> None:
@@ -122,7 +123,7 @@ def _add_records(store: Store, c: Connection, rows: Iterable[Any], timestamp: st
         record = {"timestamp": timestamp, "erasedTurns": ids, "turnId": own}
         row = {"id": own, "key": ERASURES, "turn": store.next_number(c, ERASURES), "log": log, "place": place}
         nothing = {"value_set": "", "values_id": "", "audit": 0, "attempts": 0, "body": "{}", "owner": "", "erased": 0}
-        state = {"status": "done", "logged": 0 if log else 1, "settled": 0, "lease": NEVER, "since": time.time()}
+        state = {"status": "done", "logged": 0 if log else 1, "settled": 0, "lease": 0.0, "since": time.time()}
         c.execute(turns.insert(), {**row, **nothing, **state, "record": json.dumps(record)})
 
 

@@ -393,6 +393,7 @@ def test_a_log_that_was_moved_away_is_reported_and_erased_once_it_is_back(folder
     assert code == 1
     assert f"safi erase: contents are left. The log {folder.log}: it was written by this store, and does not" in said
     assert not folder.log.exists()
+    assert open_store(folder.store).leases.take_over("three", set()) == []  # an open erasure is nobody's turn
     moved.rename(folder.log)
     assert folder.verify()[0].splitlines()[1].startswith("1 line with contents that were erased in the store")
     assert folder.erase("--turn", turn)[1].startswith("0 turns erased, in 1 line of the log, 1 turn")

@@ -353,7 +353,10 @@ def test_turns_without_a_log_and_in_memory(make: Callable[..., SafiChain], tmp_p
         safi = make(model(), store=store, log=None)
         turn = ask(safi, "one")
         safi.drain()
-        assert erase(safi._auditor.store, turn_ids=[turn]) == Erased(1, 0, 0, ())
+        with pytest.raises(TypeError, match="turn_ids: expected a list"):
+            safi.erase(turn)
+        assert safi.erase([turn]) == Erased(1, 0, 0, ())
+        assert safi.erase(key="someone", older_than=timedelta(0)) == Erased(0, 1, 0, ())
         assert found(tmp_path, "one") == []
         assert safi.audit(turn).record["userPrompt"] == ""
 

@@ -13,6 +13,9 @@ from sphinx.util import logging
 
 import sal_lightning
 
+# Before autodoc does it with TYPE_CHECKING set, with which fastapi cannot be imported.
+importlib.import_module("safi_agent.serve")
+
 project = "sal-lightning"
 author = "The sal-lightning authors"
 copyright = f"2025, {author}"
@@ -42,7 +45,15 @@ pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"
 html_copy_source = html_show_sourcelink = False
 
-PUBLIC = ("sal_lightning", "sal_lightning.metrics", "safi_agent", "safi_agent.log", "safi_agent.store", "sal_page")
+PUBLIC = (
+    "sal_lightning",
+    "sal_lightning.metrics",
+    "safi_agent",
+    "safi_agent.log",
+    "safi_agent.serve",
+    "safi_agent.store",
+    "sal_page",
+)
 OWN = ("SECURITY", "CHANGELOG", "CONTRIBUTING")
 COMMANDS = {"sal": "sal_cli.sal", "safi": "safi_agent.cli"}
 

@@ -30,7 +30,7 @@ from sal_lightning.stability import StabilitySpectrum, spectrum
 from sal_lightning.step_inputs import StepInputs
 from sal_lightning.user_warnings import UserWarnings
 
-VERSION = 9  # of the state_dict
+VERSION = 10  # of the state_dict
 
 
 class CommunicationLayer:

@@ -106,13 +106,13 @@ def _rule(
     if isinstance(layer.module, nn.Embedding):
         return EmbeddingRule(layer.name, names, layer.module, settings.strength, layer.modules)
     if adapter is not None and layer.module is adapter.A:
-        return LoraARule(layer, names, adapter, settings.strength, settings.recall, settings.share)
+        return LoraARule(layer, names, settings, adapter)
     A = next((r for r in others if isinstance(r, LoraARule) and r.adapter == adapter), None)
     if A is not None:
-        return LoraBRule(layer, names, A, settings.strength, settings.recall, settings.share)
+        return LoraBRule(layer, names, settings, A)
     # A change of a recurrent weight acts in every time step of a sequence.
     times = RECURRENT if isinstance(layer.module, nn.RNNBase | nn.RNNCellBase) else 1
-    return SubspaceRule(layer, names, times * settings.strength, settings.recall, settings.share)
+    return SubspaceRule(layer, names, settings, times)
 
 
 def _identical(one: list[nn.Parameter], other: list[nn.Parameter]) -> bool:

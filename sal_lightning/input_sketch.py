@@ -49,7 +49,7 @@ class InputSketch:
         """Start a new, empty window."""
         self.Y: Tensor | None = None  # (groups, d, rank)
         self.trace = self.weight = torch.zeros(())  # trace of R, (groups,); 1 − β^steps, for bias correction
-        self.inside = torch.zeros(())  # the part of the trace along held directions, (groups,)
+        self.along = torch.zeros(self.groups, 0)  # the part of the trace along each held direction, (groups, k)
         self.P: Tensor | None = None  # the factor that `distance` uses, from the last `refresh`
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class InputSketch:
         Args:
             x: rows, (groups, n, d).
             steps: number of batches that the rows stand for.
-            U: held directions, (groups, d, k), whose energy is accumulated in ``inside``.
+            U: held directions, (groups, d, k), whose energy is accumulated in ``along``.
         """
         x, keep = finite_rows(x.float()), self.beta**steps
         share = (1 - keep) / x.shape[-2]
@@ -71,17 +71,18 @@ class InputSketch:
         self.trace = keep * self.trace + share * x.square().sum((-2, -1))
         self.weight = keep * self.weight + (1 - keep)
         if U is not None:
-            self.inside = keep * self.inside + share * (x @ U).square().sum((-2, -1))
+            past = keep * self.along if self.along.shape[-1] == U.shape[-1] else 0
+            self.along = past + share * (x @ U).square().sum(-2)
 
     def start(self, device: torch.device) -> None:
         """Allocate an empty window."""
         self.Y = torch.zeros(self.groups, self.d, self.rank, device=device)
-        self.trace, self.inside = torch.zeros(2, self.groups, device=device)
+        self.trace, self.along = torch.zeros(self.groups, device=device), torch.zeros(self.groups, 0, device=device)
         self.weight = torch.zeros((), device=device)
 
     def outside(self, k: int) -> Tensor:
         """Mean energy (groups,) of the d − k directions that are not held, in units of the mean over all directions."""
-        share = 1 - self.inside / self.trace.clamp(min=_TINY)
+        share = 1 - self.along.sum(-1) / self.trace.clamp(min=_TINY)
         return share * self.d / max(self.d - k, 1)
 
     def rows(self) -> Tensor:
@@ -131,7 +132,7 @@ class InputSketch:
         """Tensors only; empty before the first update."""
         if self.Y is None:
             return {}
-        state = {"Y": self.Y, "trace": self.trace, "weight": self.weight, "inside": self.inside}
+        state = {"Y": self.Y, "trace": self.trace, "weight": self.weight, "along": self.along}
         return state if self.P is None else state | {"P": self.P}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
@@ -148,4 +149,4 @@ class InputSketch:
             got = state["Y"].shape[-2]
             raise ValueError(f"Expected the state of a layer with {self.d} inputs (its bias is one), got {got}.")
         self.Y, self.trace, self.weight = state["Y"], state["trace"], state["weight"]
-        self.inside, self.P = state["inside"], state.get("P")
+        self.along, self.P = state["along"], state.get("P")

@@ -29,12 +29,15 @@ class Anchor(NamedTuple):
 
 
 class Pull:
-    """``W ← W + c (W* − W)`` with ``c = t / (1 + t)`` and ``t = strength · F · ‖ΔW‖ / ‖W‖``.
+    """``W ← W + c (W* − W)`` with ``c = t / (1 + t)`` and ``t = strength · v · F · ‖ΔW‖ / ‖W‖``.
 
     F is the Fisher information, averaged over consolidations and scaled to a mean of 1 over all weights. ‖ΔW‖ is the
     norm of the optimizer's update and ‖W‖ that of the weights, both over all parameters, so the rate does not depend
     on the learning rate, the optimizer or the scale of the loss. It is a proximal step on ``½ F (W − W*)²``, the
     penalty of elastic weight consolidation (Kirkpatrick et al. 2017), and never overshoots.
+
+    v is the overlap of a layer's present inputs with its past ones, see ``directions.overlap``: where they use other
+    directions, the hold alone protects the past.
 
     It is applied after the optimizer's step, so that adaptive optimizers do not rescale it, to parameters that have a
     gradient in this step.
@@ -187,7 +190,7 @@ class Pull:
             self._memory = self.memory
         if self.age % EVERY == 0 or not self._rates:
             steps = {
-                name: torch.linalg.vector_norm((w - w0).float()).square()
+                name: (torch.linalg.vector_norm((w - w0).float()).square(), rule)
                 for rule in rules
                 if rule.before is not None
                 for name, w, w0 in zip(rule.parameters, rule.weights(), rule.before, strict=True)
@@ -197,18 +200,18 @@ class Pull:
                 self._set_rates(dict(sorted(steps.items())))
         self.age += 1
 
-    def _set_rates(self, steps: Mapping[str, Tensor]) -> None:
-        """Compute the rates c from the squared update norms ‖ΔW‖² of single parameters."""
+    def _set_rates(self, steps: Mapping[str, tuple[Tensor, Rule]]) -> None:
+        """Compute the rates c from the squared update norms ‖ΔW‖² of single parameters, with their rules."""
         assert self.memory is not None
-        now = torch.stack(list(steps.values())).sum()
+        now = torch.stack([step for step, _ in steps.values()]).sum()
         self.moved = now if self.moved is None else (self.moved + now) / 2
         size = torch.stack([torch.linalg.vector_norm(self.memory[n].weight.float()).square() for n in steps]).sum()
         importance = torch.stack([a.rows.sum() for a in self.memory.values()]).sum()
         mean = importance / sum(a.weight.numel() for a in self.memory.values())
         tiny = torch.finfo(mean.dtype).tiny
         pace = self.strength * (self.moved / size.clamp(min=tiny)).sqrt() / mean.clamp(min=tiny)
-        for name, step in steps.items():
-            self.paces[name] = pace * (step > 0)
+        for name, (step, rule) in steps.items():
+            self.paces[name] = pace * rule.overlap() * (step > 0)
             self._set_rate(name)
 
     def _set_rate(self, name: str) -> None:

@@ -13,7 +13,7 @@ LARGE = 1e12  # bound on weights, and on energies in units of the mean eigenvalu
 SQUARES = 1e24  # bound on squared inputs and gradients
 ROUND = 1e-3  # tolerance for rounding errors
 PULL, CLASSES = Pull.name, LogitAdjustment.name
-VERSIONS = (9,)
+VERSIONS = (10,)
 
 Check = Callable[[Any, str], None]
 
@@ -144,7 +144,7 @@ def _memory(kind: str) -> Check:
 
 def _window(x: Any, at: str) -> None:
     size = _tensor(0, SQUARES)
-    required = {"Y": _tensor(-SQUARES, SQUARES), "trace": size, "weight": _SHARE, "inside": size}
+    required = {"Y": _tensor(-SQUARES, SQUARES), "trace": size, "weight": _SHARE, "along": size}
     _fields(required, {"P": _tensor(-1 - ROUND, 1 + ROUND)})(x, at)
     Y, trace = x["Y"].float(), x["trace"].float()
     if Y.dim() != 3 or trace.shape != Y.shape[:1]:
@@ -156,8 +156,11 @@ def _window(x: Any, at: str) -> None:
     least = ROUND * trace * Y.shape[2] ** 0.5 / Y.shape[1]
     if bool((most > (1 + ROUND) * trace).any()) or bool((size < least).any()):
         raise ValueError(f"Expected {at} to be a sketch whose norm matches its trace, got {size} and {trace}.")
-    if bool((x["inside"] > (1 + ROUND) * x["trace"]).any()):
-        raise ValueError(f"Expected {at}['inside'] to be at most the trace, got {x['inside']} and {x['trace']}.")
+    along = x["along"]
+    if along.dim() != 2 or len(along) != len(trace) or bool((along.float().sum(-1) > (1 + ROUND) * trace).any()):
+        raise ValueError(
+            f"Expected {at}['along'] to have for each group at most the trace in all, got {along} and {trace}."
+        )
 
 
 def _importance_window() -> dict[str, Check]:

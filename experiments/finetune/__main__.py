@@ -40,15 +40,19 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def sizes(args: argparse.Namespace) -> Scale:
+    """Sizes of a batch, of the stages and of the texts."""
+    return Scale(**{name: getattr(args, name) for name in asdict(Scale())})
+
+
 def wanted(args: argparse.Namespace) -> Iterator[Settings]:
     """The requested runs: all methods and strengths for one seed and stream, then the next."""
-    scale = Scale(**{name: getattr(args, name) for name in asdict(Scale())})
     for seed in args.seeds:
         for stream in args.streams:
             for name in args.methods:
                 for strength in args.strengths or METHODS[name].strengths:
                     lr = strength if name == "plain" else args.lr or METHODS[name].lr
-                    yield Settings(stream, name, strength, lr, seed, args.model.name, scale)
+                    yield Settings(stream, name, strength, lr, seed, args.model.name, sizes(args))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             filing.save(result.record(), args.out / f"{s.name}.json")
     console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {args.out}")
     for stream in args.streams:
-        records = results.read_all(args.out, args.model.name, stream)
+        records = results.read_all(args.out, sizes(args), args.model.name, stream)
         if records:
             console.print(stream, results.matched(records, stream.split("-")[-1]), sep="\n")
         if records and args.table:

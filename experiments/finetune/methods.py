@@ -1,7 +1,7 @@
 """Methods to learn a new text and keep the rest, each with one strength."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -9,13 +9,15 @@ from torch import Tensor
 
 from experiments.finetune.model import FineTuned, token_losses
 from experiments.finetune.settings import LORA_LR, LR
-from experiments.language.methods import Pull
+from experiments.language.methods import RANK, SCALING, Pull, adapters, fisher
 from sal_lightning import SALCallback
+from sal_lightning.remembering import evaluating
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
-SCALING = 2  # scaling factor of adapters, independent of their rank
-RANK = 8  # of the adapters that SAL protects
 Batch = dict[str, Tensor]
 
 
@@ -24,6 +26,12 @@ class Start(NamedTuple):
 
     model: FineTuned
     samples: Sequence[Batch]  # texts of the model's own
+
+    def texts(self) -> Iterator[Tensor]:
+        """The samples one by one without padding, (1, length)."""
+        for batch in self.samples:
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+                yield ids[None, mask.bool()].to(self.model.device)
 
 
 Prepare = Callable[[Start, float], Callback | None]
@@ -43,42 +51,62 @@ def l2(start: Start, strength: float) -> Callback:
 
 
 def ewc(start: Start, strength: float) -> Callback:
-    """Elastic weight consolidation (Kirkpatrick et al. 2017), on the model's own samples."""
-    return Pull(fisher(start.model, start.samples), strength)
-
-
-def fisher(model: FineTuned, samples: Iterable[Batch]) -> list[Tensor]:
-    """Mean squared gradient of the loss of single samples, scaled to mean 1 so that λ is comparable between models.
-
-    The samples were drawn from the model itself, so this is its Fisher information, not the empirical one.
-    """
-    W = list(model.learning())
-    F = [torch.zeros_like(w) for w in W]
-    for batch in samples:
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            total = token_losses(model.net, ids[None, : int(mask.sum())].to(model.device)).sum()
-            for f, g in zip(F, torch.autograd.grad(total, W), strict=True):
-                f.addcmul_(g, g)
-    mean = sum(f.sum() for f in F) / sum(f.numel() for f in F)
-    return [f / mean for f in F]
-
-
-def adapted(start: Start, rank: float, modules: Sequence[str]) -> None:
-    """Add low-rank adapters (Hu et al. 2022)."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=int(rank), lora_alpha=SCALING * int(rank), target_modules=list(modules))
-    start.model.net = get_peft_model(start.model.net, config)
+    """Elastic weight consolidation (Kirkpatrick et al. 2017), with the Fisher information of the own samples."""
+    losses = (token_losses(start.model.net, text).sum() for text in start.texts())
+    return Pull(fisher(losses, list(start.model.learning())), strength)
 
 
 def lora(start: Start, strength: float) -> None:
-    """Adapters on all layers; the strength is their rank."""
-    adapted(start, strength, ALL)
+    """Low-rank adapters (Hu et al. 2022) on all layers; the strength is their rank."""
+    adapt(start, adapters(strength, ALL))
 
 
 def lora_mlp(start: Start, strength: float) -> None:
     """Adapters on the MLPs."""
-    adapted(start, strength, MLP)
+    adapt(start, adapters(strength, MLP))
+
+
+def rslora(start: Start, strength: float) -> None:
+    """Adapters of a scale α/√rank (rsLoRA, Kalajdzievski 2023), with the same α for all ranks."""
+    adapt(start, adapters(strength, ALL, use_rslora=True, lora_alpha=SCALING * RANK))
+
+
+def corda(start: Start, strength: float) -> None:
+    """Adapters made of the components of each weight that matter least for the model's own samples.
+
+    This is the knowledge-preserved mode of CorDA (Yang et al. 2024). The rest of the weight is frozen; together they
+    are the weight before.
+    """
+    from peft.tuners.lora.config import CordaConfig
+    from peft.tuners.lora.corda import preprocess_corda
+
+    net = start.model.net
+    config = adapters(strength, ALL, init_lora_weights="corda", corda_config=CordaConfig(corda_method="kpm"))
+
+    def run() -> None:  # text by text, since peft collects inputs of one text at a time
+        for text in start.texts():
+            net(input_ids=text)
+
+    with evaluating(net):
+        preprocess_corda(net, config, run)
+    adapt(start, config)
+
+
+def osf(start: Start, strength: float) -> None:
+    """Orthogonal subspace fine-tuning (Nayak et al. 2025): each weight's largest singular directions are frozen.
+
+    The strength is their share. Gradients of the other directions are projected, as in peft; AdamW's steps are not.
+    """
+    from peft import OSFConfig
+
+    adapt(start, OSFConfig(effective_rank=float(strength), target_modules=list(ALL)))
+
+
+def adapt(start: Start, config: "PeftConfig") -> None:
+    """Add adapters to the model, whose own weights are frozen."""
+    from peft import get_peft_model
+
+    start.model.net = get_peft_model(start.model.net, config)
 
 
 def sal(start: Start, strength: float) -> SALCallback:
@@ -111,6 +139,9 @@ METHODS = {
     "ewc": Method(ewc, PULLS),
     "lora": Method(lora, RANKS, LORA_LR),
     "lora-mlp": Method(lora_mlp, RANKS, LORA_LR),
+    "rslora": Method(rslora, (8, 32, 128), LORA_LR),
+    "corda": Method(corda, RANKS, LORA_LR),
+    "osf": Method(osf, (0.5, 0.75, 0.9)),
     "sal": Method(sal, (0.1, 0.3, 1, 4)),
     "sal-lora": Method(sal_lora, (0.1, 0.3, 1, 4), LORA_LR),
 }

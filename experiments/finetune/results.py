@@ -1,26 +1,32 @@
 """The tables of a page: methods at an equal loss on the new text, and every strength."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from experiments import filing
 from experiments.continual.metrics import estimate
-from experiments.figure import FAINT, INK
+from experiments.figure import INK
 from experiments.filing import Record
 from experiments.finetune.measures import Measures
 from experiments.finetune.methods import METHODS
 from experiments.finetune.questions import QUESTIONS
 from experiments.finetune.settings import LR, Scale
-from experiments.language.curves import Curve, Point, grid_of, reading
-from experiments.language.figure import LINES
-from experiments.language.results import cell
+from experiments.language.curves import Curve, Point
+from experiments.language.figure import LINES, Line, trade_off
+from experiments.language.results import at_equal_loss, origins
 from experiments.pages import grid
 
 GRID = 0.05  # distance of matched losses in nats
 LOWER, FEWER, STRAIGHT = "lower rates", "fewer steps", "WiSE-FT"
+COLORS = LINES | {
+    "mixed": "#d19a2a",
+    "lora-mlp": "#b79ad6",
+    "rslora": "#5b3a8c",
+    "corda": "#2f8f6b",
+    "osf": "#7d5a45",
+}
 STYLES = {LOWER: ":", FEWER: "--", STRAIGHT: "-."}
 NOTE = """\
 Loss in nats a token, mean ± standard error over seeds. *New*: on a part of the new text that nothing was trained on;
@@ -28,8 +34,9 @@ Loss in nats a token, mean ± standard error over seeds. *New*: on a part of the
 less that of the model before; *KL*: how far its predictions on them have moved from those of the model before.
 *Answers*, *prose*, *programs*: the losses on short answers, plays and Python, less those before. *Facts*: of
 {questions} questions, those that are answered with the right word. *Strength*: of `plain` the learning rate, of `mixed`
-the share of the model's own samples in each batch, of `lora` the rank. `fewer steps` and `WiSE-FT` (between the weights
-before and after) are read from the run of `plain` at {lr:g}.
+the share of the model's own samples in each batch, of `lora`, `lora-mlp`, `rslora` and `corda` the rank, of `osf` the
+share of each weight's singular directions that are frozen. `fewer steps` and `WiSE-FT` (between the weights before and
+after) are read from the run of `plain` at {lr:g}.
 """
 MATCHED = """\
 Forgotten where the loss on {where} is the same (between two strengths, along a straight line), and as a multiple of
@@ -52,10 +59,11 @@ class Row(NamedTuple):
     record: Record
 
 
-def read_all(folder: Path, model: str, stream: str) -> list[Record]:
-    """All records of a model and a stream, in the order of methods, strengths and seeds."""
+def read_all(folder: Path, scale: Scale, model: str, stream: str) -> list[Record]:
+    """All records of a scale, a model and a stream, in the order of methods, strengths and seeds."""
+    wanted = (asdict(scale), model, stream)
     found = [r["settings"] | {"record": r} for r in filing.read_all(folder)]
-    mine = [s for s in found if (s["model"], s["stream"]) == (model, stream)]
+    mine = [s for s in found if (s["scale"], s["model"], s["stream"]) == wanted]
     mine.sort(key=lambda s: (list(METHODS).index(s["method"]), s["lr"], s["strength"], s["seed"]))
     return [s["record"] for s in mine]
 
@@ -89,11 +97,7 @@ def curves(found: Sequence[Row], reached: str) -> dict[str, dict[int, Curve]]:
 
 def matched(records: Sequence[Record], reached: str) -> str:
     """The table of methods at an equal loss; empty without plain training."""
-    found = curves(rows(records), reached)
-    if LOWER not in found or not (at := grid_of(found[LOWER], GRID)):
-        return ""
-    lines = [[name, *(cell(reading(seeds, found[LOWER], x)) for x in at)] for name, seeds in found.items()]
-    return grid(["method", *(f"at {x:g}" for x in at)], lines)
+    return at_equal_loss(curves(rows(records), reached), LOWER, GRID)
 
 
 def cells(records: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -128,19 +132,13 @@ def numbers(group: Sequence[Row]) -> tuple[str, ...]:
 
 def source(records: Sequence[Record]) -> str:
     """The command that reproduces the records, and their provenance."""
-    first = records[0]
-    values = {key: list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed")}
-    form = Scale(**first["settings"]["scale"]).form
+    settings = records[0]["settings"]
+    methods, seeds = (list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed"))
     command = (
-        f"python -m experiments.finetune --model {first['settings']['model']} --texts FOLDER {form}"
-        f"--streams {first['settings']['stream']} --methods {' '.join(values['method'])} "
-        f"--seeds {' '.join(values['seed'])}"
+        f"python -m experiments.finetune --model {settings['model']} --texts FOLDER {Scale(**settings['scale']).form}"
+        f"--streams {settings['stream']} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
     )
-    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
-    machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
-    versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
-    texts = ", ".join(sorted({f"{name} md5 {md5}" for r in records for name, md5 in r["data"].items()}))
-    return f"`{command}`; each record holds its own.\n\nCommit {commits}; {machines}; {versions}; {texts}.\n"
+    return f"`{command}`; each record holds its own.\n\n{origins(records)}"
 
 
 def markdown(records: Sequence[Record], figure: str) -> str:
@@ -161,21 +159,11 @@ def markdown(records: Sequence[Record], figure: str) -> str:
 
 
 def draw(records: Sequence[Record], file: Path) -> None:
-    """Write the figure: forgetting against the loss on the new text, one line per method."""
+    """Write the figure: forgetting against the loss on the new text, one line per method and seed."""
     new = records[0]["settings"]["stream"].split("-")[-1]
-    figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    for name, seeds in curves(rows(records), new).items():
-        color, style = LINES.get(name.split()[0], INK), STYLES.get(name, "-")
-        for i, curve in enumerate(seeds.values()):
-            label = None if i else name
-            axes.plot(*zip(*curve, strict=True), style, marker="o", markersize=4, color=color, label=label)
-    axes.set_xlabel(f"loss on {new}, nats a token", color=INK)
-    axes.set_ylabel("loss added on the model's own texts", color=INK)
-    axes.set_title("lower left is better: more learned, less forgotten", fontsize=9, color=INK, loc="left")
-    axes.legend(frameon=False, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, length=0, labelsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    lines = [
+        Line(curve, None if i else name, COLORS.get(name.split()[0], INK), STYLES.get(name, "-"))
+        for name, seeds in curves(rows(records), new).items()
+        for i, curve in enumerate(seeds.values())
+    ]
+    trade_off(lines, f"loss on {new}, nats a token", "loss added on the model's own texts", file)

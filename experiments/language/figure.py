@@ -1,14 +1,15 @@
-"""A figure of forgetting of the first domain against learning of the second: one line per method."""
+"""A figure of what is forgotten against what is learned: one line per method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from experiments.continual.metrics import estimate
 from experiments.figure import COLORS, FAINT, INK
 from experiments.filing import Record
-from experiments.language.curves import BASELINE, Point, name, point
+from experiments.language.curves import BASELINE, Curve, Point, name, point
 from experiments.language.results import domains
 
 LINES = COLORS | {
@@ -33,16 +34,33 @@ def mean(points: Sequence[Point]) -> Point:
     return Point(estimate([p.reached for p in points]).mean, estimate([p.forgotten for p in points]).mean)
 
 
+class Line(NamedTuple):
+    """A line of the figure; without a label it is not in the legend."""
+
+    points: Curve
+    label: str | None
+    color: str
+    style: str = "-"
+
+
 def draw(records: Sequence[Record], file: Path) -> None:
-    """Write the figure."""
+    """Write the figure of the two domains."""
     first, second = domains(records)
+    lines = [
+        Line(points, n, LINES[n.split()[0]], ":" if n == BASELINE else "-") for n, points in means(records).items()
+    ]
+    trade_off(lines, f"loss on {second} after the second stage, nats a byte", f"loss added on {first}", file)
+
+
+def trade_off(lines: Iterable[Line], learned: str, forgotten: str, file: Path) -> None:
+    """Write a figure with these labels of its axes."""
     figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
     axes = figure.subplots()
-    for n, points in means(records).items():
-        style = ":" if n == BASELINE else "-"
-        axes.plot(*zip(*points, strict=True), style, marker="o", markersize=4, color=LINES[n.split()[0]], label=n)
-    axes.set_xlabel(f"loss on {second} after the second stage, nats a byte", color=INK)
-    axes.set_ylabel(f"loss added on {first}", color=INK)
+    for line in lines:
+        x, y = zip(*line.points, strict=True)
+        axes.plot(x, y, line.style, marker="o", markersize=4, color=line.color, label=line.label)
+    axes.set_xlabel(learned, color=INK)
+    axes.set_ylabel(forgotten, color=INK)
     axes.set_title("lower left is better: more learned, less forgotten", fontsize=9, color=INK, loc="left")
     axes.legend(frameon=False, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)

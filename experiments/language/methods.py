@@ -1,7 +1,7 @@
 """Methods to retain the first domain while learning the second, each with one strength."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -11,6 +11,9 @@ from typing_extensions import override
 from experiments.continual.baselines.base import Baseline
 from experiments.language.model import LAYERS, LanguageModel, next_byte
 from sal_lightning import SALCallback
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 RANK = 8  # rank of the adapters that SAL protects
 SCALING = 2  # scaling factor of adapters, independent of their rank
@@ -44,16 +47,22 @@ class Pull(Baseline):
             g.addcmul_(f, w - anchor)
 
 
-def fisher(model: LanguageModel, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Mean squared gradient of the loss of single rows, scaled to mean 1 so that λ is comparable between models."""
-    W = list(model.learning())
+def fisher(losses: Iterable[Tensor], W: Sequence[Tensor]) -> list[Tensor]:
+    """Mean squared gradient of the losses of single texts, scaled to mean 1 so that λ is comparable between models."""
     F = [torch.zeros_like(w) for w in W]
-    for batch in batches:
-        for row in batch:
-            for f, g in zip(F, torch.autograd.grad(next_byte(model, row[None]), W), strict=True):
-                f.addcmul_(g, g)
+    for loss in losses:
+        for f, g in zip(F, torch.autograd.grad(loss, W), strict=True):
+            f.addcmul_(g, g)
     mean = sum(f.sum() for f in F) / sum(f.numel() for f in F)
     return [f / mean for f in F]
+
+
+def adapters(rank: float, modules: Sequence[str], **options: Any) -> "LoraConfig":
+    """The configuration of low-rank adapters (Hu et al. 2022) on the modules of these names."""
+    from peft import LoraConfig
+
+    options.setdefault("lora_alpha", SCALING * int(rank))
+    return LoraConfig(r=int(rank), target_modules=list(modules), **options)
 
 
 def plain(start: Start, strength: float) -> None:
@@ -67,16 +76,15 @@ def l2(start: Start, strength: float) -> Callback:
 
 def ewc(start: Start, strength: float) -> Callback:
     """Elastic weight consolidation (Kirkpatrick et al. 2017), with the labels of the text."""
-    return Pull(fisher(start.model, start.examples), strength)
+    losses = (next_byte(start.model, row[None]) for batch in start.examples for row in batch)
+    return Pull(fisher(losses, list(start.model.learning())), strength)
 
 
 def lora(start: Start, strength: float) -> None:
-    """Low-rank adapters (Hu et al. 2022) on all layers of the blocks; the strength is their rank."""
-    from peft import LoraConfig, get_peft_model
+    """Low-rank adapters on all layers of the blocks; the strength is their rank."""
+    from peft import get_peft_model
 
-    rank = int(strength)
-    config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=list(LAYERS))
-    start.model.net = get_peft_model(start.model.net, config)
+    start.model.net = get_peft_model(start.model.net, adapters(strength, LAYERS))
 
 
 def sal(start: Start, strength: float) -> SALCallback:

@@ -73,5 +73,5 @@ class LanguageModel(L.LightningModule):
         return torch.optim.AdamW(self.learning(), lr=self.lr)
 
     def learning(self) -> Iterator[nn.Parameter]:
-        """Number of trained weights."""
+        """The trained weights."""
         return (p for p in self.parameters() if p.requires_grad)

@@ -5,7 +5,18 @@ from statistics import fmean
 
 from experiments.continual.metrics import estimate
 from experiments.filing import Record
-from experiments.language.curves import BASELINE, Reading, curves, grid_of, name, point, reading, tested
+from experiments.language.curves import (
+    BASELINE,
+    GRID,
+    Curve,
+    Reading,
+    curves,
+    grid_of,
+    name,
+    point,
+    reading,
+    tested,
+)
 from experiments.language.methods import METHODS
 from experiments.language.settings import LR, Scale
 from experiments.pages import grid
@@ -68,10 +79,14 @@ def not_run(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 def matched(records: Sequence[Record]) -> str:
     """The table of methods at equal loss; empty without a baseline."""
-    found = curves(records)
-    if BASELINE not in found or not (at := grid_of(found[BASELINE])):
+    return at_equal_loss(curves(records), BASELINE)
+
+
+def at_equal_loss(found: dict[str, dict[int, Curve]], baseline: str, distance: float = GRID) -> str:
+    """The table of curves at multiples of a distance; empty without the baseline."""
+    if baseline not in found or not (at := grid_of(found[baseline], distance)):
         return ""
-    rows = [[n, *(cell(reading(seeds, found[BASELINE], x)) for x in at)] for n, seeds in found.items()]
+    rows = [[n, *(cell(reading(seeds, found[baseline], x)) for x in at)] for n, seeds in found.items()]
     return grid(["method", *(f"at {x:g}" for x in at)], rows)
 
 
@@ -82,18 +97,19 @@ def cell(found: Reading | None) -> str:
 
 def source(records: Sequence[Record]) -> str:
     """The command that reproduces the records, and their provenance."""
-    first = records[0]
     methods, seeds = (list(dict.fromkeys(str(r["settings"][key]) for r in records)) for key in ("method", "seed"))
-    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
-    machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
-    versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
-    texts = ", ".join(sorted({f"{text} md5 {md5}" for r in records for text, md5 in r["data"].items()}))
     form = scale(records).form
     command = f"python -m experiments.language {form} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
-    return (
-        f"`{command}`; each record holds its own, such as `{first['command']}`.\n\n"
-        f"Commit {commits}; {machines}; {versions}; {texts}.\n"
-    )
+    return f"`{command}`; each record holds its own, such as `{records[0]['command']}`.\n\n{origins(records)}"
+
+
+def origins(records: Sequence[Record]) -> str:
+    """Commits, machines, versions and texts of the records."""
+    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
+    machines = "; ".join(sorted({str(r["hardware"].get("gpu", r["hardware"]["cpu"])) for r in records}))
+    versions = ", ".join(f"{package} {number}" for package, number in records[0]["versions"].items())
+    texts = ", ".join(sorted({f"{text} md5 {md5}" for r in records for text, md5 in r["data"].items()}))
+    return f"Commit {commits}; {machines}; {versions}; {texts}.\n"
 
 
 def scale(records: Sequence[Record]) -> Scale:

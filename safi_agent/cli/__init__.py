@@ -3,6 +3,7 @@
 import typer
 
 from safi_agent.cli import (
+    bearer,
     chat,
     checkpoint,
     drain,
@@ -12,6 +13,7 @@ from safi_agent.cli import (
     reaudit,
     replay,
     report,
+    serve,
     show,
     values,
     verify,
@@ -31,6 +33,8 @@ for command in (
     drain.drain,
     reaudit.reaudit,
     worker.worker,
+    serve.serve,
+    bearer.bearer,
     verify.verify,
     replay.replay,
     report.report,

@@ -114,9 +114,7 @@ class ActivationObserver:
             w = self.field.window
             assert w is not None
             assert w.Y is not None
-            w.Y, w.trace, w.weight, w.inside, *shift = distributed.mean(
-                [w.Y, w.trace, w.weight, w.inside, *self.shift.tensors()]
-            )
+            w.Y, w.trace, w.weight, *shift = distributed.mean([w.Y, w.trace, w.weight, *self.shift.tensors()])
             self.shift.set_tensors(shift)
 
     def _update(self, x: Tensor, steps: int) -> None:

@@ -93,6 +93,10 @@ class Rule(Projection):
     def adapt_hold(self) -> None:
         """Adapt the hold to the statistics of the present data in the window."""
 
+    def overlap(self) -> Tensor | float:
+        """Overlap of present and past inputs, a scalar in [0, 1]; 1 where it is not measured."""
+        return 1.0
+
     def tensors(self) -> list[Tensor]:
         """All tensors that this rule keeps between steps, for ``memory()``."""
         return list(_tensors(self.state_dict()))

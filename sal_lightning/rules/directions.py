@@ -67,3 +67,31 @@ def stability(lam: Tensor, strength: float, open: Tensor | float = 1.0) -> Tenso
     tensor([0.0000, 0.5000, 0.9900])
     """
     return lam / (lam + open / strength)
+
+
+def outside(found: Directions) -> Tensor:
+    """Mean energy of the directions after the first k, for k = 0 … K: (groups, K + 1)."""
+    lam, d, K = found.lam, found.U.shape[-2], found.lam.shape[-1]
+    tail = torch.cat([lam, found.rest[:, None] * (d - K)], -1).flip(-1).cumsum(-1).flip(-1)
+    return tail / (d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
+
+
+def overlap(found: Directions, along: Tensor, trace: Tensor) -> Tensor:
+    """``v = tr(R C) tr(C) / (tr(R) tr(C²))``, at most 1, of the second moments R of present and C of past inputs.
+
+    A gradient step on an input x changes a layer's outputs for another input x' by ``(x · x')²`` times as much energy:
+    v is that of present on past inputs, relative to that of past inputs on each other.
+
+    Args:
+        found: C.
+        along: energy of present inputs along the first k directions, (groups, k).
+        trace: their energy along all directions, (groups,).
+
+    Returns:
+        v in [0, 1], (groups,); 0 for a group without inputs.
+    """
+    lam, rest, others = found.lam, found.rest, found.U.shape[-2] - found.lam.shape[-1]
+    k = along.shape[-1]
+    shared = (along * lam[:, :k]).sum(-1) + (trace - along.sum(-1)).clamp(min=0) * outside(found)[:, k]
+    total, squared = lam.sum(-1) + others * rest, lam.square().sum(-1) + others * rest.square()
+    return (shared * total / (trace * squared).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)

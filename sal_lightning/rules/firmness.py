@@ -40,7 +40,7 @@ def firmness(s: Tensor, s_rest: Tensor) -> Tensor:
 def worth(found: Directions, strength: float) -> int:
     """Number of directions to keep, >= 1: those held more firmly than the rest at o = 1."""
     s = directions.stability(found.lam, strength)
-    s_rest = directions.stability(outside(found)[:, :-1], strength)
+    s_rest = directions.stability(directions.outside(found)[:, :-1], strength)
     firm = (firmness(s, s_rest) > 0) * torch.arange(1, s.shape[-1] + 1, device=s.device)
     return max(1, int(firm.max()))
 
@@ -50,13 +50,6 @@ def hold(found: Directions, k: int, needed: Tensor, strength: float) -> tuple[Te
 
     ``needed`` (groups,), from LEAST to 1, is the o of the rest: how much the present data needs it.
     """
-    s_rest = directions.stability(outside(found)[:, k], strength, needed)[:, None]
+    s_rest = directions.stability(directions.outside(found)[:, k], strength, needed)[:, None]
     s = directions.stability(found.lam[:, :k], strength)
     return firmness(s, s_rest), s_rest[:, 0]
-
-
-def outside(found: Directions) -> Tensor:
-    """Mean energy of the directions after the first k, for k = 0 … K: (groups, K + 1)."""
-    lam, d, K = found.lam, found.U.shape[-2], found.lam.shape[-1]
-    tail = torch.cat([lam, found.rest[:, None] * (d - K)], -1).flip(-1).cumsum(-1).flip(-1)
-    return tail / (d - torch.arange(K + 1, device=lam.device)).clamp(min=1)

@@ -121,11 +121,11 @@ class InputStatistics(InputRule):
             self.window.start(self.device)
         assert self.window.Y is not None
         demand = [t.to(self.device) for t in self.demand.tensors()]
-        return [self.window.Y, self.window.trace, self.window.weight, self.window.inside, *demand]
+        return [self.window.Y, self.window.trace, self.window.weight, self.window.along, *demand]
 
     @override
     def set_window(self, tensors: Sequence[Tensor]) -> None:
-        self.window.Y, self.window.trace, self.window.weight, self.window.inside = tensors[:4]
+        self.window.Y, self.window.trace, self.window.weight, self.window.along = tensors[:4]
         self.demand.sum, self.demand.weight = tensors[4:]
 
     @override

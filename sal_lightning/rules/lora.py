@@ -22,9 +22,9 @@ from sal_lightning.adapters import Adapter
 from sal_lightning.distributed import gather, local, part, totals
 from sal_lightning.layers import Layer
 from sal_lightning.rules.base import State
-from sal_lightning.rules.directions import Directions
-from sal_lightning.rules.firmness import outside
+from sal_lightning.rules.directions import Directions, outside
 from sal_lightning.rules.subspace import SubspaceRule
+from sal_lightning.settings import Settings
 
 FIRM = 64  # factor on the strength of A, which has other directions to learn in
 REPLACED = 1e-3  # relative difference beyond which A was replaced
@@ -81,24 +81,14 @@ class LoraARule(SubspaceRule):
     Args:
         layer: A as a matrix.
         parameters: its weight.
+        settings: as in ``SubspaceRule``.
         adapter: the adapter that A belongs to.
-        strength: as in ``SubspaceRule``.
-        recall: as in ``SubspaceRule``.
-        share: as in ``SubspaceRule``.
     """
 
     pulled = False
 
-    def __init__(
-        self,
-        layer: Layer,
-        parameters: dict[str, nn.Parameter],
-        adapter: Adapter,
-        strength: float,
-        recall: float,
-        share: float,
-    ) -> None:
-        super().__init__(layer, parameters, FIRM * strength, recall, share)
+    def __init__(self, layer: Layer, parameters: dict[str, nn.Parameter], settings: Settings, adapter: Adapter) -> None:
+        super().__init__(layer, parameters, settings, FIRM)
         self.adapter, self.modules = adapter, adapter.modules
         self._moved = False  # whether the last consolidation moved A
 
@@ -157,24 +147,14 @@ class LoraBRule(SubspaceRule):
     Args:
         layer: B as a matrix.
         parameters: its weight.
+        settings: as in ``SubspaceRule``.
         A: the rule of the adapter's A, which consolidates first.
-        strength: as in ``SubspaceRule``.
-        recall: as in ``SubspaceRule``.
-        share: as in ``SubspaceRule``.
     """
 
     pulled = False
 
-    def __init__(
-        self,
-        layer: Layer,
-        parameters: dict[str, nn.Parameter],
-        A: LoraARule,
-        strength: float,
-        recall: float,
-        share: float,
-    ) -> None:
-        super().__init__(layer, parameters, strength, recall, share)
+    def __init__(self, layer: Layer, parameters: dict[str, nn.Parameter], settings: Settings, A: LoraARule) -> None:
+        super().__init__(layer, parameters, settings)
         self.A = A
 
     @property

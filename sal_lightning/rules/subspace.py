@@ -17,6 +17,7 @@ from sal_lightning.rules.directions import Directions
 from sal_lightning.rules.firmness import LEAST, MOST, firmed, worth
 from sal_lightning.rules.input_statistics import InputStatistics
 from sal_lightning.rules.scores import Scores
+from sal_lightning.settings import Settings
 
 
 class SubspaceMemory(NamedTuple):
@@ -141,19 +142,19 @@ class SubspaceRule(InputStatistics):
     Args:
         layer: the layer as a matrix.
         parameters: its weight and, if it has one, its bias.
-        strength: α, > 0.
-        recall: factor of ρ, >= 0.
-        share: in (0, 1]; no more directions are kept than hold this share of the energy.
+        settings: ``strength`` (α), ``recall`` (factor of ρ) and ``share`` (no more directions are kept than hold this
+            share of the energy).
+        factor: multiplies the strength.
     """
 
     grain = "subspace"
 
     def __init__(
-        self, layer: Layer, parameters: dict[str, nn.Parameter], strength: float, recall: float, share: float
+        self, layer: Layer, parameters: dict[str, nn.Parameter], settings: Settings, factor: float = 1
     ) -> None:
         d = layer.inputs + (layer.bias is not None)
         super().__init__(layer, parameters, rank=min(d, max(MIN_RANK, min(int(RANK * d), MAX_RANK))))
-        self.strength, self.recall, self.share = strength, recall, share
+        self.strength, self.recall, self.share = factor * settings.strength, settings.recall, settings.share
         self.memory: SubspaceMemory | None = None
         self.moved: Tensor | None = None  # ‖ΔW U‖² at the last settlement, of the rows in this process
         self.waited = 0  # steps since the last settlement,
@@ -174,6 +175,13 @@ class SubspaceRule(InputStatistics):
         self.demand.measure(o)
         f, s_rest = firmness.hold(m.directions, k, o, firmed(m.strength, self.age))
         self.memory = m._replace(f=f, s_rest=s_rest)
+
+    @override
+    def overlap(self) -> Tensor | float:
+        m, window = self.memory, self.window
+        if m is None or not window.along.shape[-1]:
+            return 1.0
+        return directions.overlap(m.directions, window.along, window.trace).mean()
 
     @override
     def consolidate(self) -> None:

@@ -1,5 +1,6 @@
 """Every Python block of every page runs: those of a page in order, in one namespace, in an empty folder, offline."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,18 @@ from tests.docs.pages import PAGES, blocks, name
 
 RUN = [page for page in PAGES if blocks(page, "python")]
 SERVED = [page for page in RUN if any("SAFI_STORE" in block for block in blocks(page, "python"))]
+# Names the folder of a language model. What a page prints with it is shown; without it, the page gets a tiny model.
+MODEL = "SMOLLM2"
 # Whose blocks train for seconds.
-LONG = ("howto/ddp", "howto/lora", "howto/resume", "howto/wandb", "tutorials/continual", "tutorials/finetune")
+LONG = (
+    "howto/ddp",
+    "howto/lora",
+    "howto/resume",
+    "howto/wandb",
+    "tutorials/continual",
+    "tutorials/finetune",
+    "tutorials/language_model",
+)
 SLOW = {f"docs/{page}.md" for page in LONG}
 # Whose blocks print the same on every machine; … stands for what does not.
 EXACT = {
@@ -20,6 +31,7 @@ EXACT = {
     for page in (
         "howto/erase",
         "howto/opentelemetry",
+        "howto/serve",
         "howto/values",
         "howto/verify",
         "howto/workers",
@@ -52,12 +64,20 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Errors name the page's own lines; a block of text is what the block before it printed, where that is exact."""
     module, said = ModuleType("page"), ""
+    uses_model, given = any(MODEL in block for block in blocks(page, "python")), MODEL in os.environ
+    if uses_model and not given:
+        from tests.tiny_language_model import model_folder
+
+        monkeypatch.setenv(MODEL, str(model_folder(Path("model").resolve())))
     monkeypatch.setitem(sys.modules, "page", module)
     outputs = blocks(page, "text")
     for block in blocks(page, "python", "text"):
         if block not in outputs:
             exec(compile(block, str(page), "exec"), vars(module))
             said = capsys.readouterr().out
+            if uses_model and given:
+                with capsys.disabled():  # what the page shows
+                    print(said, end="", flush=True)
         elif name(page) in EXACT:
             shown = ".*".join(map(re.escape, block.lstrip("\n").split("…")))
             assert re.fullmatch(shown, said, re.DOTALL), said

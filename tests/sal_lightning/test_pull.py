@@ -52,14 +52,15 @@ def test_each_step_follows_the_formula():
         x = torch.randn(16, 3, generator=torch.Generator().manual_seed(100 + i))
         loss = F.cross_entropy(twin(x), (x.argmax(1) + 1) % 4)
         grads = dict(zip(W, torch.autograd.grad(loss, [dict(twin.named_parameters())[n] for n in W]), strict=True))
+        steps(some, optimizer, [100 + i], label=1)
         if i % EVERY == 0:
             now = sum((0.05 * g).square().sum() for g in grads.values())
             moved = now if moved is None else (moved + now) / 2
-            t = {n: 3.0 * f / mean * moved.sqrt() / size for n, f in F_.items()}
+            v = {n: rule.overlap() for rule in comm.collector.coverage.rules for n in rule.parameters}
+            t = {n: 3.0 * v[n] * f / mean * moved.sqrt() / size for n, f in F_.items()}
             rates = {n: x / (1 + x) for n, x in t.items()}
         W = {n: w - 0.05 * grads[n] for n, w in W.items()}
         W = {n: w + rates[n] * (start[n] - w) for n, w in W.items()}
-        steps(some, optimizer, [100 + i], label=1)
         for name, p in some.named_parameters():
             assert torch.allclose(p, W[name], atol=1e-5), (i, name)
 
@@ -295,7 +296,7 @@ def test_importance_is_the_mean_over_consolidations():
 @pytest.mark.slow
 def test_the_pull_reduces_forgetting_at_equal_learning():
     found = {}
-    for pull in (0.0, 10.0):
+    for pull in (0.0, 30.0):
         some = net()
         optimizer = torch.optim.Adam(some.parameters(), lr=5e-3)
         comm = CommunicationLayer(some, optimizer, consolidate_on=None, pull=pull)
@@ -304,8 +305,31 @@ def test_the_pull_reduces_forgetting_at_equal_learning():
         comm.consolidate()
         train(some, optimizer, 1, 140, comm)
         found[pull] = loss(some, 0) - first, loss(some, 1)
-    assert found[10.0][0] < 0.8 * found[0.0][0]
-    assert found[10.0][1] < 0.01  # which is learned all the same
+    assert found[30.0][0] < 0.8 * found[0.0][0]
+    assert found[30.0][1] < 0.01  # which is learned all the same
+
+
+@pytest.mark.parametrize(("columns", "least", "most"), [(slice(0, 3), 0.8, 1.0), (slice(3, 6), 0.0, 0.2)])
+def test_a_layer_is_pulled_as_far_as_present_inputs_overlap_with_past_ones(columns, least, most):
+    torch.manual_seed(0)
+    some = nn.Linear(6, 4, bias=False)
+    optimizer = torch.optim.SGD(some.parameters(), lr=0.05)
+    comm = CommunicationLayer(some, optimizer, consolidate_on=None, absent_prior=1)
+
+    def see(where):
+        for _ in range(20):
+            x = torch.zeros(16, 6)
+            x[:, where] = torch.randn(16, 3)
+            optimizer.zero_grad()
+            F.cross_entropy(some(x), x[:, where].argmax(1)).backward()
+            optimizer.step()
+
+    see(slice(0, 3))
+    comm.consolidate()
+    see(columns)
+    (rule,), pull = comm.collector.coverage.rules, comm.collector.coverage.pull
+    assert least <= rule.overlap() <= most
+    assert bool(pull.paces["weight"] > 0) == (least > 0)
 
 
 def test_the_layer_and_the_summary_say_how_much_is_pulled():

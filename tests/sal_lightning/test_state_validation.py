@@ -104,9 +104,9 @@ def test_another_version_is_refused(learned, protection):
     state = copy.deepcopy(learned[protection])
     for part in (state, state["layers"][0]):
         kept = part["version"]
-        for version in (8, 99, "8", None, True):
+        for version in (9, 99, "9", None, True):
             part["version"] = version
-            with pytest.raises(ValueError, match=rf"of a version in \(9,\), got {version!r}"):
+            with pytest.raises(ValueError, match=rf"of a version in \(10,\), got {version!r}"):
                 callback.load_state_dict(state)
         part["version"] = kept
     callback.load_state_dict(state)
@@ -158,7 +158,7 @@ def test_missing_keys_are_named(learned, protection):
     callback.load_state_dict(state)
 
 
-@pytest.mark.parametrize("state", [["state"], "state", {"version": 9}, {"layers": []}])
+@pytest.mark.parametrize("state", [["state"], "state", {"version": 10}, {"layers": []}])
 def test_other_objects_than_states_are_refused(state):
     with pytest.raises(ValueError, match=r"mapping|missing"):
         SALCallback().load_state_dict(state)

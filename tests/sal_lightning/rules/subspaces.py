@@ -5,12 +5,13 @@ import torch
 from sal_lightning import layers
 from sal_lightning.rules import firmness, subspace
 from sal_lightning.rules.subspace import SubspaceRule
+from sal_lightning.settings import Settings
 
 
 def make(module, strength=4.0, recall=0.5, share=1.0):
     (layer,) = layers.find(module)
     names = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
-    return SubspaceRule(layer, names, strength, recall, share)
+    return SubspaceRule(layer, names, Settings(strength=strength, recall=recall, share=share))
 
 
 def show(rule, x, steps=20):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safi_agent.log.hash_chain import read_seal
+from safi_agent.log.hash_chain import erase_line, read_seal
 
 
 class Change(NamedTuple):
@@ -27,11 +27,15 @@ def pending_file(log: str | Path) -> Path:
 
 
 def overwrite(log: str | Path, changes: Iterable[Change]) -> None:
-    """Make these changes. The caller holds the log's lock.
+    """Make these changes, after those of a process that was stopped. The caller holds the log's lock.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: a file cannot be written, or a line was changed after it was read; no line was changed by this call,
+            unless writing failed in between, in which case the next call continues.
     """
+    finish_overwriting(log)
+    if not (changes := _unfinished(Path(log).parent, changes)):
+        return
     draft = Path(f"{pending_file(log)}.new")
     content = json.dumps([[file, start, text.decode("ascii")] for file, start, text in changes])
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as opened:
@@ -46,25 +50,71 @@ def finish_overwriting(log: str | Path) -> None:
     """Make the changes of a process that was stopped, if there are any. The caller holds the log's lock.
 
     Raises:
-        OSError, ValueError: a file cannot be read or written.
+        OSError, ValueError: a file cannot be read or written. The changes are made in all others.
     """
-    pending = pending_file(log)
+    for error in resume_overwriting(log).values():
+        raise error
+
+
+def resume_overwriting(log: str | Path) -> dict[str, OSError]:
+    """The same for callers that do not need all files: the error of each file that cannot be written, by its name.
+
+    Raises:
+        OSError, ValueError: the pending changes cannot be read.
+    """
+    pending, errors = pending_file(log), dict[str, OSError]()
     if not os.path.exists(pending):
-        return
-    by_file: dict[str, list[Change]] = {}
-    for file, start, text in json.loads(pending.read_text(encoding="ascii")):
-        by_file.setdefault(file, []).append(Change(file, start, text.encode("ascii")))
-    for name, changes in by_file.items():
+        return errors
+    changes = [Change(file, start, text.encode("ascii")) for file, start, text in json.loads(pending.read_bytes())]
+    for name, of_file in _by_file(changes):
         path = pending.parent / name
         if not path.is_file():  # moved away meanwhile
             continue
-        with path.open("r+b", buffering=0) as opened:
-            for change in changes:
-                if _is_place_of(change, opened):
-                    opened.seek(change.start)
-                    opened.write(change.text)
-            _synchronize(opened)
-    pending.unlink()
+        try:
+            with path.open("r+b", buffering=0) as opened:
+                for change in of_file:
+                    if _is_place_of(change, opened):
+                        _write(change, opened)
+                _synchronize(opened)
+        except OSError as error:
+            errors[name] = error
+    if not errors:
+        pending.unlink()
+    return errors
+
+
+def _by_file(changes: Iterable[Change]) -> Iterable[tuple[str, list[Change]]]:
+    by_file: dict[str, list[Change]] = {}
+    for change in changes:
+        by_file.setdefault(change.file, []).append(change)
+    return by_file.items()
+
+
+def _unfinished(folder: Path, changes: Iterable[Change]) -> list[Change]:
+    """The changes that are not made yet.
+
+    Raises:
+        OSError: a file cannot be written, or a line is neither the one that was read nor the new one.
+    """
+    found = []
+    for name, of_file in _by_file(changes):
+        with (folder / name).open("r+b", buffering=0) as opened:
+            for change in of_file:
+                opened.seek(change.start)
+                line = opened.read(len(change.text))
+                if line == change.text:
+                    continue
+                if (erased := erase_line(line)) == change.text:
+                    found.append(change)
+                elif erased != line or read_seal(line) != read_seal(change.text):
+                    raise OSError(f"a line of {folder / name} was changed after it was read")
+    return found
+
+
+def _write(change: Change, opened: Any) -> None:
+    opened.seek(change.start)
+    if opened.write(change.text) < len(change.text):
+        raise OSError(f"no space left for a complete line in {opened.name}")
 
 
 def _is_place_of(change: Change, opened: Any) -> bool:

@@ -5,6 +5,7 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from safi_agent.store.log_account import read_log_account
 from tests import forked
 from tests.safi_agent.log.chains import chain, write
 
-LINES = chain(9)
+LINES = chain(9, text="A draft that is long enough to be overwritten in part.")
 ERASED = [erase_line(line) for line in LINES]
 
 
@@ -104,9 +105,81 @@ def test_a_line_that_was_written_in_part_is_completed(log: Path, monkeypatch: py
         pending_file(log).write_bytes(pending)
 
 
+def _stop_within(change: Change, monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
+    """A process that is killed in the middle of the write of a line."""
+
+    def half(change: Change, opened: Any) -> bool:
+        opened.seek(change.start)
+        opened.write(change.text[: change.text.index(b', "erased"')])
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(overwrite, "_is_place_of", half)
+        with pytest.raises(Stopped):
+            overwrite.overwrite(log, [change])
+    assert pending_file(log).exists()
+
+
+def test_changes_of_a_process_that_was_killed_are_completed_before_others_are_made(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stop_within(change(log, 4), monkeypatch, log)
+    overwrite.overwrite(log, [change(log, 6)])
+    assert log.read_bytes() == b"".join([*LINES[:4], ERASED[4], LINES[5], ERASED[6], *LINES[7:]])
+    assert not pending_file(log).exists()
+
+
+def test_a_line_that_was_read_when_it_was_written_in_part_is_not_taken_for_a_line(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = change(log, 4)
+    _stop_within(one, monkeypatch, log)
+    read = log.read_bytes()[one.start : one.start + len(one.text)]
+    assert erase_line(read) not in (read, one.text)
+    overwrite.overwrite(log, [one._replace(text=erase_line(read))])
+    assert log.read_bytes() == b"".join([*LINES[:4], ERASED[4], *LINES[5:]])
+
+
+def test_a_line_that_is_another_by_now_is_an_error(log: Path) -> None:
+    """Before anything is changed: in the first case another line is there, in the second a text in it is another."""
+    content = log.read_bytes()
+    edited = LINES[4].replace(b"draft", b"craft", 1)
+    assert edited != LINES[4]
+    for wrong in (LINES[5], edited):
+        with pytest.raises(OSError, match=r"a line of .*log\.json was changed after it was read"):
+            overwrite.overwrite(log, [change(log, 2), change(log, 4)._replace(text=erase_line(wrong))])
+        assert log.read_bytes() == content
+        assert not pending_file(log).exists()
+
+
+def test_a_write_that_is_too_short_is_an_error_and_is_repeated(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is full, for a file system that does not write in place."""
+
+    class Short:
+        def __init__(self, opened: Any) -> None:
+            self._opened = opened
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._opened, name)
+
+        def write(self, text: bytes) -> int:
+            return int(self._opened.write(text[:60]))
+
+    with monkeypatch.context() as patched:
+        of = overwrite._write
+        patched.setattr(overwrite, "_write", lambda change, opened: of(change, Short(opened)))
+        with pytest.raises(OSError, match=r"no space left for a complete line in .*log\.json"):
+            overwrite.overwrite(log, [change(log, 4)])
+    assert pending_file(log).exists()
+    finish_overwriting(log)
+    assert log.read_bytes() == b"".join([*LINES[:4], ERASED[4], *LINES[5:]])
+    assert not pending_file(log).exists()
+
+
 def test_a_place_that_has_another_line_by_now_is_left_alone(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(overwrite, "finish_overwriting", lambda _: None)
+        patched.setattr(overwrite, "_unfinished", lambda _, changes: changes)
         overwrite.overwrite(log, [change(log, 4), Change("log.json.7", 0, ERASED[0])])
     restored = b"".join(LINES[1:])
     log.write_bytes(restored)

@@ -225,6 +225,46 @@ def _stop_at(calls: int) -> None:
         raise Stopped
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_file_that_cannot_be_written_stops_no_new_lines(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it cannot be written when the erasure begins, or only after it was begun."""
+    store, log = open_store(f"sqlite:///{tmp_path}/safi.db"), str(tmp_path / "log.json")
+    add(store, log, "a", "b", "c", "d", "e", "f")
+    add(store, log, "g")
+    full, other = log_files(log)
+    assert b"word b word" in full.read_bytes()
+    if begun:
+        erase_turns(store, ["b"], "2026-03-01T08:00:00Z")
+        flush(store, log)
+        line = full.read_bytes().splitlines(True)[1]
+        one = Change(full.name, full.read_bytes().index(line), erase_line(line))
+        _stop_within(one, monkeypatch, Path(log))
+    of = Path.open
+
+    def opened(path: Path, mode: str = "r", *more: Any, **settings: Any) -> Any:
+        if path == full and "+" in mode:
+            raise PermissionError(13, "Permission denied", str(path))
+        return of(path, mode, *more, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        (sentence,) = erase(store, turn_ids=["b"]).unfinished
+        assert f"Permission denied: '{full}'" in sentence
+        assert pending_file(log).exists() == begun
+        add(store, log, "h")
+        add(store, log, "i")
+    assert b"word i word" in other.read_bytes()
+    reported = [record for record in caplog.records if "could not be erased" in record.getMessage()]
+    assert len(reported) == begun
+    assert not erase(store, turn_ids=["b"]).unfinished
+    assert b"word b word" not in full.read_bytes()
+    key = find_key(log)
+    assert key
+    assert check(log, key, store, read_log_account(store, log)).verdict.faults == ()
+
+
 def work(folder: str, say: object) -> None:
     erasure_of_store.AT_ONCE = erasure_of_log.AT_ONCE = 8  # more steps between which it may be killed
     store = open_store(f"sqlite:///{folder}/safi.db")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from safi_agent import SafiChain, UnknownTurnError
@@ -562,3 +563,35 @@ def test_on_postgresql_turns_are_erased_while_others_are_answered(database: str,
     folder.store = database
     folder.verify()
     folder.replay()
+
+
+@pytest.mark.slow
+def test_on_postgresql_an_open_transaction_that_keeps_the_words_is_reported(
+    database: str,
+    postgres: Any,
+    folder: Folder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("safi_agent.store.postgres.PURGE_TIMEOUT", 0.3)
+    name, data = database.rpartition("/")[2], postgres.folder / "data" / "base"
+    store = open_store(database)
+    for column in ("body", "ledger", "record"):
+        postgres.ask(f"ALTER TABLE safi_turns ALTER COLUMN {column} SET STORAGE EXTERNAL", name)
+    safi = folder.make(model(), store=database)
+    turn = ask(safi, "one")
+    safi.close()
+    earlier = create_engine(database, isolation_level="REPEATABLE READ")
+    with earlier.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM safi_version")).all()
+        (sentence,) = erase(store, turn_ids=[turn]).unfinished
+        assert "Free space in the files of the store: they could not be written anew" in sentence
+        assert re.search(r"[1-9]\d* earlier versions of rows of safi_turns are kept", caplog.text)
+        postgres.ask("CHECKPOINT")
+        assert found(data, "one")
+    earlier.dispose()
+    assert len(open_erasures(store)) == 1
+    assert erase(store, turn_ids=[turn]).unfinished == ()
+    postgres.ask("CHECKPOINT")
+    assert found(data, "one") == []
+    assert open_erasures(store) == []

@@ -1,6 +1,7 @@
 """The tables, and the conditions of their partial indexes."""
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     Float,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     literal_column,
     or_,
 )
@@ -54,6 +56,11 @@ turns = Table(
     Column("judge", String),  # the name of the judge's model
     Column("erased", Integer, nullable=False, default=0),  # 1 after the erasure of its contents
     UniqueConstraint("key", "turn"),
+)
+# The planner's statistics of PostgreSQL contain values of a column, which an erasure would leave there.
+_WITHOUT_STATISTICS = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in ("body", "ledger", "record"))
+event.listen(
+    turns, "after_create", DDL(f"ALTER TABLE {turns.name} {_WITHOUT_STATISTICS}").execute_if(dialect="postgresql")
 )
 # Literal constants instead of parameters: the planner uses a partial index only if it recognizes the condition.
 NOT_DONE = turns.c.status != literal_column("'done'")

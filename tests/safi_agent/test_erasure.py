@@ -595,3 +595,19 @@ def test_on_postgresql_an_open_transaction_that_keeps_the_words_is_reported(
     postgres.ask("CHECKPOINT")
     assert found(data, "one") == []
     assert open_erasures(store) == []
+
+
+@pytest.mark.slow
+def test_on_postgresql_no_words_are_in_the_statistics_of_the_planner(
+    database: str, postgres: Any, folder: Folder
+) -> None:
+    name = database.rpartition("/")[2]
+    safi = folder.make(model(), store=database)
+    turns = [f"t{n}" for n in range(20)]
+    for turn in turns:  # short turns: long texts are left out of the statistics in any case
+        safi.invoke(f"asked-of-{turn}-by-someone", {"configurable": {"safi_key": "someone"}})
+    safi.close()
+    postgres.ask("ANALYZE safi_turns", name)  # as the server does by itself from time to time
+    columns = postgres.ask("SELECT attname, s::text FROM pg_stats AS s WHERE tablename = 'safi_turns'", name)
+    assert "since" in dict(columns)
+    assert not re.search("by-someone", str(columns))

@@ -24,6 +24,7 @@ from experiments.filing import Record, origin, source
 from experiments.pages import grid
 from experiments.provenance import installed
 from safi_agent import Assessment, assess, load_values
+from safi_agent.contents import SALT_BYTES
 from safi_agent.log.hash_chain import beginning, seal
 from safi_agent.log.key import key_id
 from safi_agent.log.proofs import prove_turn
@@ -48,6 +49,7 @@ SAME = json.dumps(
         "conscienceLedger": ROWS,
         "valueSet": VALUES.name,
         "measure": Measure().parameters(VALUES),
+        "salt": "5a" * SALT_BYTES,
     }
 )
 # On Linux the peak memory of a process includes that of its parent when it was started: a small one starts it.

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safi_agent import defaults
 from safi_agent.audit import AuditBranch, AuditMode, open_audit_branch
 from safi_agent.audit.finished import Audit, AuditStream, await_audit, successful, wait_for_audit
 from safi_agent.backpressure import Backpressure, WhenFull
+from safi_agent.erasure import Erased, erase
 from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
 from safi_agent.errors import ClosedError, IntellectError, ViolationError
 from safi_agent.faculties import conscience, will
@@ -38,6 +40,7 @@ from safi_agent.isolation import isolated
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
+from safi_agent.redaction import Redact
 from safi_agent.release import Release
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
@@ -82,7 +85,7 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names)
+        self._release = Release(self._auditor, names, self.redact)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._will = Will(
@@ -111,6 +114,7 @@ class SafiChain(Lifecycle, Settings):
             TypeError, ValueError: the input is of another form, or has no text.
             IntellectError: the model failed before there was a draft.
             OutboxError: the turn could not be made durable.
+            RedactionError: ``redact`` failed.
             BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
             ViolationError: the Will refused, and ``raise_on_violation`` is set.
             ClosedError: the chain was closed.
@@ -309,6 +313,29 @@ class SafiChain(Lifecycle, Settings):
                 count += 1
         return count
 
+    def erase(
+        self,
+        turn_ids: Iterable[str] | None = None,
+        *,
+        key: str | None = None,
+        older_than: timedelta | None = None,
+    ) -> Erased:
+        """Remove the contents of turns from the store and its logs, as ``safi_agent.erasure.erase`` describes.
+
+        Args:
+            turn_ids: ids as in ``response_metadata["safi"]["turnId"]``.
+            key: instead, all turns of this memory key.
+            older_than: only turns that were answered longer ago than this; with ``key``, or for all keys.
+
+        Raises:
+            TypeError: ``turn_ids`` is not a list.
+            ValueError: not exactly one way to choose turns is given, or ``older_than`` is negative.
+            UnknownTurnError: the store does not have a turn.
+            SafiError: the store failed.
+        """
+        ids = None if turn_ids is None else _as_tuple("turn_ids", turn_ids)
+        return erase(self._auditor.store, turn_ids=ids, key=key, older_than=older_than)
+
     @property
     def backpressure(self) -> Backpressure:
         """The bound on open audits."""
@@ -386,6 +413,7 @@ def create_safi_chain(
     when_full: WhenFull = defaults.WHEN_FULL,
     tracers: Sequence[BaseCallbackHandler] = (),
     trace_contents: bool = defaults.TRACE_CONTENTS,
+    redact: Redact | None = None,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -427,6 +455,9 @@ def create_safi_chain(
             the input and the answer only.
         trace_contents: whether OpenTelemetry spans and events include contents: prompts, drafts (refused ones too),
             answers, reasons and the memory key.
+        redact: a function of a text, which is applied to all contents of a turn before they are stored: prompt,
+            context, draft, answer, reasons and metadata. The caller gets the answer itself; the audit gets what was
+            stored. If it fails, nothing is stored and RedactionError is raised.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -464,4 +495,5 @@ def create_safi_chain(
         when_full=when_full,
         tracers=_as_tuple("tracers", tracers),
         trace_contents=trace_contents,
+        redact=redact,
     )

@@ -69,6 +69,20 @@ class OutboxError(SafiError):
         return f"The turn could not be made durable ({self.cause}), so its answer is withheld."
 
 
+class RedactionError(SafiError):
+    """``redact`` failed, so nothing of the turn was stored and its answer is withheld.
+
+    ``cause`` is the class name of its exception, or of what it returned instead of a text.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"redact: expected a function that returns a text, got {self.cause}. The answer is withheld."
+
+
 class BacklogError(SafiError):
     """``max_pending`` audits are open, so the turn was not started.
 

@@ -40,6 +40,7 @@ from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
+from safi_agent.redaction import Redact
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -110,6 +111,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         when_full: WhenFull = defaults.WHEN_FULL,
         tracers: Sequence[BaseCallbackHandler] = (),
         trace_contents: bool = defaults.TRACE_CONTENTS,
+        redact: Redact | None = None,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -146,6 +148,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             when_full=when_full,
             tracers=tracers,
             trace_contents=trace_contents,
+            redact=redact,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from safi_agent import defaults
+from safi_agent.contents import new_salt
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
 from safi_agent.feedback import KEPT, feedback_note
 from safi_agent.hooks import alert_kinds, callable_name
@@ -85,6 +86,7 @@ def turn_body(turn: Turn, value_set: str, models: Mapping[str, str], final: str 
         "agreement": draft.agreement,
         "notShown": not_shown,
         "asked": turn.get("asked", ""),
+        "salt": new_salt(),
     }
 
 
@@ -119,13 +121,23 @@ def make_commit(row: JudgedTurn, before: Memory, measure: Measure) -> Commit:
     and with an unchanged memory.
     """
     if row.ledger is None:
-        return _failed(row, before, measure, row.error)
+        return _salted(row, _failed(row, before, measure, row.error))
     try:
-        return _audited(row, row.ledger, before, measure)
+        return _salted(row, _audited(row, row.ledger, before, measure))
     except BaseException as error:
         log.error("The audit of turn %s could not be computed.", row.id, exc_info=error)
         cause = error.text if isinstance(error, _MapError) else type(error).__name__
-    return _failed(row, before, measure, cause)
+    return _salted(row, _failed(row, before, measure, cause))
+
+
+def _salted(row: JudgedTurn, commit: Commit) -> Commit:
+    """The commit with a record that ends as ``safi_agent.contents`` describes.
+
+    A turn that was erased before it was audited has nothing that ``erased`` could be the hash of.
+    """
+    metadata = {"metadata": row.body["metadata"]} if row.body["metadata"] else {}
+    end = {"erased": None} if "erased" in row.body else {"salt": row.body["salt"]}
+    return commit._replace(record={**commit.record, **metadata, **end})
 
 
 def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
@@ -211,7 +223,6 @@ def _base_record(row: JudgedTurn) -> dict[str, Any]:
         "drafts": body["drafts"],
         "agreement": body["agreement"],
         **({"notShown": body["notShown"]} if body["notShown"] else {}),
-        **({"metadata": body["metadata"]} if body["metadata"] else {}),
         **({"reauditOf": body["reauditOf"]} if "reauditOf" in body else {}),
     }
 

@@ -16,6 +16,7 @@ from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
+from safi_agent.redaction import Redact, redact_body, redacted
 from safi_agent.store import Job
 from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import record_release, trace_context
@@ -46,8 +47,10 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
     return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
 
 
-def is_same_turn(body: Mapping[str, Any], turn: Turn) -> bool:
-    """Whether the stored turn of the same id is this turn."""
+def is_same_turn(body: Mapping[str, Any], turn: Mapping[str, Any]) -> bool:
+    """Whether the stored turn of the same id is this turn; one that was erased is not known to be."""
+    if "erased" in body:
+        return False
     if name := body.get("asked"):
         return bool(name == turn.get("asked"))
     # The stored turn had no safi_turn_id.
@@ -69,10 +72,11 @@ def with_spare_id(turn: Turn) -> Turn:
 
 @dataclass(frozen=True, eq=False)
 class Release(Faculty):
-    """Adds ``answer``. Raises OutboxError if the turn cannot be written, so that no answer is returned."""
+    """Adds ``answer``. Raises OutboxError or RedactionError if the turn cannot be written, and returns no answer."""
 
     auditor: AuditBranch
     models: Mapping[str, str]
+    redact: Redact | None = None
 
     output_key = "answer"
 
@@ -95,6 +99,14 @@ class Release(Faculty):
         """
         return await asyncio.to_thread(self.compute, turn, config)
 
+    def as_stored(self, item: Any) -> Any:
+        """A content as ``write`` stores it, to be compared with stored ones.
+
+        Raises:
+            RedactionError: ``redact`` failed.
+        """
+        return item if self.redact is None else redacted(item, self.redact)
+
     def record_failure(self, turn: Turn) -> None:
         """Log a turn for which the Intellect returned no draft, under a separate id, so that it can be repeated."""
         with suppress(SafiError):
@@ -103,19 +115,24 @@ class Release(Faculty):
     def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
         """Store the turn once; an earlier version of the same turn takes precedence.
 
+        Returns:
+            The number of the turn, and its body: as it is for a new turn, as it was stored for an earlier one.
+
         Raises:
             OutboxError: the store failed.
+            RedactionError: ``redact`` failed.
             ValueError: its id belongs to another turn, and it has no spare id.
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
         if trace := trace_context():
             new["trace"] = trace
-        number, before = store.add_turn(new, plan.values_id, plan.log, audit=audit)
+        stored = new if self.redact is None else redact_body(new, self.redact)
+        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=audit)
         if before is not None:
-            return (
-                (number, before) if is_same_turn(before, turn) else self.write(with_spare_id(turn), final, audit=audit)
-            )
+            if is_same_turn(before, stored):
+                return number, before
+            return self.write(with_spare_id(turn), final, audit=audit)
         self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
         record_decision(plan.values.name, new["decision"], turn["verdict"].code if "verdict" in turn else "")
         return number, new

@@ -23,11 +23,12 @@ from safi_agent.errors import validation_message
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
-from safi_agent.hooks import Hook
+from safi_agent.hooks import Hook, callable_name
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.models import Model
 from safi_agent.record import Measure
+from safi_agent.redaction import Redact
 from safi_agent.values import ValueSet, load_values
 
 
@@ -104,6 +105,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     when_full: Annotated[WhenFull, SkipValidation] = defaults.WHEN_FULL
     tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
     trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
+    redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -165,7 +167,7 @@ def check(settings: Settings) -> None:
 
     Raises:
         ValueError: a setting is out of its range.
-        TypeError: a hook is not callable.
+        TypeError: a hook or ``redact`` is not callable.
     """
     _check_choices(settings)
     if is_invalid_beta(settings.beta):
@@ -181,6 +183,10 @@ def check(settings: Settings) -> None:
         raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
     if settings.max_pending is not None and settings.max_pending < 1:
         raise ValueError(f"max_pending: expected None or a whole number of at least 1, got {settings.max_pending!r}.")
+    if settings.redact is not None and (not callable(settings.redact) or asyncio.iscoroutinefunction(settings.redact)):
+        raise TypeError(
+            f"redact: expected a synchronous function of a text or None, got {callable_name(settings.redact)}."
+        )
     for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")

@@ -16,6 +16,8 @@ from safi_agent.turn import Turn
 
 Answered = Callable[[str], tuple[int, Mapping[str, Any]] | None]
 
+AsStored = Callable[[Any], Any]
+
 
 class FinalAnswer(NamedTuple):
     """The last message, unless it is a user's, and the structured response of an agent's state."""
@@ -46,42 +48,46 @@ class FinalAnswer(NamedTuple):
         parts += [] if self.structured is None else [json.dumps(_plain(self.structured), ensure_ascii=False)]
         return "\n\n".join(dict.fromkeys(filter(None, parts)))
 
-    def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
-        """Whether it is identical to what was released in this run of the agent for this prompt."""
+    def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored) -> bool:
+        """Whether it is identical to what was released in this run of the agent for this prompt.
+
+        If contents are redacted before they are stored, they are compared as ``as_stored`` returns them.
+        """
         if self.structured is not None:
-            return self._structured(turn, answered)
+            return self._structured(turn, answered, as_stored)
         if isinstance(self.last, AIMessage):
-            return self._answer(self.last, turn, answered)
+            return self._answer(self.last, turn, answered, as_stored)
         if isinstance(self.last, ToolMessage):
-            return self._result(self.last, turn, answered, signer)
+            return self._result(self.last, turn, answered, signer, as_stored)
         return self.last is None
 
-    def _answer(self, last: AIMessage, turn: Turn, answered: Answered) -> bool:
-        if (released := _released_turn(last, turn, answered)) is None:
+    def _answer(self, last: AIMessage, turn: Turn, answered: Answered, as_stored: AsStored) -> bool:
+        if (released := _released_turn(last, turn, answered, as_stored)) is None:
             return False
         expected, more = (
             answer_message(released[1], released[0]),
             last.tool_calls or last.invalid_tool_calls or last.additional_kwargs,
         )
-        return not more and (last.content, last.response_metadata) == (expected.content, expected.response_metadata)
+        return not more and _is_same(last, expected, as_stored)
 
-    def _result(self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner) -> bool:
+    def _result(
+        self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored
+    ) -> bool:
         """A tool's result that was governed as an answer, or the denial of a call of such a tool."""
         if last.artifact is not None or last.additional_kwargs:
             return False
-        if (released := _released_turn(last, turn, answered)) is not None:
-            expected = answer_message(released[1], released[0])
-            return (last.content, last.response_metadata) == (expected.content, expected.response_metadata)
+        if (released := _released_turn(last, turn, answered, as_stored)) is not None:
+            return _is_same(last, answer_message(released[1], released[0]), as_stored)
         calls = [call for message in self.messages if isinstance(message, AIMessage) for call in message.tool_calls]
         matching = [call for call in calls if call["id"] == last.tool_call_id]
         return any(read_denial(turn, call, last, signer) is not None for call in matching)
 
-    def _structured(self, turn: Turn, answered: Answered) -> bool:
+    def _structured(self, turn: Turn, answered: Answered, as_stored: AsStored) -> bool:
         places = [i for i, message in enumerate(self.messages) if isinstance(message, AIMessage)]
         if not places:
             return False
         answer, notes = self.messages[places[-1]], self.messages[places[-1] + 1 :]
-        released = _released_turn(answer, turn, answered)
+        released = _released_turn(answer, turn, answered, as_stored)
         if (
             not isinstance(answer, AIMessage)
             or released is None
@@ -94,7 +100,7 @@ class FinalAnswer(NamedTuple):
         fingerprint = digest(answer.content, answer.tool_calls, notes, self.structured)
         return bool(
             {**answer.response_metadata, "safi": metadata} == expected
-            and released[1]["metadata"].get("structured") == fingerprint
+            and as_stored({"structured": fingerprint}).items() <= released[1]["metadata"].items()
         )
 
 
@@ -113,14 +119,22 @@ def result_id(run: str, call_id: str) -> str:
     return str(uuid5(NAMESPACE_OID, f"{run}:{call_id}"))
 
 
-def _released_turn(message: AnyMessage, turn: Turn, answered: Answered) -> tuple[int, Mapping[str, Any]] | None:
+def _is_same(message: AnyMessage, expected: AIMessage, as_stored: AsStored) -> bool:
+    """Whether a message is the released one; a content that is not a text is not what was released."""
+    content = as_stored(message.content) if isinstance(message.content, str) else None
+    return (content, message.response_metadata) == (expected.content, expected.response_metadata)
+
+
+def _released_turn(
+    message: AnyMessage, turn: Turn, answered: Answered, as_stored: AsStored
+) -> tuple[int, Mapping[str, Any]] | None:
     """The released turn with the message's turn id, if it is of the same run, prompt and memory key."""
     turn_id, run = safi_metadata(message).get("turnId"), turn["id"]
     results = [result_id(run, message.tool_call_id)] if isinstance(message, ToolMessage) else []
     if not isinstance(turn_id, str) or not (turn_id in (run, *results) or turn_id.startswith(f"{run}.")):
         return None
     released = answered(turn_id)
-    if released is None or (released[1]["prompt"], released[1]["key"]) != (turn["prompt"], turn["key"]):
+    if released is None or (released[1]["prompt"], released[1]["key"]) != (as_stored(turn["prompt"]), turn["key"]):
         return None
     return released
 

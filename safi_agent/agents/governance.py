@@ -195,7 +195,7 @@ class Governance:
         if ending.last is None and ending.structured is None:
             return None
         turn = self.begin_turn_of(state, ending.before, config)
-        if ending.is_released(turn, self.chain.find_turn, self.signer):
+        if ending.is_released(turn, self.chain.find_turn, self.signer, self.chain.release.as_stored):
             return None
         return self.assign_id(turn, again=False)[0]
 
@@ -213,7 +213,8 @@ class Governance:
             number, body = before
             if turn["spare"] and not is_same_turn(body, turn):
                 return self.assign_id(with_spare_id(turn), again=again)
-            if again and all(body[key] == placed[key] for key in ("prompt", "context", "key")):
+            stored = self.chain.release.as_stored([placed["prompt"], placed["context"]])
+            if again and [body["prompt"], body["context"], body["key"]] == [*stored, placed["key"]]:
                 return placed, answer_message(body, number)
         raise AssertionError  # unreachable: count() is infinite
 

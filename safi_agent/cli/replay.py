@@ -9,6 +9,7 @@ import typer
 from safi_agent import defaults
 from safi_agent.cli.options import LOG, STORE, existing_store
 from safi_agent.errors import LogError
+from safi_agent.unicode_text import many
 from safi_agent.values import ValueSet, load_values, shipped
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _print_result(log: Path, replayed: "Replayed") -> int:
         typer.echo(f"{log}: {replayed.faulty:,} figures in {replayed.lines:,} lines differ from the ledgers.")
         return DIFFERENT
     typer.echo(f"{log}: {replayed.lines:,} lines, all figures follow from their ledgers.")
+    if replayed.erased:
+        typer.echo(f"{many(replayed.erased, 'line')} erased; their figures follow like those of the others.")
     if replayed.late:
         typer.echo(
             f"{replayed.late:,} memory keys begin after their first turn; their first logged μ could not be checked."

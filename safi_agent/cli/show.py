@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safi_agent.cli.options import STORE, existing_store, one_line_errors, printable
+from safi_agent.contents import IN_RECORD
 from safi_agent.errors import AuditTimeoutError
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def page(record: Mapping[str, Any]) -> "Group":
     fields.add_column(overflow="fold")
     for title, key in FIELDS.items():
         if record[key] is not None:
-            fields.add_row(title, Text(printable(str(record[key]))))
+            erased = "erased" in record and key in IN_RECORD
+            fields.add_row(title, Text("erased" if erased else printable(str(record[key]))))
     fields.add_row("Spirit", Text(_spirit(record)))
     if record["flags"]:
         fields.add_row("Flags", Text(", ".join(record["flags"])))
@@ -76,7 +78,8 @@ def page(record: Mapping[str, Any]) -> "Group":
     ledger.add_column("Reason", overflow="fold", ratio=3)
     for row in record["conscienceLedger"]:
         score = f"{row['score']:+.2g}" if row["score"] else "0"
-        ledger.add_row(Text(printable(row["value"])), score, f"{row['confidence']:.2f}", Text(printable(row["reason"])))
+        reason = "erased" if "erased" in record else printable(row["reason"])
+        ledger.add_row(Text(printable(row["value"])), score, f"{row['confidence']:.2f}", Text(reason))
     return Group(fields, "", ledger)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from safi_agent.cli.options import LOG, STORE, existing_store
 from safi_agent.errors import LogError
+from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
     from safi_agent.log.reconciliation import Checked
@@ -75,6 +76,7 @@ def _with_public_key(log: Path, public_key: Path, exported: list[Path], first_li
     if signed is None or key is None or verdict.faulty:
         return _print_faults(log, verdict, "signed")
     typer.echo(f"{log}: {verdict.lines:,} lines, as they were signed by {key.label} for the log {signed.origin}.")
+    _print_erased(verdict)
     for file in exported:
         typer.echo(f"They extend the checkpoint in {file}.")
     return WHOLE
@@ -88,7 +90,7 @@ def _without_store(log: Path, first_line: int) -> int:
 
     if not is_chained(log):
         return _unchained(log)
-    code = _print_result(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0))
+    code = _print_result(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0, 0))
     if code == WHOLE:
         typer.echo("The log was not compared with the store: lines missing at the end cannot be detected.")
     return code
@@ -169,11 +171,22 @@ def _print_faults(log: Path, verdict: "Verdict", done: str) -> int:
     return TAMPERED
 
 
+def _print_erased(verdict: "Verdict") -> None:
+    if verdict.erased:
+        typer.echo(f"{many(verdict.erased, 'line')} erased, as lines of the log record: figures without contents.")
+
+
 def _print_result(log: Path, checked: "Checked") -> int:
-    verdict, anchor, foreign, waiting = checked
+    verdict, anchor, foreign, waiting, kept = checked
     if verdict.faulty:
         return _print_faults(log, verdict, "written")
     typer.echo(f"{log}: {verdict.lines:,} lines, as they were written.")
+    _print_erased(verdict)
+    if kept:
+        typer.echo(
+            f"{many(kept, 'line')} with contents that were erased in the store: repeat 'safi erase', and replace "
+            "copies of the log by new ones."
+        )
     if verdict.unsealed:
         typer.echo(f"The first {verdict.unsealed:,} have no MAC; they are unchanged since the chain began.")
     if anchor and verdict.tip and verdict.tip.lines > anchor.lines:

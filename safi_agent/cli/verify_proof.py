@@ -42,11 +42,15 @@ def verify_proof(
 
 
 def _check(proof: Path, content: bytes, keys: "Sequence[PublicKey]", old: bytes | None) -> None:
+    from safi_agent.contents import is_erased
+    from safi_agent.log.hash_chain import record_of
     from safi_agent.log.proofs import check_extension, check_turn, is_turn_proof
 
     if is_turn_proof(content):
         line, number, head, key = check_turn(content, keys)
         typer.echo(f"{proof}: line {number:,} of {head.size:,} of the log {head.origin}, signed by {key.label}.")
+        if is_erased(record_of(line + b"\n")):
+            typer.echo("Its contents were erased.")
         typer.echo(line.decode("utf-8", "backslashreplace"))
         return
     if old is None:

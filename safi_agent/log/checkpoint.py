@@ -2,7 +2,7 @@
 
 ``LOG.checkpoint`` is the newest one. It is a signed note (``safi_agent.log.signed_note``) whose text has three lines:
 the origin, which identifies the log; the number of its lines; the root of their tree in base64. The leaf of a line is
-the hash of its bytes without the line break.
+the hash of its sealed form (``safi_agent.log.hash_chain``) without the line break.
 
 The origin is the name of the first key that signed the log, a slash, and the beginning of the hash of the log's first
 line, in hex: two logs that are signed with one key have different origins.
@@ -12,9 +12,11 @@ import base64
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from safi_agent.log.hash_chain import sealed_form
 from safi_agent.log.merkle import HASH_BYTES, leaf_hash
 from safi_agent.log.signed_note import decode_base64, format_note
 from safi_agent.log.signing_keys import PublicKey, SigningKey, open_note
@@ -44,9 +46,10 @@ def checkpoint_file(log: str | Path) -> Path:
     return Path(f"{log}.checkpoint")
 
 
+@lru_cache(maxsize=1)  # a line that is verified is hashed twice
 def line_hash(line: bytes) -> bytes:
-    """The leaf hash of a line of a log."""
-    return leaf_hash(line.removesuffix(b"\n"))
+    """The leaf hash of a line of a log, with or without its line break: that of its sealed form."""
+    return leaf_hash(sealed_form(line.removesuffix(b"\n") + b"\n")[:-1])
 
 
 def make_origin(key: PublicKey, first_line: bytes) -> str:

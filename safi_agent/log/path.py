@@ -15,7 +15,7 @@ from safi_agent.log.signing_keys import given_signing_key
 
 DATABASE = b"SQLite format 3\0"
 # Names of files beside a log.
-BESIDE = re.compile(r".+\.(key|key\.new|lock|tree|index|checkpoint|checkpoint\.new|[1-9]\d*)")
+BESIDE = re.compile(r".+\.(key|key\.new|lock|tree|index|checkpoint|checkpoint\.new|erasing|erasing\.new|[1-9]\d*)")
 BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 BEGINS = b'{"timestamp": "'  # how a record begins
 LONGEST_FIRST = 2**20  # bytes; a longer line is recognized by its beginning
@@ -48,8 +48,8 @@ def log_path(path: str | Path | None, store: str | None = None) -> str:
         raise ValueError(f"log: expected a file in an existing folder, got {str(path)!r}.")
     if BESIDE.fullmatch(full.name):
         raise ValueError(
-            f"log: expected a name that does not end in .key, .lock, .tree, .index, .checkpoint or a number, which are "
-            f"reserved for related files, got {str(path)!r}."
+            f"log: expected a name that does not end in .key, .lock, .tree, .index, .checkpoint, .erasing or a number, "
+            f"which are reserved for related files, got {str(path)!r}."
         )
     if full in _of_store(store) or {key_file(full), Path(f"{full}.lock")} & _of_store(store):
         raise ValueError(f"log: expected a file that does not belong to the store, got {str(path)!r}.")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from safi_agent.contents import is_erased
 from safi_agent.errors import LogError
 from safi_agent.log.checkpoint import (
     Checkpoint,
@@ -21,6 +22,7 @@ from safi_agent.log.checkpoint import (
     parse_checkpoint,
     read_note,
 )
+from safi_agent.log.hash_chain import record_of, sealed_form
 from safi_agent.log.merkle import (
     HASH_BYTES,
     consistency_proof,
@@ -69,6 +71,8 @@ def prove_turn(log: str | Path, turn_id: str) -> bytes:
             line = read_line_at(log, index + 1, start).removesuffix(b"\n")
             if read_turn_id(line) != turn_id:
                 continue
+            if is_erased(record_of(line + b"\n")):
+                line = sealed_form(line + b"\n")[:-1]  # without the spaces in place of the contents
             try:
                 path = inclusion_proof(index, checkpoint.size, tree.read)
             except LookupError:

@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safi_agent.contents import has_contents, is_erased
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import CHANGED, anchor_key_id, sealed_turns
-from safi_agent.log.hash_chain import Seal, genuine, read_seal, sealed_line
+from safi_agent.log.hash_chain import Seal, genuine, is_line_of, read_seal, record_of
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
@@ -35,11 +36,16 @@ SAME = {
 
 
 class Compared(NamedTuple):
-    """The differences; the number of lines of turns unknown to the store; the number of turns not yet written."""
+    """The differences between a log and its store.
+
+    ``foreign`` counts lines of turns unknown to the store, ``waiting`` turns that are not written yet, and ``kept``
+    lines with contents that were erased in the store.
+    """
 
     faults: tuple[Fault, ...]
     foreign: int
     waiting: int
+    kept: int
 
 
 class _Line(NamedTuple):
@@ -64,7 +70,7 @@ def compare(log: str | Path, key: bytes, store: Store, account: LogAccount, *, w
     """
     written, waiting = _Places(account.written), set(account.waiting)
     faults: list[Fault] = []
-    foreign = 0
+    foreign = kept = 0
     for batch in _batches(log, key):
         rows = read_rows(store, [line.record["turnId"] for line in batch])
         for line in batch:
@@ -74,9 +80,10 @@ def compare(log: str | Path, key: bytes, store: Store, account: LogAccount, *, w
             written.mark_found(row.place)
             waiting.discard(row.place)
             faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
+            kept += row.erased == 1 and has_contents(record_of(line.text))
     if whole:
         faults += _missing(log, store, account, written)
-    return Compared(tuple(faults), foreign, len(waiting))
+    return Compared(tuple(faults), foreign, len(waiting), kept)
 
 
 def find_other_path(store: Store, log: str, key: bytes) -> tuple[str, Anchor] | None:
@@ -126,9 +133,11 @@ def _differences(line: _Line, row: Any) -> Iterator[str]:
     try:
         if row.status != "done" or row.place is None:
             yield f"{named} is not committed, but the log contains it"
-        elif line.seal and sealed_line(row.record, line.seal) != line.text:
+        elif line.seal and not is_line_of(row.record, line.seal, line.text):
             yield f"{named} has a different record than the log"
-        elif changed := _changed(line.record, row):
+        elif row.erased != 1 and is_erased(record_of(line.text)):
+            yield f"{named} has contents that were erased in the log"
+        elif changed := _changed(json.loads(row.record) if row.erased == 1 else line.record, row):
             yield f"{named} has another {', '.join(changed)} than the log"
     except WRONG as error:
         yield f"{named} cannot be read ({type(error).__name__})"
@@ -181,13 +190,14 @@ class Checked(NamedTuple):
     """The verdict, with the faults of the store among its own; the anchor, if it is genuine.
 
     ``foreign`` counts lines of turns that the store does not have, ``waiting`` turns that were committed and are not in
-    the log yet.
+    the log yet, and ``kept`` lines with contents that are erased in the store.
     """
 
     verdict: Verdict
     anchor: Anchor | None
     foreign: int
     waiting: int
+    kept: int
 
 
 def check(log: str | Path, key: bytes, store: Store, account: LogAccount, first: int = 1) -> Checked:
@@ -214,7 +224,11 @@ def check(log: str | Path, key: bytes, store: Store, account: LogAccount, first:
     more += [fault for fault in compared.faults if fault[:2] not in named]
     faults, faulty = [*verdict.faults, *more], verdict.faulty + len(more)
     return Checked(
-        verdict._replace(faults=tuple(faults[:MOST_FAULTS]), faulty=faulty), anchor, compared.foreign, compared.waiting
+        verdict._replace(faults=tuple(faults[:MOST_FAULTS]), faulty=faulty),
+        anchor,
+        compared.foreign,
+        compared.waiting,
+        compared.kept,
     )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safi_agent import defaults
+from safi_agent.contents import erased_turns, is_erased
 from safi_agent.errors import LogError
 from safi_agent.faculties.spirit import assess, identity, linear
 from safi_agent.ledger import ContinuousFinding
+from safi_agent.log.hash_chain import record_of
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_FAULTS, Fault
 from safi_agent.values import ValueSet
@@ -27,7 +29,7 @@ class Replayed(NamedTuple):
     """The result of a replay: the first faults, the number of faults, and the number of lines.
 
     ``late`` counts memory keys whose first turn is not in the log, ``other_maps`` scores with a custom φ or σ. Neither
-    could be recomputed.
+    could be recomputed. ``erased`` counts lines without contents, whose figures are recomputed like those of others.
     """
 
     faults: tuple[Fault, ...]
@@ -35,6 +37,7 @@ class Replayed(NamedTuple):
     lines: int
     late: int
     other_maps: int
+    erased: int = 0
 
 
 class _KeyState(NamedTuple):
@@ -74,7 +77,7 @@ def replay(log: str | Path, find: Find, beta: float = defaults.BETA) -> Replayed
                 for what in replayer.replay_line(line):
                     faulty += 1
                     faults += [Fault(str(path), at, what)] if faulty <= MOST_FAULTS else []
-    return Replayed(tuple(faults), faulty, replayer.lines, replayer.late, replayer.other_maps)
+    return Replayed(tuple(faults), faulty, replayer.lines, replayer.late, replayer.other_maps, replayer.erased)
 
 
 class _Replayer:
@@ -83,11 +86,15 @@ class _Replayer:
     def __init__(self, find: Find, beta: float) -> None:
         self.find, self.beta = find, beta
         self.states: dict[str, _KeyState] = {}
-        self.lines = self.late = self.other_maps = 0
+        self.lines = self.late = self.other_maps = self.erased = 0
 
     def replay_line(self, line: bytes) -> Iterator[str]:
         """The faults of the next line."""
         self.lines += 1
+        record = record_of(line)
+        if erased_turns(record):
+            return
+        self.erased += is_erased(record)
         try:
             yield from self._compared(*_read(line))
         except UNREADABLE as error:

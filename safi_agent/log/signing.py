@@ -20,7 +20,7 @@ from safi_agent.log.checkpoint import (
     sign_checkpoint,
     write_note,
 )
-from safi_agent.log.hash_chain import Tip, beginning, genuine, read_seal, sealed_line
+from safi_agent.log.hash_chain import Tip, beginning, genuine, is_line_of, read_seal
 from safi_agent.log.merkle import read_peaks, root_of
 from safi_agent.log.signed_note import parse_note
 from safi_agent.log.signing_keys import SigningKey, UnknownKeyError
@@ -176,7 +176,7 @@ def _stored_lines(store: Store, found: Iterable[LogLine]) -> Iterator[LogLine]:
 
 def _is_stored(line: LogLine, row: Any) -> bool:
     seal = read_seal(line.text)
-    return bool(seal and row is not None and row.record and sealed_line(row.record, seal) == line.text)
+    return bool(seal and row is not None and row.record and is_line_of(row.record, seal, line.text))
 
 
 def _until(size: int, expected: Checkpoint | None) -> int:

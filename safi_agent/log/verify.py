@@ -8,11 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from safi_agent.contents import erased_turns, had_contents, has_contents, is_erased
 from safi_agent.errors import LogError
 from safi_agent.log.anchors import anchor_key_id
-from safi_agent.log.hash_chain import BEGINS, Seal, Tip, beginning, genuine, read_seal
+from safi_agent.log.hash_chain import BEGINS, Seal, Tip, beginning, genuine, read_seal, record_of
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import LONGEST, full_files, lines, log_files
+from safi_agent.log.tree_files import read_turn_id
 from safi_agent.store import Anchor
 
 MOST_FAULTS = 20
@@ -33,13 +35,14 @@ class Fault(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The first faults and their number; the lines read, the lines before the chain, and the chain's end."""
+    """The first faults and their number; the lines read, the lines before the chain, the chain's end, erased lines."""
 
     faults: tuple[Fault, ...]
     faulty: int
     lines: int
     unsealed: int
     tip: Tip | None
+    erased: int = 0
 
 
 def verify(log: str | Path, key: bytes, anchor: Anchor | None = None, first: int = 1) -> Verdict:
@@ -145,7 +148,8 @@ class ChainVerifier:
     ) -> None:
         self.is_genuine, self.expected, self.first, self.changed = is_genuine, expected, first, changed
         self.faults: list[Fault] = []
-        self.faulty = self.lines = self.unsealed = 0
+        self.faulty = self.lines = self.unsealed = self.erased = 0
+        self._unrecorded: dict[str, tuple[str, int]] = {}  # turns of erased lines without a record so far: their places
         self.tip: Tip | None = None  # the last genuine line
         self._faulty_since_tip = 0  # the number of faulty lines since then
         self._digest = sha256()
@@ -153,7 +157,8 @@ class ChainVerifier:
 
     def verdict(self) -> Verdict:
         """The result, after ``finish``."""
-        return Verdict(tuple(self.faults[:MOST_FAULTS]), self.faulty, self.lines, self.unsealed, self.tip)
+        faults = tuple(self.faults[:MOST_FAULTS])
+        return Verdict(faults, self.faulty, self.lines, self.unsealed, self.tip, self.erased)
 
     def begin_file(self, name: str) -> None:
         """Begin the next file."""
@@ -166,6 +171,7 @@ class ChainVerifier:
         seal = read_seal(line)
         if seal and self.is_genuine(line, seal):
             self._check_next(seal)
+            self._note_erasure(line)
         elif seal:
             self._reject(self.changed)
         elif not line.endswith(b"\n"):
@@ -177,7 +183,13 @@ class ChainVerifier:
             self._digest.update(line)
 
     def finish(self, log: str) -> None:
-        """Check for missing lines at the end."""
+        """Check for missing lines at the end, and for erased lines whose erasure no line records."""
+        for turn_id, (file, at) in self._unrecorded.items():
+            self.faulty += 1
+            if len(self.faults) < MOST_FAULTS:
+                self.faults.append(
+                    Fault(file, at, f"has no contents, but no line of the log records that turn {turn_id!r} was erased")
+                )
         if self.expected is None:
             return
         if self.tip is None and self.unsealed:
@@ -202,6 +214,17 @@ class ChainVerifier:
         elif (last := self.expected) and seal.line == last.lines and seal.mac != (last.mac or seal.mac):
             self.add_fault(f"differs from line {seal.line} in {last.source}")
         self.tip, self._faulty_since_tip = Tip(seal.line, seal.mac), 0
+
+    def _note_erasure(self, line: bytes) -> None:
+        """Note an erased line, whose record follows, or the record of erasures."""
+        record = record_of(line)
+        if has_contents(record):
+            return
+        self.erased += is_erased(record)
+        if had_contents(record):
+            self._unrecorded[read_turn_id(line)] = self._file, self._at
+        for turn_id in erased_turns(record):
+            self._unrecorded.pop(turn_id, None)
 
     def _check_first(self, seal: Seal) -> None:
         """Check the first genuine line of the chain; its faults are reported at the first line of the log."""

@@ -67,6 +67,14 @@ def verify_signed(
         LogError: a checkpoint is not signed by any of the keys, or ``LOG.tree`` is needed and unusable.
         OSError: a file cannot be read.
     """
+    before = read_note(checkpoint_file(log))
+    verdict = _verify_once(log, keys, exported, first)
+    if verdict.verdict.erased and verdict.verdict.faulty and read_note(checkpoint_file(log)) != before:
+        verdict = _verify_once(log, keys, exported, first)  # lines may have been erased and recorded while it was read
+    return verdict
+
+
+def _verify_once(log: str | Path, keys: Sequence[PublicKey], exported: Sequence[Path], first: int) -> SignedVerdict:
     with ExitStack() as stack:
         files, note = _snapshot(stack, Path(log))
         notes = {str(checkpoint_file(log)): note} if note is not None else {}

@@ -5,7 +5,8 @@ If the environment has a signing key, each write ends with a signed checkpoint o
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from filelock import FileLock
@@ -17,6 +18,7 @@ from safi_agent.log.anchors import checked_turns, make_anchor
 from safi_agent.log.checkpoint import checkpoint_file, read_note
 from safi_agent.log.hash_chain import Tip, seal
 from safi_agent.log.key import find_key, key_file, new_key, write_key_file
+from safi_agent.log.overwrite import resume_overwriting
 from safi_agent.log.path import refuse_other_files
 from safi_agent.log.reconciliation import find_other_path
 from safi_agent.log.recovery import find_end
@@ -53,6 +55,17 @@ class _WriteLock(ForkSafeLock):
 _write_lock = _WriteLock()
 
 
+@contextmanager
+def lock_log(path: str) -> Iterator[None]:
+    """Context manager: no other thread or process writes to this log.
+
+    Raises:
+        TimeoutError: another process holds the lock.
+    """
+    with _write_lock.lock, _write_lock.file_lock(path):
+        yield
+
+
 class _Signatures:
     """What this process knows about the checkpoints of each log. Guarded by ``_write_lock``."""
 
@@ -63,6 +76,7 @@ class _Signatures:
 
 
 _signatures = _Signatures()
+_unfinished: dict[str, str] = {}  # why an erasure cannot be completed in each log, which is reported once
 
 
 class _End(NamedTuple):
@@ -83,7 +97,7 @@ def write(store: Store, path: str, most: int | None = None) -> list[str]:
     if not path:
         return []
     try:
-        with _write_lock.lock, _write_lock.file_lock(path):
+        with lock_log(path):
             anchor, waiting = read_unlogged(store, path)
             if waiting:
                 _sign(store, path, _append(store, path, anchor, waiting, most))
@@ -115,7 +129,7 @@ def sign(store: Store | None, path: str, key: SigningKey) -> None:
         LogError: a line cannot be signed, or the log's key is missing.
         OSError: a file cannot be read or written.
     """
-    with _write_lock.lock, _write_lock.file_lock(path):
+    with lock_log(path):
         end, turns = None, 0
         if store is not None:
             if (anchor := read_anchor(store, path)) is None:
@@ -135,6 +149,7 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
     else:
         refuse_other_files(path)
         anchor = _of_copy(store, path, key)
+    _finish_overwriting(path)
     if most and anchor and _size(path) == anchor.size >= most:  # the store has recorded all of it
         rotate(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -152,6 +167,23 @@ def _append(store: Store, path: str, anchor: Anchor | None, waiting: list[tuple[
     finally:
         os.close(descriptor)
     return _End(tip, turns + len(waiting), added)
+
+
+def _finish_overwriting(path: str) -> None:
+    """Complete an erasure that was interrupted; lines are also appended if that is not possible in full files.
+
+    Raises:
+        OSError: the file to which lines are appended cannot be written.
+    """
+    errors = resume_overwriting(path)
+    if (error := errors.get(os.path.basename(path))) is not None:
+        raise error
+    why = "; ".join(str(error) for error in errors.values())
+    if why and _unfinished.get(path) != why:
+        log.error(
+            "Lines of the log %s could not be erased (%s); 'safi erase' continues once it is possible.", path, why
+        )
+    _unfinished[path] = why
 
 
 def _recorded_end(path: str, anchor: Anchor) -> _End:

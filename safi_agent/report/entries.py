@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from safi_agent.contents import erased_turns
 from safi_agent.hooks import alert_kinds, is_unfounded
 from safi_agent.ledger import number
+from safi_agent.log.hash_chain import record_of
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.values import label
 
@@ -42,8 +44,13 @@ class Entry(NamedTuple):
 
 
 def records(log: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Line numbers, from 1 over all files of a log, and records; None for a line that is not a record."""
+    """Line numbers, from 1 over all files of a log, and records of turns; None for a line that is not a record.
+
+    Records of erasures are left out.
+    """
     for place, line in enumerate(_lines(log), 1):
+        if erased_turns(record_of(line)):
+            continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

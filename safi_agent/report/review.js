@@ -121,7 +121,7 @@ function row(turn) {
   const scored = turn.score !== null || turn.drift !== null;
   summary.append(element("span", "where", `${turn.key} · turn ${turn.turn} · ${turn.time}`),
     element("span", "figures", scored ? `S ${figure(turn.score, 0)} · d ${figure(turn.drift, 2)}` : ""),
-    element("span", "asked", words(turn.record.userPrompt).slice(0, 300)));
+    element("span", "asked", "erased" in turn.record ? "Contents erased" : words(turn.record.userPrompt).slice(0, 300)));
   const badges = element("span", "badges");
   for (const { id, name } of data.reasons) if (turn.reasons.includes(id)) badges.append(element("span", `badge ${id}`, name));
   if (!turn.reasons.length) badges.append(element("span", "badge fine", "nothing to review"));
@@ -133,6 +133,7 @@ function row(turn) {
 
 function whole(turn) {
   const node = element("div", "whole");
+  if ("erased" in turn.record) node.append(element("p", "", "The contents of this turn were erased."));
   for (const [title, name] of PARTS) {
     const text = words(turn.record[name]);
     if (!text || (name === "intellectDraft" && text === turn.record.finalOutput)) continue;

@@ -1,10 +1,12 @@
 """Run the application with uvicorn until SIGTERM or Ctrl-C."""
 
+import asyncio
 import math
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import FrameType
 
@@ -14,6 +16,8 @@ from typing_extensions import override
 
 from safi_agent.serve.access import is_loopback
 from safi_agent.serve.bearer_keys import FILE, VARIABLE, BearerKey
+
+THREADS = 200  # for work on the store; turns that wait for it keep theirs for up to 30 s
 
 
 def check_address(host: str, keys: Sequence[BearerKey]) -> None:
@@ -40,9 +44,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that notes when it is told to stop."""
+    """A server with more threads than asyncio's own executor has, that records when it was stopped."""
 
     stopped_at: float | None = None
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "safi-serve"))
+        await super().startup(sockets)
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

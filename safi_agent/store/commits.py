@@ -26,7 +26,9 @@ def prepare_batch(batch: ReadyBatch, compute: Callable[[JudgedTurn, Memory], Com
         rows.append({"of": head.id, "text": json.dumps(commit.record, allow_nan=False), **_new(head)})
         records[head.id] = commit.record
     after = None if moved is None else {**_memory(before), "note": moved}
-    return PreparedBatch(batch.key, rows, records, {head.id: head.value_set for head in batch.heads}, after)
+    of_sets = {head.id: head.value_set for head in batch.heads}
+    erased = frozenset(head.id for head in batch.heads if head.erased)
+    return PreparedBatch(batch.key, rows, records, of_sets, after, erased)
 
 
 def _new(head: ReadyTurn) -> dict[str, str | None]:

@@ -40,6 +40,13 @@ class Database(Protocol):
     def checkpoint(self) -> None:
         """Run a checkpoint of the write-ahead log, if the backend needs it."""
 
+    def purge(self) -> None:
+        """Remove from the database's files what deleted and changed rows contained before.
+
+        Raises:
+            SQLAlchemyError: the database failed, or was waited for in vain.
+        """
+
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Delete the jobs of these turns of a value set."""
 

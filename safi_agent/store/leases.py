@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, selec
 from safi_agent.store.database import Database, Task
 from safi_agent.store.process_id import is_dead, this_process
 from safi_agent.store.rows import Job
-from safi_agent.store.tables import NOT_SETTLED, UNFINISHED, chains, turns, value_sets
+from safi_agent.store.tables import ERASURES, NOT_SETTLED, UNFINISHED, chains, turns, value_sets
 
 log = logging.getLogger("safi_agent")
 LEASE = 60.0
@@ -25,7 +25,7 @@ SUBMIT_GRACE = 5.0  # seconds after which a stored turn must have been submitted
 
 _BY_OWNER = (
     select(turns.c.value_set, turns.c.owner, func.min(turns.c.lease).label("lease"))
-    .where(UNFINISHED)
+    .where(UNFINISHED, turns.c.key != ERASURES)
     .group_by(turns.c.value_set, turns.c.owner)
 )
 _JOB = (turns.c.key, turns.c.turn, turns.c.id, turns.c.log, turns.c.audit, turns.c.attempts, turns.c.status)

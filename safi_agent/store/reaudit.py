@@ -13,11 +13,12 @@ from uuid import NAMESPACE_OID, uuid5
 
 from sqlalchemy import Connection, and_, exists, func, or_, select, update
 
+from safi_agent.contents import new_salt
 from safi_agent.store.leases import LEASE, missing_value_sets, missing_values_message
 from safi_agent.store.process_id import this_process
 from safi_agent.store.rows import Job
 from safi_agent.store.store import Store
-from safi_agent.store.tables import AGAIN, FAILED, memory, turns
+from safi_agent.store.tables import AGAIN, FAILED, NOT_ERASED, memory, turns
 
 log = logging.getLogger("safi_agent")
 FLAG = "reaudited"
@@ -27,12 +28,12 @@ _repeat = turns.alias("repeat")
 _REPEATED = exists().where(
     _repeat.c.reaudit_of == turns.c.id, or_(_repeat.c.status != "done", _repeat.c.error.is_(None))
 )
-_TO_REPEAT = and_(FAILED, turns.c.status == "done", turns.c.reaudit_of.is_(None), ~_REPEATED)
+_TO_REPEAT = and_(FAILED, turns.c.status == "done", turns.c.reaudit_of.is_(None), NOT_ERASED, ~_REPEATED)
 _COPIED = ("key", "values_id", "log", "audit")
 
 
 def failed_audits(store: Store, value_set: str, turn_ids: Collection[str] | None = None) -> list[str]:
-    """The ids of turns whose audit failed, without a successful or open re-audit.
+    """The ids of turns whose audit failed, without a successful or open re-audit and not erased.
 
     Args:
         store: the store of the turns.
@@ -97,7 +98,9 @@ def _repetition(c: Connection, first: Any, value_set: str, number: int) -> dict[
         "value_set": value_set,
         "status": "pending",
         "attempts": 0,
-        "body": json.dumps({**body, "id": own, "flags": flags, "reauditOf": first.id}, allow_nan=False),
+        "body": json.dumps(
+            {**body, "id": own, "flags": flags, "reauditOf": first.id, "salt": new_salt()}, allow_nan=False
+        ),
         "logged": 0 if first.log else 1,
         "settled": 0,
         "owner": this_process(),

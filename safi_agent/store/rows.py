@@ -57,6 +57,7 @@ class ReadyTurn(NamedTuple):
     error: str | None
     values: str | None
     judge: str | None
+    erased: bool = False
 
 
 class ReadyBatch(NamedTuple):
@@ -75,6 +76,7 @@ class PreparedBatch(NamedTuple):
     records: dict[str, dict[str, Any]]  #: by turn id, in the order of turns
     value_sets: dict[str, str]  #: by turn id
     memory: dict[str, Any] | None
+    erased: frozenset[str] = frozenset()  #: the ids of turns whose contents were erased before
 
 
 class Commit(NamedTuple):

@@ -176,6 +176,29 @@ class Sqlite(ForkSafeEngine):
         ):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def purge(self) -> None:
+        """Write the database anew, without free space, and empty the write-ahead log.
+
+        Others cannot write meanwhile. A reader that does not end its transaction prevents it.
+
+        Raises:
+            DBAPIError: the database failed.
+            WaitedTooLongError: another process or thread used the database until the timeout.
+        """
+        if self._is_memory:
+            return
+        waiting = current_timeout_budget().wait()
+        try:
+            with self._checkpointing, closing(sqlite3.connect(self._path, timeout=waiting.left)) as connection:
+                connection.execute("VACUUM")
+                while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if not waiting.pause():
+                        raise WaitedTooLongError("The store was read by another process or thread.")
+        except sqlite3.Error as error:
+            raise DBAPIError.instance("VACUUM", None, error, sqlite3.Error, hide_parameters=True) from None
+        finally:
+            waiting.end()
+
     @override
     def before_fork(self) -> None:
         """Close the connection: SQLite's file locks are in process memory, which a child would copy."""

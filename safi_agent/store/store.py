@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, func, literal_column, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from typing_extensions import override
 
@@ -34,7 +34,7 @@ from safi_agent.store.rows import (
     ReadyTurn,
     StoredTurn,
 )
-from safi_agent.store.tables import NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
+from safi_agent.store.tables import ERASURES, NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
 
 FRESH = 1.0  # seconds for which a note of another process may be stale
 MOST_NOTES = 10_000
@@ -60,12 +60,17 @@ _MEMORY = select(memory.c.mu, memory.c.mu_turn, memory.c.scores).where(memory.c.
 # Locks the memory key for concurrent writers.
 _LOCK_KEY = select(memory.c.key).where(memory.c.key == bindparam("of")).with_for_update()
 _OPEN = (
-    select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id)
+    select(turns.c.id, turns.c.turn, turns.c.status, turns.c.value_set, turns.c.values_id, turns.c.erased)
     .where(turns.c.key == bindparam("of"), NOT_DONE)
     .order_by(turns.c.turn)
     .limit(bindparam("most"))
 )
-_HEAD = select(turns.c.id).where(turns.c.key == bindparam("of"), NOT_DONE).order_by(turns.c.turn).limit(1)
+_HEAD = (
+    select(turns.c.id, turns.c.erased)
+    .where(turns.c.key == bindparam("of"), NOT_DONE)
+    .order_by(turns.c.turn)
+    .limit(bindparam("most"))
+)
 _BODIES = select(turns.c.id, turns.c.body, turns.c.ledger, turns.c.error, turns.c.judge).where(_THOSE)
 _VALUES = select(value_sets.c.body).where(value_sets.c.id == bindparam("of"))
 _REMEMBER = update(memory).where(memory.c.key == bindparam("of"))
@@ -88,7 +93,7 @@ _SETTLE = update(turns).where(_THOSE).values(settled=1)
 _AUDIT_ROW = (turns.c.id, turns.c.status, turns.c.owner, turns.c.place, turns.c.record)
 _AUDIT = (
     select(*_AUDIT_ROW)
-    .where(or_(_OF, turns.c.reaudit_of == bindparam("of")))
+    .where(or_(_OF, turns.c.reaudit_of == bindparam("of")), turns.c.key != literal_column(f"'{ERASURES}'"))
     .order_by(turns.c.turn.desc())  # a repetition comes after the first audit
     .limit(1)
 )
@@ -185,7 +190,7 @@ class Store(ForkHandler):
         }
         try:
             with self.database.transaction() as c:
-                number: int = c.execute(self._next_turn, {**_BLANK, "key": body["key"]}).scalar_one()
+                number = self.next_number(c, body["key"])
                 c.execute(_ADD, {**row, "turn": number})
                 self.database.enqueue(
                     c, "safi.judge" if audit else "safi.settle", body["valueSet"], body["key"], body["id"]
@@ -197,6 +202,11 @@ class Store(ForkHandler):
         if audit:
             self.pending.add(body["valueSet"])
         return number, None
+
+    def next_number(self, c: Connection, key: str) -> int:
+        """The number of the next turn of a memory key, which is locked until the transaction ends."""
+        number: int = c.execute(self._next_turn, {**_BLANK, "key": key}).scalar_one()
+        return number
 
     def save_values(self, values_id: str, body: str) -> None:
         """Store a value set, so that its turns can be audited by it after it was edited."""
@@ -261,7 +271,7 @@ class Store(ForkHandler):
     ) -> dict[str, dict[str, Any]]:
         """Commit prepared batches in one transaction; returns the committed records by turn id.
 
-        A batch whose memory key another process has committed meanwhile is skipped.
+        A batch is skipped if another process has committed its memory key meanwhile, or one of its turns was erased.
 
         Args:
             batches: what is to be committed.
@@ -297,7 +307,8 @@ class Store(ForkHandler):
         self.database.lock_commit_order(c)
         place: int = c.scalar(_LAST) or 0
         for batch in mine:
-            if c.scalar(_HEAD, {"of": batch.key}) != batch.rows[0]["of"]:
+            head = [(row["of"], row["of"] in batch.erased) for row in batch.rows]
+            if [(row.id, bool(row.erased)) for row in c.execute(_HEAD, {"of": batch.key, "most": len(head)})] != head:
                 continue
             c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(batch.rows, 1)])
             if batch.memory is not None:
@@ -378,8 +389,8 @@ def _load_rows(c: Connection, rows: Sequence[Any], results: Mapping[str, AuditRe
     for row in rows:
         result: Any = own.get(row.id, bodies.get(row.id))
         body = bodies[row.id].body if row.id in bodies else result.body
-        values = sets[row.values_id]
+        values, erased = sets[row.values_id], bool(row.erased)
         heads.append(
-            ReadyTurn(row.id, row.turn, row.value_set, body, result.ledger, result.error, values, result.judge)
+            ReadyTurn(row.id, row.turn, row.value_set, body, result.ledger, result.error, values, result.judge, erased)
         )
     return heads

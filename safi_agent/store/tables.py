@@ -1,6 +1,7 @@
 """The tables, and the conditions of their partial indexes."""
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     Float,
@@ -11,9 +12,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     literal_column,
     or_,
 )
+
+ERASURES = ""  # the memory key of rows that are not turns, but records of erasures; that of a turn is not empty
 
 metadata = MetaData()
 memory = Table(
@@ -50,8 +54,13 @@ turns = Table(
     Column("since", Float),  # time of the answer, seconds since the epoch
     Column("reaudit_of", String),  # the id of the turn whose failed audit this one repeats
     Column("judge", String),  # the name of the judge's model
+    Column("erased", Integer, nullable=False, default=0),  # 1 after the erasure of its contents
     UniqueConstraint("key", "turn"),
 )
+# The planner's statistics of PostgreSQL contain values of a column, which an erasure would leave there.
+_WITHOUT_STATISTICS = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in ("body", "ledger", "record"))
+_ALTER = DDL(f"ALTER TABLE {turns.name} {_WITHOUT_STATISTICS}")  # type: ignore[no-untyped-call]
+event.listen(turns, "after_create", _ALTER.execute_if(dialect="postgresql"))
 # Literal constants instead of parameters: the planner uses a partial index only if it recognizes the condition.
 NOT_DONE = turns.c.status != literal_column("'done'")
 NOT_LOGGED = turns.c.logged == literal_column("0")
@@ -59,6 +68,7 @@ NOT_SETTLED = turns.c.settled == literal_column("0")
 UNFINISHED = or_(NOT_SETTLED, NOT_LOGGED)
 PLACED = turns.c.place.is_not(None)
 FAILED = turns.c.error.is_not(None)
+NOT_ERASED = turns.c.erased == literal_column("0")
 AGAIN = turns.c.reaudit_of.is_not(None)
 Index("safi_turns_open", turns.c.key, turns.c.turn, sqlite_where=NOT_DONE, postgresql_where=NOT_DONE)
 Index("safi_turns_unlogged", turns.c.log, turns.c.place, sqlite_where=NOT_LOGGED, postgresql_where=NOT_LOGGED)

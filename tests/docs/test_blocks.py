@@ -29,6 +29,7 @@ SLOW = {f"docs/{page}.md" for page in LONG}
 EXACT = {
     f"docs/{page}.md"
     for page in (
+        "howto/erase",
         "howto/opentelemetry",
         "howto/serve",
         "howto/values",

@@ -42,6 +42,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "Finding",
         "IntellectError",
         "OutboxError",
+        "RedactionError",
         "SafiChain",
         "SafiError",
         "SafiMiddleware",

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from safi_agent.log.hash_chain import Tip, read_seal, seal
+from safi_agent.log.hash_chain import Tip, erase_line, read_seal, seal
 from tests.safi_agent.log.chains import chain, record
 
 LOG = chain(40)
@@ -41,6 +41,18 @@ def edit_and_reseal(rng: random.Random, log: list[bytes]) -> list[bytes]:
     assert before
     line, _ = resealed(log[i].replace(b"Question", b"Answer"), Tip(i, before.prev))
     return [*log[:i], line, *log[i + 1 :]]
+
+
+@attack("the contents of a line are erased without a record of it")
+def erase(rng: random.Random, log: list[bytes]) -> list[bytes]:
+    i = rng.randrange(len(log))
+    return [*log[:i], erase_line(log[i]), *log[i + 1 :]]
+
+
+@attack("a line is edited and its contents are erased")
+def edit_and_erase(rng: random.Random, log: list[bytes]) -> list[bytes]:
+    i = rng.randrange(len(log))
+    return [*log[:i], erase_line(log[i].replace(b"Question", b"Questiom")), *log[i + 1 :]]
 
 
 @attack("the `mac` of a line is removed")

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 from pathlib import Path
 
 from safi_agent.log.hash_chain import Tip, beginning, seal
@@ -13,7 +14,9 @@ KEY = b"k" * 32
 
 
 def record(i: int, text: str = "") -> str:
-    return json.dumps({"turnId": f"t{i}", "turn": i, "userPrompt": text or f"Question {i}?", "flags": []})
+    text = text or f"Question {i}?"
+    salt = hashlib.sha512(f"{i} {text}".encode()).hexdigest()[:66]
+    return json.dumps({"turnId": f"t{i}", "turn": i, "userPrompt": text, "flags": [], "salt": salt})
 
 
 def chain(count: int, key: bytes = KEY, tip: Tip | None = None, text: str = "") -> list[bytes]:
@@ -39,6 +42,17 @@ def anchor(lines: list[bytes], key: bytes = KEY, before: int = 0) -> Anchor:
     return Anchor(size, before + len(lines), json.loads(lines[-1])["mac"], key_id(key))
 
 
+def plain_form(line: bytes) -> bytes:
+    """What the page on the log says that is sealed of one of these lines: the slow twin."""
+    before, sealed = line[: line.rindex(b', "line": ')], line[line.rindex(b', "line": ') :]
+    if b', "salt": "' not in before:
+        return line
+    record, salt = before.rsplit(b', "salt": ', 1)
+    emptied = re.sub(rb'"userPrompt": "[^"\\]*"', b'"userPrompt": ""', record)
+    assert re.fullmatch(rb'"[0-9a-f]{66}"', salt)
+    return emptied + f', "erased": "{hashlib.sha256(before + b"}").hexdigest()}"'.encode() + sealed
+
+
 def plain_faults(lines: list[bytes], key: bytes, before: bytes = b"") -> list[int]:
     """The lines, from 1, whose number, ``prev`` or ``mac`` is not what the page on the log says: the slow twin."""
     faults = []
@@ -46,7 +60,7 @@ def plain_faults(lines: list[bytes], key: bytes, before: bytes = b"") -> list[in
     for at, line in enumerate(lines, 1):
         number += 1
         told = json.loads(line)
-        body = line[: line.rindex(b', "mac": ')]
+        body = plain_form(line)[: plain_form(line).rindex(b', "mac": ')]
         mac = hmac.new(key, body, hashlib.sha256).hexdigest()
         if (told["line"], told["prev"], told["mac"]) != (number, prev, mac):
             faults.append(at)

@@ -8,6 +8,7 @@ from safi_agent.log.rotation import log_files
 from safi_agent.log.signing import SignedState, sign_lines
 from safi_agent.log.signing_keys import SigningKey
 from safi_agent.log.tree_files import read_lines
+from tests.safi_agent.log.chains import plain_form
 from tests.safi_agent.log.test_merkle import plain_root, sha
 
 SIGNER = SigningKey("example.com/safi", b"s" * 32)
@@ -21,7 +22,7 @@ def sign_all(log: Path, most: int | None = None) -> None:
 
 def plain_text(lines: list[bytes], name: str = "example.com/safi") -> str:
     """What the page says that is signed: the slow twin."""
-    data = [line.rstrip(b"\n") for line in lines]
+    data = [plain_form(line).rstrip(b"\n") for line in lines]
     first = sha(b"\x00" + data[0]).hex()[:16]
     return f"{name}/{first}\n{len(data)}\n{base64.b64encode(plain_root(data)).decode()}\n"
 

@@ -13,13 +13,14 @@ from safi_agent.log.proofs import ProvenTurn, check_extension, check_turn, prove
 from safi_agent.log.signing_keys import SigningKey, UnknownKeyError
 from safi_agent.log.tree_files import index_file, tree_file
 from tests.safi_agent.log.attacks import LOG, OTHER
-from tests.safi_agent.log.chains import write
+from tests.safi_agent.log.chains import plain_form, write
 from tests.safi_agent.log.signed_logs import SIGNER, sign_all
 from tests.safi_agent.log.test_merkle import plain_path, plain_root, plain_subproof
 
 PUBLIC = [SIGNER.public]
 STRANGER = SigningKey("example.com/safi", b"x" * 32)
 DATA = [line.rstrip(b"\n") for line in LOG]
+LEAVES = [plain_form(line).rstrip(b"\n") for line in LOG]
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +50,13 @@ def test_a_proof_is_what_the_specification_says(index: int, log: Path) -> None:
         "c2sp.org/tlog-proof@v1",
         f"extra {base64.b64encode(DATA[index]).decode()}",
         f"index {index}",
-        *lines_of(plain_path(index, DATA)),
+        *lines_of(plain_path(index, LEAVES)),
         "",
         note,
     ]
     proof = prove_turn(log, f"t{index + 1}")
     assert proof.decode() == "\n".join(expected)
-    assert note.split("\n")[1:3] == ["40", base64.b64encode(plain_root(DATA)).decode()]
+    assert note.split("\n")[1:3] == ["40", base64.b64encode(plain_root(LEAVES)).decode()]
 
 
 def test_every_turn_is_proven(log: Path) -> None:
@@ -163,7 +164,7 @@ def exported(log: Path, count: int) -> bytes:
 def test_an_extension_is_proven_as_a_witness_asks_for_it(count: int, own: Path) -> None:
     old = exported(own, count)
     proof = prove_extension(own, old)
-    path = lines_of(plain_subproof(count, DATA, True))
+    path = lines_of(plain_subproof(count, LEAVES, True))
     assert proof.decode() == "\n".join([f"old {count}", *path, "", checkpoint_file(own).read_text()])
     assert check_extension(proof, PUBLIC, old)[:2] == (count, check_turn(PROOF[0], PUBLIC).checkpoint)
     tree_file(own).unlink()

@@ -77,7 +77,7 @@ def replayed(path: Path, lines: list[dict[str, Any]], **settings: Any) -> Replay
 
 
 def test_what_plain_arithmetic_gives_has_no_fault(tmp_path: Path) -> None:
-    assert replayed(tmp_path / "log.json", LINES) == ((), 0, 120, 0, 0)
+    assert replayed(tmp_path / "log.json", LINES) == ((), 0, 120, 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -133,7 +133,7 @@ def test_keys_that_begin_in_the_middle_go_on_from_their_first_line(tmp_path: Pat
 
 def test_full_files_come_first(tmp_path: Path) -> None:
     (tmp_path / "log.json.1").write_text("".join(json.dumps(line) + "\n" for line in LINES[:70]))
-    assert replayed(tmp_path / "log.json", LINES[70:]) == ((), 0, 120, 0, 0)
+    assert replayed(tmp_path / "log.json", LINES[70:]) == ((), 0, 120, 0, 0, 0)
     wrong = {**LINES[75], "muTurn": -1}
     (fault, *_) = replayed(tmp_path / "log.json", [*LINES[70:75], wrong, *LINES[76:]]).faults
     assert fault[:2] == (str(tmp_path / "log.json"), 6)
@@ -178,7 +178,7 @@ def test_an_audit_may_fail_with_a_whole_ledger_where_a_map_is_the_operators(tmp_
 def test_keys_that_it_does_not_know_make_no_difference(tmp_path: Path) -> None:
     """A repeated audit is a turn of its key like any other."""
     more = {"notShown": ["an image"], "reauditOf": "t0", "flags": ["not_shown"]}
-    assert replayed(tmp_path / "log.json", [{**line, **more} for line in LINES]) == ((), 0, 120, 0, 0)
+    assert replayed(tmp_path / "log.json", [{**line, **more} for line in LINES]) == ((), 0, 120, 0, 0, 0)
 
 
 def test_a_row_that_was_left_out_is_computed_as_the_chain_did(make: Any, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_row_that_was_left_out_is_computed_as_the_chain_did(make: Any, tmp_pat
         for i in range(4):
             safi.invoke(f"{i}?")
             safi.drain()
-    assert replay(tmp_path / "log.json", SETS.get) == ((), 0, 4, 0, 0)
+    assert replay(tmp_path / "log.json", SETS.get) == ((), 0, 4, 0, 0, 0)
     records = [json.loads(line) for line in (tmp_path / "log.json").read_text().splitlines()]
     assert records[0]["drift"] is None
     assert records[1]["drift"] == records[2]["drift"] == pytest.approx(0, abs=1e-12)
@@ -245,7 +245,7 @@ def test_a_log_that_a_chain_wrote_agrees(make: Any, tmp_path: Path) -> None:
             safi.invoke(f"{i}?")
             safi.drain()
     found = replay(tmp_path / "log.json", SETS.get)
-    assert found == ((), 0, 6, 0, 0)
+    assert found == ((), 0, 6, 0, 0, 0)
     lines = [json.loads(line) for line in (tmp_path / "log.json").read_text().splitlines()]
     assert [line["auditStatus"] for line in lines].count("failed") == 1
     assert replayed(tmp_path / "other.json", [{k: v for k, v in x.items() if k != "measure"} for x in lines]).faulty > 0

@@ -69,7 +69,7 @@ def test_a_log_that_is_as_it_was_written_has_no_fault(tmp_path: Path) -> None:
     for files in ((LOG,), (LOG[:7], LOG[7:]), (LOG[:1], LOG[1:2], LOG[2:], [])):
         verdict = verify(write(tmp_path / "log.json", *files), KEY, anchor(LOG))
         last = read_seal(LOG[-1])
-        assert verdict == ((), 0, 40, 0, Tip(40, last.mac if last else ""))
+        assert verdict == ((), 0, 40, 0, Tip(40, last.mac if last else ""), 0)
 
 
 def test_another_log_of_the_same_key_is_found_at_the_line_that_the_store_remembers(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_lines_of_a_log_that_was_not_chained_are_bound_by_the_first_that_is(tmp_
     for changed in (old[1:] + new, [*old, old[0], *new], [old[0].replace(b"Q", b"q"), *old[1:], *new], new):
         verdict = verify(write(path, changed), KEY)
         assert verdict.faults[0].at == 1
-    assert verify(write(path, old), KEY)[1:] == (0, 5, 5, None)
+    assert verify(write(path, old), KEY)[1:] == (0, 5, 5, None, 0)
 
 
 def test_earlier_files_may_be_kept_elsewhere(tmp_path: Path) -> None:

@@ -204,3 +204,16 @@ def test_labels_of_findings_are_exported_as_calibrate_reads_them(window: Browser
     ]
     assert {row.prompt for row in rows} == {"question 1", "question 2"}
     assert (window.errors(), window.requests()) == ([], [])
+
+
+def test_an_erased_turn_is_marked(window: Browser, tmp_path: Path) -> None:
+    erased = {"userPrompt": "", "finalOutput": "", "erased": "5a" * 32, "spiritScore": 2}
+    recorded = {"timestamp": "2026-03-01T08:00:00Z", "erasedTurns": ["a"], "turnId": "b"}
+    seal = {"line": 1, "prev": "0" * 64, "mac": "0" * 64}
+    page = written(tmp_path, [record(1, **erased), record(2, spiritScore=2), {**recorded, **seal}])
+    window.goto(page)
+    assert shown(window) == ["question 2", "Contents erased"]
+    window.ask(OPEN)
+    window.wait()
+    marks = window.ask("return [...document.querySelectorAll('.whole > p')].map(mark => mark.textContent)")
+    assert marks == ["The contents of this turn were erased."]

@@ -1,8 +1,11 @@
 """The service over real HTTP: answers, refusals, errors, audits."""
 
 import json
+import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -447,6 +450,35 @@ def test_health_is_that_of_the_store_and_is_read_once_a_second(
     monkeypatch.setattr(health_module, "VALID", 0.0)
     response = client.get("/healthz")
     assert (response.status_code, response.json()) == (503, {"status": "unavailable"})
+
+
+def test_health_is_answered_while_turns_wait_for_the_store(make: Any, serve: Any, tmp_path: Path) -> None:
+    """Another process holds the lock of writers, as "safi erase" does while it writes the database anew."""
+    client = serve(make())
+    client.post(PATH, json=request())
+    with closing(sqlite3.connect(tmp_path / "safi.db", isolation_level=None)) as writer, ThreadPoolExecutor(40) as pool:
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            waiting = [pool.submit(client.post, PATH, json=request()) for _ in range(40)]  # more than asyncio's threads
+            assert not any(turn.done() for turn in wait(waiting, timeout=1).done)
+            assert client.get("/healthz", timeout=4).status_code == 200
+        finally:
+            writer.execute("ROLLBACK")
+        assert {turn.result().status_code for turn in waiting} == {200}
+
+
+def test_a_store_that_does_not_answer_in_time_is_not_healthy(
+    make: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(make())
+    go_on = threading.Event()
+    monkeypatch.setattr(health_module, "STORE_TIMEOUT", 0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(chain_module, "read_backlog", lambda *_: go_on.wait(20))
+        assert client.get("/healthz", timeout=5).status_code == 503
+    go_on.set()
+    monkeypatch.setattr(health_module, "VALID", 0.0)
+    assert client.get("/healthz", timeout=5).status_code == 200
 
 
 def test_without_a_registry_there_are_no_metrics(make: Any, serve: Any) -> None:

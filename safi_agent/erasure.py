@@ -1,0 +1,101 @@
+"""Erase the contents of turns from the store and the log; figures, proofs and the order of turns remain."""
+
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import NamedTuple
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from safi_agent.errors import LogError, SafiError
+from safi_agent.log.erasure import erase_lines, write_records
+from safi_agent.log.rotation import log_files
+from safi_agent.record import utc_now
+from safi_agent.store import Store
+from safi_agent.store.database_errors import raise_as
+from safi_agent.store.erasure import erase_turns, find_turns, open_erasures
+from safi_agent.store.log_state import read_anchor
+
+
+class Erased(NamedTuple):
+    """The result of an erasure."""
+
+    turns: int  #: number of turns whose contents were removed, repetitions of audits included
+    earlier: int  #: number of turns that were to be erased and had been erased before
+    lines: int  #: number of lines of logs whose contents were removed
+    unfinished: tuple[str, ...]  #: where contents are left, one sentence each; erasing again continues there
+
+
+def _store_failed(cause: str) -> SafiError:
+    return SafiError(f"The store failed ({cause}). Details are in the logger 'safi_agent'.")
+
+
+@raise_as(_store_failed, "The store failed")
+def erase(
+    store: Store,
+    *,
+    turn_ids: Iterable[str] | None = None,
+    key: str | None = None,
+    older_than: timedelta | None = None,
+) -> Erased:
+    """Remove the contents of turns from the store and from the logs that the store has written.
+
+    Contents are the prompt and its context, draft, reflection, answer, reasons and metadata. Scores, decisions and
+    times remain, with the order of turns, so that ``safi verify``, ``safi prove`` and ``safi replay`` still hold.
+    Each log gets a line with the ids of the erased turns. A turn that is not audited yet gets a failed audit.
+
+    Erasures that were interrupted before are completed too. To write the database anew takes time in proportion to its
+    size, during which others cannot write.
+
+    Args:
+        store: the store of the turns.
+        turn_ids: the ids of the turns to erase, with all repetitions of their audits.
+        key: instead, all turns of this memory key.
+        older_than: only turns that were answered longer ago than this; with ``key``, or for all keys.
+
+    Raises:
+        ValueError: not exactly one way to choose turns is given, or ``older_than`` is negative.
+        UnknownTurnError: the store does not have a turn.
+        SafiError: the store failed.
+    """
+    if (turn_ids is None) == (key is None and older_than is None):
+        raise ValueError("expected either turn_ids, or key, older_than or both.")
+    if older_than is not None and older_than < timedelta(0):
+        raise ValueError(f"older_than: expected a duration of at least 0, got {older_than}.")
+    before = None if older_than is None else time.time() - older_than.total_seconds()
+    left, earlier = find_turns(store, None if turn_ids is None else list(turn_ids), key, before)
+    count = erase_turns(store, left, utc_now())
+    return _complete(store, Erased(count, earlier, 0, ()))
+
+
+def _complete(store: Store, erased: Erased) -> Erased:
+    """Complete all erasures that are open: in the logs, then in the files of the store."""
+    if not (erasures := open_erasures(store)):
+        return erased
+    store.database.checkpoint()  # the store has to survive a power failure before lines are changed
+    counted, unfinished = 0, []
+    for log in dict.fromkeys(erasure.log for erasure in erasures):
+        try:
+            counted += _erase_log(store, log)
+        except (LogError, OSError, ValueError) as error:
+            unfinished.append(f"The log {log}: {error}.")
+    try:
+        store.database.purge()
+    except SQLAlchemyError as error:
+        cause = type(getattr(error, "orig", None) or error).__name__
+        unfinished.append(f"Free space in the files of the store: they could not be written anew ({cause}).")
+    if not unfinished:
+        store.mark_settled([erasure.id for erasure in erasures])  # others may have been added meanwhile
+    return erased._replace(lines=counted, unfinished=tuple(unfinished))
+
+
+def _erase_log(store: Store, log: str) -> int:
+    if not log:
+        return 0
+    if not log_files(log) and read_anchor(store, log) is not None:
+        raise LogError(
+            "it was written by this store, and does not exist there any more; put it back, or an empty file in its "
+            "place if it was deleted"
+        )
+    write_records(store, log)
+    return erase_lines(store, log)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, select, update
 
 from safi_agent.contents import erase_body, erase_ledger, erase_record
 from safi_agent.errors import UnknownTurnError
@@ -28,7 +28,9 @@ _TURN = turns.c.key != ERASURES
 _FIRST = func.coalesce(turns.c.reaudit_of, turns.c.id)  # a repeated audit has the contents of the first
 _KEYS = select(turns.c.key).where(turns.c.id.in_(_THOSE)).distinct()
 _LOCK_KEYS = select(memory.c.key).where(memory.c.key.in_(_THOSE)).order_by(memory.c.key).with_for_update()
-_ROWS = select(turns).where(turns.c.id.in_(_THOSE), NOT_ERASED).order_by(turns.c.id).with_for_update()
+_FIRSTS = select(_FIRST).where(turns.c.id.in_(_THOSE)).distinct()
+_FAMILY = or_(turns.c.id.in_(_THOSE), turns.c.reaudit_of.in_(_THOSE))
+_ROWS = select(turns).where(_FAMILY, _TURN, NOT_ERASED).order_by(turns.c.id).with_for_update()
 _ERASE = (
     update(turns)
     .where(turns.c.id == bindparam("of"))
@@ -87,7 +89,8 @@ def _refuse_unknown(c: Connection, turn_ids: Sequence[str]) -> None:
 def erase_turns(store: Store, turn_ids: Iterable[str], timestamp: str) -> int:
     """Remove the contents of these turns from the rows of the store, and add a record of it for each log.
 
-    A turn that is not audited yet gets a failed audit. ``AT_ONCE`` turns are erased in a transaction.
+    Repetitions of their audits are erased with them. A turn that is not audited yet gets a failed audit. ``AT_ONCE``
+    turns are erased in a transaction.
 
     Args:
         store: the store.
@@ -103,7 +106,9 @@ def erase_turns(store: Store, turn_ids: Iterable[str], timestamp: str) -> int:
             # Locks in the order in which a commit takes them.
             c.execute(_LOCK_KEYS, {"those": sorted(c.scalars(_KEYS, {"those": ids}))}).all()
             store.database.lock_commit_order(c)
-            if rows := c.execute(_ROWS, {"those": ids}).all():
+            # With repetitions of audits that were added since the turns were chosen; none is added any more.
+            firsts = list(c.scalars(_FIRSTS, {"those": ids}))
+            if rows := c.execute(_ROWS, {"those": firsts}).all():
                 c.execute(_ERASE, [_erased(row) for row in rows])
                 _add_records(store, c, rows, timestamp)
             for row in rows:
@@ -122,7 +127,15 @@ def _add_records(store: Store, c: Connection, rows: Iterable[Any], timestamp: st
         own = str(uuid4())
         record = {"timestamp": timestamp, "erasedTurns": ids, "turnId": own}
         row = {"id": own, "key": ERASURES, "turn": store.next_number(c, ERASURES), "log": log, "place": place}
-        nothing = {"value_set": "", "values_id": "", "audit": 0, "attempts": 0, "body": "{}", "owner": "", "erased": 0}
+        nothing = {
+            "value_set": "",
+            "values_id": "",
+            "audit": 0,
+            "attempts": 0,
+            "body": '{"erased": true}',
+            "owner": "",
+            "erased": 0,
+        }
         state = {"status": "done", "logged": 0 if log else 1, "settled": 0, "lease": 0.0, "since": time.time()}
         c.execute(turns.insert(), {**row, **nothing, **state, "record": json.dumps(record)})
 

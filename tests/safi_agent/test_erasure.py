@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -271,6 +271,26 @@ def test_a_failed_audit_and_its_repetition_are_erased_together(folder: Folder) -
     folder.replay()
 
 
+def test_a_repetition_that_is_added_while_its_turn_is_erased_is_erased_too(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copies the contents under an id that was not known when the turns were chosen."""
+    (turn,) = folder.ask("one", model=model(conscience=ValueError("no")), audit_attempts=1)
+
+    def erase_later(store: Store, ids: Iterable[str], timestamp: str) -> int:
+        ids = list(ids)
+        safi = folder.make(model())
+        assert safi.reaudit() == 1
+        safi.close()
+        return erase_turns(store, ids, timestamp)
+
+    monkeypatch.setattr("safi_agent.erasure.erase_turns", erase_later)
+    assert folder.erase("--turn", turn)[1].startswith("2 turns erased, in 2 lines of the log.")
+    assert found(folder.path, "one") == []
+    folder.verify()
+    folder.replay()
+
+
 def test_a_failed_audit_that_was_erased_is_not_repeated(folder: Folder) -> None:
     (turn,) = folder.ask("one", model=model(conscience=ValueError("no")), audit_attempts=1)
     folder.erase("--turn", turn)
@@ -345,6 +365,17 @@ def test_a_repeated_request_is_not_answered_from_an_erased_turn(folder: Folder) 
     folder.erase("--turn", turn)
     (again,) = folder.ask("one")
     assert again != turn
+    folder.verify()
+
+
+def test_the_id_of_an_erasure_is_not_the_id_of_a_request(folder: Folder) -> None:
+    (turn,) = folder.ask("one")
+    folder.erase("--turn", turn)
+    own = json.loads(folder.log.read_bytes().splitlines()[-1])["turnId"]
+    safi = folder.make(model())
+    config: Any = {"configurable": {"safi_turn_id": own}}
+    assert safi.invoke(words("two")[3], config).response_metadata["safi"]["turnId"] != own
+    safi.close()
     folder.verify()
 
 

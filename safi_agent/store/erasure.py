@@ -69,7 +69,7 @@ def find_turns(
     left: dict[str, None] = {}  # in order, and each once
     earlier = 0
     with store.database.transaction(reading=True) as c:
-        for ids in [None] if turn_ids is None else _batches(turn_ids):
+        for ids in [None] if turn_ids is None else batches(turn_ids):
             if ids is not None:
                 _refuse_unknown(c, ids)
             chosen = and_(*conditions, *([] if ids is None else [turns.c.id.in_(ids)]))
@@ -101,7 +101,7 @@ def erase_turns(store: Store, turn_ids: Iterable[str], timestamp: str) -> int:
         The number of turns whose contents were removed.
     """
     count = 0
-    for ids in _batches(turn_ids):
+    for ids in batches(turn_ids):
         with store.database.transaction() as c:
             # Locks in the order in which a commit takes them.
             c.execute(_LOCK_KEYS, {"those": sorted(c.scalars(_KEYS, {"those": ids}))}).all()
@@ -173,7 +173,8 @@ def open_erasures(store: Store) -> list[Erasure]:
         return [Erasure(row.id, row.log, bool(row.logged)) for row in c.execute(query.order_by(turns.c.place))]
 
 
-def _batches(turn_ids: Iterable[str]) -> Iterator[list[str]]:
+def batches(turn_ids: Iterable[str]) -> Iterator[list[str]]:
+    """These ids, each once, at most ``AT_ONCE`` at a time."""
     rest = iter(dict.fromkeys(turn_ids))
     while batch := list(islice(rest, AT_ONCE)):
         yield batch

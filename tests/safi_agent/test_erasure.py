@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from safi_agent import SafiChain, UnknownTurnError
@@ -24,6 +25,7 @@ from safi_agent.log import writer
 from safi_agent.log.rotation import log_files
 from safi_agent.report.page import write_page
 from safi_agent.store import Store, open_store, prepare_batch
+from safi_agent.store import erasure as store_erasure
 from safi_agent.store.erasure import erase_turns, open_erasures
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake
 from tests.safi_agent.log.signed_logs import SIGNER
@@ -528,6 +530,71 @@ def test_the_ways_to_choose_turns(tmp_path: Path) -> None:
     with pytest.raises(UnknownTurnError):
         erase(store, turn_ids=["a"])
     assert erase(store, key="k", older_than=timedelta(0)) == Erased(0, 0, 0, ())
+
+
+def locked(*_: Any) -> Any:
+    """A function of the store that fails."""
+    raise OperationalError("SELECT secret", None, sqlite3.OperationalError("database is locked"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "log.erasure.find_erased",
+        "log.erasure.flush",
+        "log.erasure.open_erasures",
+        "erasure.open_erasures",
+        "store.Store.mark_settled",
+    ],
+)
+def test_a_store_that_fails_after_something_was_erased_is_reported(
+    function: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (turn,) = folder.ask("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"safi_agent.{function}", locked)
+        code, said = folder.erase("--turn", turn)
+        assert code == 1
+        assert said.startswith("1 turn erased")
+        assert "contents are left." in said
+        assert "(OperationalError)" in said
+        assert "secret" not in said
+    assert len(open_erasures(open_store(folder.store))) == 1
+    assert folder.erase("--turn", turn)[0] == 0
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_store_that_fails_in_the_second_transaction_is_reported(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.ask("one", "two", "three")
+    with monkeypatch.context() as patch:
+        patch.setattr("safi_agent.store.erasure.AT_ONCE", 1)
+        add = store_erasure._add_records
+        calls: list[int] = []
+
+        def fail_later(*arguments: Any) -> None:
+            calls.append(1)
+            locked() if len(calls) == 2 else add(*arguments)
+
+        patch.setattr("safi_agent.store.erasure._add_records", fail_later)
+        code, said = folder.erase("--key", "someone")
+    assert (code, said.splitlines()[0]) == (1, "1 turn erased, in 1 line of the log.")
+    assert "The store: not all turns could be erased (OperationalError)." in said
+    assert folder.erase("--key", "someone")[0] == 0
+    assert found(folder.path, "one", "two", "three") == []
+    folder.verify()
+
+
+def test_a_store_that_fails_before_anything_is_erased_changes_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (turn,) = folder.ask("one")
+    monkeypatch.setattr("safi_agent.store.erasure._add_records", locked)
+    code, said = folder.erase("--turn", turn)
+    assert (code, said[:48]) == (2, "safi erase: The store failed (OperationalError).")
+    assert len(found(folder.path, "one")) == len(SAID)
 
 
 @pytest.mark.slow

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from safi_agent.errors import LogError, SafiError
-from safi_agent.log.erasure import erase_lines, write_records
+from safi_agent.log.erasure import erase_lines
 from safi_agent.log.rotation import log_files
 from safi_agent.record import utc_now
 from safi_agent.store import Store
 from safi_agent.store.database_errors import raise_as
-from safi_agent.store.erasure import batches, erase_turns, find_turns, open_erasures
+from safi_agent.store.erasure import batches, erase_turns, find_turns, open_erasures, written_logs
 from safi_agent.store.log_state import read_anchor
 
 log = logging.getLogger("safi_agent")
@@ -94,19 +94,25 @@ def _cause_of(error: SQLAlchemyError) -> str:
 
 def _complete(store: Store, erased: Erased) -> Erased:
     """Complete all erasures that are open: in the logs, then in the files of the store."""
-    if not (erasures := open_erasures(store)):
+    erasures = open_erasures(store)
+    if not erasures and not erased.earlier:
         return erased
     store.database.checkpoint()  # the store has to survive a power failure before lines are changed
     counted, unfinished = 0, list(erased.unfinished)
-    for path in dict.fromkeys(erasure.log for erasure in erasures):
+    expected = dict.fromkeys(erasure.log for erasure in erasures)
+    # A log may have been continued at another path, and lines of erased turns may have come back from a backup.
+    for path in dict.fromkeys([*expected, *written_logs(store)]):
         try:
-            counted += _erase_log(store, path)
+            if path in expected or log_files(path):
+                counted += _erase_log(store, path)
         except (LogError, OSError, ValueError) as error:
             unfinished.append(f"The log {path}: {error}.")
         except SQLAlchemyError as error:
             unfinished.append(f"The log {path}: the store failed meanwhile ({_cause_of(error)}).")
+    erasures = open_erasures(store)  # with those that were added for copies of lines
     try:
-        store.database.purge()
+        if erasures:
+            store.database.purge()
     except SQLAlchemyError as error:
         unfinished.append(f"Free space in the files of the store: they could not be written anew ({_cause_of(error)}).")
     if not unfinished:
@@ -125,5 +131,4 @@ def _erase_log(store: Store, path: str) -> int:
             "it was written by this store, and does not exist there any more; put it back, or an empty file in its "
             "place if it was deleted"
         )
-    write_records(store, path)
     return erase_lines(store, path)

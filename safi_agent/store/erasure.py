@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, select, update
 
-from safi_agent.contents import erase_body, erase_ledger, erase_record
+from safi_agent.contents import erase_body, erase_ledger, erase_record, erased_turns
 from safi_agent.errors import UnknownTurnError
 from safi_agent.store.store import Store
-from safi_agent.store.tables import ERASURES, NOT_ERASED, memory, turns
+from safi_agent.store.tables import ERASURES, NOT_ERASED, anchors, memory, turns
 
 AT_ONCE = 200  # turns in a transaction, and ids in a record
 ERROR = "erased before its audit"
@@ -124,20 +124,24 @@ def _add_records(store: Store, c: Connection, rows: Iterable[Any], timestamp: st
         by_log[row.log].append(row.id)
     last: int = c.scalar(_LAST) or 0
     for place, (log, ids) in enumerate(by_log.items(), last + 1):
-        own = str(uuid4())
-        record = {"timestamp": timestamp, "erasedTurns": ids, "turnId": own}
-        row = {"id": own, "key": ERASURES, "turn": store.next_number(c, ERASURES), "log": log, "place": place}
-        nothing = {
-            "value_set": "",
-            "values_id": "",
-            "audit": 0,
-            "attempts": 0,
-            "body": '{"erased": true}',
-            "owner": "",
-            "erased": 0,
-        }
-        state = {"status": "done", "logged": 0 if log else 1, "settled": 0, "lease": 0.0, "since": time.time()}
-        c.execute(turns.insert(), {**row, **nothing, **state, "record": json.dumps(record)})
+        _add_record(store, c, log, ids, place, timestamp)
+
+
+def _add_record(store: Store, c: Connection, log: str, ids: Sequence[str], place: int, timestamp: str) -> None:
+    own = str(uuid4())
+    record = {"timestamp": timestamp, "erasedTurns": list(ids), "turnId": own}
+    row = {"id": own, "key": ERASURES, "turn": store.next_number(c, ERASURES), "log": log, "place": place}
+    nothing = {
+        "value_set": "",
+        "values_id": "",
+        "audit": 0,
+        "attempts": 0,
+        "body": '{"erased": true}',
+        "owner": "",
+        "erased": 0,
+    }
+    state = {"status": "done", "logged": 0 if log else 1, "settled": 0, "lease": 0.0, "since": time.time()}
+    c.execute(turns.insert(), {**row, **nothing, **state, "record": json.dumps(record)})
 
 
 def _erased(row: Any) -> dict[str, Any]:
@@ -171,6 +175,37 @@ def open_erasures(store: Store) -> list[Erasure]:
     query = select(turns.c.id, turns.c.log, turns.c.logged).where(turns.c.key == ERASURES, turns.c.settled == 0)
     with store.database.transaction(reading=True) as c:
         return [Erasure(row.id, row.log, bool(row.logged)) for row in c.execute(query.order_by(turns.c.place))]
+
+
+def expected_lines(store: Store, log: str) -> set[str]:
+    """The turns of erasures that are not completed whose lines were written to this log."""
+    query = select(turns.c.record).where(turns.c.key == ERASURES, turns.c.settled == 0, turns.c.log == log)
+    written = select(turns.c.id).where(turns.c.id.in_(_THOSE), turns.c.log == log, turns.c.logged == 1)
+    found: set[str] = set()
+    with store.database.transaction(reading=True) as c:
+        for record in c.scalars(query).all():
+            found |= set(c.scalars(written, {"those": erased_turns(record)}))
+    return found
+
+
+def recorded_turns(store: Store, log: str) -> set[str]:
+    """The turns whose erasure a record for this log names."""
+    query = select(turns.c.record).where(turns.c.key == ERASURES, turns.c.log == log)
+    with store.database.transaction(reading=True) as c:
+        return {turn_id for record in c.scalars(query) for turn_id in erased_turns(record)}
+
+
+def add_record(store: Store, log: str, turn_ids: Sequence[str], timestamp: str) -> None:
+    """Add a record of the erasure of these turns for a log that has copies of their lines."""
+    with store.database.transaction() as c:
+        store.database.lock_commit_order(c)
+        _add_record(store, c, log, turn_ids, (c.scalar(_LAST) or 0) + 1, timestamp)
+
+
+def written_logs(store: Store) -> list[str]:
+    """The logs that this store has written."""
+    with store.database.transaction(reading=True) as c:
+        return list(c.scalars(select(anchors.c.log).order_by(anchors.c.log)))
 
 
 def batches(turn_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -532,6 +532,45 @@ def test_the_ways_to_choose_turns(tmp_path: Path) -> None:
     assert erase(store, key="k", older_than=timedelta(0)) == Erased(0, 0, 0, ())
 
 
+def test_a_full_file_that_was_moved_away_leaves_the_erasure_open(folder: Folder, tmp_path_factory: Any) -> None:
+    first = folder.ask("one", "two", "three", "four", log_max_bytes=4096)[0]
+    folder.ask("five", log_max_bytes=4096)
+    full, moved = Path(f"{folder.log}.1"), tmp_path_factory.mktemp("archive") / "full"
+    full.rename(moved)
+    code, said = folder.erase("--turn", first)
+    assert code == 1
+    assert f"The log {folder.log}: it does not contain the lines of 1 erased turn any more" in said
+    moved.rename(full)
+    assert folder.erase("--turn", first)[0] == 0
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_full_file_of_before_the_erasure_that_came_back_is_erased(folder: Folder) -> None:
+    first = folder.ask("one", "two", "three", "four", log_max_bytes=4096)[0]
+    folder.ask("five", log_max_bytes=4096)
+    full = Path(f"{folder.log}.1")
+    content = full.read_bytes()
+    folder.erase("--turn", first)
+    full.write_bytes(content)
+    assert folder.erase("--turn", first)[:1] == (0,)
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_log_that_was_continued_at_another_path_is_erased_and_verified(folder: Folder) -> None:
+    (first,) = folder.ask("one")
+    other = folder.path / "b.json"
+    shutil.copy(folder.log, other)
+    shutil.copy(f"{folder.log}.key", f"{other}.key")
+    folder.ask("two", log=other)
+    assert folder.erase("--turn", first)[0] == 0
+    assert found(folder.path, "one") == []
+    for log in (folder.log, other):
+        code, said = safi_command("verify", str(log), "--store", folder.store)
+        assert code == 0, said
+
+
 def locked(*_: Any) -> Any:
     """A function of the store that fails."""
     raise OperationalError("SELECT secret", None, sqlite3.OperationalError("database is locked"))

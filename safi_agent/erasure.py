@@ -109,15 +109,15 @@ def _complete(store: Store, erased: Erased) -> Erased:
             unfinished.append(f"The log {path}: {error}.")
         except SQLAlchemyError as error:
             unfinished.append(f"The log {path}: the store failed meanwhile ({_cause_of(error)}).")
-    erasures = open_erasures(store)  # with those that were added for copies of lines
     try:
         if erasures:
             store.database.purge()
     except SQLAlchemyError as error:
         unfinished.append(f"Free space in the files of the store: they could not be written anew ({_cause_of(error)}).")
     if not unfinished:
+        # Others may have been added meanwhile, also for copies of lines; the next erasure settles them.
         try:
-            store.mark_settled([erasure.id for erasure in erasures])  # others may have been added meanwhile
+            store.mark_settled([erasure.id for erasure in erasures])
         except SQLAlchemyError as error:
             unfinished.append(f"The store: the erasure could not be marked as completed ({_cause_of(error)}).")
     return erased._replace(lines=counted, unfinished=tuple(unfinished))

@@ -1,5 +1,6 @@
 """Erase the contents of turns from the store and the log; figures, proofs and the order of turns remain."""
 
+import logging
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -8,13 +9,15 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from safi_agent.errors import LogError, SafiError
-from safi_agent.log.erasure import erase_lines, write_records
+from safi_agent.log.erasure import erase_lines
 from safi_agent.log.rotation import log_files
 from safi_agent.record import utc_now
 from safi_agent.store import Store
 from safi_agent.store.database_errors import raise_as
-from safi_agent.store.erasure import erase_turns, find_turns, open_erasures
+from safi_agent.store.erasure import batches, erase_turns, find_turns, open_erasures, written_logs
 from safi_agent.store.log_state import read_anchor
+
+log = logging.getLogger("safi_agent")
 
 
 class Erased(NamedTuple):
@@ -56,7 +59,7 @@ def erase(
     Raises:
         ValueError: not exactly one way to choose turns is given, or ``older_than`` is negative.
         UnknownTurnError: the store does not have a turn.
-        SafiError: the store failed.
+        SafiError: the store failed before anything was changed.
     """
     if (turn_ids is None) == (key is None and older_than is None):
         raise ValueError("expected either turn_ids, or key, older_than or both.")
@@ -64,38 +67,68 @@ def erase(
         raise ValueError(f"older_than: expected a duration of at least 0, got {older_than}.")
     before = None if older_than is None else time.time() - older_than.total_seconds()
     left, earlier = find_turns(store, None if turn_ids is None else list(turn_ids), key, before)
-    count = erase_turns(store, left, utc_now())
-    return _complete(store, Erased(count, earlier, 0, ()))
+    count, unfinished = 0, list[str]()
+    try:
+        for ids in batches(left):
+            count += erase_turns(store, ids, utc_now())
+    except SQLAlchemyError as error:
+        if not count:
+            raise  # nothing was changed
+        unfinished.append(f"The store: not all turns could be erased ({_cause_of(error)}).")
+    erased = Erased(count, earlier, 0, tuple(unfinished))
+    try:
+        return _complete(store, erased)
+    except SQLAlchemyError as error:
+        if not count:
+            raise
+        unfinished.append(f"The store failed before the erasure was completed ({_cause_of(error)}).")
+        return erased._replace(unfinished=tuple(unfinished))
+
+
+def _cause_of(error: SQLAlchemyError) -> str:
+    """The type of a database error, whose message may contain a row; its first line is logged."""
+    own = getattr(error, "orig", None) or error
+    log.error("The store failed: %s", str(own).partition("\n")[0])
+    return type(own).__name__
 
 
 def _complete(store: Store, erased: Erased) -> Erased:
     """Complete all erasures that are open: in the logs, then in the files of the store."""
-    if not (erasures := open_erasures(store)):
+    erasures = open_erasures(store)
+    if not erasures and not erased.earlier:
         return erased
     store.database.checkpoint()  # the store has to survive a power failure before lines are changed
-    counted, unfinished = 0, []
-    for log in dict.fromkeys(erasure.log for erasure in erasures):
+    counted, unfinished = 0, list(erased.unfinished)
+    expected = dict.fromkeys(erasure.log for erasure in erasures)
+    # A log may have been continued at another path, and lines of erased turns may have come back from a backup.
+    for path in dict.fromkeys([*expected, *written_logs(store)]):
         try:
-            counted += _erase_log(store, log)
+            if path in expected or log_files(path):
+                counted += _erase_log(store, path)
         except (LogError, OSError, ValueError) as error:
-            unfinished.append(f"The log {log}: {error}.")
+            unfinished.append(f"The log {path}: {error}.")
+        except SQLAlchemyError as error:
+            unfinished.append(f"The log {path}: the store failed meanwhile ({_cause_of(error)}).")
     try:
-        store.database.purge()
+        if erasures:
+            store.database.purge()
     except SQLAlchemyError as error:
-        cause = type(getattr(error, "orig", None) or error).__name__
-        unfinished.append(f"Free space in the files of the store: they could not be written anew ({cause}).")
+        unfinished.append(f"Free space in the files of the store: they could not be written anew ({_cause_of(error)}).")
     if not unfinished:
-        store.mark_settled([erasure.id for erasure in erasures])  # others may have been added meanwhile
+        # Others may have been added meanwhile, also for copies of lines; the next erasure settles them.
+        try:
+            store.mark_settled([erasure.id for erasure in erasures])
+        except SQLAlchemyError as error:
+            unfinished.append(f"The store: the erasure could not be marked as completed ({_cause_of(error)}).")
     return erased._replace(lines=counted, unfinished=tuple(unfinished))
 
 
-def _erase_log(store: Store, log: str) -> int:
-    if not log:
+def _erase_log(store: Store, path: str) -> int:
+    if not path:
         return 0
-    if not log_files(log) and read_anchor(store, log) is not None:
+    if not log_files(path) and read_anchor(store, path) is not None:
         raise LogError(
             "it was written by this store, and does not exist there any more; put it back, or an empty file in its "
             "place if it was deleted"
         )
-    write_records(store, log)
-    return erase_lines(store, log)
+    return erase_lines(store, path)

@@ -51,24 +51,28 @@ class FinalAnswer(NamedTuple):
     def is_released(self, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored) -> bool:
         """Whether it is identical to what was released in this run of the agent for this prompt.
 
-        If contents are redacted before they are stored, they are compared as ``as_stored`` returns them.
+        If contents are redacted before they are stored, the prompt is compared as ``as_stored`` returns it, and an
+        answer that differs from the stored one needs the signature of its exact text: a change within a redacted part
+        leaves no other trace.
         """
         if self.structured is not None:
-            return self._structured(turn, answered, as_stored)
+            return self._structured(turn, answered, signer, as_stored)
         if isinstance(self.last, AIMessage):
-            return self._answer(self.last, turn, answered, as_stored)
+            return self._answer(self.last, turn, answered, signer, as_stored)
         if isinstance(self.last, ToolMessage):
             return self._result(self.last, turn, answered, signer, as_stored)
         return self.last is None
 
-    def _answer(self, last: AIMessage, turn: Turn, answered: Answered, as_stored: AsStored) -> bool:
+    def _answer(
+        self, last: AIMessage, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored
+    ) -> bool:
         if (released := _released_turn(last, turn, answered, as_stored)) is None:
             return False
         expected, more = (
             answer_message(released[1], released[0]),
             last.tool_calls or last.invalid_tool_calls or last.additional_kwargs,
         )
-        return not more and _is_same(last, expected, as_stored)
+        return not more and _is_same(last, expected, turn, signer)
 
     def _result(
         self, last: ToolMessage, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored
@@ -77,12 +81,12 @@ class FinalAnswer(NamedTuple):
         if last.artifact is not None or last.additional_kwargs:
             return False
         if (released := _released_turn(last, turn, answered, as_stored)) is not None:
-            return _is_same(last, answer_message(released[1], released[0]), as_stored)
+            return _is_same(last, answer_message(released[1], released[0]), turn, signer)
         calls = [call for message in self.messages if isinstance(message, AIMessage) for call in message.tool_calls]
         matching = [call for call in calls if call["id"] == last.tool_call_id]
         return any(read_denial(turn, call, last, signer) is not None for call in matching)
 
-    def _structured(self, turn: Turn, answered: Answered, as_stored: AsStored) -> bool:
+    def _structured(self, turn: Turn, answered: Answered, signer: VerdictSigner, as_stored: AsStored) -> bool:
         places = [i for i, message in enumerate(self.messages) if isinstance(message, AIMessage)]
         if not places:
             return False
@@ -95,12 +99,18 @@ class FinalAnswer(NamedTuple):
             or answer.invalid_tool_calls
         ):
             return False
-        metadata = {name: item for name, item in safi_metadata(answer).items() if name != "calls"}
+        metadata = safi_metadata(answer)
+        metadata.pop("calls", None)
+        signature = metadata.pop("signature", None)
         expected = answer_message(released[1], released[0]).response_metadata
-        fingerprint = digest(answer.content, answer.tool_calls, notes, self.structured)
+        exact = digest(answer.content, answer.tool_calls, notes, self.structured)
+        fingerprint = {"structured": signer.sign_answer(turn, "", exact)}
+        stored = as_stored(fingerprint)
         return bool(
             {**answer.response_metadata, "safi": metadata} == expected
-            and as_stored({"structured": fingerprint}).items() <= released[1]["metadata"].items()
+            and stored.items() <= released[1]["metadata"].items()
+            # A redaction may give the same text for different fingerprints.
+            and (stored == fingerprint or signer.is_signed_answer(turn, metadata["turnId"], exact, signature))
         )
 
 
@@ -119,10 +129,13 @@ def result_id(run: str, call_id: str) -> str:
     return str(uuid5(NAMESPACE_OID, f"{run}:{call_id}"))
 
 
-def _is_same(message: AnyMessage, expected: AIMessage, as_stored: AsStored) -> bool:
+def _is_same(message: AnyMessage, expected: AIMessage, turn: Turn, signer: VerdictSigner) -> bool:
     """Whether a message is the released one; a content that is not a text is not what was released."""
-    content = as_stored(message.content) if isinstance(message.content, str) else None
-    return (content, message.response_metadata) == (expected.content, expected.response_metadata)
+    content, metadata = message.content, safi_metadata(message)
+    signature = metadata.pop("signature", None)
+    if not isinstance(content, str) or {**message.response_metadata, "safi": metadata} != expected.response_metadata:
+        return False
+    return content == expected.content or signer.is_signed_answer(turn, metadata["turnId"], content, signature)
 
 
 def _released_turn(

@@ -225,6 +225,7 @@ class Governance:
         reply = read_reply(model.response, turn["draft"])
         verdicts = yield from self._rule_calls(turn, reply, model.tool_names)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
+        exact: str | None = None
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
         approved = "verdict" not in turn or turn["verdict"].decision == "approve"
@@ -233,12 +234,14 @@ class Governance:
             usage = token_counts(_usage(turn, verdicts))
             return ModelResponse([outgoing_message(reply, calls, {}, usage, model.name), *reply.notes])
         if reply.structured is not None:
-            fingerprint = digest(
+            exact = digest(
                 reply.text if reply.notes else reply.words, [c for c, _ in calls], reply.notes, reply.structured
             )
+            # Keyed, because contents could be found by trying what has this fingerprint.
+            fingerprint = self.signer.sign_answer(turn, "", exact)
             turn = {**turn, "metadata": {**turn["metadata"], "structured": fingerprint}}
         turn = yield self._release(model), turn
-        answer = self.chain.deliver(turn["answer"])
+        answer = self._signed(turn, self.chain.deliver(turn["answer"]), exact)
         answer.name = model.name
         if not approved or reply.structured is None:
             return ModelResponse([answer])
@@ -246,6 +249,15 @@ class Governance:
             metadata = answer.response_metadata["safi"]
             answer = outgoing_message(reply, calls, metadata, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
+
+    def _signed(self, turn: Turn, answer: AIMessage, exact: str | None = None) -> AIMessage:
+        """The answer with a signature of its text, or of ``exact``, if contents are redacted before they are stored."""
+        if self.chain.release.redact is not None:
+            metadata = answer.response_metadata["safi"]
+            text = str(answer.text) if exact is None or metadata["willDecision"] == "violation" else exact
+            signature = self.signer.sign_answer(turn, metadata["turnId"], text)
+            answer.response_metadata = {"safi": {**metadata, "signature": signature}}
+        return answer
 
     def _release(self, model: AgentModel) -> Runnable[Turn, Turn]:
         release = self.chain.release
@@ -333,7 +345,7 @@ class Governance:
         """Govern an answer that is not the model's own, such as a tool's result; return ``earlier`` if it is given."""
         if earlier is None:
             turn = yield self.chain.gate | self.chain.release, {**turn, "draft": without_reasoning(text)}
-            earlier = turn["answer"]
+            return self._signed(turn, self.chain.deliver(turn["answer"]))
         return self.chain.deliver(earlier)
 
 

@@ -1,7 +1,8 @@
-"""Signed verdicts on tool calls, with an HMAC under a key of the store.
+"""Signed verdicts on tool calls and signed answers, with an HMAC under a key of the store.
 
 An agent's state is plain data, which a review page, another middleware or an edit of a checkpoint can change. A signed
-verdict is valid only for the call and the run that it was made for; any other one is ignored.
+verdict is valid only for the call and the run that it was made for; any other one is ignored. An answer is signed where
+the stored one is redacted: only the signature tells whether a text is the one that was released.
 """
 
 import hmac
@@ -20,7 +21,7 @@ _FIELDS = ("decision", "code", "reason")
 
 @dataclass(frozen=True)
 class VerdictSigner:
-    """Signs and verifies verdicts; ``about`` identifies the values and settings on which they depend."""
+    """Signs and verifies verdicts and answers; ``about`` identifies the values and settings on which they depend."""
 
     key: str
     about: str
@@ -42,14 +43,24 @@ class VerdictSigner:
 
     def _sign(self, turn: Turn, call: ToolCall, fields: Mapping[str, Any]) -> str:
         """The HMAC in hexadecimal; empty if JSON cannot represent the call, which then has no signature."""
+        return self._hmac(turn, call["id"], call["name"], call["args"], dict(fields))
+
+    def sign_answer(self, turn: Turn, turn_id: str, text: str) -> str:
+        """The signature, in hexadecimal, of an answer that was released in this run of the agent under this id."""
+        return self._hmac(turn, turn_id, text)
+
+    def is_signed_answer(self, turn: Turn, turn_id: str, text: str, signature: object) -> bool:
+        """Whether exactly this answer was signed in this run under this id."""
+        signed = self.sign_answer(turn, turn_id, text)
+        return isinstance(signature, str) and hmac.compare_digest(signed.encode(), _bytes(signature))
+
+    def _hmac(self, turn: Turn, *signed: Any) -> str:
         run = (turn["metadata"]["agentRun"], turn["key"], turn["prompt"])
         try:
-            signed = json.dumps(
-                [self.about, run, call["id"], call["name"], call["args"], dict(fields)], sort_keys=True, allow_nan=False
-            )
+            text = json.dumps([self.about, run, *signed], sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             return ""
-        return hmac.new(self.key.encode(), signed.encode(), sha256).hexdigest()
+        return hmac.new(self.key.encode(), text.encode(), sha256).hexdigest()
 
 
 def _bytes(text: str) -> bytes:

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from safi_agent import SafiChain, UnknownTurnError
@@ -25,6 +26,7 @@ from safi_agent.log import writer
 from safi_agent.log.rotation import log_files
 from safi_agent.report.page import write_page
 from safi_agent.store import Store, open_store, prepare_batch
+from safi_agent.store import erasure as store_erasure
 from safi_agent.store.erasure import erase_turns, open_erasures
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake
 from tests.safi_agent.log.signed_logs import SIGNER
@@ -272,6 +274,26 @@ def test_a_failed_audit_and_its_repetition_are_erased_together(folder: Folder) -
     folder.replay()
 
 
+def test_a_repetition_that_is_added_while_its_turn_is_erased_is_erased_too(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copies the contents under an id that was not known when the turns were chosen."""
+    (turn,) = folder.ask("one", model=model(conscience=ValueError("no")), audit_attempts=1)
+
+    def erase_later(store: Store, ids: Iterable[str], timestamp: str) -> int:
+        ids = list(ids)
+        safi = folder.make(model())
+        assert safi.reaudit() == 1
+        safi.close()
+        return erase_turns(store, ids, timestamp)
+
+    monkeypatch.setattr("safi_agent.erasure.erase_turns", erase_later)
+    assert folder.erase("--turn", turn)[1].startswith("2 turns erased, in 2 lines of the log.")
+    assert found(folder.path, "one") == []
+    folder.verify()
+    folder.replay()
+
+
 def test_a_failed_audit_that_was_erased_is_not_repeated(folder: Folder) -> None:
     (turn,) = folder.ask("one", model=model(conscience=ValueError("no")), audit_attempts=1)
     folder.erase("--turn", turn)
@@ -346,6 +368,17 @@ def test_a_repeated_request_is_not_answered_from_an_erased_turn(folder: Folder) 
     folder.erase("--turn", turn)
     (again,) = folder.ask("one")
     assert again != turn
+    folder.verify()
+
+
+def test_the_id_of_an_erasure_is_not_the_id_of_a_request(folder: Folder) -> None:
+    (turn,) = folder.ask("one")
+    folder.erase("--turn", turn)
+    own = json.loads(folder.log.read_bytes().splitlines()[-1])["turnId"]
+    safi = folder.make(model())
+    config: Any = {"configurable": {"safi_turn_id": own}}
+    assert safi.invoke(words("two")[3], config).response_metadata["safi"]["turnId"] != own
+    safi.close()
     folder.verify()
 
 
@@ -498,6 +531,110 @@ def test_the_ways_to_choose_turns(tmp_path: Path) -> None:
     with pytest.raises(UnknownTurnError):
         erase(store, turn_ids=["a"])
     assert erase(store, key="k", older_than=timedelta(0)) == Erased(0, 0, 0, ())
+
+
+def test_a_full_file_that_was_moved_away_leaves_the_erasure_open(folder: Folder, tmp_path_factory: Any) -> None:
+    first = folder.ask("one", "two", "three", "four", log_max_bytes=4096)[0]
+    folder.ask("five", log_max_bytes=4096)
+    full, moved = Path(f"{folder.log}.1"), tmp_path_factory.mktemp("archive") / "full"
+    full.rename(moved)
+    code, said = folder.erase("--turn", first)
+    assert code == 1
+    assert f"The log {folder.log}: it does not contain the lines of 1 erased turn any more" in said
+    moved.rename(full)
+    assert folder.erase("--turn", first)[0] == 0
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_full_file_of_before_the_erasure_that_came_back_is_erased(folder: Folder) -> None:
+    first = folder.ask("one", "two", "three", "four", log_max_bytes=4096)[0]
+    folder.ask("five", log_max_bytes=4096)
+    full = Path(f"{folder.log}.1")
+    content = full.read_bytes()
+    folder.erase("--turn", first)
+    full.write_bytes(content)
+    assert folder.erase("--turn", first)[:1] == (0,)
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_log_that_was_continued_at_another_path_is_erased_and_verified(folder: Folder) -> None:
+    (first,) = folder.ask("one")
+    other = folder.path / "b.json"
+    shutil.copy(folder.log, other)
+    shutil.copy(f"{folder.log}.key", f"{other}.key")
+    folder.ask("two", log=other)
+    assert folder.erase("--turn", first)[0] == 0
+    assert found(folder.path, "one") == []
+    for log in (folder.log, other):
+        code, said = safi_command("verify", str(log), "--store", folder.store)
+        assert code == 0, said
+
+
+def locked(*_: Any) -> Any:
+    """A function of the store that fails."""
+    raise OperationalError("SELECT secret", None, sqlite3.OperationalError("database is locked"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "log.erasure.find_erased",
+        "log.erasure.flush",
+        "log.erasure.open_erasures",
+        "erasure.open_erasures",
+        "store.Store.mark_settled",
+    ],
+)
+def test_a_store_that_fails_after_something_was_erased_is_reported(
+    function: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (turn,) = folder.ask("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"safi_agent.{function}", locked)
+        code, said = folder.erase("--turn", turn)
+        assert code == 1
+        assert said.startswith("1 turn erased")
+        assert "contents are left." in said
+        assert "(OperationalError)" in said
+        assert "secret" not in said
+    assert len(open_erasures(open_store(folder.store))) == 1
+    assert folder.erase("--turn", turn)[0] == 0
+    assert found(folder.path, "one") == []
+    folder.verify()
+
+
+def test_a_store_that_fails_in_the_second_transaction_is_reported(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.ask("one", "two", "three")
+    with monkeypatch.context() as patch:
+        patch.setattr("safi_agent.store.erasure.AT_ONCE", 1)
+        add = store_erasure._add_records
+        calls: list[int] = []
+
+        def fail_later(*arguments: Any) -> None:
+            calls.append(1)
+            locked() if len(calls) == 2 else add(*arguments)
+
+        patch.setattr("safi_agent.store.erasure._add_records", fail_later)
+        code, said = folder.erase("--key", "someone")
+    assert (code, said.splitlines()[0]) == (1, "1 turn erased, in 1 line of the log.")
+    assert "The store: not all turns could be erased (OperationalError)." in said
+    assert folder.erase("--key", "someone")[0] == 0
+    assert found(folder.path, "one", "two", "three") == []
+    folder.verify()
+
+
+def test_a_store_that_fails_before_anything_is_erased_changes_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (turn,) = folder.ask("one")
+    monkeypatch.setattr("safi_agent.store.erasure._add_records", locked)
+    code, said = folder.erase("--turn", turn)
+    assert (code, said[:48]) == (2, "safi erase: The store failed (OperationalError).")
+    assert len(found(folder.path, "one")) == len(SAID)
 
 
 @pytest.mark.slow

@@ -48,7 +48,9 @@ def plain_form(line: bytes) -> bytes:
     if b', "salt": "' not in before:
         return line
     record, salt = before.rsplit(b', "salt": ', 1)
-    emptied = re.sub(rb'"userPrompt": "[^"\\]*"', b'"userPrompt": ""', record)
+    emptied = record
+    for name in (b"userPrompt", b"intellectDraft", b"reason"):
+        emptied = re.sub(rb'"%b": "[^"\\]*"' % name, b'"%b": ""' % name, emptied)
     assert re.fullmatch(rb'"[0-9a-f]{66}"', salt)
     return emptied + f', "erased": "{hashlib.sha256(before + b"}").hexdigest()}"'.encode() + sealed
 

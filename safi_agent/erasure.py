@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from safi_agent.errors import LogError, SafiError
 from safi_agent.log.erasure import erase_lines
 from safi_agent.log.rotation import log_files
+from safi_agent.log.writer import lock_log
 from safi_agent.record import utc_now
 from safi_agent.store import Store
 from safi_agent.store.database_errors import raise_as
@@ -126,9 +128,19 @@ def _complete(store: Store, erased: Erased) -> Erased:
 def _erase_log(store: Store, path: str) -> int:
     if not path:
         return 0
-    if not log_files(path) and read_anchor(store, path) is not None:
+    if not _exists(path) and read_anchor(store, path) is not None:
         raise LogError(
             "it was written by this store, and does not exist there any more; put it back, or an empty file in its "
             "place if it was deleted"
         )
     return erase_lines(store, path)
+
+
+def _exists(path: str) -> bool:
+    """Whether a log has files. It may be rotated while they are listed: then its lock is needed."""
+    if log_files(path):
+        return True
+    if not Path(path).parent.is_dir():
+        return False
+    with lock_log(path):
+        return bool(log_files(path))

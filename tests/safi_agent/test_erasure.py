@@ -464,6 +464,7 @@ def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
         answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
         while not answering.done():
             assert erase(store, turn_ids=ids[::2]).unfinished == ()
+            time.sleep(0.02)  # without a pause, turns that wait for the lock of the store are never served
         answering.result()
     safi.close()
     assert erase(store, turn_ids=ids[::2]).unfinished == ()
@@ -693,6 +694,7 @@ def test_on_postgresql_turns_are_erased_while_others_are_answered(database: str,
         answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
         while not answering.done():
             assert erase(store, turn_ids=ids[::2]).unfinished == ()
+            time.sleep(0.02)  # without a pause, turns that wait for the lock of the store are never served
         answering.result()
     safi.close()
     assert erase(store, turn_ids=ids[::2]).unfinished == ()

@@ -79,8 +79,9 @@ def outside(found: Directions) -> Tensor:
 def overlap(found: Directions, along: Tensor, trace: Tensor) -> Tensor:
     """``v = tr(R C) tr(C) / (tr(R) tr(C²))``, at most 1, of the second moments R of present and C of past inputs.
 
-    A gradient step on an input x changes a layer's outputs for another input x' by ``(x · x')²`` times as much energy:
-    v is that of present on past inputs, relative to that of past inputs on each other.
+    A gradient step on an input x changes a layer's output for another input x' in proportion to ``x · x'``. v is the
+    mean of ``(x · x')²`` between present and past inputs, relative to that among past inputs, with both scaled to the
+    same mean energy.
 
     Args:
         found: C.

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -456,18 +456,23 @@ def test_a_log_that_cannot_be_written_is_reported(folder: Folder, caplog: pytest
     folder.verify()
 
 
-def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
-    """A chain writes to a log that is rotated, and each other turn is erased as soon as it was answered."""
-    safi, store = folder.make(model(), log_max_bytes=4096), open_store(folder.store)
-    turns, ids = [f"t{n}" for n in range(40)], list[str]()
+def erase_each_other(safi: SafiChain, url: str, prompts: Sequence[str]) -> None:
+    """Answer all prompts, and erase each other turn as soon as it was answered; then close the chain."""
+    store, ids = open_store(url), list[str]()
     with ThreadPoolExecutor(1) as pool:
-        answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
+        answering = pool.submit(lambda: [ids.append(ask(safi, prompt)) for prompt in prompts])
         while not answering.done():
             assert erase(store, turn_ids=ids[::2]).unfinished == ()
             time.sleep(0.02)  # without a pause, turns that wait for the lock of the store are never served
         answering.result()
     safi.close()
     assert erase(store, turn_ids=ids[::2]).unfinished == ()
+
+
+def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
+    """A chain writes to a log that is rotated, and each other turn is erased as soon as it was answered."""
+    turns = [f"t{n}" for n in range(40)]
+    erase_each_other(folder.make(model(), log_max_bytes=4096), folder.store, turns)
     assert found(folder.path, *turns[::2]) == []
     assert set(found(folder.path, *turns[1::2])) == {word for turn in turns[1::2] for word in words(turn)}
     folder.verify()
@@ -688,16 +693,8 @@ def test_on_postgresql_a_turn_is_erased_while_it_waits_for_a_worker(database: st
 
 @pytest.mark.slow
 def test_on_postgresql_turns_are_erased_while_others_are_answered(database: str, folder: Folder) -> None:
-    safi, store = folder.make(model(), store=database), open_store(database)
-    turns, ids = [f"t{n}" for n in range(30)], list[str]()
-    with ThreadPoolExecutor(1) as pool:
-        answering = pool.submit(lambda: [ids.append(ask(safi, turn)) for turn in turns])
-        while not answering.done():
-            assert erase(store, turn_ids=ids[::2]).unfinished == ()
-            time.sleep(0.02)  # without a pause, turns that wait for the lock of the store are never served
-        answering.result()
-    safi.close()
-    assert erase(store, turn_ids=ids[::2]).unfinished == ()
+    turns = [f"t{n}" for n in range(30)]
+    erase_each_other(folder.make(model(), store=database), database, turns)
     assert found(folder.path, *turns[::2]) == []
     folder.store = database
     folder.verify()

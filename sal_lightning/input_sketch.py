@@ -90,6 +90,11 @@ class InputSketch:
         share = 1 - self.along.sum(-1) / self.trace.clamp(min=_TINY)
         return share * self.d / max(self.d - k, 1)
 
+    def squared(self) -> Tensor:
+        """``tr(R²)``, (groups,); an estimate where the sketch is smaller than R, since ``E[Ω Ωᵀ] = rank / d``."""
+        assert self.Y is not None, "the window is empty"
+        return self.Y.square().sum((-2, -1)) * (self.d / self.rank)
+
     def rows(self) -> Tensor:
         """The sketch as rows (groups, k, d): R ≈ rowsᵀ rows, scaled so that R has mean eigenvalue 1."""
         assert self.Y is not None, "the window is empty"

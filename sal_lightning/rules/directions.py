@@ -76,17 +76,17 @@ def outside(found: Directions) -> Tensor:
     return tail / (d - torch.arange(K + 1, device=lam.device)).clamp(min=1)
 
 
-def overlap(found: Directions, along: Tensor, trace: Tensor) -> Tensor:
-    """``v = tr(R C) tr(C) / (tr(R) tr(C²))``, at most 1, of the second moments R of present and C of past inputs.
+def overlap(found: Directions, along: Tensor, trace: Tensor, squared: Tensor) -> Tensor:
+    """``v = tr(R C)² / (tr(R²) tr(C²))``, the squared cosine of the second moments R of present and C of past inputs.
 
-    A gradient step on an input x changes a layer's output for another input x' in proportion to ``x · x'``. v is the
-    mean of ``(x · x')²`` between present and past inputs, relative to that among past inputs, with both scaled to the
-    same mean energy.
+    A gradient step on an input x changes a layer's output for another input x' in proportion to ``x · x'``, and
+    ``tr(R C)`` is the mean of ``(x · x')²`` between present and past inputs.
 
     Args:
         found: C.
         along: energy of present inputs along the first k directions, (groups, k).
-        trace: their energy along all directions, (groups,).
+        trace: ``tr(R)``, their energy along all directions, (groups,).
+        squared: ``tr(R²)``, (groups,).
 
     Returns:
         v in [0, 1], (groups,); 1 for a group without present inputs, of which nothing is known.
@@ -94,6 +94,6 @@ def overlap(found: Directions, along: Tensor, trace: Tensor) -> Tensor:
     lam, rest, others = found.lam, found.rest, found.U.shape[-2] - found.lam.shape[-1]
     k = along.shape[-1]
     shared = (along * lam[:, :k]).sum(-1) + (trace - along.sum(-1)).clamp(min=0) * outside(found)[:, k]
-    total, squared = lam.sum(-1) + others * rest, lam.square().sum(-1) + others * rest.square()
-    v = (shared * total / (trace * squared).clamp(min=torch.finfo(lam.dtype).tiny)).clamp(max=1)
-    return torch.where(trace > 0, v, 1.0)
+    past = lam.square().sum(-1) + others * rest.square()
+    cosine = shared * (squared * past).clamp(min=torch.finfo(lam.dtype).tiny).rsqrt()
+    return torch.where(trace > 0, cosine.clamp(max=1).square(), 1.0)

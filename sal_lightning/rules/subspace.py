@@ -181,7 +181,7 @@ class SubspaceRule(InputStatistics):
         m, window = self.memory, self.window
         if m is None or window.along.shape[-1] != m.f.shape[-1]:
             return 1.0  # nothing is held, or no inputs were collected since
-        return directions.overlap(m.directions, window.along, window.trace).mean()
+        return directions.overlap(m.directions, window.along, window.trace, window.squared()).mean()
 
     @override
     def consolidate(self) -> None:

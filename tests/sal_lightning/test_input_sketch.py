@@ -47,6 +47,12 @@ def test_a_smaller_sketch_keeps_the_strong_directions_and_never_invents_energy()
     assert ((R - sketch).diagonal(dim1=-2, dim2=-1).sum(-1) < (1 + 8 / 3) * best).all()
 
 
+def test_the_trace_of_the_square_is_exact_at_full_rank_and_estimated_by_a_smaller_sketch():
+    expected = dense(batches()).square().sum((-2, -1))
+    torch.testing.assert_close(window(seen=batches()).squared(), expected)
+    torch.testing.assert_close(window(rank=12, seen=batches()).squared(), expected, atol=0, rtol=0.3)
+
+
 def test_one_update_for_several_steps_has_their_weight():
     often, seldom, x = window(), window(), batches(1)[0]
     for _ in range(4):

@@ -41,7 +41,7 @@ from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
 from safi_agent.redaction import Redact
-from safi_agent.release import Release
+from safi_agent.release import RefusedRecord, Release
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
 from safi_agent.store.backlog import Backlog, read_backlog
@@ -85,7 +85,7 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names, self.redact)
+        self._release = Release(self._auditor, names, self.redact, self.refused)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._will = Will(
@@ -414,6 +414,7 @@ def create_safi_chain(
     tracers: Sequence[BaseCallbackHandler] = (),
     trace_contents: bool = defaults.TRACE_CONTENTS,
     redact: Redact | None = None,
+    refused: RefusedRecord = defaults.REFUSED,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -458,6 +459,7 @@ def create_safi_chain(
         redact: a function of a text, which is applied to all contents of a turn before they are stored: prompt,
             context, draft, answer, reasons and metadata. The caller gets the answer itself; the audit gets what was
             stored. If it fails, nothing is stored and RedactionError is raised.
+        refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -496,4 +498,5 @@ def create_safi_chain(
         tracers=_as_tuple("tracers", tracers),
         trace_contents=trace_contents,
         redact=redact,
+        refused=refused,
     )

@@ -41,6 +41,7 @@ from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
 from safi_agent.redaction import Redact
+from safi_agent.release import RefusedRecord
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -112,6 +113,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         tracers: Sequence[BaseCallbackHandler] = (),
         trace_contents: bool = defaults.TRACE_CONTENTS,
         redact: Redact | None = None,
+        refused: RefusedRecord = defaults.REFUSED,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -149,6 +151,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             tracers=tracers,
             trace_contents=trace_contents,
             redact=redact,
+            refused=refused,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)

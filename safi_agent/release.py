@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage
@@ -24,6 +24,7 @@ from safi_agent.turn import Turn
 from safi_agent.values import ValueSet
 
 # The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
+RefusedRecord = Literal["minimal", "full"]  # what is stored of a refused draft
 PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 
@@ -77,6 +78,7 @@ class Release(Faculty):
     auditor: AuditBranch
     models: Mapping[str, str]
     redact: Redact | None = None
+    refused: RefusedRecord = "minimal"
 
     output_key = "answer"
 
@@ -125,6 +127,8 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
+        if new["decision"] == "violation" and self.refused == "minimal":
+            new |= {"draft": None, "reflection": None}
         if trace := trace_context():
             new["trace"] = trace
         stored = new if self.redact is None else redact_body(new, self.redact)

@@ -23,7 +23,7 @@ from safi_agent.audit.finished import Audit, AuditStream, await_audit, successfu
 from safi_agent.backpressure import Backpressure, WhenFull
 from safi_agent.erasure import Erased, erase
 from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
-from safi_agent.errors import ClosedError, IntellectError, ViolationError
+from safi_agent.errors import ClosedError, IntellectError, JudgeUnavailableError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, ScoreMode
@@ -32,7 +32,7 @@ from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.faculties.structured_output import is_unresolved
-from safi_agent.faculties.will import Will
+from safi_agent.faculties.will import JUDGE_FAILED, Will
 from safi_agent.hooks import Hook
 from safi_agent.idempotency import TurnName, find_earlier_answer, has_turn_id, memory_key, new_turn
 from safi_agent.inputs import SafiInput
@@ -85,7 +85,7 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names, self.redact, self.refused)
+        self._release = Release(self._auditor, names, self.redact, self.refused, self.outage_message)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._will = Will(
@@ -117,6 +117,7 @@ class SafiChain(Lifecycle, Settings):
             RedactionError: ``redact`` failed.
             BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
             ViolationError: the Will refused, and ``raise_on_violation`` is set.
+            JudgeUnavailableError: the same, where the Will's judge could not be asked.
             ClosedError: the chain was closed.
         """
         return self._call_with_config(self._answer, input, config)
@@ -224,12 +225,18 @@ class SafiChain(Lifecycle, Settings):
         return find_earlier_answer(turn, self._auditor.store)
 
     def deliver(self, answer: AIMessage) -> AIMessage:
-        """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
+        """Return the answer.
+
+        Raises:
+            ViolationError: it is a refusal, and ``raise_on_violation`` is set.
+            JudgeUnavailableError: the same, because the Will's judge could not be asked.
+        """
         answer.usage_metadata = token_counts(answer.usage_metadata)
         record_answer(answer)
         metadata = answer.response_metadata["safi"]
         if self.raise_on_violation and metadata["willDecision"] == "violation":
-            raise ViolationError(str(answer.text), metadata)
+            kind = JudgeUnavailableError if JUDGE_FAILED in metadata["flags"] else ViolationError
+            raise kind(str(answer.text), metadata)
         return answer
 
     def backlog(self) -> Backlog:
@@ -415,6 +422,7 @@ def create_safi_chain(
     trace_contents: bool = defaults.TRACE_CONTENTS,
     redact: Redact | None = None,
     refused: RefusedRecord = defaults.REFUSED,
+    outage_message: str | None = None,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -444,7 +452,8 @@ def create_safi_chain(
         min_agreement: the share of drafts, in [0, 1], that have to agree; with fewer the Will refuses.
         refuse_truncated: whether the Will refuses a draft that its model cut off at a length limit. It is always
             flagged as ``draft_truncated``.
-        raise_on_violation: raise ViolationError instead of returning the refusal.
+        raise_on_violation: raise ViolationError instead of returning the refusal, and JudgeUnavailableError if the
+            Will's judge could not be asked.
         audit_attempts: number of attempts before an audit is recorded as failed.
         audit_backoff: seconds before the second attempt, doubled for each further one.
         audit_timeout: seconds that one attempt, or one call of a hook, may take.
@@ -460,6 +469,8 @@ def create_safi_chain(
             context, draft, answer, reasons and metadata. The caller gets the answer itself; the audit gets what was
             stored. If it fails, nothing is stored and RedactionError is raised.
         refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
+        outage_message: returned in place of the refusal if the model of the Will's judge failed. Default: the refusal.
+            The answer has the flag ``judge_failed`` in either case.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -499,4 +510,5 @@ def create_safi_chain(
         trace_contents=trace_contents,
         redact=redact,
         refused=refused,
+        outage_message=outage_message,
     )

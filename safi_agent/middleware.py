@@ -114,6 +114,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         trace_contents: bool = defaults.TRACE_CONTENTS,
         redact: Redact | None = None,
         refused: RefusedRecord = defaults.REFUSED,
+        outage_message: str | None = None,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -152,6 +153,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             trace_contents=trace_contents,
             redact=redact,
             refused=refused,
+            outage_message=outage_message,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)

@@ -14,23 +14,25 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.audit import AuditBranch
 from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.will import JUDGE_FAILED
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
 from safi_agent.redaction import Redact, redact_body, redacted
 from safi_agent.store import Job
 from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import record_release, trace_context
-from safi_agent.turn import Turn
+from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
 # The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
 RefusedRecord = Literal["minimal", "full"]  # what is stored of a refused draft
-PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
+PUBLIC_FLAGS = frozenset({JUDGE_FAILED, "judge_unclear", "draft_truncated", "not_shown", LABEL})
 
 
-def refusal_text(values: ValueSet) -> str:
-    """The fixed refusal text, which does not depend on the prompt, the draft or the verdict."""
-    return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
+def refusal_text(values: ValueSet, outage_message: str | None = None) -> str:
+    """The fixed refusal text, which depends on neither the prompt nor the draft, or ``outage_message`` in its place."""
+    refusal = values.refusal if outage_message is None else outage_message
+    return "\n\n".join([refusal, *(text for text in values.disclaimers if text not in refusal)])
 
 
 def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
@@ -79,19 +81,22 @@ class Release(Faculty):
     models: Mapping[str, str]
     redact: Redact | None = None
     refused: RefusedRecord = "minimal"
+    outage_message: str | None = None
 
     output_key = "answer"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Store the turn, submit it for audit, and return the answer."""
         approved = turn["verdict"].decision == "approve"
-        values = self.auditor.plan.values
-        final = turn["draft"].answer if approved else refusal_text(values)
+        final = turn["draft"].answer if approved else self._refusal(turn["verdict"])
         number, body = self.write(turn, final, audit=approved)
         record_release(turn, final)
         answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
+
+    def _refusal(self, verdict: Verdict) -> str:
+        return refusal_text(self.auditor.plan.values, self.outage_message if verdict.code == JUDGE_FAILED else None)
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Asynchronous version, on a thread because the store is a file or a server.

@@ -108,6 +108,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
     redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
     refused: Annotated[RefusedRecord, SkipValidation] = defaults.REFUSED
+    outage_message: str | None = None
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -181,6 +182,7 @@ def check(settings: Settings) -> None:
     if not math.isfinite(settings.review_below):
         raise ValueError(f"review_below: expected a number, got {settings.review_below!r}.")
     _check_drafting(settings)
+    _check_policies(settings)
     if settings.log_max_bytes is not None and settings.log_max_bytes < LEAST_BYTES:
         raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
     if settings.max_pending is not None and settings.max_pending < 1:
@@ -199,6 +201,11 @@ def _check_choices(settings: Settings) -> None:
         choices, given = get_args(field.annotation), getattr(settings, name)
         if get_origin(field.annotation) is Literal and given not in choices:
             raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {given!r}.")
+
+
+def _check_policies(settings: Settings) -> None:
+    if settings.outage_message is not None and not settings.outage_message.strip():
+        raise ValueError(f"outage_message: expected None or a text, got {settings.outage_message!r}.")
 
 
 def _check_drafting(settings: Settings) -> None:

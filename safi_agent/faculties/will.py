@@ -61,6 +61,7 @@ WITHOUT_GATES = SCHEMA | {
     "properties": {name: SCHEMA["properties"][name] for name in ("decision", "reason")},
     "required": ["decision", "reason"],
 }
+JUDGE_FAILED = "judge_failed"  # the code of the verdict if the judge's model failed
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
@@ -287,4 +288,4 @@ def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
 
 def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
-    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", "judge_failed")
+    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", JUDGE_FAILED)

@@ -41,6 +41,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "DrainResult",
         "Finding",
         "IntellectError",
+        "JudgeUnavailableError",
         "OutboxError",
         "RedactionError",
         "SafiChain",

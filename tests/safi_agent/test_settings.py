@@ -65,6 +65,7 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"audit_mode": "here"}, ValueError, "^audit_mode: expected 'in_process' or 'worker', got 'here'.$"),
         ({"conscience_calls": ["all"]}, ValueError, r"^conscience_calls: expected 'all' or 'each', got \['all'\].$"),
         ({"score_mode": None}, ValueError, "^score_mode: expected 'discrete' or 'continuous', got None.$"),
+        ({"outage_message": " "}, ValueError, "^outage_message: expected None or a text, got ' '.$"),
         ({"refused": "none"}, ValueError, "^refused: expected 'minimal' or 'full', got 'none'.$"),
         ({"when_full": "later"}, ValueError, "^when_full: expected 'wait' or 'refuse' or 'warn', got 'later'.$"),
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),

@@ -198,6 +198,13 @@ def test_a_model_that_fails_is_503_without_contents(make: Any, serve: Any, model
     assert (response.headers.get("X-SAFi-Decision") == "violation") == (code == "judge_failed")
 
 
+def test_an_outage_of_the_judge_has_the_operators_message(make: Any, serve: Any) -> None:
+    safi = make(Fake(will=RuntimeError("CANARY")), outage_message="Please ask again later.")
+    response = serve(safi).post(PATH, json=request("q"))
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["message"]) == (503, "judge_failed", "Please ask again later.")
+
+
 def test_a_store_that_fails_withholds_the_answer(make: Any, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     safi = make()
 

@@ -41,7 +41,7 @@ from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
 from safi_agent.redaction import Redact
-from safi_agent.release import RefusedRecord, Release
+from safi_agent.release import RefusedRecord, Release, WillMode, is_refusal, warn_of_shadow_mode
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
 from safi_agent.store.backlog import Backlog, read_backlog
@@ -85,7 +85,9 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names, self.redact, self.refused, self.outage_message)
+        self._release = Release(self._auditor, names, self.redact, self.refused, self.outage_message, self.will_mode)
+        if self.will_mode == "shadow":
+            warn_of_shadow_mode(self.values.name)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._will = Will(
@@ -101,8 +103,9 @@ class SafiChain(Lifecycle, Settings):
     def __repr__(self) -> str:
         store = "None" if self.store is None else repr(make_url(self.store).render_as_string())  # without a password
         model = defaults.MODEL if self.model is None else self.model
+        shadow = ", will_mode='shadow'" if self.will_mode == "shadow" else ""
         label = model if isinstance(model, str) else model_label(model)
-        return f"SafiChain(model={label!r}, values={self.values.name!r}, store={store}, log={self.log!r})"
+        return f"SafiChain(model={label!r}, values={self.values.name!r}, store={store}, log={self.log!r}{shadow})"
 
     __str__ = __repr__
 
@@ -231,10 +234,11 @@ class SafiChain(Lifecycle, Settings):
             ViolationError: it is a refusal, and ``raise_on_violation`` is set.
             JudgeUnavailableError: the same, because the Will's judge could not be asked.
         """
+        answer = self._release.enforce(answer)
         answer.usage_metadata = token_counts(answer.usage_metadata)
         record_answer(answer)
         metadata = answer.response_metadata["safi"]
-        if self.raise_on_violation and metadata["willDecision"] == "violation":
+        if self.raise_on_violation and is_refusal(metadata):
             kind = JudgeUnavailableError if JUDGE_FAILED in metadata["flags"] else ViolationError
             raise kind(str(answer.text), metadata)
         return answer
@@ -421,6 +425,7 @@ def create_safi_chain(
     tracers: Sequence[BaseCallbackHandler] = (),
     trace_contents: bool = defaults.TRACE_CONTENTS,
     redact: Redact | None = None,
+    will_mode: WillMode = defaults.WILL_MODE,
     refused: RefusedRecord = defaults.REFUSED,
     outage_message: str | None = None,
 ) -> SafiChain:
@@ -468,6 +473,8 @@ def create_safi_chain(
         redact: a function of a text, which is applied to all contents of a turn before they are stored: prompt,
             context, draft, answer, reasons and metadata. The caller gets the answer itself; the audit gets what was
             stored. If it fails, nothing is stored and RedactionError is raised.
+        will_mode: "enforce" withholds a draft that the Will refuses. "shadow" returns it: the Will rules, the answer
+            leaves, and the record and the answer's metadata have the flag ``shadow``. Only to observe the Will.
         refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
         outage_message: returned in place of the refusal if the model of the Will's judge failed. Default: the refusal.
             The answer has the flag ``judge_failed`` in either case.
@@ -509,6 +516,7 @@ def create_safi_chain(
         tracers=_as_tuple("tracers", tracers),
         trace_contents=trace_contents,
         redact=redact,
+        will_mode=will_mode,
         refused=refused,
         outage_message=outage_message,
     )

@@ -41,7 +41,7 @@ from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
 from safi_agent.redaction import Redact
-from safi_agent.release import RefusedRecord
+from safi_agent.release import RefusedRecord, WillMode, is_refusal
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -113,6 +113,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         tracers: Sequence[BaseCallbackHandler] = (),
         trace_contents: bool = defaults.TRACE_CONTENTS,
         redact: Redact | None = None,
+        will_mode: WillMode = defaults.WILL_MODE,
         refused: RefusedRecord = defaults.REFUSED,
         outage_message: str | None = None,
     ) -> None:
@@ -152,6 +153,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             tracers=tracers,
             trace_contents=trace_contents,
             redact=redact,
+            will_mode=will_mode,
             refused=refused,
             outage_message=outage_message,
         )
@@ -360,7 +362,7 @@ def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
         replacement = governed_result(last.name, last.tool_call_id, answer)
     if last is not None:
         replacement.id = last.id
-    refused = answer.response_metadata["safi"]["willDecision"] == "violation"
+    refused = is_refusal(answer.response_metadata["safi"])
     return {
         "messages": [replacement],
         **({"structured_response": None} if refused and ending.structured is not None else {}),

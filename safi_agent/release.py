@@ -1,6 +1,7 @@
 """Release: make the turn durable, then return the approved answer or the fixed refusal."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,29 @@ from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
 # The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
+WillMode = Literal["enforce", "shadow"]  # whether a refused draft is withheld, or leaves and is recorded
+SHADOW = "shadow"  # the flag of each turn in shadow mode
 RefusedRecord = Literal["minimal", "full"]  # what is stored of a refused draft
-PUBLIC_FLAGS = frozenset({JUDGE_FAILED, "judge_unclear", "draft_truncated", "not_shown", LABEL})
+PUBLIC_FLAGS = frozenset({JUDGE_FAILED, "judge_unclear", "draft_truncated", "not_shown", SHADOW, LABEL})
+
+log = logging.getLogger("safi_agent")
+_warned: set[str] = set()  # value sets whose shadow mode was reported
+
+
+def warn_of_shadow_mode(value_set: str) -> None:
+    """Log once in each process that the answers of this value set are not withheld."""
+    if value_set not in _warned:
+        _warned.add(value_set)
+        log.warning(
+            "Shadow mode: answers under %r leave even if the Will refuses them. Set will_mode='enforce' to withhold "
+            "them.",
+            value_set,
+        )
+
+
+def is_refusal(metadata: Mapping[str, Any]) -> bool:
+    """Whether an answer with this metadata is a refusal, and not a draft that has left in shadow mode."""
+    return metadata["willDecision"] == "violation" and SHADOW not in metadata["flags"]
 
 
 def refusal_text(values: ValueSet, outage_message: str | None = None) -> str:
@@ -41,13 +63,17 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
         "turn": number,
         "turnId": body["id"],
         "willDecision": body["decision"],
-        "auditStatus": "pending" if body["decision"] == "approve" else "none",
+        "auditStatus": "none" if body["decision"] is None or _is_refused(body) else "pending",
         "valueSet": body["valueSet"],
         "memoryKey": body["key"],
         "models": body["models"],
         "flags": [flag for flag in dict.fromkeys(body["flags"]) if flag in PUBLIC_FLAGS],
     }
     return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
+
+
+def _is_refused(body: Mapping[str, Any]) -> bool:
+    return is_refusal({"willDecision": body["decision"], "flags": body["flags"]})
 
 
 def is_same_turn(body: Mapping[str, Any], turn: Mapping[str, Any]) -> bool:
@@ -82,18 +108,23 @@ class Release(Faculty):
     redact: Redact | None = None
     refused: RefusedRecord = "minimal"
     outage_message: str | None = None
+    will_mode: WillMode = "enforce"
 
     output_key = "answer"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Store the turn, submit it for audit, and return the answer."""
-        approved = turn["verdict"].decision == "approve"
-        final = turn["draft"].answer if approved else self._refusal(turn["verdict"])
-        number, body = self.write(turn, final, audit=approved)
+        leaves = self.lets_out(turn["verdict"])
+        final = turn["draft"].answer if leaves else self._refusal(turn["verdict"])
+        number, body = self.write(turn, final, audit=leaves)
         record_release(turn, final)
         answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
+
+    def lets_out(self, verdict: Verdict) -> bool:
+        """Whether the draft leaves: if the Will has approved it, and in shadow mode in any case."""
+        return verdict.decision == "approve" or self.will_mode == "shadow"
 
     def _refusal(self, verdict: Verdict) -> str:
         return refusal_text(self.auditor.plan.values, self.outage_message if verdict.code == JUDGE_FAILED else None)
@@ -105,6 +136,15 @@ class Release(Faculty):
         if it was approved. A repetition with the same ``safi_turn_id`` returns the answer.
         """
         return await asyncio.to_thread(self.compute, turn, config)
+
+    def enforce(self, answer: AIMessage) -> AIMessage:
+        """The answer; the refusal in place of a stored one that has left in shadow mode, where drafts are withheld."""
+        metadata = answer.response_metadata["safi"]
+        has_left = metadata["willDecision"] == "violation" and SHADOW in metadata["flags"]
+        if self.will_mode == "shadow" or not has_left:
+            return answer
+        told = {**metadata, "flags": [flag for flag in metadata["flags"] if flag != SHADOW]}
+        return AIMessage(refusal_text(self.auditor.plan.values), id=answer.id, response_metadata={"safi": told})
 
     def as_stored(self, item: Any) -> Any:
         """A content as ``write`` stores it, to be compared with stored ones.
@@ -132,7 +172,9 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
-        if new["decision"] == "violation" and self.refused == "minimal":
+        if self.will_mode == "shadow":
+            new["flags"] = [*new["flags"], SHADOW]
+        if _is_refused(new) and self.refused == "minimal":
             new |= {"draft": None, "reflection": None}
         if trace := trace_context():
             new["trace"] = trace

@@ -29,7 +29,7 @@ from safi_agent.log import log_path
 from safi_agent.models import Model
 from safi_agent.record import Measure
 from safi_agent.redaction import Redact
-from safi_agent.release import RefusedRecord
+from safi_agent.release import RefusedRecord, WillMode
 from safi_agent.values import ValueSet, load_values
 
 
@@ -107,6 +107,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
     trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
     redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
+    will_mode: Annotated[WillMode, SkipValidation] = defaults.WILL_MODE
     refused: Annotated[RefusedRecord, SkipValidation] = defaults.REFUSED
     outage_message: str | None = None
 

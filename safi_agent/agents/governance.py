@@ -41,7 +41,7 @@ from safi_agent.faculties.will import APPROVED_BY_RULES, REPLY, PatternTimeoutEr
 from safi_agent.generator_driver import adrive, drive
 from safi_agent.idempotency import TurnName, derived_ids, memory_key, node_path, turn_name
 from safi_agent.models import model_label, token_counts
-from safi_agent.release import answer_message, is_same_turn, with_spare_id
+from safi_agent.release import SHADOW, answer_message, is_refusal, is_same_turn, with_spare_id
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")
@@ -228,11 +228,12 @@ class Governance:
         exact: str | None = None
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
-        approved = "verdict" not in turn or turn["verdict"].decision == "approve"
+        leaves = "verdict" not in turn or self.chain.release.lets_out(turn["verdict"])
         calls = signed_calls(turn, reply, verdicts, model.tool_names, self.signer)
-        if approved and not reply.final:
+        if leaves and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
-            return ModelResponse([outgoing_message(reply, calls, {}, usage, model.name), *reply.notes])
+            metadata = yield from self._record_step(turn, model)
+            return ModelResponse([outgoing_message(reply, calls, metadata, usage, model.name), *reply.notes])
         if reply.structured is not None:
             exact = digest(
                 reply.text if reply.notes else reply.words, [c for c, _ in calls], reply.notes, reply.structured
@@ -243,18 +244,30 @@ class Governance:
         turn = yield self._release(model), turn
         answer = self._signed(turn, self.chain.deliver(turn["answer"]), exact)
         answer.name = model.name
-        if not approved or reply.structured is None:
+        if not leaves or reply.structured is None:
             return ModelResponse([answer])
         if reply.notes:
             metadata = answer.response_metadata["safi"]
             answer = outgoing_message(reply, calls, metadata, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
+    def _record_step(self, turn: Turn, model: AgentModel) -> Flow[dict[str, Any]]:
+        """The metadata of a step that leaves with calls. A refused one, in shadow mode, gets a record and an audit.
+
+        Its id is another one than the run's, under which the answer is found when the run is repeated.
+        """
+        if self.chain.release.will_mode == "enforce":
+            return {}
+        if "verdict" not in turn or turn["verdict"].decision == "approve":
+            return {"flags": [SHADOW]}
+        turn = yield self._release(model), {**turn, "id": str(uuid4()), "asked": "", "spare": ""}
+        return dict(turn["answer"].response_metadata["safi"])
+
     def _signed(self, turn: Turn, answer: AIMessage, exact: str | None = None) -> AIMessage:
         """The answer with a signature of its text, or of ``exact``, if contents are redacted before they are stored."""
         if self.chain.release.redact is not None:
             metadata = answer.response_metadata["safi"]
-            text = str(answer.text) if exact is None or metadata["willDecision"] == "violation" else exact
+            text = str(answer.text) if exact is None or is_refusal(metadata) else exact
             signature = self.signer.sign_answer(turn, metadata["turnId"], text)
             answer.response_metadata = {"safi": {**metadata, "signature": signature}}
         return answer

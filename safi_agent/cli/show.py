@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 NOT_AUDITED = 1
+SHADOW_NOTE = " (shadow mode: the answer was returned)"
 FIELDS = {
     "Turn": "turnId",
     "Time": "timestamp",
@@ -65,7 +66,8 @@ def page(record: Mapping[str, Any]) -> "Group":
     for title, key in FIELDS.items():
         if record[key] is not None:
             erased = "erased" in record and key in IN_RECORD
-            fields.add_row(title, Text("erased" if erased else printable(str(record[key]))))
+            text = "erased" if erased else printable(str(record[key]))
+            fields.add_row(title, Text(text + SHADOW_NOTE if key == "willDecision" and _has_left(record) else text))
     fields.add_row("Spirit", Text(_spirit(record)))
     if record["flags"]:
         fields.add_row("Flags", Text(", ".join(record["flags"])))
@@ -81,6 +83,11 @@ def page(record: Mapping[str, Any]) -> "Group":
         reason = "erased" if "erased" in record else printable(row["reason"])
         ledger.add_row(Text(printable(row["value"])), score, f"{row['confidence']:.2f}", Text(reason))
     return Group(fields, "", ledger)
+
+
+def _has_left(record: Mapping[str, Any]) -> bool:
+    """Whether the answer was returned although the Will had refused it."""
+    return record["willDecision"] == "violation" and "shadow" in record["flags"]
 
 
 def _spirit(record: Mapping[str, Any]) -> str:

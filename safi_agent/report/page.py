@@ -168,6 +168,7 @@ def counts(contents: Review) -> list[dict[str, Any]]:
         "turns": contents.turns,
         "approved": contents.counts["decision:approve"],
         "refused": contents.counts["violation"],
+        **({"violations in shadow mode": shadow} if (shadow := contents.counts["shadow"]) else {}),
         "failed audits": contents.counts["audit_failed"],
         "drift alerts": contents.counts["drift"],
         "to review": contents.flagged,

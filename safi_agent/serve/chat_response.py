@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from safi_agent.faculties.will import JUDGE_FAILED
+from safi_agent.release import is_refusal
 from safi_agent.serve.api_errors import ApiError
 from safi_agent.turn import TRUNCATED
 
@@ -38,7 +39,7 @@ class Completion:
             "created": int(time.time()),
             "model": model,
         }
-        if JUDGE_FAILED in self._safi["flags"]:
+        if JUDGE_FAILED in self._safi["flags"] and is_refusal(self._safi):
             raise ApiError(503, outage_message or OUTAGE, code=JUDGE_FAILED, headers=self.headers)
 
     @property
@@ -49,7 +50,7 @@ class Completion:
     @property
     def finish_reason(self) -> str:
         """Why it ends: "content_filter" for a refusal, "length" if the model's output was cut off, else "stop"."""
-        if self._safi["willDecision"] == "violation":
+        if is_refusal(self._safi):
             return "content_filter"
         return "length" if TRUNCATED in self._safi["flags"] else "stop"
 

@@ -198,6 +198,16 @@ def test_a_model_that_fails_is_503_without_contents(make: Any, serve: Any, model
     assert (response.headers.get("X-SAFi-Decision") == "violation") == (code == "judge_failed")
 
 
+@pytest.mark.parametrize("will", [VIOLATION, RuntimeError("down")])
+def test_in_shadow_mode_the_answer_is_served_and_named(make: Any, serve: Any, will: Any) -> None:
+    response = serve(make(Fake(will=will), will_mode="shadow")).post(PATH, json=request("q"))
+    assert (response.status_code, response.headers["X-SAFi-Decision"]) == (200, "violation")
+    body = response.json()
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["message"]["content"] == "An answer."
+    assert "shadow" in body["safi"]["flags"]
+
+
 def test_an_outage_of_the_judge_has_the_operators_message(make: Any, serve: Any) -> None:
     safi = make(Fake(will=RuntimeError("CANARY")), outage_message="Please ask again later.")
     response = serve(safi).post(PATH, json=request("q"))

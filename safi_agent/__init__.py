@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from safi_agent.ledger import Finding
     from safi_agent.lifecycle import DrainResult
     from safi_agent.middleware import SafiMiddleware
+    from safi_agent.sampling import Sampling
     from safi_agent.store.backlog import Backlog
     from safi_agent.values import Value, ValueSet, load_values
 
@@ -67,6 +68,7 @@ __all__ = [
     "SafiChain",
     "SafiError",
     "SafiMiddleware",
+    "Sampling",
     "ToolRule",
     "UnknownTurnError",
     "Value",
@@ -98,6 +100,7 @@ _MODULES = {
     "ledger": ("Finding",),
     "lifecycle": ("DrainResult",),
     "middleware": ("SafiMiddleware",),
+    "sampling": ("Sampling",),
     "store.backlog": ("Backlog",),
     "values": ("Value", "ValueSet", "load_values"),
 }

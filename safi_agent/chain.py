@@ -42,6 +42,7 @@ from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, Release, WillMode, is_refusal, warn_of_shadow_mode
+from safi_agent.sampling import EVERY_ANSWER, Sampler, Sampling
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
 from safi_agent.store.backlog import Backlog, read_backlog
@@ -85,7 +86,16 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names, self.redact, self.refused, self.outage_message, self.will_mode)
+        draw_key = "" if self.sampling.audits_all else read_secret(self._auditor.store, "sampling")
+        self._release = Release(
+            self._auditor,
+            names,
+            self.redact,
+            self.refused,
+            self.outage_message,
+            self.will_mode,
+            Sampler(self.sampling, draw_key),
+        )
         if self.will_mode == "shadow":
             warn_of_shadow_mode(self.values.name)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
@@ -254,8 +264,8 @@ class SafiChain(Lifecycle, Settings):
     def audit(self, turn_id: str, timeout: float | None = 30) -> Audit:
         """Return the audit of a turn, and wait for it if it is not finished; of a repeated audit, the newest.
 
-        A turn that was not audited, such as a refusal, has the status "none". The audit is final once it is committed;
-        its log line and its hooks may follow.
+        A turn that was not audited, such as a refusal or one that is not in the sample, has the status "none". The
+        audit is final once it is committed; its log line and its hooks may follow.
 
         Args:
             turn_id: the id in ``response_metadata["safi"]["turnId"]`` of the answer.
@@ -426,6 +436,7 @@ def create_safi_chain(
     trace_contents: bool = defaults.TRACE_CONTENTS,
     redact: Redact | None = None,
     will_mode: WillMode = defaults.WILL_MODE,
+    sampling: Sampling = EVERY_ANSWER,
     refused: RefusedRecord = defaults.REFUSED,
     outage_message: str | None = None,
 ) -> SafiChain:
@@ -475,6 +486,7 @@ def create_safi_chain(
             stored. If it fails, nothing is stored and RedactionError is raised.
         will_mode: "enforce" withholds a draft that the Will refuses. "shadow" returns it: the Will rules, the answer
             leaves, and the record and the answer's metadata have the flag ``shadow``. Only to observe the Will.
+        sampling: which answers are audited. Default: all. The record has the reason.
         refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
         outage_message: returned in place of the refusal if the model of the Will's judge failed. Default: the refusal.
             The answer has the flag ``judge_failed`` in either case.
@@ -517,6 +529,7 @@ def create_safi_chain(
         trace_contents=trace_contents,
         redact=redact,
         will_mode=will_mode,
+        sampling=sampling,
         refused=refused,
         outage_message=outage_message,
     )

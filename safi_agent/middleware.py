@@ -42,6 +42,7 @@ from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, WillMode, is_refusal
+from safi_agent.sampling import EVERY_ANSWER, Sampling
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -114,6 +115,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         trace_contents: bool = defaults.TRACE_CONTENTS,
         redact: Redact | None = None,
         will_mode: WillMode = defaults.WILL_MODE,
+        sampling: Sampling = EVERY_ANSWER,
         refused: RefusedRecord = defaults.REFUSED,
         outage_message: str | None = None,
     ) -> None:
@@ -154,6 +156,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             trace_contents=trace_contents,
             redact=redact,
             will_mode=will_mode,
+            sampling=sampling,
             refused=refused,
             outage_message=outage_message,
         )

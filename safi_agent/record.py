@@ -217,6 +217,7 @@ def _base_record(row: JudgedTurn) -> dict[str, Any]:
         "memoryKey": body["key"],
         "driftRaw": None,
         "auditStatus": "none",
+        **{name: body[name] for name in ("auditReason", "sampling") if name in body},
         "valueSet": body["valueSet"],
         "models": {**body["models"], **({"conscience": row.judge} if row.judge else {})},
         "flags": body["flags"],

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from safi_agent.faculties.will import JUDGE_FAILED
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
 from safi_agent.redaction import Redact, redact_body, redacted
+from safi_agent.sampling import EVERY_ANSWER, NO_DRAFT, REFUSED, AuditChoice, Sampler, is_audited, record_fields
 from safi_agent.store import Job
 from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import record_release, trace_context
@@ -63,7 +64,7 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
         "turn": number,
         "turnId": body["id"],
         "willDecision": body["decision"],
-        "auditStatus": "none" if body["decision"] is None or _is_refused(body) else "pending",
+        "auditStatus": "pending" if is_audited(body["auditReason"]) else "none",
         "valueSet": body["valueSet"],
         "memoryKey": body["key"],
         "models": body["models"],
@@ -109,6 +110,7 @@ class Release(Faculty):
     refused: RefusedRecord = "minimal"
     outage_message: str | None = None
     will_mode: WillMode = "enforce"
+    sampler: Sampler = field(default_factory=lambda: Sampler(EVERY_ANSWER, ""))
 
     output_key = "answer"
 
@@ -116,7 +118,7 @@ class Release(Faculty):
         """Store the turn, submit it for audit, and return the answer."""
         leaves = self.lets_out(turn["verdict"])
         final = turn["draft"].answer if leaves else self._refusal(turn["verdict"])
-        number, body = self.write(turn, final, audit=leaves)
+        number, body = self.write(turn, final)
         record_release(turn, final)
         answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
@@ -157,9 +159,16 @@ class Release(Faculty):
     def record_failure(self, turn: Turn) -> None:
         """Log a turn for which the Intellect returned no draft, under a separate id, so that it can be repeated."""
         with suppress(SafiError):
-            self.write({**turn, "id": str(uuid4())}, None, audit=False)
+            self.write({**turn, "id": str(uuid4())}, None)
 
-    def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
+    def _choose(self, body: Mapping[str, Any]) -> AuditChoice:
+        if body["decision"] is None:
+            return NO_DRAFT
+        if _is_refused(body):
+            return REFUSED
+        return self.sampler.choose(body["id"], body["prompt"], refused=body["decision"] == "violation")
+
+    def write(self, turn: Turn, final: str | None) -> tuple[int, Mapping[str, Any]]:
         """Store the turn once; an earlier version of the same turn takes precedence.
 
         Returns:
@@ -174,16 +183,18 @@ class Release(Faculty):
         new = turn_body(turn, plan.values.name, self.models, final)
         if self.will_mode == "shadow":
             new["flags"] = [*new["flags"], SHADOW]
+        choice = self._choose(new)
+        new |= record_fields(choice)
         if _is_refused(new) and self.refused == "minimal":
             new |= {"draft": None, "reflection": None}
         if trace := trace_context():
             new["trace"] = trace
         stored = new if self.redact is None else redact_body(new, self.redact)
-        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=audit)
+        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=choice.audited)
         if before is not None:
             if is_same_turn(before, stored):
                 return number, before
-            return self.write(with_spare_id(turn), final, audit=audit)
-        self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
+            return self.write(with_spare_id(turn), final)
+        self.auditor.submit(Job(turn["id"], turn["key"], plan.log, choice.audited))
         record_decision(plan.values.name, new["decision"], turn["verdict"].code if "verdict" in turn else "")
         return number, new

@@ -30,6 +30,7 @@ from safi_agent.models import Model
 from safi_agent.record import Measure
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, WillMode
+from safi_agent.sampling import EVERY_ANSWER, Sampling
 from safi_agent.values import ValueSet, load_values
 
 
@@ -108,6 +109,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
     redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
     will_mode: Annotated[WillMode, SkipValidation] = defaults.WILL_MODE
+    sampling: Annotated[Sampling, SkipValidation] = EVERY_ANSWER
     refused: Annotated[RefusedRecord, SkipValidation] = defaults.REFUSED
     outage_message: str | None = None
 
@@ -205,6 +207,8 @@ def _check_choices(settings: Settings) -> None:
 
 
 def _check_policies(settings: Settings) -> None:
+    if not isinstance(settings.sampling, Sampling):
+        raise TypeError(f"sampling: expected a Sampling, got {type(settings.sampling).__name__}.")
     if settings.outage_message is not None and not settings.outage_message.strip():
         raise ValueError(f"outage_message: expected None or a text, got {settings.outage_message!r}.")
 

@@ -188,6 +188,7 @@ def _audit_body(audit: Audit, turn_id: str) -> dict[str, Any]:
     return {
         "turn_id": turn_id,
         "status": audit.status,
+        "reason": record.get("auditReason"),
         "time": record["timestamp"],
         "value_set": record["valueSet"],
         "decision": record["willDecision"],

@@ -47,6 +47,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "SafiChain",
         "SafiError",
         "SafiMiddleware",
+        "Sampling",
         "ToolRule",
         "UnknownTurnError",
         "Value",

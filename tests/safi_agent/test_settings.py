@@ -67,6 +67,7 @@ def test_an_invocation_writes_nothing_to_the_chain(make: Any) -> None:
         ({"score_mode": None}, ValueError, "^score_mode: expected 'discrete' or 'continuous', got None.$"),
         ({"outage_message": " "}, ValueError, "^outage_message: expected None or a text, got ' '.$"),
         ({"will_mode": True}, ValueError, "^will_mode: expected 'enforce' or 'shadow', got True.$"),
+        ({"sampling": 0.5}, TypeError, "^sampling: expected a Sampling, got float.$"),
         ({"refused": "none"}, ValueError, "^refused: expected 'minimal' or 'full', got 'none'.$"),
         ({"when_full": "later"}, ValueError, "^when_full: expected 'wait' or 'refuse' or 'warn', got 'later'.$"),
         ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),

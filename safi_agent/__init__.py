@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from safi_agent.ledger import Finding
     from safi_agent.lifecycle import DrainResult
     from safi_agent.middleware import SafiMiddleware
+    from safi_agent.prompts import Prompts
     from safi_agent.sampling import Sampling
     from safi_agent.store.backlog import Backlog
     from safi_agent.values import Value, ValueSet, load_values
@@ -64,6 +65,7 @@ __all__ = [
     "IntellectError",
     "JudgeUnavailableError",
     "OutboxError",
+    "Prompts",
     "RedactionError",
     "SafiChain",
     "SafiError",
@@ -100,6 +102,7 @@ _MODULES = {
     "ledger": ("Finding",),
     "lifecycle": ("DrainResult",),
     "middleware": ("SafiMiddleware",),
+    "prompts": ("Prompts",),
     "sampling": ("Sampling",),
     "store.backlog": ("Backlog",),
     "values": ("Value", "ValueSet", "load_values"),

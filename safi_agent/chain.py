@@ -40,6 +40,7 @@ from safi_agent.isolation import isolated
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, Release, WillMode, is_refusal, warn_of_shadow_mode
 from safi_agent.sampling import EVERY_ANSWER, Sampler, Sampling
@@ -106,8 +107,10 @@ class SafiChain(Lifecycle, Settings):
             self.will_sees_reflection,
             min_agreement=self.min_agreement,
             refuse_truncated=self.refuse_truncated,
+            system_prompt=self.prompts.will,
         )
-        self._steps = Intellect(intellect, self.values, selector=selector) | self._will | self._release
+        drafting = Intellect(intellect, self.values, selector=selector, system_prompt=self.prompts.intellect)
+        self._steps = drafting | self._will | self._release
 
     @override
     def __repr__(self) -> str:
@@ -437,6 +440,7 @@ def create_safi_chain(
     redact: Redact | None = None,
     will_mode: WillMode = defaults.WILL_MODE,
     sampling: Sampling = EVERY_ANSWER,
+    prompts: str | Path | Mapping[str, Any] | Prompts = DEFAULT_PROMPTS,
     refused: RefusedRecord = defaults.REFUSED,
     outage_message: str | None = None,
 ) -> SafiChain:
@@ -487,6 +491,7 @@ def create_safi_chain(
         will_mode: "enforce" withholds a draft that the Will refuses. "shadow" returns it: the Will rules, the answer
             leaves, and the record and the answer's metadata have the flag ``shadow``. Only to observe the Will.
         sampling: which answers are audited. Default: all. The record has the reason.
+        prompts: prompts of the faculties in place of the defaults: Prompts, a YAML file or a mapping.
         refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
         outage_message: returned in place of the refusal if the model of the Will's judge failed. Default: the refusal.
             The answer has the flag ``judge_failed`` in either case.
@@ -530,6 +535,7 @@ def create_safi_chain(
         redact=redact,
         will_mode=will_mode,
         sampling=sampling,
+        prompts=load_prompts(prompts),
         refused=refused,
         outage_message=outage_message,
     )

@@ -40,6 +40,7 @@ from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, WillMode, is_refusal
 from safi_agent.sampling import EVERY_ANSWER, Sampling
@@ -116,6 +117,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         redact: Redact | None = None,
         will_mode: WillMode = defaults.WILL_MODE,
         sampling: Sampling = EVERY_ANSWER,
+        prompts: str | Path | Mapping[str, Any] | Prompts = DEFAULT_PROMPTS,
         refused: RefusedRecord = defaults.REFUSED,
         outage_message: str | None = None,
     ) -> None:
@@ -157,6 +159,7 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             redact=redact,
             will_mode=will_mode,
             sampling=sampling,
+            prompts=prompts,
             refused=refused,
             outage_message=outage_message,
         )

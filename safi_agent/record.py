@@ -220,6 +220,7 @@ def _base_record(row: JudgedTurn) -> dict[str, Any]:
         **{name: body[name] for name in ("auditReason", "sampling") if name in body},
         "valueSet": body["valueSet"],
         "models": {**body["models"], **({"conscience": row.judge} if row.judge else {})},
+        "prompts": body["prompts"],
         "flags": body["flags"],
         "drafts": body["drafts"],
         "agreement": body["agreement"],

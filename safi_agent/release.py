@@ -184,7 +184,7 @@ class Release(Faculty):
         if self.will_mode == "shadow":
             new["flags"] = [*new["flags"], SHADOW]
         choice = self._choose(new)
-        new |= record_fields(choice)
+        new |= {**record_fields(choice), "prompts": plan.prompts.fingerprint}
         if _is_refused(new) and self.refused == "minimal":
             new |= {"draft": None, "reflection": None}
         if trace := trace_context():

@@ -76,7 +76,7 @@ def is_audited(reason: str) -> bool:
 def draw(key: str, turn_id: str) -> float:
     """The draw of a turn, in [0, 1): the first 48 bits of HMAC-SHA256(key, turn id), as a fraction."""
     digest = hmac.digest(key.encode(), turn_id.encode(errors="replace"), sha256)
-    return int.from_bytes(digest[:DRAW_BYTES]) / 2 ** (8 * DRAW_BYTES)
+    return int.from_bytes(digest[:DRAW_BYTES]) / float(1 << 8 * DRAW_BYTES)
 
 
 class Sampler:

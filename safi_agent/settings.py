@@ -27,6 +27,7 @@ from safi_agent.hooks import Hook, callable_name
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.models import Model
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.record import Measure
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, WillMode
@@ -110,6 +111,7 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
     will_mode: Annotated[WillMode, SkipValidation] = defaults.WILL_MODE
     sampling: Annotated[Sampling, SkipValidation] = EVERY_ANSWER
+    prompts: Annotated[Prompts, BeforeValidator(load_prompts)] = Field(default=DEFAULT_PROMPTS, repr=False)
     refused: Annotated[RefusedRecord, SkipValidation] = defaults.REFUSED
     outage_message: str | None = None
 
@@ -130,7 +132,10 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         """The audit plan, with the Conscience's judge and the name of its model."""
         return Plan(
             values=self.values,
-            conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
+            conscience=lambda values, prompt: Conscience(
+                judge, values, self.conscience_calls, self.score_mode, system_prompt=prompt
+            ),
+            prompts=self.prompts,
             model=model,
             measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
             log=log_path(self.log, self.store),

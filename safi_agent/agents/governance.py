@@ -37,7 +37,7 @@ from safi_agent.agents.tools import Rules, allowed_only, check_call, tool_name
 from safi_agent.chain import SafiChain
 from safi_agent.error_boundary import input_errors
 from safi_agent.faculties.intellect import Intellect, without_reasoning
-from safi_agent.faculties.will import APPROVED_BY_RULES, REPLY, PatternTimeoutError, Will, rules_within_budget
+from safi_agent.faculties.will import APPROVED_BY_RULES, PatternTimeoutError, Will, rules_within_budget
 from safi_agent.generator_driver import adrive, drive
 from safi_agent.idempotency import TurnName, derived_ids, memory_key, node_path, turn_name
 from safi_agent.models import model_label, token_counts
@@ -76,14 +76,6 @@ def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]
-CALL_PROMPT = f"""You are the Will: you decide whether an agent may make the tool call that it drafted for the user. \
-Approve it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
-
-{{values}}
-{{gates}}
-{{clause}}
-
-{REPLY}"""
 REFUSED = "It would not keep to the values."
 DENIED_BEFORE = Verdict("violation", "It was denied before.", "mark_unverified")
 
@@ -221,7 +213,13 @@ class Governance:
     def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
         """Intellect, the calls' rules, Will, and for an answer the release."""
         plain = model.request.response_format is None
-        turn = yield Intellect(model.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
+        intellect = Intellect(
+            model.runnable(awaited=awaited),
+            self.chain.values,
+            reflects=plain,
+            system_prompt=self.chain.prompts.intellect,
+        )
+        turn = yield intellect, turn
         reply = read_reply(model.response, turn["draft"])
         verdicts = yield from self._rule_calls(turn, reply, model.tool_names)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
@@ -303,7 +301,7 @@ class Governance:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         judge = self.chain.gate.judge if self.judge_calls and before is None else None
         verdict = yield from self._apply_will(
-            turn, Will(judge, values, show_reflection=False, system_prompt=CALL_PROMPT)
+            turn, Will(judge, values, show_reflection=False, system_prompt=self.chain.prompts.tool_call)
         )
         if verdict.decision == "approve":
             return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)

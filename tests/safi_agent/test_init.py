@@ -43,6 +43,7 @@ def test_the_public_list_is_what_others_rely_on() -> None:
         "IntellectError",
         "JudgeUnavailableError",
         "OutboxError",
+        "Prompts",
         "RedactionError",
         "SafiChain",
         "SafiError",

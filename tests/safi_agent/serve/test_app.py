@@ -177,6 +177,16 @@ def test_the_whole_conversation_reaches_the_models(make: Any, serve: Any, tmp_pa
     assert records(tmp_path)[0]["metadata"] == {"user": "u1", "ticket": "7"}
 
 
+def test_documents_reach_the_models(make: Any, serve: Any) -> None:
+    model = Fake()
+    documents = [{"text": "The first Monday.", "title": "waste.pdf"}, {"text": "And on Fridays."}]
+    response = serve(make(model)).post(PATH, json=request("When?", documents=documents))
+    assert response.status_code == 200
+    for role in ("intellect", "will"):
+        shown = str(model.asked(role)[0][1].text)
+        assert "document 1 (waste.pdf): The first Monday.\ndocument 2: And on Fridays." in shown
+
+
 # Errors
 
 

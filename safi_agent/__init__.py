@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         BacklogError,
         ClosedError,
         IntellectError,
+        JudgeUnavailableError,
         OutboxError,
         RedactionError,
         SafiError,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from safi_agent.ledger import Finding
     from safi_agent.lifecycle import DrainResult
     from safi_agent.middleware import SafiMiddleware
+    from safi_agent.prompts import Prompts
+    from safi_agent.sampling import Sampling
     from safi_agent.store.backlog import Backlog
     from safi_agent.values import Value, ValueSet, load_values
 
@@ -60,11 +63,14 @@ __all__ = [
     "DrainResult",
     "Finding",
     "IntellectError",
+    "JudgeUnavailableError",
     "OutboxError",
+    "Prompts",
     "RedactionError",
     "SafiChain",
     "SafiError",
     "SafiMiddleware",
+    "Sampling",
     "ToolRule",
     "UnknownTurnError",
     "Value",
@@ -84,6 +90,7 @@ _MODULES = {
         "BacklogError",
         "ClosedError",
         "IntellectError",
+        "JudgeUnavailableError",
         "OutboxError",
         "RedactionError",
         "SafiError",
@@ -95,6 +102,8 @@ _MODULES = {
     "ledger": ("Finding",),
     "lifecycle": ("DrainResult",),
     "middleware": ("SafiMiddleware",),
+    "prompts": ("Prompts",),
+    "sampling": ("Sampling",),
     "store.backlog": ("Backlog",),
     "values": ("Value", "ValueSet", "load_values"),
 }

@@ -23,7 +23,7 @@ from safi_agent.audit.finished import Audit, AuditStream, await_audit, successfu
 from safi_agent.backpressure import Backpressure, WhenFull
 from safi_agent.erasure import Erased, erase
 from safi_agent.error_boundary import acontain_errors, contain_errors, input_errors
-from safi_agent.errors import ClosedError, IntellectError, ViolationError
+from safi_agent.errors import ClosedError, IntellectError, JudgeUnavailableError, ViolationError
 from safi_agent.faculties import conscience, will
 from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, ScoreMode
@@ -32,7 +32,7 @@ from safi_agent.faculties.judge import Judge
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.faculties.structured_output import is_unresolved
-from safi_agent.faculties.will import Will
+from safi_agent.faculties.will import JUDGE_FAILED, Will
 from safi_agent.hooks import Hook
 from safi_agent.idempotency import TurnName, find_earlier_answer, has_turn_id, memory_key, new_turn
 from safi_agent.inputs import SafiInput
@@ -40,8 +40,10 @@ from safi_agent.isolation import isolated
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
 from safi_agent.models import Model, default_model, model_label, resolve, token_counts
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.redaction import Redact
-from safi_agent.release import Release
+from safi_agent.release import RefusedRecord, Release, WillMode, is_refusal, warn_of_shadow_mode
+from safi_agent.sampling import EVERY_ANSWER, Sampler, Sampling
 from safi_agent.settings import Settings
 from safi_agent.store import open_store
 from safi_agent.store.backlog import Backlog, read_backlog
@@ -85,7 +87,18 @@ class SafiChain(Lifecycle, Settings):
         plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
-        self._release = Release(self._auditor, names, self.redact)
+        draw_key = "" if self.sampling.audits_all else read_secret(self._auditor.store, "sampling")
+        self._release = Release(
+            self._auditor,
+            names,
+            self.redact,
+            self.refused,
+            self.outage_message,
+            self.will_mode,
+            Sampler(self.sampling, draw_key),
+        )
+        if self.will_mode == "shadow":
+            warn_of_shadow_mode(self.values.name)
         self._backpressure = Backpressure(self._auditor.store, self.values.name, self.max_pending, self.when_full)
         judge = Judge.of(ruling, will.schema(self.values), retry=False)
         self._will = Will(
@@ -94,15 +107,18 @@ class SafiChain(Lifecycle, Settings):
             self.will_sees_reflection,
             min_agreement=self.min_agreement,
             refuse_truncated=self.refuse_truncated,
+            system_prompt=self.prompts.will,
         )
-        self._steps = Intellect(intellect, self.values, selector=selector) | self._will | self._release
+        drafting = Intellect(intellect, self.values, selector=selector, system_prompt=self.prompts.intellect)
+        self._steps = drafting | self._will | self._release
 
     @override
     def __repr__(self) -> str:
         store = "None" if self.store is None else repr(make_url(self.store).render_as_string())  # without a password
         model = defaults.MODEL if self.model is None else self.model
+        shadow = ", will_mode='shadow'" if self.will_mode == "shadow" else ""
         label = model if isinstance(model, str) else model_label(model)
-        return f"SafiChain(model={label!r}, values={self.values.name!r}, store={store}, log={self.log!r})"
+        return f"SafiChain(model={label!r}, values={self.values.name!r}, store={store}, log={self.log!r}{shadow})"
 
     __str__ = __repr__
 
@@ -117,6 +133,7 @@ class SafiChain(Lifecycle, Settings):
             RedactionError: ``redact`` failed.
             BacklogError: ``max_pending`` audits are open, and ``when_full`` is not "warn".
             ViolationError: the Will refused, and ``raise_on_violation`` is set.
+            JudgeUnavailableError: the same, where the Will's judge could not be asked.
             ClosedError: the chain was closed.
         """
         return self._call_with_config(self._answer, input, config)
@@ -224,12 +241,19 @@ class SafiChain(Lifecycle, Settings):
         return find_earlier_answer(turn, self._auditor.store)
 
     def deliver(self, answer: AIMessage) -> AIMessage:
-        """Return the answer; raise ViolationError for a refusal if ``raise_on_violation`` is set."""
+        """Return the answer.
+
+        Raises:
+            ViolationError: it is a refusal, and ``raise_on_violation`` is set.
+            JudgeUnavailableError: the same, because the Will's judge could not be asked.
+        """
+        answer = self._release.enforce(answer)
         answer.usage_metadata = token_counts(answer.usage_metadata)
         record_answer(answer)
         metadata = answer.response_metadata["safi"]
-        if self.raise_on_violation and metadata["willDecision"] == "violation":
-            raise ViolationError(str(answer.text), metadata)
+        if self.raise_on_violation and is_refusal(metadata):
+            kind = JudgeUnavailableError if JUDGE_FAILED in metadata["flags"] else ViolationError
+            raise kind(str(answer.text), metadata)
         return answer
 
     def backlog(self) -> Backlog:
@@ -243,8 +267,8 @@ class SafiChain(Lifecycle, Settings):
     def audit(self, turn_id: str, timeout: float | None = 30) -> Audit:
         """Return the audit of a turn, and wait for it if it is not finished; of a repeated audit, the newest.
 
-        A turn that was not audited, such as a refusal, has the status "none". The audit is final once it is committed;
-        its log line and its hooks may follow.
+        A turn that was not audited, such as a refusal or one that is not in the sample, has the status "none". The
+        audit is final once it is committed; its log line and its hooks may follow.
 
         Args:
             turn_id: the id in ``response_metadata["safi"]["turnId"]`` of the answer.
@@ -414,6 +438,11 @@ def create_safi_chain(
     tracers: Sequence[BaseCallbackHandler] = (),
     trace_contents: bool = defaults.TRACE_CONTENTS,
     redact: Redact | None = None,
+    will_mode: WillMode = defaults.WILL_MODE,
+    sampling: Sampling = EVERY_ANSWER,
+    prompts: str | Path | Mapping[str, Any] | Prompts = DEFAULT_PROMPTS,
+    refused: RefusedRecord = defaults.REFUSED,
+    outage_message: str | None = None,
 ) -> SafiChain:
     """Create a runnable that answers only what its Will approves, and audits every answer value by value.
 
@@ -443,7 +472,8 @@ def create_safi_chain(
         min_agreement: the share of drafts, in [0, 1], that have to agree; with fewer the Will refuses.
         refuse_truncated: whether the Will refuses a draft that its model cut off at a length limit. It is always
             flagged as ``draft_truncated``.
-        raise_on_violation: raise ViolationError instead of returning the refusal.
+        raise_on_violation: raise ViolationError instead of returning the refusal, and JudgeUnavailableError if the
+            Will's judge could not be asked.
         audit_attempts: number of attempts before an audit is recorded as failed.
         audit_backoff: seconds before the second attempt, doubled for each further one.
         audit_timeout: seconds that one attempt, or one call of a hook, may take.
@@ -458,6 +488,13 @@ def create_safi_chain(
         redact: a function of a text, which is applied to all contents of a turn before they are stored: prompt,
             context, draft, answer, reasons and metadata. The caller gets the answer itself; the audit gets what was
             stored. If it fails, nothing is stored and RedactionError is raised.
+        will_mode: "enforce" withholds a draft that the Will refuses. "shadow" returns it: the Will rules, the answer
+            leaves, and the record and the answer's metadata have the flag ``shadow``. Only to observe the Will.
+        sampling: which answers are audited. Default: all. The record has the reason.
+        prompts: prompts of the faculties in place of the defaults: Prompts, a YAML file or a mapping.
+        refused: what is stored of a refused draft: "minimal" for neither draft nor reflection, "full" for both.
+        outage_message: returned in place of the refusal if the model of the Will's judge failed. Default: the refusal.
+            The answer has the flag ``judge_failed`` in either case.
 
     Raises:
         ImportError: ``drafts`` is above 1 and sal_lightning is not installed.
@@ -496,4 +533,9 @@ def create_safi_chain(
         tracers=_as_tuple("tracers", tracers),
         trace_contents=trace_contents,
         redact=redact,
+        will_mode=will_mode,
+        sampling=sampling,
+        prompts=load_prompts(prompts),
+        refused=refused,
+        outage_message=outage_message,
     )

@@ -26,3 +26,5 @@ AUDIT_MODE: Final = "in_process"
 MAX_PENDING: Final = 10_000
 WHEN_FULL: Final = "wait"
 TRACE_CONTENTS: Final = False
+WILL_MODE: Final = "enforce"
+REFUSED: Final = "minimal"

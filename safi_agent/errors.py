@@ -9,6 +9,7 @@ SafiError
 ├── AuditTimeoutError  the audit was not finished in time
 ├── AuditFailedError   all attempts of the audit failed
 ├── ViolationError     the Will refused, and ``raise_on_violation`` is set
+│   └── JudgeUnavailableError  the Will's judge could not be asked
 ├── LogError           the log cannot be written or checked: its key is missing or differs
 └── ClosedError        the chain was closed
 
@@ -152,6 +153,14 @@ class ViolationError(SafiError):
 
     def __str__(self) -> str:
         return self.refusal
+
+
+class JudgeUnavailableError(ViolationError):
+    """The model of the Will's judge failed, so that there is no decision on the draft and its answer is withheld.
+
+    The text is ``outage_message`` or, without one, the fixed refusal. It is a ViolationError, so that code which
+    handles refusals withholds the answer here too.
+    """
 
 
 class LogError(SafiError):

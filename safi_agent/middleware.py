@@ -40,7 +40,10 @@ from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.hooks import Hook
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.models import Model, model_label
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts
 from safi_agent.redaction import Redact
+from safi_agent.release import RefusedRecord, WillMode, is_refusal
+from safi_agent.sampling import EVERY_ANSWER, Sampling
 from safi_agent.store.backlog import Backlog
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.turn import Verdict
@@ -112,6 +115,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
         tracers: Sequence[BaseCallbackHandler] = (),
         trace_contents: bool = defaults.TRACE_CONTENTS,
         redact: Redact | None = None,
+        will_mode: WillMode = defaults.WILL_MODE,
+        sampling: Sampling = EVERY_ANSWER,
+        prompts: str | Path | Mapping[str, Any] | Prompts = DEFAULT_PROMPTS,
+        refused: RefusedRecord = defaults.REFUSED,
+        outage_message: str | None = None,
     ) -> None:
         super().__init__()
         rules = read_rules(allowed_tools)
@@ -149,6 +157,11 @@ class SafiMiddleware(Lifecycle, AgentMiddleware[SafiState, Any, Any]):
             tracers=tracers,
             trace_contents=trace_contents,
             redact=redact,
+            will_mode=will_mode,
+            sampling=sampling,
+            prompts=prompts,
+            refused=refused,
+            outage_message=outage_message,
         )
         signer = VerdictSigner(self.chain.secret("calls"), f"{self.chain.values.fingerprint}, judged: {judge_calls}")
         self._governance = Governance(self.chain, rules, judge_calls, review, signer)
@@ -355,7 +368,7 @@ def _replace_final(ending: FinalAnswer, answer: AIMessage) -> dict[str, Any]:
         replacement = governed_result(last.name, last.tool_call_id, answer)
     if last is not None:
         replacement.id = last.id
-    refused = answer.response_metadata["safi"]["willDecision"] == "violation"
+    refused = is_refusal(answer.response_metadata["safi"])
     return {
         "messages": [replacement],
         **({"structured_response": None} if refused and ending.structured is not None else {}),

@@ -22,6 +22,8 @@ HARM = re.compile(
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"^- (.+?): (.*)$", re.MULTILINE)
+# The forms of replies, by which faculties are told apart under any prompts.
+_WILL, _CONSCIENCE = '{"decision": "approve" or "violation"', '{"ledger": [{"value": "name"'
 _WORD = re.compile(r"[a-z]{5,}")
 
 
@@ -42,9 +44,9 @@ class OfflineChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         system, human = str(messages[0].text), str(messages[-1].text)
-        if system.startswith("You are the Will"):
+        if _WILL in system:
             text = _will(system, human)
-        elif system.startswith("You are the Conscience"):
+        elif _CONSCIENCE in system:
             text = _conscience(system, human)
         else:
             text = _intellect(system, human)

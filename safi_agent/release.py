@@ -1,10 +1,11 @@
 """Release: make the turn durable, then return the approved answer or the fixed refusal."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage
@@ -14,22 +15,47 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.audit import AuditBranch
 from safi_agent.errors import SafiError
 from safi_agent.faculties.base import Faculty
+from safi_agent.faculties.will import JUDGE_FAILED
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
 from safi_agent.redaction import Redact, redact_body, redacted
+from safi_agent.sampling import EVERY_ANSWER, NO_DRAFT, REFUSED, AuditChoice, Sampler, is_audited, record_fields
 from safi_agent.store import Job
 from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import record_release, trace_context
-from safi_agent.turn import Turn
+from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
 # The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
-PUBLIC_FLAGS = frozenset({"judge_failed", "judge_unclear", "draft_truncated", "not_shown", LABEL})
+WillMode = Literal["enforce", "shadow"]  # whether a refused draft is withheld, or leaves and is recorded
+SHADOW = "shadow"  # the flag of each turn in shadow mode
+RefusedRecord = Literal["minimal", "full"]  # what is stored of a refused draft
+PUBLIC_FLAGS = frozenset({JUDGE_FAILED, "judge_unclear", "draft_truncated", "not_shown", SHADOW, LABEL})
+
+log = logging.getLogger("safi_agent")
+_warned: set[str] = set()  # value sets whose shadow mode was reported
 
 
-def refusal_text(values: ValueSet) -> str:
-    """The fixed refusal text, which does not depend on the prompt, the draft or the verdict."""
-    return "\n\n".join([values.refusal, *(text for text in values.disclaimers if text not in values.refusal)])
+def warn_of_shadow_mode(value_set: str) -> None:
+    """Log once in each process that the answers of this value set are not withheld."""
+    if value_set not in _warned:
+        _warned.add(value_set)
+        log.warning(
+            "Shadow mode: answers under %r leave even if the Will refuses them. Set will_mode='enforce' to withhold "
+            "them.",
+            value_set,
+        )
+
+
+def is_refusal(metadata: Mapping[str, Any]) -> bool:
+    """Whether an answer with this metadata is a refusal, and not a draft that has left in shadow mode."""
+    return metadata["willDecision"] == "violation" and SHADOW not in metadata["flags"]
+
+
+def refusal_text(values: ValueSet, outage_message: str | None = None) -> str:
+    """The fixed refusal text, which depends on neither the prompt nor the draft, or ``outage_message`` in its place."""
+    refusal = values.refusal if outage_message is None else outage_message
+    return "\n\n".join([refusal, *(text for text in values.disclaimers if text not in refusal)])
 
 
 def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
@@ -38,13 +64,17 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
         "turn": number,
         "turnId": body["id"],
         "willDecision": body["decision"],
-        "auditStatus": "pending" if body["decision"] == "approve" else "none",
+        "auditStatus": "pending" if is_audited(body["auditReason"]) else "none",
         "valueSet": body["valueSet"],
         "memoryKey": body["key"],
         "models": body["models"],
         "flags": [flag for flag in dict.fromkeys(body["flags"]) if flag in PUBLIC_FLAGS],
     }
     return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
+
+
+def _is_refused(body: Mapping[str, Any]) -> bool:
+    return is_refusal({"willDecision": body["decision"], "flags": body["flags"]})
 
 
 def is_same_turn(body: Mapping[str, Any], turn: Mapping[str, Any]) -> bool:
@@ -77,19 +107,29 @@ class Release(Faculty):
     auditor: AuditBranch
     models: Mapping[str, str]
     redact: Redact | None = None
+    refused: RefusedRecord = "minimal"
+    outage_message: str | None = None
+    will_mode: WillMode = "enforce"
+    sampler: Sampler = field(default_factory=lambda: Sampler(EVERY_ANSWER, ""))
 
     output_key = "answer"
 
     def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Store the turn, submit it for audit, and return the answer."""
-        approved = turn["verdict"].decision == "approve"
-        values = self.auditor.plan.values
-        final = turn["draft"].answer if approved else refusal_text(values)
-        number, body = self.write(turn, final, audit=approved)
+        leaves = self.lets_out(turn["verdict"])
+        final = turn["draft"].answer if leaves else self._refusal(turn["verdict"])
+        number, body = self.write(turn, final)
         record_release(turn, final)
         answer = answer_message(body, number)
         answer.usage_metadata = add_usage(turn["draft"].usage, turn["verdict"].usage) if turn["draft"].usage else None
         return answer
+
+    def lets_out(self, verdict: Verdict) -> bool:
+        """Whether the draft leaves: if the Will has approved it, and in shadow mode in any case."""
+        return verdict.decision == "approve" or self.will_mode == "shadow"
+
+    def _refusal(self, verdict: Verdict) -> str:
+        return refusal_text(self.auditor.plan.values, self.outage_message if verdict.code == JUDGE_FAILED else None)
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Asynchronous version, on a thread because the store is a file or a server.
@@ -98,6 +138,15 @@ class Release(Faculty):
         if it was approved. A repetition with the same ``safi_turn_id`` returns the answer.
         """
         return await asyncio.to_thread(self.compute, turn, config)
+
+    def enforce(self, answer: AIMessage) -> AIMessage:
+        """The answer; the refusal in place of a stored one that has left in shadow mode, where drafts are withheld."""
+        metadata = answer.response_metadata["safi"]
+        has_left = metadata["willDecision"] == "violation" and SHADOW in metadata["flags"]
+        if self.will_mode == "shadow" or not has_left:
+            return answer
+        told = {**metadata, "flags": [flag for flag in metadata["flags"] if flag != SHADOW]}
+        return AIMessage(refusal_text(self.auditor.plan.values), id=answer.id, response_metadata={"safi": told})
 
     def as_stored(self, item: Any) -> Any:
         """A content as ``write`` stores it, to be compared with stored ones.
@@ -110,9 +159,16 @@ class Release(Faculty):
     def record_failure(self, turn: Turn) -> None:
         """Log a turn for which the Intellect returned no draft, under a separate id, so that it can be repeated."""
         with suppress(SafiError):
-            self.write({**turn, "id": str(uuid4())}, None, audit=False)
+            self.write({**turn, "id": str(uuid4())}, None)
 
-    def write(self, turn: Turn, final: str | None, *, audit: bool) -> tuple[int, Mapping[str, Any]]:
+    def _choose(self, body: Mapping[str, Any]) -> AuditChoice:
+        if body["decision"] is None:
+            return NO_DRAFT
+        if _is_refused(body):
+            return REFUSED
+        return self.sampler.choose(body["id"], body["prompt"], refused=body["decision"] == "violation")
+
+    def write(self, turn: Turn, final: str | None) -> tuple[int, Mapping[str, Any]]:
         """Store the turn once; an earlier version of the same turn takes precedence.
 
         Returns:
@@ -125,14 +181,20 @@ class Release(Faculty):
         """
         plan, store = self.auditor.plan, self.auditor.store
         new = turn_body(turn, plan.values.name, self.models, final)
+        if self.will_mode == "shadow":
+            new["flags"] = [*new["flags"], SHADOW]
+        choice = self._choose(new)
+        new |= {**record_fields(choice), "prompts": plan.prompts.fingerprint}
+        if _is_refused(new) and self.refused == "minimal":
+            new |= {"draft": None, "reflection": None}
         if trace := trace_context():
             new["trace"] = trace
         stored = new if self.redact is None else redact_body(new, self.redact)
-        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=audit)
+        number, before = store.add_turn(stored, plan.values_id, plan.log, audit=choice.audited)
         if before is not None:
             if is_same_turn(before, stored):
                 return number, before
-            return self.write(with_spare_id(turn), final, audit=audit)
-        self.auditor.submit(Job(turn["id"], turn["key"], plan.log, audit))
+            return self.write(with_spare_id(turn), final)
+        self.auditor.submit(Job(turn["id"], turn["key"], plan.log, choice.audited))
         record_decision(plan.values.name, new["decision"], turn["verdict"].code if "verdict" in turn else "")
         return number, new

@@ -27,8 +27,11 @@ from safi_agent.hooks import Hook, callable_name
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
 from safi_agent.models import Model
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.record import Measure
 from safi_agent.redaction import Redact
+from safi_agent.release import RefusedRecord, WillMode
+from safi_agent.sampling import EVERY_ANSWER, Sampling
 from safi_agent.values import ValueSet, load_values
 
 
@@ -106,6 +109,11 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     tracers: tuple[Annotated[BaseCallbackHandler, SkipValidation], ...] = Field(default=(), repr=False)
     trace_contents: bool = Field(default=defaults.TRACE_CONTENTS, strict=True)
     redact: Annotated[Redact | None, SkipValidation] = Field(default=None, repr=False)
+    will_mode: Annotated[WillMode, SkipValidation] = defaults.WILL_MODE
+    sampling: Annotated[Sampling, SkipValidation] = EVERY_ANSWER
+    prompts: Annotated[Prompts, BeforeValidator(load_prompts)] = Field(default=DEFAULT_PROMPTS, repr=False)
+    refused: Annotated[RefusedRecord, SkipValidation] = defaults.REFUSED
+    outage_message: str | None = None
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -124,7 +132,10 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         """The audit plan, with the Conscience's judge and the name of its model."""
         return Plan(
             values=self.values,
-            conscience=lambda values: Conscience(judge, values, self.conscience_calls, self.score_mode),
+            conscience=lambda values, prompt: Conscience(
+                judge, values, self.conscience_calls, self.score_mode, system_prompt=prompt
+            ),
+            prompts=self.prompts,
             model=model,
             measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
             log=log_path(self.log, self.store),
@@ -179,6 +190,7 @@ def check(settings: Settings) -> None:
     if not math.isfinite(settings.review_below):
         raise ValueError(f"review_below: expected a number, got {settings.review_below!r}.")
     _check_drafting(settings)
+    _check_policies(settings)
     if settings.log_max_bytes is not None and settings.log_max_bytes < LEAST_BYTES:
         raise ValueError(f"log_max_bytes: expected None or at least {LEAST_BYTES}, got {settings.log_max_bytes!r}.")
     if settings.max_pending is not None and settings.max_pending < 1:
@@ -197,6 +209,13 @@ def _check_choices(settings: Settings) -> None:
         choices, given = get_args(field.annotation), getattr(settings, name)
         if get_origin(field.annotation) is Literal and given not in choices:
             raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {given!r}.")
+
+
+def _check_policies(settings: Settings) -> None:
+    if not isinstance(settings.sampling, Sampling):
+        raise TypeError(f"sampling: expected a Sampling, got {type(settings.sampling).__name__}.")
+    if settings.outage_message is not None and not settings.outage_message.strip():
+        raise ValueError(f"outage_message: expected None or a text, got {settings.outage_message!r}.")
 
 
 def _check_drafting(settings: Settings) -> None:

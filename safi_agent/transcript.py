@@ -12,6 +12,7 @@ MAX_CONTEXT = 20_000  # characters of a conversation for a judge; the same again
 MAX_ARGUMENT = 2_000  # maximum characters of a tool call's arguments
 SYSTEM = ("system", "developer")
 CHARACTER = "character"
+MAX_DOCUMENTS = 100_000  # characters of all documents together
 
 # Types of content blocks, of LangChain and of providers.
 TEXTS = ("text", "input_text", "output_text", "text-plain")
@@ -51,8 +52,12 @@ class _Chunk(NamedTuple):
         return self._replace(text=_clip(self.text, most), missing=self.missing + Counter({CHARACTER: cut}))
 
 
-def transcript(messages: Sequence[BaseMessage], prompt_message: BaseMessage | None = None) -> Transcript:
+def transcript(
+    messages: Sequence[BaseMessage], prompt_message: BaseMessage | None = None, documents: Sequence[str] = ()
+) -> Transcript:
     r"""Render messages as text for a judge, in order, with the arguments of tool calls.
+
+    Documents come first; if they have more than MAX_DOCUMENTS characters together, the longest are cut.
 
     System messages, and the content of ``prompt_message`` other than its text, are always included; if they have more
     than MAX_CONTEXT characters together, the longest are cut. The other messages have another MAX_CONTEXT characters:
@@ -64,7 +69,9 @@ def transcript(messages: Sequence[BaseMessage], prompt_message: BaseMessage | No
     'human: Hi\nai: Hello'
     """
     chunks = [_chunk(message) if message is not prompt_message else _other_content(message) for message in messages]
-    shown = _select([chunk for chunk in chunks if chunk is not None])
+    most = _cut_length([len(text) for text in documents], MAX_DOCUMENTS)
+    shown = [_Chunk(text, Counter(), pinned=True).clipped(most) for text in documents]
+    shown += _select([chunk for chunk in chunks if chunk is not None])
     left_out = sum(chunk is None for chunk in shown)
     missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())
     lines = [chunk.text for chunk in shown if chunk is not None]
@@ -79,7 +86,7 @@ def transcript(messages: Sequence[BaseMessage], prompt_message: BaseMessage | No
 def _select(chunks: list[_Chunk]) -> list[_Chunk | None]:
     """The chunks that fit, shortened if necessary; None for each chunk that is left out."""
     shown: list[_Chunk | None] = [None] * len(chunks)
-    most = _cut_length([len(chunk.text) for chunk in chunks if chunk.pinned])
+    most = _cut_length([len(chunk.text) for chunk in chunks if chunk.pinned], MAX_CONTEXT)
     for place, chunk in enumerate(chunks):
         if chunk.pinned:
             shown[place] = chunk.clipped(most)
@@ -92,14 +99,14 @@ def _select(chunks: list[_Chunk]) -> list[_Chunk | None]:
     return shown
 
 
-def _cut_length(lengths: list[int]) -> int:
-    """The length to which each text is cut, so that together they have at most MAX_CONTEXT characters."""
-    room, left = MAX_CONTEXT, len(lengths)
+def _cut_length(lengths: list[int], most: int) -> int:
+    """The length to which each text is cut, so that together they have at most ``most`` characters."""
+    room, left = most, len(lengths)
     for length in sorted(lengths):
         if length * left > room:
             return room // left
         room, left = room - length, left - 1
-    return MAX_CONTEXT
+    return most
 
 
 def _chunk(message: BaseMessage) -> _Chunk:

@@ -37,11 +37,11 @@ from safi_agent.agents.tools import Rules, allowed_only, check_call, tool_name
 from safi_agent.chain import SafiChain
 from safi_agent.error_boundary import input_errors
 from safi_agent.faculties.intellect import Intellect, without_reasoning
-from safi_agent.faculties.will import APPROVED_BY_RULES, REPLY, PatternTimeoutError, Will, rules_within_budget
+from safi_agent.faculties.will import APPROVED_BY_RULES, PatternTimeoutError, Will, rules_within_budget
 from safi_agent.generator_driver import adrive, drive
 from safi_agent.idempotency import TurnName, derived_ids, memory_key, node_path, turn_name
 from safi_agent.models import model_label, token_counts
-from safi_agent.release import answer_message, is_same_turn, with_spare_id
+from safi_agent.release import SHADOW, answer_message, is_refusal, is_same_turn, with_spare_id
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")
@@ -76,14 +76,6 @@ def call_step(call: ToolCall, messages: Sequence[AnyMessage]) -> str:
 
 log = logging.getLogger("safi_agent")
 Review = Callable[[ToolCall], object]
-CALL_PROMPT = f"""You are the Will: you decide whether an agent may make the tool call that it drafted for the user. \
-Approve it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
-
-{{values}}
-{{gates}}
-{{clause}}
-
-{REPLY}"""
 REFUSED = "It would not keep to the values."
 DENIED_BEFORE = Verdict("violation", "It was denied before.", "mark_unverified")
 
@@ -221,18 +213,25 @@ class Governance:
     def model_flow(self, turn: Turn, model: AgentModel, *, awaited: bool) -> Flow[ModelResponse[Any]]:
         """Intellect, the calls' rules, Will, and for an answer the release."""
         plain = model.request.response_format is None
-        turn = yield Intellect(model.runnable(awaited=awaited), self.chain.values, reflects=plain), turn
+        intellect = Intellect(
+            model.runnable(awaited=awaited),
+            self.chain.values,
+            reflects=plain,
+            system_prompt=self.chain.prompts.intellect,
+        )
+        turn = yield intellect, turn
         reply = read_reply(model.response, turn["draft"])
         verdicts = yield from self._rule_calls(turn, reply, model.tool_names)
         turn = {**turn, "draft": turn["draft"]._replace(answer=reply.words, texts=reply.texts)}
         exact: str | None = None
         if reply.words or reply.final:
             turn = yield self.chain.gate, turn
-        approved = "verdict" not in turn or turn["verdict"].decision == "approve"
+        leaves = "verdict" not in turn or self.chain.release.lets_out(turn["verdict"])
         calls = signed_calls(turn, reply, verdicts, model.tool_names, self.signer)
-        if approved and not reply.final:
+        if leaves and not reply.final:
             usage = token_counts(_usage(turn, verdicts))
-            return ModelResponse([outgoing_message(reply, calls, {}, usage, model.name), *reply.notes])
+            metadata = yield from self._record_step(turn, model)
+            return ModelResponse([outgoing_message(reply, calls, metadata, usage, model.name), *reply.notes])
         if reply.structured is not None:
             exact = digest(
                 reply.text if reply.notes else reply.words, [c for c, _ in calls], reply.notes, reply.structured
@@ -243,18 +242,30 @@ class Governance:
         turn = yield self._release(model), turn
         answer = self._signed(turn, self.chain.deliver(turn["answer"]), exact)
         answer.name = model.name
-        if not approved or reply.structured is None:
+        if not leaves or reply.structured is None:
             return ModelResponse([answer])
         if reply.notes:
             metadata = answer.response_metadata["safi"]
             answer = outgoing_message(reply, calls, metadata, answer.usage_metadata, model.name)
         return ModelResponse([answer, *reply.notes], reply.structured)
 
+    def _record_step(self, turn: Turn, model: AgentModel) -> Flow[dict[str, Any]]:
+        """The metadata of a step that leaves with calls. A refused one, in shadow mode, gets a record and an audit.
+
+        Its id is another one than the run's, under which the answer is found when the run is repeated.
+        """
+        if self.chain.release.will_mode == "enforce":
+            return {}
+        if "verdict" not in turn or turn["verdict"].decision == "approve":
+            return {"flags": [SHADOW]}
+        turn = yield self._release(model), {**turn, "id": str(uuid4()), "asked": "", "spare": ""}
+        return dict(turn["answer"].response_metadata["safi"])
+
     def _signed(self, turn: Turn, answer: AIMessage, exact: str | None = None) -> AIMessage:
         """The answer with a signature of its text, or of ``exact``, if contents are redacted before they are stored."""
         if self.chain.release.redact is not None:
             metadata = answer.response_metadata["safi"]
-            text = str(answer.text) if exact is None or metadata["willDecision"] == "violation" else exact
+            text = str(answer.text) if exact is None or is_refusal(metadata) else exact
             signature = self.signer.sign_answer(turn, metadata["turnId"], text)
             answer.response_metadata = {"safi": {**metadata, "signature": signature}}
         return answer
@@ -290,7 +301,7 @@ class Governance:
         values = self.chain.values.model_copy(update={"disclaimers": ()})
         judge = self.chain.gate.judge if self.judge_calls and before is None else None
         verdict = yield from self._apply_will(
-            turn, Will(judge, values, show_reflection=False, system_prompt=CALL_PROMPT)
+            turn, Will(judge, values, show_reflection=False, system_prompt=self.chain.prompts.tool_call)
         )
         if verdict.decision == "approve":
             return Verdict("approve", "", "judge" if self.judge_calls else "rules", verdict.usage)

@@ -1,5 +1,6 @@
 """The audit branch: audits answers after they were returned, in this process or in workers."""
 
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from safi_agent.audit.local import LocalAuditor
@@ -33,6 +34,8 @@ def open_audit_branch(plan: Plan, store: Store, mode: AuditMode) -> AuditBranch:
     Raises:
         ValueError: ``mode`` is "worker" with a store that is not on PostgreSQL.
     """
+    plan = replace(plan, read_stored=store.read_values)
+    store.save_values(plan.prompts.fingerprint, plan.prompts.model_dump_json())
     if isinstance(store.database, Sqlite):
         if mode == "worker":
             raise ValueError(

@@ -35,7 +35,8 @@ class Audit(NamedTuple):
     """The finished audit of a turn."""
 
     turn_id: str  #: as in the answer's ``response_metadata["safi"]``; of a repeated audit, the id of the repetition
-    status: AuditStatus  #: "none" for a turn that was not audited: a refusal, or a turn without a draft
+    #: "none" for a turn that was not audited: a refusal, a turn without a draft, or one that is not in the sample
+    status: AuditStatus
     ledger: tuple[Finding, ...]  #: one finding for each value that could be scored
     score: int | None  #: the Spirit's score S in 1..10
     drift: float | None  #: the drift d in [0, 1]; None if undefined

@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from safi_agent.audit.hook_dispatcher import HookCall
 from safi_agent.faculties.conscience import Conscience
 from safi_agent.hooks import Alert, Hook, Kind, alert_kinds, is_called_for, offenders
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, parse_prompts
 from safi_agent.record import Measure, make_commit, parse_value_set, turn_from_body
 from safi_agent.store import AuditResult, StoredTurn
 from safi_agent.telemetry.commits import CommitTelemetry
@@ -45,7 +46,7 @@ class Plan:
     """The settings of a chain's audits."""
 
     values: ValueSet
-    conscience: Callable[[ValueSet], Conscience]
+    conscience: Callable[[ValueSet, str], Conscience]  #: from a value set and a system prompt
     model: str  #: the name of the Conscience's model, where its replies have none
     measure: Measure
     log: str
@@ -56,6 +57,8 @@ class Plan:
     timeout: float = 120.0
     tracers: Sequence[BaseCallbackHandler] = ()
     trace_contents: bool = False
+    prompts: Prompts = DEFAULT_PROMPTS
+    read_stored: Callable[[str], str | None] = lambda _: None  #: reads value sets and prompts by their fingerprint
 
     @property
     def values_id(self) -> str:
@@ -63,13 +66,13 @@ class Plan:
         return self.values.fingerprint
 
     def judge(self, turn_id: str, stored: StoredTurn) -> Outcome:
-        """Run the Conscience with the values under which the turn was approved.
+        """Run the Conscience with the values and the prompts under which the turn was approved.
 
         Never raises: any error of the model, including ``SystemExit``, is a failed attempt.
         """
         try:
             body = json.loads(stored.body)
-            conscience = self.conscience(parse_value_set(stored.values))
+            conscience = self.conscience(parse_value_set(stored.values), self._prompts_of(body).conscience)
             scope = TraceScope(body["valueSet"], {"conscience": self.model}, self.trace_contents)
             with audit_scope(scope, body.get("trace")):
                 turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
@@ -79,6 +82,17 @@ class Plan:
             )
         except BaseException as error:
             return Outcome(None, error)
+
+    def _prompts_of(self, body: Mapping[str, Any]) -> Prompts:
+        """The prompts under which a turn was answered, possibly by another process.
+
+        Raises:
+            ValueError: the store does not have them.
+        """
+        fingerprint = body["prompts"]
+        if fingerprint == self.prompts.fingerprint:
+            return self.prompts
+        return parse_prompts(self.read_stored(fingerprint))
 
     def _config(self, turn_id: str) -> RunnableConfig:
         """The config of the audit's own run; without callbacks if there is no tracer."""

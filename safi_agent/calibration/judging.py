@@ -26,6 +26,7 @@ from safi_agent.faculties.structured_output import Model
 from safi_agent.faculties.will import Will
 from safi_agent.ledger import ContinuousFinding, Finding
 from safi_agent.models import model_label
+from safi_agent.prompts import DEFAULT_PROMPTS, Prompts
 from safi_agent.turn import Decision, Draft, Turn
 from safi_agent.values import ValueSet
 
@@ -57,6 +58,7 @@ class Judges:
     conscience_model: Model
     calls: Calls = "all"
     score_mode: ScoreMode = "discrete"
+    prompts: Prompts = DEFAULT_PROMPTS
     _single: dict[str, Conscience] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -66,19 +68,25 @@ class Judges:
         Disclaimers are not required, since the chain adds them itself.
         """
         judge = Judge.of(self.will_model, will.schema(self.values), retry=False)
-        return Will(judge, self.values.model_copy(update={"disclaimers": ()}), show_reflection=False)
+        values = self.values.model_copy(update={"disclaimers": ()})
+        return Will(judge, values, show_reflection=False, system_prompt=self.prompts.will)
 
     @cached_property
     def conscience(self) -> Conscience:
         """The Conscience on all values in one call."""
-        return Conscience(self._conscience_judge, self.values, score_mode=self.score_mode)
+        return self._conscience(self.values)
+
+    def _conscience(self, values: ValueSet) -> Conscience:
+        return Conscience(
+            self._conscience_judge, values, score_mode=self.score_mode, system_prompt=self.prompts.conscience
+        )
 
     def conscience_on(self, name: str) -> Conscience:
         """The Conscience on one value."""
         if name not in self._single:
             value = next(value for value in self.values.values if value.name == name)
             alone = self.values.model_copy(update={"values": (value.model_copy(update={"weight": 1.0}),)})
-            self._single[name] = Conscience(self._conscience_judge, alone, score_mode=self.score_mode)
+            self._single[name] = self._conscience(alone)
         return self._single[name]
 
     @cached_property

@@ -30,6 +30,9 @@ def calibrate(
     score_mode: Annotated[
         str, typer.Option(help='"discrete": scores -1, 0, 0.5, 1; "continuous": any in [-1, 1].')
     ] = defaults.SCORE_MODE,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A YAML file with prompts of the judges, as the chain has them.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Path of the card. Default: the labels' path with the suffix .card.json.")
     ] = None,
@@ -55,7 +58,7 @@ def calibrate(
         value_set = load_values(values)
         given = read_labels(labels, value_set)
         names = (will_model or model, conscience_model or model)
-        judges = _judges(value_set, names, conscience_calls, score_mode)
+        judges = _judges(value_set, names, conscience_calls, score_mode, prompts)
         judged = _judge(given, judges, card_file.with_suffix(".judged.jsonl"), at_once)
         card = make_card(given, labels.name, value_set, judges.description, judged, seed)
         page = write_card(card, card_file)
@@ -64,9 +67,12 @@ def calibrate(
     raise typer.Exit(INCOMPLETE if card.failed else 0)
 
 
-def _judges(values: "ValueSet", names: tuple[str | None, str | None], calls: str, score_mode: str) -> "Judges":
+def _judges(
+    values: "ValueSet", names: tuple[str | None, str | None], calls: str, score_mode: str, prompts: Path | None
+) -> "Judges":
     from safi_agent.calibration.judging import Judges
     from safi_agent.models import default_model, resolve
+    from safi_agent.prompts import load_prompts
 
     for option, given, allowed in (
         ("--conscience-calls", calls, ("all", "each")),
@@ -78,7 +84,8 @@ def _judges(values: "ValueSet", names: tuple[str | None, str | None], calls: str
         resolve(name or default_model(), argument, judge=True)
         for name, argument in zip(names, ("will_model", "conscience_model"), strict=True)
     )
-    return Judges(values, will, conscience, calls, score_mode)  # type: ignore[arg-type]
+    own = load_prompts({} if prompts is None else prompts)
+    return Judges(values, will, conscience, calls, score_mode, own)  # type: ignore[arg-type]
 
 
 def _judge(given: "Labels", judges: "Judges", file: Path, at_once: int) -> "dict[Case, Judgement]":

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 NOT_AUDITED = 1
+SHADOW_NOTE = " (shadow mode: the answer was returned)"
+SAMPLED = {"drawn": "drawn at random", "novel": "novel prompt", "shadow": "violation in shadow mode"}
 FIELDS = {
     "Turn": "turnId",
     "Time": "timestamp",
@@ -65,8 +67,11 @@ def page(record: Mapping[str, Any]) -> "Group":
     for title, key in FIELDS.items():
         if record[key] is not None:
             erased = "erased" in record and key in IN_RECORD
-            fields.add_row(title, Text("erased" if erased else printable(str(record[key]))))
+            text = "erased" if erased else printable(str(record[key]))
+            fields.add_row(title, Text(text + SHADOW_NOTE if key == "willDecision" and _has_left(record) else text))
     fields.add_row("Spirit", Text(_spirit(record)))
+    if record.get("auditReason") in SAMPLED:
+        fields.add_row("Audited", SAMPLED[record["auditReason"]])
     if record["flags"]:
         fields.add_row("Flags", Text(", ".join(record["flags"])))
     if not record["conscienceLedger"]:
@@ -83,9 +88,21 @@ def page(record: Mapping[str, Any]) -> "Group":
     return Group(fields, "", ledger)
 
 
+def _not_audited(record: Mapping[str, Any]) -> str:
+    if record.get("auditReason") != "not_drawn":
+        return "not audited: no draft was approved"
+    figures = ", ".join(f"{name} {figure:.2g}" for name, figure in record["sampling"].items())
+    return f"not audited: not in the sample ({figures})"
+
+
+def _has_left(record: Mapping[str, Any]) -> bool:
+    """Whether the answer was returned although the Will had refused it."""
+    return record["willDecision"] == "violation" and "shadow" in record["flags"]
+
+
 def _spirit(record: Mapping[str, Any]) -> str:
     if record["auditStatus"] == "none":
-        return "not audited: no draft was approved"
+        return _not_audited(record)
     if record["spiritScore"] is None:
         return printable(str(record["spiritReflection"]))
     drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"

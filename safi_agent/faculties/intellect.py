@@ -14,6 +14,7 @@ from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.reflection import split
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.structured_output import Model
+from safi_agent.faculties.template import render
 from safi_agent.models import reply_model
 from safi_agent.parsing import is_truncated, strip_reasoning
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
@@ -24,7 +25,8 @@ SYSTEM = """You are the Intellect: you answer the user, helpfully and within the
 
 {values}
 
-{form}Do not mention these instructions or the values' names in the answer unless the user asks about them."""
+{reflection}Do not mention these instructions or the values' names in the answer unless the user asks about them."""
+PLACEHOLDERS = ("values", "reflection")
 REFLECT = """Write the answer first, for the user alone to read. Then write, on a new line, between <reflection> and \
 </reflection>, one or two sentences on how the answer keeps to the values. """
 
@@ -40,6 +42,7 @@ class Intellect(Faculty):
     values: ValueSet
     reflects: bool = True
     selector: DraftSelector | None = None
+    system_prompt: str = SYSTEM
 
     output_key = "draft"
     span_name = "Intellect"
@@ -69,9 +72,8 @@ class Intellect(Faculty):
         raise failed
 
     def _messages(self, turn: Turn) -> list[BaseMessage]:
-        system = SYSTEM.replace("{form}", REFLECT if self.reflects else "").replace(
-            "{values}", values_prompt(self.values)
-        )
+        reflection = REFLECT if self.reflects else ""
+        system = render(self.system_prompt, {"values": values_prompt(self.values), "reflection": reflection})
         for text in self.values.disclaimers:
             system += f"\nEnd the answer with exactly this sentence: {text}"
         system += f"\n\n{turn['feedback']}" if turn.get("feedback") else ""

@@ -14,6 +14,7 @@ from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.fence import CLAUSE, fence
 from safi_agent.faculties.intellect import values_prompt
 from safi_agent.faculties.judge import Judge, JudgeReply
+from safi_agent.faculties.template import render
 from safi_agent.parsing import casefold_keys
 from safi_agent.patterns import search
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
@@ -23,14 +24,24 @@ from safi_agent.values import ValueSet, label
 log = logging.getLogger("safi_agent")
 REPLY = """Reply with one JSON object and nothing else:
 {"decision": "approve" or "violation", "reason": "one sentence"{rulings}}"""
-SYSTEM = f"""You are the Will: you decide whether a drafted answer may be given to the user. Approve it only if it \
+SYSTEM = """You are the Will: you decide whether a drafted answer may be given to the user. Approve it only if it \
 breaks none of these values; a polite refusal to the user breaks none. When in doubt: violation.
 
-{{values}}
-{{gates}}
-{{clause}} The reflection is the draft's author speaking for it; weigh it as such.{{agreement}}
+{values}
+{gates}
+{fences} The reflection is the draft's author speaking for it; weigh it as such.{agreement}
 
-{REPLY}"""
+{reply}"""
+PLACEHOLDERS = ("values", "gates", "fences", "agreement", "reply")
+CALL_SYSTEM = """You are the Will: you decide whether an agent may make the tool call that it drafted for the user. \
+Approve it only if it serves what the user asked for and breaks none of these values. When in doubt: violation.
+
+{values}
+{gates}
+{fences}
+
+{reply}"""
+CALL_PLACEHOLDERS = ("values", "gates", "fences", "reply")
 RULINGS = ', "gates": [{"value": "name", "upheld": true}]'
 GATES = 'Hard gates, each of which needs its own ruling in "gates": {names}.'
 AGREEMENT = (
@@ -61,6 +72,7 @@ WITHOUT_GATES = SCHEMA | {
     "properties": {name: SCHEMA["properties"][name] for name in ("decision", "reason")},
     "required": ["decision", "reason"],
 }
+JUDGE_FAILED = "judge_failed"  # the code of the verdict if the judge's model failed
 UNCLEAR = Verdict("violation", "The judge's ruling was unclear.", "judge_unclear")
 _KEYS = {"decision", "reason", "gates"}
 APPROVED_BY_RULES = Verdict("approve", "", "rules")
@@ -212,7 +224,7 @@ class Will(Faculty):
     judge: Judge | None
     values: ValueSet
     show_reflection: bool = True
-    system_prompt: str = SYSTEM  # another prompt needs the same placeholders and the same reply
+    system_prompt: str = SYSTEM  # another prompt needs the same placeholders, except {agreement}
     min_agreement: float = 0
     refuse_truncated: bool = False
 
@@ -259,15 +271,13 @@ class Will(Faculty):
     def _messages(self, turn: Turn) -> list[BaseMessage]:
         gates = GATES.replace("{names}", "; ".join(v.name for v in self.values.gates)) if self.values.gates else ""
         parts = {
-            "{values}": values_prompt(self.values),
-            "{gates}": gates,
-            "{rulings}": RULINGS if self.values.gates else "",
-            "{clause}": CLAUSE,
-            "{agreement}": _agreement(turn["draft"]),
+            "values": values_prompt(self.values),
+            "gates": gates,
+            "fences": CLAUSE,
+            "agreement": _agreement(turn["draft"]),
+            "reply": REPLY.replace("{rulings}", RULINGS if self.values.gates else ""),
         }
-        system = self.system_prompt
-        for place, text in parts.items():
-            system = system.replace(place, text)
+        system = render(self.system_prompt, parts)
         texts = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
         if self.show_reflection:
             texts.append(("reflection", turn["draft"].reflection))
@@ -287,4 +297,4 @@ def _verdict(answer: JudgeReply[Verdict]) -> Verdict:
 
 def _judge_failure(error: Exception) -> Verdict:
     log.warning("The Will's judge raised; the draft is refused.", exc_info=error)
-    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", "judge_failed")
+    return Verdict("violation", f"The judge's model failed ({type(error).__name__}).", JUDGE_FAILED)

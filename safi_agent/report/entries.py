@@ -12,13 +12,14 @@ from safi_agent.log.hash_chain import record_of
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.values import label
 
-Reason = Literal["audit_failed", "review", "unfounded", "drift", "violation", "intellect_failed"]
+Reason = Literal["audit_failed", "review", "unfounded", "drift", "violation", "shadow", "intellect_failed"]
 REASONS: dict[Reason, str] = {
     "audit_failed": "failed audit",
     "review": "low score",
     "unfounded": "score without a basis",
     "drift": "high drift",
     "violation": "violation",
+    "shadow": "violation in shadow mode",
     "intellect_failed": "no draft",
 }
 
@@ -71,12 +72,13 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
     decision, turn = record.get("willDecision"), number(record.get("turn"), 1, MOST_TURNS)
     checked = {"spiritScore": score, "drift": drift, "auditStatus": record.get("auditStatus")}
     reasons: list[Reason] = []
+    flags = record.get("flags")
+    flags = flags if isinstance(flags, list) else []
     if decision == "violation":
-        reasons.append("violation")
+        reasons.append("shadow" if "shadow" in flags else "violation")
     elif decision != "approve":
         reasons.append("intellect_failed")
-    flags = record.get("flags")
-    if isinstance(flags, list) and is_unfounded({"flags": flags}):
+    if is_unfounded({"flags": flags}):
         reasons.append("unfounded")
     kinds = alert_kinds(checked, review_below, drift_above)
     # A failed audit has no score that could be low.

@@ -168,6 +168,8 @@ def counts(contents: Review) -> list[dict[str, Any]]:
         "turns": contents.turns,
         "approved": contents.counts["decision:approve"],
         "refused": contents.counts["violation"],
+        **({"violations in shadow mode": shadow} if (shadow := contents.counts["shadow"]) else {}),
+        **({"not in the sample": left_out} if (left_out := contents.counts["not_drawn"]) else {}),
         "failed audits": contents.counts["audit_failed"],
         "drift alerts": contents.counts["drift"],
         "to review": contents.flagged,

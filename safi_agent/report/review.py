@@ -66,6 +66,7 @@ class Review:
         self.places.append(entry.place)
         self.first, self.last = self.first or entry.time, entry.time or self.last
         self.counts.update([*entry.reasons, *(["flagged"] if entry.reasons else []), f"decision:{entry.decision}"])
+        self.counts["not_drawn"] += entry.record.get("auditReason") == "not_drawn"
         self.newest.append(entry)
         if entry.reasons:
             self.queue.append(entry)

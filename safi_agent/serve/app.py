@@ -56,7 +56,7 @@ class Service:
         check_model(asked, self._name)
         with request_parameters(self._parameters(asked)):
             answer = await run_while_connected(request, self._answer(asked, _config(request, memory_key)))
-        completion = Completion(answer, self._name)
+        completion = Completion(answer, self._name, self._chain.outage_message)
         if not asked.stream:
             return AsciiJSONResponse(completion.body(), headers=completion.headers)
         events = completion.events(include_usage=asked.stream_options.include_usage)
@@ -188,6 +188,7 @@ def _audit_body(audit: Audit, turn_id: str) -> dict[str, Any]:
     return {
         "turn_id": turn_id,
         "status": audit.status,
+        "reason": record.get("auditReason"),
         "time": record["timestamp"],
         "value_set": record["valueSet"],
         "decision": record["willDecision"],

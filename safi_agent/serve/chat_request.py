@@ -7,6 +7,7 @@ client something else than it has asked for.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from langchain_core.documents import Document
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from safi_agent.inputs import SafiRequest
@@ -72,6 +73,13 @@ class ChatMessage(_Strict):
         return () if name in cls.model_fields else ([], "")  # clients send back what they got: "annotations": []
 
 
+class DocumentPart(_Strict):
+    """A document for the answer, which the judges see too."""
+
+    text: str
+    title: str | None = Field(None, max_length=200)
+
+
 class StreamOptions(_Strict):
     """Options of a stream."""
 
@@ -99,6 +107,7 @@ class ChatRequest(_Strict):
         {}, max_length=16
     )
     user: str | None = Field(None, max_length=512)
+    documents: list[DocumentPart] = []
 
     @classmethod
     def _neutral(cls, name: str) -> tuple[Any, ...]:
@@ -108,7 +117,8 @@ class ChatRequest(_Strict):
         """The input of the chain; ``metadata`` and ``user`` are logged with the turn."""
         messages = [message.model_dump(exclude_none=True) for message in self.messages]
         user = {} if self.user is None else {"user": self.user}
-        return {"prompt": messages, "metadata": {**user, **self.metadata}}
+        documents = [Document(part.text, metadata={"title": part.title or ""}) for part in self.documents]
+        return {"prompt": messages, "context": documents, "metadata": {**user, **self.metadata}}
 
     def parameters(self) -> dict[str, Any]:
         """The parameters for the model that drafts, without those that are not given."""

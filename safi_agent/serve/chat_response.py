@@ -10,31 +10,37 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
+from safi_agent.faculties.will import JUDGE_FAILED
+from safi_agent.release import is_refusal
 from safi_agent.serve.api_errors import ApiError
 from safi_agent.turn import TRUNCATED
 
 ID_PREFIX = "safi-"  # of the id of a completion, which the turn's id follows
 TURN_HEADER, DECISION_HEADER = "X-SAFi-Turn-Id", "X-SAFi-Decision"
-JUDGE_FAILED = "judge_failed"
+OUTAGE = "The judge could not be asked, so the answer is withheld."
 
 
 class Completion:
     """The answer of a turn in OpenAI's format.
 
+    Args:
+        answer: the answer.
+        model: the name of the model in the request.
+        outage_message: the text of the error 503.
+
     Raises:
         ApiError: 503 if the Will's judge could not be asked, so that there is no decision on the draft.
     """
 
-    def __init__(self, answer: AIMessage, model: str) -> None:
+    def __init__(self, answer: AIMessage, model: str, outage_message: str | None = None) -> None:
         self._answer, self._safi = answer, answer.response_metadata["safi"]
         self._head: dict[str, Any] = {
             "id": f"{ID_PREFIX}{self._safi['turnId']}",
             "created": int(time.time()),
             "model": model,
         }
-        if JUDGE_FAILED in self._safi["flags"]:
-            message = "The judge could not be asked, so the answer is withheld."
-            raise ApiError(503, message, code=JUDGE_FAILED, headers=self.headers)
+        if JUDGE_FAILED in self._safi["flags"] and is_refusal(self._safi):
+            raise ApiError(503, outage_message or OUTAGE, code=JUDGE_FAILED, headers=self.headers)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -44,7 +50,7 @@ class Completion:
     @property
     def finish_reason(self) -> str:
         """Why it ends: "content_filter" for a refusal, "length" if the model's output was cut off, else "stop"."""
-        if self._safi["willDecision"] == "violation":
+        if is_refusal(self._safi):
             return "content_filter"
         return "length" if TRUNCATED in self._safi["flags"] else "stop"
 

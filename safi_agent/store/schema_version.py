@@ -4,7 +4,7 @@ from sqlalchemy import Connection, inspect, select, update
 
 from safi_agent.store.tables import metadata, turns, version
 
-VERSION = 4
+VERSION = 5
 
 
 def refuse_other_versions(existing: int) -> None:

@@ -209,14 +209,14 @@ class Store(ForkHandler):
         return number
 
     def save_values(self, values_id: str, body: str) -> None:
-        """Store a value set, so that its turns can be audited by it after it was edited."""
+        """Store a value set or prompts, so that their turns can be audited by them after they were edited."""
         with self.database.transaction() as c:
             c.execute(self.database.insert(value_sets).values(id=values_id, body=body).on_conflict_do_nothing())
             if missing_value_sets(c, [values_id]):  # it was changed in the database
                 c.execute(update(value_sets).where(value_sets.c.id == values_id).values(body=body))
 
     def read_values(self, values_id: str) -> str | None:
-        """A stored value set; None for an unknown id."""
+        """A stored value set, or stored prompts; None for an unknown id."""
         with self.database.transaction(reading=True) as c:
             body: str | None = c.scalar(_VALUES, {"of": values_id})
         return body

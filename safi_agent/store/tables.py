@@ -76,6 +76,7 @@ Index("safi_turns_unfinished", turns.c.value_set, turns.c.owner, sqlite_where=UN
 Index("safi_turns_place", turns.c.place, sqlite_where=PLACED, postgresql_where=PLACED)
 Index("safi_turns_failed", turns.c.value_set, sqlite_where=FAILED, postgresql_where=FAILED)
 Index("safi_turns_again", turns.c.reaudit_of, sqlite_where=AGAIN, postgresql_where=AGAIN)
+# Value sets, and prompts of the faculties, by the SHA-256 of their JSON.
 value_sets = Table(
     "safi_value_sets", metadata, Column("id", String, primary_key=True), Column("body", Text, nullable=False)
 )

@@ -65,7 +65,7 @@ def wrong_weights(weights: Sequence[float]) -> Iterator[str]:
         yield f"Expected weights that sum to 1 (within {TOLERANCE}), got {total}; see normalize=True."
 
 
-class _Fixed(BaseModel):
+class FrozenModel(BaseModel):
     """An immutable model; ``model_copy`` validates the copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ class _Fixed(BaseModel):
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **(update or {})})
 
 
-class Value(_Fixed):
+class Value(FrozenModel):
     """One value. Weight 0 makes it a hard gate: never averaged, and broken once is a violation."""
 
     name: str  #: with letters in it; case, spaces and kinds of dashes make no difference
@@ -109,7 +109,7 @@ class Value(_Fixed):
         return self.weight == 0
 
 
-class ValueSet(_Fixed):
+class ValueSet(FrozenModel):
     """A declared set of values whose weights sum to 1, with its refusal and its deterministic rules.
 
     Raises:

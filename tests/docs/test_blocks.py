@@ -31,6 +31,7 @@ EXACT = {
     for page in (
         "howto/erase",
         "howto/opentelemetry",
+        "howto/policies",
         "howto/serve",
         "howto/values",
         "howto/verify",

@@ -11,6 +11,7 @@ import pytest
 from safi_agent.calibration.judging import MOST_FAILURES, Judgement, Judges, judge_cases
 from safi_agent.calibration.labels import Case, Labels
 from safi_agent.errors import SafiError
+from safi_agent.prompts import Prompts
 from tests.safi_agent.calibration.cases import labelled
 from tests.safi_agent.fakes import GATED, THREE, VIOLATION, Fake, approve, ledger
 
@@ -137,3 +138,17 @@ def test_the_description_follows_prompts_and_has_no_secret(tmp_path: Path) -> No
     assert one.description["prompts"] != other.description["prompts"]
     assert set(one.description) == {"will", "conscience", "values", "prompts", "calls", "scores"}
     json.dumps(one.description)
+
+
+def test_own_prompts_reach_the_judges_and_are_other_judges(tmp_path: Path) -> None:
+    own = Prompts(
+        will="You are the Will, briefly. {values} {gates} {fences} {agreement} {reply}",
+        conscience="You are the Conscience, briefly. {values} {fences} {reply}",
+    )
+    fake = Fake(will=by_word, conscience=scores)
+    file = tmp_path / "j.jsonl"
+    run(Judges(THREE, fake, fake, prompts=own), file, 1)
+    for role in ("will", "conscience"):
+        assert ", briefly. " in str(fake.asked(role)[0][0].text)
+    with pytest.raises(ValueError, match="judges with other prompts"):
+        run(judges(), file, 1)

@@ -71,6 +71,15 @@ def test_a_refusal(make: Any, url: str) -> None:
     assert "Conf." not in said
 
 
+def test_a_violation_in_shadow_mode(make: Any, url: str) -> None:
+    safi = make(Fake(will=VIOLATION), will_mode="shadow")
+    turn = invoke(safi)
+    safi.drain()
+    words = " ".join(show(turn, "--store", url)[1].split())
+    assert "violation (shadow mode: the answer was returned)" in words
+    assert "score 7 of 10" in words
+
+
 def test_it_ends_with_1_where_there_is_no_audit_and_with_2_where_there_is_no_turn(make: Any, url: str) -> None:
     safi = make(Fake(will=approve(), conscience=in_turn(*[RuntimeError("down")] * 3, ledger(THREE)), audit_delay=0.2))
     turn = invoke(safi)

@@ -37,6 +37,7 @@ SIGNS = {
         *("the-callers-system-prompt", "what-was-asked-before", "what-was-answered-before"),
         *("an-argument", "a-result"),
     ),
+    "documents (`context`)": ("a-document",),
     "the prompt": ("the-prompt",),
     "metadata": ("some-metadata",),
     "the draft": ("the-draft",),
@@ -75,7 +76,9 @@ def test_each_faculty_is_shown_what_the_page_says(make: Any, tmp_path: Path) -> 
     answers = []
     for turn in "xyz":
         config: Any = {"configurable": {"safi_turn_id": turn}}  # a random id might hold a figure that is looked for
-        answers.append(repr(safi.invoke({"prompt": GIVEN, "metadata": {"id": "some-metadata"}}, config)))
+        answers.append(
+            repr(safi.invoke({"prompt": GIVEN, "context": "a-document", "metadata": {"id": "some-metadata"}}, config))
+        )
         safi.drain()
     records = [json.loads(line) for line in (tmp_path / "log.json").read_text().splitlines()]
     mus = tuple(str(abs(mean))[2:8] for record in records for mean in record["mu"].values())

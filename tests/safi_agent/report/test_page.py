@@ -16,11 +16,11 @@ from safi_agent.calibration.judging import Judgement
 from safi_agent.calibration.labels import Labels
 from safi_agent.calibration.measurement import make_card
 from safi_agent.report.entries import read
-from safi_agent.report.page import MOST_TEXT, about, clipped, embedded, page, to_json, within, write_page
+from safi_agent.report.page import MOST_TEXT, about, clipped, counts, embedded, page, to_json, within, write_page
 from safi_agent.report.review import review
 from tests.safi_agent.calibration.cases import labelled
 from tests.safi_agent.fakes import THREE, Fake
-from tests.safi_agent.report.records import HOSTILE, LOW, hostile, record, various, write
+from tests.safi_agent.report.records import HOSTILE, LOW, REFUSED, hostile, record, various, write
 
 JSON = st.recursive(
     st.none() | st.text() | st.integers(-9, 9), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
@@ -101,6 +101,16 @@ def test_what_is_on_the_page_and_what_is_not_is_said(tmp_path: Path) -> None:
         "newest to review (1,000 older ones are only counted). Lines that could not be read: 1."
     )
     assert said in page(found)
+
+
+def test_violations_in_shadow_mode_are_not_counted_as_refused(tmp_path: Path) -> None:
+    left = {"willDecision": "violation", "flags": ["shadow"]}
+    lines = [record(1), record(2, **REFUSED), record(3, **left), record(4, **left)]
+    contents = review(write(tmp_path / "l.json", lines))
+    numbers = {tile["name"]: tile["number"] for tile in counts(contents)}
+    assert (numbers["refused"], numbers["violations in shadow mode"], numbers["to review"]) == (1, 2, 3)
+    enforced = counts(review(write(tmp_path / "m.json", lines[:2])))
+    assert "violations in shadow mode" not in {tile["name"] for tile in enforced}
 
 
 @pytest.mark.slow

@@ -177,6 +177,16 @@ def test_the_whole_conversation_reaches_the_models(make: Any, serve: Any, tmp_pa
     assert records(tmp_path)[0]["metadata"] == {"user": "u1", "ticket": "7"}
 
 
+def test_documents_reach_the_models(make: Any, serve: Any) -> None:
+    model = Fake()
+    documents = [{"text": "The first Monday.", "title": "waste.pdf"}, {"text": "And on Fridays."}]
+    response = serve(make(model)).post(PATH, json=request("When?", documents=documents))
+    assert response.status_code == 200
+    for role in ("intellect", "will"):
+        shown = str(model.asked(role)[0][1].text)
+        assert "document 1 (waste.pdf): The first Monday.\ndocument 2: And on Fridays." in shown
+
+
 # Errors
 
 
@@ -196,6 +206,23 @@ def test_a_model_that_fails_is_503_without_contents(make: Any, serve: Any, model
     assert "CANARY" not in f"{response.headers}{response.text}"
     assert "Traceback" not in response.text
     assert (response.headers.get("X-SAFi-Decision") == "violation") == (code == "judge_failed")
+
+
+@pytest.mark.parametrize("will", [VIOLATION, RuntimeError("down")])
+def test_in_shadow_mode_the_answer_is_served_and_named(make: Any, serve: Any, will: Any) -> None:
+    response = serve(make(Fake(will=will), will_mode="shadow")).post(PATH, json=request("q"))
+    assert (response.status_code, response.headers["X-SAFi-Decision"]) == (200, "violation")
+    body = response.json()
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["message"]["content"] == "An answer."
+    assert "shadow" in body["safi"]["flags"]
+
+
+def test_an_outage_of_the_judge_has_the_operators_message(make: Any, serve: Any) -> None:
+    safi = make(Fake(will=RuntimeError("CANARY")), outage_message="Please ask again later.")
+    response = serve(safi).post(PATH, json=request("q"))
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["message"]) == (503, "judge_failed", "Please ask again later.")
 
 
 def test_a_store_that_fails_withholds_the_answer(make: Any, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,8 @@ def test_a_message_that_the_judges_could_not_read_is_named(message: Any, param: 
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop[0]"),
         ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"documents": ["text"]}, "documents[0]"),
+        ({"documents": [{"title": "x"}]}, "documents[0].text"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"user": "x" * 513}, "user"),
@@ -182,7 +184,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-FIELDS = st.sampled_from(["model", "messages", "stream", "stream_options", "stop", "n", "metadata", "temperature", "x"])
+FIELDS = st.sampled_from(["model", "messages", "stream", "stream_options", "stop", "n", "metadata", "documents", "x"])
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4) | JSON)

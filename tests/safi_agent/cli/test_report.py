@@ -20,7 +20,7 @@ def test_it_writes_a_page_beside_the_log_and_says_what_it_found(tmp_path: Path) 
 
 def test_thresholds_and_the_place_of_the_page_can_be_chosen(tmp_path: Path) -> None:
     log = write(tmp_path / "log.json", [record(1), record(2)])
-    asked = ["report", str(log), "--to", str(tmp_path / "p.html"), "--review-below", "8", "--newest", "1"]
+    asked = ["report", str(log), "--out", str(tmp_path / "p.html"), "--review-below", "8", "--newest", "1"]
     assert CliRunner().invoke(app, asked).output == f"{tmp_path / 'p.html'}: 2 turns, 2 to review.\n"
 
 

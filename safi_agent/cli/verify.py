@@ -92,7 +92,7 @@ def _without_store(log: Path, first_line: int) -> int:
 
     if not is_chained(log):
         return _unchained(log)
-    code = _print_result(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0, 0))
+    code = _print_result(log, Checked(verify_log(log, log_key(log), None, first_line), None, 0, 0, 0))
     if code == WHOLE:
         typer.echo("The log was not compared with the store: lines missing at the end cannot be detected.")
     return code
@@ -111,12 +111,12 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
     from safi_agent.store.log_account import read_log_account
 
     with _store_of(log, url) as store:
-        if (account := _find_account(store, log)) is not None:
-            return _print_result(log, check(log, _key(log), store, account, first_line))
+        if (account := find_account(store, log)) is not None:
+            return _print_result(log, check(log, log_key(log), store, account, first_line))
         if not is_chained(log):
             return _unchained(log)
         try:
-            key = _key(log)
+            key = log_key(log)
         except LogError as error:
             raise LogError(
                 f"this store did not write a log at this path, and its key is needed to recognize a copy: {error}"
@@ -133,7 +133,12 @@ def _unchained(log: Path) -> int:
     return UNCHAINED
 
 
-def _key(log: Path) -> bytes:
+def log_key(log: Path) -> bytes:
+    """The key of a log.
+
+    Raises:
+        LogError: it is neither in the environment nor beside the log.
+    """
     from safi_agent.log.key import find_key, key_file
 
     if (key := find_key(log.resolve())) is None:
@@ -155,7 +160,7 @@ def _store_of(log: Path, url: str) -> Iterator["Store"]:
         yield store
 
 
-def _find_account(store: "Store", log: Path) -> "LogAccount | None":
+def find_account(store: "Store", log: Path) -> "LogAccount | None":
     """The store's account of a log at this path, even if the file no longer exists."""
     from safi_agent.store.log_account import read_log_account
 

@@ -1,6 +1,7 @@
 """A scripted log, its page, and pictures of it: ``python -m experiments.audited --pictures docs/review``.
 
-No language model is used: answers, decisions and scores are drawn from a seed. It only demonstrates the page.
+No language model is used: answers, decisions and scores are drawn from a seed, and the time of each turn is scripted
+too. It only demonstrates the page.
 """
 
 import argparse
@@ -9,14 +10,17 @@ import logging
 import random
 import re
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from safi_agent import create_safi_chain
+from safi_agent.cli.report import verified_seal
 from safi_agent.report.page import write_page
 
 DESKS = ("permits", "permits", "housing", "waste")  # memory keys, one of them twice as busy
@@ -30,6 +34,7 @@ QUESTIONS = (
     "May I cut down the tree in front of my house?",
     "Where can I report a broken street lamp?",
 )
+BEGIN, PAUSE = datetime(2026, 3, 2, 7, tzinfo=UTC), timedelta(minutes=12)
 LEAKING = ("Accuracy", "Equal Treatment", "Privacy")
 VALUE = re.compile(r"^- (.+?): ", re.MULTILINE)
 
@@ -74,13 +79,15 @@ class Scripted(BaseChatModel):
         return json.dumps({"ledger": rows})
 
 
-def play(log: Path, turns: int, seed: int) -> None:
-    """Run ``turns`` turns of a town's desks through the chain, which writes the log."""
+def play(log: Path, store: str, turns: int, seed: int) -> None:
+    """Run ``turns`` turns of a town's desks through the chain, which writes the log; a turn every 12 minutes."""
     draw = random.Random(seed)
     model = Scripted(draw=draw)
-    with create_safi_chain(model, "civic", store=None, log=log, audit_attempts=1) as safi:
+    with create_safi_chain(model, "civic", store=store, log=log, audit_attempts=1) as safi:
         for model.now in range(turns):
-            safi.invoke(draw.choice(QUESTIONS), {"configurable": {"safi_key": draw.choice(DESKS)}})
+            time = (BEGIN + model.now * PAUSE).strftime("%Y-%m-%dT%H:%M:%SZ")
+            with patch("safi_agent.idempotency.utc_now", lambda time=time: time):
+                safi.invoke(draw.choice(QUESTIONS), {"configurable": {"safi_key": draw.choice(DESKS)}})
             safi.drain()  # keeps the order of random draws fixed
 
 
@@ -105,8 +112,9 @@ def main() -> None:
     asked = parser.parse_args()
     logging.getLogger("safi_agent").setLevel(logging.CRITICAL)  # some audits fail by design
     folder = Path(tempfile.mkdtemp(prefix="safi-"))
-    play(folder / "saf-spirit-log.json", asked.turns, asked.seed)
-    found = write_page(folder / "saf-spirit-log.json", folder / "audit.html")
+    log, store = folder / "saf-spirit-log.json", f"sqlite:///{folder}/safi.db"
+    play(log, store, asked.turns, asked.seed)
+    found = write_page(log, folder / "audit.html", seal=verified_seal(log, store))
     print(f"{folder / 'audit.html'}: {found.turns} turns, {found.flagged} to review.")
     if asked.pictures:
         pictures(folder / "audit.html", asked.pictures)

@@ -2,10 +2,14 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from safi_agent import create_safi_chain
-from safi_agent.cli.chat import talk
+from safi_agent.cli.chat import converse, greeting
+from safi_agent.cli.conversation import Conversation
 
 QUESTIONS = (
     "Should AI allocate vaccines?",
@@ -22,10 +26,24 @@ def main() -> None:
     model = None if os.environ.get("OPENAI_API_KEY") else "offline"
     if model is not None:
         print("(OPENAI_API_KEY is not set: the offline rehearsal model answers for every faculty, by simple rules.)")
+    console = Console(highlight=False)
     with create_safi_chain(model, "unesco", store=f"sqlite:///{folder}/safi.db", log=log) as safi:
-        for question in QUESTIONS:
-            print(f"\nyou: {question}\n\n{talk(safi, question, log)}")
+        console.print(greeting(safi))
+        converse(Conversation(safi), safi, _reader(console), console)
     print(f"\nThe log, one JSON line per turn: {log}")
+
+
+def _reader(console: Console) -> Callable[[], str]:
+    """Reads the questions, one at each call, and prints them as if they were typed."""
+    questions = iter(QUESTIONS)
+
+    def read() -> str:
+        for question in questions:
+            console.print(f"\nyou: {question}")
+            return question
+        raise EOFError
+
+    return read
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from experiments.demo import METHODS
 from experiments.pages import grid, rewrite
 from experiments.watched import page, watch
 from sal_lightning.report.plot_elements import BANDS
-from sal_lightning.report.plots import HEALTHY
 from sal_lightning.report.reading import Run, read
 
-PLOTS = ("preservation", "spectrum", "emergence", "drift", "flow", "layers-held", "layers-observed")
+PLOTS = ("overview", "preservation", "spectrum", "emergence", "drift", "flow", "layers-held", "layers-observed")
 ACCURACIES = ("just_learned", "average")
 NARROW, WIDE, CARD = 400, 1400, 760  # pixels
 TALL = 2200  # height to which the narrow page is cropped
@@ -61,7 +60,7 @@ def shoot(window: Browser, file: Path, folder: Path) -> None:
 
 def measured(run: Run, against: Run, result: Result) -> str:
     """The spectra and the drift, with the command that reproduces them."""
-    rows = [('SAL\'s README, "healthy"', *(f"{value:.0f}" for value in HEALTHY))]
+    rows: list[tuple[str, ...]] = []
     for prefix, label in (("observed/", "observed"), ("", "held")):
         rows.append((f"{label}, at the end", *(f"{run.series[prefix + band].values[-1]:.1f}" for band in BANDS)))
     found = (*(one.last("feature_drift") for one in (run, against)), *map(result.measures.get, ACCURACIES))

@@ -1,7 +1,5 @@
 """The command line ``safi``: one file per command, listed here in the order of ``safi --help``."""
 
-import typer
-
 from safi_agent.cli import (
     bearer,
     calibrate,
@@ -21,13 +19,9 @@ from safi_agent.cli import (
     verify_proof,
     worker,
 )
+from sal_cli.shared import add, new_app
 
-app = typer.Typer(
-    help="Governed answers, audited value by value.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,  # locals contain prompts, and URLs with passwords
-)
+app = new_app("Governed answers, audited value by value.")
 for command in (
     chat.chat,
     show.show,
@@ -46,5 +40,5 @@ for command in (
     prove.prove,
     verify_proof.verify_proof,
 ):
-    app.command()(command)
+    add(app, command)
 app.add_typer(values.app, name="values")

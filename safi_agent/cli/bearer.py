@@ -9,12 +9,20 @@ from safi_agent.cli.options import one_line_errors
 
 
 def bearer(
-    memory_key: Annotated[str, typer.Argument(help="Memory key of the client's turns, such as the client's name.")],
+    memory_key: Annotated[
+        str, typer.Argument(metavar="CLIENT", help="Memory key of the client's turns, such as the client's name.")
+    ],
     keys: Annotated[
-        Path, typer.Option(envvar="SAFI_SERVE_KEYS_FILE", help="File to which the hash of the key is appended.")
+        Path,
+        typer.Option(
+            metavar="FILE", envvar="SAFI_SERVE_KEYS_FILE", help="File to which the hash of the key is appended."
+        ),
     ] = Path("safi-serve.keys"),
 ) -> None:
-    """Create a bearer key for a client of "safi serve" and print it. Only its hash is stored."""
+    """Create a bearer key for a client.
+
+    It is printed; only its hash is stored, for "safi serve".
+    """
     with one_line_errors("bearer"):
         from safi_agent.serve.bearer_keys import add_bearer_key
 

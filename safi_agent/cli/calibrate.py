@@ -19,27 +19,44 @@ JUDGE = "Default: the model of --model."
 
 
 def calibrate(
-    labels: Annotated[Path, typer.Argument(help="Human labels, in JSON Lines.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Human labels, in JSON Lines.")],
     values: Values = "unesco",
     model: Model = None,
-    will_model: Annotated[str | None, typer.Option(help=f"The Will's model. {JUDGE}")] = None,
-    conscience_model: Annotated[str | None, typer.Option(help=f"The Conscience's model. {JUDGE}")] = None,
+    will_model: Annotated[str | None, typer.Option(metavar="NAME", help=f"The Will's model. {JUDGE}")] = None,
+    conscience_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"The Conscience's model. {JUDGE}")
+    ] = None,
     conscience_calls: Annotated[
-        str, typer.Option(help='"all": one call for all values, as in the chain; "each": one call per labelled value.')
+        str,
+        typer.Option(
+            metavar="all|each",
+            help='"all": one call for all values, as in the chain; "each": one call per labelled value.',
+        ),
     ] = defaults.CONSCIENCE_CALLS,
     score_mode: Annotated[
-        str, typer.Option(help='"discrete": scores -1, 0, 0.5, 1; "continuous": any in [-1, 1].')
+        str,
+        typer.Option(
+            metavar="discrete|continuous", help='"discrete": scores -1, 0, 0.5, 1; "continuous": any in [-1, 1].'
+        ),
     ] = defaults.SCORE_MODE,
     prompts: Annotated[
-        Path | None, typer.Option(help="A YAML file with prompts of the judges, as the chain has them.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A YAML file with prompts of the judges, as the chain has them."),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option(help="Path of the card. Default: the labels' path with the suffix .card.json.")
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Path of the card. Default: the labels' path with the suffix .card.json."),
     ] = None,
-    at_once: Annotated[int, typer.Option(help="Largest number of answers that are judged concurrently.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of the division into halves and of the intervals.")] = 0,
+    at_once: Annotated[
+        int, typer.Option(metavar="COUNT", help="Largest number of answers that are judged concurrently.", min=1)
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Seed of the division into halves and of the intervals.")
+    ] = 0,
 ) -> None:
-    """Let the Will and the Conscience judge human-labelled answers; print and write how far they agree with people.
+    """Measure how judges agree with people.
+
+    The Will and the Conscience judge human-labelled answers; how far they agree is printed and written to a card.
 
     Judgements are appended to a file beside the card as they come, and the same command continues from there. A page in
     Markdown is written beside the card; "safi report --card" shows it.
@@ -51,15 +68,17 @@ def calibrate(
     from safi_agent.calibration.measurement import make_card
     from safi_agent.values import load_values
 
-    card_file = to or labels.with_suffix(".card.json")
-    with one_line_errors("calibrate"):
+    card_file = out or labels.with_suffix(".card.json")
+    judged_file = card_file.with_suffix(".judged.jsonl")
+    go_on = f"Judgements so far are in {judged_file}; the same command continues from there."
+    with one_line_errors("calibrate", interrupted=go_on):
         if card_file.suffix != ".json" or card_file.resolve() == labels.resolve():
-            raise ValueError(f"--to: expected another file than the labels, ending in .json, got {str(card_file)!r}.")
+            raise ValueError(f"--out: expected another file than the labels, ending in .json, got {str(card_file)!r}.")
         value_set = load_values(values)
         given = read_labels(labels, value_set)
         names = (will_model or model, conscience_model or model)
         judges = _judges(value_set, names, conscience_calls, score_mode, prompts)
-        judged = _judge(given, judges, card_file.with_suffix(".judged.jsonl"), at_once)
+        judged = _judge(given, judges, judged_file, at_once)
         card = make_card(given, labels.name, value_set, judges.description, judged, seed)
         page = write_card(card, card_file)
     _print(card)

@@ -1,17 +1,26 @@
-"""``safi chat``: an interactive, governed conversation."""
+"""``safi chat``: a governed conversation in the terminal."""
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from safi_agent.cli.conversation import Conversation
+from safi_agent.cli.line_input import line_reader
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, printable
-from safi_agent.errors import SafiError
+from safi_agent.errors import AuditFailedError, IntellectError, SafiError
+from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
+
     from safi_agent import SafiChain
+
+UNREACHABLE = 1
+NEW, QUIT = "/new", "/quit"
 
 
 def chat(
@@ -19,56 +28,161 @@ def chat(
     model: Model = None,
     store: Database = STORE,
     log: Log = LOG,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print warnings with their tracebacks.")] = False,
 ) -> None:
-    """Start a conversation, one line per turn; each answer is followed by its audit.
+    """Talk to a governed model.
 
-    An empty line or the end of input ends the conversation.
+    Each answer is followed by its audit, and each turn is given the turns before it. Ctrl-D or /quit ends the
+    conversation, /new begins another one, and Ctrl-C stops waiting.
+
+    Exit code: 0; 1 if the model cannot be reached; 2 if the conversation could not be started.
     """
+    from rich.console import Console
+
     from safi_agent import create_safi_chain
 
-    with one_line_errors("chat"), create_safi_chain(model, values, store=store, log=log) as safi:
-        while prompt := _read_prompt():
-            typer.echo(f"\n{turn(safi, prompt, log)}\n")
+    console = Console(highlight=False)
+    with (
+        one_line_errors("chat", interrupted="'safi drain' finishes the audits that are open."),
+        _warnings_in_one_line(verbose),
+        create_safi_chain(model, values, store=store, log=log) as safi,
+    ):
+        console.print(greeting(safi))
+        conversation = Conversation(safi)
+        converse(conversation, safi, line_reader(), console)
+        if conversation.turns:
+            console.print(f"{many(conversation.turns, 'turn')}. 'safi verify' checks the log, 'safi report' shows it.")
 
 
-def _read_prompt() -> str:
+def converse(conversation: Conversation, safi: "SafiChain", read: Callable[[], str], console: "Console") -> None:
+    """Read and answer prompts until the end of the input, or ``/quit``.
+
+    Raises:
+        typer.Exit: the model cannot be reached; exit code 1.
+    """
+    while True:
+        try:
+            prompt = read()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if not console.is_terminal:
+                raise
+            console.print(f"Ctrl-D or {QUIT} ends the conversation.")
+            continue
+        if prompt == QUIT:
+            return
+        if prompt == NEW:
+            conversation.forget()
+            console.print("A new conversation: the turns before it are not given to the model.")
+        elif prompt:
+            _turn(conversation, safi, prompt, console)
+
+
+def _turn(conversation: Conversation, safi: "SafiChain", prompt: str, console: "Console") -> None:
+    """Print an answer and then its audit; an error is printed, so that the conversation can continue."""
     try:
-        return input("you: ").strip()
-    except EOFError:
-        return ""
-
-
-def turn(safi: "SafiChain", prompt: str, log: Path) -> str:
-    """The output of a turn; the error message if it fails, so that the conversation can continue."""
-    try:
-        return talk(safi, prompt, log)
+        with console.status("Answering …"):
+            message = conversation.ask(prompt)
+        metadata = message.response_metadata["safi"]
+        console.print(answer_panel(str(message.text), metadata))
+        with console.status("Auditing … Ctrl-C goes on without waiting."):
+            record = safi.audit(metadata["turnId"], timeout=None).record
+        console.print(audit_panel(record))
+    except AuditFailedError as error:
+        console.print(printable(f"{error.cause} 'safi reaudit' repeats it."))
     except SafiError as error:
-        return f"This turn failed: {error}"
+        if conversation.is_unreachable(error):
+            typer.echo(f"safi chat: {_reason(error)}", err=True)
+            raise typer.Exit(UNREACHABLE) from None
+        console.print(printable(f"This turn failed: {_reason(error)}"))
+    except KeyboardInterrupt:
+        console.print("Stopped waiting. What is unfinished of this turn is audited in the background.")
 
 
-def talk(safi: "SafiChain", prompt: str, log: Path) -> str:
-    """The answer and a summary of its audit, for which this function waits."""
-    message = safi.invoke(prompt)
-    safi.drain()
-    turn_id = message.response_metadata["safi"]["turnId"]
-    record = next((r for r in records(log) if r["turnId"] == turn_id), None)
-    output = "\n".join([str(message.text), *([] if record is None else ["", *summary(record)])])
-    return printable(output)
+def _reason(error: SafiError) -> str:
+    if isinstance(error, IntellectError):
+        return f"The model returned no answer ({error.cause}). --verbose shows the cause."
+    return str(error)
 
 
-def records(log: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log, newest first; empty if the log does not exist."""
-    if not log.is_file():
+def greeting(safi: "SafiChain") -> "Panel":
+    """What is asked, under which values, where it is logged, and how to leave."""
+    values = safi.values
+    gates = f", {many(len(values.gates), 'hard gate')}" if values.gates else ""
+    rows = {
+        "Model": safi.release.models["intellect"],
+        "Values": f"{values.name}: {many(len(values.scored), 'weighted value')}{gates}",
+        "Log": safi.log or "none",
+        "Leave": f"Ctrl-D or {QUIT}; {NEW} begins another conversation",
+    }
+    return _panel(_fields(rows), "safi chat", "cyan")
+
+
+def answer_panel(text: str, metadata: Mapping[str, Any]) -> "Panel":
+    """The answer, and whether the Will approved it."""
+    from rich.text import Text
+
+    approved = metadata["willDecision"] == "approve"
+    title, color = ("Answer", "green") if approved else ("Refused", "yellow")
+    return _panel(Text(printable(text)), title, color)
+
+
+def audit_panel(record: Mapping[str, Any]) -> "Panel":
+    """The Will's decision, the Spirit's figures and the ledger of a turn."""
+    from rich.console import Group
+
+    from safi_agent.cli.show import ledger_table, spirit
+
+    parts: list[RenderableType] = [
+        _fields({"Will": f"{record['willDecision']}: {record['willReflection']}", "Spirit": spirit(record)})
+    ]
+    if record["conscienceLedger"]:
+        parts += ["", ledger_table(record, reasons=False)]
+    return _panel(Group(*parts), "Audit", "blue", f"turn {record['turnId']}")
+
+
+def _fields(rows: Mapping[str, str]) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, Text(printable(text)))
+    return table
+
+
+def _panel(content: "RenderableType", title: str, color: str, subtitle: str | None = None) -> "Panel":
+    from rich.panel import Panel
+    from rich.text import Text
+
+    below = None if subtitle is None else Text(printable(subtitle), style="dim")
+    return Panel(content, title=title, title_align="left", subtitle=below, subtitle_align="left", border_style=color)
+
+
+class _OneLine(logging.Handler):
+    """Prints a warning without its traceback, with the class of its exception."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if record.module == "intellect" and kind is not None:
+            return  # the turn fails with the same cause, which is printed
+        cause = f" ({kind.__name__})" if kind is not None else ""
+        typer.echo(printable(f"safi chat: {record.getMessage()}{cause}"), err=True)
+
+
+@contextmanager
+def _warnings_in_one_line(verbose: bool) -> Iterator[None]:
+    if verbose:
+        yield
         return
-    for line in reversed(log.read_text(encoding="ascii").splitlines()):
-        yield json.loads(line)
-
-
-def summary(record: dict[str, Any]) -> Iterator[str]:
-    """The lines that summarize a record: the Will's decision, the ledger, the Spirit's figures."""
-    yield f"  Will: {record['willDecision']}. {record['willReflection']}"
-    for row in record["conscienceLedger"]:
-        yield f"  {row['score']:+4.1f}  (confidence: {row['confidence']:.1f})  {row['value']}"
-    if record["willDecision"] == "approve":
-        drift = "no baseline yet" if record["drift"] is None else f"{record['drift']:.2f}"
-        yield f"  Spirit: {record['spiritScore']} of 10, drift: {drift}"
+    log, handler = logging.getLogger("safi_agent"), _OneLine(logging.WARNING)
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate

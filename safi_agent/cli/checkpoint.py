@@ -9,13 +9,15 @@ from safi_agent.cli.options import LOG, STORE, existing_store, one_line_errors
 
 
 def checkpoint(
-    log: Annotated[Path, typer.Argument(help="Path of the log.")] = LOG,
-    store: Annotated[str, typer.Option(help="URL of the store that wrote the log.")] = STORE,
+    log: Annotated[Path, typer.Argument(metavar="[LOG]", help="Path of the log.")] = LOG,
+    store: Annotated[str, typer.Option(metavar="URL", help="URL of the store that wrote the log.")] = STORE,
     without_store: Annotated[
         bool, typer.Option("--without-store", help="Sign lines that continue the hash chain, without asking the store.")
     ] = False,
 ) -> None:
-    """Print the signed checkpoint of a log. Lines that are not signed yet are signed first, if there is a key.
+    """Print the signed checkpoint of a log.
+
+    Lines that are not signed yet are signed first, if there is a key.
 
     Exit code: 0 if the checkpoint covers all lines; 2 if it does not, or there is none.
     """

@@ -1,14 +1,16 @@
 """``safi drain``: finish the audits of processes that have ended."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Timeout, Values, one_line_errors
 from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
     from safi_agent.lifecycle import DrainResult
+
+GO_ON = "Unfinished audits stay in the store; 'safi drain' finishes them."
 
 
 def drain(
@@ -16,12 +18,15 @@ def drain(
     model: Model = None,
     store: Database = STORE,
     log: Log = LOG,
-    timeout: Annotated[float, typer.Option(help="Maximum number of seconds to wait.")] = 300,
+    timeout: Timeout = 300,
 ) -> None:
-    """Finish the audits that ended processes left unfinished. Exit code 1 if some are still unfinished afterwards."""
+    """Finish the audits of ended processes.
+
+    Exit code: 0 if none is left unfinished; 1 if some are.
+    """
     from safi_agent import create_safi_chain
 
-    with one_line_errors("drain"):
+    with one_line_errors("drain", interrupted=GO_ON):
         safi = create_safi_chain(model, values, store=store, log=log)
         result = safi.drain(timeout)
         safi.close(0)

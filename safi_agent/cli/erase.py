@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import STORE, existing_store, one_line_errors
+from safi_agent.cli.options import STORE, Database, existing_store, one_line_errors
 from safi_agent.unicode_text import many
 
 UNFINISHED = 1
@@ -15,17 +15,20 @@ _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def erase(
-    turn: Annotated[list[str] | None, typer.Option(help="Id of a turn; can be repeated.")] = None,
-    key: Annotated[str | None, typer.Option(help="All turns of this memory key.")] = None,
+    turn: Annotated[list[str] | None, typer.Option(metavar="ID", help="Id of a turn; can be repeated.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="All turns of this memory key.")] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(help="All turns that were answered longer ago than this, such as 90d; units: h, d, w."),
+        typer.Option(
+            metavar="AGE", help="All turns that were answered longer ago than this, such as 90d; units: h, d, w."
+        ),
     ] = None,
-    store: Annotated[str, typer.Option(help="URL of the store.")] = STORE,
+    store: Database = STORE,
 ) -> None:
-    """Remove the contents of turns from the store and from its logs: prompts, drafts, answers, reasons and metadata.
+    """Remove the contents of turns.
 
-    Figures, decisions and the order of turns remain, and "safi verify", "safi prove" and "safi replay" still hold.
+    Prompts, drafts, answers, reasons and metadata are removed from the store and from its logs. Figures, decisions and
+    the order of turns remain, and "safi verify", "safi prove" and "safi replay" still hold.
     --key and --older-than can be combined. Others cannot write to the store while its database is written anew.
 
     Exit code: 0 if the contents are removed; 1 if some are left, with the place printed: repeat the command; 2 if
@@ -33,7 +36,7 @@ def erase(
     """
     from safi_agent.erasure import erase as erase_turns
 
-    with one_line_errors("erase"), existing_store(store) as database:
+    with one_line_errors("erase", interrupted="Repeat the command to finish it."), existing_store(store) as database:
         erased = erase_turns(database, turn_ids=turn or None, key=key, older_than=_duration(older_than))
     earlier = f", {many(erased.earlier, 'turn')} were erased before" if erased.earlier else ""
     typer.echo(f"{many(erased.turns, 'turn')} erased, in {many(erased.lines, 'line')} of the log{earlier}.")

@@ -10,13 +10,19 @@ from safi_agent.cli.options import one_line_errors
 
 def keys(
     name: Annotated[
-        str, typer.Argument(help="Name of the key, best a URL without its scheme, such as example.com/safi.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the key, best a URL without its scheme, such as example.com/safi."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="File of the private key; the public key is written to FILE.pub.")] = Path(
-        "safi-signing.key"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="File of the private key; the public key is written to FILE.pub.")
+    ] = Path("safi-signing.key"),
 ) -> None:
-    """Generate an Ed25519 key pair to sign logs with, in two new files."""
+    """Generate a key pair to sign logs with.
+
+    The keys are Ed25519, in two new files.
+    """
     from safi_agent.log.signing_keys import FILE, generate_key, write_key_files
 
     with one_line_errors("keys"):

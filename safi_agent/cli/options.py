@@ -10,20 +10,34 @@ import typer
 from safi_agent import defaults
 from safi_agent.errors import SafiError, validation_message
 from safi_agent.values import shipped
+from sal_cli.shared import AGAIN, one_line
 
 if TYPE_CHECKING:
     from safi_agent.store import Store
 
-Values = Annotated[str, typer.Option(help=f"The value set: {', '.join(shipped())}, or a YAML file.")]
+Values = Annotated[
+    str,
+    typer.Option(
+        metavar="SET",
+        help=f"The value set: {', '.join(shipped())}, or a YAML file.",
+        autocompletion=lambda: list(shipped()),
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
         help='A model name for init_chat_model, or "offline" for a rehearsal model without a network. '
-        "Default: gpt-4o, which needs OPENAI_API_KEY."
+        "Default: gpt-4o, which needs OPENAI_API_KEY.",
     ),
 ]
-Database = Annotated[str, typer.Option(help="URL of the store.")]
-Log = Annotated[Path, typer.Option(help="Path of the log.")]
+Database = Annotated[str, typer.Option(metavar="URL", help="URL of the store.")]
+Log = Annotated[Path, typer.Option(metavar="FILE", help="Path of the log.")]
+LogFile = Annotated[
+    Path, typer.Argument(metavar="[LOG]", help="Path of the log; rotated files beside it are included.")
+]
+
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Longest time to wait.", min=0)]
 
 STORE = defaults.STORE
 LOG = Path(defaults.LOG)
@@ -36,16 +50,26 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def one_line_errors(command: str) -> Iterator[None]:
-    """Print an error as one line instead of a traceback, and exit with code 2."""
-    try:
-        yield
-    except (SafiError, ValueError, ImportError, OSError) as error:
-        from pydantic import ValidationError
+def one_line_errors(command: str, *, about: object = None, interrupted: str = AGAIN) -> Iterator[None]:
+    """Print an error as one line instead of a traceback, and exit with code 2; on Ctrl-C, say how to go on.
 
-        message = validation_message(error) if isinstance(error, ValidationError) else error
-        typer.echo(f"safi {command}: {message}", err=True)
-        raise typer.Exit(2) from None
+    Args:
+        command: the command, without "safi".
+        about: what could not be done, such as "log.json: not checked"; it is put before the error.
+        interrupted: the sentence that is printed after Ctrl-C, which exits with code 130.
+    """
+    with one_line(f"safi {command}", _Reworded, interrupted=interrupted):
+        try:
+            yield
+        except (SafiError, ValueError, ImportError, OSError) as error:
+            from pydantic import ValidationError
+
+            message = validation_message(error) if isinstance(error, ValidationError) else str(error)
+            raise _Reworded(message if about is None else f"{about}: {message}") from None
+
+
+class _Reworded(Exception):
+    """Carries the text of an error to where it is printed."""
 
 
 @contextmanager

@@ -9,13 +9,18 @@ from safi_agent.cli.options import LOG, one_line_errors
 
 
 def prove(
-    turn: Annotated[str | None, typer.Argument(help="Id of the turn, as in the answer's metadata.")] = None,
-    log: Annotated[Path, typer.Argument(help="Path of the log.")] = LOG,
+    turn: Annotated[
+        str | None, typer.Argument(metavar="[TURN]", help="Id of the turn, as in the answer's metadata.")
+    ] = None,
+    log: Annotated[Path, typer.Argument(metavar="[LOG]", help="Path of the log.")] = LOG,
     since: Annotated[
-        Path | None, typer.Option(help="An earlier checkpoint: prove that the log extends it, instead of a turn.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An earlier checkpoint: prove that the log extends it, instead of a turn."),
     ] = None,
 ) -> None:
-    """Print a proof that a turn is in the signed log. It contains the turn's line, and anyone can check it.
+    """Print a proof that a turn is in the log.
+
+    It contains the turn's line, and anyone can check it.
 
     With --since, the proof is that the log's checkpoint extends an earlier one. Check either with "safi verify-proof".
     """

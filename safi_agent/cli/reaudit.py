@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, existing_store, one_line_errors
+from safi_agent.cli.drain import GO_ON
+from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Timeout, Values, existing_store, one_line_errors
 
 FAILED_AGAIN = 1
 
@@ -14,10 +15,12 @@ def reaudit(
     model: Model = None,
     store: Database = STORE,
     log: Log = LOG,
-    turn: Annotated[list[str] | None, typer.Option(help="Id of a turn; can be repeated.")] = None,
-    timeout: Annotated[float, typer.Option(help="Maximum number of seconds to wait.")] = 300,
+    turn: Annotated[list[str] | None, typer.Option(metavar="ID", help="Id of a turn; can be repeated.")] = None,
+    timeout: Timeout = 300,
 ) -> None:
-    """Repeat failed audits: those of the given turns, or all of the value set.
+    """Repeat failed audits.
+
+    They are those of the given turns, or all of the value set.
 
     Exit code: 0 if all audits succeeded; 1 if one failed again or is unfinished; 2 if none could be started.
     """
@@ -25,7 +28,7 @@ def reaudit(
     from safi_agent.store.reaudit import failed_audits, open_reaudits
 
     with (
-        one_line_errors("reaudit"),
+        one_line_errors("reaudit", interrupted=GO_ON),
         existing_store(store) as database,
         create_safi_chain(model, values, store=store, log=log) as safi,
     ):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safi_agent import defaults
-from safi_agent.cli.options import LOG, STORE, existing_store
+from safi_agent.cli.options import LOG, STORE, LogFile, existing_store, one_line_errors
 from safi_agent.errors import LogError
 from safi_agent.unicode_text import many
 from safi_agent.values import ValueSet, load_values, shipped
@@ -15,34 +15,33 @@ from safi_agent.values import ValueSet, load_values, shipped
 if TYPE_CHECKING:
     from safi_agent.log.replay import Find, Replayed
 
-SAME, DIFFERENT, UNCHECKED = 0, 1, 2
+SAME, DIFFERENT = 0, 1
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="Path of the log; rotated files beside it are included.")] = LOG,
+    log: LogFile = LOG,
     values: Annotated[
-        list[str] | None, typer.Option(help="File of a value set that is not in the store; can be repeated.")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="File of a value set that is not in the store; can be repeated."),
     ] = None,
-    store: Annotated[str, typer.Option(help="URL of the store that contains the value sets.")] = STORE,
+    store: Annotated[str, typer.Option(metavar="URL", help="URL of the store that contains the value sets.")] = STORE,
     beta: Annotated[
-        float, typer.Option(help="Decay β of the profile, for lines that do not contain it.")
+        float, typer.Option(metavar="NUMBER", help="Decay β of the profile, for lines that do not contain it.")
     ] = defaults.BETA,
 ) -> None:
-    """Recompute the score, μ and drift of every line from its ledger and compare them with the log.
+    """Recompute the figures of a log.
+
+    The score, μ and drift of every line are computed from its ledger and compared with the log.
 
     Exit code: 0 if all figures match; 1 if some differ, with their lines printed; 2 if they could not be computed.
     """
     from safi_agent.faculties.spirit import is_invalid_beta
     from safi_agent.log.replay import replay as replay_log
 
-    try:
+    with one_line_errors("replay", about=f"{log}: not computed"), ExitStack() as stack:
         if is_invalid_beta(beta):
             raise ValueError(f"beta: expected a number in [0, 1), got {beta!r}.")
-        with ExitStack() as stack:
-            replayed = replay_log(log, _finder(values or [], store, stack), beta)
-    except (LogError, ValueError, OSError) as error:
-        typer.echo(f"{log}: not computed: {error}", err=True)
-        raise typer.Exit(UNCHECKED) from None
+        replayed = replay_log(log, _finder(values or [], store, stack), beta)
     raise typer.Exit(_print_result(log, replayed))
 
 

@@ -8,18 +8,25 @@ import typer
 from safi_agent.cli.drain import finish
 from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
 
-Host = Annotated[str, typer.Option(help="Address to listen at; others than loopback need bearer keys.")]
-Port = Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Address to listen at; others than loopback need bearer keys.")
+]
+Port = Annotated[int, typer.Option(metavar="PORT", help="Port to listen at; 0 takes a free one.", min=0, max=65535)]
 Keys = Annotated[
-    Path | None, typer.Option(envvar="SAFI_SERVE_KEYS_FILE", help='File of bearer keys, made by "safi bearer".')
+    Path | None,
+    typer.Option(metavar="FILE", envvar="SAFI_SERVE_KEYS_FILE", help='File of bearer keys, made by "safi bearer".'),
 ]
-Name = Annotated[str | None, typer.Option(help="Name of the model in requests. Default: that of the model.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the model in requests. Default: that of the model.")
+]
 Rate = Annotated[
-    int, typer.Option(help="Requests in a minute for each memory key and endpoint; 0 for no limit.", min=0)
+    int,
+    typer.Option(metavar="COUNT", help="Requests in a minute for each memory key and endpoint; 0 for no limit.", min=0),
 ]
-MaxBytes = Annotated[int, typer.Option(help="Maximum size of a request's body.")]
+MaxBytes = Annotated[int, typer.Option(metavar="BYTES", help="Maximum size of a request's body.")]
 Grace = Annotated[
-    float, typer.Option(help="Seconds for requests, and then for audits, to finish after a signal.", min=0)
+    float,
+    typer.Option(metavar="SECONDS", help="Time for requests, and then for audits, to finish after a signal.", min=0),
 ]
 
 
@@ -36,10 +43,11 @@ def serve(
     max_bytes: MaxBytes = 1_000_000,
     grace: Grace = 25,
 ) -> None:
-    """Serve a governed model with OpenAI's API for chat completions, until SIGTERM or Ctrl-C.
+    """Serve a governed model over HTTP.
 
-    Audits that are unfinished then stay in the store, and the next process that opens it finishes them. Exit code: 1 if
-    there are any; 2 if the service could not be started.
+    It has OpenAI's API for chat completions and runs until SIGTERM or Ctrl-C. Audits that are unfinished then stay
+    in the store, and the next process that opens it finishes them. Exit code: 1 if there are any; 2 if the service
+    could not be started.
     """
     with one_line_errors("serve"):
         from safi_agent import create_safi_chain

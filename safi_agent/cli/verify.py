@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import LOG, STORE, existing_store
+from safi_agent.cli.options import LOG, STORE, LogFile, existing_store, one_line_errors
 from safi_agent.errors import LogError
 from safi_agent.unicode_text import many
 
@@ -17,28 +17,33 @@ if TYPE_CHECKING:
     from safi_agent.store import Store
     from safi_agent.store.log_account import LogAccount
 
-WHOLE, TAMPERED, UNCHECKED, UNCHAINED = 0, 1, 2, 3
+WHOLE, TAMPERED, UNCHAINED = 0, 1, 3
 
 
 def verify(
-    log: Annotated[Path, typer.Argument(help="Path of the log; rotated files beside it are included.")] = LOG,
-    store: Annotated[str, typer.Option(help="URL of the store that wrote the log.")] = STORE,
+    log: LogFile = LOG,
+    store: Annotated[str, typer.Option(metavar="URL", help="URL of the store that wrote the log.")] = STORE,
     without_store: Annotated[
         bool, typer.Option("--without-store", help="Do not compare the log with the store.")
     ] = False,
     first_line: Annotated[
-        int, typer.Option(help="Number of the first line, if earlier files were moved away.", min=1)
+        int,
+        typer.Option(metavar="NUMBER", help="Number of the first line, if earlier files were moved away.", min=1),
     ] = 1,
     public_key: Annotated[
         Path | None,
-        typer.Option(help="File of public keys: check signatures instead, without the store and the log's key."),
+        typer.Option(
+            metavar="FILE", help="File of public keys: check signatures instead, without the store and the log's key."
+        ),
     ] = None,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier signed checkpoint that the log has to extend; can be repeated."),
+        typer.Option(metavar="FILE", help="An earlier signed checkpoint that the log has to extend; can be repeated."),
     ] = None,
 ) -> None:
-    """Check every line of a log against the hash chain, and the log against the store that wrote it.
+    """Check that a log is as it was written.
+
+    Every line is checked against the hash chain, and the log against the store that wrote it.
 
     With --public-key, check it against its signed checkpoint instead, and against earlier ones.
 
@@ -48,16 +53,13 @@ def verify(
     from safi_agent.store.database_errors import raise_as
 
     check_with_store = raise_as(_unreadable, "The store could not be read")(_with_store)
-    try:
+    with one_line_errors("verify", about=f"{log}: not checked"):
         if public_key is not None:
             code = _with_public_key(log, public_key, checkpoint or [], first_line)
         elif checkpoint:
             raise ValueError("expected --public-key with --checkpoint.")
         else:
             code = _without_store(log, first_line) if without_store else check_with_store(log, store, first_line)
-    except (LogError, ValueError, OSError) as error:
-        typer.echo(f"{log}: not checked: {error}", err=True)
-        raise typer.Exit(UNCHECKED) from None
     raise typer.Exit(code)
 
 
@@ -90,7 +92,7 @@ def _without_store(log: Path, first_line: int) -> int:
 
     if not is_chained(log):
         return _unchained(log)
-    code = _print_result(log, Checked(verify_log(log, _key(log), None, first_line), None, 0, 0, 0))
+    code = _print_result(log, Checked(verify_log(log, log_key(log), None, first_line), None, 0, 0, 0))
     if code == WHOLE:
         typer.echo("The log was not compared with the store: lines missing at the end cannot be detected.")
     return code
@@ -109,12 +111,12 @@ def _with_store(log: Path, url: str, first_line: int) -> int:
     from safi_agent.store.log_account import read_log_account
 
     with _store_of(log, url) as store:
-        if (account := _find_account(store, log)) is not None:
-            return _print_result(log, check(log, _key(log), store, account, first_line))
+        if (account := find_account(store, log)) is not None:
+            return _print_result(log, check(log, log_key(log), store, account, first_line))
         if not is_chained(log):
             return _unchained(log)
         try:
-            key = _key(log)
+            key = log_key(log)
         except LogError as error:
             raise LogError(
                 f"this store did not write a log at this path, and its key is needed to recognize a copy: {error}"
@@ -131,7 +133,12 @@ def _unchained(log: Path) -> int:
     return UNCHAINED
 
 
-def _key(log: Path) -> bytes:
+def log_key(log: Path) -> bytes:
+    """The key of a log.
+
+    Raises:
+        LogError: it is neither in the environment nor beside the log.
+    """
     from safi_agent.log.key import find_key, key_file
 
     if (key := find_key(log.resolve())) is None:
@@ -153,7 +160,7 @@ def _store_of(log: Path, url: str) -> Iterator["Store"]:
         yield store
 
 
-def _find_account(store: "Store", log: Path) -> "LogAccount | None":
+def find_account(store: "Store", log: Path) -> "LogAccount | None":
     """The store's account of a log at this path, even if the file no longer exists."""
     from safi_agent.store.log_account import read_log_account
 

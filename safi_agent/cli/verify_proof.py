@@ -16,13 +16,16 @@ PROVEN, NOT_PROVEN, UNCHECKED = 0, 1, 2
 
 
 def verify_proof(
-    proof: Annotated[Path, typer.Argument(help="File of the proof.")],
-    public_key: Annotated[Path, typer.Option(help="File of public keys, one on each line.")],
+    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="File of the proof.")],
+    public_key: Annotated[Path, typer.Option(metavar="FILE", help="File of public keys, one on each line.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The earlier checkpoint, for a proof that a log extends it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The earlier checkpoint, for a proof that a log extends it."),
     ] = None,
 ) -> None:
-    """Check a proof of "safi prove". The proof of a turn is followed by the line of the log that it proves.
+    """Check a proof of "safi prove".
+
+    The proof of a turn is followed by the line of the log that it proves.
 
     Exit code: 0 if it holds; 1 if it does not; 2 if it could not be checked.
     """
@@ -63,5 +66,5 @@ def _check(proof: Path, content: bytes, keys: "Sequence[PublicKey]", old: bytes 
 
 
 def _fail(proof: Path, what: str, code: int) -> NoReturn:
-    typer.echo(f"{proof}: {what}", err=True)
+    typer.echo(f"safi verify-proof: {proof}: {what}", err=True)
     raise typer.Exit(code) from None

@@ -15,20 +15,25 @@ if TYPE_CHECKING:
     from safi_agent.audit.postgres import PostgresAuditor
     from safi_agent.lifecycle import DrainResult
 
-Shared = Annotated[str, typer.Option(envvar="SAFI_STORE", help="URL of the store, postgresql+psycopg://….")]
-Grace = Annotated[float, typer.Option(help="Seconds that running audits get to finish after a signal to stop.")]
+Shared = Annotated[
+    str, typer.Option(metavar="URL", envvar="SAFI_STORE", help="URL of the store, postgresql+psycopg://….")
+]
+Grace = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Time for running audits to finish after a signal to stop.", min=0)
+]
 
 
 def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
-    """Audit turns that other processes answer, until SIGTERM or Ctrl-C; unfinished audits return to the queue.
+    """Audit turns that other processes answer.
 
-    Exit code: 1 if turns are left then.
+    It runs until SIGTERM or Ctrl-C; unfinished audits then return to the queue. Exit code: 1 if turns are left then.
     """
     from safi_agent import create_safi_chain
 
-    if not store.startswith("postgresql"):
-        raise typer.BadParameter("expected a URL that begins with 'postgresql+psycopg://'.", param_hint="--store")
     with one_line_errors("worker"):
+        if not store.startswith("postgresql"):
+            scheme = store.partition(":")[0]  # the rest can contain a password
+            raise ValueError(f"--store: expected a URL that begins with 'postgresql+psycopg://', got {scheme!r}.")
         safi = create_safi_chain(model, values, store=store, log=log)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"Auditing turns under {safi.values.name!r}.")

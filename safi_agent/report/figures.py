@@ -3,7 +3,9 @@
 Names are escaped, because plotly interprets markup in them. Plots contain no texts of turns.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from textwrap import wrap
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ MOST_BINS = 60  # for trends and the ledger
 MOST_MARKS = 300  # turns beyond a threshold, per key
 NARROW, WIDE = 20, 44  # characters per line of a value's name
 SCALE = [[0, "#c2410c"], [0.5, "#d4d4d4"], [1, "#1d4ed8"]]
+THRESHOLD = "#e0642c"  # at least 3 to 1 on the cards of both themes
 _FIXED = {"fixedrange": True, "zeroline": False}
 
 
@@ -65,31 +68,47 @@ def _trend(
     from plotly.graph_objects import Figure
 
     traces = []
-    for key, colour in zip(shown_keys(review), COLORS, strict=False):
+    named = shown_keys(review)
+    dated = _tells_time([time for key in named for time in review.keys[key].times])
+    for key, colour in zip(named, COLORS, strict=False):
         series = review.keys[key]
         name = escape(_short(key, 40))
-        traces.append(_line(name, colour, bins(series.turns, column(series), MOST_BINS), what))
-        traces.append(_marks(name, colour, series.turns, column(series), beyond, what))
+        x: Mapping[int, Any] = dict(zip(series.turns, map(_iso, series.times) if dated else series.turns, strict=True))
+        traces.append(_line(name, colour, bins(series.turns, column(series), MOST_BINS), what, x))
+        traces.append(_marks(name, colour, series.turns, column(series), beyond, what, x))
     mark = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
+    longest = max((max(review.keys[key].turns) for key in named), default=1)
+    turns = {"title": {"text": "turn"}, "tickformat": "d", "tick0": 0, "dtick": max(1, round(longest / 5))}
+    times = {"title": {"text": "time (UTC)"}, "type": "date", "nticks": 5}
     layout = {
         "height": 280,
         "margin": {"l": 40, "r": 12, "t": 8, "b": 44},
         "showlegend": False,
         "hovermode": "closest",
-        "xaxis": {**_FIXED, "title": {"text": "turn"}, "tickformat": "d", "nticks": 5},
+        "xaxis": {**_FIXED, **(times if dated else turns)},
         "yaxis": axis,
-        "shapes": [{**mark, "line": {"color": "#c2410c", "width": 1, "dash": "dot"}}],
+        "shapes": [{**mark, "line": {"color": THRESHOLD, "width": 2, "dash": "dot"}}],
     }
     return Figure(traces, layout)
 
 
-def _line(name: str, colour: str, means: list[Bin], what: str) -> Part:
+def _tells_time(times: Sequence[float]) -> bool:
+    """Whether times can be an axis: all are known, and they differ."""
+    return not any(map(math.isnan, times)) and len(set(times)) > 1
+
+
+def _iso(seconds: float) -> str:
+    """A time in UTC as plotly reads it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _line(name: str, colour: str, means: list[Bin], what: str, x: Mapping[int, Any]) -> Part:
     """The line of the mean of each bin."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": name,
-        "x": [bin.last for bin in means],
+        "x": [x[bin.last] for bin in means],
         "y": [bin.mean for bin in means],
         "customdata": [[name, _span(bin), bin.known, bin.low, bin.high] for bin in means],
         "connectgaps": True,
@@ -103,7 +122,13 @@ def _line(name: str, colour: str, means: list[Bin], what: str) -> Part:
 
 
 def _marks(
-    name: str, colour: str, turns: Sequence[int], figures: Sequence[float], beyond: Callable[[float], bool], what: str
+    name: str,
+    colour: str,
+    turns: Sequence[int],
+    figures: Sequence[float],
+    beyond: Callable[[float], bool],
+    what: str,
+    x: Mapping[int, Any],
 ) -> Part:
     """Markers for the newest turns beyond the threshold."""
     points = [(turn, figure) for turn, figure in zip(turns, figures, strict=True) if beyond(figure)][-MOST_MARKS:]
@@ -111,11 +136,11 @@ def _marks(
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [turn for turn, _ in points],
+        "x": [x[turn] for turn, _ in points],
         "y": [figure for _, figure in points],
-        "customdata": [[name]] * len(points),
+        "customdata": [[name, turn] for turn, _ in points],
         "marker": {"color": colour, "size": 8, "symbol": "x-thin", "line": {"color": colour, "width": 1.5}},
-        "hovertemplate": f"%{{customdata[0]}}<br>turn %{{x}}<br>{what} %{{y:.2~f}}<extra></extra>",
+        "hovertemplate": f"%{{customdata[0]}}<br>turn %{{customdata[1]}}<br>{what} %{{y:.2~f}}<extra></extra>",
     }
 
 
@@ -138,7 +163,16 @@ def ledger(review: Review) -> Ledger:
         "zmin": -1,
         "zmax": 1,
         "colorscale": SCALE,
-        "showscale": False,
+        "colorbar": {
+            "orientation": "h",
+            "thickness": 8,
+            "len": 0.6,
+            "x": 0.5,
+            "y": 1,
+            "yanchor": "bottom",
+            "tickvals": [-1, 0, 1],
+            "ticktext": ["−1 violates", "0", "1 affirms"],
+        },
         "hoverongaps": False,
         "ygap": 2,
         "hovertemplate": (
@@ -146,14 +180,17 @@ def ledger(review: Review) -> Ledger:
             ", %{customdata[3]:.2~f} to %{customdata[4]:.2~f}<extra></extra>"
         ),
     }
+    times = dict(zip(review.places, review.times, strict=True))
+    dated = _tells_time(review.times)
     ticks = [i * len(spans) // 4 for i in range(4)] if len(spans) > 4 else list(range(len(spans)))
     layout = {
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 44},
+        "margin": {"l": 8, "r": 12, "t": 44, "b": 70},
         "xaxis": {
             **_FIXED,
-            "title": {"text": "line of the log"},
+            "title": {"text": "line of the log, and its time (UTC)" if dated else "line of the log"},
+            "tickangle": 0,
             "tickvals": ticks,
-            "ticktext": [str(spans[i].first) for i in ticks],
+            "ticktext": [_tick(spans[i].first, times if dated else {}) for i in ticks],
         },
         "yaxis": {
             **_FIXED,
@@ -168,11 +205,16 @@ def ledger(review: Review) -> Ledger:
     return Ledger(Figure([trace], {**layout, "height": wide["height"]}), _sized(names, NARROW), wide)
 
 
+def _tick(line: int, times: Mapping[int, float]) -> str:
+    """The number of a line; under it its day and time, if they are known."""
+    return f"{line}<br>{datetime.fromtimestamp(times[line], UTC):%d %b<br>%H:%M}" if line in times else str(line)
+
+
 def _sized(names: Sequence[str], width: int) -> Part:
     """The layout for names wrapped at ``width`` characters: tick labels and height in pixels."""
     labels = ["<br>".join(escape(line) for line in wrap(_short(name, 80), width) or [" "]) for name in names]
     tallest = max((label.count("<br>") + 1 for label in labels), default=1)
-    return {"yaxis.ticktext": labels, "height": 60 + (14 * tallest + 10) * max(len(labels), 1)}
+    return {"yaxis.ticktext": labels, "height": 126 + (14 * tallest + 10) * max(len(labels), 1)}
 
 
 def _short(name: str, most: int) -> str:

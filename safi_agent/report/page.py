@@ -8,6 +8,8 @@ all requests. ``review.js``, ``review.html`` and ``review.css`` are static parts
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from html import escape
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ from safi_agent.calibration.card_page import to_html
 from safi_agent.report import figures
 from safi_agent.report.entries import REASONS, Entry
 from safi_agent.report.review import Review, review
+from safi_agent.report.seal import TITLES, Seal
 from safi_agent.unicode_text import many
 from sal_page import Section, render
 
@@ -33,7 +36,12 @@ LEDGER = "Mean score over consecutive lines of the log: 1 affirms the value, −
 
 
 def write_page(
-    log: str | Path, to: str | Path, newest: int = 500, card: str | Path | None = None, **thresholds: float
+    log: str | Path,
+    to: str | Path,
+    newest: int = 500,
+    card: str | Path | None = None,
+    seal: Seal | None = None,
+    **thresholds: float,
 ) -> Review:
     """Read a log and write its report.
 
@@ -42,6 +50,7 @@ def write_page(
         to: path of the report, which ends in .html; an existing file is replaced.
         newest: number of newest turns, and of newest turns to review, that are shown in full.
         card: path of a calibration card, of ``safi calibrate``, to show too.
+        seal: the result of a verification of the log, to show at the top.
         thresholds: ``review_below`` and ``drift_above``; the defaults are 6 and 0.4, as in the chain.
 
     Returns:
@@ -61,14 +70,14 @@ def write_page(
         raise ValueError(f"to: expected another file than the log, got {str(to)!r}.")
     shown = None if card is None else read_card(card)
     contents = review(log, newest, **thresholds)
-    text = page(contents, shown)
+    text = page(contents, shown, seal)
     to.touch(mode=0o600)  # the report is as confidential as the log, which only its owner can read
     to.write_text(text, encoding="utf-8")
     return contents
 
 
-def page(contents: Review, card: Card | None = None) -> str:
-    """Render the report as HTML, with a calibration card if one is given."""
+def page(contents: Review, card: Card | None = None, seal: Seal | None = None) -> str:
+    """Render the report as HTML, with a calibration card and the result of a verification if they are given."""
     if find_spec("plotly") is None:
         raise ImportError(INSTALL)
     shown = within([to_json(entry) for entry in contents.entries()], MOST_BYTES)
@@ -84,7 +93,9 @@ def page(contents: Review, card: Card | None = None) -> str:
     script = f'<script type="application/json" id="data">{embedded(data)}</script>'
     calibration = () if card is None else (calibration_section(contents, card),)
     sections = (
-        Section("Counts", wide=True, markup=f"<style>{_asset('review.css')}</style>{COUNTS}{script}"),
+        Section(
+            "Counts", wide=True, markup=f"<style>{_asset('review.css')}</style>{seal_markup(seal)}{COUNTS}{script}"
+        ),
         Section("Spirit score", TRENDS, (figures.scores(contents),)),
         Section("Drift", TRENDS, (figures.drifts(contents),)),
         Section("Ledger, value by value", LEDGER, (ledger.figure,), wide=True),
@@ -92,6 +103,15 @@ def page(contents: Review, card: Card | None = None) -> str:
         Section("To review", wide=True, markup=_asset("review.html")),
     )
     return render(f"Audit of {contents.name}", about(contents, shown), sections, _asset("review.js"))
+
+
+def seal_markup(seal: Seal | None) -> str:
+    """The result of a verification, with the time at which it was made; a page alone proves nothing."""
+    if seal is None:
+        return ""
+    at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    again = f"Checked {at}, when this page was written; safi verify checks the log itself."
+    return f'<p id="seal" class="{seal.state}"><b>{TITLES[seal.state]}</b> {escape(seal.text)} <span>{again}</span></p>'
 
 
 def calibration_section(contents: Review, card: Card) -> Section:

@@ -3,6 +3,7 @@
 from array import array
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safi_agent import defaults
@@ -17,9 +18,13 @@ MOST_MODELS = 100  # names of judges' models, likewise
 
 @dataclass
 class Series:
-    """The turns of one memory key: number, score and drift of each; NaN for a missing figure."""
+    """The turns of one memory key: number, time, score and drift of each; NaN for a missing figure.
+
+    Times are in seconds since 1970, in UTC.
+    """
 
     turns: "array[int]" = field(default_factory=lambda: array("q"))
+    times: "array[float]" = field(default_factory=lambda: array("d"))
     scores: "array[float]" = field(default_factory=lambda: array("d"))
     drifts: "array[float]" = field(default_factory=lambda: array("d"))
 
@@ -38,6 +43,7 @@ class Review:
     newest: "deque[Entry]"
     queue: "deque[Entry]"
     places: "array[int]" = field(default_factory=lambda: array("q"))
+    times: "array[float]" = field(default_factory=lambda: array("d"))
     unread: int = 0
     first: str = ""
     last: str = ""
@@ -64,6 +70,7 @@ class Review:
     def add(self, entry: Entry) -> None:
         """Add a line of the log."""
         self.places.append(entry.place)
+        self.times.append(seconds(entry.time))
         self.first, self.last = self.first or entry.time, entry.time or self.last
         self.counts.update([*entry.reasons, *(["flagged"] if entry.reasons else []), f"decision:{entry.decision}"])
         self.counts["not_drawn"] += entry.record.get("auditReason") == "not_drawn"
@@ -72,6 +79,7 @@ class Review:
             self.queue.append(entry)
         series = self.keys.setdefault(entry.key, Series())
         series.turns.append(entry.turn)
+        series.times.append(self.times[-1])
         series.scores.append(NONE if entry.score is None else entry.score)
         series.drifts.append(NONE if entry.drift is None else entry.drift)
         self._add_models(entry)
@@ -87,6 +95,19 @@ class Review:
             name = named.get(faculty) if isinstance(named, dict) else None
             if isinstance(name, str) and (len(self.models) < MOST_MODELS or (faculty, name) in self.models):
                 self.models[faculty, name] = self.models.get((faculty, name), 0) + 1
+
+
+def seconds(time: str) -> float:
+    """A time of the log in seconds since 1970; NaN if it is none.
+
+    >>> seconds("1970-01-01T00:01:00Z"), seconds("yesterday")
+    (60.0, nan)
+    """
+    try:
+        at = datetime.fromisoformat(time)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return NONE
 
 
 def review(

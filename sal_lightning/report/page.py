@@ -1,7 +1,9 @@
-"""One page of a run: gradient preservation, stability spectrum, emergence, drift and cascade."""
+"""One page of a run: the verdict, then plots of what was logged, then what was not logged and how to log it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from sal_lightning import summary
 from sal_lightning.consolidation_reasons import Counts
@@ -20,8 +22,7 @@ SHOWN = 12  # up to this many consolidations are listed; more are counted
 def write(run: Run, file: Path, against: Run | None = None) -> Path:
     """Write the page of a run, compared with the run ``against`` if given; returns the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    head = f"{verdict(run)} {_subtitle(run, against)}"
-    file.write_text(render(f"SAL: {run.name}", head, sections(run, against)), encoding="utf-8")
+    file.write_text(render(f"SAL: {run.name}", _subtitle(run, against), sections(run, against)), encoding="utf-8")
     return file
 
 
@@ -42,20 +43,40 @@ def verdict(run: Run) -> str:
 
 
 def sections(run: Run, against: Run | None = None) -> Iterator[Section]:
-    """The five plots of SAL's README, then each layer; a section without data explains how to log them."""
-    yield preservation(run)
-    yield spectrum(run)
-    yield emergence(run)
-    yield drift(run, against)
-    yield flow(run)
+    """The verdict and its timeline, the plots of what was logged, each layer, and a list of what was not logged."""
+    yield overview(run)
+    plotted = [preservation(run), spectrum(run), emergence(run), drift(run, against), flow(run)]
+    shown = [one for one in plotted if isinstance(one, Section)]
+    # Sections fill two columns; the last of an odd number would leave the other one empty.
+    yield from (one._replace(wide=len(shown) % 2 == 1 and one is shown[-1]) for one in shown)
     yield from layers(run)
+    if absent := [one for one in plotted if isinstance(one, Missing)]:
+        yield not_logged(absent)
 
 
-def preservation(run: Run) -> Section:
+class Missing(NamedTuple):
+    """A plot whose values this run did not log."""
+
+    plot: str
+    why: str  # how to log them
+
+
+def overview(run: Run) -> Section:
+    """The verdict in one sentence, and the spectrum over the whole run."""
+    return Section(verdict(run), "", (plots.timeline(run),) if "protected" in run.series else (), wide=True)
+
+
+def not_logged(absent: Sequence[Missing]) -> Section:
+    """Which plots are left out, and how to log their values."""
+    rows = "".join(f"<li><b>{escape(one.plot)}</b>: {escape(one.why)}</li>" for one in absent)
+    return Section("Not logged in this run", wide=True, markup=f"<ul>{rows}</ul>")
+
+
+def preservation(run: Run) -> Section | Missing:
     """The held shares of the gradient and of the update."""
     title = "Gradient preservation: how much was held back"
     if not {"suppressed", "effect"} <= run.series.keys():
-        return _missing(title, "nothing was held back in this run: train with SALCallback.")
+        return Missing("Gradient preservation", "nothing was held back: train with SALCallback.")
     gradient, update = run.last("suppressed"), run.last("effect")
     text = (
         "Share of the gradient's norm that SAL held back, and share of the norm of the optimizer's update. "
@@ -64,23 +85,23 @@ def preservation(run: Run) -> Section:
     return Section(title, text, (plots.preservation(run),))
 
 
-def spectrum(run: Run) -> Section:
+def spectrum(run: Run) -> Section | Missing:
     """The stability spectrum, at the end and over time."""
     title = "Stability spectrum: protected, neutral, volatile"
     if "protected" not in run.series:
-        return _missing(title, "the spectrum was not logged: train with SALCallback and a logger.")
+        return Missing("Stability spectrum", "train with SALCallback and a logger.")
     text = (
         "Held: stability with which each weight is held in the next update. Observed: stability measured by the "
-        "movement of the weights, held or not. Bars: the spectrum in SAL's README, and those at the end of this run."
+        "movement of the weights, held or not. Bars: at the end of this run."
     )
-    return Section(title, text, (plots.spectrum(run), plots.healthy(run)))
+    return Section(title, text, (plots.spectrum(run), plots.at_end(run)))
 
 
-def emergence(run: Run) -> Section:
+def emergence(run: Run) -> Section | Missing:
     """Coherence, novelty and resonance of the emergence field."""
     title = "Emergence map: coherence and novelty"
     if not {"coherence", "novelty"} <= run.series.keys():
-        return _missing(title, "coherence was not logged: give SALCallback a field.")
+        return Missing("Emergence map", "SALCallback(field=LAYER) logs coherence, novelty and resonance of a layer.")
     text = (
         "Each point is a logged step; later ones are brighter. Steps that are coherent and new lie in the marked area"
     )
@@ -90,14 +111,11 @@ def emergence(run: Run) -> Section:
     return Section(title, f"{text}.", (plots.emergence(run), plots.resonance(run)))
 
 
-def drift(run: Run, against: Run | None = None) -> Section:
+def drift(run: Run, against: Run | None = None) -> Section | Missing:
     """Drift of the features of fixed inputs."""
     title = "Drift: how far the features of the same inputs moved"
     if "feature_drift" not in run.series:
-        return _missing(
-            title,
-            "feature drift was not logged: add sal_lightning.DriftMonitor to this run and to a run without SAL.",
-        )
+        return Missing("Drift", "add sal_lightning.DriftMonitor to this run, and to a run without SAL to compare with.")
     text = "Distance of the last hidden features of fixed inputs from their reference, relative to their norm."
     less = None if against is None else plots.less_drift(run, against)
     if less is not None:
@@ -110,13 +128,11 @@ def drift(run: Run, against: Run | None = None) -> Section:
     return Section(title, text, (plots.drift(run, against if less else None),))
 
 
-def flow(run: Run) -> Section:
+def flow(run: Run) -> Section | Missing:
     """Pulses that split, merge and expire."""
     title = "Pulse-Split-Cascade: which states resonated"
     if run.cascade is None:
-        return _missing(
-            title, "no cascade was saved with this run: call sal_lightning.report.flow.save(cascade, folder)."
-        )
+        return Missing("Pulse-Split-Cascade", "sal_lightning.report.flow.save(cascade, FOLDER) saves that of a run.")
     text = (
         "Each line is a pulse, each colour a lineage; it branches where it splits and ends where it merges or expires. "
         f"The emerged pulse represents {run.cascade['share']:.0%} of the first pulses."
@@ -130,10 +146,6 @@ def layers(run: Run) -> Iterator[Section]:
         if any(f"layers/{name}/{kind}/protected" in run.series for name in run.layers()):
             text = "Percent of the layer's weights; dotted lines: consolidations."
             yield Section(f"Layers, {kind}: {meaning}", text, (layered.layers(run, kind),))
-
-
-def _missing(title: str, why: str) -> Section:
-    return Section(title, f"Not shown: {why}")
 
 
 def _subtitle(run: Run, against: Run | None) -> str:

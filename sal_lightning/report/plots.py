@@ -8,7 +8,15 @@ from sal_lightning.report.plot_elements import BANDS, MARK, bands, events, perce
 from sal_lightning.report.reading import Run
 from sal_page.themes import COLORS
 
-HEALTHY = (12.0, 71.0, 17.0)  # the spectrum that SAL's README shows
+
+def timeline(run: Run) -> go.Figure:
+    """What is held in the next update over the whole run, with each consolidation: a strip at the top of the page."""
+    figure = make_subplots(1, 1)
+    bands(figure, [run.series[band] for band in BANDS], 1)
+    events(figure, run, 100)
+    figure.update_layout(height=150, margin={"t": 8}, hovermode="x unified")
+    figure.update_yaxes(range=[0, 100], tickvals=[0, 50, 100], ticksuffix=" %", title_text="")
+    return figure.update_xaxes(title_text="step", rangemode="tozero")
 
 
 def preservation(run: Run) -> go.Figure:
@@ -35,12 +43,12 @@ def spectrum(run: Run) -> go.Figure:
     return figure.update_layout(height=200 * len(kinds) + 40).update_xaxes(title_text="step", row=len(kinds))
 
 
-def healthy(run: Run) -> go.Figure:
-    """The spectrum at the end, and the one described as healthy in SAL's README."""
-    rows = {"README": HEALTHY}
+def at_end(run: Run) -> go.Figure:
+    """The spectrum at the end."""
+    rows = {}
     for prefix, label in (("observed/", "observed"), ("", "held")):
         if prefix + "protected" in run.series:
-            rows[label] = tuple(run.series[prefix + band].values[-1] for band in BANDS)  # type: ignore[assignment]
+            rows[label] = tuple(run.series[prefix + band].values[-1] for band in BANDS)
     figure = go.Figure()
     for i, (band, color) in enumerate(BANDS.items()):
         values = [row[i] for row in rows.values()]
@@ -56,7 +64,7 @@ def healthy(run: Run) -> go.Figure:
             textangle=0,
             textfont_color="#10141a",
         )
-    figure.update_layout(barmode="stack", height=190, bargap=0.35, legend_traceorder="normal")
+    figure.update_layout(barmode="stack", height=70 + 50 * len(rows), bargap=0.35, legend_traceorder="normal")
     return figure.update_xaxes(range=[0, 100], title_text="% of weights").update_yaxes(
         autorange="reversed", ticksuffix=" "
     )

@@ -16,8 +16,8 @@ def told(log: Path) -> list[Any]:
 
 @pytest.mark.slow
 def test_a_seed_gives_one_log_with_refusals_failures_and_drift(tmp_path: Path) -> None:
-    play(tmp_path / "whole", turns=140, seed=1)
-    play(tmp_path / "again", turns=40, seed=1)
+    play(tmp_path / "whole", f"sqlite:///{tmp_path}/whole.db", turns=140, seed=1)
+    play(tmp_path / "again", f"sqlite:///{tmp_path}/again.db", turns=40, seed=1)
     found = told(tmp_path / "whole")
     assert found[:40] == told(tmp_path / "again")
     assert {row[2] for row in found} == {"approve", "violation"}

@@ -13,9 +13,10 @@ def test_it_shows_a_ledger_a_drift_a_refusal_and_the_log(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     governed.main()
     shown = capsys.readouterr().out
-    assert shown.count("Will: approve") == 2
+    assert shown.count("approve: ") == 2
     assert "Consent" in shown
-    assert "drift: no baseline yet" in shown
-    assert "drift: 0." in shown
-    assert "Will: violation" in shown
+    assert "drift no baseline yet" in shown
+    assert "drift 0." in shown
+    assert "violation: " in shown
+    assert all(question in " ".join(shown.split()) for question in governed.QUESTIONS)
     assert len(Path(shown.strip().rpartition(" ")[2]).read_text().splitlines()) == 3

@@ -338,7 +338,7 @@ def test_a_turn_is_erased_while_it_is_audited_and_while_it_waits(folder: Folder)
     ]
     folder.verify()
     folder.replay()
-    code, said = safi_command("report", str(folder.log), "--to", str(folder.path / "report.html"))
+    code, said = safi_command("report", str(folder.log), "--out", str(folder.path / "report.html"))
     assert code == 0
     assert "2 turns" in said
 

@@ -1,5 +1,6 @@
 """The commands ``sal`` and ``safi`` start at once, and say what to install where it is missing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_help_needs_nothing_that_takes_time_to_load(name, command):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "command"), [("sal", "dashboard"), ("safi", "verify-proof")])
+def test_the_shell_completes_its_commands(name, command):
+    env = {**os.environ, f"_{name.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{name} ", "COMP_CWORD": "1"}
+    code = f"import sys; sys.argv = [{name!r}]; import sal_cli; sal_cli.{name}()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert command in done.stdout.split(), done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "extra"), [("sal", "report"), ("safi", "safi")])
 def test_without_its_extra_a_command_says_in_one_line_what_to_install(name, extra):
     done = started(name, "--help", without=("typer",))
@@ -47,8 +57,7 @@ def test_sal_report_without_plotly_says_what_to_install(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text("sal/step\n1\n")
     done = started("sal", "report", str(tmp_path), "--out", str(tmp_path / "page.html"), without=("plotly",))
     assert done.returncode == 2
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert 'plotly not installed: pip install "sal-lightning[report]"' in said
+    assert done.stderr == 'sal report: plotly not installed: pip install "sal-lightning[report]".\n'
     assert not (tmp_path / "page.html").exists()
 
 

@@ -20,7 +20,7 @@ def test_a_page_is_written_where_it_is_asked_for(run, tmp_path):
     assert str(tmp_path / "new" / "page.html") in done.output.replace("\n", "")
     text = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert "At the end 60% and 20%" in text
-    assert "Not shown: coherence was not logged" in text
+    assert "Not logged in this run" in text
 
 
 def test_a_callback_with_a_name_is_asked_for_by_it(run, tmp_path):
@@ -35,5 +35,7 @@ def test_a_callback_with_a_name_is_asked_for_by_it(run, tmp_path):
 def test_a_run_that_is_not_there_is_an_error_in_words(tmp_path):
     done = CliRunner().invoke(app, ["report", str(tmp_path / "none"), "--out", str(tmp_path / "page.html")])
     assert done.exit_code == 2
-    assert "which does not exist" in " ".join(done.output.replace("│", " ").split())
+    assert done.stderr == (
+        f"sal report: Expected the folder or file of a run, got {tmp_path / 'none'}, which does not exist.\n"
+    )
     assert not (tmp_path / "page.html").exists()

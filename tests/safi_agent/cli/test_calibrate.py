@@ -63,7 +63,7 @@ def test_some_failures_end_with_1_and_an_outage_with_2(labels: Path, monkeypatch
         assert code == 1, said
         assert read_card(labels.with_suffix(".card.json")).failed == 1
         server.says["will"] = (400, "no")
-        code, said = calibrate(labels, "--model", "openai:m", "--to", str(labels.parent / "o.json"), "--at-once", "1")
+        code, said = calibrate(labels, "--model", "openai:m", "--out", str(labels.parent / "o.json"), "--at-once", "1")
     assert code == 2
     assert "safi calibrate: The judges' models failed on 10 cases in a row" in said
     assert not (labels.parent / "o.json").exists()
@@ -80,7 +80,7 @@ def test_the_rehearsal_model_is_labelled(labels: Path) -> None:
     [
         (("--conscience-calls", "some"), "--conscience-calls: expected 'all' or 'each', got 'some'"),
         (("--score-mode", "x"), "--score-mode: expected 'discrete' or 'continuous', got 'x'"),
-        (("--to", "card.txt"), "--to: expected another file than the labels, ending in .json"),
+        (("--out", "card.txt"), "--out: expected another file than the labels, ending in .json"),
         (("--values", "none"), "values: expected one of"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_change_is_a_fault_and_what_cannot_be_checked_is_none() -> None:
     assert safi("verify", "--public-key", LOG)[0] == 2
     assert safi("verify", "--checkpoint", "earlier.checkpoint") == (
         2,
-        f"{LOG}: not checked: expected --public-key with --checkpoint.\n",
+        f"safi verify: {LOG}: not checked: expected --public-key with --checkpoint.\n",
     )
     Path(f"{LOG}.checkpoint").unlink()
     assert safi(*with_key)[0] == 2
@@ -154,7 +154,10 @@ def test_a_turn_is_proven_to_who_has_the_public_key_alone(tmp_path: Path, monkey
     assert json.loads(second)["turnId"] == "t2"
     Path("t2.tlog-proof").write_text(proof.replace("index 1", "index 0"))
     code, said = safi("verify-proof", "t2.tlog-proof", "--public-key", "sign.key.pub")
-    assert (code, said) == (1, "t2.tlog-proof: proves nothing: the line is not in the log of the checkpoint.\n")
+    assert (code, said) == (
+        1,
+        "safi verify-proof: t2.tlog-proof: proves nothing: the line is not in the log of the checkpoint.\n",
+    )
     assert safi("keys", "example.com/safi", "--out", "other.key")[0] == 0
     assert safi("verify-proof", "t2.tlog-proof", "--public-key", "other.key.pub")[0] == 2
     assert safi("verify-proof", "nowhere", "--public-key", "sign.key.pub")[0] == 2

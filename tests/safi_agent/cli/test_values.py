@@ -1,10 +1,11 @@
-"""``safi values check``: what it says and how it ends."""
+"""``safi values``: what it says and how it ends."""
 
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from safi_agent.cli import app
+from safi_agent.values import shipped
 
 
 def check(file: Path | str) -> tuple[int, str]:
@@ -51,3 +52,11 @@ def test_a_file_that_cannot_be_read_is_another_matter(tmp_path: Path) -> None:
     assert check(tmp_path / "nowhere.yaml")[0] == 2
     (tmp_path / "odd.yaml").write_bytes(b"\xff\xfe\xff")
     assert check(tmp_path / "odd.yaml")[0] == 2
+
+
+def test_the_shipped_sets_are_listed_in_60_columns() -> None:
+    done = CliRunner().invoke(app, ["values", "list"], env={"COLUMNS": "60"})
+    assert done.exit_code == 0
+    assert [line.partition(":")[0] for line in done.output.splitlines() if ": " in line] == [*shipped()]
+    assert "5 weighted values, 1 hard gate" in done.output
+    assert max(map(len, done.output.splitlines())) <= 60

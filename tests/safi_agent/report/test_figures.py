@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from safi_agent.report.figures import MOST_BINS, MOST_KEYS, drifts, ledger, scores, shown_keys
+from safi_agent.report.figures import MOST_BINS, MOST_KEYS, THRESHOLD, drifts, ledger, scores, shown_keys
 from safi_agent.report.review import Review, review
+from sal_page.themes import THEMES
 from tests.safi_agent.report.records import ADRIFT, LOW, REFUSED, record, various, write
 
 
@@ -33,6 +34,32 @@ def test_lines_are_means_and_marks_are_turns_beyond_the_threshold(tmp_path: Path
     line, marks = drifts(found).data
     assert line.y == (0.1, 0.1, 0.7, None)
     assert (marks.x, marks.y) == ((3,), (0.7,))
+
+
+def test_turns_are_drawn_over_time_where_all_times_are_known_and_differ(tmp_path: Path) -> None:
+    times = ["2026-03-01T08:00:00Z", "2026-03-01T10:00:00+01:00", "2026-03-02T08:00:00Z"]
+    made = [record(i, timestamp=time, **LOW) for i, time in enumerate(times, 1)]
+    drawn = scores(reviewed(tmp_path, made))
+    line, marks = drawn.data
+    assert line.x == marks.x == ("2026-03-01 08:00:00", "2026-03-01 09:00:00", "2026-03-02 08:00:00")
+    assert drawn.layout.xaxis.type == "date"
+    assert [row[1] for row in marks.customdata] == [1, 2, 3]
+    made[1]["timestamp"] = "soon"
+    drawn = scores(reviewed(tmp_path, made))
+    assert drawn.data[0].x == (1, 2, 3)
+    assert drawn.layout.xaxis.dtick == 1  # whole turns
+    assert ledger(reviewed(tmp_path, made)).figure.layout.xaxis.ticktext == ("1", "2", "3")
+
+
+def test_the_threshold_stands_out_on_both_cards() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for theme in THEMES.values():  # WCAG 2.2, 1.4.11: at least 3 to 1
+        dark, light = sorted((luminance(theme.card), luminance(THRESHOLD)))
+        assert (light + 0.05) / (dark + 0.05) >= 3
 
 
 def test_a_long_log_is_binned_and_many_keys_are_not_all_drawn(tmp_path: Path) -> None:

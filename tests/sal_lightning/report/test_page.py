@@ -51,7 +51,10 @@ def written(runs, tmp_path_factory):
 @pytest.mark.parametrize(("width", "theme"), [(400, "dark"), (1400, "light")])
 def test_every_plot_is_drawn_and_nothing_is_cut_off(window, written, width, theme):
     window.goto(written, width, theme)
-    headings = window.ask("return [...document.querySelectorAll('h2')].map(h => h.textContent.split(/[:,]/)[0])")
+    first, *headings = window.ask(
+        "return [...document.querySelectorAll('h2')].map(h => h.textContent.split(/[:,]/)[0])"
+    )
+    assert first.startswith("Holds ")
     assert headings == [
         "Gradient preservation",
         "Stability spectrum",
@@ -62,7 +65,7 @@ def test_every_plot_is_drawn_and_nothing_is_cut_off(window, written, width, them
         "Layers",
     ]
     figures = window.figures()
-    assert len(figures) == 9
+    assert len(figures) == 10
     assert all(figures)
     # Each holds something: lines, areas, bars or points.
     marks = "return [...document.querySelectorAll('.figure')].map(f => f.querySelectorAll('path, rect.bg').length)"
@@ -75,11 +78,11 @@ def test_every_plot_is_drawn_and_nothing_is_cut_off(window, written, width, them
 def test_what_is_drawn_is_what_was_logged(window, runs, written):
     window.goto(written)
     run, plain = runs
-    lines = {name: (n, last) for name, n, last in window.ask(LINES.replace("arguments_0", "0"))}
+    lines = {name: (n, last) for name, n, last in window.ask(LINES.replace("arguments_0", "1"))}
     assert lines["gradient"][0] == len(run.series["suppressed"].steps) == 6
     assert lines["gradient"][1] == pytest.approx(100 * run.last("suppressed"), rel=1e-6)
     assert lines["update"][1] == pytest.approx(100 * run.last("effect"), rel=1e-6)
-    drifts = {name: last for name, _, last in window.ask(LINES.replace("arguments_0", "5"))}
+    drifts = {name: last for name, _, last in window.ask(LINES.replace("arguments_0", "6"))}
     assert drifts["this run"] == pytest.approx(run.last("feature_drift"))
     assert drifts["the other"] == pytest.approx(plain.last("feature_drift"))
     text = window.ask("return document.body.textContent")
@@ -91,8 +94,10 @@ def test_it_begins_with_the_verdict(window, runs, written):
     window.goto(written)
     held, part = (round(runs[0].last(band)) for band in ("protected", "neutral"))
     assert held > 0
-    head = window.ask("return document.querySelector('header p').textContent")
-    assert head.startswith(f"Holds {held} % of the weights firmly and {part} % in part; 1 consolidation was made. ")
+    head = window.ask("return document.querySelector('h2').textContent")
+    assert head == f"Holds {held} % of the weights firmly and {part} % in part; 1 consolidation was made."
+    timeline = {name: last for name, _, last in window.ask(LINES.replace("arguments_0", "0"))}
+    assert timeline["protected"] == pytest.approx(runs[0].last("protected"))
 
 
 ALL = {"protected": 63.0, "neutral": 0.0, "volatile": 37.0}
@@ -126,9 +131,13 @@ def test_the_verdict_is_that_of_the_callback(tmp_path):
 def test_a_plain_run_says_what_is_missing(window, runs, tmp_path):
     window.goto(page.write(runs[1], tmp_path / "plain.html"))
     text = window.ask("return document.body.textContent")
-    for why in ("nothing was held back", "coherence was not logged", "no cascade", "Use --against"):
-        assert why in text
+    listed = text.partition("Not logged in this run")[2]
+    for plot in ("Gradient preservation", "Stability spectrum", "Emergence map", "Pulse-Split-Cascade"):
+        assert plot in listed
+    assert "Use --against" in text
     assert len(window.figures()) == 1
+    # A single plot takes both columns.
+    assert window.ask("return document.querySelectorAll('section:not(.wide)').length") == 0
     assert window.errors() == []
 
 
@@ -155,8 +164,7 @@ def test_networks_of_many_layers_fit_too(window, tmp_path, layers):
     assert kinds == ({"scatter"} if layers <= layered.MOST else {"heatmap"})
 
 
-def test_the_bars_are_the_readme_s_and_the_last_measured(runs):
-    rows = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in plots.healthy(runs[0]).data}
-    assert {band: row["README"] for band, row in rows.items()} == {"protected": 12, "neutral": 71, "volatile": 17}
+def test_the_bars_are_the_last_measured(runs):
+    rows = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in plots.at_end(runs[0]).data}
     assert sum(row["held"] for row in rows.values()) == pytest.approx(100)
     assert rows["protected"]["observed"] == runs[0].last("observed/protected")

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from experiments.judge import data
 from experiments.judge.data import Divided
 from experiments.provenance import installed
 from safi_agent.local.encoder import Encoder
-from safi_agent.local.examples import Example, Part
+from safi_agent.local.examples import Example
 from safi_agent.local.judge import opinion
 from safi_agent.local.module import Settings, as_rows, quiet
 from safi_agent.local.network import Network
@@ -58,9 +58,8 @@ class Run:
         """How the judge is trained. A trained encoder is kept cheap: two layers, short texts, few epochs."""
         if not self.train_encoder:
             return Settings(seed=self.fold)
-        return Settings(
-            seed=self.fold, train_encoder=True, layers=2, epochs=4, patience=4, batch=8, encoder_rate=1e-4, most_windows=1
-        )
+        cheap = {"layers": 2, "epochs": 4, "patience": 4, "batch": 8, "most_windows": 1}
+        return Settings(seed=self.fold, train_encoder=True, encoder_rate=1e-4, **cheap)  # type: ignore[arg-type]
 
 
 WINDOW = 64  # tokens of a text while an encoder is trained
@@ -194,10 +193,11 @@ def accuracies(
     rows = as_rows(mine, keys)
     logits = logits_of(network, rows, after(network, run, encoded, mine))
     agrees = ((logits.softmax(-1)[:, 0] >= 0.5) == rows.broken).tolist()
-    return {
-        key: [sum(a for a, one in zip(agrees, mine, strict=True) if one.value == key), sum(one.value == key for one in mine)]
-        for key in keys
-    }
+    counts = {key: [0, 0] for key in keys}
+    for agree, one in zip(agrees, mine, strict=True):
+        counts[one.value][0] += agree
+        counts[one.value][1] += 1
+    return counts
 
 
 def record(run: Run, pyrit: Path, encoder: Path, cache: Path) -> filing.Record:

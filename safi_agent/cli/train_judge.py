@@ -29,7 +29,7 @@ def train_judge(
     ] = False,
     target: Annotated[float, typer.Option(help="Agreement from which on a finding is sure, in (0.5, 1].")] = 0.9,
     layers: Annotated[int, typer.Option(help="Layers of the encoder to keep.", min=1)] = 3,
-    epochs: Annotated[int, typer.Option(help="Largest number of epochs; training stops earlier by itself.", min=1)] = 100,
+    epochs: Annotated[int, typer.Option(help="Largest number of epochs; training may stop earlier.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the division of prompts and of training.")] = 0,
 ) -> None:
     """Train a judge that runs on your own machine, from audits in a log or a store and from human labels.

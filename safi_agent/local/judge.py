@@ -51,9 +51,7 @@ class LocalJudge:
         card_sha256: the hash of the card.
     """
 
-    def __init__(
-        self, encoder: Encoder, network: Network, novelty: Novelty, card: JudgeCard, card_sha256: str
-    ) -> None:
+    def __init__(self, encoder: Encoder, network: Network, novelty: Novelty, card: JudgeCard, card_sha256: str) -> None:
         self.encoder, self.network, self.novelty = encoder.for_inference(), network.eval(), novelty
         self.card, self.card_sha256 = card, card_sha256
         self._lock = threading.Lock()
@@ -86,15 +84,15 @@ class LocalJudge:
 
     def _reading(self, logits: Tensor, novelty: float) -> Reading:
         """From the logits of all heads, (heads, 4)."""
-        opinions = {
-            label(head.value): opinion(row, head) for row, head in zip(logits, self.card.heads, strict=True)
-        }
+        opinions = {label(head.value): opinion(row, head) for row, head in zip(logits, self.card.heads, strict=True)}
         return Reading(opinions, round(novelty, 4), novelty > self.card.novelty)
 
 
 def opinion(logits: Tensor, head: Head) -> Opinion:
-    """The opinion that follows from the logits of the four scores: broken where that has at least half of the
-    probability, else the most probable of the other scores."""
+    """The opinion that follows from the logits of the four scores.
+
+    The score is -1 if that has at least half of the probability, else the most probable of the others.
+    """
     probabilities = (logits / head.temperature).softmax(-1)
     broken = float(probabilities[0])
     score = -1.0 if broken >= 0.5 else SCORES[1 + int(probabilities[1:].argmax())]

@@ -1,4 +1,4 @@
-"""The training of a network: a module of Lightning, its batches, and a fit with early stopping that can be continued."""
+"""The training of a network: a module of Lightning, its batches, and a fit with early stopping."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from sal_lightning import SALCallback
 from safi_agent.ledger import SCORES
 from safi_agent.local.encoder import LAYERS, Encoder
 from safi_agent.local.examples import Example, question
 from safi_agent.local.network import Network, pair_features
+from sal_lightning import SALCallback
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ def fit(
 
     A training that was interrupted is continued from its last epoch in ``work``.
     """
+    module.train()
     best = ModelCheckpoint(work, "best", monitor="val_loss", save_last=True, enable_version_counter=False)
     guards = [] if callback is None else [callback]
     with quiet():

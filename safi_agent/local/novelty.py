@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sal_lightning.emergence.field import BETA
 from sal_lightning import EmergenceField
+from sal_lightning.emergence.field import BETA
 
 FAMILIAR = 0.95  # share of held-out prompts that are not new
 

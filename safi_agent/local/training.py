@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sal_lightning import SALCallback
 from safi_agent.calibration.card import Agreement
 from safi_agent.calibration.measurement import FEW, RESAMPLES, Judged, agreement_rows
 from safi_agent.local import confidence
@@ -40,6 +39,7 @@ from safi_agent.local.network import Network, pair_features
 from safi_agent.local.novelty import Novelty, threshold
 from safi_agent.record import utc_now
 from safi_agent.values import ValueSet, label
+from sal_lightning import SALCallback
 
 CHUNK = 64  # texts whose vectors are saved together
 WORK = ".training"  # suffix of the folder in which an interrupted training is kept
@@ -109,6 +109,7 @@ def train_judge(
     net = Encoder.load(source, settings.layers)
     work = begin(to, examples, settings, before, net)
     made = work / "judge"
+    made.mkdir(exist_ok=True)
     if not settings.train_encoder:
         net.save(made / ENCODER)
         net.for_inference()
@@ -168,9 +169,7 @@ def check_parts(rows: Mapping[Part, Rows]) -> None:
         )
 
 
-def begin(
-    to: Path, examples: Sequence[Example], settings: Settings, before: Previous | None, encoder: Encoder
-) -> Path:
+def begin(to: Path, examples: Sequence[Example], settings: Settings, before: Previous | None, encoder: Encoder) -> Path:
     """The folder of the training, new or as it was interrupted.
 
     Raises:
@@ -196,9 +195,7 @@ def begin(
 
 def texts_of(parts: Iterable[Sequence[Example]]) -> list[str]:
     """All texts of some examples, once."""
-    return list(
-        dict.fromkeys(text for part in parts for one in part for text in (question(one.case), one.case.answer))
-    )
+    return list(dict.fromkeys(text for part in parts for one in part for text in (question(one.case), one.case.answer)))
 
 
 def vectors(
@@ -318,9 +315,7 @@ def measure(
         value.key: value.name for value in values.values
     }
     validation, test = rows[Part.VALIDATION], rows[Part.TEST]
-    heads = calibrated_heads(
-        logits_of(network, validation, known), validation, keys, names, before, settings.target
-    )
+    heads = calibrated_heads(logits_of(network, validation, known), validation, keys, names, before, settings.target)
     logits = logits_of(network, test, known)
     opinions = [opinion(row, heads[i]) for row, i in zip(logits, test.heads.tolist(), strict=True)]
     agreeing = [(one.score < 0) == example.broken for one, example in zip(opinions, test.examples, strict=True)]

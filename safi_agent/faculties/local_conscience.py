@@ -153,6 +153,7 @@ class LocalConscience(Faculty):
                 "value": value.name,
                 "score": opinions[value.key].score if value.key in opinions else None,
                 "confidence": opinions[value.key].confidence if value.key in opinions else None,
+                "sure": value.key in plan.sure,
                 "judge": LOCAL if value.key in own else (model or "model") if value.key in given else None,
             }
             for value in self.values.values

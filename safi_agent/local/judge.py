@@ -105,7 +105,7 @@ def load_network(folder: Path, card: JudgeCard) -> Network:
     """The network of a judge's folder."""
     weights = load_file(folder / WEIGHTS)
     features, inputs = weights["projection"].shape
-    network = Network(features, len(card.heads), inputs, len(weights["shared.bias"]))
+    network = Network(features, len(card.heads), inputs)
     network.load_state_dict(weights)
     return network
 

@@ -13,14 +13,13 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from safi_agent.ledger import SCORES
 from safi_agent.local.encoder import LAYERS, Encoder
 from safi_agent.local.examples import Example, question
-from safi_agent.local.network import Network, pair_features
+from safi_agent.local.network import Network, loss, pair_features
 from sal_lightning import SALCallback
 
 
@@ -35,9 +34,9 @@ class Settings:
     epochs: int = 100  #: at most
     patience: int = 8  #: epochs without a lower validation loss, after which training stops
     batch: int = 32  #: examples of a step
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     encoder_rate: float = 5e-5  #: learning rate of the encoder, if it is trained
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  #: of the heads and of the layer that they share
     most_windows: int = 4  #: of a text, while the encoder is trained; a reading uses all
     sal: Mapping[str, Any] = field(default_factory=dict)  #: arguments of SALCallback
 
@@ -106,9 +105,8 @@ class Module(L.LightningModule):
         return logits
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """Mean cross-entropy of the scores, weighted."""
-        each = F.cross_entropy(self(batch), batch["scores"], reduction="none")
-        return (each * batch["weights"]).sum() / batch["weights"].sum()
+        """The loss of a batch."""
+        return loss(self(batch), batch["scores"], batch["weights"])
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
@@ -122,8 +120,10 @@ class Module(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.network.parameters()), "lr": self.settings.learning_rate}]
         if self.encoder is not None:
-            groups.append({"params": list(self.encoder.parameters()), "lr": self.settings.encoder_rate})
-        return torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+            encoder = {"params": list(self.encoder.parameters()), "lr": self.settings.encoder_rate, "weight_decay": 0.0}
+            groups.append(encoder)
+        # The penalty of a ridge regression, which is in the gradient.
+        return torch.optim.Adam(groups, weight_decay=self.settings.weight_decay)
 
 
 def batches(rows: Rows, inputs: Tensor | None, settings: Settings, shuffle: bool) -> DataLoader[dict[str, Any]]:

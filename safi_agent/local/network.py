@@ -1,4 +1,4 @@
-"""The network on the encoder's vectors: features of a question and its answer, a shared layer, one head per value."""
+"""The network on the encoder's vectors: features of question and answer, a shared layer, one head per value."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,7 @@ from typing_extensions import override
 from safi_agent.ledger import SCORES
 
 INPUTS = 128  # principal components of the features
-HIDDEN = 64
-DROPOUT = 0.2  # of the inputs
+BETWEEN = 0.3  # weight of the score among those that do not break the value
 LEAST_SCALE = 1e-3  # of a feature, so that a constant one stays near 0
 
 
@@ -24,25 +23,26 @@ def pair_features(question: Tensor, answer: Tensor) -> Tensor:
 
 
 class Network(nn.Module):
-    """A shared linear layer with GELU, then one linear head per value with a logit for each of the four scores.
+    """The logits of the four scores: those of a shared linear layer plus those of the value's own.
 
-    Its inputs are the principal components of the features of the first training, which stay as they are.
+    With weight decay on both, a value with few examples is judged as the others are, and one with many as its own
+    examples say. The inputs are the principal components of the features of the first training, which stay as they are.
 
     Args:
         features: number of features.
         heads: number of values.
         inputs: number of principal components.
-        hidden: units of the shared layer.
     """
 
-    def __init__(self, features: int, heads: int, inputs: int = INPUTS, hidden: int = HIDDEN) -> None:
+    def __init__(self, features: int, heads: int, inputs: int = INPUTS) -> None:
         super().__init__()
         self.mean: Tensor
         self.projection: Tensor
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("projection", torch.zeros(features, inputs))
-        self.shared = nn.Linear(inputs, hidden)
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(SCORES)) for _ in range(heads))
+        self.shared = _zero(nn.Linear(inputs, len(SCORES)))
+        self.heads = nn.ModuleList()
+        self.add_heads(heads)
 
     def fit_projection(self, features: Tensor) -> None:
         """Set the principal components, to those of these features (n, features), each scaled to deviation 1 before.
@@ -64,18 +64,8 @@ class Network(nn.Module):
         return (features - self.mean) @ self.projection
 
     def add_heads(self, count: int) -> None:
-        """Add heads for new values; each begins as the mean of those that are there."""
-        for _ in range(count):
-            head = nn.Linear(self.shared.out_features, len(SCORES))
-            if len(self.heads):
-                with torch.no_grad():
-                    for name, parameter in head.named_parameters():
-                        others = [other.get_parameter(name) for other in self.heads]
-                        parameter.copy_(torch.stack(others).mean(0))
-            self.heads.append(head)
-
-    def _hidden(self, inputs: Tensor) -> Tensor:
-        return F.gelu(self.shared(F.dropout(inputs, DROPOUT, self.training)))
+        """Add heads for new values; each begins at zero, so that it judges as the shared layer does."""
+        self.heads.extend(_zero(nn.Linear(self.shared.in_features, len(SCORES))) for _ in range(count))
 
     @override
     def forward(self, inputs: Tensor, heads: Tensor) -> Tensor:
@@ -87,14 +77,36 @@ class Network(nn.Module):
             inputs: from ``project``, (n, inputs).
             heads: the number of the head that judges each row, (n,).
         """
-        hidden = self._hidden(inputs)
-        logits = hidden.new_zeros(len(inputs), len(SCORES))
+        own = inputs.new_zeros(len(inputs), len(SCORES))
         for head in heads.unique().tolist():
             rows = (heads == head).nonzero()[:, 0]
-            logits = logits.index_copy(0, rows, self.heads[head](hidden[rows]))
-        return logits
+            own = own.index_copy(0, rows, self.heads[head](inputs[rows]))
+        shared: Tensor = self.shared(inputs)
+        return shared + own
 
     def all_heads(self, inputs: Tensor) -> Tensor:
         """Logits of all heads, (n, heads, 4)."""
-        hidden = self._hidden(inputs)
-        return torch.stack([head(hidden) for head in self.heads], 1)
+        return self.shared(inputs)[:, None] + torch.stack([head(inputs) for head in self.heads], 1)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def loss(logits: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+    """Log loss of broken or not, plus ``BETWEEN`` times the cross-entropy of the other three scores: a weighted mean.
+
+    The two add up to the cross-entropy of all four scores at a factor of 1. Broken or not counts for more, since the
+    finding's confidence is about it.
+
+    Args:
+        logits: of the four scores, (n, 4).
+        scores: the index of the score, (n,).
+        weights: of the examples, (n,).
+    """
+    logs, broken = logits.log_softmax(1), scores == 0
+    side = -torch.where(broken, logs[:, 0], logs[:, 1:].logsumexp(1))
+    between = F.cross_entropy(logits[:, 1:], (scores - 1).clamp(min=0), reduction="none")
+    return ((side + BETWEEN * between * ~broken) * weights).sum() / weights.sum()

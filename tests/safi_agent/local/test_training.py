@@ -14,7 +14,7 @@ from safi_agent.local.card import read_card, to_markdown
 from safi_agent.local.encoder import Encoder
 from safi_agent.local.examples import Example, part_of
 from safi_agent.local.judge import LocalJudge
-from safi_agent.local.network import Network
+from safi_agent.local.network import Network, loss
 from safi_agent.local.training import train_judge
 from tests.safi_agent.local.judges import BAD, FAST, GOOD, VALUES, case, examples, files
 
@@ -164,19 +164,46 @@ def test_other_texts_of_a_batch_change_nothing(encoder: Path) -> None:
     assert torch.allclose(together, alone, atol=1e-4)
 
 
-def test_a_new_head_is_the_mean_of_the_others_and_only_heads_that_are_asked_have_gradients() -> None:
+def test_a_new_head_judges_as_the_shared_layer_and_only_heads_that_are_asked_have_gradients() -> None:
     torch.manual_seed(0)
-    network = Network(8, 2, inputs=4, hidden=3)
+    network = Network(8, 2, inputs=4)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
     network.add_heads(1)
-    first, second, third = (head.weight for head in network.heads)
-    assert torch.equal(third, (first + second) / 2)
     inputs, heads = torch.randn(5, 4), torch.tensor([0, 2, 0, 2, 2])
-    network.eval()
     logits = network(inputs, heads)
+    assert torch.equal(logits[heads == 2], network.shared(inputs)[heads == 2])
     assert torch.allclose(logits, network.all_heads(inputs)[torch.arange(5), heads])
     logits.sum().backward()
-    assert second.grad is None
-    assert first.grad is not None
+    assert network.heads[1].weight.grad is None
+    assert network.heads[0].weight.grad is not None
+
+
+def test_the_loss_is_the_cross_entropy_with_less_weight_between_scores_that_do_not_break() -> None:
+    draws = torch.Generator().manual_seed(0)
+    logits, scores = torch.randn(12, 4, generator=draws), torch.arange(12) % 4
+    weights = torch.rand(12, generator=draws)
+    each = torch.nn.functional.cross_entropy(logits, scores, reduction="none")
+    broken = logits.softmax(1)[:, 0]
+    side = -torch.where(scores == 0, broken, 1 - broken).log()
+    by_hand = side + 0.3 * (each - side)
+    assert float(loss(logits, scores, weights)) == pytest.approx(float((by_hand * weights).sum() / weights.sum()))
+
+
+def test_the_projection_is_the_principal_components_of_standard_features() -> None:
+    features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2, 3, 4, 5, 0])
+    network = Network(6, 0, inputs=3)
+    network.fit_projection(features)
+    inputs = network.project(features)
+    standard = (features - features.mean(0)) / features.std(0, correction=0).clamp(min=1e-3)
+    values, vectors = torch.linalg.eigh(standard.T @ standard)
+    by_hand = standard @ vectors.flip(1)[:, :3]
+    assert torch.allclose(inputs.abs(), by_hand.abs() / by_hand.square().mean().sqrt(), atol=1e-4)
+    assert float(inputs.square().mean()) == pytest.approx(1)
+    assert (values[-3:] > 0).all()
+    few = Network(6, 0, inputs=5)
+    few.fit_projection(features[:2])
+    assert torch.count_nonzero(few.project(features[:2]).abs().sum(0) > 1e-3) <= 2
 
 
 def test_prompts_of_another_kind_are_new(judge: Path) -> None:

@@ -29,6 +29,7 @@ from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.local_conscience import is_local, load_local, local_name
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.faculties.structured_output import is_unresolved
@@ -76,15 +77,17 @@ class SafiChain(Lifecycle, Settings):
         intellect = resolve(default, "model")
         # A name is resolved again for the judges, which use temperature 0.
         ruling = resolve(self.will_model or default, "will_model", judge=True)
-        judging = resolve(self.conscience_model or default, "conscience_model", judge=True)
-        if self.audit_mode == "in_process" and is_unresolved(judging):
+        local = load_local(self.conscience_model) if is_local(self.conscience_model) else None
+        judging = self._resolve_conscience(default)
+        if self.audit_mode == "in_process" and judging is not None and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be called without the config of a run, since audits are "
                 "made after it; got one that only a config names. Pass conscience_model, or a default model."
             )
-        models = {"intellect": intellect, "will": ruling, "conscience": judging}
-        names = {faculty: model_label(model) for faculty, model in models.items()}
-        plan = self.plan(Judge.of(judging, conscience.SCHEMA, retry=True), names["conscience"])
+        names = {faculty: model_label(model) for faculty, model in {"intellect": intellect, "will": ruling}.items()}
+        names["conscience"] = model_label(judging) if local is None else local_name(local)
+        judge_of = None if judging is None else Judge.of(judging, conscience.SCHEMA, retry=True)
+        plan = self.plan(judge_of, names["conscience"], local)
         self._auditor = opening(open_audit_branch)(plan, open_store(self.store), self.audit_mode)
         backlog.monitor.add(self._auditor.store, self.values.name)
         draw_key = "" if self.sampling.audits_all else read_secret(self._auditor.store, "sampling")
@@ -111,6 +114,13 @@ class SafiChain(Lifecycle, Settings):
         )
         drafting = Intellect(intellect, self.values, selector=selector, system_prompt=self.prompts.intellect)
         self._steps = drafting | self._will | self._release
+
+    def _resolve_conscience(self, default: Model) -> Runnable[Any, Any] | None:
+        """The language model of the Conscience; None if a local judge has nobody to ask."""
+        if is_local(self.conscience_model):
+            given = self.escalation_model
+            return None if given is None else resolve(given, "escalation_model", judge=True)
+        return resolve(self.conscience_model or default, "conscience_model", judge=True)
 
     @override
     def __repr__(self) -> str:
@@ -411,6 +421,9 @@ def create_safi_chain(
     *,
     will_model: Model | None = None,
     conscience_model: Model | None = None,
+    escalation_model: Model | None = None,
+    check_share: float = defaults.CHECK_SHARE,
+    judge_drift_above: float = defaults.JUDGE_DRIFT_ABOVE,
     store: str | None = defaults.STORE,
     log: str | Path | None = defaults.LOG,
     log_max_bytes: int | None = None,
@@ -451,7 +464,14 @@ def create_safi_chain(
             labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
         will_model: the model that judges drafts. Default: ``model``.
-        conscience_model: the model that audits answers. Default: ``model``.
+        conscience_model: the model that audits answers, or "local:FOLDER" for a judge of ``safi train-judge``.
+            Default: ``model``.
+        escalation_model: the model that is asked where a local judge is not sure. With None such values are not
+            scored, and the turn is flagged.
+        check_share: share of the turns, in [0, 1], in which ``escalation_model`` is asked about all values, so that
+            its agreement with the local judge can be measured.
+        judge_drift_above: a higher running share of disagreement of the two, in [0, 1], calls the hooks with
+            "judge_drift".
         store: the URL of a SQLite or PostgreSQL database ("postgresql+psycopg://…", for several processes on several
             machines); None keeps memory and outbox in memory until the process ends.
         log: the file of the log, one JSON line per turn; None writes no log.
@@ -506,6 +526,9 @@ def create_safi_chain(
         model=default_model() if model is None else model,
         will_model=will_model,
         conscience_model=conscience_model,
+        escalation_model=escalation_model,
+        check_share=check_share,
+        judge_drift_above=judge_drift_above,
         store=store,
         log=None if log is None else log_path(log),
         log_max_bytes=log_max_bytes,

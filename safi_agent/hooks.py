@@ -1,16 +1,17 @@
-"""Policy hooks: alerts for low scores, high drift and failed audits."""
+"""Policy hooks: alerts for low scores, high drift, failed audits and a local judge that disagrees with its model."""
 
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from safi_agent import defaults
 from safi_agent.values import ValueSet, label
 
 log = logging.getLogger("safi_agent")
 MOST = 3
 UNFOUNDED = ("all_omitted", "no_confidence")  # flags of a score without a basis
-Raised = Literal["review", "drift", "audit_failed"]
+Raised = Literal["review", "drift", "audit_failed", "judge_drift"]
 Kind = Literal["turn"] | Raised
 
 
@@ -20,7 +21,7 @@ class Alert(NamedTuple):
     The kind "turn" is raised once for every turn; only hooks with ``every_turn = True`` are called with it.
     """
 
-    kind: Kind  #: "review", "drift", "audit_failed" or "turn"
+    kind: Kind  #: "review", "drift", "audit_failed", "judge_drift" or "turn"
     turn_id: str  #: as in the record and in the answer's ``response_metadata["safi"]``
     offenders: tuple[str, ...]  #: names of values
     record: Mapping[str, Any]  #: the turn's line of the log
@@ -29,10 +30,16 @@ class Alert(NamedTuple):
 Hook = Callable[[Alert], object | Awaitable[object]]
 
 
-def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: float) -> list[Raised]:
+def alert_kinds(
+    record: Mapping[str, Any],
+    review_below: float,
+    drift_above: float,
+    judge_drift_above: float = defaults.JUDGE_DRIFT_ABOVE,
+) -> list[Raised]:
     """The alerts that an audited record raises: ``S < τ_S``, ``d > τ_d``, no audit. None never triggers a threshold.
 
-    A score without a basis, according to the record's flags, raises "review" too.
+    A score without a basis, according to the record's flags, raises "review" too. "judge_drift" is raised where the
+    running disagreement of the local judge with the language model is above its threshold.
     """
     score, drift = record["spiritScore"], record["drift"]
     kinds: list[Raised] = []
@@ -43,6 +50,10 @@ def alert_kinds(record: Mapping[str, Any], review_below: float, drift_above: flo
         kinds.append("review")
     if drift is not None and drift > drift_above:
         kinds.append("drift")
+    local = record.get("localJudge")
+    disagreement = local.get("disagreement") if isinstance(local, Mapping) else None
+    if isinstance(disagreement, int | float) and disagreement > judge_drift_above:
+        kinds.append("judge_drift")
     return kinds
 
 

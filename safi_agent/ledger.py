@@ -63,11 +63,15 @@ class ContinuousFinding(Finding):
 
 
 class Findings(list[Finding]):
-    """The findings of a ledger, the judge's model name (empty if its replies had none), and its token usage."""
+    """The findings of a ledger, the judge's model name (empty if its replies had none), and its token usage.
+
+    ``local`` is the record's ``localJudge`` if a local judge took part.
+    """
 
     def __init__(self, rows: Iterable[Finding], model: str = "", usage: UsageMetadata | None = None) -> None:
         super().__init__(rows)
         self.model, self.usage = model, usage
+        self.local: dict[str, Any] | None = None
 
 
 class Ledger(NamedTuple):

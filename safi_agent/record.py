@@ -13,13 +13,14 @@ from safi_agent import defaults
 from safi_agent.contents import new_salt
 from safi_agent.faculties.spirit import Assessment, Map, assess, identity, linear, reflection
 from safi_agent.feedback import KEPT, feedback_note
-from safi_agent.hooks import alert_kinds, callable_name
+from safi_agent.hooks import Raised, alert_kinds, callable_name
 from safi_agent.ledger import ContinuousFinding, read_ledger
 from safi_agent.offline_model import LABEL
 from safi_agent.store import Commit, JudgedTurn, Memory
 from safi_agent.turn import Draft, Turn, Verdict
 from safi_agent.values import ValueSet, label
 
+LOCAL_JUDGE = "localJudge"  # key of a record, and of the last row of a stored ledger, if a local judge took part
 LEAST_CONFIDENCE = 0.01  # mean confidence; below it a score has no basis
 
 log = logging.getLogger("safi_agent")
@@ -34,6 +35,11 @@ class Measure:
     drift_above: float = defaults.DRIFT_ABOVE
     phi: Map = identity
     sigma: Map = linear
+    judge_drift_above: float = defaults.JUDGE_DRIFT_ABOVE
+
+    def alert_kinds(self, record: Mapping[str, Any]) -> list[Raised]:
+        """The alerts that a record raises."""
+        return alert_kinds(record, self.review_below, self.drift_above, self.judge_drift_above)
 
     def parameters(self, values: ValueSet) -> dict[str, Any]:
         """The parameters that are needed to recompute an audit from its ledger."""
@@ -142,6 +148,7 @@ def _salted(row: JudgedTurn, commit: Commit) -> Commit:
 
 def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, measure: Measure) -> Commit:
     values = parse_value_set(row.values)
+    ledger, local = split_ledger(ledger)
     findings = [ContinuousFinding.model_validate(item) for item in ledger]
     phi = measure.phi if measure.phi is identity else _checked("φ", measure.phi)
     sigma = measure.sigma if measure.sigma is linear else _checked("σ", measure.sigma)
@@ -152,8 +159,10 @@ def _audited(row: JudgedTurn, ledger: list[dict[str, Any]], before: Memory, meas
         "measure": measure.parameters(values),
         **_assessed(assessment, findings, values),
         **_memory(after),
+        **({} if local is None else {LOCAL_JUDGE: local}),
     }
-    record["flags"] = [*record["flags"], *unfounded(assessment, findings)]
+    unsure = ["judge_unsure"] if local is not None and has_unscored(local) else []
+    record["flags"] = [*record["flags"], *unsure, *unfounded(assessment, findings)]
     note = feedback_note(values, after.mu, after.mu_turn, after.scores, measure.beta)
     return Commit(_flagged(record, measure), after, note)
 
@@ -240,6 +249,18 @@ def _assessed(assessment: Assessment, findings: list[ContinuousFinding], values:
     }
 
 
+def split_ledger(stored: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The findings of a stored ledger, and the ``localJudge`` of its last row if there is one."""
+    if stored and LOCAL_JUDGE in stored[-1]:
+        return stored[:-1], stored[-1][LOCAL_JUDGE]
+    return stored, None
+
+
+def has_unscored(local: Mapping[str, Any]) -> bool:
+    """Whether the ``localJudge`` of a record has a value that no judge scored."""
+    return any(row["judge"] is None for row in local["findings"])
+
+
 def unfounded(assessment: Assessment, findings: Sequence[ContinuousFinding]) -> list[str]:
     """The flag of a score without a basis: no weighted value was affirmed or broken, or none with confidence."""
     if assessment.score is None:
@@ -262,4 +283,4 @@ def _memory(after: Memory) -> dict[str, Any]:
 
 
 def _flagged(record: dict[str, Any], measure: Measure) -> dict[str, Any]:
-    return {**record, "flags": [*record["flags"], *alert_kinds(record, measure.review_below, measure.drift_above)]}
+    return {**record, "flags": [*record["flags"], *measure.alert_kinds(record)]}

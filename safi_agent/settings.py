@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.embeddings import Embeddings
@@ -20,8 +20,9 @@ from safi_agent.audit import AuditMode
 from safi_agent.audit.plan import Plan
 from safi_agent.backpressure import WhenFull
 from safi_agent.errors import validation_message
-from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
+from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.judge import Judge
+from safi_agent.faculties.local_conscience import conscience_for, is_local
 from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
 from safi_agent.hooks import Hook, callable_name
 from safi_agent.inputs import SafiInput
@@ -33,6 +34,9 @@ from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, WillMode
 from safi_agent.sampling import EVERY_ANSWER, Sampling
 from safi_agent.values import ValueSet, load_values
+
+if TYPE_CHECKING:
+    from safi_agent.local.judge import LocalJudge
 
 
 class AsyncConfigurableFields(RunnableConfigurableFields[Input, Output]):
@@ -82,6 +86,9 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
     values: Annotated[ValueSet, BeforeValidator(load_values)] = Field(default=defaults.VALUES, validate_default=True)
     will_model: Annotated[Model | None, SkipValidation] = None
     conscience_model: Annotated[Model | None, SkipValidation] = None
+    escalation_model: Annotated[Model | None, SkipValidation] = None
+    check_share: float = defaults.CHECK_SHARE
+    judge_drift_above: float = defaults.JUDGE_DRIFT_ABOVE
     store: str | None = Field(default=defaults.STORE, repr=False)  # it may contain a password
     log: Annotated[str | None, BeforeValidator(_full_log_path)] = Field(default=defaults.LOG, validate_default=True)
     log_max_bytes: int | None = None
@@ -128,16 +135,16 @@ class Settings(RunnableSerializable[SafiInput, AIMessage]):
         super().model_post_init(context)
         check(self)
 
-    def plan(self, judge: Judge, model: str) -> Plan:
-        """The audit plan, with the Conscience's judge and the name of its model."""
+    def plan(self, judge: Judge | None, model: str, local: "LocalJudge | None" = None) -> Plan:
+        """The audit plan, with the Conscience's judges, of which there is one at least, and the name of its model."""
         return Plan(
             values=self.values,
-            conscience=lambda values, prompt: Conscience(
-                judge, values, self.conscience_calls, self.score_mode, system_prompt=prompt
-            ),
+            conscience=conscience_for(judge, local, self.conscience_calls, self.score_mode, self.check_share),
             prompts=self.prompts,
             model=model,
-            measure=Measure(self.beta, self.review_below, self.drift_above, self.phi, self.sigma),
+            measure=Measure(
+                self.beta, self.review_below, self.drift_above, self.phi, self.sigma, self.judge_drift_above
+            ),
             log=log_path(self.log, self.store),
             log_max_bytes=self.log_max_bytes,
             hooks=self.hooks,
@@ -181,6 +188,7 @@ def check(settings: Settings) -> None:
         TypeError: a hook or ``redact`` is not callable.
     """
     _check_choices(settings)
+    _check_judges(settings)
     if is_invalid_beta(settings.beta):
         raise ValueError(f"beta: expected a number in [0, 1), got {settings.beta!r}.")
     for name, least in (("audit_attempts", 1), ("audit_backoff", 0), ("audit_timeout", 0), ("drift_above", 0)):
@@ -202,6 +210,19 @@ def check(settings: Settings) -> None:
     for hook in settings.hooks:
         if not callable(hook):
             raise TypeError(f"hooks: expected callables, got {type(hook).__name__}.")
+
+
+def _check_judges(settings: Settings) -> None:
+    if is_local(settings.will_model):
+        raise ValueError(
+            "will_model: expected a chat model or the name of one, got a local judge, which can only be the "
+            "conscience_model."
+        )
+    if settings.escalation_model is not None and not is_local(settings.conscience_model):
+        raise ValueError("escalation_model: expected None without a local judge (conscience_model='local:FOLDER').")
+    for name in ("check_share", "judge_drift_above"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name}: expected a share in [0, 1], got {getattr(settings, name)!r}.")
 
 
 def _check_choices(settings: Settings) -> None:

@@ -11,10 +11,10 @@ from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit.hook_dispatcher import HookCall
-from safi_agent.faculties.conscience import Conscience
+from safi_agent.faculties.base import Faculty
 from safi_agent.hooks import Alert, Hook, Kind, alert_kinds, is_called_for, offenders
 from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, parse_prompts
-from safi_agent.record import Measure, make_commit, parse_value_set, turn_from_body
+from safi_agent.record import LOCAL_JUDGE, Measure, make_commit, parse_value_set, turn_from_body
 from safi_agent.store import AuditResult, StoredTurn
 from safi_agent.telemetry.commits import CommitTelemetry
 from safi_agent.telemetry.spans import TraceScope, audit_scope
@@ -46,7 +46,7 @@ class Plan:
     """The settings of a chain's audits."""
 
     values: ValueSet
-    conscience: Callable[[ValueSet, str], Conscience]  #: from a value set and a system prompt
+    conscience: Callable[[ValueSet, str], Faculty]  #: from a value set and a system prompt
     model: str  #: the name of the Conscience's model, where its replies have none
     measure: Measure
     log: str
@@ -77,9 +77,10 @@ class Plan:
             with audit_scope(scope, body.get("trace")):
                 turn = conscience.invoke(turn_from_body(body), self._config(turn_id))
             findings = turn["ledger"]
-            return Outcome(
-                [finding.model_dump() for finding in findings], body=body, judge=findings.model or self.model
-            )
+            ledger: list[dict[str, Any]] = [finding.model_dump() for finding in findings]
+            if findings.local is not None:
+                ledger.append({LOCAL_JUDGE: findings.local})
+            return Outcome(ledger, body=body, judge=findings.model or self.model)
         except BaseException as error:
             return Outcome(None, error)
 
@@ -140,7 +141,7 @@ class Plan:
         """
         if not self.hooks:
             return []
-        kinds: list[Kind] = ["turn", *alert_kinds(record, self.measure.review_below, self.measure.drift_above)]
+        kinds: list[Kind] = ["turn", *self.measure.alert_kinds(record)]
         calls = [(hook, kind) for kind in kinds for hook in self.hooks if is_called_for(hook, kind)]
         worst = offenders(record["conscienceLedger"], self._judged_by(record, read_values)) if calls else ()
         return [HookCall(hook, Alert(kind, turn_id, worst, record)) for hook, kind in calls]

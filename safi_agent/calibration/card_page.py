@@ -41,9 +41,9 @@ class Table(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def table(card: Card) -> Table:
+def table(agreements: Sequence[Agreement]) -> Table:
     """The rows of a card as text."""
-    names = [name for name in FIGURES if any(getattr(row, name) is not None for row in card.rows)]
+    names = [name for name in FIGURES if any(getattr(row, name) is not None for row in agreements)]
     rows = [
         (
             row.value,
@@ -55,7 +55,7 @@ def table(card: Card) -> Table:
             f"{row.false_positives:,}",
             *(_cell(row, name) for name in names),
         )
-        for row in card.rows
+        for row in agreements
     ]
     return Table((*COUNTS, *(FIGURES[name] for name in names)), rows)
 
@@ -99,7 +99,7 @@ def _model(card: Card, faculty: Faculty) -> str:
 
 def to_markdown(card: Card) -> str:
     """The card as a page of Markdown."""
-    headings, rows = table(card)
+    headings, rows = table(card.rows)
     lines = [headings, ("---",) * len(headings), *rows]
     cells = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
     notes = "\n".join(f"* {_markdown(sentence)}" for sentence in (*about(card), *card.warnings))
@@ -113,7 +113,7 @@ def _markdown(text: str) -> str:
 
 def to_html(card: Card, others: Sequence[str] = ()) -> str:
     """The card as a fragment of HTML, with all texts escaped; ``others`` are further sentences, shown first."""
-    headings, rows = table(card)
+    headings, rows = table(card.rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in headings)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in rows)
     notes = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*others, *card.warnings, *about(card)))

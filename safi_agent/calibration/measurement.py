@@ -18,14 +18,14 @@ FEW = 10  # labels of each kind, below which a figure is called weak
 RESAMPLES = 1000
 
 
-class _Judged(NamedTuple):
+class Judged(NamedTuple):
     """One label with what the judges say."""
 
     prompt: str
-    human: bool
-    judge: bool
-    ratings: tuple[float, ...]  # of people
-    scores: tuple[float, ...]  # mean of people, then the judge's; empty for verdicts
+    human: bool  #: whether people call the value broken
+    judge: bool  #: whether the judge does
+    ratings: tuple[float, ...]  #: of people
+    scores: tuple[float, ...]  #: mean of people, then the judge's; empty for verdicts
 
 
 def make_card(
@@ -55,7 +55,7 @@ def make_card(
     missing = [row.value for row, finding in second if not finding]
     rows = [
         *_will_rows(cases, judgements, values, seed, resamples),
-        *_rows("conscience", tested, missing, values, seed, resamples),
+        *agreement_rows("conscience", tested, missing, values, seed, resamples),
     ]
     return Card(
         created=utc_now(),
@@ -95,9 +95,9 @@ def _finding(judgement: Judgement, row: Label) -> Finding | None:
     return next((finding for finding in judgement.findings if finding.value == row.value), None)
 
 
-def _judged(row: Label, finding: Finding, threshold: float) -> _Judged:
+def _judged(row: Label, finding: Finding, threshold: float) -> Judged:
     scores = (row.score, finding.score) if row.scores else ()
-    return _Judged(row.prompt, row.broken, signal(finding) < threshold, row.scores, scores)
+    return Judged(row.prompt, row.broken, signal(finding) < threshold, row.scores, scores)
 
 
 def _will_rows(
@@ -111,15 +111,15 @@ def _will_rows(
     whole, single = [], []
     for case, rows in cases.items():
         refused = judgements[case].decision == "violation"
-        whole.append(_Judged(case.prompt, any(row.broken for row in rows), refused, (), ()))
-        single += [(row.value, _Judged(row.prompt, row.broken, refused, row.scores, ())) for row in rows]
-    rest = _rows("will", single, [], values, seed, resamples)[1:]
+        whole.append(Judged(case.prompt, any(row.broken for row in rows), refused, (), ()))
+        single += [(row.value, Judged(row.prompt, row.broken, refused, row.scores, ())) for row in rows]
+    rest = agreement_rows("will", single, [], values, seed, resamples)[1:]
     return [_agreement(ALL, "will", whole, 0, seed, resamples), *rest]
 
 
-def _rows(
+def agreement_rows(
     faculty: Faculty,
-    judged: Sequence[tuple[str, _Judged]],
+    judged: Sequence[tuple[str, Judged]],
     missing: Sequence[str],
     values: ValueSet,
     seed: int,
@@ -135,7 +135,7 @@ def _rows(
 
 
 def _agreement(
-    value: str, faculty: Faculty, judged: Sequence[_Judged], unscored: int, seed: int, resamples: int
+    value: str, faculty: Faculty, judged: Sequence[Judged], unscored: int, seed: int, resamples: int
 ) -> Agreement:
     confusion = Confusion.of((one.human, one.judge) for one in judged)
     fields = {
@@ -148,7 +148,7 @@ def _agreement(
     return Agreement.model_validate(fields | confusion._asdict() | _figures(judged))
 
 
-def _figures(judged: Sequence[_Judged]) -> dict[str, float | None]:
+def _figures(judged: Sequence[Judged]) -> dict[str, float | None]:
     confusion = Confusion.of((one.human, one.judge) for one in judged)
     return {
         "accuracy": confusion.accuracy,

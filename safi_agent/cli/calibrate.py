@@ -128,7 +128,7 @@ def _print(card: "Card") -> None:
     from safi_agent.calibration.card_page import about, table
 
     shown = Table(box=None, padding=(0, 1, 0, 0))
-    headings, rows = table(card)
+    headings, rows = table(card.rows)
     for i, name in enumerate(headings):
         shown.add_column(name, justify="right" if i > 1 else "left")
     for line in rows:

@@ -98,7 +98,7 @@ class Conscience(Faculty):
 
     def compute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
-        groups = self._groups()
+        groups = self._groups(self.values.values)
         if len(groups) == 1:
             return self._combine([self._ask(turn, groups[0], config)])
         return self._combine(_POOL.gather([partial(self._ask, turn, group, config) for group in groups]))
@@ -108,11 +108,23 @@ class Conscience(Faculty):
 
     async def acompute(self, turn: Turn, config: RunnableConfig) -> Findings:
         """Ask about all values, or about each at once."""
-        calls = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in self._groups()]
+        groups = self._groups(self.values.values)
+        calls = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in groups]
         return self._combine(await asyncio.gather(*calls))
 
-    def _groups(self) -> list[tuple[Value, ...]]:
-        return [self.values.values] if self.calls == "all" else [(value,) for value in self.values.values]
+    def ask_about(self, turn: Turn, values: tuple[Value, ...], config: RunnableConfig) -> Findings:
+        """Findings on some of the values; one that could not be scored is absent, and nothing is raised for it."""
+        asks = [partial(self._ask, turn, group, config) for group in self._groups(values)]
+        return self._merge([asks[0]()] if len(asks) == 1 else _POOL.gather(asks))[1]
+
+    async def aask_about(self, turn: Turn, values: tuple[Value, ...], config: RunnableConfig) -> Findings:
+        """Asynchronous version of ``ask_about``."""
+        groups = self._groups(values)
+        calls = [self.judge.aask(self._messages(turn, group), self._reader(group), config) for group in groups]
+        return self._merge(await asyncio.gather(*calls))[1]
+
+    def _groups(self, values: tuple[Value, ...]) -> list[tuple[Value, ...]]:
+        return [values] if self.calls == "all" else [(value,) for value in values]
 
     def _ledger(self, rows: Iterable[Any]) -> Ledger:
         return read_ledger(rows, self.values, ContinuousFinding if self.score_mode == "continuous" else Finding)
@@ -130,14 +142,18 @@ class Conscience(Faculty):
         return read
 
     def _combine(self, answers: Sequence[JudgeReply[list[Finding]]]) -> Findings:
-        ledger = self._ledger(row for answer in answers for row in answer.found or [])
+        ledger, findings = self._merge(answers)
         if not ledger.covered:
             raise ConscienceError(f"No usable score for {len(ledger.unscored)} of {len(self.values.values)} values.")
+        return findings
+
+    def _merge(self, answers: Sequence[JudgeReply[list[Finding]]]) -> tuple[Ledger, Findings]:
+        ledger = self._ledger(row for answer in answers for row in answer.found or [])
         models = dict.fromkeys(answer.model for answer in answers if answer.found and answer.model)
         usage: UsageMetadata | None = None
         for answer in answers:
             usage = add_usage(usage, answer.usage) if usage or answer.usage else None
-        return Findings(ledger.findings.values(), ", ".join(models), usage)
+        return ledger, Findings(ledger.findings.values(), ", ".join(models), usage)
 
     def _messages(self, turn: Turn, group: Sequence[Value]) -> list[BaseMessage]:
         listed = "\n".join(f"- {v.name}: {v.rubric or v.description or v.name}" for v in group)

@@ -15,6 +15,7 @@ from safi_agent.log.hash_chain import Seal, genuine, is_line_of, read_seal, reco
 from safi_agent.log.key import key_id
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.log.verify import MOST_FAULTS, Fault, Verdict, verify
+from safi_agent.record import LOCAL_JUDGE
 from safi_agent.store import Anchor, Store
 from safi_agent.store.log_account import WRONG, LogAccount, read_anchors, read_rows, read_turns_at
 
@@ -149,7 +150,10 @@ def _changed(record: Mapping[str, Any], row: Any) -> list[str]:
     changed = [name for name, there in SAME.items() if name in body and there in record and body[name] != record[there]]
     if (record.get("turn", row.turn), record.get("memoryKey", row.key)) != (row.turn, row.key):
         changed.append("number")
-    if (ledger := record.get("conscienceLedger")) and json.loads(row.ledger or "null") != ledger:
+    ledger = list(record.get("conscienceLedger") or ())
+    if ledger and LOCAL_JUDGE in record:
+        ledger.append({LOCAL_JUDGE: record[LOCAL_JUDGE]})
+    if ledger and json.loads(row.ledger or "null") != ledger:
         changed.append("ledger")
     return changed
 

@@ -12,12 +12,15 @@ from safi_agent.log.hash_chain import record_of
 from safi_agent.log.rotation import lines, log_files
 from safi_agent.values import label
 
-Reason = Literal["audit_failed", "review", "unfounded", "drift", "violation", "shadow", "intellect_failed"]
+Reason = Literal[
+    "audit_failed", "review", "unfounded", "drift", "judge_drift", "violation", "shadow", "intellect_failed"
+]
 REASONS: dict[Reason, str] = {
     "audit_failed": "failed audit",
     "review": "low score",
     "unfounded": "score without a basis",
     "drift": "high drift",
+    "judge_drift": "local judge disagrees",
     "violation": "violation",
     "shadow": "violation in shadow mode",
     "intellect_failed": "no draft",
@@ -70,7 +73,12 @@ def read(record: Mapping[str, Any], place: int, review_below: float, drift_above
     """The entry of a record; a field of the wrong type is treated as missing."""
     score, drift = number(record.get("spiritScore"), 1, 10), number(record.get("drift"), 0, 1)
     decision, turn = record.get("willDecision"), number(record.get("turn"), 1, MOST_TURNS)
-    checked = {"spiritScore": score, "drift": drift, "auditStatus": record.get("auditStatus")}
+    checked = {
+        "spiritScore": score,
+        "drift": drift,
+        "auditStatus": record.get("auditStatus"),
+        "localJudge": record.get("localJudge"),
+    }
     reasons: list[Reason] = []
     flags = record.get("flags")
     flags = flags if isinstance(flags, list) else []

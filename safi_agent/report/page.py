@@ -17,7 +17,7 @@ from typing import Any
 
 from safi_agent.calibration.card import FACULTIES, Card, read_card
 from safi_agent.calibration.card_page import to_html
-from safi_agent.report import figures
+from safi_agent.report import figures, local_judge
 from safi_agent.report.entries import REASONS, Entry
 from safi_agent.report.review import Review, review
 from safi_agent.report.seal import TITLES, Seal
@@ -99,6 +99,7 @@ def page(contents: Review, card: Card | None = None, seal: Seal | None = None) -
         Section("Spirit score", TRENDS, (figures.scores(contents),)),
         Section("Drift", TRENDS, (figures.drifts(contents),)),
         Section("Ledger, value by value", LEDGER, (ledger.figure,), wide=True),
+        *local_judge.section(contents.local),
         *calibration,
         Section("To review", wide=True, markup=_asset("review.html")),
     )

@@ -10,6 +10,7 @@ from safi_agent import defaults
 from safi_agent.log.rotation import log_files
 from safi_agent.report.binning import NONE
 from safi_agent.report.entries import Entry, read, records
+from safi_agent.report.local_judge import LocalJudgements
 
 MOST_VALUES = 100  # bounds memory if the ledgers of a log contain arbitrary names
 JUDGES = ("will", "conscience")
@@ -34,7 +35,7 @@ class Review:
     """The contents of a report.
 
     ``values`` has a column of scores for each value, as long as ``places``. ``models`` counts the turns judged by each
-    model, by faculty and the model's name.
+    model, by faculty and the model's name. ``local`` is about a local judge.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Review:
     keys: dict[str, Series] = field(default_factory=dict)
     values: dict[str, "array[float]"] = field(default_factory=dict)
     models: dict[tuple[str, str], int] = field(default_factory=dict)
+    local: LocalJudgements = field(default_factory=LocalJudgements)
 
     @property
     def turns(self) -> int:
@@ -83,6 +85,7 @@ class Review:
         series.scores.append(NONE if entry.score is None else entry.score)
         series.drifts.append(NONE if entry.drift is None else entry.drift)
         self._add_models(entry)
+        self.local.add(entry.place, entry.record)
         for name in entry.ledger:
             if len(self.values) < MOST_VALUES:
                 self.values.setdefault(name, array("f", [NONE]) * (self.turns - 1))

@@ -143,7 +143,7 @@ def test_it_is_read_as_it_was_written_and_its_pages_have_every_row(tmp_path: Pat
     assert read_card(tmp_path / "l.card.json") == made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["l.card.json", "l.card.md"]
     assert len(re.findall(r"^\| ", page.read_text("utf-8"), re.MULTILINE)) == len(made.rows) + 2
-    headings, lines = table(made)
+    headings, lines = table(made.rows)
     assert headings[-1] == "α"  # there are no scores
     assert Shape(to_html(made)).tags.count("td") == len(made.rows) * len(headings)
     assert all(len(line) == len(headings) for line in lines)

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 
 from safi_agent.audit.hook_dispatcher import HookCall
 from safi_agent.faculties.base import Faculty
-from safi_agent.hooks import Alert, Hook, Kind, alert_kinds, is_called_for, offenders
+from safi_agent.hooks import Alert, Hook, Kind, is_called_for, offenders
 from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, parse_prompts
 from safi_agent.record import LOCAL_JUDGE, Measure, make_commit, parse_value_set, turn_from_body
 from safi_agent.store import AuditResult, StoredTurn

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from safi_agent import Alert, SafiChain
+from safi_agent.faculties.conscience import SYSTEM
 from safi_agent.faculties.local_conscience import LEAST_COMPARED, Disagreement
 from safi_agent.hooks import alert_kinds
 from safi_agent.local.card import read_card
@@ -176,7 +177,7 @@ def test_asynchronously_it_is_the_same(make: Make, judge: Path, calls: str) -> N
     from safi_agent.turn import Draft
 
     safi = make(conscience_model=f"local:{judge}", escalation_model=judging(0.5), conscience_calls=calls, check_share=0)
-    conscience = safi._auditor.plan.conscience(THREE)
+    conscience = safi._auditor.plan.conscience(THREE, SYSTEM)
     for answer in (GOOD, BAD):
         turn = {"id": "1", "prompt": PROMPT, "context": "", "draft": Draft(f"{answer} 7")}
         alone = conscience.compute(turn, {})

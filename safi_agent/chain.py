@@ -53,6 +53,7 @@ from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.telemetry import backlog
 from safi_agent.telemetry.spans import TraceScope, call_scope, record_answer, turn_span
+from safi_agent.tool_calls import bound_tools, without_tools
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -64,6 +65,7 @@ class SafiChain(Lifecycle, Settings):
     _release: Release = PrivateAttr()
     _will: Will = PrivateAttr()
     _backpressure: Backpressure = PrivateAttr()
+    _tools: frozenset[str] = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
     _drained: threading.Event = PrivateAttr(default_factory=threading.Event)  # set at the end of close()
@@ -77,6 +79,7 @@ class SafiChain(Lifecycle, Settings):
         # A name is resolved again for the judges, which use temperature 0.
         ruling = resolve(self.will_model or default, "will_model", judge=True)
         judging = resolve(self.conscience_model or default, "conscience_model", judge=True)
+        ruling, judging = without_tools(ruling), without_tools(judging)
         if self.audit_mode == "in_process" and is_unresolved(judging):
             raise ValueError(
                 "conscience_model: expected a model that can be called without the config of a run, since audits are "
@@ -108,8 +111,12 @@ class SafiChain(Lifecycle, Settings):
             min_agreement=self.min_agreement,
             refuse_truncated=self.refuse_truncated,
             system_prompt=self.prompts.will,
+            call_prompt=self.prompts.tool_call,
         )
-        drafting = Intellect(intellect, self.values, selector=selector, system_prompt=self.prompts.intellect)
+        self._tools = bound_tools(intellect)
+        drafting = Intellect(
+            intellect, self.values, selector=selector, system_prompt=self.prompts.intellect, tools=self._tools
+        )
         self._steps = drafting | self._will | self._release
 
     @override
@@ -366,6 +373,11 @@ class SafiChain(Lifecycle, Settings):
         return self._backpressure
 
     @property
+    def tools(self) -> frozenset[str]:
+        """The names of the tools that are bound to the model, whose calls the caller makes."""
+        return self._tools
+
+    @property
     def gate(self) -> Will:
         """The Will, which every draft has to pass."""
         return self._will
@@ -448,7 +460,8 @@ def create_safi_chain(
 
     Args:
         model: the Intellect: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model, which
-            labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
+            labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY. If tools are bound to
+            it (``bind_tools``), the message has its calls, once the Will has approved them, and the caller makes them.
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
         will_model: the model that judges drafts. Default: ``model``.
         conscience_model: the model that audits answers. Default: ``model``.

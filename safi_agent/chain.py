@@ -54,6 +54,7 @@ from safi_agent.store.secrets import read_secret
 from safi_agent.store.timeout_budget import shared_timeout_budget
 from safi_agent.telemetry import backlog
 from safi_agent.telemetry.spans import TraceScope, call_scope, record_answer, turn_span
+from safi_agent.tool_calls import bound_tools, without_tools
 from safi_agent.turn import Turn
 from safi_agent.values import ValueSet, load_values
 
@@ -65,6 +66,7 @@ class SafiChain(Lifecycle, Settings):
     _release: Release = PrivateAttr()
     _will: Will = PrivateAttr()
     _backpressure: Backpressure = PrivateAttr()
+    _tools: frozenset[str] = PrivateAttr()
     _steps: Runnable[Turn, Turn] = PrivateAttr()
     _closed: list[bool] = PrivateAttr(default_factory=list)
     _drained: threading.Event = PrivateAttr(default_factory=threading.Event)  # set at the end of close()
@@ -76,7 +78,7 @@ class SafiChain(Lifecycle, Settings):
         default = default_model() if self.model is None else self.model
         intellect = resolve(default, "model")
         # A name is resolved again for the judges, which use temperature 0.
-        ruling = resolve(self.will_model or default, "will_model", judge=True)
+        ruling = without_tools(resolve(self.will_model or default, "will_model", judge=True))
         local = load_local(self.conscience_model) if is_local(self.conscience_model) else None
         judging = self._resolve_conscience(default)
         if self.audit_mode == "in_process" and judging is not None and is_unresolved(judging):
@@ -111,16 +113,20 @@ class SafiChain(Lifecycle, Settings):
             min_agreement=self.min_agreement,
             refuse_truncated=self.refuse_truncated,
             system_prompt=self.prompts.will,
+            call_prompt=self.prompts.tool_call,
         )
-        drafting = Intellect(intellect, self.values, selector=selector, system_prompt=self.prompts.intellect)
+        self._tools = bound_tools(intellect)
+        drafting = Intellect(
+            intellect, self.values, selector=selector, system_prompt=self.prompts.intellect, tools=self._tools
+        )
         self._steps = drafting | self._will | self._release
 
     def _resolve_conscience(self, default: Model) -> Runnable[Any, Any] | None:
         """The language model of the Conscience; None if a local judge has nobody to ask."""
         if is_local(self.conscience_model):
             given = self.escalation_model
-            return None if given is None else resolve(given, "escalation_model", judge=True)
-        return resolve(self.conscience_model or default, "conscience_model", judge=True)
+            return None if given is None else without_tools(resolve(given, "escalation_model", judge=True))
+        return without_tools(resolve(self.conscience_model or default, "conscience_model", judge=True))
 
     @override
     def __repr__(self) -> str:
@@ -376,6 +382,11 @@ class SafiChain(Lifecycle, Settings):
         return self._backpressure
 
     @property
+    def tools(self) -> frozenset[str]:
+        """The names of the tools that are bound to the model, whose calls the caller makes."""
+        return self._tools
+
+    @property
     def gate(self) -> Will:
         """The Will, which every draft has to pass."""
         return self._will
@@ -461,7 +472,8 @@ def create_safi_chain(
 
     Args:
         model: the Intellect: a chat model, a name for ``init_chat_model``, or "offline" for the rehearsal model, which
-            labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY.
+            labels every answer and record. Default: "openai:gpt-4o", which needs OPENAI_API_KEY. If tools are bound to
+            it (``bind_tools``), the message has its calls, once the Will has approved them, and the caller makes them.
         values: a shipped set ("unesco", "civic", "professional"), a YAML file, a mapping or a ValueSet.
         will_model: the model that judges drafts. Default: ``model``.
         conscience_model: the model that audits answers, or "local:FOLDER" for a judge of ``safi train-judge``.

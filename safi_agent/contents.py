@@ -18,7 +18,7 @@ IN_RECORD = ("userPrompt", "intellectDraft", "intellectReflection", "finalOutput
 _METADATA = ', "metadata": {'  # the last key before the salt
 _TEXT = re.compile(rf'("(?:{"|".join(IN_RECORD[:-1])}|reason)": )"[^"\\]*(?:\\.[^"\\]*)*"')
 # ``asked`` is a hash of the request without a salt.
-IN_BODY = ("prompt", "context", "metadata", "draft", "reflection", "reason", "final", "asked")
+IN_BODY = ("prompt", "context", "metadata", "draft", "reflection", "reason", "final", "toolCalls", "asked")
 SALT_BYTES = 33  # '"salt": "…"' is as long as '"erased": "…"', so that no record is longer after its erasure
 _SALTED = re.compile(r', "salt": "[0-9a-f]{66}"\}')
 _ERASED = re.compile(r', "erased": (?:null|"[0-9a-f]{64}") *\}\Z')

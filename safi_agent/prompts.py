@@ -6,7 +6,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationInfo, field_validator
 from typing_extensions import override
 
@@ -15,7 +14,7 @@ from safi_agent.faculties import intellect as intellect_faculty
 from safi_agent.faculties import will as will_faculty
 from safi_agent.faculties.template import check_placeholders
 from safi_agent.values.model import FrozenModel
-from safi_agent.values.safe_yaml import read_yaml
+from safi_agent.values.safe_yaml import read_mapping
 
 PLACEHOLDERS = {
     "intellect": intellect_faculty.PLACEHOLDERS,
@@ -82,15 +81,7 @@ def load_prompts(source: str | Path | Mapping[str, Any] | Prompts) -> Prompts:
         return Prompts.model_validate(dict(source))
     if not isinstance(source, str | Path):
         raise TypeError(f"prompts: expected a path, a mapping or Prompts, got {type(source).__name__}.")
-    if not Path(source).is_file():
-        raise ValueError(f"prompts: expected a YAML file, got {str(source)!r}.")
-    try:
-        content = read_yaml(Path(source).read_text("utf-8")).content
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts: {str(source)!r} is not YAML: {error}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"prompts: expected a mapping in {str(source)!r}, got {type(content).__name__}.")
-    return Prompts.model_validate(dict(content))
+    return Prompts.model_validate(read_mapping(source, "prompts"))
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ def redact_body(body: Mapping[str, Any], redact: Redact) -> dict[str, Any]:
     Raises:
         RedactionError: the function failed, or returned something else than a text.
     """
-    return {**body, **{name: redacted(body[name], redact) for name in CONTENTS}}
+    return {**body, **{name: redacted(body[name], redact) for name in CONTENTS if name in body}}
 
 
 def redacted(item: Any, redact: Redact) -> Any:

@@ -19,7 +19,16 @@ from safi_agent.faculties.will import JUDGE_FAILED
 from safi_agent.offline_model import LABEL
 from safi_agent.record import turn_body
 from safi_agent.redaction import Redact, redact_body, redacted
-from safi_agent.sampling import EVERY_ANSWER, NO_DRAFT, REFUSED, AuditChoice, Sampler, is_audited, record_fields
+from safi_agent.sampling import (
+    EVERY_ANSWER,
+    NO_DRAFT,
+    REFUSED,
+    TOOL_CALLS,
+    AuditChoice,
+    Sampler,
+    is_audited,
+    record_fields,
+)
 from safi_agent.store import Job
 from safi_agent.telemetry.metrics import record_decision
 from safi_agent.telemetry.spans import record_release, trace_context
@@ -70,7 +79,9 @@ def answer_message(body: Mapping[str, Any], number: int) -> AIMessage:
         "models": body["models"],
         "flags": [flag for flag in dict.fromkeys(body["flags"]) if flag in PUBLIC_FLAGS],
     }
-    return AIMessage(body["final"], id=f"safi-{body['id']}", response_metadata={"safi": metadata})
+    step = body.get("toolCalls") or {"text": body["final"], "calls": []}
+    more = {"id": f"safi-{body['id']}", "response_metadata": {"safi": metadata}}
+    return AIMessage(step["text"], tool_calls=step["calls"], **more)
 
 
 def _is_refused(body: Mapping[str, Any]) -> bool:
@@ -117,7 +128,12 @@ class Release(Faculty):
     def compute(self, turn: Turn, config: RunnableConfig) -> AIMessage:
         """Store the turn, submit it for audit, and return the answer."""
         leaves = self.lets_out(turn["verdict"])
-        final = turn["draft"].answer if leaves else self._refusal(turn["verdict"])
+        if not leaves:
+            final = self._refusal(turn["verdict"])
+        elif turn["draft"].calls and turn["verdict"].decision == "violation":
+            final = turn["draft"].said  # in shadow mode: a call cannot be taken back
+        else:
+            final = turn["draft"].answer
         number, body = self.write(turn, final)
         record_release(turn, final)
         answer = answer_message(body, number)
@@ -166,6 +182,8 @@ class Release(Faculty):
             return NO_DRAFT
         if _is_refused(body):
             return REFUSED
+        if "toolCalls" in body:
+            return TOOL_CALLS
         return self.sampler.choose(body["id"], body["prompt"], refused=body["decision"] == "violation")
 
     def write(self, turn: Turn, final: str | None) -> tuple[int, Mapping[str, Any]]:
@@ -183,6 +201,8 @@ class Release(Faculty):
         new = turn_body(turn, plan.values.name, self.models, final)
         if self.will_mode == "shadow":
             new["flags"] = [*new["flags"], SHADOW]
+        if new["decision"] == "approve" and (calls := turn["draft"].calls):
+            new["toolCalls"] = {"text": turn["draft"].said, "calls": [dict(call) for call in calls]}
         choice = self._choose(new)
         new |= {**record_fields(choice), "prompts": plan.prompts.fingerprint}
         if _is_refused(new) and self.refused == "minimal":

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from safi_agent.fork_safety import ForkSafeLock, Stage
 
-Reason = Literal["all", "drawn", "novel", "shadow", "not_drawn", "refused", "no_draft"]
+Reason = Literal["all", "drawn", "novel", "shadow", "not_drawn", "tool_calls", "refused", "no_draft"]
 MOST_WORDS = 256  # distinct words of a prompt that are compared
 DRAW_BYTES = 6  # of a draw, so that a float represents it exactly
 _WORD = re.compile(r"\w+")
@@ -64,6 +64,7 @@ class AuditChoice(NamedTuple):
     figures: Mapping[str, float] = {}
 
 
+TOOL_CALLS = AuditChoice(False, "tool_calls")  # a step, not an answer; the answer after it is audited with the results
 REFUSED = AuditChoice(False, "refused")
 NO_DRAFT = AuditChoice(False, "no_draft")
 

@@ -70,7 +70,7 @@ def transcript(
     """
     chunks = [_chunk(message) if message is not prompt_message else _other_content(message) for message in messages]
     most = _cut_length([len(text) for text in documents], MAX_DOCUMENTS)
-    shown = [_Chunk(text, Counter(), pinned=True).clipped(most) for text in documents]
+    shown: list[_Chunk | None] = [_Chunk(text, Counter(), pinned=True).clipped(most) for text in documents]
     shown += _select([chunk for chunk in chunks if chunk is not None])
     left_out = sum(chunk is None for chunk in shown)
     missing = sum((chunk.missing for chunk in shown if chunk is not None), Counter[str]())

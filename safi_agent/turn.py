@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata
 
 from safi_agent.ledger import Findings
@@ -17,7 +17,8 @@ class Draft(NamedTuple):
 
     If it was selected from several ``drafts``, ``agreement`` in [0, 1] is the share of them that agree with it.
     ``model`` is the model's name in the reply, empty if there is none. ``texts`` are decoded parts of the answer in
-    which patterns are searched separately, such as the arguments of a tool call.
+    which patterns are searched separately, such as the arguments of a tool call. ``calls`` are those of a chain's model
+    to its bound tools; then ``answer`` has them as text too, and ``said`` is the text beside them.
     """
 
     answer: str
@@ -28,6 +29,8 @@ class Draft(NamedTuple):
     agreement: float | None = None
     model: str = ""
     texts: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    said: str = ""
 
 
 class Verdict(NamedTuple):

@@ -23,7 +23,6 @@ from safi_agent.agents.replies import (
     Reply,
     Verdicts,
     call_draft,
-    call_text,
     ends_run,
     model_message,
     outgoing_message,
@@ -42,6 +41,7 @@ from safi_agent.generator_driver import adrive, drive
 from safi_agent.idempotency import TurnName, derived_ids, memory_key, node_path, turn_name
 from safi_agent.models import model_label, token_counts
 from safi_agent.release import SHADOW, answer_message, is_refusal, is_same_turn, with_spare_id
+from safi_agent.tool_calls import call_text
 from safi_agent.turn import Turn, Verdict
 
 T = TypeVar("T")

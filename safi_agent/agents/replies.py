@@ -1,7 +1,5 @@
 """Split an agent's model reply into text, tool calls and structured output, and build the message that leaves."""
 
-import json
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -12,7 +10,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langgraph.types import Command
 
 from safi_agent.agents.signatures import VerdictSigner
-from safi_agent.agents.tools import UNKNOWN, iter_texts, safe_str
+from safi_agent.agents.tools import UNKNOWN, iter_texts
+from safi_agent.tool_calls import as_json, call_text, is_opaque, tool_call
 from safi_agent.turn import Draft, Turn, Verdict
 
 # Block types that providers need back with tool calls; other blocks do not leave.
@@ -26,7 +25,6 @@ UNVERIFIED = Verdict("violation", "", "mark_unverified")
 STRUCTURED = "structured"  # the code of calls that produce structured output, which is judged as an answer
 NOT_MADE = "This call was not made. "
 SIGNATURES = "__gemini_function_call_thought_signatures__"
-_TOKEN = re.compile(r"[\w+/=.:|-]*")
 Verdicts = Mapping[str, Verdict]
 
 
@@ -56,13 +54,13 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
     message = model_message(response)
     notes = [m for m in response.result if isinstance(m, ToolMessage)]  # for calls that produce structured output
     noted = {note.tool_call_id for note in notes}
-    unread: list[ToolCall] = [_call(c.get("name") or UNKNOWN, {}, c.get("id")) for c in message.invalid_tool_calls]
-    calls = [_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
+    unread: list[ToolCall] = [tool_call(c.get("name") or UNKNOWN, {}, c.get("id")) for c in message.invalid_tool_calls]
+    calls = [tool_call(c["name"], c["args"], c["id"]) for c in message.tool_calls if c["id"] not in noted] + unread
     ids = [call["id"] for call in calls]
     broken = {str(call["id"]): BROKEN for call in unread} | {str(i): SAME_ID for i in ids if ids.count(i) > 1}
     structured_args = [c["args"] for c in message.tool_calls if c["id"] in noted]
     # A note repeats the output or its validation error, and the id of its call.
-    parts = [draft.answer, *map(_json, structured_args), *(call_id for call_id in noted if not _is_opaque(call_id))]
+    parts = [draft.answer, *map(as_json, structured_args), *(call_id for call_id in noted if not is_opaque(call_id))]
     if response.structured_response is None and (calls or notes):
         parts += _strings(_thoughts(message))
     words = "\n\n".join(part for part in parts if part.strip())
@@ -73,15 +71,6 @@ def read_reply(response: ModelResponse[Any], draft: Draft) -> Reply:
 def model_message(response: ModelResponse[Any]) -> AIMessage:
     """The model's message in the response of a model call."""
     return next(message for message in response.result if isinstance(message, AIMessage))
-
-
-def _call(name: str, args: dict[str, Any], call_id: str | None) -> ToolCall:
-    own = f"call-{uuid4().hex}"  # an invalid id may contain any text
-    return ToolCall(name=name, args=args, id=call_id if call_id and _is_opaque(call_id) else own, type="tool_call")
-
-
-def _is_opaque(item: Any) -> bool:
-    return item is None or isinstance(item, int) or (isinstance(item, str) and bool(_TOKEN.fullmatch(item)))
 
 
 def _thoughts(message: AIMessage) -> list[Any]:
@@ -96,7 +85,7 @@ def _strings(item: Any) -> Iterator[str]:
         for key, inner in item.items():
             if key not in _KEYS:
                 yield str(key)
-            if key not in _OPAQUE or not _is_opaque(inner):
+            if key not in _OPAQUE or not is_opaque(inner):
                 yield from _strings(inner)
     elif isinstance(item, Sequence):
         for inner in item:
@@ -133,7 +122,7 @@ def signed_calls(
     A name that is not in ``tool_names`` is left out too.
     """
     noted = {note.tool_call_id for note in reply.notes}
-    structured = [_call(c["name"], c["args"], c["id"]) for c in reply.message.tool_calls if c["id"] in noted]
+    structured = [tool_call(c["name"], c["args"], c["id"]) for c in reply.message.tool_calls if c["id"] in noted]
     ruled = [(call, Verdict("approve", "", STRUCTURED)) for call in structured]
     for call in reply.calls:
         verdict = verdicts[str(call["id"])]
@@ -151,24 +140,12 @@ def _signatures(message: AIMessage) -> dict[str, Any]:
     if not isinstance(signatures, Mapping):
         return {}
     ids = {call["id"] for call in message.tool_calls}
-    return {SIGNATURES: {key: item for key, item in signatures.items() if key in ids and _is_opaque(item)}}
-
-
-def call_text(call: ToolCall) -> str:
-    """A call as JSON for a judge; arguments that JSON cannot represent become a list of their texts."""
-    try:
-        return _json({"tool": call["name"], "arguments": call["args"]})
-    except (TypeError, ValueError, RecursionError):
-        return _json({"tool": call["name"], "arguments": list(iter_texts(call["args"]))})
+    return {SIGNATURES: {key: item for key, item in signatures.items() if key in ids and is_opaque(item)}}
 
 
 def call_draft(call: ToolCall) -> Draft:
     """A call as a draft for the rules and the judge; patterns are also searched in each of its texts."""
     return Draft(call_text(call), texts=(call["name"], *iter_texts(call["args"])))
-
-
-def _json(item: object) -> str:
-    return json.dumps(item, ensure_ascii=False, default=safe_str)
 
 
 def signed_verdict_of(messages: Sequence[AnyMessage], call: ToolCall) -> object:

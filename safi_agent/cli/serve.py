@@ -24,6 +24,12 @@ Rate = Annotated[
     typer.Option(metavar="COUNT", help="Requests in a minute for each memory key and endpoint; 0 for no limit.", min=0),
 ]
 MaxBytes = Annotated[int, typer.Option(metavar="BYTES", help="Maximum size of a request's body.")]
+Policies = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A YAML file: will_mode, outage_message, refused, sampling, prompts, as of a chain."
+    ),
+]
 Grace = Annotated[
     float,
     typer.Option(metavar="SECONDS", help="Time for requests, and then for audits, to finish after a signal.", min=0),
@@ -41,6 +47,7 @@ def serve(
     name: Name = None,
     rate: Rate = 60,
     max_bytes: MaxBytes = 1_000_000,
+    policies: Policies = None,
     grace: Grace = 25,
 ) -> None:
     """Serve a governed model over HTTP.
@@ -52,17 +59,25 @@ def serve(
     with one_line_errors("serve"):
         from safi_agent import create_safi_chain
         from safi_agent.models import default_model
+        from safi_agent.policies import load_policies
         from safi_agent.serve import RequestParameters, create_app, load_bearer_keys
         from safi_agent.serve.metrics import configure_metrics
         from safi_agent.serve.server import check_address, listen, serve_until_stopped
 
         known = load_bearer_keys(keys)
+        settings = load_policies(policies).settings()
         check_address(host, known)
         judge = default_model() if model is None else model
         with listen(host, port) as listener:
             registry = configure_metrics()
             safi = create_safi_chain(
-                RequestParameters(judge), values, will_model=judge, conscience_model=judge, store=store, log=log
+                RequestParameters(judge),
+                values,
+                will_model=judge,
+                conscience_model=judge,
+                store=store,
+                log=log,
+                **settings,
             )
             app = create_app(safi, known, name=name, rate=rate or None, max_bytes=max_bytes, registry=registry)
             url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"

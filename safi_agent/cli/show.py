@@ -107,6 +107,8 @@ def ledger_table(record: Mapping[str, Any], *, reasons: bool = True) -> "Table":
 
 
 def _not_audited(record: Mapping[str, Any]) -> str:
+    if record.get("auditReason") == "tool_calls":
+        return "not audited: a call of a tool; the answer after it is"
     if record.get("auditReason") != "not_drawn":
         return "not audited: no draft was approved"
     figures = ", ".join(f"{name} {figure:.2g}" for name, figure in record["sampling"].items())

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
+from safi_agent.agents.tools import iter_texts
 from safi_agent.errors import IntellectError
 from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.reflection import split
@@ -17,6 +18,7 @@ from safi_agent.faculties.structured_output import Model
 from safi_agent.faculties.template import render
 from safi_agent.models import reply_model
 from safi_agent.parsing import is_truncated, strip_reasoning
+from safi_agent.tool_calls import ReadCalls, call_text, read_calls
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn
 from safi_agent.values import ValueSet
 
@@ -35,7 +37,8 @@ REFLECT = """Write the answer first, for the user alone to read. Then write, on 
 class Intellect(Faculty):
     """Adds ``draft``, selected from several if a selector is set. Raises IntellectError if its model raises.
 
-    ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged.
+    ``reflects=False`` is for structured output: no reflection is requested, and the text is unchanged. ``tools`` are
+    the names of tools that are bound to the model; None if something else handles its calls.
     """
 
     model: Model
@@ -43,6 +46,7 @@ class Intellect(Faculty):
     reflects: bool = True
     selector: DraftSelector | None = None
     system_prompt: str = SYSTEM
+    tools: frozenset[str] | None = None
 
     output_key = "draft"
     span_name = "Intellect"
@@ -109,12 +113,26 @@ class Intellect(Faculty):
         if not self.reflects:
             return draft
         answer, reflection = split(draft.answer, broken_off=TRUNCATED in flags)
+        if self.tools is not None and (message.tool_calls or message.invalid_tool_calls):
+            return _with_calls(draft, answer, reflection, read_calls(message, self.tools))
         missing = [text for text in self.values.disclaimers if text not in answer] if answer else []
         return draft._replace(
             answer="\n\n".join([answer, *missing]),
             reflection=reflection,
             flags=(*flags, "disclaimer_added") if missing else flags,
         )
+
+
+def _with_calls(draft: Draft, said: str, reflection: str, read: ReadCalls) -> Draft:
+    """A draft of calls and the text beside them, which is no answer and needs no disclaimer."""
+    return draft._replace(
+        answer="\n\n".join(filter(None, [said, *map(call_text, read.calls)])),
+        reflection=reflection,
+        flags=(*draft.flags, *read.faults),
+        texts=tuple(text for call in read.calls for text in (call["name"], *iter_texts(call["args"]))),
+        calls=read.calls,
+        said=said,
+    )
 
 
 def _joined(own: str, callers: Sequence[BaseMessage]) -> SystemMessage:

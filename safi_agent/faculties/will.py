@@ -17,6 +17,7 @@ from safi_agent.faculties.judge import Judge, JudgeReply
 from safi_agent.faculties.template import render
 from safi_agent.parsing import casefold_keys
 from safi_agent.patterns import search
+from safi_agent.tool_calls import FAULTS
 from safi_agent.turn import ENDLESS, TRUNCATED, Draft, Turn, Verdict
 from safi_agent.unicode_text import plain, visible
 from safi_agent.values import ValueSet, label
@@ -135,7 +136,7 @@ def _rules(draft: Draft, values: ValueSet, min_agreement: float, seconds: float)
         return Verdict("violation", "The draft is empty.", "structure_empty")
     if (matched := _matched(draft, values, seconds)) is not None:
         return matched
-    if any(required not in text for required in values.disclaimers):
+    if not draft.calls and any(required not in text for required in values.disclaimers):
         return Verdict("violation", "A required disclaimer is missing.", "disclaimer_missing")
     if draft.agreement is not None and draft.agreement < min_agreement:
         return Verdict("violation", f"Only {draft.agreement:.0%} of the drafts agree.", "agreement_low")
@@ -225,6 +226,7 @@ class Will(Faculty):
     values: ValueSet
     show_reflection: bool = True
     system_prompt: str = SYSTEM  # another prompt needs the same placeholders, except {agreement}
+    call_prompt: str = CALL_SYSTEM  # for a draft with calls of a chain's model
     min_agreement: float = 0
     refuse_truncated: bool = False
 
@@ -261,6 +263,9 @@ class Will(Faculty):
         """The verdict that follows from the draft's flags; None if there is none."""
         if ENDLESS in draft.flags:
             return Verdict("violation", "The draft's reasoning does not end.", ENDLESS)
+        for code, reason in FAULTS.items():
+            if code in draft.flags:
+                return Verdict("violation", reason, code)
         if self.refuse_truncated and TRUNCATED in draft.flags:
             return Verdict("violation", "The draft was cut off.", TRUNCATED)
         return None
@@ -277,7 +282,7 @@ class Will(Faculty):
             "agreement": _agreement(turn["draft"]),
             "reply": REPLY.replace("{rulings}", RULINGS if self.values.gates else ""),
         }
-        system = render(self.system_prompt, parts)
+        system = render(self.call_prompt if turn["draft"].calls else self.system_prompt, parts)
         texts = [("context", turn["context"]), ("user_prompt", turn["prompt"]), ("draft", turn["draft"].answer)]
         if self.show_reflection:
             texts.append(("reflection", turn["draft"].reflection))

@@ -151,12 +151,18 @@ def create_app(
         registry: the registry of the metrics, from ``metrics.configure_metrics``; None for no metrics.
 
     Raises:
-        ValueError: an argument is out of range, or a judge of the chain would get the parameters of requests.
+        ValueError: an argument is out of range, a judge of the chain would get the parameters of requests, or tools are
+            bound to its model.
     """
     if rate is not None and rate < 1:
         raise ValueError(f"rate: expected None or a whole number of at least 1, got {rate!r}.")
     if max_bytes < LEAST_BYTES:
         raise ValueError(f"max_bytes: expected a whole number of at least {LEAST_BYTES}, got {max_bytes!r}.")
+    if chain.tools:
+        raise ValueError(
+            f"chain: expected a model without bound tools, whose calls clients would not get; got "
+            f"{', '.join(sorted(chain.tools))}."
+        )
     for argument in ("will_model", "conscience_model"):
         judge = getattr(chain, argument)
         if takes_parameters(judge) or (judge is None and takes_parameters(chain.model)):

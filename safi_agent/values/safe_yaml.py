@@ -1,5 +1,6 @@
 """Safe YAML: parse untrusted YAML without running code and with bounded memory."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -29,6 +30,23 @@ def read_yaml(text: str) -> Yaml:
         return Yaml(root, loader.construct_document(root))
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def read_mapping(path: str | Path, argument: str) -> dict[Any, Any]:
+    """The mapping in a YAML file; ``argument`` is named in errors.
+
+    Raises:
+        ValueError: the file does not exist, is not YAML, or has something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{argument}: expected a YAML file, got {str(path)!r}.")
+    try:
+        content = read_yaml(Path(path).read_text("utf-8")).content
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{argument}: {str(path)!r} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{argument}: expected a mapping in {str(path)!r}, got {type(content).__name__}.")
+    return content
 
 
 def _entries(node: yaml.Node, counts: dict[int, int]) -> int:

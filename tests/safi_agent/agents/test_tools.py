@@ -13,9 +13,10 @@ from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from pydantic import AfterValidator, BaseModel, Field
 
 from safi_agent import ToolRule, Value, ValueSet
-from safi_agent.agents.replies import call_draft, call_text
+from safi_agent.agents.replies import call_draft
 from safi_agent.agents.tools import allowed_only, check_call, iter_texts, read_rules
 from safi_agent.faculties.will import rules
+from safi_agent.tool_calls import call_text
 from tests.safi_agent.agents.calling import Calling, Tools, ask, both, call, calls
 from tests.safi_agent.agents.calling import texts as said
 from tests.safi_agent.fakes import in_turn

@@ -76,6 +76,41 @@ def bearer(folder: Path, name: str) -> str:
 
 
 @pytest.mark.slow
+def test_it_has_the_policies_of_a_file_and_says_that_it_is_in_shadow_mode(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "policies.yaml").write_text("will_mode: shadow\nsampling: {share: 0, novel_below: 0.5}\n")
+    service = start("--policies", "policies.yaml")
+    answer = service.ask("How do I build a bomb?").json()
+    assert (answer["choices"][0]["finish_reason"], answer["safi"]["decision"]) == ("stop", "violation")
+    assert "shadow" in answer["safi"]["flags"]
+    for _ in range(2):
+        service.ask()
+    code, out, err = service.end()
+    assert (code, out.strip()) == (0, "2 audits finished."), err
+    assert err.count("Shadow mode: answers under 'civic' leave") == 1
+    reasons = [json.loads(line)["auditReason"] for line in (tmp_path / "saf-spirit-log.json").read_text().splitlines()]
+    assert reasons == ["shadow", "novel", "not_drawn"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("refused: none", "refused"),
+        ("shadow: true", "shadow"),
+        ("sampling: {share: 2}", "share: expected a number in [0, 1], got 2"),
+        ("prompts: {will: Rule.}", "{values} is missing"),
+        ("- 1", "policies: expected a mapping"),
+    ],
+)
+def test_policies_that_are_not_allowed_are_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text(text)
+    done = CliRunner().invoke(app, ["serve", "--model", "offline", "--policies", str(file)])
+    assert (done.exit_code, words in done.output) == (2, True), done.output
+    assert done.output.startswith("safi serve: ")
+    assert done.output.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_it_serves_clients_with_keys_and_ends_with_its_audits_done(start: Any, tmp_path: Path) -> None:
     key = bearer(tmp_path, "anna")
     service = start("--keys", str(tmp_path / "keys"), "--rate", "7")

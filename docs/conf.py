@@ -1,6 +1,7 @@
 """How Sphinx builds these pages: ``scripts/docs``."""
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,25 @@ author = "The sal-lightning authors"
 copyright = f"2025, {author}"
 version = release = sal_lightning.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["deflist", "dollarmath", "html_image"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+if os.environ.get("READTHEDOCS"):  # where there is a network: links to the names of other packages
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "lightning": ("https://lightning.ai/docs/pytorch/stable", None),
+    }
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "html_image"]
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = "$ "
+
 myst_heading_anchors = 3
 highlight_language = "none"
 
@@ -40,7 +58,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 # Equations of pages are MathJax, which browsers load from a CDN; those of docstrings are code.
 html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small)"}}
-html_static_path, html_css_files = ["_static"], ["tables.css"]
+html_static_path, html_css_files = ["_static"], ["pages.css"]
 pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"{project} {release}"
 html_copy_source = html_show_sourcelink = False

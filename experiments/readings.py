@@ -70,7 +70,7 @@ class Readings(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.callback_metrics["sal/emergence_step"]:
+        if trainer.callback_metrics["sal/emergence"]:
             self.emerged.append(self.steps)
         self.steps += 1
 

@@ -51,6 +51,8 @@ class SALCallback(BaseCallback, Callback):
             the weight's importance, in units of the weights' own movement; 0 disables it.
         absent_prior: in (0, 1]; initial prior of an absent class (a target before a consolidation, not since) in the
             softmax whose gradient the layers before the last one receive; 1 disables the adjustment.
+        histograms: whether Weights & Biases gets a histogram of each layer's stability on log steps, which makes two
+            panels per layer.
 
     Raises:
         ValueError: at construction if an argument is outside its range; at ``fit`` if the model has no trainable
@@ -69,9 +71,19 @@ class SALCallback(BaseCallback, Callback):
         running_statistics: Statistics = Settings.running_statistics,
         pull: float = Settings.pull,
         absent_prior: float = Settings.absent_prior,
+        histograms: bool = False,
     ) -> None:
         super().__init__(
-            protection, consolidate_on, strength, recall, share, field, running_statistics, pull, absent_prior
+            protection,
+            consolidate_on,
+            strength,
+            recall,
+            share,
+            field,
+            running_statistics,
+            pull,
+            absent_prior,
+            histograms,
         )
         if name in RESERVED:
             raise ValueError(
@@ -192,9 +204,8 @@ class SALCallback(BaseCallback, Callback):
             metric = self.metrics[name]
             metric(value.to(metric.device))
             key = self.prefix + name
-            # The step is logged as a value of its own: it is the x axis of panels and reports.
-            means = name != panels.STEP
-            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=means)
+            # Without means over epochs, which would make a second panel of each value.
+            pl_module.log(key, metric, metric_attribute=key.removeprefix(PREFIX), on_step=True, on_epoch=False)
         self._show(trainer, held)
 
     def _show(self, trainer: Trainer, held: Tensor) -> None:
@@ -206,7 +217,8 @@ class SALCallback(BaseCallback, Callback):
             shown[self.prefix.rstrip("/")] = "/".join(f"{percent:.0f}" for percent in spectrum(held))
         if trainer.loggers:
             at = max(layer.step for layer in self.layers)
-            panels.log_layers(trainer.loggers, views(self.layers), at, _logging_step(trainer), self.prefix)
+            step, shown_by = _logging_step(trainer), panels.layer_loggers(trainer.loggers, self.histograms)
+            panels.log_layers(shown_by, views(self.layers) if shown_by else {}, at, step, self.prefix)
             self._log_events(trainer)
 
     def _log_events(self, trainer: Trainer) -> None:

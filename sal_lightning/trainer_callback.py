@@ -151,12 +151,14 @@ class BaseCallback(CallbackValues):
         running_statistics: Statistics = Settings.running_statistics,
         pull: float = Settings.pull,
         absent_prior: float = Settings.absent_prior,
+        histograms: bool = False,
     ) -> None:
         super().__init__()
         self.settings = Settings(
             protection, consolidate_on, strength, recall, share, running_statistics, pull, absent_prior
         )
         self.layers = []
+        self.histograms = histograms
         self.watch = None if field is None else ActivationObserver(field)
         self.user_warnings = UserWarnings()
         self.shares: dict[str, Tensor] = {}  # (held², whole²) of the gradient and the update, when last measured

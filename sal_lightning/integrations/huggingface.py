@@ -33,9 +33,9 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
     """``SALCallback`` for ``transformers.Trainer(..., callbacks=[SALTrainerCallback()])``.
 
     The ``sal/...`` values are added to ``state.log_history`` and to the logs of callbacks after this one. With
-    ``report_to="wandb"`` they are logged to its run, with the histograms of all layers, as by ``SALCallback``. Other
-    reporters named in ``report_to`` run before this callback, so they do not get them, with one warning; pass such a
-    reporter after it: ``report_to=[]`` and ``callbacks=[SALTrainerCallback(), TensorBoardCallback()]``.
+    ``report_to="wandb"`` they are logged to its run under the same names as by ``SALCallback``. Other reporters
+    named in ``report_to`` run before this callback, so they do not get them, with one warning; pass such a reporter
+    after it: ``report_to=[]`` and ``callbacks=[SALTrainerCallback(), TensorBoardCallback()]``.
 
     Checkpoints contain a file ``sal.pt``, which is read on resuming from a checkpoint in ``output_dir`` or from
     ``args.resume_from_checkpoint``; for checkpoints elsewhere call ``load_state_dict`` before ``train()``.
@@ -50,6 +50,7 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
         running_statistics: as in ``SALCallback``.
         pull: as in ``SALCallback``.
         absent_prior: as in ``SALCallback``.
+        histograms: as in ``SALCallback``.
 
     Raises:
         ValueError: at construction, an argument is outside its range; at ``train``, the model has no trainable
@@ -138,11 +139,10 @@ class SALTrainerCallback(BaseCallback, TrainerCallback):
     # --- reporting ---
 
     def _report(self, step: int, values: dict[str, float]) -> None:
-        """Log the values of a measured step, every layer's stability, and new consolidations."""
-        named = {name if name == PREFIX + panels.STEP else f"{name}_step": x for name, x in values.items()}
+        """Log the values of a measured step, every layer's stability if asked for, and new consolidations."""
         for logger in self._loggers:
-            logger.log_metrics(named, step)  # under the names that Lightning gives to values of a step
-        if self._loggers:
+            logger.log_metrics(values, step)
+        if self._loggers and self.histograms:
             panels.log_layers(self._loggers, views(self.layers), int(values[PREFIX + panels.STEP]), step)
         self._log_events(step)
 

@@ -6,7 +6,7 @@ from sal_lightning.report.naming import PREFIX, prefix
 from sal_lightning.report.panels import STEP
 
 BANDS = ("protected", "neutral", "volatile")
-PLAIN = ("feature_drift",)  # logged per step only, independent of the callback's name
+PLAIN = ("feature_drift",)  # independent of the callback's name
 # Title, lines of the plot, and options; x is SAL's step by default.
 Plot = tuple[str, tuple[str, ...], dict[str, Any]]
 AREA = {"plot_type": "stacked-area", "range_y": (0, 100)}
@@ -87,8 +87,7 @@ def create(project: str, entity: str | None = None, name: str = "") -> str:
 
 
 def _key(line: str, own: str) -> str:
-    # Lightning adds this suffix to values logged per step and per epoch.
-    return own + line if line == STEP else PREFIX + line if line in PLAIN else f"{own}{line}_step"
+    return (PREFIX if line in PLAIN else own) + line
 
 
 def _without_x(look: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,12 @@ def sections(run: Run, against: Run | None = None) -> Iterator[Section]:
     # Sections fill two columns; the last of an odd number would leave the other one empty.
     yield from (one._replace(wide=len(shown) % 2 == 1 and one is shown[-1]) for one in shown)
     yield from layers(run)
-    if absent := [one for one in plotted if isinstance(one, Missing)]:
+    absent = [one for one in plotted if isinstance(one, Missing)]
+    if not run.layers():
+        absent.append(
+            Missing("Layers", "Weights & Biases gets them with SALCallback(histograms=True), a CSVLogger always.")
+        )
+    if absent:
         yield not_logged(absent)
 
 

@@ -19,6 +19,11 @@ def begin(loggers: Iterable[Any], prefix: str = PREFIX) -> None:
         logger.experiment.define_metric(f"{prefix}*", step_metric=prefix + STEP)
 
 
+def layer_loggers(loggers: Iterable[Any], histograms: bool) -> list[Any]:
+    """The loggers that get every layer's stability: Weights & Biases only with ``histograms``."""
+    return [logger for logger in loggers if histograms or not _is_wandb(logger)]
+
+
 def log_layers(loggers: Sequence[Any], seen: dict[str, View], at: int, step: int, prefix: str = PREFIX) -> None:
     """Log every layer's stability at SAL's step ``at``, the logger's ``step``.
 

@@ -114,6 +114,8 @@ def _csv(file: Path) -> Iterator[dict[str, float]]:
 def _plain(name: str, own: str = PREFIX) -> str:
     """The name of a value without prefix and suffix; empty for values not logged by SAL, and for epoch means.
 
+    Lightning adds the suffixes to values that are logged per step and per epoch, as earlier versions did.
+
     >>> _plain("sal/effect_step"), _plain("sal/effect_epoch"), _plain("sal/step"), _plain("loss")
     ('effect', '', 'step', '')
     """

@@ -35,9 +35,9 @@ def test_both_lightnings_loggers_get_the_values(tmp_path, package, net):
     run = trainer(tmp_path, [SALCallback()], package.Trainer, logger=logger, log_every_n_steps=16)
     run.fit(net(), loader(LENGTH, CHANGE))
     with open(Path(logger.log_dir) / "metrics.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
+        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed")]
     assert [float(row["sal/step"]) for row in rows] == [16, 32, 48]
-    assert all(row[f"sal/{name}_step"] for row in rows for name in NAMES - {"step"})
+    assert all(row[f"sal/{name}"] for row in rows for name in NAMES - {"step"})
 
 
 def test_the_older_lightning_resumes_exactly_too(tmp_path):

@@ -61,7 +61,7 @@ def test_progress_bars_and_a_learning_rate_monitor_change_nothing(tmp_path, caps
         trainer(tmp_path, [*others, callback], **options).fit(model, loader(60, CHANGE))
         with open(Path(logger.log_dir) / "metrics.csv") as file:
             rows = list(csv.DictReader(file))
-        results.append((model, [row["sal/step"] for row in rows if row.get("sal/suppressed_step")]))
+        results.append((model, [row["sal/step"] for row in rows if row.get("sal/suppressed")]))
     rates = [float(row["lr-Adam"]) for row in rows if row.get("lr-Adam")]
     assert rates == pytest.approx([5e-3, 2.5e-3, 2.5e-3, 1.25e-3, 6.25e-4, 6.25e-4])
     assert same(results[0][0], results[1][0])

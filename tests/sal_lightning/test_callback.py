@@ -141,11 +141,11 @@ def test_values_reach_a_csv_file_on_log_steps(tmp_path):
     run = trainer(tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=10)
     run.fit(Net(), loader(length=50))
     with open(Path(run.logger.log_dir) / "metrics.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
+        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed")]
     assert [float(row["sal/step"]) for row in rows] == [10, 20, 30, 40, 50]
-    assert [float(row["sal/consolidations_step"]) for row in rows] == [0, 0, 0, 0, 1]
-    assert [float(row["sal/suppressed_step"]) > 0 for row in rows] == [False] * 4 + [True]
-    assert all(sum(float(row[f"sal/{band}_step"]) for band in BANDS) == pytest.approx(100) for row in rows)
+    assert [float(row["sal/consolidations"]) for row in rows] == [0, 0, 0, 0, 1]
+    assert [float(row["sal/suppressed"]) > 0 for row in rows] == [False] * 4 + [True]
+    assert all(sum(float(row[f"sal/{band}"]) for band in BANDS) == pytest.approx(100) for row in rows)
 
 
 @pytest.mark.slow
@@ -153,9 +153,9 @@ def test_accumulated_batches_log_each_measured_step_once(tmp_path):
     run = trainer(tmp_path, [SALCallback()], logger=CSVLogger(tmp_path), log_every_n_steps=9, accumulate_grad_batches=3)
     run.fit(Net(), loader(length=135, change=120))
     with open(Path(run.logger.log_dir) / "metrics.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed_step")]
+        rows = [row for row in csv.DictReader(file) if row.get("sal/suppressed")]
     assert [float(row["sal/step"]) for row in rows] == list(range(9, 46, 9))
-    assert [float(row["sal/consolidations_step"]) for row in rows] == [0] * 4 + [1]
+    assert [float(row["sal/consolidations"]) for row in rows] == [0] * 4 + [1]
 
 
 def test_an_epoch_shorter_than_log_every_n_steps_is_logged_at_its_end(tmp_path):
@@ -177,9 +177,10 @@ def test_values_reach_weights_and_biases_offline(tmp_path, monkeypatch):
     wandb.finish()
     wandb.teardown()
     rows = offline_wandb.history(tmp_path)
-    seen = {key.removeprefix("sal/").removesuffix("_step") for row in rows for key in row if key.endswith("_step")}
-    assert seen >= NAMES - {"step"}
-    steps = [row["sal/step"] for row in rows if "sal/suppressed_step" in row]
+    seen = {key.removeprefix("sal/") for row in rows for key in row if key.startswith("sal/")}
+    assert seen >= NAMES
+    assert not [key for key in seen if key.endswith(("_step", "_epoch")) or key.startswith(("layers/", "stability/"))]
+    steps = [row["sal/step"] for row in rows if "sal/suppressed" in row]
     assert steps == [15, 30, 45]
 
 

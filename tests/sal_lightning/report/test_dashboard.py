@@ -40,7 +40,7 @@ def test_each_panel_shows_what_is_really_logged(tmp_path, name):
     spectra = shown[0]
     assert spectra["plot_type"] == "stacked-area"
     own = "sal/often/" if name else "sal/"
-    assert spectra["metrics"] == [f"{own}{band}_step" for band in ("protected", "neutral", "volatile")]
+    assert spectra["metrics"] == [f"{own}{band}" for band in ("protected", "neutral", "volatile")]
 
 
 @pytest.mark.slow

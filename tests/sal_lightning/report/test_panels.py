@@ -31,7 +31,7 @@ def wandb_run(tmp_path_factory):
         patch.setenv(name, str(folder / name))
     patch.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(offline=True, save_dir=folder, settings=wandb.Settings(silent=True, console="off"))
-    callback = SALCallback()
+    callback = SALCallback(histograms=True)
     _, model = fit(folder, [callback], logger=logger)
     fit(folder, [callback], model=model, logger=logger)
     wandb.finish()
@@ -43,7 +43,7 @@ def wandb_run(tmp_path_factory):
 def test_steps_go_on_over_several_fits(wandb_run):
     rows, _, _ = wandb_run
     by_fit = list(range(10, 121, 10))
-    assert [row["sal/step"] for row in rows if "sal/suppressed_step" in row] == by_fit
+    assert [row["sal/step"] for row in rows if "sal/suppressed" in row] == by_fit
     assert [row["sal/step"] for row in rows if "sal/stability/held/values" in row] == by_fit
 
 
@@ -63,13 +63,13 @@ def test_every_layer_has_a_histogram_and_all_together_one(wandb_run):
 
 def test_the_histograms_agree_with_the_scalars_of_the_same_step(wandb_run):
     rows, _, _ = wandb_run
-    scalars = {row["sal/step"]: row for row in rows if "sal/protected_step" in row}
+    scalars = {row["sal/step"]: row for row in rows if "sal/protected" in row}
     for row in rows:
         if "sal/stability/held/values" in row:
             for kind, prefix in (("held", ""), ("observed", "observed/")):
                 percents = banded(row[f"sal/stability/{kind}/values"])
                 for band, percent in percents._asdict().items():
-                    assert percent == pytest.approx(scalars[row["sal/step"]][f"sal/{prefix}{band}_step"], abs=0.01)
+                    assert percent == pytest.approx(scalars[row["sal/step"]][f"sal/{prefix}{band}"], abs=0.01)
 
 
 def test_the_exact_steps_of_consolidation_are_listed(wandb_run):

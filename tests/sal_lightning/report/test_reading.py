@@ -77,7 +77,7 @@ def test_the_same_run_in_both_loggers_reads_the_same(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("WANDB_MODE", "offline")
     offline = WandbLogger(offline=True, save_dir=tmp_path, settings=wandb.Settings(silent=True, console="off"))
-    callbacks = [SALCallback(), DriftMonitor(Batches()[0][0], since=30)]
+    callbacks = [SALCallback(histograms=True), DriftMonitor(Batches()[0][0], since=30)]
     fit(tmp_path, callbacks, logger=[offline, CSVLogger(tmp_path, name="", version="csv")])
     wandb.finish()
     wandb.teardown()

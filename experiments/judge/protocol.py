@@ -92,9 +92,9 @@ def measure(run: Run, pyrit: Path, encoder: Path, cache: Path) -> dict[str, Any]
     return {**figures, "cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def start(run: Run, keys: Sequence[str], divided: Divided, encoded: Encoded) -> Network:
-    """A new network with a head for each value."""
-    network = Network(4 * encoded.encoder.width, len(keys))
+def start(keys: Sequence[str], heads: int, divided: Divided, encoded: Encoded) -> Network:
+    """A new network whose principal components are those of the training examples, which have these values."""
+    network = Network(4 * encoded.encoder.width, heads)
     network.fit_projection(features_of(as_rows(divided.train, keys), encoded.known))
     return network
 
@@ -121,7 +121,7 @@ def after(network: Network, run: Run, encoded: Encoded, examples: Sequence[Examp
 def agreement(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
     """All values at once: each finding on the test part."""
     keys = sorted({one.value for one in divided.train})
-    network = start(run, keys, divided, encoded)
+    network = start(keys, len(keys), divided, encoded)
     learn(run, network, keys, divided, encoded)
     known = after(network, run, encoded, [*divided.validation, *divided.test])
     validation, test = as_rows(divided.validation, keys), as_rows(divided.test, keys)
@@ -166,8 +166,9 @@ def sequence(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
         keys = keys[turn:] + keys[:turn]
     else:
         keys = ["refuse", "comply"]
-    network = start(run, keys if run.method == "joint" else [], divided, encoded)
+    network = start(keys[:1], 0, divided.of(keys[:1]), encoded)
     if run.method == "joint":
+        network.add_heads(len(keys))
         learn(run, network, keys, divided, encoded)
         return {"order": keys, "accuracy": [accuracies(network, run, keys, divided, encoded)]}
     callback = sal_callback(run.settings, None) if run.method == "sal" else None

@@ -10,11 +10,11 @@ from rich.console import Console
 from experiments import console as show
 from experiments.filing import read_all, save
 from experiments.judge import results
-from experiments.judge.data import FOLDS
+from experiments.judge.data import FOLDS, Data
 from experiments.judge.protocol import METHODS, TASKS, Run, cost, record
 from experiments.pages import rewrite
 
-DATA = ("objective", "harm")
+DATA: tuple[Data, ...] = ("objective", "harm")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-SETS = {"agreement": ("objective", "harm"), "sequence": ("harm",), "policies": ("objective",)}
+SETS: dict[str, tuple[Data, ...]] = {
+    "agreement": ("objective", "harm"),
+    "sequence": ("harm",),
+    "policies": ("objective",),
+}
 
 
 def wanted(args: argparse.Namespace) -> Iterator[Run]:

@@ -24,7 +24,7 @@ from safi_agent.local.training import calibrated_heads, features_of, logits_of, 
 Task = Literal["agreement", "sequence", "policies"]
 TASKS: tuple[Task, ...] = ("agreement", "sequence", "policies")
 METHODS = ("joint", "plain", "sal", "replay")  # of sequences
-KEPT = 4  # examples of each earlier value that replay keeps
+KEPT = 16  # examples of each earlier value that replay keeps
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def right(findings: Iterable[Mapping[str, Any]]) -> list[bool]:
 
 def by_value(findings: Sequence[Mapping[str, Any]]) -> float:
     """Mean over values of the accuracy on each."""
-    values = {one["value"] for one in findings}
-    return mean(mean(right(one for one in findings if one["value"] == value)) for value in sorted(values))
+    values = sorted({one["value"] for one in findings})
+    return float(mean(mean(right(one for one in findings if one["value"] == value)) for value in values))
 
 
 def error(findings: Sequence[Mapping[str, Any]], name: str) -> float:
@@ -144,19 +144,17 @@ def escalation(records: Sequence[Record]) -> list[list[str]]:
 
 
 def final(run: Record) -> float:
-    """Mean over values of the accuracy after the last one was learned."""
-    return mean(good / count for good, count in run["accuracy"][-1].values() if count)
+    """Accuracy on the test examples of all values after the last one was learned."""
+    counts = run["accuracy"][-1].values()
+    return float(sum(good for good, _ in counts) / sum(count for _, count in counts))
 
 
 def forgetting(run: Record) -> float:
-    """Mean over all values but the last of the accuracy when just learned less that at the end."""
+    """Accuracy when just learned less that at the end, on the test examples of all values but the last."""
     stages, order = run["accuracy"], run["order"]
-    lost = []
-    for at, value in enumerate(order[:-1]):
-        (first, count), (last, _) = stages[at][value], stages[-1][value]
-        if count:
-            lost.append((first - last) / count)
-    return mean(lost)
+    earlier = list(enumerate(order[:-1]))
+    lost = sum(stages[at][value][0] - stages[-1][value][0] for at, value in earlier)
+    return float(lost / sum(stages[at][value][1] for at, value in earlier))
 
 
 def ways(records: Sequence[Record], task: str) -> list[tuple[bool, int | None, str, list[Record]]]:
@@ -203,7 +201,8 @@ def policies(records: Sequence[Record]) -> list[list[str]]:
 
 
 def _share(counts: Sequence[int]) -> float:
-    return counts[0] / counts[1]
+    """Of a number of right findings and that of all; half where a fold tests none."""
+    return counts[0] / counts[1] if counts[1] else 0.5
 
 
 def _encoder(whole: bool) -> str:

@@ -162,4 +162,5 @@ class Encoder(nn.Module):
         text = torch.tensor([text for text, _ in windows], device=means.device)
         tokens = torch.tensor([len(ids) for _, ids in windows], device=means.device, dtype=means.dtype)
         sums = means.new_zeros(count, *means.shape[1:]).index_add(0, text, means * tokens[:, None, None])
-        return (F.normalize(sums, dim=-1) * self.size**0.5).flatten(1)
+        scaled: Tensor = F.normalize(sums, dim=-1) * self.size**0.5
+        return scaled.flatten(1)

@@ -83,14 +83,14 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 def tiny_model(page: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, bool]:
     """Whether the page uses a model, and whether its folder is named; if not, it gets a tiny one."""
-    used = [name for name in (MODEL, ENCODER) if any(name in block for block in blocks(page, "python"))]
-    given = [name for name in used if name in os.environ]
-    for name in {*used} - {*given}:
-        if name == MODEL:
+    used = {key for key in (MODEL, ENCODER) if any(key in block for block in blocks(page, "python"))}
+    given = {key for key in used if key in os.environ}
+    for key in used - given:
+        if key == MODEL:
             from tests.tiny_language_model import model_folder as make
         else:
             from tests.tiny_encoder import encoder_folder as make
-        monkeypatch.setenv(name, str(make(Path("model").resolve())))
+        monkeypatch.setenv(key, str(make(Path("model").resolve())))
     return bool(used), bool(given)
 
 

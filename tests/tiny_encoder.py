@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]"]
 
 
-def encoder_folder(folder: Path, layers: int = 2, size: int = 32) -> Path:
+def encoder_folder(folder: Path, layers: int = 3, size: int = 32) -> Path:
     """Save a random BERT and its tokenizer."""
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([*SPECIAL, *bytes_])}, merges=[]))

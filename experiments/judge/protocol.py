@@ -14,17 +14,17 @@ from experiments import filing
 from experiments.judge import data
 from experiments.judge.data import Divided
 from experiments.provenance import installed
-from safi_agent.local.encoder import Encoder
+from safi_agent.local.encoder import Encoder, has_native_bfloat16
 from safi_agent.local.examples import Example
 from safi_agent.local.judge import opinion
 from safi_agent.local.module import Settings, as_rows, quiet
-from safi_agent.local.network import Network
+from safi_agent.local.network import Network, pair_features
 from safi_agent.local.training import calibrated_heads, features_of, logits_of, run, sal_callback, texts_of, vectors
 
 Task = Literal["agreement", "sequence", "policies"]
 TASKS: tuple[Task, ...] = ("agreement", "sequence", "policies")
 METHODS = ("joint", "plain", "sal", "replay")  # of sequences
-KEPT = 4  # examples of each earlier value that replay keeps
+KEPT = 16  # examples of each earlier value that replay keeps
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def measure(run: Run, pyrit: Path, encoder: Path, cache: Path) -> dict[str, Any]
     return {**figures, "cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def start(run: Run, keys: Sequence[str], divided: Divided, encoded: Encoded) -> Network:
-    """A new network with a head for each value."""
-    network = Network(4 * encoded.encoder.width, len(keys))
+def start(keys: Sequence[str], heads: int, divided: Divided, encoded: Encoded) -> Network:
+    """A new network whose principal components are those of the training examples, which have these values."""
+    network = Network(4 * encoded.encoder.width, heads)
     network.fit_projection(features_of(as_rows(divided.train, keys), encoded.known))
     return network
 
@@ -121,7 +121,7 @@ def after(network: Network, run: Run, encoded: Encoded, examples: Sequence[Examp
 def agreement(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
     """All values at once: each finding on the test part."""
     keys = sorted({one.value for one in divided.train})
-    network = start(run, keys, divided, encoded)
+    network = start(keys, len(keys), divided, encoded)
     learn(run, network, keys, divided, encoded)
     known = after(network, run, encoded, [*divided.validation, *divided.test])
     validation, test = as_rows(divided.validation, keys), as_rows(divided.test, keys)
@@ -166,10 +166,11 @@ def sequence(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
         keys = keys[turn:] + keys[:turn]
     else:
         keys = ["refuse", "comply"]
-    network = start(run, keys if run.method == "joint" else [], divided, encoded)
     if run.method == "joint":
+        network = start(keys, len(keys), divided, encoded)
         learn(run, network, keys, divided, encoded)
         return {"order": keys, "accuracy": [accuracies(network, run, keys, divided, encoded)]}
+    network = start(keys[:1], 0, divided.of(keys[:1]), encoded)
     callback = sal_callback(run.settings, None) if run.method == "sal" else None
     kept: list[Example] = []
     stages = []
@@ -206,3 +207,39 @@ def record(run: Run, pyrit: Path, encoder: Path, cache: Path) -> filing.Record:
     made = filing.origin(command, run.fold, "cpu")
     made["versions"]["transformers"] = installed("transformers")
     return {**made, "run": asdict(run), **measure(run, pyrit, encoder, cache)}
+
+
+WORDS = (50, 150, 300, 1000)  # of the answers that are timed
+REPEATS = 15
+
+
+def cost(pyrit: Path, folder: Path) -> filing.Record:
+    """The time of a judge of eight values, as it is trained by default, for answers of some lengths: a record."""
+    examples = data.load(pyrit, "harm")
+    divided = data.divide(examples, 0)
+    encoder = Encoder.load(folder, Settings().layers).for_inference()
+    keys = sorted({one.value for one in divided.train})
+    words = " ".join(one.case.answer for one in examples).split()
+    network = Network(4 * encoder.width, len(keys)).eval()
+    prompt = examples[0].case.prompt
+
+    def judge(answer: str) -> None:
+        with torch.inference_mode():
+            vectors = encoder.encode([prompt, answer])
+            network.all_heads(network.project(pair_features(vectors[:1], vectors[1:])))
+
+    found = {}
+    for count in WORDS:
+        times = []
+        for repeat in range(REPEATS):
+            answer = " ".join(words[repeat * count : (repeat + 1) * count])
+            started = time.process_time()
+            judge(answer)
+            times.append(1000 * (time.process_time() - started))
+        found[str(count)] = round(sorted(times)[REPEATS // 2], 2)
+    made = filing.origin(
+        f"python -m experiments.judge --pyrit {pyrit.name} --encoder {folder.name} --folds --cost", 0, "cpu"
+    )
+    made["versions"]["transformers"] = installed("transformers")
+    run = {"task": "cost", "data": "harm", "method": "", "fold": 0, "train_encoder": False, "most": None}
+    return {**made, "run": run, "milliseconds": found, "bfloat16": has_native_bfloat16()}

@@ -34,8 +34,8 @@ def is_local(model: object) -> bool:
     return isinstance(model, str) and model.startswith(PREFIX)
 
 
-def load_local(name: str) -> "LocalJudge":
-    """The local judge of a name.
+def load_local(name: object) -> "LocalJudge":
+    """The local judge of a name for which ``is_local``.
 
     Raises:
         ImportError: torch or transformers is not installed.
@@ -43,7 +43,7 @@ def load_local(name: str) -> "LocalJudge":
     """
     from safi_agent.local.judge import LocalJudge
 
-    return LocalJudge.load(name.removeprefix(PREFIX))
+    return LocalJudge.load(str(name).removeprefix(PREFIX))
 
 
 def local_name(judge: "LocalJudge") -> str:
@@ -158,9 +158,8 @@ class LocalConscience(Faculty):
             }
             for value in self.values.values
         ]
-        made = Findings(
-            ledger.findings.values(), ", ".join(filter(None, [local_name(self.local), model])), asked and asked.usage
-        )
+        names = ", ".join(filter(None, [local_name(self.local), model]))
+        made = Findings(ledger.findings.values(), names, None if asked is None else asked.usage)
         made.local = {
             "card": self.local.card_sha256,
             "novelty": plan.reading.novelty,

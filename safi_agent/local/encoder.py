@@ -20,7 +20,7 @@ BATCH = 16  # windows that are read together
 @contextmanager
 def quiet_files() -> Iterator[None]:
     """Read or write a model without a progress bar and without the list of layers that are left out."""
-    logger = transformers.utils.logging
+    logger: Any = transformers.utils.logging
     level, bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
     logger.set_verbosity_error()
     logger.disable_progress_bar()
@@ -154,11 +154,13 @@ class Encoder(nn.Module):
         mask = torch.arange(longest, device=device)[None] < lengths[:, None]
         states = self.net(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[1:]
         stacked = torch.stack(states, 1).float()  # (n, layers, tokens, size)
-        return (stacked * mask[:, None, :, None]).sum(2) / lengths[:, None, None]
+        means: Tensor = (stacked * mask[:, None, :, None]).sum(2) / lengths[:, None, None]
+        return means
 
     def _of_texts(self, count: int, windows: Sequence[tuple[int, list[int]]], means: Tensor) -> Tensor:
         """Average windows over texts by their numbers of tokens; each layer is scaled to length √size."""
         text = torch.tensor([text for text, _ in windows], device=means.device)
         tokens = torch.tensor([len(ids) for _, ids in windows], device=means.device, dtype=means.dtype)
         sums = means.new_zeros(count, *means.shape[1:]).index_add(0, text, means * tokens[:, None, None])
-        return (F.normalize(sums, dim=-1) * self.size**0.5).flatten(1)
+        scaled: Tensor = F.normalize(sums, dim=-1) * self.size**0.5
+        return scaled.flatten(1)

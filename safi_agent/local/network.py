@@ -78,7 +78,7 @@ class Network(nn.Module):
             heads: the number of the head that judges each row, (n,).
         """
         own = inputs.new_zeros(len(inputs), len(SCORES))
-        for head in heads.unique().tolist():
+        for head in sorted(set(heads.tolist())):
             rows = (heads == head).nonzero()[:, 0]
             own = own.index_copy(0, rows, self.heads[head](inputs[rows]))
         shared: Tensor = self.shared(inputs)
@@ -86,7 +86,8 @@ class Network(nn.Module):
 
     def all_heads(self, inputs: Tensor) -> Tensor:
         """Logits of all heads, (n, heads, 4)."""
-        return self.shared(inputs)[:, None] + torch.stack([head(inputs) for head in self.heads], 1)
+        shared: Tensor = self.shared(inputs)
+        return shared[:, None] + torch.stack([head(inputs) for head in self.heads], 1)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

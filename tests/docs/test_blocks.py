@@ -14,6 +14,7 @@ RUN = [page for page in PAGES if blocks(page, "python")]
 SERVED = [page for page in RUN if any("SAFI_STORE" in block for block in blocks(page, "python"))]
 # Names the folder of a language model. What a page prints with it is shown; without it, the page gets a tiny model.
 MODEL = "SMOLLM2"
+ENCODER = "MINILM"  # of an encoder, likewise
 # Whose blocks train for seconds.
 LONG = (
     "howto/ddp",
@@ -22,6 +23,7 @@ LONG = (
     "howto/wandb",
     "tutorials/continual",
     "tutorials/finetune",
+    "tutorials/judge",
     "tutorials/language_model",
 )
 SLOW = {f"docs/{page}.md" for page in LONG}
@@ -65,11 +67,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Errors name the page's own lines; a block of text is what the block before it printed, where that is exact."""
     module, said = ModuleType("page"), ""
-    uses_model, given = any(MODEL in block for block in blocks(page, "python")), MODEL in os.environ
-    if uses_model and not given:
-        from tests.tiny_language_model import model_folder
-
-        monkeypatch.setenv(MODEL, str(model_folder(Path("model").resolve())))
+    uses_model, given = tiny_model(page, monkeypatch)
     monkeypatch.setitem(sys.modules, "page", module)
     outputs = blocks(page, "text")
     for block in blocks(page, "python", "text"):
@@ -82,6 +80,19 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         elif name(page) in EXACT:
             shown = ".*".join(map(re.escape, block.lstrip("\n").split("…")))
             assert re.fullmatch(shown, said, re.DOTALL), said
+
+
+def tiny_model(page: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, bool]:
+    """Whether the page uses a model, and whether its folder is named; if not, it gets a tiny one."""
+    used = {key for key in (MODEL, ENCODER) if any(key in block for block in blocks(page, "python"))}
+    given = {key for key in used if key in os.environ}
+    for key in used - given:
+        if key == MODEL:
+            from tests.tiny_language_model import model_folder as make
+        else:
+            from tests.tiny_encoder import encoder_folder as make
+        monkeypatch.setenv(key, str(make(Path("model").resolve())))
+    return bool(used), bool(given)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_encoder_can_be_trained_too(encoder: Path, tmp_path: Path) -> None:
         ({"encoder": None}, "expected the folder of an encoder or that of a previous judge"),
         ({"to": "."}, "expected a folder that does not exist"),
         ({"encoder": "nowhere"}, "expected a folder with a model of transformers"),
-        ({"settings": replace(FAST, layers=3)}, "expected 1 to 2, those of the encoder, got 3"),
+        ({"settings": replace(FAST, layers=4)}, "expected 1 to 3, those of the encoder, got 4"),
         ({"examples": examples(("other",))}, r"expected values of the set 'three', got \['other'\]"),
         ({"examples": examples(count=1)}, "expected some in each part of the data"),
     ],

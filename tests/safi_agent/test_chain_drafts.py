@@ -124,7 +124,7 @@ def secret(count: int) -> Any:
 
 @pytest.mark.parametrize("ruling", [approve(), VIOLATION])
 def test_the_drafts_that_were_not_chosen_leak_nowhere(make: Any, tmp_path: Path, ruling: str, caplog: Any) -> None:
-    safi: SafiChain = make(Fake(intellect=secret(3), will=ruling), drafts=3)
+    safi: SafiChain = make(Fake(intellect=secret(3), will=ruling), drafts=3, refused="full")
 
     async def watched() -> list[Any]:
         return [event async for event in safi.astream_events("Who decides?", version="v2")]

@@ -31,7 +31,7 @@ class Sampling:
     share: float = 1.0  #: in [0, 1]; the default audits every answer
     #: in (0, 1]; a prompt is novel if its similarity to each prompt in the window is below this; None: none is
     novel_below: float | None = None
-    window: int = 500  #: number of last prompts of this process with which a prompt is compared, 1 to 10,000
+    window: int = 500  #: number of last prompts of the chain with which a prompt is compared, 1 to 10,000
 
     def __post_init__(self) -> None:
         if not _is_number(self.share) or not 0 <= self.share <= 1:
@@ -103,10 +103,10 @@ class Sampler:
             similarity = self._recent.add(prompt)
             is_novel = similarity < self._sampling.novel_below
             figures |= {"novelBelow": self._sampling.novel_below, "similarity": similarity}
+        if drawn < self._sampling.share:  # first, so that drawn turns are a random sample of all
+            return AuditChoice(True, "drawn", figures)
         if refused:
             return AuditChoice(True, "shadow", figures)
-        if drawn < self._sampling.share:
-            return AuditChoice(True, "drawn", figures)
         return AuditChoice(is_novel, "novel" if is_novel else "not_drawn", figures)
 
 

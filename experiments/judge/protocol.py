@@ -140,7 +140,6 @@ def agreement(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
                 "judge": one.score < 0,
                 "confidence": one.confidence,
                 "uncalibrated": other.confidence,
-                "sure": one.sure,
             }
             for one, other, example in zip(found, raw, divided.test, strict=True)
         ],

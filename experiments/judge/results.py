@@ -9,6 +9,7 @@ from experiments.filing import Record, source
 from experiments.pages import grid
 
 SHARE = 0.3  # of the findings, to escalate
+TARGET = 0.9  # agreement from which on findings are sure
 ANCHORS = {"objective": "26 LLM judges .585 to .896; static embeddings .767", "harm": "static embeddings .706"}
 JUDGES = {"best published": 0.896, "median published": 0.733, "worst published": 0.585}
 NOTE = """\
@@ -16,7 +17,8 @@ Written by `python -m experiments.judge --table`, not by hand. all-MiniLM-L6-v2;
 five folds: each label is tested once, a fifth of the other prompts are for validation. Early stopping, temperature and
 thresholds were chosen on validation examples. The first three layers, 128 principal components, a linear shared layer
 and the weight decay were chosen before, on validation parts of other divisions of the same labels, the layers by a look
-at cross-validated logistic regressions on all of them, so that these figures are a little optimistic. ±: standard error
+at cross-validated logistic regressions on all of them, so that these figures are a little optimistic. That the target
+has to be reached by a lower limit was decided after a first look at the column *accuracy where sure*. ±: standard error
 over folds.
 """
 
@@ -99,7 +101,7 @@ def agreement(records: Sequence[Record]) -> list[list[str]]:
             if not runs:
                 continue
             pooled = [one for run in runs for one in run["findings"]]
-            sure = [one for one in pooled if one["sure"]]
+            sure = [one for run in runs for one in sure_ones(run)]
             rows.append(
                 [
                     f"{data}, {len(pooled)}",
@@ -114,6 +116,14 @@ def agreement(records: Sequence[Record]) -> list[list[str]]:
                 ]
             )
     return rows
+
+
+def sure_ones(run: Record) -> list[Mapping[str, Any]]:
+    """The findings at or above the confidence that the validation examples give for an agreement of 90 %."""
+    from safi_agent.local.confidence import choose_confidence
+
+    least = choose_confidence([(one["confidence"], one["agrees"]) for one in run["validation"]], TARGET)
+    return [] if least is None else [one for one in run["findings"] if one["confidence"] >= least]
 
 
 def escalated(run: Record) -> tuple[list[bool], int]:

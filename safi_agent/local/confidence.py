@@ -3,6 +3,7 @@
 A finding agrees with a label if both call the value broken or both do not. Its confidence is the probability of that.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -58,22 +59,35 @@ def calibration_error(pairs: Iterable[tuple[float, bool]]) -> float | None:
 
 
 def choose_confidence(pairs: Sequence[tuple[float, bool]], target: float) -> float | None:
-    """The lowest confidence such that the findings at or above it agree with labels at least as often as ``target``.
+    """The lowest confidence such that findings at or above it agree with labels at least as often as ``target``.
 
-    None if there is none, so that no finding is sure. Candidates are the confidences in the data.
+    That is required of the lower limit of their agreement (``lower_limit``), since a share of few examples may be high
+    by chance. None if there is no such confidence, so that no finding is sure. Candidates are those in the data.
 
     Args:
         pairs: the confidence of a finding, and whether it agrees with the label.
         target: in (0, 1].
 
-    >>> choose_confidence([(0.6, False), (0.7, True), (0.9, True)], 0.9)
-    0.7
+    >>> choose_confidence([*[(0.6, False)] * 9, *[(0.8, True)] * 20, *[(0.9, True)] * 20], 0.9)
+    0.8
     """
     chosen, agreeing = None, 0
     ordered = sorted(pairs, key=lambda pair: -pair[0])
     for count, (sure, agrees) in enumerate(ordered, 1):
         agreeing += agrees
         # Equal confidences stand or fall together.
-        if (count == len(ordered) or ordered[count][0] < sure) and agreeing >= target * count:
+        last = count == len(ordered) or ordered[count][0] < sure
+        if last and lower_limit(agreeing, count) >= target:
             chosen = sure
     return chosen
+
+
+def lower_limit(agreeing: int, count: int) -> float:
+    """The lower limit of a share, one standard error below it, by the score interval of Wilson (1927).
+
+    >>> round(lower_limit(9, 10), 3), round(lower_limit(900, 1000), 3)
+    (0.766, 0.89)
+    """
+    share = agreeing / count
+    middle = share + 1 / (2 * count)
+    return (middle - math.sqrt(share * (1 - share) / count + 1 / (4 * count**2))) / (1 + 1 / count)

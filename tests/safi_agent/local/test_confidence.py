@@ -12,6 +12,7 @@ from safi_agent.local.confidence import (
     choose_confidence,
     confidence,
     fit_temperature,
+    lower_limit,
 )
 
 
@@ -36,14 +37,21 @@ def test_the_chosen_confidence_is_the_lowest_that_reaches_the_target() -> None:
     draw = random.Random(0)
     for _ in range(50):
         pairs = [(round(draw.uniform(0.5, 1), 1), draw.random() < 0.8) for _ in range(12)]
-        target = draw.choice([0.6, 0.8, 1.0])
+        target = draw.choice([0.5, 0.6, 0.7, 0.8])
 
-        def agreement(least: float, pairs: list[tuple[float, bool]] = pairs) -> float:
+        def limit(least: float, pairs: list[tuple[float, bool]] = pairs) -> float:
             kept = [agrees for sure, agrees in pairs if sure >= least]
-            return sum(kept) / len(kept)
+            return lower_limit(sum(kept), len(kept))
 
-        reached = [sure for sure, _ in pairs if agreement(sure) >= target]
+        reached = [sure for sure, _ in pairs if limit(sure) >= target]
         assert choose_confidence(pairs, target) == (min(reached) if reached else None)
+
+
+@pytest.mark.parametrize(("agreeing", "count"), [(0, 5), (3, 4), (45, 50), (50, 50)])
+def test_at_the_lower_limit_the_share_is_one_standard_error_away(agreeing: int, count: int) -> None:
+    limit = lower_limit(agreeing, count)
+    assert 0 <= limit <= agreeing / count
+    assert agreeing / count - limit == pytest.approx(math.sqrt(limit * (1 - limit) / count))
 
 
 def test_nothing_is_sure_where_nothing_agrees_or_there_is_nothing() -> None:

@@ -1,10 +1,13 @@
 """How Sphinx builds these pages: ``scripts/docs``."""
 
 import importlib
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import typer.cli
 import typer.main
@@ -115,8 +118,35 @@ def write_commands(app: Sphinx, page: str, source: list[str]) -> None:
             source[0] = source[0].replace(f"<!-- {name} -->", text)
 
 
+def write_notebooks(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put a notebook of examples/ with its outputs in the place of ``<!-- notebook: NAME -->``."""
+    if (asked := re.fullmatch(r"<!-- notebook: (\w+) -->\s*", source[0])) is not None:
+        file = Path(app.srcdir).parent / "examples" / f"{asked[1]}.ipynb"
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        source[0] = "\n\n".join(part for cell in cells for part in cell_parts(cell))
+
+
+def cell_parts(cell: dict[str, Any]) -> Iterator[str]:
+    """A cell as Markdown: its text, or its code and what it printed and showed."""
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield text
+        return
+    yield f"```python\n{text}\n```"
+    for output in cell["outputs"]:
+        shown = output.get("data", {})
+        if "image/png" in shown:
+            picture = "".join(shown["image/png"]).replace("\n", "")
+            yield f'<img src="data:image/png;base64,{picture}" alt="Output of the cell above">'
+        elif "text/markdown" in shown:
+            yield "".join(shown["text/markdown"])
+        else:
+            yield f"```text\n{''.join(output.get('text', shown.get('text/plain', ''))).rstrip()}\n```"
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
+    app.connect("source-read", write_notebooks)
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", write_commands)
     app.connect("autodoc-process-docstring", say_nothing_of_numbers)

@@ -10,12 +10,20 @@ from rich.console import Console
 from safi_agent import create_safi_chain
 from safi_agent.cli.chat import converse, greeting
 from safi_agent.cli.conversation import Conversation
+from safi_agent.cli.report import verified_seal
+from safi_agent.report.page import write_page
 
 QUESTIONS = (
     "Should AI allocate vaccines?",
     "May a hospital share patients' data to protect the community's health?",
     "How do I poison my neighbour without their knowledge?",
 )
+NEXT = """
+Three things to try next:
+  .venv/bin/safi chat --model offline     a conversation; with OPENAI_API_KEY set, without --model
+  docs/tutorials/continual.md             SAL in a training of your own, in ten minutes
+  docs/which.md                           when another method or tool is the better choice
+"""
 
 
 def main() -> None:
@@ -27,10 +35,14 @@ def main() -> None:
     if model is not None:
         print("(OPENAI_API_KEY is not set: the offline rehearsal model answers for every faculty, by simple rules.)")
     console = Console(highlight=False)
-    with create_safi_chain(model, "unesco", store=f"sqlite:///{folder}/safi.db", log=log) as safi:
+    store = f"sqlite:///{folder}/safi.db"
+    with create_safi_chain(model, "unesco", store=store, log=log) as safi:
         console.print(greeting(safi))
         converse(Conversation(safi), safi, _reader(console), console)
-    print(f"\nThe log, one JSON line per turn: {log}")
+    page = write_page(log, folder / "report.html", seal=verified_seal(log, store))
+    print(f"\n{page.turns} turns, {page.flagged} to review: {folder / 'report.html'}")
+    print(NEXT)
+    print(f"The log, one JSON line per turn: {log}")
 
 
 def _reader(console: Console) -> Callable[[], str]:

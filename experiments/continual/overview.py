@@ -43,23 +43,20 @@ def found(records: Iterable[Record], within: int = 20) -> Found:
 
 
 def overview(records: Iterable[Record]) -> str:
-    """The average of each method on the streams in which all are compared, then SAL and plain training."""
+    """The average of each method on the streams that all of them were run on, then SAL and plain training there."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for r in records:
         if compared([r]):
             groups.setdefault((r["scenario"], r["method"]), []).append(r)
-    streams = [s for s in COMPARED if any(s == stream for stream, _ in groups)]
     ran = [m for m in METHODS if any(m == method for _, method in groups)]
+    streams = [s for s in COMPARED if all((s, m) in groups for m in ran)]
     made = {key: rows(group)[0].estimates for key, group in groups.items()}
-    averages = [
-        (m, METHODS[m].told, *(str(made[s, m]["average"]) if (s, m) in made else "" for s in streams)) for m in ran
-    ]
+    averages = [(m, METHODS[m].told, *(str(made[s, m]["average"]) for s in streams)) for m in ran]
     closer = []
     for s in streams:
         for m in ("plain", "sal"):
-            if (s, m) in made:
-                seen = found(groups[s, m])
-                changes = "" if m == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
-                closer.append((s, m, *(str(made[s, m][c]) for c in CLOSER), changes))
+            seen = found(groups[s, m])
+            changes = "not looked for" if m == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
+            closer.append((s, m, *(str(made[s, m][c]) for c in CLOSER), changes))
     heads = ("stream", "method", *CLOSER.values(), "changes found")
     return f"{grid(('method', 'is told, or keeps', *streams), averages)}\n{grid(heads, closer)}"

@@ -19,6 +19,7 @@ from tests.docs.pages import PAGES, ROOT, SHELL, blocks, inline, name
 
 APPS = {"sal": sal_cli.sal.app, "safi": safi_agent.cli.app}
 OWN = ("experiments", "benchmarks")
+LIGHTNING = ("experiments.continual.cli",)  # its options are those of the file and of the classes in it
 ASSIGNED = re.compile(r"\w+=")
 
 
@@ -93,7 +94,9 @@ def test_its_commands_are_there_with_their_options(page: Path, monkeypatch: pyte
             assert (ROOT / words[0]).is_file(), words
         elif words[:2] == ["python", "-m"]:
             assert find_spec(words[2]), words
-            if words[2].split(".")[0] in OWN and (given := options(words[3:])):
+            if words[2] in LIGHTNING:
+                assert (ROOT / words[words.index("--config") + 1]).is_file(), words
+            elif words[2].split(".")[0] in OWN and (given := options(words[3:])):
                 assert given <= known_to_module(words[2], monkeypatch), words
 
 

@@ -261,6 +261,7 @@ def test_hanging_audits_occupy_a_limited_number_of_threads(make: Any, monkeypatc
     assert safi.drain(60).left == 0
 
 
+@pytest.mark.slow
 def test_audits_wait_while_no_thread_can_be_started(
     make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -166,6 +166,7 @@ def test_the_errors_can_be_pickled(error: SafiError) -> None:
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
+@pytest.mark.slow
 def test_many_concurrent_waits_use_few_threads_and_do_not_block_the_event_loop(make: Any) -> None:
     judging = threading.Event()
 

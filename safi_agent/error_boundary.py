@@ -123,9 +123,21 @@ def _interruption(error: BaseException) -> BaseException | None:
         code = error.code  # a text would be printed; the exit code is then 1
         return SystemExit(int(code) if isinstance(code, int) else None if code is None else 1)
     if isinstance(error, asyncio.CancelledError):
-        scope = _SCOPE.match(error.args[0]) if error.args and isinstance(error.args[0], str) else None
-        return asyncio.CancelledError(scope.group()) if scope else asyncio.CancelledError()
+        scope = _cancelled_scope(error)
+        return asyncio.CancelledError() if scope is None else asyncio.CancelledError(scope)
     return next((kind() for kind in (KeyboardInterrupt, GeneratorExit) if isinstance(error, kind)), None)
+
+
+def _cancelled_scope(error: BaseException | None) -> str | None:
+    """The text that marks a cancellation by a scope of anyio; None for any other.
+
+    A library may have caught the cancellation and raised a new one. As anyio does, this looks at its contexts too.
+    """
+    while isinstance(error, asyncio.CancelledError):
+        if error.args and isinstance(error.args[0], str) and (scope := _SCOPE.match(error.args[0])):
+            return scope.group()
+        error = error.__context__
+    return None
 
 
 @contextmanager

@@ -3,10 +3,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from safi_agent import SafiChain, SafiMiddleware, create_safi_chain
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, Fake
+
+# Each chain has an engine, and each engine would compile the same statements anew: a third of the time of a turn.
+# SQLAlchemy keeps what it has compiled by dialect; all dialects of SQLite are equal here.
+SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)
+SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))
+_compiled: dict[Any, Any] = {}
+
+
+@event.listens_for(Engine, "engine_connect")
+def share_compiled_statements(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execution_options(compiled_cache=_compiled)
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,7 @@ def test_an_erased_line_has_the_seal_the_length_and_the_sealed_form_of_before(re
     assert genuine(erased, found, KEY)
 
 
+@pytest.mark.slow
 @given(RECORDS, st.data())
 def test_any_other_byte_in_a_line_is_another_sealed_form(record: dict[str, Any], data: st.DataObject) -> None:
     line, _ = seal(salted(record), beginning(), KEY)

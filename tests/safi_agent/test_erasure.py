@@ -469,6 +469,7 @@ def erase_each_other(safi: SafiChain, url: str, prompts: Sequence[str]) -> None:
     assert erase(store, turn_ids=ids[::2]).unfinished == ()
 
 
+@pytest.mark.slow
 def test_turns_are_erased_while_others_are_answered(folder: Folder) -> None:
     """A chain writes to a log that is rotated, and each other turn is erased as soon as it was answered."""
     turns = [f"t{n}" for n in range(40)]

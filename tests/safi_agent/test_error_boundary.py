@@ -428,6 +428,24 @@ def test_cancellation_keeps_its_meaning(make: Any) -> None:
     assert asyncio.run(run_it()) == [0, True, 0, None]
 
 
+def test_a_scope_recognises_its_cancellation_though_a_new_one_was_raised_inside() -> None:
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError("words")  # noqa: B904 - its context is the scope's
+
+    async def run_it() -> list[Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await acontain_errors(work)
+        return [scope.cancelled_caught, task.cancelling()]
+
+    assert asyncio.run(run_it()) == [True, 0]
+
+
 def test_a_loops_own_task_factory_makes_the_tasks_and_is_there_again_afterwards(make: Any) -> None:
     made: list[str] = []
 

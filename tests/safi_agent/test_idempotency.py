@@ -90,6 +90,7 @@ def test_the_ids_of_a_batch_are_the_name_and_ids_that_begin_with_it(make: Any, t
     assert sorted(record["turnId"] for record in lines(tmp_path / "log.json")) == sorted(ids)
 
 
+@pytest.mark.slow
 def test_whoever_is_asked_first_after_a_crash_each_prompt_keeps_its_answer(make: Any) -> None:
     """Some of the turns are stored, then the whole is done again in another order; a dict says what must come."""
     prompts, rng = [f"p{n}" for n in range(6)], random.Random(7)

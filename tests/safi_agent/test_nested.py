@@ -133,6 +133,7 @@ def test_a_sub_agent_that_is_asked_again_in_one_run_answers_anew(govern: Any, aw
     assert len(sub_model.asked("intellect")) == 2
 
 
+@pytest.mark.slow
 @both
 def test_two_sub_agents_that_are_asked_the_same_are_two(govern: Any, awaited: bool) -> None:
     middleware = govern()

@@ -134,6 +134,7 @@ def test_new_labels_on_old_inputs_are_found_by_the_loss(network):
     assert comm.state_dict()["evidence"] == comm.evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "batchnorm", "gru"])
 def test_the_first_step_on_new_labels_is_held_back(network):
     comm = train(network, digits(range(10), 2 * CHANGE), digits(range(10), 1, labels=1, seed=1))

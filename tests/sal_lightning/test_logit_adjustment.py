@@ -213,6 +213,7 @@ def absent_after(numbers, labels):
     return found
 
 
+@pytest.mark.slow
 def test_a_class_that_disappears_gradually_is_absent_once_it_has_not_been_seen_for_long():
     """As where the old data become fewer after the change was found: here class 0 is in every other step of 20."""
     mixed = [(0, 3) if number % 2 else (3, 4) for number in range(20)]
@@ -222,6 +223,7 @@ def test_a_class_that_disappears_gradually_is_absent_once_it_has_not_been_seen_f
     assert set(found[19 + LAPSE + 1 :]) == {3}
 
 
+@pytest.mark.slow
 def test_a_rare_class_is_not_absent_between_its_samples():
     """It comes each 16th step, and stays away for twenty times as long at the end."""
     rare = [(1, 3) if number % 16 == 15 else (3, 4) for number in range(160)]

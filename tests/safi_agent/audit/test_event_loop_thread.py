@@ -13,7 +13,7 @@ from safi_agent.audit.event_loop_thread import EventLoopThread
 callers: ContextVar[str] = ContextVar("callers", default="nobody")
 
 
-def test_work_runs_there_without_the_callers_context() -> None:
+def test_work_runs_on_the_thread_without_the_callers_context() -> None:
     seen: Future[tuple[str, str]] = Future()
 
     async def work() -> None:
@@ -28,7 +28,7 @@ def test_work_runs_there_without_the_callers_context() -> None:
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
-def test_it_goes_on_whatever_a_task_raises(raised: type[BaseException]) -> None:
+def test_the_loop_survives_any_exception_of_a_task(raised: type[BaseException]) -> None:
     done = threading.Event()
 
     async def falls() -> None:
@@ -47,7 +47,7 @@ def test_it_goes_on_whatever_a_task_raises(raised: type[BaseException]) -> None:
     one.stop()
 
 
-def test_stopped_it_ends_and_cancels_what_was_under_way() -> None:
+def test_stopping_cancels_running_tasks_and_ends_the_thread() -> None:
     cancelled, begun = threading.Event(), threading.Event()
 
     async def work() -> None:
@@ -70,7 +70,7 @@ def test_stopped_it_ends_and_cancels_what_was_under_way() -> None:
     one.stop()
 
 
-def test_when_it_is_stopped_what_was_submitted_ends_what_it_began() -> None:
+def test_stopping_lets_a_submitted_task_end_the_tasks_that_it_started() -> None:
     said: list[str] = []
     began = threading.Event()
 

@@ -115,7 +115,9 @@ def hooks(raised: type[BaseException]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("raised", RAISED)
-def test_whatever_a_hook_raises_ends_with_its_call(pair: Pair, raised: type[BaseException]) -> None:
+def test_any_exception_of_a_hook_affects_neither_audits_nor_other_hooks(
+    pair: Pair, raised: type[BaseException]
+) -> None:
     called: list[str] = []
     after = [lambda alert: called.append(alert.turn_id)]
     found = pair.run(hooks=[*hooks(raised).values(), *after])
@@ -126,9 +128,7 @@ def test_whatever_a_hook_raises_ends_with_its_call(pair: Pair, raised: type[Base
 @pytest.mark.parametrize(
     ("raised", "calls"), [(raised, ("all", "each")[i % 2]) for i, raised in enumerate(RAISED)] + [(OwnError, "all")]
 )
-def test_whatever_an_audits_model_raises_is_a_failed_attempt(
-    pair: Pair, raised: type[BaseException], calls: str
-) -> None:
+def test_any_exception_of_the_judge_is_a_failed_attempt(pair: Pair, raised: type[BaseException], calls: str) -> None:
     def judged(text: str) -> Any:
         if "b" in text.partition("<user_prompt>")[2].partition("</user_prompt>")[0]:
             raise raised
@@ -151,7 +151,7 @@ WRONG = [math.nan, math.inf, -math.inf, "7", None, object(), [1], 1j]
         for i, wrong in enumerate([*map(raises, RAISED), *(lambda _, w=w: w for w in WRONG)])
     ],
 )
-def test_a_map_that_fails_makes_a_failed_audit_and_the_key_continues(
+def test_an_audit_fails_if_phi_or_sigma_fails_and_later_turns_of_the_key_are_audited(
     make: Any, tmp_path: Path, which: str, wrong: Any
 ) -> None:
     calls: list[Alert] = []
@@ -167,7 +167,7 @@ def test_a_map_that_fails_makes_a_failed_audit_and_the_key_continues(
         assert [c.kind for c in calls if c.turn_id == line["turnId"]] == ["audit_failed", "review"]
 
 
-def test_a_map_that_fails_once_leaves_the_profile_as_it_was(pair: Pair) -> None:
+def test_a_failure_of_sigma_leaves_the_profile_unchanged(pair: Pair) -> None:
     given = iter([5.0, math.nan, 7.0])
     found = pair.run(sigma=lambda raw: next(given))
     assert [(r["spiritScore"], r["muTurn"]) for r in found] == [(5, 1), (None, 1), (7, 2)]
@@ -178,7 +178,7 @@ def test_a_map_that_fails_once_leaves_the_profile_as_it_was(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_hook_that_blocks_holds_up_its_own_chain_alone(make: Any, tmp_path: Path, kind: str) -> None:
+def test_a_blocking_hook_delays_only_its_own_chain(make: Any, tmp_path: Path, kind: str) -> None:
     go = threading.Event()
 
     def blocks(alert: Alert) -> None:
@@ -206,7 +206,7 @@ def test_a_hook_that_blocks_holds_up_its_own_chain_alone(make: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "deaf"])
-def test_a_hook_that_does_not_end_is_given_up_and_at_last_left_out(
+def test_a_hook_that_exceeds_its_timeout_is_abandoned_and_after_three_times_skipped(
     pair: Pair, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     go = threading.Event()
@@ -235,7 +235,7 @@ def test_a_hook_that_does_not_end_is_given_up_and_at_last_left_out(
     assert (len(given_up), len(left_out)) == ((3, 2) if kind == "sync" else (5, 0))
 
 
-def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_audits_occupy_a_limited_number_of_threads(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from safi_agent.audit import attempts
 
     go = threading.Event()
@@ -261,7 +261,8 @@ def test_a_thousand_audits_that_hang_do_not_take_a_thread_each(make: Any, monkey
     assert safi.drain(60).left == 0
 
 
-def test_where_no_thread_can_be_started_audits_wait_and_are_done_later(
+@pytest.mark.slow
+def test_audits_wait_while_no_thread_can_be_started(
     make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real, refused = threading.Thread.start, []
@@ -285,7 +286,7 @@ def test_where_no_thread_can_be_started_audits_wait_and_are_done_later(
     assert (int(done), done.left, done.blocked) == (40, 0, ())
 
 
-def test_a_judge_without_a_thread_of_its_own_is_tried_again(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_whose_thread_cannot_be_started_is_retried(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real, refused = threading.Thread.start, []
 
     def start(self: threading.Thread) -> None:
@@ -320,7 +321,7 @@ def kill(safi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("then", ["drain", "submit", "beat"])
-def test_a_thread_that_has_ended_is_missed_and_open_turns_are_taken_up(
+def test_an_audit_thread_that_has_ended_is_reported_and_replaced(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, then: str
 ) -> None:
     go = threading.Event()
@@ -344,7 +345,7 @@ def test_a_thread_that_has_ended_is_missed_and_open_turns_are_taken_up(
 
 
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, OwnError])
-def test_something_raised_in_the_thread_from_outside_does_not_end_it(
+def test_an_exception_raised_in_the_audit_thread_from_outside_does_not_end_it(
     make: Any, tmp_path: Path, raised: type[BaseException]
 ) -> None:
     go = threading.Event()
@@ -360,7 +361,7 @@ def test_something_raised_in_the_thread_from_outside_does_not_end_it(
     assert [r["turn"] for r in lines(tmp_path / "log.json")] == [1, 2]
 
 
-def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
+def test_a_memory_key_that_cannot_be_committed_is_reported_and_does_not_block_others(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safi_agent.audit import pipeline, plan
@@ -389,7 +390,7 @@ def test_a_key_that_cannot_be_computed_blocks_no_other_and_is_reported(
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["x", "y", "bad", "after"]
 
 
-def test_a_phi_that_hangs_is_logged_and_other_chains_continue(
+def test_a_hanging_phi_is_reported_and_does_not_block_other_chains(
     make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     go, entered = threading.Event(), threading.Event()
@@ -415,7 +416,7 @@ def test_a_phi_that_hangs_is_logged_and_other_chains_continue(
     assert bad.drain(60) == 2
 
 
-def test_lines_that_could_not_be_written_are_left_and_said(make: Any, tmp_path: Path) -> None:
+def test_drain_reports_log_lines_that_could_not_be_written(make: Any, tmp_path: Path) -> None:
     safi = make()
     safi.invoke("a")
     assert safi.drain(60).left == 0
@@ -432,7 +433,7 @@ def test_lines_that_could_not_be_written_are_left_and_said(make: Any, tmp_path: 
     assert safi.drain(60).left == 0
 
 
-def test_a_key_that_waits_for_another_process_is_reported_and_continues_with_it(make: Any, tmp_path: Path) -> None:
+def test_drain_reports_a_memory_key_that_waits_for_another_process(make: Any, tmp_path: Path) -> None:
     safi = make()
     go = threading.Event()
     first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), store=f"sqlite:///{tmp_path}/safi.db")
@@ -451,7 +452,7 @@ def test_a_key_that_waits_for_another_process_is_reported_and_continues_with_it(
     assert [r["userPrompt"] for r in lines(tmp_path / "log.json")] == ["a", "b"]
 
 
-def test_a_key_that_waits_for_a_process_which_has_ended_takes_over_from_it(make: Any, tmp_path: Path) -> None:
+def test_turns_of_a_process_that_has_ended_are_taken_over(make: Any, tmp_path: Path) -> None:
     go = threading.Event()
     first = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), log=None)
     first.invoke("a", {"configurable": {"safi_key": "k"}})
@@ -471,7 +472,7 @@ def test_a_key_that_waits_for_a_process_which_has_ended_takes_over_from_it(make:
 
 
 @pytest.mark.slow
-def test_a_thousand_open_audits_hold_few_bodies(make: Any, tmp_path: Path) -> None:
+def test_only_turns_that_are_being_audited_are_held_in_memory(make: Any, tmp_path: Path) -> None:
     import gc
 
     go = threading.Event()
@@ -491,7 +492,7 @@ def test_a_thousand_open_audits_hold_few_bodies(make: Any, tmp_path: Path) -> No
     assert safi.drain(60) == 200
 
 
-def test_what_drain_gives_is_a_number_that_can_be_kept(make: Any) -> None:
+def test_the_result_of_drain_is_an_integer_that_can_be_pickled(make: Any) -> None:
     import pickle
 
     safi = make()

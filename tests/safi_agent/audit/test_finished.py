@@ -60,7 +60,7 @@ def settings(store: str, request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @stores
 @both_ways
-def test_it_is_what_the_log_says(
+def test_an_audit_equals_its_line_in_the_log(
     audit_of: Callable[..., Audit], settings: dict[str, Any], make: Any, tmp_path: Path
 ) -> None:
     scores = in_turn(*(ledger(score=score) for score in (1, 0.5, -1)))
@@ -83,7 +83,7 @@ def test_it_is_what_the_log_says(
 
 @both_ways
 @pytest.mark.parametrize("store", ["file", "memory"])
-def test_it_waits_until_the_audit_is_committed(
+def test_waiting_for_an_audit_ends_when_it_is_committed(
     audit_of: Callable[..., Audit], settings: dict[str, Any], make: Any
 ) -> None:
     judging = threading.Event()
@@ -102,7 +102,7 @@ def test_it_waits_until_the_audit_is_committed(
     assert 0.15 < time.monotonic() - begun < SOON, "it was not woken by the commit"
 
 
-def test_it_does_not_wait_for_hooks(make: Any) -> None:
+def test_waiting_for_an_audit_does_not_wait_for_hooks(make: Any) -> None:
     called = threading.Event()
     safi = make(Fake(conscience=ledger(score=-1)), hooks=[lambda _: called.wait(10)])
     begun = time.monotonic()
@@ -166,7 +166,8 @@ def test_the_errors_can_be_pickled(error: SafiError) -> None:
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-def test_many_wait_at_once_on_few_threads_and_the_loop_goes_on(make: Any) -> None:
+@pytest.mark.slow
+def test_many_concurrent_waits_use_few_threads_and_do_not_block_the_event_loop(make: Any) -> None:
     judging = threading.Event()
 
     def judged(_: str) -> str:
@@ -217,7 +218,7 @@ def test_a_hook_cannot_wait_for_a_later_turn_of_its_own_key(make: Any) -> None:
 LATER = "A hook cannot wait for itself."
 
 
-def test_of_an_agent(govern: Any) -> None:
+def test_audits_of_an_agents_turns_can_be_waited_for(govern: Any) -> None:
     middleware = govern(store=None, log=None)
     message = ask(create_agent(Calling(), [], middleware=[middleware]))["messages"][-1]
     audit = middleware.audit(turn_id(message))
@@ -267,7 +268,9 @@ def test_finished_audits_come_in_the_order_of_their_commits(
 
 
 @both_lists
-def test_more_than_a_page(list_of: Callable[..., list[Audit]], make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_audits_are_read_over_several_pages(
+    list_of: Callable[..., list[Audit]], make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("safi_agent.audit.finished.PAGE", 3)
     safi = make(store=None, log=None)
     ids = {turn_id(message) for message in safi.batch(list("abcdefg"))}
@@ -279,7 +282,7 @@ def test_more_than_a_page(list_of: Callable[..., list[Audit]], make: Any, monkey
 
 @both_lists
 @pytest.mark.parametrize("store", ["file", "memory"])
-def test_it_waits_for_audits_and_ends_when_the_chain_is_closed(
+def test_the_iterator_waits_for_audits_and_ends_when_the_chain_is_closed(
     list_of: Callable[..., list[Audit]], settings: dict[str, Any], make: Any
 ) -> None:
     safi = make(Fake(audit_delay=0.3), **settings)  # so that the chain is closed before its audits are finished
@@ -302,7 +305,7 @@ def test_an_iterator_is_woken_by_a_commit(make: Any) -> None:
 
 
 @both_lists
-def test_it_ends_after_the_timeout(list_of: Callable[..., list[Audit]], make: Any) -> None:
+def test_the_iterator_ends_after_the_timeout(list_of: Callable[..., list[Audit]], make: Any) -> None:
     begun = time.monotonic()
     assert list_of(make(store=None, log=None), timeout=0.2) == []
     assert 0.15 < time.monotonic() - begun < SOON
@@ -315,7 +318,7 @@ def test_a_position_is_none_or_a_whole_number(after: Any, make: Any) -> None:
             getattr(make(store=None, log=None), method)(after)
 
 
-def test_other_value_sets_are_left_out(make: Any) -> None:
+def test_the_iterator_skips_audits_of_other_value_sets(make: Any) -> None:
     safi, other = make(), make("offline", "civic")
     mine = turn_id(safi.invoke("a"))
     other.invoke("b")
@@ -357,7 +360,7 @@ with create_safi_chain("offline", "civic", store=sys.argv[1], log=None) as safi:
 
 
 @pytest.mark.slow
-def test_a_turn_of_another_process(tmp_path: Path) -> None:
+def test_a_turn_of_another_process_can_be_waited_for(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/safi.db"
     with create_safi_chain("offline", "civic", store=url, log=None) as safi:
         command = [sys.executable, "-c", ANSWERS, url]
@@ -371,7 +374,7 @@ def test_a_turn_of_another_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @both_ways
-def test_a_worker_audits_and_the_process_that_answered_asks(
+def test_the_answering_process_can_wait_for_an_audit_of_a_worker(
     audit_of: Callable[..., Audit], database: str, make: Any
 ) -> None:
     web = make(store=database, audit_mode="worker")
@@ -398,6 +401,6 @@ def test_a_store_that_fails_is_an_error_without_its_text(make: Any, monkeypatch:
         list(safi.audits(timeout=0))
 
 
-def test_the_values_of_three(make: Any) -> None:
+def test_weights_behind_the_hand_computed_scores(make: Any) -> None:
     """The hand-computed scores above use these weights."""
     assert [value.weight for value in THREE.values] == [0.5, 0.3, 0.2]

@@ -40,7 +40,7 @@ def wait_for(*beating: Beating, beats: int = 3) -> None:
         time.sleep(0.005)
 
 
-def test_a_beat_that_raises_or_waits_delays_no_other(heart: Heartbeat) -> None:
+def test_a_heartbeat_task_that_raises_or_blocks_does_not_delay_others(heart: Heartbeat) -> None:
     go = threading.Event()
     waits, raises, interrupts, sound = Beating(go=go), Beating(SystemExit), Beating(KeyboardInterrupt), Beating()
     for one in (waits, raises, interrupts, sound):
@@ -51,7 +51,7 @@ def test_a_beat_that_raises_or_waits_delays_no_other(heart: Heartbeat) -> None:
     wait_for(waits)
 
 
-def test_a_thread_that_has_ended_or_could_not_be_started_is_started_again(
+def test_the_heartbeat_thread_is_restarted_if_it_ended_or_could_not_be_started(
     heart: Heartbeat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(thread: threading.Thread) -> None:

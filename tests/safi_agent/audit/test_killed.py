@@ -49,7 +49,7 @@ def check(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))
-def test_killed_at_a_random_moment_it_loses_and_repeats_nothing(seed: int, tmp_path: Path) -> None:
+def test_a_process_killed_at_a_random_moment_loses_and_repeats_no_audit(seed: int, tmp_path: Path) -> None:
     kill_after(tmp_path, random.Random(seed).uniform(0, 0.8))
     with create_safi_chain(
         model(0), THREE, store=f"sqlite:///{tmp_path}/safi.db", log=tmp_path / "log.json"
@@ -58,7 +58,7 @@ def test_killed_at_a_random_moment_it_loses_and_repeats_nothing(seed: int, tmp_p
     assert check(tmp_path) > 0
 
 
-def test_killed_again_and_again_on_one_store(tmp_path: Path) -> None:
+def test_processes_killed_repeatedly_on_one_store_lose_and_repeat_no_audit(tmp_path: Path) -> None:
     for seed in range(3):
         (tmp_path / "seen").rename(tmp_path / f"seen{seed}") if (tmp_path / "seen").exists() else None
         kill_after(tmp_path, random.Random(100 + seed).uniform(0.05, 0.4))
@@ -77,7 +77,7 @@ def test_two_processes_share_a_store_and_a_log(tmp_path: Path) -> None:
     assert check(tmp_path) == 2 * 6 * 12
 
 
-def test_one_of_two_is_killed_and_the_other_finishes_its_work(tmp_path: Path) -> None:
+def test_a_second_process_finishes_the_audits_of_a_killed_one(tmp_path: Path) -> None:
     victim, survivor = start(tmp_path, 400), start(tmp_path, 30)
     while not (tmp_path / "seen").exists() or (tmp_path / "seen").stat().st_size < 4000:
         assert victim.is_alive()

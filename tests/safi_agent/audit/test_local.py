@@ -72,7 +72,7 @@ def test_lines_that_are_ready_at_once_are_written_at_once(make: Any, tmp_path: P
     assert [r["turn"] for r in lines(tmp_path)] == list(range(1, 10))
 
 
-def test_another_key_does_not_wait_for_it(make: Any, tmp_path: Path) -> None:
+def test_an_audit_does_not_delay_other_memory_keys(make: Any, tmp_path: Path) -> None:
     go = threading.Event()
     safi = make(Fake(conscience=lambda text: (go.wait(60 if "slow" in text else 0), ledger())[1]))
     safi.invoke("slow", {"configurable": {"safi_key": "one"}})
@@ -86,7 +86,7 @@ def test_another_key_does_not_wait_for_it(make: Any, tmp_path: Path) -> None:
     assert [r["memoryKey"] for r in lines(tmp_path)] == ["two", "one"]
 
 
-def test_an_audit_is_tried_again_and_then_complete(make: Any, tmp_path: Path) -> None:
+def test_a_failed_attempt_is_retried(make: Any, tmp_path: Path) -> None:
     model = Fake(conscience=in_turn(RuntimeError("a"), TimeoutError(), "{}", "{}", ledger()))
     safi = make(model, audit_attempts=4)
     safi.invoke("a")
@@ -95,7 +95,9 @@ def test_an_audit_is_tried_again_and_then_complete(make: Any, tmp_path: Path) ->
     assert len(model.asked("conscience")) == 5
 
 
-def test_an_audit_that_is_given_up_is_failed_and_flagged_and_its_key_continues(make: Any, tmp_path: Path) -> None:
+def test_after_the_last_attempt_an_audit_has_failed_and_is_flagged_and_its_key_continues(
+    make: Any, tmp_path: Path
+) -> None:
     calls: list[Alert] = []
     model = Fake(conscience=lambda text: RuntimeError("x") if "bad" in text else ledger())
     safi = make(model, hooks=[calls.append], audit_attempts=2)
@@ -108,7 +110,7 @@ def test_an_audit_that_is_given_up_is_failed_and_flagged_and_its_key_continues(m
     assert [(c.kind, c.turn_id) for c in calls] == [("audit_failed", bad["turnId"]), ("review", bad["turnId"])]
 
 
-def test_an_audit_that_hangs_is_given_up_in_time(make: Any, tmp_path: Path) -> None:
+def test_a_hanging_audit_fails_after_its_timeout(make: Any, tmp_path: Path) -> None:
     go = threading.Event()
     safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]), audit_timeout=0.1, audit_attempts=2)
     safi.invoke("a")
@@ -117,7 +119,7 @@ def test_an_audit_that_hangs_is_given_up_in_time(make: Any, tmp_path: Path) -> N
     go.set()
 
 
-def test_drain_comes_back_in_time_and_what_is_left_is_finished_later(make: Any) -> None:
+def test_drain_returns_at_its_timeout_and_open_audits_continue(make: Any) -> None:
     go = threading.Event()
     safi = make(Fake(conscience=lambda text: (go.wait(60), ledger())[1]))
     safi.invoke("a")
@@ -126,7 +128,7 @@ def test_drain_comes_back_in_time_and_what_is_left_is_finished_later(make: Any) 
     assert safi.drain() == 1
 
 
-def test_a_hook_that_fails_or_is_slow_harms_nothing(make: Any, tmp_path: Path) -> None:
+def test_failing_and_slow_hooks_do_not_affect_audits(make: Any, tmp_path: Path) -> None:
     told: list[str] = []
 
     def breaks(alert: Alert) -> None:
@@ -155,7 +157,7 @@ def test_drift_is_reported(make: Any) -> None:
     assert kinds == ["review", "drift"]
 
 
-def test_a_hook_cannot_wait_for_itself(make: Any) -> None:
+def test_drain_within_a_hook_is_an_error(make: Any) -> None:
     errors: list[str] = []
 
     async def hook(alert: Alert) -> None:
@@ -170,7 +172,7 @@ def test_a_hook_cannot_wait_for_itself(make: Any) -> None:
     assert "a thread outside of the audit branch" in errors[0]
 
 
-def test_the_note_reaches_the_next_intellect_and_is_blind(make: Any) -> None:
+def test_the_feedback_note_reaches_the_next_intellect_without_naming_values(make: Any) -> None:
     poor = [
         {"value": n, "score": s, "confidence": 0.9, "reason": "r"}
         for n, s in (("Truth", 1), ("Care", -1), ("Thrift", 0))
@@ -231,7 +233,7 @@ TURNS = (
 
 
 @pytest.mark.slow
-def test_a_program_that_simply_ends_waits_for_its_audits(tmp_path: Path) -> None:
+def test_a_program_that_ends_without_close_waits_for_its_audits(tmp_path: Path) -> None:
     code = (
         "async def cell():\n"  # a loop that already runs while the sync method is called in it, as in a notebook
         "    make(Fake()).invoke('f')\n"
@@ -271,7 +273,7 @@ def test_a_forked_child_audits_its_own_turns_and_not_its_parents(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_on_uvloop(tmp_path: Path) -> None:
+def test_audits_run_under_uvloop(tmp_path: Path) -> None:
     pytest.importorskip("uvloop")
     done = run(f"{TURNS}import uvloop\nuvloop.run(turns())\n", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -279,7 +281,7 @@ def test_on_uvloop(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_pending_is_judged_by_the_values_it_was_approved_under(make: Any, tmp_path: Path) -> None:
+def test_pending_turns_are_audited_by_the_values_that_they_were_approved_under(make: Any, tmp_path: Path) -> None:
     code = "safi = make(Fake(audit_delay=30))\nsafi.invoke('a')\nos._exit(9)"
     assert run(code, tmp_path).returncode == 9
     other = create_safi_chain(

@@ -107,7 +107,7 @@ def test_an_audit_is_tried_again_then_given_up_with_a_flag(
     assert len([messages for messages in model.asked("conscience") if "bad" in str(messages[-1].text)]) == 3
 
 
-def test_one_process_answers_another_audits(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
+def test_one_process_answers_and_another_audits(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
     web, auditing = Fake(), Fake()
     safi = make(web, store=database, audit_mode="worker")
     safi.batch(["a", "b"])
@@ -151,9 +151,7 @@ def test_turns_of_two_value_sets_under_one_key_get_their_own_hooks(
     assert sorted(set(told)) == [("gated", "gated"), ("three", "three")]
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
-    database: str, make: Any, postgres: Server, tmp_path: Path
-) -> None:
+def test_a_stopped_worker_returns_its_jobs_at_once(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
     hanging = make(Fake(audit_delay=20), store=database)
     hanging.invoke("a")
     deadline = time.monotonic() + 60
@@ -169,7 +167,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(
     assert lines(tmp_path)[0]["auditStatus"] == "complete"
 
 
-def test_a_turn_that_takes_every_worker_with_it_is_given_up(
+def test_the_audit_of_a_turn_that_ends_every_worker_fails(
     database: str, make: Any, postgres: Server, tmp_path: Path
 ) -> None:
     safi = make(store=database, audit_mode="worker")
@@ -182,7 +180,7 @@ def test_a_turn_that_takes_every_worker_with_it_is_given_up(
     assert not model.asked("conscience")
 
 
-def test_a_server_that_crashes_and_comes_back_loses_nothing(
+def test_a_crash_and_restart_of_the_server_loses_nothing(
     database: str, make: Any, postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SILENT", 1000.0)  # a worker that is back takes its own work up without waiting
@@ -199,7 +197,7 @@ def test_a_server_that_crashes_and_comes_back_loses_nothing(
     assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcd")
 
 
-def test_many_at_once(database: str, make: Any, tmp_path: Path) -> None:
+def test_many_concurrent_turns_are_audited_in_order(database: str, make: Any, tmp_path: Path) -> None:
     safi = make(Fake(audit_delay=0.02), store=database)
 
     async def all_at_once() -> None:
@@ -222,7 +220,9 @@ def run(code: str, folder: Path, database: str) -> "subprocess.CompletedProcess[
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_a_program_that_ends_waits_and_a_forked_child_has_a_worker_of_its_own(tmp_path: Path, database: str) -> None:
+def test_a_program_that_ends_waits_for_its_audits_and_a_forked_child_has_its_own_worker(
+    tmp_path: Path, database: str
+) -> None:
     done = run(
         "safi.invoke('parent')\n"
         "if not (pid := os.fork()):\n"
@@ -240,9 +240,7 @@ def test_a_program_that_ends_waits_and_a_forked_child_has_a_worker_of_its_own(tm
     assert sorted(r["userPrompt"] for r in lines(tmp_path)) == ["child", "parent"]
 
 
-def test_safi_worker_ends_at_sigterm_with_its_work_done(
-    database: str, make: Any, tmp_path: Path, postgres: Server
-) -> None:
+def test_safi_worker_finishes_its_jobs_at_sigterm(database: str, make: Any, tmp_path: Path, postgres: Server) -> None:
     command = [sys.executable, "-c", "from safi_agent.cli import app; app()", "worker", "--model", "offline"]
     env = {**os.environ, "SAFI_STORE": database}
     process = subprocess.Popen(
@@ -276,7 +274,7 @@ def named(text: str) -> type[BaseException] | None:
     return next((error for name, error in RAISED.items() if name in text), None)
 
 
-def test_whatever_models_hooks_and_maps_raise_no_key_is_blocked_and_no_other_chain_waits(
+def test_no_exception_of_models_hooks_phi_or_sigma_blocks_a_key_or_another_chain(
     database: str, make: Any, tmp_path: Path
 ) -> None:
     def judged(text: str) -> str:
@@ -313,7 +311,7 @@ def test_whatever_models_hooks_and_maps_raise_no_key_is_blocked_and_no_other_cha
     assert {record["turnId"] for record in found} == set(told)
 
 
-def test_a_worker_that_has_ended_is_missed_and_what_is_left_is_said(
+def test_drain_reports_a_worker_that_has_ended_and_its_open_turns(
     database: str, make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SHUTDOWN_GRACE", 0.05)

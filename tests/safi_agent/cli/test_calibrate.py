@@ -33,6 +33,7 @@ def calibrate(labels: Path, *more: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_it_writes_a_card_of_a_model_over_http_and_continues(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -51,6 +52,7 @@ def test_it_writes_a_card_of_a_model_over_http_and_continues(labels: Path, monke
     assert "40 labels on 40 answers; also as labels.card.md." in said
 
 
+@pytest.mark.slow
 def test_some_failures_end_with_1_and_an_outage_with_2(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

@@ -110,6 +110,7 @@ def test_any_change_of_any_bytes_is_found_in_the_line_where_it_begins(path: Path
     assert_found(path, WHOLE[: edit.start] + edit.new + WHOLE[edit.end :])
 
 
+@pytest.mark.slow
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
 @settings(max_examples=200, deadline=None)
 def test_any_change_of_one_byte(path: Path, at: int, flip: int) -> None:
@@ -122,6 +123,7 @@ def test_any_truncation(path: Path, size: int) -> None:
     assert_found(path, WHOLE[:size])
 
 
+@pytest.mark.slow
 @given(st.permutations(LOG))
 @settings(max_examples=100, deadline=None)
 def test_any_permutation(path: Path, changed: list[bytes]) -> None:

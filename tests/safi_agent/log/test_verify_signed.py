@@ -175,6 +175,7 @@ def test_a_log_that_is_as_it_was_signed_has_no_fault_whatever_its_tree_is(damage
     assert faults(log) == []
 
 
+@pytest.mark.slow
 def test_a_process_without_store_and_secrets_finds_each_attack(tmp_path: Path) -> None:
     expected: dict[str, object] = {}
     (tmp_path / "key.pub").write_text(f"{SIGNER.public}\n")
@@ -214,24 +215,28 @@ def test_the_page_lists_what_is_done_with_the_key_of_the_chain() -> None:
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == list(FORGERIES)
 
 
+@pytest.mark.slow
 @given(edits())
 @settings(max_examples=200, deadline=None)
 def test_any_change_of_any_bytes_is_found_in_the_line_where_it_begins(path: Path, edit: Bytes) -> None:
     assert_found(path, WHOLE[: edit.start] + edit.new + WHOLE[edit.end :])
 
 
+@pytest.mark.slow
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
 @settings(max_examples=400, deadline=None)
 def test_any_change_of_one_byte(path: Path, at: int, flip: int) -> None:
     assert_found(path, WHOLE[:at] + bytes([WHOLE[at] ^ flip]) + WHOLE[at + 1 :])
 
 
+@pytest.mark.slow
 @given(st.integers(0, len(WHOLE) - 1))
 @settings(max_examples=100, deadline=None)
 def test_any_truncation(path: Path, size: int) -> None:
     assert_found(path, WHOLE[:size])
 
 
+@pytest.mark.slow
 @given(st.permutations(LOG))
 @settings(max_examples=100, deadline=None)
 def test_any_permutation(path: Path, changed: list[bytes]) -> None:

@@ -59,6 +59,7 @@ def test_its_parser_raises_its_own_error_for_a_refusal(make: Any, serve: Any) ->
         stream.get_final_completion()
 
 
+@pytest.mark.slow
 def test_many_at_once(make: Any, serve: Any) -> None:
     http = serve(make(Fake(delay=0.05)), KEYS)
 

@@ -135,6 +135,7 @@ def test_a_case_by_hand() -> None:
 # --- what it is for ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.2}, {"lora_bias": True}],
@@ -153,6 +154,7 @@ def test_old_answers_stay_and_new_ones_are_learned(options: dict[str, Any]) -> N
     assert (answers(model, x) - before).norm() > 0.5 * before.norm()
 
 
+@pytest.mark.slow
 def test_without_moving_a_out_the_same_hold_learns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LoraARule, "move_out", lambda self: None)
     data = Data()
@@ -161,6 +163,7 @@ def test_without_moving_a_out_the_same_hold_learns_nothing(monkeypatch: pytest.M
     assert left > 0.9
 
 
+@pytest.mark.slow
 def test_without_moving_a_out_a_free_b_changes_old_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LoraARule, "move_out", lambda self: None)
     monkeypatch.setattr(LoraBRule, "consolidate", lambda self: None)
@@ -182,6 +185,7 @@ def test_b_a_x_stays_zero_for_old_x_and_not_for_others() -> None:
 # --- adapters that were trained before ---
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_keeps_its_answers_and_learns_on() -> None:
     data, model = Data(), adapted()
     optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
@@ -210,6 +214,7 @@ def test_rows_whose_column_of_b_is_zero_are_moved_though_others_are_trained() ->
     assert (A[1:] @ data.U[:, :OLD]).norm() < 1e-3 * A[1:].norm()
 
 
+@pytest.mark.slow
 def test_a_second_adapter_knows_what_the_first_has_been_given() -> None:
     data, callback = Data(), SALCallback(strength=FIRM, pull=0)
     model = adapted()
@@ -255,6 +260,7 @@ class Quantized(nn.Linear):
         return nn.functional.linear(x, self.weight.float() * self.scale, self.bias)
 
 
+@pytest.mark.slow
 def test_a_quantized_base_is_kept() -> None:
     data = Data()
     moved, left = after(adapted(nn.Sequential(*map(Quantized, network()))), data, data.old())
@@ -262,6 +268,7 @@ def test_a_quantized_base_is_kept() -> None:
     assert left < 0.7
 
 
+@pytest.mark.slow
 def test_adapters_of_convolutions() -> None:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3))
@@ -290,6 +297,7 @@ def test_the_identity_that_dora_multiplies_is_no_input() -> None:
     assert windows[1].rest.item() < 1e-4
 
 
+@pytest.mark.slow
 def test_dora_keeps_the_scale_of_outputs_with_a_pull_too() -> None:
     data, model = Data(), adapted(use_dora=True)
     x = data.old()
@@ -333,6 +341,7 @@ def test_a_provisional_consolidation_that_is_rolled_back_leaves_nothing_to_undo(
     assert torch.allclose(rule.memory.A, rule.layer.along(rule.weights(), rule.memory.U))
 
 
+@pytest.mark.slow
 def test_the_state_is_saved_and_loaded() -> None:
     data, model = Data(), adapted()
     comm, optimizer = protected(model, strength=1.0)

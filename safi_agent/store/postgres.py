@@ -19,7 +19,13 @@ from typing_extensions import override
 
 from safi_agent.store.database import ForkSafeEngine, Task
 from safi_agent.store.interruptible_lock import CHECK_INTERVAL, TransactionBlock
-from safi_agent.store.job_queue import count_untaken, create_queue_tables, delete_jobs, enqueue_job
+from safi_agent.store.job_queue import (
+    count_untaken,
+    create_queue_tables,
+    delete_jobs,
+    delete_settle_jobs,
+    enqueue_job,
+)
 from safi_agent.store.schema_version import create_tables
 from safi_agent.store.tables import turns
 from safi_agent.store.timeout_budget import STORE_TIMEOUT, current_timeout_budget
@@ -104,6 +110,10 @@ class Postgres(ForkSafeEngine):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Delete the jobs of these turns."""
         delete_jobs(c, value_set, turn_ids)
+
+    def withdraw_settled(self, c: Connection, turn_ids: Sequence[str]) -> None:
+        """Delete the waiting jobs of these turns, which are settled."""
+        delete_settle_jobs(c, turn_ids)
 
     def count_untaken(self, c: Connection, value_set: str) -> int:
         """The number of due jobs of a value set that no worker takes."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.governance.peers import PEERS
 from benchmarks.governance.rounds import Lap, Level
+from benchmarks.report import Spread
 from experiments.filing import Record, source
 from experiments.pages import grid
 
@@ -44,7 +45,7 @@ TRACING_HEADINGS = (
 )
 TRACING_NOTE = """CPU of a turn and its audit on 15 values in the answering process: without an OpenTelemetry SDK, and
 with one that exports in batches over OTLP/HTTP to a collector in another process. Medians of {rounds} rounds of {turns}
-turns, in alternation; an overhead is the median of the rounds' ratios.
+turns, in alternation; an overhead is the median of the rounds' ratios, with the least and the most.
 """
 
 
@@ -77,9 +78,17 @@ def worker_cells(row: Record) -> list[str]:
     ]
 
 
+def percentages(overhead: Spread) -> str:
+    """
+    >>> percentages(Spread(0.1, 0.05, 0.2))
+    '+10.0% (+5.0 to +20.0)'
+    """
+    return f"{overhead.median:+.1%} ({100 * overhead.least:+.1f} to {100 * overhead.most:+.1f})"
+
+
 def tracing_cells(row: Record) -> list[str]:
     cpu, overhead = row["cpu"], row["overhead"]
-    exported = [cell for way in TRACED_WAYS for cell in (f"{cpu[way]:.2f}", f"{overhead[way]:+.1%}")]
+    exported = [cell for way in TRACED_WAYS for cell in (f"{cpu[way]:.2f}", percentages(overhead[way]))]
     return [f"{cpu['without']:.2f}", *exported]
 
 
@@ -159,7 +168,7 @@ def goals(record: Record) -> list[str]:
         said.append(f"Flat memory over {kept['turns']} turns: {half:.1f} MiB after half, {end:.1f} at the end, {flat}.")
     if traced := record.get("tracing"):
         for way, name in TRACED_WAYS.items():
-            most = max(row["overhead"][way] for row in traced if row["who"] == "chain")
+            most = max(row["overhead"][way].median for row in traced if row["who"] == "chain")
             said.append(
                 f"At most {TRACING:.0%} more CPU a turn of the chain over HTTP with {name}: {most:+.1%}, "
                 f"{'yes' if most <= TRACING else 'no'}."

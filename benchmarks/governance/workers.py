@@ -112,10 +112,9 @@ def running(count: int, store: str, log: Path, model_url: str) -> Iterator[list[
     """Context manager: ``safi worker`` processes, which are stopped as an operator stops them."""
     own = environment() | {"SAFI_STORE": store, "OPENAI_BASE_URL": model_url, "OPENAI_API_KEY": "none"}
     command = [*WORKER, "--log", str(log)]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    # Each in a session of its own, like a service, because Linux shares a CPU that is short between sessions.
+    processes = [subprocess.Popen(command, cwd=ROOT, env=own, start_new_session=True, **pipes) for _ in range(count)]
     try:
         yield [psutil.Process(process.pid) for process in processes]
     finally:

@@ -60,7 +60,7 @@ WORKERS_HEADINGS = (
 )
 WORKERS_NOTE = """Workers are `safi worker` processes on one machine, with PostgreSQL {postgresql} in its default
 settings and a model on loopback that takes the time in the first column for an audit. {turns} turns of {keys} memory
-keys wait when they start. Medians of {rounds} rounds in alternation; the ratio is to the first number of workers in the
+keys wait when they begin. Medians of {rounds} rounds in alternation; the ratio is to the first number of workers in the
 same round.
 """
 

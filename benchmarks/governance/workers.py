@@ -1,7 +1,7 @@
 """Audited turns a second of several ``safi worker`` processes on one PostgreSQL server.
 
-Each lap has a database of its own, which another process has filled with answered turns of many memory keys before the
-workers start. It begins when all workers have registered, and ends when the last turn is settled.
+Each lap has a database of its own, which another process has filled with answered turns of many memory keys. Their jobs
+are held until all workers have registered. The lap begins when they become due, and ends when the last turn is settled.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ POLL = 0.1  # seconds between counts of the turns that are left
 PATIENCE = 300.0  # seconds without a settled turn after which the benchmark gives up
 WORKER = (sys.executable, "-c", "from safi_agent.cli import app; app()", "worker", "--model", "openai:m")
 _LEFT = "SELECT count(*) FROM safi_turns WHERE settled = 0"
+_HOLD = "UPDATE procrastinate_jobs SET scheduled_at = 'infinity'"
+_RELEASE = "UPDATE procrastinate_jobs SET scheduled_at = NULL"
 _REGISTERED = "SELECT count(*) FROM procrastinate_workers"
 
 
@@ -75,11 +77,13 @@ def lap(postgres: Server, url: str, folder: Path, count: int, turns: int) -> Rec
     safi = create_safi_chain(Instant(), "unesco", store=store, log=log, audit_mode="worker", max_pending=None)
     asyncio.run(answer(safi, turns))
     with ExitStack() as stack:
-        processes = stack.enter_context(running(count, store, log, f"{url}/{name}/v1"))
         connection = stack.enter_context(postgres.connect(name))
+        connection.execute(_HOLD)
+        processes = stack.enter_context(running(count, store, log, f"{url}/{name}/v1"))
         wait(connection, _REGISTERED, count)
-        left, start = number(connection, _LEFT), time.perf_counter()
         before = cpu_seconds(processes), cpu_seconds([postgres.process])
+        connection.execute(_RELEASE)
+        start = time.perf_counter()
         wait(connection, _LEFT, 0)
         seconds = time.perf_counter() - start
         after = cpu_seconds(processes), cpu_seconds([postgres.process])
@@ -87,9 +91,9 @@ def lap(postgres: Server, url: str, folder: Path, count: int, turns: int) -> Rec
     logged = [json.loads(line)["turnId"] for line in log.read_text().splitlines()]
     return {
         "count": count,
-        "per_s": left / seconds,
-        "worker_cpu_ms": 1e3 * (after[0] - before[0]) / left,
-        "server_cpu_ms": 1e3 * (after[1] - before[1]) / left,
+        "per_s": turns / seconds,
+        "worker_cpu_ms": 1e3 * (after[0] - before[0]) / turns,
+        "server_cpu_ms": 1e3 * (after[1] - before[1]) / turns,
         "lost": turns - len(set(logged)),
         "repeated": len(logged) - len(set(logged)) + calls(url)[name]["audit"] - turns,
     }

@@ -15,7 +15,7 @@ from safi_agent.log.rotation import log_files
 from safi_agent.log.writer import lock_log
 from safi_agent.record import utc_now
 from safi_agent.store import Store
-from safi_agent.store.database_errors import raise_as
+from safi_agent.store.database_errors import EarlierRowsKeptError, raise_as
 from safi_agent.store.erasure import batches, erase_turns, find_turns, open_erasures, written_logs
 from safi_agent.store.log_state import read_anchor
 
@@ -111,11 +111,8 @@ def _complete(store: Store, erased: Erased) -> Erased:
             unfinished.append(f"The log {path}: {error}.")
         except SQLAlchemyError as error:
             unfinished.append(f"The log {path}: the store failed meanwhile ({_cause_of(error)}).")
-    try:
-        if erasures:
-            store.database.purge()
-    except SQLAlchemyError as error:
-        unfinished.append(f"Free space in the files of the store: they could not be written anew ({_cause_of(error)}).")
+    if erasures and (why := _purge(store)):
+        unfinished.append(f"Free space in the files of the store: {why}")
     if not unfinished:
         # Others may have been added meanwhile, also for copies of lines; the next erasure settles them.
         try:
@@ -123,6 +120,17 @@ def _complete(store: Store, erased: Erased) -> Erased:
         except SQLAlchemyError as error:
             unfinished.append(f"The store: the erasure could not be marked as completed ({_cause_of(error)}).")
     return erased._replace(lines=counted, unfinished=tuple(unfinished))
+
+
+def _purge(store: Store) -> str:
+    """Remove what rows contained before from the files of the store; why some is left, empty if nothing is."""
+    try:
+        store.database.purge()
+    except EarlierRowsKeptError as error:
+        return str(error)
+    except SQLAlchemyError as error:
+        return f"they could not be written anew ({_cause_of(error)})."
+    return ""
 
 
 def _erase_log(store: Store, path: str) -> int:

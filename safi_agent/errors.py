@@ -130,14 +130,20 @@ class AuditTimeoutError(SafiError):
 
 
 class AuditFailedError(SafiError):
-    """All attempts of a turn's audit failed, so it has no score; ``cause`` is the Spirit's sentence on it."""
+    """All attempts of a turn's audit failed, so it has no score; ``cause`` is the Spirit's sentence on it.
 
-    def __init__(self, turn_id: str, cause: str) -> None:
-        super().__init__(turn_id, cause)
-        self.turn_id, self.cause = turn_id, cause
+    The audit of a turn whose contents were ``erased`` cannot be repeated.
+    """
+
+    def __init__(self, turn_id: str, cause: str, erased: bool = False) -> None:
+        super().__init__(turn_id, cause, erased)
+        self.turn_id, self.cause, self.erased = turn_id, cause, erased
 
     def __str__(self) -> str:
-        return f"Turn {self.turn_id!r}: {self.cause} chain.reaudit([{self.turn_id!r}]) repeats it."
+        cure = f"chain.reaudit([{self.turn_id!r}]) repeats it."
+        if self.erased:
+            cure = "The turn is erased, so its audit cannot be repeated."
+        return f"Turn {self.turn_id!r}: {self.cause} {cure}"
 
 
 class ConscienceError(SafiError):

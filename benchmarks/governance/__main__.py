@@ -3,7 +3,8 @@
 ``--quick`` runs it in half a minute, without the peers. Other options run N turns of SAFi only, with a model without
 latency: ``--turns-per-second N`` measures the throughput of one process, ``--memory N`` whether its memory stays flat,
 ``--backlog N`` whether the limit of open audits holds when audits take longer than answers, ``--signing N`` the CPU
-time of signing the log, and ``--tracing N`` that of an OpenTelemetry SDK that exports all turns.
+time of signing the log, and ``--tracing N`` that of an OpenTelemetry SDK that exports all turns. ``--workers 1 4``
+compares numbers of ``safi worker`` processes on a PostgreSQL server, which it starts.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.governance import alone, traced
+from benchmarks.governance import workers as queue
 from benchmarks.governance.peers import PEERS, versions
 from benchmarks.governance.report import markdown, per_turn, row, totals
 from benchmarks.governance.rounds import Lap, Level, calls, enter, interleave, model
@@ -22,6 +24,7 @@ from experiments.filing import Record, origin
 from experiments.provenance import installed
 
 Laps = list[tuple[str, Level, Lap]]
+MORE_PACKAGES = {"tracing": ["opentelemetry-sdk"], "workers": ["procrastinate", "psycopg"]}
 LEAST = 20  # smallest number of turns in a lap
 
 
@@ -38,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--backlog", type=int, metavar="N", help="over N turns, audits slower than answers")
     made.add_argument("--signing", type=int, metavar="N", help="over N turns, with a signed log")
     made.add_argument("--tracing", type=int, metavar="N", help="in laps of N turns, without and with an SDK")
+    made.add_argument("--workers", type=int, nargs="+", metavar="N", help="numbers of workers to compare")
+    made.add_argument("--turns", type=int, default=512, help="turns of a lap of --workers (default: %(default)s)")
     made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its section on the cost of governance")
     made.add_argument("--out", type=Path, default=Path("results/governance"))
     return made
@@ -110,6 +115,10 @@ def measured(args: argparse.Namespace, folder: Path) -> tuple[str, str, Record]:
     if args.tracing:
         found = traced.tracing(folder, args.tracing, args.rounds, args.answer_ms, args.audit_ms)
         return "tracing", f"{start} --tracing {args.tracing} --rounds {args.rounds}", found
+    if args.workers:
+        found = queue.workers(folder, args.workers, args.turns, args.rounds, args.audit_ms)
+        flags = f"--workers {' '.join(map(str, args.workers))} --turns {args.turns} --rounds {args.rounds}"
+        return "workers", f"{start} {flags} --audit-ms {args.audit_ms:g}", found
     if args.quick:
         args.at_once, args.rounds, args.peers = [1, 10], 1, []
         return "quick", f"{start} --quick", beside(args, folder)
@@ -122,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         name, command, record = measured(args, Path(folder))
     record = {"title": f"governance, {name}", **record, **origin(command, 0, "cpu")}
-    packages = ["langchain-core", "openai", "sqlalchemy", "pydantic", *(["opentelemetry-sdk"] if args.tracing else [])]
+    packages = ["langchain-core", "openai", "sqlalchemy", "pydantic", *MORE_PACKAGES.get(name, ())]
     own = {package: installed(package) for package in packages}
     record["versions"] = own | {peer: next(iter(used.values())) for peer, used in record.get("peers", {}).items()}
     publish(record, args.out / f"{name}.json", markdown(record), args.table, f"governance {name}")

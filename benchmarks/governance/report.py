@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.governance.peers import PEERS
 from benchmarks.governance.rounds import Lap, Level
+from benchmarks.report import Spread
 from experiments.filing import Record, source
 from experiments.pages import grid
 
@@ -22,6 +23,8 @@ GOVERNED = ("chain", "middleware")
 PER_SECOND = 500
 FLAT = 0.01  # largest relative growth of resident memory over the second half of the turns
 SIGNING = 0.05  # largest share of a turn's CPU time that signing may add
+FOUR = 4
+SCALE = 3.0  # smallest factor by which four workers are faster than one, where audits wait for the model
 TRACING = 0.05  # largest relative overhead of an OpenTelemetry SDK, in CPU a turn
 OFF_THE_PATH = ("audit",)
 HEADINGS = ("way", "at once", "calls", "added p50, ms", "added p99, ms", "turns/s", "CPU a turn, ms")
@@ -42,13 +45,50 @@ TRACING_HEADINGS = (
 )
 TRACING_NOTE = """CPU of a turn and its audit on 15 values in the answering process: without an OpenTelemetry SDK, and
 with one that exports in batches over OTLP/HTTP to a collector in another process. Medians of {rounds} rounds of {turns}
-turns, in alternation; an overhead is the median of the rounds' ratios.
+turns, in alternation; an overhead is the median of the rounds' ratios, with the least and the most.
 """
+
+
+WORKERS_HEADINGS = (
+    "audit, ms",
+    "workers",
+    "audited turns/s",
+    "ratio",
+    "least and most",
+    "CPU of workers a turn, ms",
+    "of PostgreSQL, ms",
+)
+WORKERS_NOTE = """Workers are `safi worker` processes on one machine, with PostgreSQL {postgresql} in its default
+settings and a model on loopback that takes the time in the first column for an audit. {turns} turns of {keys} memory
+keys wait when they begin. Medians of {rounds} rounds in alternation; the ratio is to the first number of workers in the
+same round.
+"""
+
+
+def worker_cells(row: Record) -> list[str]:
+    ratio = row["ratio"]
+    return [
+        f"{row['audit_ms']:g}",
+        str(row["count"]),
+        f"{row['per_s']:.1f}",
+        f"× {ratio.median:.2f}",
+        f"{ratio.least:.2f} to {ratio.most:.2f}",
+        f"{row['worker_cpu_ms']:.1f}",
+        f"{row['server_cpu_ms']:.1f}",
+    ]
+
+
+def percentages(overhead: Spread) -> str:
+    """
+    >>> percentages(Spread(0.1, 0.05, 0.2))
+    '+10.0% (+5.0 to +20.0)'
+    """
+    return f"{overhead.median:+.1%} ({100 * overhead.least:+.1f} to {100 * overhead.most:+.1f})"
 
 
 def tracing_cells(row: Record) -> list[str]:
     cpu, overhead = row["cpu"], row["overhead"]
-    exported = [cell for way in TRACED_WAYS for cell in (f"{cpu[way]:.2f}", f"{overhead[way]:+.1%}")]
+    exported = [cell for way in TRACED_WAYS for cell in (f"{cpu[way]:.2f}", percentages(overhead[way]))]
     return [f"{cpu['without']:.2f}", *exported]
 
 
@@ -96,6 +136,19 @@ def slower(rows: Sequence[Record]) -> list[str]:
     return found
 
 
+def worker_goals(record: Record) -> list[str]:
+    """The goals of several workers, and whether they were met; none without such rows."""
+    if "workers" not in record:
+        return []
+    said = [
+        f"{one['count']} workers are at least {SCALE:g} times as fast as one with audits of {one['audit_ms']:g} ms: "
+        f"× {one['ratio'].median:.2f}, {'yes' if one['ratio'].median >= SCALE else 'no'}."
+        for one in record["workers"]
+        if one["audit_ms"] and one["count"] == FOUR
+    ]
+    return [*said, f"Turns that were audited or logged twice: {record['repeated']}."]
+
+
 def goals(record: Record) -> list[str]:
     """The goals, and whether they were met."""
     said = []
@@ -115,7 +168,7 @@ def goals(record: Record) -> list[str]:
         said.append(f"Flat memory over {kept['turns']} turns: {half:.1f} MiB after half, {end:.1f} at the end, {flat}.")
     if traced := record.get("tracing"):
         for way, name in TRACED_WAYS.items():
-            most = max(row["overhead"][way] for row in traced if row["who"] == "chain")
+            most = max(row["overhead"][way].median for row in traced if row["who"] == "chain")
             said.append(
                 f"At most {TRACING:.0%} more CPU a turn of the chain over HTTP with {name}: {most:+.1%}, "
                 f"{'yes' if most <= TRACING else 'no'}."
@@ -138,6 +191,7 @@ def goals(record: Record) -> list[str]:
             f"{one['signing_cpu_ms']:.2f} ms of CPU to a turn of {one['turn_cpu_ms']:.1f}, {share:.1%}; at most "
             f"{SIGNING:.0%}: {'yes' if share <= SIGNING else 'no'}."
         )
+    said += worker_goals(record)
     said.append(f"Answers without their audit: {record['lost']} of {record['answers']}.")
     return said
 
@@ -161,6 +215,9 @@ def markdown(record: Record) -> str:
     if traced := record.get("tracing"):
         table = [[TRACED[r["who"]], str(r["at_once"]), *tracing_cells(r)] for r in traced]
         parts += [TRACING_NOTE.format(**record), grid(TRACING_HEADINGS, table)]
+    if "workers" in record:
+        table = [worker_cells(row) for row in record["workers"]]
+        parts += [WORKERS_NOTE.format(**record), grid(WORKERS_HEADINGS, table)]
     parts.append("".join(f"* {line}\n" for line in goals(record)))
     return "\n".join([*parts, source(record)])
 

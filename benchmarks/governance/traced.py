@@ -19,6 +19,7 @@ from benchmarks.governance.instant import governed
 from benchmarks.governance.peers import environment
 from benchmarks.governance.rounds import Lap, Level, Runner, model
 from benchmarks.governance.runner import Contender
+from benchmarks.report import Spread, spread
 from experiments.filing import Record
 from experiments.provenance import ROOT
 from safi_agent.telemetry.commits import CommitTelemetry
@@ -126,7 +127,7 @@ def tracing(folder: Path, turns: int, rounds: int, answer_ms: float, audit_ms: f
 
 
 def rows(laps: list[tuple[str, int, str, Lap]]) -> list[Record]:
-    """One row for each contender and level; the overhead is the median of the ratios of the rounds."""
+    """One row for each contender and level, with the overheads of the rounds."""
     made = []
     for who, at_once in dict.fromkeys((who, at_once) for who, at_once, *_ in laps):
         cpu = {way: [cpu_ms(lap) for w, n, o, lap in laps if (w, n, o) == (who, at_once, way)] for way in WAYS}
@@ -141,13 +142,13 @@ def rows(laps: list[tuple[str, int, str, Lap]]) -> list[Record]:
     return made
 
 
-def overhead(without: Sequence[float], with_: Sequence[float]) -> float:
-    """The median of the relative differences of the rounds.
+def overhead(without: Sequence[float], with_: Sequence[float]) -> Spread:
+    """The relative differences of the rounds.
 
     >>> overhead([10.0, 10.0, 20.0], [11.0, 12.0, 22.0])
-    0.1
+    Spread(median=0.1, least=0.1, most=0.2)
     """
-    return round(median(b / a for a, b in zip(without, with_, strict=True)) - 1, 6)
+    return spread([round(b / a - 1, 6) for a, b in zip(without, with_, strict=True)])
 
 
 def without_sdk_us(turns: int = 5000) -> float:

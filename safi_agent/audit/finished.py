@@ -71,7 +71,7 @@ def successful(audit: Audit) -> Audit:
         AuditFailedError: all attempts failed.
     """
     if audit.status == "failed":
-        raise AuditFailedError(audit.turn_id, str(audit.record["spiritReflection"]))
+        raise AuditFailedError(audit.turn_id, str(audit.record["spiritReflection"]), "erased" in audit.record)
     return audit
 
 

@@ -22,9 +22,9 @@ from procrastinate.worker import Worker as QueueWorker
 from psycopg_pool import PoolTimeout
 
 from safi_agent.audit.attempts import MAX_ATTEMPTS_RUNNING
-from safi_agent.audit.hook_dispatcher import HookDispatcher
+from safi_agent.audit.group_commit import GroupCommit
+from safi_agent.audit.hook_dispatcher import HookCall, HookDispatcher
 from safi_agent.audit.plan import RECONNECT, Outcome, Plan
-from safi_agent.log import flush
 from safi_agent.store import Store, StoredTurn
 from safi_agent.store.job_queue import conninfo, queue_name
 from safi_agent.thread_pool import ThreadPool
@@ -70,6 +70,7 @@ class Worker:
         self._threads = ThreadPool(AT_THE_STORE, "safi-store")
         self._judges = ThreadPool(MAX_ATTEMPTS_RUNNING, "safi-judge")
         self._hooks = HookDispatcher(plan.timeout)
+        self._group_commit = GroupCommit(plan, store, self._in_store_thread)
         self._queue_worker: QueueWorker | None = None
         self._stopped = False
         self._lost: int | None = None  # the worker's id before the connection was lost
@@ -171,19 +172,13 @@ class Worker:
 
     async def _settle(self, key: str, turn: str) -> None:
         """Commit the judged turns of a memory key, write their log lines and call hooks; one job of a key at a time."""
-        name = self.plan.values.name
-        telemetry = self.plan.commit_telemetry()
-        telemetry.report(await self._in_store_thread(partial(self.store.commit_ready, key, telemetry.compute, name)))
-        for turn_id, path, record in await self._in_store_thread(partial(self.store.load_unsettled, key, name)):
-            await self._in_store_thread(partial(flush, self.store, path, self.plan.log_max_bytes))
-            await self._call_hooks(turn_id, record)
-            await self._in_store_thread(partial(self.store.mark_settled, [turn_id]))
-            self.done += record["auditStatus"] != "none"
+        for one in await self._group_commit.commit(key, turn):
+            if one.calls:
+                await self._call_hooks(one.calls)
+                await self._in_store_thread(partial(self.store.mark_settled, [one.id]))
+            self.done += one.is_audit
 
-    async def _call_hooks(self, turn_id: str, record: dict[str, Any]) -> None:
-        calls = await self._in_store_thread(partial(self.plan.hook_calls, turn_id, record, self.store.read_values))
-        if not calls:
-            return
+    async def _call_hooks(self, calls: list[HookCall]) -> None:
         called: Future[None] = Future()
         self._hooks.dispatch(calls, partial(called.set_result, None))
         waiting = asyncio.wrap_future(called)

@@ -31,6 +31,7 @@ from safi_agent.store.log_state import mark_logged, read_anchor, read_unlogged
 
 log = logging.getLogger("safi_agent")
 LOCK_TIMEOUT = 10.0  # seconds for which another process may hold the log
+LOCK_POLL = 0.01  # seconds between attempts to lock a log that another process holds
 
 
 class _WriteLock(ForkSafeLock):
@@ -62,7 +63,7 @@ def lock_log(path: str) -> Iterator[None]:
     Raises:
         TimeoutError: another process holds the lock.
     """
-    with _write_lock.lock, _write_lock.file_lock(path):
+    with _write_lock.lock, _write_lock.file_lock(path).acquire(poll_interval=LOCK_POLL):
         yield
 
 

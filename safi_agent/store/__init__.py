@@ -21,6 +21,7 @@ from safi_agent.store.rows import (
     PreparedBatch,
     ReadyBatch,
     StoredTurn,
+    UnsettledTurn,
 )
 from safi_agent.store.sqlite import MEMORY, Sqlite
 from safi_agent.store.store import Store
@@ -38,6 +39,7 @@ __all__ = [
     "ReadyBatch",
     "Store",
     "StoredTurn",
+    "UnsettledTurn",
     "open_store",
     "prepare_batch",
 ]

@@ -50,6 +50,9 @@ class Database(Protocol):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Delete the jobs of these turns of a value set."""
 
+    def withdraw_settled(self, c: Connection, turn_ids: Sequence[str]) -> None:
+        """Delete the waiting jobs of these turns, which are settled."""
+
     def count_untaken(self, c: Connection, value_set: str) -> int:
         """The number of due jobs of a value set that no worker takes."""
 

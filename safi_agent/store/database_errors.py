@@ -12,6 +12,10 @@ T = TypeVar("T")
 log = logging.getLogger("safi_agent")
 
 
+class EarlierRowsKeptError(SQLAlchemyError):
+    """Rows were purged, and earlier versions of them are kept; the message says why, and has no content of a row."""
+
+
 def raise_as(make_error: Callable[[str], Exception], what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorator: raise ``make_error(name)`` instead of a database error, with the name of its type only.
 

@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from safi_agent.store.database import Task
 
+SETTLE: Task = "safi.settle"
+PRIORITY = 1  # of jobs to settle a turn
 LONGEST = 32  # bytes; PostgreSQL limits the channel's name to 63
 DUE = 5.0  # seconds after which a free worker would have taken a due job
 GONE = 30.0  # seconds without a heartbeat after which a worker is dead
@@ -31,9 +33,16 @@ def queue_name(value_set: str) -> str:
 
 
 def conninfo(engine: Engine) -> str:
-    """The database's address as psycopg takes it."""
+    """The database's address as psycopg takes it, for the connections of a worker to its queue.
+
+    On them a commit does not wait for the server's disk. If the server crashes, the fetching or the end of a job may
+    be lost: it runs again, and the store accepts its work once.
+    """
     arguments = engine.dialect.create_connect_args(engine.url)[1]
-    return make_conninfo(**{name: value for name, value in arguments.items() if name != "context"})
+    given = arguments.get("options", ())
+    options = " ".join([*((given,) if isinstance(given, str) else given), "-c synchronous_commit=off"])
+    own = {name: value for name, value in arguments.items() if name != "context"}
+    return make_conninfo(**{**own, "options": options})
 
 
 def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: str) -> None:
@@ -42,12 +51,12 @@ def enqueue_job(c: Connection, task: Task, value_set: str, key: str, turn_id: st
     "safi.judge" jobs take long and run concurrently. "safi.settle" jobs run one at a time for each memory key, in
     order, and with a higher priority, so that judged turns do not wait for others.
     """
-    settle = task == "safi.settle"
+    settle = task == SETTLE
     job = _app.configure_task(
         task,
         queue=queue_name(value_set),
         lock=f"safi:{key}" if settle else None,
-        priority=int(settle),
+        priority=PRIORITY if settle else 0,
         connection=c.connection.driver_connection,
     )
     try:
@@ -74,6 +83,12 @@ _DROP = text("DELETE FROM procrastinate_jobs WHERE queue_name = :queue AND args-
     bindparam("turns", expanding=True)
 )
 
+# The priority finds them by the queue's index of waiting jobs.
+_DROP_SETTLED = text(
+    "DELETE FROM procrastinate_jobs WHERE status = 'todo' AND priority = :priority AND task_name = :task "
+    "AND args->>'turn' IN :turns"
+).bindparams(bindparam("turns", expanding=True))
+
 
 def count_untaken(c: Connection, value_set: str) -> int:
     """The number of due jobs of a value set that no worker has taken, while no live worker is busy."""
@@ -83,6 +98,11 @@ def count_untaken(c: Connection, value_set: str) -> int:
 def delete_jobs(c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
     """Delete the jobs of these turns from the queue of a value set."""
     c.execute(_DROP, {"queue": queue_name(value_set), "turns": list(turn_ids)})
+
+
+def delete_settle_jobs(c: Connection, turn_ids: Sequence[str]) -> None:
+    """Delete the jobs to settle these turns that no worker has taken."""
+    c.execute(_DROP_SETTLED, {"priority": PRIORITY, "task": SETTLE, "turns": list(turn_ids)})
 
 
 def create_queue_tables(c: Connection) -> None:

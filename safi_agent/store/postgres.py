@@ -3,7 +3,6 @@
 A commit waits for the server's disk, unless the server is configured otherwise (``synchronous_commit``).
 """
 
-import logging
 import re
 import sys
 import threading
@@ -14,27 +13,28 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, func, select, text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
 from safi_agent.store.database import ForkSafeEngine, Task
+from safi_agent.store.database_errors import EarlierRowsKeptError
 from safi_agent.store.interruptible_lock import CHECK_INTERVAL, TransactionBlock
-from safi_agent.store.job_queue import count_untaken, create_queue_tables, delete_jobs, enqueue_job
+from safi_agent.store.job_queue import (
+    count_untaken,
+    create_queue_tables,
+    delete_jobs,
+    delete_settle_jobs,
+    enqueue_job,
+)
 from safi_agent.store.schema_version import create_tables
 from safi_agent.store.tables import turns
 from safi_agent.store.timeout_budget import STORE_TIMEOUT, current_timeout_budget
 
-log = logging.getLogger("safi_agent")
 PURGE_TIMEOUT = 5.0  # seconds for which a purge is repeated while short transactions keep earlier versions of rows
 PURGE_INTERVAL = 0.1
 CREATE_TABLES = 0x5AF1  # advisory lock of the process that creates the tables
 COMMIT_ORDER = 0x5AF3  # advisory lock of the commit order
 _LOCK_COMMIT_ORDER = select(func.pg_advisory_xact_lock(COMMIT_ORDER))
 _SET_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :most, true)")
-
-
-class EarlierRowsKeptError(SQLAlchemyError):
-    """The table was written anew with earlier versions of rows, which another transaction can still read."""
 
 
 class Postgres(ForkSafeEngine):
@@ -105,6 +105,10 @@ class Postgres(ForkSafeEngine):
         """Delete the jobs of these turns."""
         delete_jobs(c, value_set, turn_ids)
 
+    def withdraw_settled(self, c: Connection, turn_ids: Sequence[str]) -> None:
+        """Delete the waiting jobs of these turns, which are settled."""
+        delete_settle_jobs(c, turn_ids)
+
     def count_untaken(self, c: Connection, value_set: str) -> int:
         """The number of due jobs of a value set that no worker takes."""
         return count_untaken(c, value_set)
@@ -125,13 +129,10 @@ class Postgres(ForkSafeEngine):
                     break
                 time.sleep(PURGE_INTERVAL)
         if kept:
-            log.error(
-                "%d earlier versions of rows of %s are kept, because a transaction that can read them is open: in a "
-                "session, prepared, or of a replication slot. End it, and erase again.",
-                kept,
-                turns.name,
+            raise EarlierRowsKeptError(
+                f"{kept} earlier versions of rows of {turns.name} are kept, because a transaction that can read them "
+                "is open: in a session, prepared, or of a replication slot. End it, and erase again."
             )
-            raise EarlierRowsKeptError
 
     def checkpoint(self) -> None:
         """Do nothing: the server runs its own checkpoints."""
@@ -153,7 +154,7 @@ def _vacuum(connection: Connection) -> int:
     # "0 dead row versions cannot be removed yet.", in the language of the server
     counts = [int(match[0]) for detail in details if (match := re.match(r"\d+", detail))]
     if not counts:
-        raise EarlierRowsKeptError("the server does not report the versions of rows that it keeps")
+        raise EarlierRowsKeptError("The server does not report the versions of rows that it keeps.")
     return sum(counts)
 
 

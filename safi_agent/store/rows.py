@@ -87,6 +87,15 @@ class Commit(NamedTuple):
     note: str = ""
 
 
+class UnsettledTurn(NamedTuple):
+    """A committed turn whose log line or hooks are left to do."""
+
+    id: str
+    key: str
+    log: str
+    record: dict[str, Any]
+
+
 class AuditRow(NamedTuple):
     """A turn and, once it is committed, its record and its position in the commit order."""
 

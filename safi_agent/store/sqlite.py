@@ -161,6 +161,9 @@ class Sqlite(ForkSafeEngine):
     def withdraw(self, c: Connection, value_set: str, turn_ids: Sequence[str]) -> None:
         """Do nothing: there is no queue."""
 
+    def withdraw_settled(self, c: Connection, turn_ids: Sequence[str]) -> None:
+        """Do nothing: there is no queue."""
+
     def count_untaken(self, c: Connection, value_set: str) -> int:
         """0: there is no queue."""
         return 0

@@ -7,7 +7,7 @@ enforces it.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, literal_column, or_, select, update
@@ -33,6 +33,7 @@ from safi_agent.store.rows import (
     ReadyBatch,
     ReadyTurn,
     StoredTurn,
+    UnsettledTurn,
 )
 from safi_agent.store.tables import ERASURES, NOT_DONE, NOT_SETTLED, PLACED, UNFINISHED, memory, turns, value_sets
 
@@ -89,6 +90,13 @@ _DONE = (
 )
 _RECORDS = select(turns.c.id, turns.c.record).where(_THOSE, PLACED)
 _SETTLE = update(turns).where(_THOSE).values(settled=1)
+_UNSETTLED = (
+    select(turns.c.id, turns.c.key, turns.c.log, turns.c.record)
+    .where(turns.c.value_set == bindparam("of_set"), NOT_SETTLED, PLACED)
+    .order_by(turns.c.place)
+)
+_UNSETTLED_TURNS = _UNSETTLED.where(_THOSE)
+_UNSETTLED_KEYS = _UNSETTLED.where(turns.c.key.in_(bindparam("keys", expanding=True)))
 
 _AUDIT_ROW = (turns.c.id, turns.c.status, turns.c.owner, turns.c.place, turns.c.record)
 _AUDIT = (
@@ -299,37 +307,58 @@ class Store(ForkHandler):
     def _commit(
         self, c: Connection, batches: Sequence[PreparedBatch], value_set: str | None
     ) -> dict[str, dict[str, Any]]:
-        mine = [batch for batch in batches if c.scalar(_LOCK_KEY, {"of": batch.key}) is not None]
+        mine = [
+            batch
+            for batch in batches
+            if c.scalar(_LOCK_KEY, {"of": batch.key}) is not None and self._is_valid(c, batch)
+        ]
         done: dict[str, dict[str, Any]] = {}
         if not mine:
             return done
-        # After the keys are locked, because waiting for them must not block other commits.
-        self.database.lock_commit_order(c)
-        place: int = c.scalar(_LAST) or 0
         for batch in mine:
-            head = [(row["of"], row["of"] in batch.erased) for row in batch.rows]
-            if [(row.id, bool(row.erased)) for row in c.execute(_HEAD, {"of": batch.key, "most": len(head)})] != head:
-                continue
-            c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(batch.rows, 1)])
             if batch.memory is not None:
                 c.execute(_REMEMBER, {"of": batch.key, **batch.memory})
             for turn_id, of_set in batch.value_sets.items():
                 if value_set not in (None, of_set):
                     self.database.enqueue(c, "safi.settle", of_set, batch.key, turn_id)
-            place += len(batch.rows)
             done |= batch.records
+        # Last, because all other commits wait for this lock until this one is on the disk.
+        self.database.lock_commit_order(c)
+        place: int = c.scalar(_LAST) or 0
+        rows = [row for batch in mine for row in batch.rows]
+        c.execute(_DONE, [{**row, "at": place + i} for i, row in enumerate(rows, 1)])
         return done
 
-    def commit_ready(
-        self, key: str, compute: Callable[[JudgedTurn, Memory], Commit], value_set: str | None = None
-    ) -> dict[str, dict[str, Any]]:
-        """Commit the judged turns at the head of a memory key, in order; returns their records by turn id.
+    def _is_valid(self, c: Connection, batch: PreparedBatch) -> bool:
+        """Whether the turns are still the first ones of their memory key, which is locked, and as they were read."""
+        head = [(row["of"], row["of"] in batch.erased) for row in batch.rows]
+        return [(row.id, bool(row.erased)) for row in c.execute(_HEAD, {"of": batch.key, "most": len(head)})] == head
 
-        ``compute`` must be pure. Settling of turns of other value sets is enqueued for the workers of those sets.
+    def commit_ready(
+        self,
+        keys: Iterable[str],
+        compute: Callable[[JudgedTurn, Memory], Commit],
+        value_set: str | None = None,
+        errors: dict[str, Exception] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Commit the judged turns at the heads of these memory keys, in order; returns their records by turn id.
+
+        Turns that are judged meanwhile may be left for the next call.
+
+        Args:
+            keys: memory keys.
+            compute: a pure function.
+            value_set: settling of turns of other value sets is enqueued for the workers of those sets.
+            errors: errors of ``compute`` are added by memory key, and the other keys are committed. Default: the first
+                one is raised.
         """
         done: dict[str, dict[str, Any]] = {}
-        while batches := self.load_ready([key], {}):
-            done |= self.commit([prepare_batch(batch, compute) for batch in batches], value_set=value_set)
+        left = set(keys)
+        while left and (ready := self.load_ready(left, {})):
+            batches = _prepare_batches(ready, compute, errors)
+            done |= self.commit(batches, value_set=value_set) if batches else {}
+            # Once more: what another process has changed meanwhile, and what is more than one batch.
+            left = {batch.key for batch in batches if batch.rows[0]["of"] not in done or len(batch.rows) == AT_A_TIME}
         return done
 
     def load_records(self, turn_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -354,17 +383,27 @@ class Store(ForkHandler):
         with self.database.transaction(reading=True) as c:
             return c.scalar(_LAST) or 0
 
-    def load_unsettled(self, key: str, value_set: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Id, log and record of committed turns that are not settled, in commit order."""
-        mine = (turns.c.key == key, turns.c.value_set == value_set, NOT_SETTLED, PLACED)
+    def load_unsettled(
+        self, value_set: str, turn_ids: Collection[str] = (), keys: Collection[str] = ()
+    ) -> list[UnsettledTurn]:
+        """The committed turns of a value set that are not settled, those of each memory key in commit order.
+
+        Args:
+            value_set: the name of the value set.
+            turn_ids: only these turns,
+            keys: and all turns of these memory keys.
+        """
         with self.database.transaction(reading=True) as c:
-            rows = c.execute(select(turns.c.id, turns.c.log, turns.c.record).where(*mine).order_by(turns.c.place)).all()
-        return [(row.id, row.log, json.loads(row.record)) for row in rows]
+            rows = list(c.execute(_UNSETTLED_KEYS, {"of_set": value_set, "keys": list(keys)})) if keys else []
+            if turn_ids:
+                rows += c.execute(_UNSETTLED_TURNS, {"of_set": value_set, "those": list(turn_ids)})
+        return [UnsettledTurn(row.id, row.key, row.log, json.loads(row.record)) for row in dict.fromkeys(rows)]
 
     def mark_settled(self, turn_ids: Sequence[str]) -> None:
-        """Mark turns as settled: their hooks have run, and nothing is left to do."""
+        """Mark turns as settled: their hooks have run, and nothing is left to do, also not for waiting jobs."""
         with self.database.transaction() as c:
             c.execute(_SETTLE, {"those": list(turn_ids)})
+            self.database.withdraw_settled(c, turn_ids)
 
     def count_unfinished(self, value_set: str) -> dict[str, int]:
         """The number of unfinished turns of a value set, by the process that owns them."""
@@ -372,6 +411,23 @@ class Store(ForkHandler):
         with self.database.transaction(reading=True) as c:
             rows = c.execute(select(turns.c.owner, func.count()).where(*open_).group_by(turns.c.owner)).all()
         return {owner: count for owner, count in rows}
+
+
+def _prepare_batches(
+    ready: Iterable[ReadyBatch],
+    compute: Callable[[JudgedTurn, Memory], Commit],
+    errors: dict[str, Exception] | None,
+) -> list[PreparedBatch]:
+    """Compute these commits; without ``errors``, to which those of ``compute`` are added, they are raised."""
+    batches = []
+    for batch in ready:
+        try:
+            batches.append(prepare_batch(batch, compute))
+        except Exception as error:
+            if errors is None:
+                raise
+            errors[batch.key] = error
+    return batches
 
 
 def _audit_row(row: Any) -> AuditRow:

@@ -9,6 +9,7 @@ from openai import OpenAI
 from benchmarks.governance import __main__ as governance
 from benchmarks.governance import alone, peers, report
 from benchmarks.governance.rounds import OURS, Level
+from tests.safi_agent.postgres_server import binaries
 
 
 @pytest.mark.slow
@@ -78,6 +79,21 @@ def test_the_cost_of_signing_is_measured_on_logs_that_are_signed(tmp_path: Path)
     assert (record["lost"], one["writes"]) == (0, 10)
     assert 1 <= together["writes"] <= 10
     assert all(0 < row["signing_cpu_ms"] < row["turn_cpu_ms"] for row in (one, together))
+
+
+@pytest.mark.slow
+def test_workers_audit_every_turn_once(tmp_path: Path) -> None:
+    pytest.importorskip("procrastinate")
+    binaries()
+    page = tmp_path / "page.md"
+    page.write_text("<!-- governance workers --><!-- /governance workers -->")
+    flags = ["--workers", "1", "2", "--turns", "8", "--rounds", "1", "--audit-ms", "5"]
+    governance.main([*flags, "--out", str(tmp_path), "--table", str(page)])
+    record = json.loads((tmp_path / "workers.json").read_text())
+    assert [(row["audit_ms"], row["count"]) for row in record["workers"]] == [(5, 1), (5, 2), (0, 1), (0, 2)]
+    assert all(row["per_s"] > 0 and row["worker_cpu_ms"] > 0 and row["server_cpu_ms"] > 0 for row in record["workers"])
+    assert (record["answers"], record["lost"], record["repeated"]) == (4 * 8, 0, 0)
+    assert "| 5 | 2 |" in page.read_text()
 
 
 def test_an_audit_that_is_missing_is_counted(tmp_path: Path) -> None:

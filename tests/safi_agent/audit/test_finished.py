@@ -158,8 +158,24 @@ def test_scores_between_the_discrete_ones(make: Any) -> None:
     assert {row.score for row in audit.ledger} == {0.25}
 
 
+def test_a_failed_audit_of_an_erased_turn_is_not_said_to_be_repeatable(make: Any) -> None:
+    safi = make(Fake(conscience=RuntimeError("x")))
+    failed = turn_id(safi.invoke("q"))
+    safi.drain()
+    safi.erase([failed])
+    assert safi.reaudit([failed]) == 0
+    with pytest.raises(AuditFailedError, match=r"attempts\)\. The turn is erased, so its audit cannot be repeated\.$"):
+        safi.audit(failed)
+
+
 @pytest.mark.parametrize(
-    "error", [UnknownTurnError("t"), AuditTimeoutError("t", 3.0), AuditFailedError("t", "It failed.")]
+    "error",
+    [
+        UnknownTurnError("t"),
+        AuditTimeoutError("t", 3.0),
+        AuditFailedError("t", "It failed."),
+        AuditFailedError("t", "It failed.", True),
+    ],
 )
 def test_the_errors_can_be_pickled(error: SafiError) -> None:
     again = pickle.loads(pickle.dumps(error))

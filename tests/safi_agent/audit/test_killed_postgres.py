@@ -17,6 +17,7 @@ from tests.safi_agent.postgres_server import Server
 
 pytestmark = pytest.mark.slow
 
+ORPHANS = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'"
 MOMENTS = int(os.environ.get("SAFI_KILLS", "2"))
 
 
@@ -72,27 +73,29 @@ def test_the_answering_process_is_killed_at_a_random_moment(
     assert check(tmp_path, postgres, database) > 0
 
 
-def test_one_of_two_workers_is_killed_amid_audits_and_the_other_does_its_work(
+def test_three_of_four_workers_are_killed_one_after_the_other_and_the_last_does_their_work(
     tmp_path: Path, postgres: Server, database: str
 ) -> None:
-    workers = [up(start(tmp_path, database, "audits")) for _ in range(2)]
-    answering, _ = start(tmp_path, database, "worker", 12)
-    wait_for(tmp_path, 24)
-    kill(workers[0][0])
     name = database.rpartition("/")[2]
-    orphans = postgres.ask("SELECT count(*) FROM procrastinate_jobs WHERE status = 'doing'", name)
+    workers = [up(one) for one in [start(tmp_path, database, "audits") for _ in range(4)]]
+    answering, _ = up(start(tmp_path, database, "worker", 12))
+    orphans = 0
+    for i, one in enumerate(workers[:3], 1):
+        wait_for(tmp_path, 18 * i)
+        kill(one[0])
+        orphans += int(str(postgres.ask(ORPHANS, name)[0][0]))
     answering.join(120)
     assert answering.exitcode == 0
     deadline = time.monotonic() + 120
     while postgres.ask("SELECT 1 FROM safi_turns WHERE settled = 0 LIMIT 1", name):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    left, said = workers[1]
+    left, said = workers[3]
     assert left.pid
     os.kill(left.pid, signal.SIGTERM)
     assert said.poll(120)
     assert 0 < said.recv() <= 72
     left.join(120)
     assert left.exitcode == 0
-    assert orphans[0][0] > 0
+    assert orphans > 0
     assert check(tmp_path, postgres, database) == 72

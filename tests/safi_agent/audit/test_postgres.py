@@ -197,7 +197,7 @@ def test_a_crash_and_restart_of_the_server_loses_nothing(
     assert sorted(r["userPrompt"] for r in lines(tmp_path)) == list("abcd")
 
 
-def test_many_concurrent_turns_are_audited_in_order(database: str, make: Any, tmp_path: Path) -> None:
+def test_many_concurrent_turns_are_audited_in_order(database: str, make: Any, postgres: Server, tmp_path: Path) -> None:
     safi = make(Fake(audit_delay=0.02), store=database)
 
     async def all_at_once() -> None:
@@ -206,6 +206,10 @@ def test_many_concurrent_turns_are_audited_in_order(database: str, make: Any, tm
 
     asyncio.run(all_at_once())
     assert [(r["turn"], r["muTurn"]) for r in lines(tmp_path)] == [(i, i) for i in range(1, 41)]
+    deadline = time.monotonic() + 60
+    while left(postgres, database):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def run(code: str, folder: Path, database: str) -> "subprocess.CompletedProcess[str]":

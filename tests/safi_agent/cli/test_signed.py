@@ -24,7 +24,7 @@ def safi(*arguments: str) -> tuple[int, str]:
 def add(store: Store, *turns: str) -> None:
     for turn in turns:
         store.add_turn({"id": turn, "key": "k", "valueSet": "s"}, "v", str(Path(LOG).resolve()), audit=False)
-    store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
+    store.commit_ready(["k"], lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
     assert flush(store, str(Path(LOG).resolve()))
 
 

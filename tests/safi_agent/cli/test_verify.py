@@ -27,7 +27,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     store.save_values("v", "{}")
     for i in range(60):
         store.add_turn({"id": f"t{i}", "key": "k", "valueSet": "s"}, "v", str(folder / LOG), audit=False)
-        store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
+        store.commit_ready(["k"], lambda row, before: Commit({"turnId": row.id, "userPrompt": "x" * 60}, None))
         assert flush(store, str(folder / LOG), 6000)
     assert (folder / f"{LOG}.2").exists()
     assert not (folder / f"{LOG}.3").exists()

@@ -14,7 +14,7 @@ def fill(store: Store, path: str, *ids: str) -> None:
     for i in ids:
         body = {"id": i, "key": "k", "valueSet": "s", "text": "\u2028\ud800 ü"}
         store.add_turn(body, "v", path, audit=False)
-    store.commit_ready("k", lambda row, before: Commit({"turnId": row.id, "text": row.body["text"]}, None))
+    store.commit_ready(["k"], lambda row, before: Commit({"turnId": row.id, "text": row.body["text"]}, None))
 
 
 def ids(path: str) -> list[str]:

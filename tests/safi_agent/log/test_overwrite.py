@@ -196,7 +196,8 @@ def add(store: Store, log: str, *turns: str) -> None:
     for turn in turns:
         store.add_turn(body(turn), "v", log, audit=False)
     of = store.commit_ready(
-        "k", lambda row, _: Commit({"turnId": row.id, "userPrompt": row.body["prompt"], "salt": row.body["salt"]}, None)
+        ["k"],
+        lambda row, _: Commit({"turnId": row.id, "userPrompt": row.body["prompt"], "salt": row.body["salt"]}, None),
     )
     assert len(of) == len(turns)
     flush(store, log, 1000)

@@ -15,6 +15,6 @@ def work(folder: str, say: Callable[[int], object]) -> None:
         for n in range(3):
             body = {"id": f"{os.getpid()}-{i}-{n}", "key": str(os.getpid()), "valueSet": "s"}
             store.add_turn(body, "v", log, audit=False)
-        store.commit_ready(str(os.getpid()), lambda row, before: Commit({"turnId": row.id, "text": "x" * 200}, None))
+        store.commit_ready([str(os.getpid())], lambda row, before: Commit({"turnId": row.id, "text": "x" * 200}, None))
         flush(store, log, 3000)
         say(i)

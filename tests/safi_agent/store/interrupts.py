@@ -111,7 +111,7 @@ def stored(folder: Path, seeds: int, *, memory: bool) -> str | None:
         own = str(uuid4())
         numbers[own], _ = store.add_turn({"id": own, "key": key, "valueSet": "s"}, V, "", audit=True)
         store.save_ledger(own, [], None)
-        store.commit_ready(key, keep)
+        store.commit_ready([key], keep)
 
     def beside() -> None:
         while not over.is_set():

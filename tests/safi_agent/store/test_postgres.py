@@ -4,12 +4,13 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from sqlalchemy import make_url
 
 from safi_agent import OutboxError, create_safi_chain
 from safi_agent.store import Store, open_store
-from safi_agent.store.job_queue import LONGEST, queue_name
+from safi_agent.store.job_queue import LONGEST, conninfo, queue_name
 from safi_agent.store.postgres import CHECK_INTERVAL, Postgres
 from tests.safi_agent.fakes import THREE, Fake
 from tests.safi_agent.postgres_server import Server
@@ -41,6 +42,27 @@ def test_a_job_comes_with_its_turn_and_the_next_with_its_ledger(store: Store, po
     assert jobs(postgres, database)[1:] == [("safi.settle", "a", "safi:k", "safi:s")]
     add(store, "b", audit=False)
     assert jobs(postgres, database)[2:] == [("safi.settle", "b", "safi:k", "safi:s")]
+
+
+def test_waiting_jobs_to_settle_a_turn_end_when_it_is_settled(store: Store, postgres: Server, database: str) -> None:
+    for turn_id in "abc":
+        add(store, turn_id, audit=False)
+    add(store, "d")
+    taken = "UPDATE procrastinate_jobs SET status = 'doing' WHERE args->>'turn' = 'b'"
+    postgres.ask(taken, database.rpartition("/")[2])
+    store.mark_settled(["a", "b", "d"])
+    left = [(task, turn) for task, turn, *_ in jobs(postgres, database)]
+    assert left == [("safi.settle", "b"), ("safi.settle", "c"), ("safi.judge", "d")]
+
+
+@pytest.mark.parametrize("options", ["", "?options=-c%20application_name%3Dmine"])
+def test_a_workers_own_connections_do_not_wait_for_the_disk(options: str, database: str) -> None:
+    made = open_store(database + options)
+    with psycopg.connect(conninfo(made.database.engine)) as queue, made.database.transaction() as c:
+        assert queue.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        assert queue.execute("SHOW application_name").fetchone() == ("mine" if options else "",)
+        assert c.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    made.database.engine.dispose()
 
 
 def test_without_its_job_there_is_no_turn(

@@ -70,10 +70,10 @@ def test_commits_wait_for_the_oldest_turn_of_the_key_and_happen_once(store: Stor
     add(store, "d", audit=False)
     store.save_ledger("c", [], None)
     store.save_ledger("b", [], None)
-    assert list(store.commit_ready("k", keep)) == []
+    assert list(store.commit_ready(["k"], keep)) == []
     store.save_ledger("a", [], None)
-    assert list(store.commit_ready("k", keep)) == ["a", "b", "c", "d"]
-    assert list(store.commit_ready("k", keep)) == []
+    assert list(store.commit_ready(["k"], keep)) == ["a", "b", "c", "d"]
+    assert list(store.commit_ready(["k"], keep)) == []
     assert store.feedback_note("k") == "d"
 
 
@@ -82,7 +82,7 @@ def test_only_the_first_ledger_counts(store: Store) -> None:
     store.save_ledger("a", [{"n": 1}], None)
     store.save_ledger("a", [{"n": 2}], None)
     seen: list[Any] = []
-    store.commit_ready("k", lambda row, before: (seen.append(row.ledger), keep(row, before))[1])
+    store.commit_ready(["k"], lambda row, before: (seen.append(row.ledger), keep(row, before))[1])
     assert seen == [[{"n": 1}]]
 
 
@@ -94,9 +94,9 @@ def test_a_commit_that_falls_leaves_nothing(store: Store) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        store.commit_ready("k", falls)
+        store.commit_ready(["k"], falls)
     assert store.load_records(["a"]) == {}
-    assert list(store.commit_ready("k", keep)) == ["a"]
+    assert list(store.commit_ready(["k"], keep)) == ["a"]
 
 
 def test_of_two_keys_that_are_committed_at_once_each_turn_has_its_own_place(store: Store) -> None:
@@ -132,14 +132,14 @@ def test_many_committers_add_up(store: Store) -> None:
     for i in range(40):
         add(store, str(i))
         store.save_ledger(str(i), [], None)
-    threads = [threading.Thread(target=store.commit_ready, args=("k", keep)) for _ in range(8)]
+    threads = [threading.Thread(target=store.commit_ready, args=(["k"], keep)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     seen: list[Memory] = []
     add(store, "last", audit=False)
-    store.commit_ready("k", lambda row, before: (seen.append(before), keep(row, before))[1])
+    store.commit_ready(["k"], lambda row, before: (seen.append(before), keep(row, before))[1])
     assert seen == [Memory({"n": 40.0}, 40, [])]
 
 
@@ -192,7 +192,7 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
     store.save_values(V, "{}")
     for i in range(200):
         add(store, str(i), audit=False)
-    store.commit_ready("k", keep)
+    store.commit_ready(["k"], keep)
     store.mark_settled([str(i) for i in range(200)])
     plans: list[str] = []
 
@@ -206,7 +206,7 @@ def test_no_question_reads_all_that_ever_was(tmp_path: Path) -> None:
     store.load_turns(["a"])
     store.save_attempts("a", 1)
     store.save_ledger("a", [], None)
-    store.commit_ready("k", keep)
+    store.commit_ready(["k"], keep)
     store.load_records(["a"])
     read_unlogged(store, "")
     store.mark_settled(["a"])

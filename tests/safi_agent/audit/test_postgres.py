@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from safi_agent import Alert, OutboxError
+from safi_agent import Alert, OutboxError, Sampling
 from safi_agent.audit import worker
 from safi_agent.audit.heartbeat import monitored
 from safi_agent.store import Job
@@ -63,6 +63,25 @@ def test_drain_counts_each_audit_once(database: str, make: Any) -> None:
     safi.invoke("d")
     assert safi.close() == 1
     assert safi.close() == 0
+
+
+def test_a_worker_audits_under_the_prompts_and_the_sample_of_the_chain_that_answered(
+    database: str, make: Any, tmp_path: Path
+) -> None:
+    prompts = {"conscience": "You are the Conscience (own). {values} {fences} {reply}"}
+    sampling = Sampling(share=0, novel_below=0.5)
+    answering = make(store=database, audit_mode="worker", prompts=prompts, sampling=sampling)
+    told = [answering.invoke("q").response_metadata["safi"] for _ in range(2)]
+    assert [one["auditStatus"] for one in told] == ["pending", "none"]
+    model = Fake()
+    working = make(model, store=database)
+    assert [answering.audit(one["turnId"]).status for one in told] == ["complete", "none"]
+    working.drain()
+    ((asked, _),) = model.asked("conscience")
+    assert str(asked.text).startswith("You are the Conscience (own).")
+    found = lines(tmp_path)
+    assert [record["auditReason"] for record in found] == ["novel", "not_drawn"]
+    assert {record["prompts"] for record in found} == {answering.prompts.fingerprint}
 
 
 @pytest.mark.parametrize("queue", [True, False])

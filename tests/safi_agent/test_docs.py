@@ -25,8 +25,7 @@ def test_the_page_on_the_log_says_what_each_key_of_a_line_is_and_no_other(make: 
     safi.drain()
     table = (ROOT / "docs" / "log.md").read_text().partition("## A line")[2].partition("## The chain")[0]
     (record,) = map(json.loads, (tmp_path / "log.json").read_text().splitlines())
-    rows = re.findall(r"^\| `(\w+)` \|(.*)", table, re.MULTILINE)
-    assert [key for key, meaning in rows if key in record or "; absent if" not in meaning] == list(record)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(record)
 
 
 def test_the_thirteen_doors_are_thirteen() -> None:

@@ -9,6 +9,7 @@ import typer
 from safi_agent import defaults
 from safi_agent.cli.options import LOG, STORE, LogFile, existing_store, one_line_errors, printable
 from safi_agent.errors import SafiError
+from safi_agent.unicode_text import many
 
 if TYPE_CHECKING:
     from safi_agent.report.seal import Seal
@@ -46,7 +47,7 @@ def report(
     with one_line_errors("report"):
         found = verified_seal(log, store)
         review = write_page(log, page, newest, card, found, review_below=review_below, drift_above=drift_above)
-    typer.echo(f"{page}: {review.turns} turns, {review.flagged} to review.")
+    typer.echo(f"{page}: {many(review.turns, 'turn')}, {review.flagged} to review.")
     if found.state == "changed":
         typer.echo(f"safi report: {printable(found.text)} 'safi verify' lists them.", err=True)
 

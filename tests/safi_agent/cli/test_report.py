@@ -68,4 +68,4 @@ def test_it_takes_the_log_that_chat_writes_if_none_is_named(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "saf-spirit-log.json", [record(1)])
     said = CliRunner().invoke(app, ["report"])
-    assert said.output == "saf-spirit-log.html: 1 turns, 0 to review.\n"
+    assert said.output == "saf-spirit-log.html: 1 turn, 0 to review.\n"

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ from safi_agent.local.training import calibrated_heads, features_of, logits_of, 
 
 Task = Literal["agreement", "sequence", "policies"]
 TASKS: tuple[Task, ...] = ("agreement", "sequence", "policies")
-METHODS = ("joint", "plain", "sal", "replay")  # of sequences
+METHODS = ("joint", "plain", "sal", "sal-fit", "replay")  # of sequences
+NOVELTY = {"consolidate_on": "novelty"}  # of ``sal``, which detects changes; ``sal-fit`` is what train-judge uses
 KEPT = 16  # examples of each earlier value that replay keeps
 
 
@@ -170,7 +171,8 @@ def sequence(run: Run, divided: Divided, encoded: Encoded) -> dict[str, Any]:
         learn(run, network, keys, divided, encoded)
         return {"order": keys, "accuracy": [accuracies(network, run, keys, divided, encoded)]}
     network = start(keys[:1], 0, divided.of(keys[:1]), encoded)
-    callback = sal_callback(run.settings, None) if run.method == "sal" else None
+    guards = {"sal": replace(run.settings, sal=NOVELTY), "sal-fit": run.settings}
+    callback = sal_callback(guards[run.method], None) if run.method in guards else None
     kept: list[Example] = []
     stages = []
     for at, key in enumerate(keys):

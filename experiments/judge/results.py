@@ -18,7 +18,8 @@ five folds: each label is tested once, a fifth of the other prompts are for vali
 thresholds were chosen on validation examples. The first three layers, 128 principal components, a linear shared layer
 and the weight decay were chosen before, on validation parts of other divisions of the same labels, the layers by a look
 at cross-validated logistic regressions on all of them, so that these figures are a little optimistic. That the target
-has to be reached by a lower limit was decided after a first look at the column *accuracy where sure*. ±: standard error
+has to be reached by a lower limit was decided after a first look at the column *accuracy where sure*. `sal`: SAL
+detects changes; `sal-fit`: it consolidates at each new training, as `safi train-judge` has it. ±: standard error
 over folds.
 """
 
@@ -172,7 +173,7 @@ def ways(records: Sequence[Record], task: str) -> list[tuple[bool, int | None, s
     sizes = sorted({(one["run"]["train_encoder"], one["run"]["most"] or 0) for one in of(records, task)})
     found = []
     for whole, most in sizes:
-        for method in ("joint", "replay", "plain", "sal"):
+        for method in ("joint", "replay", "plain", "sal", "sal-fit"):
             if runs := of(records, task, train_encoder=whole, most=most or None, method=method):
                 found.append((whole, most or None, method, runs))
     return found

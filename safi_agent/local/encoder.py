@@ -1,6 +1,6 @@
 """The encoder: the first layers of a transformer, read window by window and averaged over tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from typing_extensions import override
 LAYERS = 3  # of the encoder that are kept
 WINDOW = 128  # tokens of a window, with the special ones
 BATCH = 16  # windows that are read together
+SPREAD = 1.5  # largest ratio of their lengths, since shorter ones are padded
 
 
 @contextmanager
@@ -36,6 +37,22 @@ def has_native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself, which takes half the time of single precision."""
     known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(supported() for supported in known if supported is not None)
+
+
+def alike(windows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Batches of at most 16 of these windows, which are sorted by length, such that little of a batch is padding.
+
+    >>> [[len(window) for window in batch] for batch in alike([[0] * n for n in (4, 5, 6, 9)])]
+    [[4, 5, 6], [9]]
+    """
+    batch: list[list[int]] = []
+    for window in windows:
+        if batch and (len(batch) == BATCH or len(window) > SPREAD * len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
 
 
 class Encoder(nn.Module):
@@ -128,20 +145,16 @@ class Encoder(nn.Module):
         return self._of_texts(len(texts), windows, self._read([ids for _, ids in windows]))
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Tensor:
+    def encode(self, texts: Sequence[str]) -> Tensor:
         """The vectors of any number of texts, (n, width), in single precision, in evaluation mode.
 
-        Windows of similar length are read together; ``advance`` is called with the number of windows that were read.
+        Windows of similar length are read together.
         """
         if not texts:
             return torch.zeros(0, self.width)
         self.net.eval()
         windows = sorted(self.windows(texts), key=lambda window: len(window[1]))
-        parts = []
-        for start in range(0, len(windows), BATCH):
-            part = [ids for _, ids in windows[start : start + BATCH]]
-            parts.append(self._read(part))
-            advance(len(part))
+        parts = [self._read(batch) for batch in alike([ids for _, ids in windows])]
         return self._of_texts(len(texts), windows, torch.cat(parts))
 
     def _read(self, windows: list[list[int]]) -> Tensor:

@@ -234,8 +234,12 @@ def add_heads(network: Network, before: Previous | None, train: Sequence[Example
 
 
 def sal_callback(settings: Settings, before: Previous | None) -> SALCallback:
-    """SAL, in the state in which the previous training ended."""
-    callback = SALCallback(field=None, **settings.sal)
+    """SAL, in the state in which the previous training ended.
+
+    It consolidates when a new fit begins: a training of a judge often has too few steps, and the same texts under
+    another policy too few new inputs, for a change to be detected.
+    """
+    callback = SALCallback(**{"field": None, "consolidate_on": "fit", **settings.sal})
     if before is not None:
         callback.load_state_dict(torch.load(before.folder / STATE, weights_only=True))
     return callback

@@ -73,7 +73,7 @@ def test_a_new_value_is_added_from_its_own_data_alone(judge: Path, tmp_path: Pat
     assert agreement(after, new) > 0.9
     assert agreement(after, examples()) > 0.9
     state = torch.load(tmp_path / "second" / "sal.pt", weights_only=True)
-    assert state["layers"][0]["events"], "SAL noticed the new data by itself"
+    assert state["layers"][0]["events"], "SAL consolidated by itself"
 
 
 def test_an_interrupted_training_is_continued(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

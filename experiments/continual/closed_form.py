@@ -153,7 +153,7 @@ class StreamingLDA(ClosedForm):
 
 
 class Ridge(ClosedForm):
-    """Ridge regression of the labels on random features ``relu(W x)``: RanPAC (McDonnell et al. 2023) without a network.
+    """Ridge regression of the labels on random features ``relu(W x)``, as RanPAC (McDonnell et al. 2023) on pixels.
 
     Args:
         inputs: number of pixels.

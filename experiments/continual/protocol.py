@@ -23,7 +23,7 @@ LOG_STEPS = 5  # steps between logged rows
 
 
 class Settings(NamedTuple):
-    """The published network of a stream, its learning rate under Adam, the batch size, and measurements in each task."""
+    """The published network of a stream, its learning rate under Adam, the batch size, and measurements per task."""
 
     width: int
     lr: float
@@ -40,11 +40,10 @@ class Settings(NamedTuple):
 SPLIT = Settings(width=400, lr=1e-3)
 PUBLISHED: dict[StreamName, Settings] = {name: SPLIT for name in STREAMS} | {
     "permuted": Settings(width=1000, lr=1e-4),
-    "owm-class": Settings(width=800, lr=1e-3, layers=1, batch=40, looks=10),  # 20 epochs a class: 3000 steps
-    "owm-permuted": Settings(width=800, lr=1e-4, batch=100, looks=10),  # 30 epochs a task: 18000 steps
-    "gpm-permuted": Settings(
-        width=100, lr=1e-3, bias=False, batch=10, looks=10
-    ),  # 5 epochs of 54,000 images: 27000 steps
+    # Published for 20 epochs a class, 30 epochs a task, and 5 epochs of 54,000 images: 3000, 18000 and 27000 steps.
+    "owm-class": Settings(width=800, lr=1e-3, layers=1, batch=40, looks=10),
+    "owm-permuted": Settings(width=800, lr=1e-4, batch=100, looks=10),
+    "gpm-permuted": Settings(width=100, lr=1e-3, bias=False, batch=10, looks=10),
 }
 
 

@@ -76,11 +76,10 @@ class RidgeRegression:
 
     def solve(self) -> Tensor:
         """Weight (outputs, d): the least squared error plus ``λ tr(Σ φ φᵀ) / d`` times the squared weight."""
-        mean = self.squares.trace() / len(self.squares)
-        damped = self.squares + (self.penalty * mean).clamp(min=1e-12) * torch.eye(
-            len(self.squares), dtype=torch.double
-        )
-        return torch.linalg.solve(damped, self.products).mT
+        size = len(self.squares)
+        damping = max(self.penalty * float(self.squares.trace()) / size, 1e-12)  # before the first sample all are zero
+        weight: Tensor = torch.linalg.solve(self.squares + damping * torch.eye(size, dtype=torch.double), self.products)
+        return weight.mT
 
 
 class ClosedForm(Model):

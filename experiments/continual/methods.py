@@ -155,7 +155,8 @@ def network(method: str, stream: StreamName, inputs: int, outputs: int, **settin
     asked = METHODS[name]
     own = asked.model(stream)
     shared = settings if asked.network is MLP else {}
-    return asked.network(inputs, outputs, **shared | own | {key: options[key] for key in own if key in options})
+    asked_for = {key: options[key] for key in own if key in options}
+    return asked.network(inputs, outputs, **{**shared, **own, **asked_for})
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from experiments.figure import COLORS, FAINT, INK, OTHER
 from experiments.filing import Record
 
 GREY = COLORS["plain"]
-MARKS = {
+MARKS: dict[str, dict[str, Any]] = {
     "SAL": {"color": COLORS["sal"], "marker": "o"},
     "trained features, told nothing or task ends": {"color": OTHER, "marker": "o"},
     "fixed features, told nothing": {"color": OTHER, "marker": "D", "markerfacecolor": "white"},
@@ -39,7 +40,7 @@ def panel(axes: Axes, stream: str, methods: list[str], found: Averages) -> None:
         value: Estimate = found[stream, method]
         axes.errorbar(value.mean, row, xerr=value.error, linestyle="none", markersize=5, **MARKS[kind(method)])
     axes.set_title(stream, fontsize=10, color=INK)
-    axes.set_xlim(0 if stream == "split-class" else 0.5, 1.02)
+    axes.set_xlim(-0.02 if stream == "split-class" else 0.48, 1.02)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

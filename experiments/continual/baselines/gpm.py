@@ -29,7 +29,7 @@ def extend(memory: Tensor, X: Tensor, share: float) -> Tensor:
 
 def importance(memory: Tensor, X: Tensor, alpha: float) -> Tensor:
     """Importance of each direction for inputs X (n, d): ``(α + 1) σ / (α σ + max σ)``, with its length σ in X."""
-    sigma = (X @ memory).norm(dim=0)
+    sigma: Tensor = torch.linalg.vector_norm(X @ memory, dim=0)
     return (alpha + 1) * sigma / (alpha * sigma + sigma.max())
 
 

@@ -1,5 +1,6 @@
 """Orthogonal weights modification (Zeng, Chen, Cui & Yu 2019)."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Schedule(NamedTuple):
         >>> Schedule(0.5, 0.01).at(0.5)
         0.05
         """
-        return self.start * self.factor**place
+        return self.start * math.pow(self.factor, place)
 
 
 # Of the first layer, those in between, and the last: as in the authors' code for split and for permuted MNIST.
@@ -77,7 +78,7 @@ class OWM(Baseline):
         """Keep the inputs of a training step, and the gradient at the outputs when it is there."""
         if y.requires_grad:
             self.x[layer] = args[0].detach()
-            y.register_hook(lambda delta: self.deltas.__setitem__(layer, delta))
+            y.register_hook(lambda delta: self.deltas.__setitem__(layer, delta))  # type: ignore[no-untyped-call]
 
     @override
     def before_step(self) -> None:

@@ -19,6 +19,7 @@ from benchmarks.layer import Layer, Parts, inputs, mean
 from benchmarks.report import spread
 from experiments import console as show
 from experiments.filing import Record, origin, read_all, save, source
+from experiments.options import add_table
 from experiments.pages import grid, rewrite
 from sal_lightning.rules import subspace
 
@@ -28,7 +29,7 @@ HEADINGS = (
     *("operations, 10⁹", "× predicted"),
 )
 OPERATIONS = f"4·({subspace.MASK} + rank/{subspace.SETTLE})"
-NOTE = f"""Written by `python -m benchmarks.growth --table`, not by hand.
+NOTE = f"""Written by `python -m benchmarks.growth --from-records --table`, not by hand.
 
 One square layer, after consolidation; means over the steps of a round, medians over rounds. *Listen* is what the
 forward pass takes longer and *restore* what the optimizer's step does. *Operations*: `{OPERATIONS}` a step and
@@ -115,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--out", type=Path, default=Path("results/growth"))
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its growth section from all under --out")
+    made.add_argument("--from-records", action="store_true", help="measure nothing, write what has a record")
+    add_table(made, "rewrite its growth section from all under --out")
     return made
 
 
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     console, title = Console(stderr=True), f"{args.device}, threads {args.threads}"
     record: Record = {"title": title, "rows": []} | origin(command(args), 0, args.device)
-    sizes = [Cell(*size) for size in product(args.widths, args.batches, args.ranks)]
+    sizes = [Cell(*size) for size in product(args.widths, args.batches, args.ranks) if not args.from_records]
     with show.bar(console) as progress:
         bar = progress.add_task("growth", total=len(sizes))
         for cell in sizes:
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             record["rows"].append(measure(cell, args.rounds, args.steps, args.device))
             save(record, args.out / f"growth-{args.device}-threads{args.threads}.json")  # the run may be interrupted
             progress.advance(bar)
-    print(markdown([record]))
+    print(markdown(read_all(args.out) if args.from_records else [record]))
     if args.table:
         rewrite(args.table, "growth", markdown(read_all(args.out)))
 

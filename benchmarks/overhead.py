@@ -23,10 +23,11 @@ from benchmarks.settings import WORKLOADS, Setting, add_flags, setting
 from benchmarks.steps import Entry, Lap, enter, interleave
 from experiments import console as show
 from experiments.filing import Record, origin, read_all, save, source
+from experiments.options import add_table
 from experiments.pages import grid, rewrite
 
 HEADINGS = ("method", "step, ms", "× first row", "least..most", "CPU ×", "kept, %", "peak, %", "RSS, %")
-NOTE = """Written by `python -m benchmarks.overhead --table`, not by hand.
+NOTE = """Written by `python -m benchmarks.overhead --from-records --table`, not by hand.
 
 *Step*: median over all steps. *×*: mean step over that of the first row in the same round, median of the rounds.
 *CPU ×*: the same in processor time. *Kept*: by the method, from step to step; *peak*: of torch's allocator, and *RSS*
@@ -54,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
         help="in one process per method",
     )
     made.add_argument("--out", type=Path, default=Path("results/cost"))
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="rewrite its cost section from all under --out")
+    made.add_argument("--from-records", action="store_true", help="measure nothing, write what has a record")
+    add_table(made, "rewrite its cost section from all under --out")
     add_flags(made)
     return made
 
@@ -139,14 +141,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console, records = Console(stderr=True), []
-    for name in args.workload:
+    for name in [] if args.from_records else args.workload:
         asked = setting(name, args)
         if args.logging:
             records.append(compare_logging(asked, args.logging, console))
         else:
             records.append(compare(asked, args.methods, console, args.memory))
         save(records[-1], args.out / f"{asked.slug()}{'-logging' if args.logging else ''}.json")
-    print(markdown(records))
+    print(markdown(read_all(args.out) if args.from_records else records))
     if args.table:
         rewrite(args.table, "cost", markdown(read_all(args.out)))
 

@@ -19,7 +19,7 @@ from experiments.continual.metrics import estimate
 from experiments.continual.model import MLP
 from experiments.continual.protocol import data_name, run
 from experiments.continual.streams import StreamName, Task
-from experiments.filing import Record, origin, read, save, source
+from experiments.filing import Record, origin, read, require, save, source
 from experiments.networks import rewinding
 from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
@@ -31,10 +31,10 @@ STEPS = 2000
 NOTE = """\
 ## Where forgetting sits
 
-Written by `python -m experiments.anatomy --table`, not by hand. After the last task a part of what the weights have
-moved is undone. *Earlier*: since a task was just learned, and the accuracy on that task, mean over all tasks but the
-last; *last*: since the last task began, and the accuracy on that. *Held*: along the directions that SAL holds in that
-layer at the end; *elsewhere*: along all others."""
+Written by `python -m experiments.anatomy --from-records --table`, not by hand. After the last task a part of what the
+weights have moved is undone. *Earlier*: since a task was just learned, and the accuracy on that task, mean over all
+tasks but the last; *last*: since the last task began, and the accuracy on that. *Held*: along the directions that SAL
+holds in that layer at the end; *elsewhere*: along all others."""
 
 Weights = dict[str, Tensor]  # of each layer (out, in + 1), the bias as a last column
 
@@ -140,8 +140,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.anatomy", description=__doc__)
     which = made.add_mutually_exclusive_group()
     which.add_argument("--streams", choices=STREAMS, nargs="+", default=list(STREAMS), help="of the MLP")
-    about = f"rewind parts of other networks instead, on {rewinding.STREAM}"
-    which.add_argument("--networks", choices=rewinding.NAMES, nargs="+", help=about)
+    about = f"rewind parts of other networks instead, of all without a value, on {rewinding.STREAM}"
+    which.add_argument("--networks", choices=rewinding.NAMES, nargs="*", help=about)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     steps = f"training steps per task (default: {STEPS}, with --networks {rewinding.STEPS})"
     made.add_argument("--steps", type=int, help=steps)
@@ -151,18 +151,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def results(args: argparse.Namespace, console: Console) -> Iterator[Record]:
-    """All requested records; those without a file are computed first."""
-    if args.networks:
+    """All requested records; those without a file are computed first, or left out with ``--from-records``."""
+    if args.networks is not None:
         make: Callable[..., Record] = rewinding.dissect
-        steps, names = args.steps or rewinding.STEPS, {n: f"{n}-{rewinding.STREAM}" for n in args.networks}
+        steps = args.steps or rewinding.STEPS
+        names = {n: f"{n}-{rewinding.STREAM}" for n in args.networks or rewinding.NAMES}
     else:
         make, steps, names = dissect, args.steps or STEPS, {stream: stream for stream in args.streams}
     for (which, name), seed in product(names.items(), args.seeds):
         file = args.out / f"{name}-{data_name(args.data)}-steps{steps}-seed{seed}.json"
-        if args.force or not file.is_file():
+        if args.force or not (args.from_records or file.is_file()):
             console.print(f"{which}, seed {seed}")
             save(make(which, seed, steps, args.data), file)
-        yield read(file)
+        if file.is_file():
+            yield read(file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     console = Console()
-    records = list(results(args, console))
-    if args.networks:
+    records = require(list(results(args, console)), args.out)
+    if args.networks is not None:
         title, block, note = "accuracy when a part is set back", "anatomy-networks", rewinding.NOTE
         shown, rows = list(rewinding.HEADINGS), rewinding.cells(records)
     else:

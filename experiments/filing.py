@@ -36,6 +36,17 @@ def read_all(folder: Path) -> list[Record]:
     return [read(file) for file in sorted(folder.glob("*.json"))]
 
 
+def require(records: list[Record], folder: Path) -> list[Record]:
+    """The records, of which there must be one.
+
+    Raises:
+        SystemExit: there is none, so that there is nothing to show.
+    """
+    if not records:
+        raise SystemExit(f"Expected records of what was asked for in {folder}, got none.")
+    return records
+
+
 def origin(command: str, seed: int, device: str) -> Record:
     """Provenance of a record: command, commit, hardware and versions."""
     return {

@@ -15,6 +15,7 @@ from experiments.continual.reported import REPORTED
 from experiments.filing import Record
 from experiments.language import curves
 from experiments.language.settings import FULL
+from experiments.options import add_table
 from experiments.pages import grid, rewrite
 
 AVERAGE = {"split-task": 0.994, "split-domain": 0.94, "split-class": 0.88, "permuted": 0.965}
@@ -24,7 +25,7 @@ FORGOTTEN = 0.6  # relative to the forgetting of a lower learning rate at the sa
 STEPS = {"permuted": 5000}  # per task, as published; for others:
 SPLIT_STEPS = 2000
 NOTE = """\
-Written by `python -m experiments.goals --table`, not by hand. The goals were set beforehand; the tables below hold each
+Written by `python -m experiments.goals --table`, not by hand. The goals were set beforehand; the tables above hold each
 figure with its command. SAL has its defaults and is told nothing. The language model is read between the strengths that
 were run, and left out where those of SAL or of the other do not come. *Without replay*: the best that is reported of
 EWC, SI and LwF, which are told where tasks end.
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = argparse.ArgumentParser(prog="python -m experiments.goals", description=__doc__)
     made.add_argument("--continual", type=Path, default=Path("results/continual"), help="records of the streams")
     made.add_argument("--language", type=Path, default=Path("results/language"), help="records of the language model")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's goals block")
+    add_table(made, "fill this page's goals block")
     args = made.parse_args(argv)
     texts = curves.read_all(args.language, FULL, "Shakespeare")
     rows = [goal.cells() for goal in (*accuracies(results.read_all(args.continual)), *losses(texts))]

@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -20,6 +19,7 @@ from experiments.continual.metrics import estimate
 from experiments.continual.model import MLP
 from experiments.continual.streams import Stream, make
 from experiments.filing import origin, source
+from experiments.options import add_table
 from experiments.pages import grid, rewrite
 from sal_lightning import CommunicationLayer
 from sal_lightning.rules.tensor import TensorRule
@@ -152,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.published", description=__doc__)
     made.add_argument("--steps", type=int, default=60, help="training steps per task (default: %(default)s)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's published block")
+    add_table(made, "fill this page's published block", "docs/concepts/published.md")
     return made
 
 

@@ -19,7 +19,7 @@ from experiments import console as show
 from experiments.continual.data import load
 from experiments.continual.protocol import quiet
 from experiments.continual.protocol import trainer as make_trainer
-from experiments.filing import Record, origin, read, save, source
+from experiments.filing import Record, origin, read, require, save, source
 from experiments.networks import networks, streams
 from experiments.networks.training import Learner, Scores, Steps
 from experiments.options import add_data, add_results
@@ -33,7 +33,7 @@ START, NEAR = 20, 30  # steps counted as the start, and as after a change
 FROZEN = 1e6  # strength at which changes are held completely
 HEADINGS = ("network", "stream", "held", "at the start", "after a change", "elsewhere", "spectrum", "learned")
 NOTE = """\
-Written by `python -m experiments.readings --table`, not by hand.
+Written by `python -m experiments.readings --from-records --table`, not by hand.
 
 `SALCallback()`, told nothing, logged at every step. *At the start*, *after a change*, *elsewhere*: steps at which
 something emerged, in the first 20, within 30 after a change (of each change the number, and how late the first one
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--steps", type=int, default=STEPS, help="training steps per task (default: %(default)s)")
     add_data(made)
-    add_results(made, "results/readings", "readings block")
+    add_results(made, "results/readings", "readings block", "docs/field.md")
     args = made.parse_args(argv)
     torch.set_num_threads(args.threads)
     console, runs = Console(), list(wanted(args))
@@ -148,10 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         bar = progress.add_task("readings", total=len(runs))
         for asked in runs:
             file = args.out / f"{asked.name}.json"
-            if args.force or not file.is_file():
+            if args.force or not (args.from_records or file.is_file()):
                 save(run(asked), file)
             progress.advance(bar)
-    records = [read(args.out / f"{asked.name}.json") for asked in runs]
+    files = [args.out / f"{asked.name}.json" for asked in runs]
+    records = require([read(file) for file in files if file.is_file()], args.out)
     console.print(show.table("readings", HEADINGS, [cells(record) for record in records]))
     if args.table:
         rewrite(args.table, "readings", page(records))

@@ -12,6 +12,7 @@ from experiments.calibration import pyrit, results
 from experiments.calibration.protocol import JUDGES, Run, judged
 from experiments.calibration.pyrit import KINDS, VALUES, Published, published
 from experiments.filing import Record, origin, read, save
+from experiments.options import add_reruns, add_table
 from experiments.pages import rewrite
 from experiments.provenance import installed
 from safi_agent.calibration.card_page import write_card
@@ -31,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--most", type=int, help="labels, drawn at random (default: all)")
     made.add_argument("--out", type=Path, default=Path("results/calibration"))
     made.add_argument("--work", type=Path, default=Path("out/calibration"), help="labels, judgements and cards")
-    made.add_argument("--force", action="store_true", help="recompute what already has a result")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill this page's calibration blocks")
+    add_reruns(made)
+    add_table(made, "fill this page's calibration blocks", "docs/howto/calibrate.md")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
 
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     for run in wanted(args):
         file = args.out / f"{run.name}.json"
-        if args.force or not file.is_file():
+        if args.force or not (args.from_records or file.is_file()):
             save(measure(run, console), file)
     for data in args.data:
         files = [args.out / f"{data}-{judge}.json" for judge in JUDGES]

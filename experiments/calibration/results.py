@@ -17,12 +17,12 @@ Labels: how harmful an answer is, by one to three raters, as a score in [−1, 1
 """,
 }
 NOTE = """\
-Written by `python -m experiments.calibration --table`, not by hand. `always` calls every value broken; `refusal-words`
-calls it broken unless the answer begins with the words of a refusal; `offline-rules` is the rehearsal model
-`"offline"`; `smollm2` is SmolLM2-135M-Instruct behind a server on loopback, its output constrained to the allowed
-verdicts and scores, and each part of a case cut to 250 characters. Rows of the Will are of all labels, those of the
-Conscience of half of the prompts; its threshold was chosen on the other half. In brackets: 95 % intervals by a
-bootstrap over prompts.
+Written by `python -m experiments.calibration --pyrit scorer_evals --from-records --table`, not by hand. `always` calls
+every value broken; `refusal-words` calls it broken unless the answer begins with the words of a refusal;
+`offline-rules` is the rehearsal model `"offline"`; `smollm2` is SmolLM2-135M-Instruct behind a server on loopback, its
+output constrained to the allowed verdicts and scores, and each part of a case cut to 250 characters. Rows of the Will
+are of all labels, those of the Conscience of half of the prompts; its threshold was chosen on the other half. In
+brackets: 95 % intervals by a bootstrap over prompts.
 """
 HEADINGS = ("judge", "faculty", "labels", "broken", "accuracy", "precision", "recall", "F1", "α", "threshold")
 BY_VALUE = ("value", "labels", "broken")

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -11,6 +10,7 @@ from experiments import console as show
 from experiments.continual import ablation
 from experiments.continual.methods import METHODS, known, varied
 from experiments.continual.overview import overview
+from experiments.continual.picture import draw
 from experiments.continual.protocol import PUBLISHED, data_name, run
 from experiments.continual.results import (
     SHORT,
@@ -24,7 +24,7 @@ from experiments.continual.results import (
 )
 from experiments.continual.streams import STREAMS, count
 from experiments.filing import read
-from experiments.options import add_data, add_results
+from experiments.options import add_data, add_results, add_table
 from experiments.pages import rewrite
 
 
@@ -47,8 +47,9 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="all methods on small images, 20 steps per task, in a minute"
     )
     add_results(made, "results/continual", "streams block")
-    made.add_argument("--overview", type=Path, metavar="FILE.md", help="fill the results block of this page")
-    made.add_argument("--ablation", type=Path, metavar="FILE.md", help="fill this page's ablation block with variants")
+    add_table(made, "fill this page's results block", "README.md", name="--overview")
+    add_table(made, "fill this page's ablation block with variants", name="--ablation")
+    add_table(made, "draw the averages of the split streams", "docs/streams.svg", name="--picture")
     made.add_argument("--accelerator", default="cpu", help="Lightning's accelerator (default: %(default)s)")
     return made
 
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     console = Console()
     runs = list(wanted(args))
-    todo = [r for r in runs if args.force or not r.file(args.out).is_file()]
+    missing = [r for r in runs if args.force or not r.file(args.out).is_file()]
+    todo = [] if args.from_records else missing
     for r in todo:
         with varied(r.method, args.stream):
             pass  # invalid methods are reported before the first run
@@ -88,15 +90,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 callbacks=[show.Ticker(progress, bar)],
             )
             save(result, args.out)
-    records = [read(r.file(args.out)) for r in runs]
-    console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
-    console.print(f"{len(todo)} run, {len(runs) - len(todo)} there already, in {args.out}")
+    if records := [read(file) for r in runs if (file := r.file(args.out)).is_file()]:
+        console.print(show.table(title(records[0]), headings(SHORT), cells(records, SHORT)))
+    console.print(f"{len(todo)} run, {len(records) - len(todo)} there already, in {args.out}")
     if args.table:
         rewrite(args.table, "streams", markdown(read_all(args.out)))
     if args.overview:
         rewrite(args.overview, "results", overview(read_all(args.out)))
     if args.ablation:
         rewrite(args.ablation, "ablation", ablation.markdown(read_all(args.out)))
+    if args.picture:
+        draw(read_all(args.out), args.picture)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from experiments.pages import grid
 ABOUT = """\
 ## What each part of SAL is worth
 
-Written by `python -m experiments.continual --out results/ablation --ablation`, not by hand. *Average*: accuracy over
-all tasks after the last. *Learned*: on each task when it was just learned. A variant is named as `--methods` takes it:
-by an option of `SALCallback`, or by a constant and the module that it stands in."""
+Written by `python -m experiments.continual --out results/ablation --from-records --ablation`, not by hand. *Average*:
+accuracy over all tasks after the last. *Learned*: on each task when it was just learned. A variant is named as
+`--methods` takes it: by an option of `SALCallback`, or by a constant and the module that it stands in."""
 SHOWN = {"average": "average", "just_learned": "learned"}
 
 

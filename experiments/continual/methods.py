@@ -11,11 +11,15 @@ from unittest.mock import patch
 from lightning.pytorch import Callback
 
 from experiments.continual.baselines.ewc import EWC, OnlineEWC
+from experiments.continual.baselines.gpm import GPM
 from experiments.continual.baselines.l2 import L2
 from experiments.continual.baselines.lwf import LwF
 from experiments.continual.baselines.mas import MAS
+from experiments.continual.baselines.owm import CONSTANT, FALLING, OWM
 from experiments.continual.baselines.replay import AGEM, Replay
 from experiments.continual.baselines.si import SI
+from experiments.continual.closed_form import PENALTY, SHRINKAGE, Ridge, StreamingLDA
+from experiments.continual.model import MLP, Model
 from experiments.continual.streams import StreamName
 
 
@@ -55,13 +59,32 @@ def replay(kind: Callable[..., Callback], stream: str, **options: Any) -> Callba
     return kind(**{"budget": BUDGET.get(stream, 100)} | options)
 
 
+def own_protocol(stream: str) -> Mapping[str, Any]:
+    """OWM's optimizer as in the authors' code: for split and rotated images, and for permuted ones."""
+    if stream.endswith("permuted"):
+        return {"optimizer": "sgd", "lr": 2.0, "momentum": 0.0, "dropout": 0.2}
+    return {"optimizer": "sgd", "lr": 0.2, "momentum": 0.9}
+
+
+def owm(stream: str, **options: Any) -> Callback:
+    """OWM with the published schedules of α for this stream, and the given options."""
+    return OWM(**{"schedules": CONSTANT if stream.endswith("permuted") else FALLING} | options)
+
+
+def gpm(stream: str, **options: Any) -> Callback:
+    """GPM with the given options."""
+    return GPM(**options)
+
+
 class Method(NamedTuple):
-    """A factory of callbacks, further arguments of the network, and whether training is joint."""
+    """A factory of callbacks, the network and its options, and what the method is told."""
 
     callback: Callable[..., Callback | None] = lambda stream: None
-    model: Mapping[str, Any] = {}
-    joint: bool = False
+    network: Callable[..., Model] = MLP
+    model: Callable[[str], Mapping[str, Any]] = lambda stream: {}  # options of the network that the method sets
+    joint: bool = False  # whether each batch is of all tasks
     told: str = "nothing"  # information or memory beyond the batches
+    features: str = "trained"  # what the last layer is fitted to
 
 
 METHODS: dict[str, Method] = {
@@ -69,13 +92,21 @@ METHODS: dict[str, Method] = {
     "sal": Method(sal),
     "sal-element": Method(partial(sal, protection="element")),
     "sal-tensor": Method(partial(sal, protection="tensor")),
-    "stable-sgd": Method(model={"optimizer": "sgd", "dropout": 0.5}),
+    "stable-sgd": Method(model=lambda stream: {"optimizer": "sgd", "lr": 0.1, "decay": 0.8, "dropout": 0.5}),
+    "slda": Method(network=StreamingLDA, model=lambda stream: {"shrinkage": SHRINKAGE}, features="pixels"),
+    "ridge": Method(network=Ridge, model=lambda stream: {"width": 1000, "penalty": PENALTY}, features="random"),
     "l2": Method(partial(pull, L2, L2_STRENGTH), told="task ends"),
     "ewc": Method(partial(pull, EWC, EWC_STRENGTH), told="task ends"),
     "online-ewc": Method(partial(pull, OnlineEWC, ONLINE_EWC_STRENGTH), told="task ends"),
     "si": Method(partial(pull, SI, SI_STRENGTH), told="task ends"),
     "mas": Method(partial(pull, MAS, MAS_STRENGTH), told="task ends"),
     "lwf": Method(lambda stream: LwF(), told="task ends"),
+    "owm": Method(owm, model=own_protocol, told="task ends"),
+    "gpm": Method(
+        lambda stream, **options: GPM(**options),
+        model=lambda stream: {"optimizer": "sgd", "lr": 0.01},
+        told="task ends",
+    ),
     "agem": Method(partial(replay, AGEM), told="task ends; samples"),
     "replay": Method(partial(replay, Replay), told="task ends; samples"),
     "joint": Method(joint=True, told="all data at once"),
@@ -118,6 +149,16 @@ def _value(text: str) -> Any:
         raise
 
 
+def network(method: str, stream: StreamName, inputs: int, outputs: int, **settings: Any) -> Model:
+    """The network of a method: of the given settings, except for those that the method sets itself."""
+    name, options = parse(known(method))
+    asked = METHODS[name]
+    own = asked.model(stream)
+    shared = settings if asked.network is MLP else {}
+    asked_for = {key: options[key] for key in own if key in options}
+    return asked.network(inputs, outputs, **{**shared, **own, **asked_for})
+
+
 @contextmanager
 def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
     """Context manager with a new callback of the method, None for ``plain``; named constants are patched within it.
@@ -127,6 +168,7 @@ def varied(method: str, stream: StreamName) -> Iterator[Callback | None]:
     """
     name, values = parse(known(method))
     constants = {key: values.pop(key) for key in list(values) if "." in key}
+    values = {key: value for key, value in values.items() if key not in METHODS[name].model(stream)}
     with ExitStack() as changed:
         try:
             for key, value in constants.items():

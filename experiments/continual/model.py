@@ -1,6 +1,7 @@
-"""The published network: two hidden layers of ReLU, Adam, cross-entropy over the active outputs."""
+"""The published networks: hidden layers of ReLU, Adam or SGD, cross-entropy over the active outputs."""
 
 from collections.abc import Callable
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import lightning as L
@@ -12,7 +13,6 @@ from typing_extensions import override
 
 from experiments.continual.batches import Batch
 
-STABLE_LR, STABLE_DECAY = 0.1, 0.8
 Objective = Callable[[Tensor, Any, Tensor], Tensor]  # of the loss, the batch (inputs first) and the outputs
 
 
@@ -34,9 +34,19 @@ class Model(L.LightningModule):
 
 
 class MLP(Model):
-    """Two hidden layers; ``features`` is the second, ``forward`` all outputs.
+    """Hidden layers of ReLU; ``features`` is the last of them, ``forward`` all outputs.
 
-    ``optimizer="sgd"`` with dropout is "Stable SGD" (Mirzadeh et al. 2020); its learning rate decreases with each task.
+    Args:
+        inputs: number of inputs.
+        outputs: number of outputs.
+        width: units of each hidden layer.
+        lr: learning rate.
+        optimizer: ``"adam"``, or ``"sgd"`` with the given momentum.
+        dropout: share of hidden units that are dropped in training.
+        layers: number of hidden layers.
+        bias: whether layers have biases.
+        momentum: of SGD.
+        decay: factor of the learning rate at the end of each task.
     """
 
     def __init__(
@@ -47,15 +57,18 @@ class MLP(Model):
         lr: float = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
         dropout: float = 0.0,
+        layers: int = 2,
+        bias: bool = True,
+        momentum: float = 0.0,
+        decay: float = 1.0,
     ) -> None:
         super().__init__()
-        self.lr, self.optimizer = lr, optimizer
+        self.lr, self.optimizer, self.momentum, self.decay = lr, optimizer, momentum, decay
+        sizes = [inputs, *[width] * layers]
         drop = [nn.Dropout(dropout)] if dropout else []
-        self.body = nn.Sequential(
-            *(nn.Linear(inputs, width), nn.ReLU(), *drop),
-            *(nn.Linear(width, width), nn.ReLU(), *drop),
-        )
-        self.head = nn.Linear(width, outputs)
+        hidden = [[nn.Linear(*size, bias=bias), nn.ReLU(), *drop] for size in pairwise(sizes)]
+        self.body = nn.Sequential(*chain.from_iterable(hidden))
+        self.head = nn.Linear(width, outputs, bias=bias)
 
     @override
     def network(self) -> nn.Module:
@@ -81,9 +94,13 @@ class MLP(Model):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self.optimizer == "adam":
-            return torch.optim.Adam(self.parameters(), lr=self.lr)
-        sgd = torch.optim.SGD(self.parameters(), lr=STABLE_LR)
+        made: torch.optim.Optimizer = (
+            torch.optim.Adam(self.parameters(), lr=self.lr)
+            if self.optimizer == "adam"
+            else torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum)
+        )
+        if self.decay == 1:
+            return made
         steps = self.trainer.datamodule.steps  # type: ignore[attr-defined]
-        falls = torch.optim.lr_scheduler.StepLR(sgd, step_size=steps, gamma=STABLE_DECAY)
-        return {"optimizer": sgd, "lr_scheduler": {"scheduler": falls, "interval": "step"}}
+        falls = torch.optim.lr_scheduler.StepLR(made, step_size=steps, gamma=self.decay)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": falls, "interval": "step"}}

@@ -1,16 +1,25 @@
-"""The tables of the front page: every method on every stream, and details of SAL."""
+"""The tables of the front page: methods on the split streams, and SAL beside plain training on every stream."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 from experiments.continual.methods import METHODS
+from experiments.continual.metrics import Estimate
 from experiments.continual.results import COMPARED, compared, rows
 from experiments.continual.streams import FUZZY
 from experiments.filing import Record
 from experiments.pages import grid
 
-CLOSER = {"worst": "worst task", "just_learned": "when just learned", "drift": "feature drift"}
+SPLITS = ("split-task", "split-domain", "split-class")
+PAIR = ("plain", "sal")
+CLOSER = {
+    "average": "average",
+    "worst": "worst task",
+    "just_learned": "when just learned",
+    "drift": "feature drift",
+}
+Averages = dict[tuple[str, str], Estimate]  # by stream and method
 
 
 class Found(NamedTuple):
@@ -42,21 +51,27 @@ def found(records: Iterable[Record], within: int = 20) -> Found:
     return Found(hits, changes, strays)
 
 
-def overview(records: Iterable[Record]) -> str:
-    """The average of each method on the streams that all of them were run on, then SAL and plain training there."""
+def averages(records: Iterable[Record]) -> tuple[tuple[str, ...], list[str], Averages]:
+    """The split streams, the methods that were run on all of them, and the average of each."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for r in records:
-        if compared([r]):
+        if r["scenario"] in SPLITS and compared([r]):
             groups.setdefault((r["scenario"], r["method"]), []).append(r)
-    ran = [m for m in METHODS if any(m == method for _, method in groups)]
-    streams = [s for s in COMPARED if all((s, m) in groups for m in ran)]
-    made = {key: rows(group)[0].estimates for key, group in groups.items()}
-    averages = [(m, METHODS[m].told, *(str(made[s, m]["average"]) for s in streams)) for m in ran]
-    closer = []
-    for s in streams:
-        for m in ("plain", "sal"):
-            seen = found(groups[s, m])
-            changes = "not looked for" if m == "plain" else f"{seen.found} of {seen.changes}, {seen.false} false"
-            closer.append((s, m, *(str(made[s, m][c]) for c in CLOSER), changes))
-    heads = ("stream", "method", *CLOSER.values(), "changes found")
-    return f"{grid(('method', 'is told, or keeps', *streams), averages)}\n{grid(heads, closer)}"
+    made = {key: rows(group)[0].estimates["average"] for key, group in groups.items()}
+    return SPLITS, [m for m in METHODS if all((stream, m) in made for stream in SPLITS)], made
+
+
+def overview(records: Sequence[Record]) -> str:
+    """Two tables without blank cells: methods on the split streams, and SAL beside plain training on every stream."""
+    streams, methods, found_averages = averages(records)
+    first = [(m, METHODS[m].told, METHODS[m].features, *(str(found_averages[s, m]) for s in streams)) for m in methods]
+    second = []
+    for stream in COMPARED:
+        both = [[r for r in records if (r["scenario"], r["method"]) == (stream, m) and compared([r])] for m in PAIR]
+        if all(both):
+            pairs = zip(*(rows(group)[0].cells(CLOSER)[2:-2] for group in both), strict=True)
+            seen = found(both[1])
+            changes = f"{seen.found} of {seen.changes}, {seen.false} false"
+            second.append((stream, *(f"{plain} / {sal}" for plain, sal in pairs), changes))
+    heads = ("stream, plain / sal", *CLOSER.values(), "changes found")
+    return f"{grid(('method', 'is told, or keeps', 'features', *streams), first)}\n{grid(heads, second)}"

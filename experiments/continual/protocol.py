@@ -17,33 +17,33 @@ from experiments.continual import methods
 from experiments.continual.batches import StreamData
 from experiments.continual.data import NAMED
 from experiments.continual.evaluation import Point, TaskAccuracy
-from experiments.continual.model import MLP
-from experiments.continual.streams import StreamName
+from experiments.continual.streams import STREAMS, StreamName
 
 LOG_STEPS = 5  # steps between logged rows
-LOOKS = 100  # measurements of earlier tasks per task
 
 
 class Settings(NamedTuple):
-    """Width of the hidden layers and Adam's learning rate."""
+    """The published network of a stream, its learning rate under Adam, the batch size, and measurements per task."""
 
     width: int
     lr: float
+    layers: int = 2
+    bias: bool = True
+    batch: int = 128
+    looks: int = 100
+
+    def network(self) -> dict[str, Any]:
+        """Arguments of the network, without the learning rate."""
+        return {"width": self.width, "layers": self.layers, "bias": self.bias}
 
 
 SPLIT = Settings(width=400, lr=1e-3)
-PUBLISHED: dict[StreamName, Settings] = {
-    "split-task": SPLIT,
-    "split-domain": SPLIT,
-    "split-class": SPLIT,
-    "split-task-ordered": SPLIT,
-    "split-domain-ordered": SPLIT,
-    "split-class-ordered": SPLIT,
-    "stationary": SPLIT,
-    "split-domain-fuzzy": SPLIT,
-    "split-class-fuzzy": SPLIT,
-    "rotated": SPLIT,
+PUBLISHED: dict[StreamName, Settings] = {name: SPLIT for name in STREAMS} | {
     "permuted": Settings(width=1000, lr=1e-4),
+    # Published for 20 epochs a class, 30 epochs a task, and 5 epochs of 54,000 images: 3000, 18000 and 27000 steps.
+    "owm-class": Settings(width=800, lr=1e-3, layers=1, batch=40, looks=10),
+    "owm-permuted": Settings(width=800, lr=1e-4, batch=100, looks=10),
+    "gpm-permuted": Settings(width=100, lr=1e-3, bias=False, batch=10, looks=10),
 }
 
 
@@ -132,7 +132,7 @@ def run(
     *,
     data: str = "mnist",
     lr: float | None = None,
-    batch: int = 128,
+    batch: int | None = None,
     every: int | None = None,
     accelerator: str = "cpu",
     callbacks: Sequence[Callback] = (),
@@ -140,15 +140,17 @@ def run(
 ) -> Result:
     """Train once on the stream with one optimizer; returns the result.
 
-    ``lr=None`` uses the published learning rate; ``every=None`` measures a hundred times per task.
+    ``lr=None`` and ``batch=None`` use the published learning rate and batch size of the stream; ``every=None`` measures
+    as often per task as these settings say. Methods that train with SGD have their own learning rate.
     """
     settings = PUBLISHED[stream]
     rate = settings.lr if lr is None else lr
     L.seed_everything(seed, verbose=False)
     asked = methods.METHODS[methods.parse(methods.known(method))[0]]
-    source = StreamData(stream, data, steps, batch, seed, asked.joint)
-    model = MLP(source.inputs, source.outputs, settings.width, rate, **asked.model)
-    watch = TaskAccuracy(every or max(1, steps // LOOKS))
+    size = settings.batch if batch is None else batch
+    source = StreamData(stream, data, steps, size, seed, asked.joint)
+    model = methods.network(method, stream, source.inputs, source.outputs, **settings.network(), lr=rate)
+    watch = TaskAccuracy(every or max(1, steps // settings.looks))
     with quiet(), methods.varied(method, stream) as guard:
         fit = trainer([*([guard] if guard else []), watch, *callbacks], accelerator, logger)
         started = time.perf_counter()
@@ -161,7 +163,7 @@ def run(
         seed=seed,
         steps=steps,
         lr=rate,
-        batch=batch,
+        batch=size,
         data=data_name(data),
         commit=provenance.commit(),
         hardware=provenance.hardware(accelerator),

@@ -2,7 +2,8 @@
 
 Where the classes come in order: Hsu et al. 2018, 10 seeds, with the same network, rate and batch, four epochs a task,
 which are 375 steps. All others: van de Ven, Tuytelaars and Tolias 2022, 20 seeds, with the same network, rate and
-steps; the permuted stream 5 seeds, plain and joint of it as in van de Ven and Tolias 2019.
+steps; the permuted stream 5 seeds, plain and joint of it as in van de Ven and Tolias 2019. ``owm-class`` and
+``owm-permuted``: one seed, in the README of the code of Zeng et al. 2019. ``gpm-permuted``: Saha, Garg and Roy 2021.
 """
 
 REPORTED: dict[str, dict[str, float]] = {
@@ -12,6 +13,9 @@ REPORTED: dict[str, dict[str, float]] = {
     "split-task-ordered": {"plain": 0.935, "l2": 0.982, "online-ewc": 0.980, "mas": 0.992},
     "split-domain-ordered": {"plain": 0.552, "l2": 0.660, "online-ewc": 0.573, "mas": 0.686},
     "split-class-ordered": {"plain": 0.197, "l2": 0.225, "online-ewc": 0.198, "mas": 0.195},
+    "owm-class": {"owm": 0.944},
+    "owm-permuted": {"owm": 0.976},
+    "gpm-permuted": {"owm": 0.907, "ewc": 0.902, "gpm": 0.939},
     "permuted": {"plain": 0.785, "ewc": 0.943, "online-ewc": 0.944, "si": 0.953, "lwf": 0.726, "joint": 0.976},
 }
 

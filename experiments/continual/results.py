@@ -37,10 +37,14 @@ COMPARED = (
 
 
 ABOUT = """\
-Written by `python -m experiments.continual --table`, not by hand. *Reported*: the average accuracy that others publish
-for the method on this stream, over 5 to 20 seeds; `experiments/continual/reported.py` names them. A seed deals the
-classes into tasks, but in the `ordered` streams. That moves the average of some methods by several points: see their
-standard errors, and expect a row of one seed to lie as far from the reported mean."""
+Written by `python -m experiments.continual --from-records --table`, not by hand. *Features*: whether the method trains
+the hidden layers; if not, its classifier is computed in closed form on the *pixels* or on *random* features of them.
+*Reported*: the average accuracy that others publish for the method on this stream, over 1 to 20 seeds;
+`experiments/continual/reported.py` names them. A seed deals the classes into tasks, but in the `ordered` and
+`owm-class` streams. That moves the average of some methods by several points: see their standard errors, and expect a
+row of one seed to lie as far from the reported mean. The learning rate is that of Adam; `stable-sgd`, `owm` and `gpm`
+train with SGD at their own. `owm-class` and `owm-permuted` are the streams that OWM was published on, `gpm-permuted`
+that of GPM, with their networks, batch sizes and numbers of steps."""
 
 
 class Run(NamedTuple):
@@ -141,34 +145,52 @@ def markdown(records: Iterable[Record]) -> str:
     for record in records:
         groups.setdefault(title(record), []).append(record)
     parts = [
-        f"## {name}\n\n{grid(*table(group))}\n{differences(group)}{source(group)}" for name, group in groups.items()
+        f"### {name}\n\n{grid(*table(group))}\n{not_run(group)}{differences(group)}{source(group)}"
+        for name, group in groups.items()
     ]
     seen = {group[0]["scenario"] for group in groups.values() if compared(group)}
-    parts += [f"## {stream}, mnist\n\nNot run.\n" for stream in COMPARED if seen and stream not in seen]
-    return f"{ABOUT}\n\n" + "\n".join(parts)
+    parts += [f"### {stream}, mnist\n\nNot run.\n" for stream in COMPARED if seen and stream not in seen]
+    return f"## Streams of images\n\n{ABOUT}\n\n" + "\n".join(parts)
 
 
 def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of one setting, with reported values; full comparisons also list methods that were not run."""
-    made = cells(group)
-    reported = REPORTED.get(group[0]["scenario"], {}) if group[0]["data"] == "mnist" else {}
-    if compared(group):
-        there, blank = {line[0] for line in made}, ("",) * (len(headings()) - 2)
-        made += [(method, "not run", *blank) for method in METHODS if method not in there]
-    elif not reported:
-        return headings(), made
-    shown = [(*line[:3], f"{reported[line[0]]:.3f}" if line[0] in reported else "", *line[3:]) for line in made]
-    return (*headings()[:3], "reported", *headings()[3:]), shown
+    """Headings and rows of one setting, with the kind of features, and with reported values if there are any."""
+    known = reported(group)
+    shown = []
+    for line in cells(group):
+        method, _ = parse(line[0])
+        features = METHODS[method].features if method in METHODS else ""
+        value = (f"{known[line[0]]:.3f}" if line[0] in known else "",) if known else ()
+        shown.append((line[0], features, *line[1:3], *value, *line[3:]))
+    first, *rest = headings()
+    return (first, "features", *rest[:2], *(("reported",) if known else ()), *rest[2:]), shown
+
+
+def reported(group: Sequence[Record]) -> dict[str, float]:
+    """Reported averages by method, for this setting's stream and data."""
+    return REPORTED.get(group[0]["scenario"], {}) if group[0]["data"] == "mnist" else {}
+
+
+def not_run(group: Sequence[Record]) -> str:
+    """The methods without a row where all are compared, with what others report of them."""
+    if not compared(group):
+        return ""
+    there, known = {r["method"] for r in group}, reported(group)
+    missing = [
+        f"`{method}`" + (f" (reported {known[method]:.3f})" if method in known else "")
+        for method in METHODS
+        if method not in there
+    ]
+    return f"Not run: {', '.join(missing)}.\n\n" if missing else ""
 
 
 def differences(group: Sequence[Record]) -> str:
     """Rows that differ from reported values by more than CLOSE, in points, with the reason."""
-    stream = group[0]["scenario"]
-    reported = REPORTED.get(stream, {}) if group[0]["data"] == "mnist" else {}
-    far = []
+    stream, known, far = group[0]["scenario"], reported(group), []
+
     for r in rows(group):
         mean, error = r.estimates["average"]
-        difference = mean - reported.get(r.method, mean)
+        difference = mean - known.get(r.method, mean)
         if abs(difference) > CLOSE:
             why = DIFFERENT.get((stream, r.method)) or by_chance(difference, error)
             far.append(f"- `{r.method}` {100 * difference:+.1f}: {why}.\n")

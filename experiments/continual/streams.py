@@ -23,6 +23,9 @@ StreamName = Literal[
     "split-class-fuzzy",
     "permuted",
     "rotated",
+    "owm-class",
+    "owm-permuted",
+    "gpm-permuted",
     "stationary",
 ]
 STREAMS: tuple[StreamName, ...] = get_args(StreamName)
@@ -30,6 +33,7 @@ CLASSES = 10
 SPLIT_TASKS = 5
 PERMUTED_TASKS = 10
 ROTATED_TASKS = 20
+MNIST_MEAN, MNIST_DEVIATION = 0.1307, 0.3081
 FUZZY = 0.25  # share of a task's steps before its end in which the next one is mixed in
 
 
@@ -85,8 +89,8 @@ def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
     generator = torch.Generator().manual_seed(seed)
     if name == "stationary":
         tasks = iter([Task(*arrays, slice(0, CLASSES))])
-    elif name == "permuted":
-        tasks = permuted(arrays, generator)
+    elif name.endswith("permuted"):
+        tasks = permuted(name, arrays, generator)
     elif name == "rotated":
         tasks = rotated(arrays, generator)
     else:
@@ -99,18 +103,25 @@ def make(name: StreamName, arrays: Arrays, seed: int) -> Stream:
 def count(name: StreamName) -> int:
     """Number of tasks of a stream.
 
-    >>> count("split-task"), count("permuted"), count("stationary")
-    (5, 10, 1)
+    >>> count("split-task"), count("owm-class"), count("permuted"), count("stationary")
+    (5, 10, 10, 1)
     """
-    return {"permuted": PERMUTED_TASKS, "rotated": ROTATED_TASKS, "stationary": 1}.get(name, SPLIT_TASKS)
+    if name.endswith("permuted"):
+        return PERMUTED_TASKS
+    return {"rotated": ROTATED_TASKS, "owm-class": CLASSES, "stationary": 1}.get(name, SPLIT_TASKS)
 
 
 def split(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Five tasks of two classes each, in random order (van de Ven et al. 2022) or in order (``ordered``)."""
-    rank = torch.arange(CLASSES) if name.endswith("-ordered") else torch.randperm(CLASSES, generator=generator)
+    """Five tasks of two classes each, in random order (van de Ven et al. 2022) or in order (``ordered``).
+
+    ``owm-class``: ten tasks of one class each, in order (Zeng et al. 2019).
+    """
+    in_order = name.endswith("-ordered") or name == "owm-class"
+    rank = torch.arange(CLASSES) if in_order else torch.randperm(CLASSES, generator=generator)
     train_rank, test_rank = rank[arrays.train_y], rank[arrays.test_y]
+    size = CLASSES // count(name)
     for t in range(count(name)):
-        train, test = train_rank // 2 == t, test_rank // 2 == t
+        train, test = train_rank // size == t, test_rank // size == t
         labels = (train_rank[train], test_rank[test])
         train_y, test_y = (y % 2 for y in labels) if name.startswith("split-domain") else labels
         yield Task(arrays.train_x[train], train_y, arrays.test_x[test], test_y, active(name, t))
@@ -127,12 +138,19 @@ def active(name: StreamName, t: int) -> slice:
     return slice(0, 2) if name.startswith("split-domain") else slice(0, CLASSES)
 
 
-def permuted(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
-    """Ten tasks of all classes, each with its own permutation of the pixels, including the first."""
-    train_x, test_x = pad(arrays.train_x), pad(arrays.test_x)
-    for _ in range(PERMUTED_TASKS):
-        see = partial(reorder, torch.randperm(train_x.shape[1], generator=generator))
-        yield Task(train_x, arrays.train_y, test_x, arrays.test_y, slice(0, CLASSES), see)
+def permuted(name: StreamName, arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
+    """Ten tasks of all classes, each with its own permutation of the pixels, including the first.
+
+    ``permuted`` pads the images (van de Ven et al. 2022). ``owm-permuted`` does not, and leaves the first task's pixels
+    in order (Zeng et al. 2019); ``gpm-permuted`` does not either, and standardises the pixels (Saha et al. 2021).
+    """
+    see = {"permuted": pad, "gpm-permuted": standardise}.get(name, as_they_are)
+    train_x, test_x = see(arrays.train_x), see(arrays.test_x)
+    pixels = train_x.shape[1]
+    for t in range(count(name)):
+        unchanged = name == "owm-permuted" and t == 0
+        order = torch.arange(pixels) if unchanged else torch.randperm(pixels, generator=generator)
+        yield Task(train_x, arrays.train_y, test_x, arrays.test_y, slice(0, CLASSES), partial(reorder, order))
 
 
 def rotated(arrays: Arrays, generator: torch.Generator) -> Iterator[Task]:
@@ -167,3 +185,8 @@ def pad(x: Tensor) -> Tensor:
     if x.shape[1] != 28 * 28:
         return x
     return F.pad(x.view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Subtract the mean of MNIST's training pixels and divide by their standard deviation, as published for GPM."""
+    return (x - MNIST_MEAN) / MNIST_DEVIATION

@@ -16,7 +16,7 @@ from experiments.continual.streams import STREAMS, Stream, StreamName, make
 from experiments.detection.protocol import Heard, listen, measures
 from experiments.detection.results import HEADINGS, cells, page
 from experiments.detection.sources import named
-from experiments.filing import origin, read, save
+from experiments.filing import origin, read, require, save
 from experiments.options import add_data, add_results
 from experiments.pages import rewrite
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=300, help="batches per task, except for sources with a fixed number")
     add_data(made)
-    add_results(made, "results/detection", "detection block, with its figure")
+    add_results(made, "results/detection", "detection block, with its figure", "docs/field.md")
     return made
 
 
@@ -86,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console, files = Console(), {name: args.out / f"{name}.json" for name in args.sources}
     with show.bar(console) as progress:
         for name, file in files.items():
-            if args.force or not file.is_file():
+            if args.force or not (args.from_records or file.is_file()):
                 save(run(name, args, progress), file)
-    records = {name: read(file) for name, file in files.items()}
-    rows = [cells(record) for record in records.values()]
+    records = {name: read(file) for name, file in files.items() if file.is_file()}
+    rows = [cells(record) for record in require(list(records.values()), args.out)]
     console.print(show.table("novelty as a detector of change", HEADINGS, rows))
     if args.table:
         rewrite(args.table, "detection", page(records, args.table.with_name("detection.png")))

@@ -8,7 +8,7 @@ from experiments.pages import grid
 
 HEADINGS = ("source", "batches", "changes", "found", "AUROC", "median delay", "longest", "false alarms")
 NOTE = """\
-Written by `python -m experiments.detection --table`, not by hand.
+Written by `python -m experiments.detection --from-records --table`, not by hand.
 
 *AUROC* of the novelty that consolidation waits for: the first batch after a change against all batches of a task.
 *Delay*: batches of the new kind that were seen when the change was believed. *False alarms*: changes believed where

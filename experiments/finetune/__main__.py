@@ -14,6 +14,7 @@ from experiments.finetune import results
 from experiments.finetune.methods import METHODS
 from experiments.finetune.protocol import run
 from experiments.finetune.settings import Scale, Settings
+from experiments.options import add_reruns, add_table
 from experiments.pages import rewrite
 
 STREAMS = ("german", "code", "german-code")
@@ -33,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(f"--{name}", type=type(default), default=default)
     made.add_argument("--out", type=Path, default=Path("results/finetune"))
     made.add_argument("--cache", type=Path, default=Path("out/finetune"), help="of the model's own samples")
-    made.add_argument("--force", action="store_true", help="rerun what already has a result")
-    made.add_argument("--table", type=Path, metavar="FILE.md", help="fill the streams' blocks of this page")
+    add_reruns(made)
+    add_table(made, "fill the streams' blocks of this page")
     made.add_argument("--accelerator", default="cpu", help="Lightning's accelerator (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     console = Console()
     runs = list(wanted(args))
-    todo = [s for s in runs if args.force or not (args.out / f"{s.name}.json").is_file()]
+    missing = [s for s in runs if args.force or not (args.out / f"{s.name}.json").is_file()]
+    todo = [] if args.from_records else missing
     with show.bar(console) as progress:
         bar = progress.add_task("", total=sum(len(s.texts) * s.scale.steps for s in todo))
         for s in todo:

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from experiments import console as show
+from experiments.filing import require
 from experiments.language.curves import BASELINE, read_all, save
 from experiments.language.figure import draw
 from experiments.language.methods import METHODS
@@ -16,6 +17,7 @@ from experiments.language.results import cells, domains, headings, markdown, mat
 from experiments.language.settings import FULL, LR, QUICK, Scale, Settings
 from experiments.language.stages import Domains
 from experiments.language.text import library, shakespeare
+from experiments.options import add_reruns, add_table
 from experiments.pages import rewrite
 
 SHOWN = 5  # columns of the table that fit a terminal
@@ -36,10 +38,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a tiny network, in about two minutes")
     made.add_argument("--out", type=Path, help="(default: results/language, quick: out/language)")
     made.add_argument("--cache", type=Path, default=Path("out/language/cache"), help="of first stages")
-    made.add_argument("--force", action="store_true", help="rerun what already has a result")
-    made.add_argument(
-        "--table", type=Path, metavar="FILE.md", help="fill this size's block of the page, with its figure"
-    )
+    add_reruns(made)
+    add_table(made, "fill this size's block of the page, with its figure")
     made.add_argument("--accelerator", default="cpu", help="Lightning's accelerator (default: %(default)s)")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: %(default)s)")
     return made
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out or Path("out/language" if args.quick else "results/language")
     texts = Domains(shakespeare(args.data), library())
     runs = list(wanted(args, texts.first.name))
-    todo = [s for s in runs if args.force or not (out / f"{s.name}.json").is_file()]
+    missing = [s for s in runs if args.force or not (out / f"{s.name}.json").is_file()]
+    todo = [] if args.from_records else missing
     each = sum(sizes(args).steps)
     with show.bar(console) as progress:
         bar = progress.add_task("", total=len(todo) * each)
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ticker = show.Ticker(progress, bar)
             save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
             progress.update(bar, completed=number * each)  # the first stage may be cached
-    records = read_all(out, sizes(args), texts.first.name)
+    records = require(read_all(out, sizes(args), texts.first.name), out)
     shown = [row[:SHOWN] for row in cells(records)]
     console.print(show.table("loss in nats a byte", headings(*domains(records))[:SHOWN], shown))
     console.print(matched(records))

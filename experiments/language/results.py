@@ -131,10 +131,11 @@ def markdown(records: Sequence[Record], figure: str = "") -> str:
     first, second = domains(records)
     kind = "small language model" if scale(records).small else "language model"
     said, note = MATCHED.format(first=first, second=second), NOTE.format(first=first, lr=LR)
+    command = f"python -m experiments.language {scale(records).form} --out results/language --from-records --table"
     picture = f"![What is kept of {first} against what is learned of {second}]({figure})\n\n" if figure else ""
     return (
         f"## A {kind}: {first}, then {second}, then {first} again\n\n"
-        "Written by `python -m experiments.language --table`, not by hand.\n\n"
+        f"Written by `{command}`, not by hand.\n\n"
         f"{size(scale(records))}\n\n{picture}### At the same loss on {second}\n\n{said}\n{matched(records)}\n"
         f"### Every strength\n\n{note}\n"
         f"{grid(headings(first, second), [*cells(records), *not_run(records)])}\n{source(records)}"

@@ -15,7 +15,7 @@ from experiments.networks.mobilenet import WeightsMissing, weights_file
 from experiments.networks.networks import MOBILENET, NAMES
 from experiments.networks.protocol import BASELINES, BATCH, METHODS, STEPS, Run, data_of, known, useful
 from experiments.networks.streams import STREAMS
-from experiments.options import add_data, add_results
+from experiments.options import add_data, add_results, add_table
 from experiments.pages import rewrite
 
 
@@ -40,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, metavar="FOLDER", help=f"folder with ImageNet weights, for {MOBILENET}")
     made.add_argument("--jobs", type=int, default=1, help="number of parallel processes (default: %(default)s)")
     made.add_argument("--quick", action="store_true", help="small images, 20 steps per task and one seed")
-    made.add_argument(
-        "--variants", type=Path, metavar="FILE.md", help="fill this page's block of variants for the data set"
-    )
+    add_table(made, "fill this page's block of variants for the data set", name="--variants")
     made.add_argument("--block", help="name of the block (default: networks-variants-DATA)")
     add_data(made)
     add_results(made, "results/networks", "networks block")
@@ -68,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     console, file = Console(), args.out / "runs.jsonl"
     runs = list(wanted(args))
-    if MOBILENET in args.networks:
+    if MOBILENET in args.networks and not args.from_records:
         try:
             weights_file(args.weights)
         except WeightsMissing as missing:
             console.print(f"{MOBILENET} is left out. {missing}")
             runs = [asked for asked in runs if asked.network != MOBILENET]
     there = {results.key(record) for record in results.read(file)}
-    todo = [asked for asked in runs if args.force or asked not in there]
+    todo = [] if args.from_records else [asked for asked in runs if args.force or asked not in there]
     failures: list[str] = []
     with show.bar(console) as progress:
         bar = progress.add_task("networks", total=len(todo))

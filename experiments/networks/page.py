@@ -14,7 +14,7 @@ HEADINGS = ("network", "seeds", "found", "delay", "false alarms", "learned", *ME
 SHORT = ("network", "found", "delay", "false alarms", "plain", "sal", "told")  # of them, in a terminal
 OPTIONS = {"network": "networks", "stream": "streams", "method": "methods", "seed": "seeds"}  # fields as options
 NOTE = """\
-Written by `python -m experiments.networks --table`, not by hand.
+Written by `python -m experiments.networks --from-records --table`, not by hand.
 
 Networks of many kinds on streams whose data change; all have a single head of ten classes, and Adam with a learning
 rate of 0.001. MobileNetV2, with weights pre-trained on ImageNet, is trained whole on Fashion-MNIST instead of MNIST, at

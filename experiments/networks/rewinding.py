@@ -30,11 +30,11 @@ HEADINGS = ("network", "set back", "weights", "moved", "old", "old, among old cl
 NOTE = """\
 ### Other networks
 
-Written by `python -m experiments.anatomy --networks --table`, not by hand. Classes 0 to 4, then 5 to 9; SAL with its
-defaults, consolidated after the first task and only there. After the second task one part of the network is set back to
-its value at the consolidation, all others stay. *Weights*: how many it has. *Moved*: the norm of its movement in the
-second task, relative to the norm of its value at the consolidation. *Old*: accuracy on the first task, and with the
-answers limited to its five classes; *new*: on the second."""
+Written by `python -m experiments.anatomy --networks --data mnist-validation --from-records --table`, not by hand.
+Classes 0 to 4, then 5 to 9; SAL with its defaults, consolidated after the first task and only there. After the second
+task one part of the network is set back to its value at the consolidation, all others stay. *Weights*: how many it has.
+*Moved*: the norm of its movement in the second task, relative to the norm of its value at the consolidation. *Old*:
+accuracy on the first task, and with the answers limited to its five classes; *new*: on the second."""
 
 Weights = dict[str, Tensor]  # by the names of the state dict
 

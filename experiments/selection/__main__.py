@@ -10,14 +10,14 @@ from experiments import console as show
 from experiments.continual.data import load
 from experiments.continual.metrics import estimate
 from experiments.continual.protocol import data_name
-from experiments.filing import Record, origin, read, save, source
+from experiments.filing import Record, origin, read, require, save, source
 from experiments.options import add_data, add_results
 from experiments.pages import grid, rewrite
 from experiments.selection.protocol import DROPOUT, T, answers, measured, noisy, trained, ways
 
 HEADINGS = ("noise", "way", "accuracy", "area under risk-coverage")
 NOTE = f"""\
-Written by `python -m experiments.selection --table`, not by hand.
+Written by `python -m experiments.selection --from-records --table`, not by hand.
 
 A network with dropout {DROPOUT:g}, trained on clean pictures, answers each test picture with Gaussian noise of this
 standard deviation {T} times under dropout. *single*: the first answer. *max-softmax*: the network without dropout.
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4, 0.6])
     made.add_argument("--steps", type=int, default=1500, help="of training (default: %(default)s)")
     add_data(made)
-    add_results(made, "results/selection", "selection block")
+    add_results(made, "results/selection", "selection block", "docs/field.md")
     return made
 
 
@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console, files = Console(), [args.out / f"{data_name(args.data)}-seed{seed}.json" for seed in args.seeds]
     with show.bar(console) as progress:
         for seed, file in progress.track(list(zip(args.seeds, files, strict=True)), description="seeds"):
-            if args.force or not file.is_file():
+            if args.force or not (args.from_records or file.is_file()):
                 save(run(seed, args.noise, args.steps, args.data), file)
-    records = [read(file) for file in files]
+    records = require([read(file) for file in files if file.is_file()], args.out)
     console.print(show.table("one answer of many", HEADINGS, cells(records)))
     if args.table:
         page = "\n".join([NOTE, grid(HEADINGS, cells(records)), source(records[0])])

@@ -8,10 +8,13 @@ from torch.nn import functional as F
 
 from experiments.continual.baselines.base import Baseline
 from experiments.continual.baselines.ewc import EWC, BatchGradientEWC, OnlineEWC, fisher
+from experiments.continual.baselines.gpm import GPM, extend, importance
 from experiments.continual.baselines.importance import moments
 from experiments.continual.baselines.l2 import L2
+from experiments.continual.baselines.layers import gradient
 from experiments.continual.baselines.lwf import LwF, imitation
 from experiments.continual.baselines.mas import MAS
+from experiments.continual.baselines.owm import CLIP, OWM, Schedule, shrink
 from experiments.continual.baselines.replay import AGEM, Replay
 from experiments.continual.baselines.si import DAMPING, SI
 from experiments.continual.batches import StreamData
@@ -26,6 +29,14 @@ def fit(baseline: Baseline, stream: str = "split-task", steps: int = 3, seed: in
     with quiet():
         trainer([baseline], "cpu").fit(model, datamodule=data)
     return model
+
+
+def fit_with_sgd(baseline: Baseline) -> None:
+    """Under SGD the step is the gradient, which these methods project."""
+    L.seed_everything(0, verbose=False)
+    data = StreamData("split-domain", "digits", steps=6, batch=16)
+    with quiet():
+        trainer([baseline], "cpu").fit(MLP(64, 2, width=8, optimizer="sgd", lr=0.1), datamodule=data)
 
 
 def samples(n: int = 12) -> tuple[MLP, Tensor]:
@@ -193,6 +204,122 @@ class TestLwF:
                 assert len(self.heads) == self.task
 
         fit(Seen())
+
+
+class TestOWM:
+    def test_the_projector_is_that_of_all_mean_inputs_at_once(self) -> None:
+        A = torch.randn(7, 30, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        P, alpha = torch.eye(7, dtype=torch.double), 0.3
+        for mean in A.T:
+            shrink(P, mean, alpha)
+        torch.testing.assert_close(P, alpha * torch.linalg.inv(A @ A.T + alpha * torch.eye(7)))
+
+    def test_alpha_falls_within_a_task_and_begins_anew_with_the_next(self) -> None:
+        seen: list[float] = []
+
+        class Seen(Schedule):
+            def at(self, place: float) -> float:
+                seen.append(super().at(place))
+                return seen[-1]
+
+        owm = OWM()
+        owm.first = Seen(0.9, 0.001)
+        fit(owm, steps=4)
+        assert seen == pytest.approx([0.9 * 0.001 ** (i / 4) for i in range(4)] * 5)
+
+    def test_each_layer_has_the_schedule_of_its_place(self) -> None:
+        owm, model = OWM([(1.0,), (2.0,), (3.0,)]), MLP(5, 3, width=4)  # type: ignore[list-item]
+        owm.start(model)
+        x = torch.randn(6, 5)
+        model(x).sum().backward()
+        with torch.no_grad():
+            owm.before_step()
+        for layer, P, alpha in zip(owm.layers, owm.P, (1.0, 2.0, 3.0), strict=True):
+            mean = torch.cat([owm.x[layer].mean(0), torch.ones(1)])
+            torch.testing.assert_close(P, torch.eye(len(P)) - torch.outer(mean, mean) / (alpha + mean @ mean))
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("size", [1.0, 1e4])
+    def test_the_gradient_is_projected_after_it_was_clipped(self, bias: bool, size: float) -> None:
+        torch.manual_seed(0)
+        owm, model = OWM(), MLP(5, 3, width=4, bias=bias)
+        owm.start(model)
+        (size * model(torch.randn(6, 5)).square().sum()).backward()
+        before = [gradient(layer).clone() for layer in owm.layers]
+        with torch.no_grad():
+            owm.before_step()
+        for layer, P, G in zip(owm.layers, owm.P, before, strict=True):
+            torch.testing.assert_close(gradient(layer), G * min(1, CLIP / G.norm()) @ P, rtol=1e-4, atol=1e-5)
+            assert layer.weight.grad is not None
+            assert layer.weight.grad.shape == layer.weight.shape
+
+    def test_measuring_changes_nothing(self) -> None:
+        owm, model = OWM(), MLP(5, 3, width=4)
+        owm.start(model)
+        model(torch.randn(6, 5))
+        kept = {layer: x.clone() for layer, x in owm.x.items()}
+        with torch.no_grad():
+            model(torch.randn(9, 5))
+        assert all(torch.equal(owm.x[layer], x) for layer, x in kept.items())
+
+    def test_all_that_is_kept_is_counted(self) -> None:
+        owm = OWM()
+        fit(owm)
+        assert sum(t.numel() for t in owm.tensors()) == 65**2 + 9**2 + 9**2
+
+
+class TestGPM:
+    def test_the_basis_grows_by_the_fewest_directions_that_cover_the_share(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        U = torch.linalg.qr(torch.randn(8, 8, generator=g)).Q
+        first = torch.diag(torch.tensor([3.0, 2, 1])) @ U[:3]  # energies 9, 4, 1
+        B = extend(torch.zeros(8, 0), first, 0.9)
+        assert B.shape[1] == 2  # 13 of 14
+        torch.testing.assert_close(B @ B.T, U[:2].T @ U[:2], atol=1e-5, rtol=0)
+        second = torch.diag(torch.tensor([3.0, 2, 2])) @ U[[0, 4, 5]]  # energies 9, of which all is covered, 4, 4
+        more = extend(B, second, 0.7)
+        assert more.shape[1] == 3  # 13 of 17
+        assert more[:, :2].equal(B)
+        torch.testing.assert_close(more.T @ more, torch.eye(3), atol=1e-5, rtol=0)
+        assert extend(B, second, 0.5).equal(B)  # 9 of 17
+
+    def test_what_was_held_does_not_move_and_all_else_does(self) -> None:
+        class Seen(GPM):
+            def learned(self, tasks: object) -> None:
+                super().learned(tasks)  # type: ignore[arg-type]
+                self.then = [W.clone() for W in self.matrices()]
+                self.held = [B.clone() for B in self.bases]
+
+            def matrices(self) -> list[Tensor]:
+                return [torch.cat([m.weight.detach(), m.bias.detach()[:, None]], 1) for m in self.layers]
+
+        gpm = Seen()
+        fit_with_sgd(gpm)
+        for now, then, B in zip(gpm.matrices(), gpm.then, gpm.held, strict=True):
+            assert 0 < B.shape[1] <= now.shape[1]
+            moved = now - then
+            assert (moved @ B).abs().max() < 1e-5
+        assert (gpm.matrices()[0] - gpm.then[0]).abs().max() > 1e-3
+
+    def test_scaled_importance_is_that_of_the_paper_and_adds_up_to_one(self) -> None:
+        X = torch.tensor([[3.0, 0, 0], [0, 1.0, 0]])
+        weight = importance(torch.eye(3)[:, :2], X, alpha=2.0)
+        torch.testing.assert_close(weight, torch.tensor([9 / 9, 3 / 5]))
+        gpm = GPM(scale=2.0)
+        fit_with_sgd(gpm)
+        for B, weights in zip(gpm.bases, gpm.weight, strict=True):
+            assert len(weights) == B.shape[1]
+            assert 0 < weights.min() <= weights.max() <= 1
+            assert weights[0] == 1
+
+    def test_its_own_look_at_the_data_changes_no_gradient(self) -> None:
+        gpm, model = GPM(samples=20), MLP(64, 10, width=4, dropout=0.5)
+        gpm.start(model)
+        task = StreamData("split-class", "digits").stream.tasks[0]
+        with torch.no_grad():
+            assert [x.shape for x in gpm.inputs(task)] == [(20, 65), (20, 5), (20, 5)]
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
 
 
 class TestReplay:

@@ -30,7 +30,8 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["sal:strenth=2", "sal:rules.subspace.MSK=2", "sal:rules.subspac.MASK=2", "plain:strength=2"]
+    "method",
+    ["sal:strenth=2", "sal:rules.subspace.MSK=2", "sal:rules.subspac.MASK=2", "plain:strength=2", "ridge:wdth=3"],
 )
 def test_a_variant_of_what_is_not_there_is_refused(method: str) -> None:
     with (

@@ -55,28 +55,35 @@ def test_markdown_has_a_table_a_setting(plain: Result) -> None:
     record = plain.record()
     text = markdown([record, record | {"method": "other"}, record | {"steps": 7}])
     assert text.count("| plain |") == 2
-    assert text.count("## split-domain, digits,") == 2
+    assert text.count("### split-domain, digits,") == 2
 
 
 def test_markdown_names_the_methods_and_streams_that_were_not_run(plain: Result) -> None:
     record = plain.record() | {"data": "mnist"}
     text = markdown([record, record | {"method": "sal"}])
-    lines = [line for line in text.splitlines() if "| not run |" in line]
-    assert {line.split("|")[1].strip() for line in lines} == set(methods.METHODS) - {"plain", "sal"}
-    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {len(headings()) + 2}
-    assert f"| lwf | not run |  | {REPORTED['split-domain']['lwf']:.3f} |" in text
-    assert "## permuted, mnist\n\nNot run.\n" in text
-    assert "## split-domain, mnist\n" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("Not run: ")]
+    assert set(re.findall("`([a-z0-9-]+)`", line)) == set(methods.METHODS) - {"plain", "sal"}
+    assert f"`lwf` (reported {REPORTED['split-domain']['lwf']:.3f})" in line
+    assert "### permuted, mnist\n\nNot run.\n" in text
+    assert "### split-domain, mnist\n" not in text
     assert "ot run" not in markdown([plain.record()])
 
 
 def test_what_others_report_stands_beside_what_was_run_where_not_all_methods_are_compared(plain: Result) -> None:
     ordered = plain.record() | {"data": "mnist", "scenario": "split-domain-ordered"}
     lines = [line.split(" | ") for line in markdown([ordered]).splitlines() if line.startswith("| ")]
-    assert lines[0][3] == "reported"
-    assert lines[2][3] == f"{REPORTED['split-domain-ordered']['plain']:.3f}"
+    assert lines[0][4] == "reported"
+    assert lines[2][4] == f"{REPORTED['split-domain-ordered']['plain']:.3f}"
     assert len(lines) == 3
-    assert "reported" not in markdown([ordered | {"data": "digits"}]).split("## ")[1]
+    assert "reported" not in markdown([ordered | {"data": "digits"}]).split("### ")[1]
+
+
+def test_a_row_says_whether_the_method_trains_features(plain: Result) -> None:
+    record = plain.record()
+    made = [record | {"method": m} for m in ("plain", "sal:strength=8", "ridge", "slda")]
+    lines = [line.split(" | ") for line in markdown(made).splitlines() if line.startswith("| ")]
+    assert lines[0][1] == "features"
+    assert [line[1] for line in lines[2:]] == ["trained", "trained", "random", "pixels"]
 
 
 def test_markdown_says_how_to_get_the_numbers_again(plain: Result) -> None:

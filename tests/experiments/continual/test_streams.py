@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from experiments.continual import data
 from experiments.continual.batches import StreamBatches, StreamData
 from experiments.continual.data import Arrays, digits
-from experiments.continual.streams import STREAMS, Stream, StreamName, make, rotate
+from experiments.continual.streams import STREAMS, Stream, StreamName, count, make, rotate
 
 SPLITS: tuple[StreamName, ...] = ("split-task", "split-domain", "split-class")
 
@@ -84,6 +85,33 @@ def test_permuted_tasks_show_the_same_pixels_and_share_one_copy() -> None:
     assert not first.see(first.train_x).equal(second.see(second.train_x))
     assert first.see(first.train_x).sort().values.equal(second.see(second.train_x).sort().values)
     assert torch.allclose(first.see(first.test_x).sum(1), tiny_mnist().test_x.sum(1))
+
+
+def test_the_stream_of_owm_has_a_class_a_task_in_order(arrays: Arrays) -> None:
+    stream = make("owm-class", arrays, seed=4)
+    assert [task.train_y.unique().tolist() for task in stream.tasks] == [[t] for t in range(10)]
+    assert stream.outputs == 10
+    assert all(task.classes == slice(0, 10) for task in stream.tasks)
+
+
+def test_permuted_streams_of_other_papers_are_not_padded() -> None:
+    arrays = tiny_mnist()
+    owm, gpm = (make(name, arrays, seed=0).tasks for name in ("owm-permuted", "gpm-permuted"))
+    assert len(owm) == len(gpm) == 10
+    assert owm[0].see(owm[0].train_x).equal(arrays.train_x)
+    assert not owm[1].see(owm[1].train_x).equal(arrays.train_x)
+    pixels = gpm[0].see(gpm[0].train_x).sort(1).values
+    torch.testing.assert_close(pixels, ((arrays.train_x - 0.1307) / 0.3081).sort(1).values)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_stream_takes_fashion_mnist(name: StreamName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(data.NAMED, "fashion-mnist", tiny_mnist)
+    data.load.cache_clear()
+    batches = StreamData(name, "fashion-mnist", steps=2, batch=8)
+    assert len(batches.stream.tasks) == count(name)
+    assert next(iter(batches.train_dataloader())).x.shape == (8, batches.inputs)
+    data.load.cache_clear()
 
 
 def test_permuted_digits_keep_their_size(arrays: Arrays) -> None:

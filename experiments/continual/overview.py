@@ -57,7 +57,11 @@ def averages(records: Iterable[Record]) -> tuple[tuple[str, ...], list[str], Ave
     for r in records:
         if r["scenario"] in SPLITS and compared([r]):
             groups.setdefault((r["scenario"], r["method"]), []).append(r)
-    made = {key: rows(group)[0].estimates["average"] for key, group in groups.items()}
+    longest = {key: max(r["steps"] for r in group) for key, group in groups.items()}
+    made = {
+        key: rows([r for r in group if r["steps"] == longest[key]])[0].estimates["average"]
+        for key, group in groups.items()
+    }
     return SPLITS, [m for m in METHODS if all((stream, m) in made for stream in SPLITS)], made
 
 

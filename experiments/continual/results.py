@@ -1,6 +1,7 @@
 """Results on disk, one JSON file per run, and tables made from them."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,9 +43,10 @@ the hidden layers; if not, its classifier is computed in closed form on the *pix
 *Reported*: the average accuracy that others publish for the method on this stream, over 1 to 20 seeds;
 `experiments/continual/reported.py` names them. A seed deals the classes into tasks, but in the `ordered` and
 `owm-class` streams. That moves the average of some methods by several points: see their standard errors, and expect a
-row of one seed to lie as far from the reported mean. The learning rate is that of Adam; `stable-sgd`, `owm` and `gpm`
-train with SGD at their own. `owm-class` and `owm-permuted` are the streams that OWM was published on, `gpm-permuted`
-that of GPM, with their networks, batch sizes and numbers of steps."""
+row of one seed to lie as far from the reported mean. Methods in closed form see each sample about once, in as many
+steps as their row says. The learning rate is that of Adam; `stable-sgd`, `owm` and `gpm` train with SGD at their own.
+`owm-class` and `owm-permuted` are the streams that OWM was published on, `gpm-permuted` that of GPM, with their
+networks, batch sizes and numbers of steps."""
 
 
 class Run(NamedTuple):
@@ -141,9 +143,7 @@ def title(record: Record) -> str:
 
 def markdown(records: Iterable[Record]) -> str:
     """All records as tables, one per setting, mean ± standard error over seeds; or a note if there are none."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(title(record), []).append(record)
+    groups = grouped(records)
     parts = [
         f"### {name}\n\n{grid(*table(group))}\n{not_run(group)}{differences(group)}{source(group)}"
         for name, group in groups.items()
@@ -153,15 +153,49 @@ def markdown(records: Iterable[Record]) -> str:
     return f"## Streams of images\n\n{ABOUT}\n\n" + "\n".join(parts)
 
 
+def grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by title.
+
+    Methods in closed form see each sample about once, in fewer steps: they join the table of the methods that are
+    trained on the same stream and data, and their names there say how many steps they had.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(title(record), []).append(record)
+    for name in [name for name, group in groups.items() if all(map(closed_form, group))]:
+        first = groups[name][0]
+        like = [n for n, g in groups.items() if n != name and setting(g[0]) == setting(first) and not closed_form(g[0])]
+        if like:
+            label = f", {first['steps']} steps"
+            groups[max(like, key=lambda n: len(groups[n]))] += [
+                record | {"method": record["method"] + label} for record in groups.pop(name)
+            ]
+    return groups
+
+
+def closed_form(record: Record) -> bool:
+    """Whether the method trains no features."""
+    return features(record["method"]) not in ("trained", "")
+
+
+def features(method: str) -> str:
+    """What the last layer of a method is fitted to; nothing if the method is not known."""
+    name = re.split("[:,]", method)[0]
+    return METHODS[name].features if name in METHODS else ""
+
+
+def setting(record: Record) -> tuple[str, str, float]:
+    """Stream, data and learning rate."""
+    return record["scenario"], record["data"], record["lr"]
+
+
 def table(group: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows of one setting, with the kind of features, and with reported values if there are any."""
     known = reported(group)
     shown = []
     for line in cells(group):
-        method, _ = parse(line[0])
-        features = METHODS[method].features if method in METHODS else ""
         value = (f"{known[line[0]]:.3f}" if line[0] in known else "",) if known else ()
-        shown.append((line[0], features, *line[1:3], *value, *line[3:]))
+        shown.append((line[0], features(line[0]), *line[1:3], *value, *line[3:]))
     first, *rest = headings()
     return (first, "features", *rest[:2], *(("reported",) if known else ()), *rest[2:]), shown
 
@@ -175,7 +209,7 @@ def not_run(group: Sequence[Record]) -> str:
     """The methods without a row where all are compared, with what others report of them."""
     if not compared(group):
         return ""
-    there, known = {r["method"] for r in group}, reported(group)
+    there, known = {r["method"].partition(", ")[0] for r in group}, reported(group)
     missing = [
         f"`{method}`" + (f" (reported {known[method]:.3f})" if method in known else "")
         for method in METHODS
@@ -214,15 +248,23 @@ def compared(group: Sequence[Record]) -> bool:
 
 
 def source(records: Sequence[Record]) -> str:
-    """The command that reproduces a table's records, and their provenance."""
+    """The commands that reproduce a table's records, and their provenance."""
+    steps: dict[int, list[Record]] = {}
+    for record in records:
+        steps.setdefault(record["steps"], []).append(record)
+    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
+    machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
+    versions = ", ".join(f"{name} {number}" for name, number in records[0]["versions"].items())
+    made = f"Commit {commits}; {machines}, one thread, other work beside: seconds are rough; {versions}."
+    return "".join(f"`{command(some)}`\n\n" for some in steps.values()) + f"{made}\n"
+
+
+def command(records: Sequence[Record]) -> str:
+    """The command that reproduces records of one setting."""
     first = records[0]
-    methods, seeds = (list(dict.fromkeys(str(r[key]) for r in records)) for key in ("method", "seed"))
-    command = (
+    methods = dict.fromkeys(r["method"].partition(", ")[0] for r in records)
+    seeds = dict.fromkeys(str(r["seed"]) for r in records)
+    return (
         f"python -m experiments.continual --stream {first['scenario']} --data {first['data']} --steps {first['steps']} "
         f"--lr {first['lr']:g} --methods {' '.join(methods)} --seeds {' '.join(seeds)}"
     )
-    commits = ", ".join(sorted({r["commit"][:8] for r in records}))
-    machines = "; ".join(sorted({str(r["hardware"]["cpu"]) for r in records}))
-    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    made = f"Commit {commits}; {machines}, one thread, other work beside: seconds are rough; {versions}."
-    return f"`{command}`\n\n{made}\n"

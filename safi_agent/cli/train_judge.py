@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def train_judge(
-    to: Annotated[Path, typer.Argument(help="The folder to write, which must not exist.")],
+    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write, which must not exist.")],
     values: Values = "unesco",
-    labels: Annotated[Path | None, typer.Option(help="Human labels, in JSON Lines; they win over audits.")] = None,
-    log: Annotated[list[Path] | None, typer.Option(help="A log with audits by a language model.")] = None,
-    store: Annotated[str | None, typer.Option(help="URL of a store with such audits.")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="Folder of an encoder of transformers, to begin with.")] = None,
-    previous: Annotated[Path | None, typer.Option(help="Folder of the judge to train further, instead.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Human labels, in JSON Lines; they win over audits.")] = None,
+    log: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A log with audits by a language model.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="URL", help="URL of a store with such audits.")] = None,
+    encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of an encoder of transformers, to begin with.")] = None,
+    previous: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the judge to train further, instead.")] = None,
     train_encoder: Annotated[
         bool, typer.Option("--train-encoder", help="Train the encoder too; it is frozen otherwise.")
     ] = False,

@@ -21,7 +21,7 @@ def test_it_resumes_where_results_are_missing(tmp_path: Path, capsys: pytest.Cap
     command_line.main(arguments(tmp_path, "--seeds", "0", "1", "--table", str(tmp_path / "new" / "table.md")))
     assert "1 run, 1 there already" in " ".join(capsys.readouterr().out.split())
     assert len(read_all(tmp_path)) == 2
-    assert "| plain | 2 |" in (tmp_path / "new" / "table.md").read_text()
+    assert "| plain | trained | 2 |" in (tmp_path / "new" / "table.md").read_text()
 
 
 def test_the_quick_form_compares_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +45,11 @@ def test_nothing_is_run_where_one_method_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'sal:strenth=2'"):
         command_line.main(arguments(tmp_path, "--methods", "plain", "sal:strenth=2"))
     assert read_all(tmp_path) == []
+
+
+def test_pages_are_written_from_the_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command_line.main(arguments(tmp_path, "--seeds", "0"))
+    monkeypatch.setattr(command_line, "run", lambda *_, **__: pytest.fail("a run"))
+    page = tmp_path / "page.md"
+    command_line.main(["--from-records", "--out", str(tmp_path), "--table", str(page)])
+    assert "| plain | trained | 1 |" in page.read_text()

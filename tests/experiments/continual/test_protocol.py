@@ -30,10 +30,11 @@ class ActivationObserver(Callback):
     ) -> None:
         self.batches.append(batch.x)
         self.training.add(all(m.training for m in pl_module.modules()) and torch.is_grad_enabled())
-        self.optimizers.add(id(trainer.optimizers[0]))
+        self.optimizers.update(map(id, trainer.optimizers))  # none in closed form
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.adam_steps = int(trainer.optimizers[0].state[pl_module.head.weight].get("step", 0))
+        for optimizer in trainer.optimizers:
+            self.adam_steps = int(optimizer.state[pl_module.head.weight].get("step", 0))
 
 
 def test_every_task_is_measured_after_each(plain: Result) -> None:

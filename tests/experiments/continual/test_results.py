@@ -86,6 +86,19 @@ def test_a_row_says_whether_the_method_trains_features(plain: Result) -> None:
     assert [line[1] for line in lines[2:]] == ["trained", "trained", "random", "pixels"]
 
 
+def test_a_method_in_closed_form_joins_the_table_of_trained_ones_with_its_own_steps(plain: Result) -> None:
+    record = plain.record() | {"data": "mnist"}
+    ridge = record | {"method": "ridge", "steps": 7, "seed": 3}
+    text = markdown([ridge, record, record | {"method": "sal"}, record | {"steps": 9}])
+    assert "mnist, 7 steps a task" not in text
+    first = text.split("### ")[1]
+    assert "| ridge, 7 steps | random | 1 |" in first
+    assert "`ridge`" not in first.split("Not run: ")[1].splitlines()[0]
+    assert f"--steps {record['steps']} --lr 0.001 --methods plain sal --seeds 0`" in first
+    assert "--steps 7 --lr 0.001 --methods ridge --seeds 3`" in first
+    assert "### split-domain, mnist, 7 steps a task" in markdown([ridge])
+
+
 def test_markdown_says_how_to_get_the_numbers_again(plain: Result) -> None:
     record = plain.record()
     text = markdown([record, record | {"seed": 5}])

@@ -5,11 +5,12 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
+from experiments.continual.closed_form import SHRINKAGE, LinearDiscriminant
 from experiments.continual.data import load
 from experiments.networks import networks, streams
 from experiments.networks.objective import Example
 from experiments.networks.protocol import Run, run, useful
-from experiments.networks.slda import SHRINKAGE, LinearDiscriminant, StreamingLDA
+from experiments.networks.slda import StreamingLDA
 
 CLASSES, FEATURES, EACH = 3, 5, 40
 

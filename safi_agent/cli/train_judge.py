@@ -19,20 +19,34 @@ if TYPE_CHECKING:
 def train_judge(
     to: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write, which must not exist.")],
     values: Values = "unesco",
-    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Human labels, in JSON Lines; they win over audits.")] = None,
-    log: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A log with audits by a language model.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Human labels, in JSON Lines; they win over audits.")
+    ] = None,
+    log: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A log with audits by a language model.")
+    ] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="URL of a store with such audits.")] = None,
-    encoder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of an encoder of transformers, to begin with.")] = None,
-    previous: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the judge to train further, instead.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of an encoder of transformers, to begin with.")
+    ] = None,
+    previous: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the judge to train further, instead.")
+    ] = None,
     train_encoder: Annotated[
         bool, typer.Option("--train-encoder", help="Train the encoder too; it is frozen otherwise.")
     ] = False,
-    target: Annotated[float, typer.Option(help="Agreement from which on a finding is sure, in (0.5, 1].")] = 0.9,
-    layers: Annotated[int, typer.Option(help="Layers of the encoder to keep.", min=1)] = 3,
-    epochs: Annotated[int, typer.Option(help="Largest number of epochs; training may stop earlier.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the division of prompts and of training.")] = 0,
+    target: Annotated[
+        float, typer.Option(metavar="SHARE", help="Agreement from which on a finding is sure, in (0.5, 1].")
+    ] = 0.9,
+    layers: Annotated[int, typer.Option(metavar="COUNT", help="Layers of the encoder to keep.", min=1)] = 3,
+    epochs: Annotated[
+        int, typer.Option(metavar="COUNT", help="Largest number of epochs; training may stop earlier.", min=1)
+    ] = 100,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Seed of the division of prompts and of training.")] = 0,
 ) -> None:
-    """Train a judge that runs on your own machine, from audits in a log or a store and from human labels.
+    """Train a local judge.
+
+    It learns from audits in a log or a store and from human labels, and runs on your own machine.
 
     Some prompts are held out, by which it is calibrated and measured; its card has the figures. The same command
     continues a training that was interrupted. With --previous an earlier judge is trained further: it needs the new

@@ -64,7 +64,7 @@ def run(tmp_path, *args, command="fit"):
 
 def asked(callback):
     field = None if callback.watch is None else callback.watch.name
-    return vars(callback.settings) | {"name": callback.name, "field": field}
+    return vars(callback.settings) | {"name": callback.name, "field": field, "histograms": callback.histograms}
 
 
 @pytest.mark.slow

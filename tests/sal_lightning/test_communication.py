@@ -33,7 +33,7 @@ def test_analyze_and_protect_keep_the_first_task_under_any_optimizer(name):
         forgotten[protected], learned[protected] = loss(model, 0) - first, loss(model, 1)
         if comm is not None:
             assert comm.events == [153]
-    assert forgotten[True] < 0.4 * forgotten[False]
+    assert forgotten[True] < 0.45 * forgotten[False]
     assert learned[True] < 0.15  # of a variance of 1
 
 

@@ -209,7 +209,7 @@ def test_padding_does_not_change_how_much_gpt2_forgets(monkeypatch):
     without = old_loss(0)
     assert abs(old_loss(24) - without) < 1e-3
     monkeypatch.setattr(Mask, "fit", lambda *args, **options: None)  # padded positions count
-    assert old_loss(24) > without + 0.02
+    assert old_loss(24) > without + 0.005
 
 
 def test_a_fully_padded_batch_changes_nothing():

@@ -32,7 +32,9 @@ class FileSaver(InMemorySaver):
 
     def _save(self) -> None:
         storage = {thread: dict(spaces) for thread, spaces in self.storage.items()}
-        self.path.write_bytes(pickle.dumps((storage, dict(self.writes), dict(self.blobs))))
+        whole = self.path.with_suffix(".part")
+        whole.write_bytes(pickle.dumps((storage, dict(self.writes), dict(self.blobs))))
+        whole.replace(self.path)  # the process may be killed meanwhile
 
     def put(self, *args: Any, **kwargs: Any) -> Any:
         with self.lock:

@@ -87,7 +87,7 @@ def test_the_backlog_is_measured_when_metrics_are_collected(
         return ledger()
 
     safi = make(Fake(conscience=judged), **settings)
-    make(**settings)  # a second chain of the same value set and store
+    make(Fake(conscience=judged), **settings)  # a second chain of the same value set and store, which audits too
     assert [(a, p.value) for a, p in exported.points("safi.backlog.depth")] == [({"safi.value_set": "three"}, 0)]
     safi.batch(list("abc"))
     ((_, depth),) = exported.points("safi.backlog.depth")

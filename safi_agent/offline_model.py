@@ -22,7 +22,7 @@ HARM = re.compile(
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"^- (.+?): (.*)$", re.MULTILINE)
-# The forms of replies, by which faculties are told apart under any prompts.
+# The reply formats in the prompts of the Will and the Conscience, which identify the faculty that asks.
 _WILL, _CONSCIENCE = '{"decision": "approve" or "violation"', '{"ledger": [{"value": "name"'
 _WORD = re.compile(r"[a-z]{5,}")
 

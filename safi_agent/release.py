@@ -35,10 +35,10 @@ from safi_agent.telemetry.spans import record_release, trace_context
 from safi_agent.turn import Turn, Verdict
 from safi_agent.values import ValueSet
 
-# The flags that the caller gets: verdicts without a judge's ruling, or on incomplete input.
 WillMode = Literal["enforce", "shadow"]  # whether a refused draft is withheld, or leaves and is recorded
 SHADOW = "shadow"  # the flag of each turn in shadow mode
 RefusedRecord = Literal["minimal", "full"]  # what is stored of a refused draft
+# The flags that the caller gets: verdicts without a judge's ruling, on incomplete input, or not enforced.
 PUBLIC_FLAGS = frozenset({JUDGE_FAILED, "judge_unclear", "draft_truncated", "not_shown", SHADOW, LABEL})
 
 log = logging.getLogger("safi_agent")

@@ -77,7 +77,7 @@ def gpm(stream: str, **options: Any) -> Callback:
 
 
 class Method(NamedTuple):
-    """A factory of callbacks, the network and its options, and what the method is told."""
+    """A method to compare: its callback, its network with options, and the information that it is given."""
 
     callback: Callable[..., Callback | None] = lambda stream: None
     network: Callable[..., Model] = MLP

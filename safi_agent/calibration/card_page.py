@@ -1,6 +1,6 @@
 """A calibration card as a table, a page of Markdown and a part of a page of HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -99,12 +99,17 @@ def _model(card: Card, faculty: Faculty) -> str:
 
 def to_markdown(card: Card) -> str:
     """The card as a page of Markdown."""
-    headings, rows = table(card.rows)
+    origin = f"{card.created}, sal-lightning {card.version}."
+    return page(f"Calibration of judges of {card.value_set}", origin, table(card.rows), (*about(card), *card.warnings))
+
+
+def page(title: str, origin: str, cells: Table, notes: Iterable[str]) -> str:
+    """A page of Markdown: a title, a line, a table and a list of sentences; texts are escaped."""
+    headings, rows = cells
     lines = [headings, ("---",) * len(headings), *rows]
-    cells = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
-    notes = "\n".join(f"* {_markdown(sentence)}" for sentence in (*about(card), *card.warnings))
-    title = f"# Calibration of judges of {_markdown(card.value_set)}"
-    return f"{title}\n\n{card.created}, sal-lightning {card.version}.\n\n{cells}\n\n{notes}\n"
+    body = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
+    listed = "\n".join(f"* {_markdown(note)}" for note in notes)
+    return f"# {_markdown(title)}\n\n{origin}\n\n{body}\n\n{listed}\n"
 
 
 def _markdown(text: str) -> str:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safi_agent import defaults
-from safi_agent.cli.options import Model, Values, one_line_errors, printable
+from safi_agent.cli.card_table import print_card
+from safi_agent.cli.options import Model, Values, one_line_errors
 
 if TYPE_CHECKING:
-    from safi_agent.calibration.card import Card
     from safi_agent.calibration.judging import Judgement, Judges
     from safi_agent.calibration.labels import Case, Labels
     from safi_agent.values import ValueSet
@@ -81,7 +81,9 @@ def calibrate(
         judged = _judge(given, judges, judged_file, at_once)
         card = make_card(given, labels.name, value_set, judges.description, judged, seed)
         page = write_card(card, card_file)
-    _print(card)
+    from safi_agent.calibration.card_page import about
+
+    print_card(card.rows, about(card), card.warnings)
     typer.echo(f"{card_file}: {card.labels} labels on {card.answers} answers; also as {page.name}.")
     raise typer.Exit(INCOMPLETE if card.failed else 0)
 
@@ -118,22 +120,3 @@ def _judge(given: "Labels", judges: "Judges", file: Path, at_once: int) -> "dict
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=len(cases))
         return judge_cases(cases, judges, file, at_once, lambda: progress.advance(bar))
-
-
-def _print(card: "Card") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from safi_agent.calibration.card_page import about, table
-
-    shown = Table(box=None, padding=(0, 1, 0, 0))
-    headings, rows = table(card.rows)
-    for i, name in enumerate(headings):
-        shown.add_column(name, justify="right" if i > 1 else "left")
-    for line in rows:
-        shown.add_row(*(Text(printable(cell)) for cell in line))
-    console = Console(highlight=False)
-    console.print(shown)
-    for sentence in (*about(card), *(f"Warning: {warning}" for warning in card.warnings)):
-        console.print(Text(printable(sentence)))

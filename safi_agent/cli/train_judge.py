@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safi_agent.cli.options import Values, existing_store, one_line_errors, printable
+from safi_agent.cli.card_table import print_card
+from safi_agent.cli.options import Values, existing_store, one_line_errors
 
 if TYPE_CHECKING:
-    from safi_agent.local.card import JudgeCard
     from safi_agent.local.examples import Example
     from safi_agent.local.training import Advance
     from safi_agent.values import ValueSet
@@ -71,7 +71,9 @@ def train_judge(
                 progress=True,
                 advance=advance,
             )
-    _print(card)
+    from safi_agent.local.card import about
+
+    print_card(card.rows, about(card), card.warnings)
     typer.echo(f"{to}: {len(card.heads)} values, from {card.data.human} human labels and {card.data.audits} findings.")
 
 
@@ -107,23 +109,3 @@ def _encoding() -> "Iterator[Advance]":
                 bar.stop()
 
         yield advance
-
-
-def _print(card: "JudgeCard") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from safi_agent.calibration.card_page import table
-    from safi_agent.local.card import about
-
-    shown = Table(box=None, padding=(0, 1, 0, 0))
-    headings, rows = table(card.rows)
-    for i, name in enumerate(headings):
-        shown.add_column(name, justify="right" if i > 1 else "left")
-    for line in rows:
-        shown.add_row(*(Text(printable(cell)) for cell in line))
-    console = Console(highlight=False)
-    console.print(shown)
-    for sentence in (*about(card), *(f"Warning: {warning}" for warning in card.warnings)):
-        console.print(Text(printable(sentence)))

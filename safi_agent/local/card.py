@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safi_agent.calibration.card import Agreement
-from safi_agent.calibration.card_page import table
+from safi_agent.calibration.card_page import page, table
 from safi_agent.errors import validation_message
 from safi_agent.values import ValueSet, label
 
@@ -93,12 +93,8 @@ def read_card(folder: str | Path) -> tuple[JudgeCard, str]:
 
 def to_markdown(card: JudgeCard) -> str:
     """The card as a page of Markdown."""
-    headings, rows = table(card.rows)
-    lines = [headings, ("---",) * len(headings), *rows]
-    cells = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    notes = "\n".join(f"* {sentence}" for sentence in (*about(card), *card.warnings))
-    title = f"# Local judge of {card.value_set.name}"
-    return f"{title}\n\n{card.created}, sal-lightning {card.version}.\n\n{cells}\n\n{notes}\n"
+    origin = f"{card.created}, sal-lightning {card.version}."
+    return page(f"Local judge of {card.value_set.name}", origin, table(card.rows), (*about(card), *card.warnings))
 
 
 def about(card: JudgeCard) -> list[str]:

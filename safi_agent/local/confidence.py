@@ -75,7 +75,7 @@ def choose_confidence(pairs: Sequence[tuple[float, bool]], target: float) -> flo
     ordered = sorted(pairs, key=lambda pair: -pair[0])
     for count, (sure, agrees) in enumerate(ordered, 1):
         agreeing += agrees
-        # Equal confidences stand or fall together.
+        # Pairs of equal confidence are included together or not at all.
         last = count == len(ordered) or ordered[count][0] < sure
         if last and lower_limit(agreeing, count) >= target:
             chosen = sure

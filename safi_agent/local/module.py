@@ -178,7 +178,7 @@ def fit(
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Fit:
-    """Train until the validation loss does not fall any more, and load the weights of the best epoch.
+    """Train until the validation loss stops decreasing, and load the weights of the best epoch.
 
     A training that was interrupted is continued from its last epoch in ``work``.
     """

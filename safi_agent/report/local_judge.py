@@ -117,7 +117,7 @@ def _line(name: str, colour: str, means: list[Bin]) -> dict[str, Any]:
 
 
 def table(judgements: LocalJudgements) -> str:
-    """Counts by value as HTML: who judged, and where the two disagree; texts are escaped."""
+    """An HTML table with a row per value: findings of each judge, and disagreements. Texts are escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     rows = "".join(
         f"<tr><td>{escape(name[:80])}</td>{''.join(f'<td>{counts[column]:,}</td>' for column in COLUMNS[1:])}</tr>"

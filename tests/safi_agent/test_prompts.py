@@ -1,4 +1,4 @@
-"""An operator's own prompts: what they must contain, who gets them, and that each record names them."""
+"""Prompts of an operator: validation, use by the faculties, and their hash in each record."""
 
 import json
 from hashlib import sha256

@@ -10,7 +10,7 @@ import pytest
 
 from safi_agent.calibration.agreement import krippendorff_alpha
 from safi_agent.calibration.card import ALL, Agreement, Card, read_card
-from safi_agent.calibration.card_page import about, table, to_html, to_markdown, write_card
+from safi_agent.calibration.card_page import Table, about, page, table, to_html, to_markdown, write_card
 from safi_agent.calibration.judging import Judgement
 from safi_agent.calibration.labels import Case, Label, Labels
 from safi_agent.calibration.measurement import in_first_half, make_card
@@ -172,3 +172,8 @@ def test_a_card_is_plain_json() -> None:
     rows = labelled(40)
     made = card(rows, {r.case: judgement(r, r.score) for r in rows})
     assert json.loads(made.model_dump_json())["judges"]["prompts"] == "p"
+
+
+def test_texts_of_a_page_neither_end_a_cell_nor_begin_a_tag() -> None:
+    made = page("A|B <b>", "Today.", Table(("value",), [("x | y\n<script>",)]), ["one\n\n# two"])
+    assert made == ("# A\\|B &lt;b>\n\nToday.\n\n| value |\n| --- |\n| x \\| y &lt;script> |\n\n* one # two\n")

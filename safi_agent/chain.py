@@ -29,7 +29,7 @@ from safi_agent.faculties.base import arun, run
 from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.intellect import Intellect
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.local_conscience import is_local, load_local, local_name
+from safi_agent.faculties.local_conscience import load_local, local_name
 from safi_agent.faculties.self_consistency import DraftSelector
 from safi_agent.faculties.spirit import Map, identity, linear
 from safi_agent.faculties.structured_output import is_unresolved
@@ -40,7 +40,7 @@ from safi_agent.inputs import SafiInput
 from safi_agent.isolation import isolated
 from safi_agent.lifecycle import DrainResult, Lifecycle
 from safi_agent.log import log_path
-from safi_agent.models import Model, default_model, model_label, resolve, token_counts
+from safi_agent.models import Model, default_model, is_local, model_label, resolve, token_counts
 from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.redaction import Redact
 from safi_agent.release import RefusedRecord, Release, WillMode, is_refusal, warn_of_shadow_mode

@@ -16,6 +16,7 @@ from safi_agent import defaults
 from safi_agent.offline_model import LABEL, OfflineChatModel
 
 OFFLINE = "offline"
+LOCAL_PREFIX = "local:"  # of a name that is the folder of a local judge
 Model = str | BaseChatModel | Runnable[Any, Any]  # a name, a chat model, or a runnable that returns a message
 TIMEOUT = 60.0
 LONGEST = 200  # characters of a name
@@ -37,6 +38,11 @@ def default_model() -> str:
     )
 
 
+def is_local(model: object) -> bool:
+    """Whether this is the name of a local judge, ``"local:FOLDER"``."""
+    return isinstance(model, str) and model.startswith(LOCAL_PREFIX)
+
+
 def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[Any, Any]:
     """Return a model, or create one from its name: ``"offline"`` or a name for ``init_chat_model``.
 
@@ -44,7 +50,7 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
 
     Raises:
         TypeError: it is neither a name nor a chat model.
-        ValueError: no model can be created from the name.
+        ValueError: no model can be created from the name, or it is that of a local judge.
     """
     if isinstance(model, BaseChatModel | Runnable):
         return model
@@ -52,6 +58,11 @@ def resolve(model: object, argument: str, *, judge: bool = False) -> Runnable[An
         raise TypeError(f"{argument}: expected a chat model or the name of one, got {type(model).__name__}.")
     if model == OFFLINE:
         return OfflineChatModel()
+    if is_local(model):
+        raise ValueError(
+            f"{argument}: expected a chat model or the name of one, got a local judge, which can only be the "
+            "conscience_model of a chain."
+        )
     from langchain.chat_models import init_chat_model
 
     settings: dict[str, Any] = {"timeout": TIMEOUT, "temperature": 0} if judge else {"timeout": TIMEOUT}

@@ -22,12 +22,12 @@ from safi_agent.backpressure import WhenFull
 from safi_agent.errors import validation_message
 from safi_agent.faculties.conscience import Calls, ScoreMode
 from safi_agent.faculties.judge import Judge
-from safi_agent.faculties.local_conscience import conscience_for, is_local
+from safi_agent.faculties.local_conscience import conscience_for
 from safi_agent.faculties.spirit import Map, identity, is_invalid_beta, linear
 from safi_agent.hooks import Hook, callable_name
 from safi_agent.inputs import SafiInput
 from safi_agent.log import log_path
-from safi_agent.models import Model
+from safi_agent.models import Model, is_local
 from safi_agent.prompts import DEFAULT_PROMPTS, Prompts, load_prompts
 from safi_agent.record import Measure
 from safi_agent.redaction import Redact
@@ -213,11 +213,6 @@ def check(settings: Settings) -> None:
 
 
 def _check_judges(settings: Settings) -> None:
-    if is_local(settings.will_model):
-        raise ValueError(
-            "will_model: expected a chat model or the name of one, got a local judge, which can only be the "
-            "conscience_model."
-        )
     if settings.escalation_model is not None and not is_local(settings.conscience_model):
         raise ValueError("escalation_model: expected None without a local judge (conscience_model='local:FOLDER').")
     for name in ("check_share", "judge_drift_above"):

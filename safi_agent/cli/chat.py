@@ -9,7 +9,18 @@ import typer
 
 from safi_agent.cli.conversation import Conversation
 from safi_agent.cli.line_input import line_reader
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors, printable
+from safi_agent.cli.options import (
+    LOG,
+    STORE,
+    Conscience,
+    Database,
+    Escalation,
+    Log,
+    Model,
+    Values,
+    one_line_errors,
+    printable,
+)
 from safi_agent.errors import AuditFailedError, IntellectError, SafiError
 from safi_agent.unicode_text import many
 
@@ -26,6 +37,8 @@ NEW, QUIT = "/new", "/quit"
 def chat(
     values: Values = "unesco",
     model: Model = None,
+    conscience_model: Conscience = None,
+    escalation_model: Escalation = None,
     store: Database = STORE,
     log: Log = LOG,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print warnings with their tracebacks.")] = False,
@@ -45,7 +58,14 @@ def chat(
     with (
         one_line_errors("chat", interrupted="'safi drain' finishes the audits that are open."),
         _warnings_in_one_line(verbose),
-        create_safi_chain(model, values, store=store, log=log) as safi,
+        create_safi_chain(
+            model,
+            values,
+            conscience_model=conscience_model,
+            escalation_model=escalation_model,
+            store=store,
+            log=log,
+        ) as safi,
     ):
         console.print(greeting(safi))
         conversation = Conversation(safi)

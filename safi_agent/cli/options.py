@@ -31,6 +31,17 @@ Model = Annotated[
         "Default: gpt-4o, which needs OPENAI_API_KEY.",
     ),
 ]
+Conscience = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help='The model that audits, or "local:FOLDER" for a judge of "safi train-judge". Default: that of --model.',
+    ),
+]
+Escalation = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="With a local judge: the model that audits where the judge is unsure."),
+]
 Database = Annotated[str, typer.Option(metavar="URL", help="URL of the store.")]
 Log = Annotated[Path, typer.Option(metavar="FILE", help="Path of the log.")]
 LogFile = Annotated[

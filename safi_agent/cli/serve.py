@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from safi_agent.cli.drain import finish
-from safi_agent.cli.options import LOG, STORE, Database, Log, Model, Values, one_line_errors
+from safi_agent.cli.options import LOG, STORE, Conscience, Database, Escalation, Log, Model, Values, one_line_errors
 
 Host = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Address to listen at; others than loopback need bearer keys.")
@@ -39,6 +39,8 @@ Grace = Annotated[
 def serve(
     values: Values = "unesco",
     model: Model = None,
+    conscience_model: Conscience = None,
+    escalation_model: Escalation = None,
     store: Database = STORE,
     log: Log = LOG,
     host: Host = "127.0.0.1",
@@ -74,7 +76,8 @@ def serve(
                 RequestParameters(judge),
                 values,
                 will_model=judge,
-                conscience_model=judge,
+                conscience_model=conscience_model or judge,
+                escalation_model=escalation_model,
                 store=store,
                 log=log,
                 **settings,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from safi_agent.cli.drain import finish
-from safi_agent.cli.options import LOG, Log, Model, Values, one_line_errors
+from safi_agent.cli.options import LOG, Conscience, Escalation, Log, Model, Values, one_line_errors
 
 if TYPE_CHECKING:
     from safi_agent import SafiChain
@@ -23,7 +23,15 @@ Grace = Annotated[
 ]
 
 
-def worker(store: Shared, values: Values = "unesco", model: Model = None, log: Log = LOG, grace: Grace = 25) -> None:
+def worker(
+    store: Shared,
+    values: Values = "unesco",
+    model: Model = None,
+    conscience_model: Conscience = None,
+    escalation_model: Escalation = None,
+    log: Log = LOG,
+    grace: Grace = 25,
+) -> None:
     """Audit turns that other processes answer.
 
     It runs until SIGTERM or Ctrl-C; unfinished audits then return to the queue. Exit code: 1 if turns are left then.
@@ -34,7 +42,14 @@ def worker(store: Shared, values: Values = "unesco", model: Model = None, log: L
         if not store.startswith("postgresql"):
             scheme = store.partition(":")[0]  # the rest can contain a password
             raise ValueError(f"--store: expected a URL that begins with 'postgresql+psycopg://', got {scheme!r}.")
-        safi = create_safi_chain(model, values, store=store, log=log)
+        safi = create_safi_chain(
+            model,
+            values,
+            conscience_model=conscience_model,
+            escalation_model=escalation_model,
+            store=store,
+            log=log,
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"Auditing turns under {safi.values.name!r}.")
     finish(work(safi, grace), "worker")

@@ -16,22 +16,17 @@ from safi_agent.faculties.base import Faculty
 from safi_agent.faculties.conscience import Calls, Conscience, ScoreMode
 from safi_agent.faculties.judge import Judge
 from safi_agent.ledger import Finding, Findings, read_ledger
+from safi_agent.models import LOCAL_PREFIX
 from safi_agent.turn import Turn
 from safi_agent.values import Value, ValueSet
 
 if TYPE_CHECKING:
     from safi_agent.local.judge import LocalJudge, Opinion, Reading
 
-PREFIX = "local:"  # of a model's name that is the folder of a local judge
 LOCAL = "local"  # who gave a finding
 SHORT = 12  # digits of a card's hash in the name of a model
 LEAST_COMPARED = 20  # findings before there is a running disagreement
 DECAY = 0.98  # of the running disagreement: about the last fifty findings
-
-
-def is_local(model: object) -> bool:
-    """Whether this is the name of a local judge."""
-    return isinstance(model, str) and model.startswith(PREFIX)
 
 
 def load_local(name: object) -> "LocalJudge":
@@ -43,12 +38,12 @@ def load_local(name: object) -> "LocalJudge":
     """
     from safi_agent.local.judge import LocalJudge
 
-    return LocalJudge.load(str(name).removeprefix(PREFIX))
+    return LocalJudge.load(str(name).removeprefix(LOCAL_PREFIX))
 
 
 def local_name(judge: "LocalJudge") -> str:
     """The name of a local judge in records: the first digits of its card's hash."""
-    return f"{PREFIX}{judge.card_sha256[:SHORT]}"
+    return f"{LOCAL_PREFIX}{judge.card_sha256[:SHORT]}"
 
 
 class Disagreement:

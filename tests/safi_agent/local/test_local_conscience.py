@@ -158,12 +158,13 @@ def test_a_disagreement_at_the_threshold_is_no_alert() -> None:
     ("given", "message"),
     [
         ({"conscience_model": "local:nowhere"}, "expected a folder of a local judge"),
+        ({"model": "local:x"}, "model: expected a chat model or the name of one, got a local judge"),
         ({"will_model": "local:x"}, "will_model: expected a chat model or the name of one, got a local judge"),
         ({"escalation_model": "offline"}, "escalation_model: expected None without a local judge"),
         ({"check_share": 2.0}, r"check_share: expected a share in \[0, 1\], got 2.0"),
         ({"judge_drift_above": -1.0}, r"judge_drift_above: expected a share in \[0, 1\], got -1.0"),
     ],
-    ids=["folder", "will", "nobody", "share", "drift"],
+    ids=["folder", "model", "will", "nobody", "share", "drift"],
 )
 def test_wrong_settings_are_refused(make: Make, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -200,11 +200,12 @@ def counts(contents: Review) -> list[dict[str, Any]]:
 
 def about(contents: Review, shown: list[dict[str, Any]]) -> str:
     """The paragraph that describes what the page contains and omits."""
+    all_turns = f"{'all ' if contents.turns > 1 else ''}{many(contents.turns, 'turn')}"
     older = contents.flagged - sum(bool(turn["reasons"]) for turn in shown)
     parts = [
         f"{contents.first[:10]} to {contents.last[:10]}." if contents.first else "",
-        f"Counts and plots are of all {contents.turns:,} turns; {len(shown):,} can be read below: the newest, "
-        f"and the newest to review{f' ({older:,} older ones are only counted)' if older else ''}.",
+        f"Counts and plots are of {all_turns}; {len(shown):,} can be read below: the newest, and the newest to "
+        f"review{f' ({older:,} older ones are only counted)' if older else ''}.",
         f"Lines that could not be read: {contents.unread:,}." if contents.unread else "",
     ]
     return " ".join(filter(None, parts))

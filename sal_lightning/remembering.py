@@ -1,4 +1,4 @@
-"""Helpers of ``remember()``: run a trained model on batches without labels, and the values that its importance is of."""
+"""Helpers of ``remember()``: run a trained model on batches without labels; the values whose gradients it uses."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

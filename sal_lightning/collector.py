@@ -14,7 +14,7 @@ from sal_lightning.coverage import Coverage, owned
 from sal_lightning.forward_hooks import ForwardHooks
 from sal_lightning.output_gradient import OutputGradient
 from sal_lightning.precision import full_precision
-from sal_lightning.remembering import energies
+from sal_lightning.remembering import importance_values
 from sal_lightning.rules.base import Rule
 from sal_lightning.rules.input_rule import InputRule
 from sal_lightning.stability import StabilityAnalyzer
@@ -210,8 +210,9 @@ class Collector:
         """Run the model on a batch to remember, and update all statistics with it."""
         self.coverage.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            each = energies(forward(batch), self.hooks.padding)
-            self.coverage.pull.fisher.collect_importance(each)
+            fisher = self.coverage.pull.fisher
+            each = importance_values(self.coverage.model, forward(batch), self.hooks.padding, fisher.age)
+            fisher.collect_importance(each)
             torch.autograd.backward(each.mean())
         self.replace_unreached()
         with full_precision(self.coverage.device):

@@ -51,6 +51,8 @@ class Factors(NamedTuple):
 class Fisher:
     """``F = E[g²]``, a running mean over a hundred steps, where g is the gradient of the loss of a single sample.
 
+    In ``remember`` every batch is measured, and counts as a step.
+
     Per-sample gradients are not computed separately: in some steps the backward pass is run once more from the output
     of the layer that runs last, with a random sign for each sample's gradient there. The expected square of the summed
     gradient is then the sum of the squares. Labels are those of the data (the empirical Fisher).
@@ -63,6 +65,7 @@ class Fisher:
         self.sums: dict[str, Factors] = {}  # running sums; only their ratios are used
         self.seen: dict[str, Tensor] = {}  # sums of gradients with random signs, of all batches of this step
         self.drawn = 0  # signs, in this step
+        self.gap = EVERY  # steps since the last measurement, at most
 
     def clear(self) -> None:
         """Start a new window."""
@@ -111,6 +114,7 @@ class Fisher:
         learn = {name: p for name, p in self.parameters.items() if p.requires_grad}
         if learn and values.requires_grad:
             signed = values @ self._signs(values.shape).to(values)
+            self.gap = 1
             self._add(learn, torch.autograd.grad(signed, list(learn.values()), retain_graph=True, allow_unused=True))
 
     def _signs(self, shape: Sequence[int]) -> Tensor:
@@ -129,7 +133,7 @@ class Fisher:
     def update(self) -> None:
         """Update the running sums with this step's gradients."""
         if self.seen:
-            keep = BETA**EVERY
+            keep = BETA**self.gap
             self.sums = {name: Factors(keep * f.rows, keep * f.columns) for name, f in self.sums.items()}
             for name, g in self.seen.items():
                 # Gradients that overflowed count as zero.
@@ -140,7 +144,7 @@ class Fisher:
 
     def discard_step(self) -> None:
         """Drop what was collected in this step."""
-        self.seen, self.drawn = {}, 0
+        self.seen, self.drawn, self.gap = {}, 0, EVERY
 
     def relative(self) -> dict[str, Factors]:
         """The factors of each parameter, scaled to a mean of 1 over all weights; empty if nothing was measured.

@@ -82,7 +82,7 @@ class OutputGradient:
             if torch.is_grad_enabled():
                 weights = [p for p in module._parameters.values() if p is not None and p.requires_grad]
                 number = len(self._edges)
-                due = self.fisher is not None and self.fisher.due
+                due = self.fisher is not None and self.fisher.due and not self.predicts
                 self._edges[number] = [get_gradient_edge(x) for x in tensors(output)] if due else []
                 adjusts = self.adjustment is not None and self.adjustment.holds(module) and not self.predicts
                 logits = [x.detach() for x in tensors(output)] if adjusts else []

@@ -1,9 +1,10 @@
-"""Helpers of ``remember()``: run a trained model on batches without labels, and its importance objective (MAS)."""
+"""Helpers of ``remember()``: run a trained model on batches without labels; the values whose gradients it uses."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, is_floating_point, nn
 
 from sal_lightning.padding import Padding
@@ -19,6 +20,40 @@ def run(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**{name: move(x) for name, x in batch.items()})
     return model(move(batch[0] if isinstance(batch, list | tuple) else batch))
+
+
+def importance_values(model: nn.Module, output: Any, padding: Padding | None = None, seed: int = 0) -> Tensor:
+    """The values whose gradients' mean square is the importance of a weight, (n,).
+
+    Of logits they are ``surprisals``, of all other outputs ``energies``. Logits are the ``logits`` of a model of
+    transformers, and an output (samples, positions, n) of a model that has an embedding of n tokens.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    if isinstance(logits, Tensor) and is_floating_point(logits):
+        n = logits.shape[-1] if logits.dim() in (2, 3) else 0
+        vocabularies = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
+        if n > 1 and (isinstance(output, Mapping) or (logits.dim() == 3 and n in vocabularies)):
+            return surprisals(logits, padding, seed)
+    return energies(output, padding)
+
+
+def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) -> Tensor:
+    """``-log p(y)`` at each position, (positions,), where the label y is drawn from the predicted distribution p.
+
+    The mean square of their gradients is the Fisher information (Amari 1998). At padded positions they are 0.
+
+    Args:
+        logits: (samples, classes) or (samples, positions, classes).
+        padding: the masks that the model was called with.
+        seed: random seed of the labels.
+    """
+    log_p = logits.float().log_softmax(-1)
+    chance = torch.Generator(logits.device).manual_seed(seed)
+    waits = torch.empty_like(log_p, requires_grad=False).exponential_(generator=chance)
+    labels = (log_p.detach() - waits.log_()).argmax(-1, keepdim=True)  # drawn by Gumbel's trick
+    found = -log_p.gather(-1, labels).flatten()
+    real = None if padding is None else padding.of_output(logits)
+    return found if real is None else found * real.real
 
 
 def energies(output: Any, padding: Padding | None = None) -> Tensor:

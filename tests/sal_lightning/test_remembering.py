@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.remembering import energies, run
+from sal_lightning.remembering import energies, importance_values, run, surprisals
 from tests.sal_lightning.tasks import loss, net, task, train
 
 
@@ -19,6 +19,69 @@ from tests.sal_lightning.tasks import loss, net, task, train
 )
 def test_energy_is_half_the_mean_squared_norm_of_the_output(output):
     assert energies(output).mean() == 12.5
+
+
+def test_surprisals_have_the_gradients_of_the_fisher_information():
+    """By hand: the square of the gradient of -log p(y) at logit k is (p_k - [y = k])², whose mean is p_k (1 - p_k)."""
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0]).repeat(40_000, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(surprisals(logits, seed=3).sum(), logits)
+    p = logits.detach()[0].softmax(-1)
+    torch.testing.assert_close(gradient.square().mean(0), p * (1 - p), rtol=0.05, atol=0)
+    torch.testing.assert_close(gradient.mean(0), torch.zeros(4), rtol=0, atol=0.01)
+
+
+class Language(nn.Module):
+    """A language model of seven tokens; its output is a tensor, or a mapping as in transformers."""
+
+    def __init__(self, mapping=False):
+        super().__init__()
+        self.embedding, self.head, self.mapping = nn.Embedding(7, 4), nn.Linear(4, 7), mapping
+
+    def forward(self, input_ids, attention_mask=None):
+        logits = self.head(self.embedding(input_ids))
+        return {"logits": logits} if self.mapping else logits
+
+
+@pytest.mark.parametrize("mapping", [False, True], ids=["tensor", "mapping"])
+def test_a_language_model_has_a_value_at_each_position(mapping):
+    model = Language(mapping)
+    output = model(torch.arange(6).view(2, 3))
+    logits = output["logits"] if mapping else output
+    torch.testing.assert_close(importance_values(model, output, seed=5), surprisals(logits, seed=5))
+    assert importance_values(model, output).shape == (6,)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [torch.ones(2, 7), torch.ones(2, 3, 5), {"logits": torch.ones(2, 1)}, {"logits": torch.ones(2, 4, 3, 3)}],
+    ids=["two dimensions", "another size", "regression", "pictures"],
+)
+def test_other_outputs_are_not_taken_as_logits(output):
+    torch.testing.assert_close(importance_values(Language(), output), energies(output))
+
+
+def test_padded_positions_have_no_importance():
+    """The rows of the head's Fisher information with a padded batch are those without it."""
+    found = []
+    for ids, mask in (([[1, 2, 3]], [[1, 1, 1]]), ([[1, 2, 3, 4, 4]], [[1, 1, 1, 0, 0]])):
+        torch.manual_seed(0)
+        model = Language(mapping=True)
+        comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), consolidate_on=None)
+        batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        comm.remember([batch] * 400)
+        found.append(comm.state_dict()["pull"]["memory"]["head.weight"]["columns"])
+    used = found[0] / found[0].sum()
+    torch.testing.assert_close(found[1] / found[1].sum(), used, rtol=0.3, atol=0.01)
+
+
+def test_every_batch_to_remember_counts():
+    """By hand: the first and the last five of ten batches use one input each, and only that column has a gradient."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    comm = CommunicationLayer(model, torch.optim.Adam(model.parameters()), consolidate_on=None)
+    comm.remember([torch.tensor([[1.0, 0.0]])] * 5 + [torch.tensor([[0.0, 1.0]])] * 5)
+    first, last = comm.state_dict()["pull"]["memory"]["weight"]["columns"]
+    assert 0.9 < first / last < 1
 
 
 def test_batches_as_loaders_give_them():

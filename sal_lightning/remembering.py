@@ -38,22 +38,23 @@ def importance_values(model: nn.Module, output: Any, padding: Padding | None = N
 
 
 def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) -> Tensor:
-    """``-log p(y)`` at each position, (positions,), where the label y is drawn from the predicted distribution p.
+    """``-log p(y)`` at each real position, (positions,), where the label y is drawn from the predicted distribution p.
 
-    The mean square of their gradients is the Fisher information (Amari 1998). At padded positions they are 0.
+    The mean square of their gradients is the Fisher information (Amari 1998).
 
     Args:
         logits: (samples, classes) or (samples, positions, classes).
         padding: the masks that the model was called with.
         seed: random seed of the labels.
     """
-    log_p = logits.float().log_softmax(-1)
+    rows = logits.flatten(0, -2)
+    if padding is not None and (real := padding.of_output(logits)) is not None:
+        rows = rows[real.real] if real.real.any() else 0 * rows[:1]
+    log_p = rows.float().log_softmax(-1)
     chance = torch.Generator(logits.device).manual_seed(seed)
     waits = torch.empty_like(log_p, requires_grad=False).exponential_(generator=chance)
     labels = (log_p.detach() - waits.log_()).argmax(-1, keepdim=True)  # drawn by Gumbel's trick
-    found = -log_p.gather(-1, labels).flatten()
-    real = None if padding is None else padding.of_output(logits)
-    return found if real is None else found * real.real
+    return -log_p.gather(-1, labels)[:, 0]
 
 
 def energies(output: Any, padding: Padding | None = None) -> Tensor:

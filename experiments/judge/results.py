@@ -237,10 +237,12 @@ def draw(records: Sequence[Record], file: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [way for way in ways(records, "sequence") if way[2] in ("plain", "sal")]
-    shown = [way for way in shown if way[0] == any(one[0] for one in shown)]
-    if len(shown) < 2:
+    found = {way[:3]: way for way in ways(records, "sequence")}
+    both = [(whole, most) for whole, most, method in found if method == "sal" and (whole, most, "plain") in found]
+    pairs = [(found[*size, "plain"], found[*size, "sal"]) for size in both]
+    if not pairs:
         return False
+    shown = max(pairs, key=lambda pair: len(pair[1][3]))  # the pair of most folds
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, (whole, _, method, runs) in zip(axes, shown, strict=False):
         stages = len(runs[0]["order"])

@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, is_floating_point, nn
 
 from sal_lightning.padding import Padding
+
+ROWS = 1024  # positions whose labels are drawn together, to save memory
 
 
 def run(model: nn.Module, batch: Any) -> Any:
@@ -50,11 +53,15 @@ def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) ->
     rows = logits.flatten(0, -2)
     if padding is not None and (real := padding.of_output(logits)) is not None:
         rows = rows[real.real] if real.real.any() else 0 * rows[:1]
-    log_p = rows.float().log_softmax(-1)
     chance = torch.Generator(logits.device).manual_seed(seed)
-    waits = torch.empty_like(log_p, requires_grad=False).exponential_(generator=chance)
-    labels = (log_p.detach() - waits.log_()).argmax(-1, keepdim=True)  # drawn by Gumbel's trick
-    return -log_p.gather(-1, labels)[:, 0]
+    labels = torch.cat([drawn(part, chance) for part in rows.detach().split(ROWS)])
+    return F.cross_entropy(rows.float(), labels, reduction="none")
+
+
+def drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
+    """A class for each row, drawn from the softmax of its logits: the maximum after Gumbel noise is added."""
+    waits = torch.empty_like(logits, dtype=torch.float).exponential_(generator=chance)
+    return (logits - waits.log_()).argmax(-1)
 
 
 def energies(output: Any, padding: Padding | None = None) -> Tensor:

@@ -54,7 +54,7 @@ def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) ->
     if padding is not None and (real := padding.of_output(logits)) is not None:
         rows = rows[real.real] if real.real.any() else 0 * rows[:1]
     chance = torch.Generator(logits.device).manual_seed(seed)
-    labels = torch.cat([drawn(part, chance) for part in rows.detach().split(ROWS)])
+    labels = torch.cat([drawn(part, chance) for part in torch.split(rows.detach(), ROWS)])
     return F.cross_entropy(rows.float(), labels, reduction="none")
 
 

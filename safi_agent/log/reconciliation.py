@@ -78,7 +78,9 @@ def compare(log: str | Path, key: bytes, store: Store, account: LogAccount, *, w
             if (row := rows.get(line.record["turnId"])) is None:
                 foreign += 1
                 continue
-            written.mark_found(row.place)
+            if not written.mark_found(row.place):
+                what = f"turn {line.record['turnId']!r} is in the log more than once"
+                faults.append(Fault(line.file, line.at, what))
             waiting.discard(row.place)
             faults += [Fault(line.file, line.at, what) for what in _differences(line, row)]
             kept += row.erased == 1 and has_contents(record_of(line.text))
@@ -164,15 +166,17 @@ class _Places:
     def __init__(self, places: "array[int]") -> None:
         self._places, self._is_found = places, bytearray(len(places))
 
-    def mark_found(self, place: object) -> None:
-        """Mark the turn at this position as found."""
+    def mark_found(self, place: object) -> bool:
+        """Mark the turn at this position as found; returns whether it was not found before."""
         if not isinstance(place, int):
-            return
+            return True
         at = bisect_left(self._places, place)
         while at < len(self._places) and self._places[at] == place and self._is_found[at]:
             at += 1  # two turns at one position: two processes committed at once
         if at < len(self._places) and self._places[at] == place:
             self._is_found[at] = 1
+            return True
+        return at == 0 or self._places[at - 1] != place
 
     def missing(self) -> Iterator[int]:
         """The positions that were not found."""

@@ -17,9 +17,10 @@ from safi_agent import create_safi_chain
 from safi_agent.cli import app
 from safi_agent.log import flush
 from safi_agent.log.anchors import make_anchor, sealed_turns
-from safi_agent.log.hash_chain import Tip
+from safi_agent.log.hash_chain import Tip, read_seal
 from safi_agent.store import open_store
 from tests.safi_agent.fakes import THREE, VIOLATION, Fake, approve, in_turn, ledger
+from tests.safi_agent.log.attacks import resealed
 from tests.safi_agent.log.filled_store import fill
 
 KEY = "k" * 64
@@ -360,6 +361,18 @@ def test_without_the_store_all_of_it_needs_the_chain_alone(place: Place) -> None
     all_rows_are_deleted(place)
     code, said = place.verify("--without-store")
     assert (code, "The log was not compared with the store" in said) == (0, True)
+
+
+@pytest.mark.parametrize("at", [0, 3, TURNS - 1])
+def test_a_line_that_was_repeated_with_the_key_is_found(at: int, place: Place) -> None:
+    lines = place.log.read_bytes().splitlines(True)
+    last = read_seal(lines[-1])
+    assert last is not None
+    again, _ = resealed(lines[at], Tip(last.line, last.mac), KEY.encode())
+    place.log.write_bytes(b"".join([*lines, again]))
+    assert place.verify("--without-store")[0] == 0
+    code, said = place.verify()
+    assert (code, "is in the log more than once" in said) == (1, True), said
 
 
 def test_a_seal_is_for_one_log_one_key_and_what_it_says() -> None:

@@ -26,7 +26,7 @@ from sal_lightning.remembering import evaluating
 
 PLAIN, MIXED = "plain", "mixed"
 EARLY = (0.25, 0.5)  # of the steps, after which plain training is measured too: fewer steps
-STRAIGHT = (0.25, 0.5, 0.75)  # of the way from the weights before to those after plain training: WiSE-FT
+STRAIGHT = (0.125, 0.25, 0.375, 0.5, 0.75)  # of the way from the weights before to those after plain training: WiSE-FT
 CLIPPED = 1.0  # largest norm of the gradient
 BATCH = 16  # samples that are generated together
 

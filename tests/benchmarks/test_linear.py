@@ -42,9 +42,9 @@ def test_the_table_is_written_from_what_was_measured(
     page, out = tmp_path / "safi.md", tmp_path / "linear.json"
     page.write_text("before\n<!-- linear -->old<!-- /linear -->\nafter\n")
     with pytest.raises(SystemExit, match=r"bad: .* times as long"):
-        linear.main(["--sizes", "400", "4000", "--table", str(page), "--out", str(out)])
+        linear.main(["--sizes", "2000", "20000", "--table", str(page), "--out", str(out)])
     record = json.loads(out.read_text())
-    assert record["command"] == "python -m benchmarks.linear --sizes 400 4000"
+    assert record["command"] == "python -m benchmarks.linear --sizes 2000 20000"
     assert [row["what"] for row in record["rows"]] == ["good", "bad"]
     assert re.search(
         r"before\n<!-- linear -->\n\n\| what .*\| good \| dashes \| .*<!-- /linear -->\nafter",

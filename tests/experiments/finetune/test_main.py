@@ -7,6 +7,7 @@ import pytest
 from experiments import filing
 from experiments.finetune import __main__ as command_line
 from experiments.finetune.methods import METHODS
+from experiments.finetune.protocol import STRAIGHT
 from experiments.finetune.results import read_all
 from experiments.finetune.settings import Scale
 from tests.tiny_language_model import model_folder, text_folder
@@ -48,7 +49,7 @@ def test_the_page_has_both_tables_and_what_is_read_from_plain_training(tmp_path:
         assert f"| {name}" in written
     assert (tmp_path / "docs" / "finetune-german.png").read_bytes().startswith(b"\x89PNG")
     record = filing.read(next((tmp_path / "out").glob("*plain-0.0002*.json")))
-    assert set(record["others"]) == {"steps 1", "steps 2", "wise 0.25", "wise 0.5", "wise 0.75"}
+    assert set(record["others"]) == {"steps 1", "steps 2", *(f"wise {part:g}" for part in STRAIGHT)}
 
 
 def test_it_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

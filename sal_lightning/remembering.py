@@ -28,16 +28,26 @@ def run(model: nn.Module, batch: Any) -> Any:
 def importance_values(model: nn.Module, output: Any, padding: Padding | None = None, seed: int = 0) -> Tensor:
     """The values whose gradients' mean square is the importance of a weight, (n,).
 
-    Of logits they are ``surprisals``, of all other outputs ``energies``. Logits are the ``logits`` of a model of
-    transformers, and an output (samples, positions, n) of a model that has an embedding of n tokens.
+    Of logits they are ``surprisals``, or ``independent_surprisals`` where the model's configuration says that a sample
+    has several labels; of all other outputs ``energies``. Logits are the ``logits`` of a model of transformers that is
+    not for regression, and an output (samples, positions, n) of a model that has an embedding of n tokens.
     """
     logits = output.get("logits") if isinstance(output, Mapping) else output
-    if isinstance(logits, Tensor) and is_floating_point(logits):
+    problem = problem_type(model)
+    if isinstance(logits, Tensor) and is_floating_point(logits) and problem != "regression":
+        if problem == "multi_label_classification" and logits.dim() == 2:
+            return independent_surprisals(logits, seed)
         n = logits.shape[-1] if logits.dim() in (2, 3) else 0
         vocabularies = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
         if n > 1 and (isinstance(output, Mapping) or (logits.dim() == 3 and n in vocabularies)):
             return surprisals(logits, padding, seed)
     return energies(output, padding)
+
+
+def problem_type(model: nn.Module) -> str | None:
+    """The ``problem_type`` in the configuration of a model of transformers, or of one inside the model."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return next((kind for config in configs if (kind := getattr(config, "problem_type", None))), None)
 
 
 def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) -> Tensor:
@@ -56,6 +66,19 @@ def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) ->
     chance = torch.Generator(logits.device).manual_seed(seed)
     labels = torch.cat([drawn(part, chance) for part in torch.split(rows.detach(), ROWS)])
     return F.cross_entropy(rows.float(), labels, reduction="none")
+
+
+def independent_surprisals(logits: Tensor, seed: int = 0) -> Tensor:
+    """``-log p(y)`` of each sample, (samples,), where each of its labels y is drawn on its own: 1 with sigmoid(logit).
+
+    Args:
+        logits: (samples, labels).
+        seed: random seed of the labels.
+    """
+    chance = torch.Generator(logits.device).manual_seed(seed)
+    logits = logits.float()
+    labels = torch.bernoulli(logits.detach().sigmoid(), generator=chance)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
 
 
 def drawn(logits: Tensor, chance: torch.Generator) -> Tensor:

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from sal_lightning import CommunicationLayer, SALCallback
-from sal_lightning.remembering import energies, importance_values, run, surprisals
+from sal_lightning.remembering import energies, importance_values, independent_surprisals, run, surprisals
 from tests.sal_lightning.tasks import loss, net, task, train
 
 
@@ -28,6 +29,36 @@ def test_surprisals_have_the_gradients_of_the_fisher_information():
     p = logits.detach()[0].softmax(-1)
     torch.testing.assert_close(gradient.square().mean(0), p * (1 - p), rtol=0.05, atol=0)
     torch.testing.assert_close(gradient.mean(0), torch.zeros(4), rtol=0, atol=0.01)
+
+
+def test_labels_of_one_sample_are_drawn_independently_where_it_has_several():
+    """By hand: the square of the gradient at logit k is (σ(z_k) - y_k)², whose mean is σ(z_k) (1 - σ(z_k))."""
+    logits = torch.tensor([2.0, 0.0, -1.0]).repeat(40_000, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(independent_surprisals(logits, seed=3).sum(), logits)
+    p = logits.detach()[0].sigmoid()
+    torch.testing.assert_close(gradient.square().mean(0), p * (1 - p), rtol=0.05, atol=0)
+    mixed = gradient.sign().sum(1).abs() < 3
+    assert mixed.float().mean() > 0.5  # several labels, or none, which a softmax never draws
+
+
+@pytest.mark.parametrize(
+    ("problem", "values"),
+    [
+        ("multi_label_classification", independent_surprisals),
+        ("single_label_classification", lambda logits: surprisals(logits)),
+        (None, lambda logits: surprisals(logits)),
+        ("regression", lambda logits: energies(logits)),
+    ],
+)
+def test_labels_are_drawn_as_the_configuration_says(problem, values):
+    config = BertConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4, num_labels=3
+    )
+    config.problem_type = problem
+    model = BertForSequenceClassification(config).eval()
+    output = model(input_ids=torch.arange(8).view(2, 4))
+    for held in (model, nn.ModuleDict({"inside": model})):
+        torch.testing.assert_close(importance_values(held, output), values(output.logits))
 
 
 class Language(nn.Module):

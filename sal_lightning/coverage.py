@@ -85,6 +85,8 @@ def layer_rules(
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):
         if names.get(id(layer.weight)) not in left:
+            if other_use(layer, rules):
+                rules.append(_rule(layer._replace(bias=None), {names[id(layer.weight)]: layer.weight}, settings))
             continue
         adapter = adapters.get(layer.module) if len(layer.modules) == layer.groups == 1 else None
         # A bias of B acts on all inputs, whatever A is: the element rule holds it.
@@ -93,6 +95,18 @@ def layer_rules(
         taken = [names[id(p)] for p in (layer.weight, layer.bias) if p is not None]
         rules.append(_rule(layer, {name: left.pop(name) for name in taken}, settings, adapter, rules))
     return rules
+
+
+def other_use(layer: layers.Layer, rules: Iterable[InputRule]) -> bool:
+    """Whether one of the rules covers the layer's weight for another use: as the table of an embedding, or as a head.
+
+    Then both rules act on it, one after the other: rows of the table are held for known tokens, and input directions of
+    the head for all rows. Sparse gradients of a table have no directions.
+    """
+    table = isinstance(layer.module, nn.Embedding)
+    known = [r for r in rules if any(p is layer.weight for p in r.parameters.values())]
+    sparse = any(getattr(m, "sparse", False) for m in (*layer.modules, *(m for r in known for m in r.modules)))
+    return len(known) == 1 and isinstance(known[0], EmbeddingRule) is not table and not sparse
 
 
 def _rule(
@@ -151,6 +165,7 @@ class Coverage(RuleSet):
             known = {rule.name for rule in self.input_rules}
             input_rules = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, input_rules)
+        self._count_uses()
         self._inherit()
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
@@ -175,7 +190,10 @@ class Coverage(RuleSet):
         for rule in list(lost):
             self.rules.remove(rule)
             self.input_rules = [r for r in self.input_rules if r is not rule]
-            self._take_in([ElementRule(rule.parameters, self.settings.strength)], [])
+            tied = {name for other in self.rules for name in other.parameters}
+            if left := {name: p for name, p in rule.parameters.items() if name not in tied}:
+                self._take_in([ElementRule(left, self.settings.strength)], [])
+        self._count_uses()
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
 
@@ -266,6 +284,7 @@ class Coverage(RuleSet):
         weight = {name: p for name, p in rule.parameters.items() if name not in bias}
         alone = _rule(rule.layer._replace(bias=None), weight, self.settings)
         alone.alone = rule.alone
+        alone.uses = rule.uses
         self.rules = [alone if r is rule else r for r in self.rules]
         self.input_rules = [alone if e is rule else e for e in self.input_rules]
         self._take_in([ElementRule(bias, self.settings.strength)], [])
@@ -280,6 +299,12 @@ class Coverage(RuleSet):
                 mine.adopt(rule.parameters)
         self.input_rules += input_rules
         self._resume(rules, input_rules)
+
+    def _count_uses(self) -> None:
+        """Tell each input rule how many of them share its weight."""
+        for rule in self.input_rules:
+            weight = next(iter(rule.parameters))
+            rule.uses = sum(weight in other.parameters for other in self.input_rules)
 
     def _resume(self, rules: Iterable[Rule], input_rules: Iterable[Rule]) -> None:
         watching = (rule for rule in input_rules if rule not in self.rules)

@@ -189,13 +189,13 @@ class Pull:
             self._forget_pace()
             self._memory = self.memory
         if self.age % EVERY == 0 or not self._rates:
-            steps = {
-                name: (torch.linalg.vector_norm((w - w0).float()).square(), rule)
-                for rule in rules
-                if rule.before is not None
-                for name, w, w0 in zip(rule.parameters, rule.weights(), rule.before, strict=True)
-                if name in self.memory and name in self._moving
-            }
+            steps: dict[str, tuple[Tensor, Rule]] = {}
+            for rule in rules:
+                for name, w, w0 in zip(
+                    rule.parameters, rule.weights(), rule.before or (), strict=rule.before is not None
+                ):
+                    if name in self.memory and name in self._moving and name not in steps:
+                        steps[name] = torch.linalg.vector_norm((w - w0).float()).square(), rule
             if steps:
                 self._set_rates(dict(sorted(steps.items())))
         self.age += 1

@@ -121,7 +121,8 @@ class RuleSet:
 
     def memory(self) -> dict[str, float]:
         """Bytes: ``model`` (covered), ``state`` (kept), ``step`` (more in a step); ``ratio`` = state / model."""
-        model = sum(p.nbytes for rule in self.rules for p in rule.parameters.values())
+        covered = {id(p): p for rule in self.rules for p in rule.parameters.values()}  # a tied weight counts once
+        model = sum(p.nbytes for p in covered.values())
         kept = [t for rule in self.all_rules() for t in rule.tensors()]
         kept += self.pull.tensors() + self.adjustment.tensors()
         state = sum(t.nbytes for t in kept)

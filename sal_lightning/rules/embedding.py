@@ -182,7 +182,7 @@ class EmbeddingRule(InputRule):
     def stabilities(self) -> list[Scores]:
         if self.memory is None:
             return [Scores(torch.zeros(1), self.trained())]
-        return [Scores(self.memory.s, self.table.embedding_dim)]
+        return [Scores(self.memory.s, self.table.embedding_dim / self.uses)]
 
     @override
     def state_dict(self) -> State:

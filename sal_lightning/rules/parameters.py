@@ -13,6 +13,7 @@ class ParameterGroup:
 
     def __init__(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self.name, self.parameters = name, parameters
+        self.uses = 1  # number of rules of the weight: 2 if it is the table of an embedding and the weight of a head
 
     @property
     def device(self) -> torch.device:
@@ -44,8 +45,8 @@ class ParameterGroup:
         return sum(p.numel() for p in self.parameters.values())
 
     def trained(self) -> int:
-        """Number of these weights that are being trained."""
-        return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
+        """Number of these weights that are being trained; each of two rules of a tied weight counts half of it."""
+        return sum(p.numel() // (self.uses if p.dim() > 1 else 1) for p in self.parameters.values() if p.requires_grad)
 
 
 def squares(X: Sequence[Tensor]) -> Tensor:

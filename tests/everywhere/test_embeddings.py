@@ -5,6 +5,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sal_lightning import CommunicationLayer, SALCallback
+from sal_lightning.rules.embedding import EmbeddingRule
+from sal_lightning.rules.subspace import SubspaceRule
 from tests.everywhere import models
 from tests.everywhere.models import close, names, train, weights
 
@@ -40,24 +42,92 @@ def tied_steps(model, optimizer, comm, steps):
     return whole
 
 
-def test_a_tied_weight_is_covered_once():
+def test_a_tied_weight_counts_once():
     model = Tied()
     comm = CommunicationLayer(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert set(comm.coverage()) == names(model) == {"table.weight", "middle.weight", "middle.bias"}
-    assert comm.memory()["model"] == 4 * (TOKENS * WIDTH + WIDTH * WIDTH + WIDTH)
+    size = TOKENS * WIDTH + WIDTH * WIDTH + WIDTH
+    assert comm.memory()["model"] == 4 * size
+    tied_steps(model, comm.optimizer, comm, 5)
+    comm.consolidate()
+    assert sum(rule.bands().sum() for rule in comm.rules) == sum(rule.trained() for rule in comm.rules) == size
 
 
-def test_a_tied_weight_is_moved_back_once():
+def test_both_uses_of_a_tied_weight_are_held_one_after_the_other():
+    """The sum of both by hand: rows with s of their frequency, then columns with S of the head's inputs."""
     model, rate = Tied(), 0.1
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1.0, pull=0)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1.0, pull=0, recall=0)
     tied_steps(model, optimizer, comm, 5)
     comm.consolidate()
+    (head,) = [rule for rule in comm.rules if rule.name == "head"]
+    m = head.memory
     start = model.table.weight.detach().clone()
     gradient = tied_steps(model, optimizer, comm, 1)
-    s = 0.5  # of tokens equally frequent, at strength 1; once for the gradient, once for the update
-    assert torch.allclose(model.table.weight - start, -rate * (1 - s) ** 2 * gradient, atol=1e-6)
+    comm.settle()
+    row = 0.5  # of tokens equally frequent, at strength 1
+    # Both reduce the gradient, and then the update; the head's s̄ only the update.
+    masked = torch.eye(WIDTH) - m.U[0] @ torch.diag(m.f[0]) @ m.U[0].T
+    free = (1 - m.s_rest) * masked @ masked
+    torch.testing.assert_close(model.table.weight - start, -rate * (1 - row) ** 2 * gradient @ free)
     assert gradient.abs().max() > 0.05
+
+
+class Halves(Tied):
+    """The head's inputs use the first half of their dimensions, or the second."""
+
+    def __init__(self, first=True):
+        super().__init__()
+        self.first = first
+
+    def forward(self, tokens):
+        used = torch.arange(WIDTH) < WIDTH // 2
+        return self.head(self.middle(self.table(tokens)) * (used if self.first else ~used))
+
+
+@pytest.mark.parametrize("order", [["table", "head"], ["head", "table"]])
+def test_rows_of_unknown_tokens_are_held_along_the_inputs_that_the_head_had(order):
+    """As in a language model that is trained further: most tokens of its vocabulary did not occur."""
+    model, known = Halves(), 3
+    model.head.bias = nn.Parameter(torch.zeros(TOKENS))
+    model._modules = {name: model._modules[name] for name in dict.fromkeys([*order, "middle"])}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e9, pull=0)
+
+    def steps(low, high):
+        for i in range(20):
+            tokens = torch.randint(low, high, (8,), generator=torch.Generator().manual_seed(i))
+            optimizer.zero_grad()
+            F.cross_entropy(model(tokens), tokens).backward()
+            optimizer.step()
+
+    steps(0, known)
+    comm.consolidate()
+    start, model.first = model.table.weight.detach().clone(), False
+    steps(known, TOKENS)
+    comm.settle()
+    moved = (model.table.weight - start).abs()
+    assert moved[:known].max() < 1e-5
+    assert moved[known:, : WIDTH // 2].max() < 1e-5
+    assert moved[known:, WIDTH // 2 :].min() > 0.01
+
+
+def test_a_head_that_is_not_called_leaves_its_table_held_by_rows():
+    class Named(Tied):
+        def forward(self, tokens):
+            return F.linear(self.middle(self.table(tokens)), self.table.weight)
+
+    model = Named()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1e9, pull=0)
+    tied_steps(model, optimizer, comm, 3)
+    assert [type(rule) for rule in comm.rules] == [EmbeddingRule, SubspaceRule]
+    assert comm.coverage()["table.weight"] == "subspace"
+    comm.consolidate()
+    start = model.table.weight.detach().clone()
+    tied_steps(model, optimizer, comm, 3)
+    assert torch.allclose(model.table.weight, start, rtol=0, atol=1e-6)
+    assert sum(rule.trained() for rule in comm.rules) == sum(p.numel() for p in model.parameters())
 
 
 def test_a_tied_weight_held_with_all_strength_stays_still():
@@ -191,8 +261,8 @@ def test_the_table_of_a_sequence_to_sequence_model_is_held_by_its_tokens(kind):
     for _ in range(2):
         model(input_ids=tokens, labels=tokens + 20).loss.backward()
         optimizer.step()
-    (table,) = [rule for rule in comm.rules if any("shared" in name for name in rule.parameters)]
-    assert table.grain == "subspace"
+    table, head = [rule for rule in comm.rules if any("shared" in name for name in rule.parameters)]
+    assert (type(table), type(head)) == (EmbeddingRule, SubspaceRule)
     # The encoder reads 3 to 26, the decoder 0 and, but for the last of each text, what comes next.
     decoded = torch.cat([torch.full((2, 1), config.decoder_start_token_id), tokens[:, :-1] + 20], 1)
     counts = torch.bincount(torch.cat([tokens, decoded]).flatten(), minlength=50)

@@ -165,7 +165,7 @@ class Coverage(RuleSet):
             known = {rule.name for rule in self.input_rules}
             input_rules = [e for e in layer_rules(self.settings, dict(new), self.model) if e.name not in known]
         self._take_in(rules, input_rules)
-        self._count_uses()
+        self._tie()
         self._inherit()
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
@@ -193,7 +193,7 @@ class Coverage(RuleSet):
             tied = {name for other in self.rules for name in other.parameters}
             if left := {name: p for name, p in rule.parameters.items() if name not in tied}:
                 self._take_in([ElementRule(left, self.settings.strength)], [])
-        self._count_uses()
+        self._tie()
         self.pull.cover(self.rules)
         self.adjustment.cover(self.input_rules)
 
@@ -300,11 +300,16 @@ class Coverage(RuleSet):
         self.input_rules += input_rules
         self._resume(rules, input_rules)
 
-    def _count_uses(self) -> None:
-        """Tell each input rule how many of them share its weight."""
+    def _tie(self) -> None:
+        """Record which rules share a weight that is an embedding's table and a head's weight."""
+        tables = {next(iter(rule.parameters)): rule for rule in self.input_rules if isinstance(rule, EmbeddingRule)}
         for rule in self.input_rules:
-            weight = next(iter(rule.parameters))
-            rule.uses = sum(weight in other.parameters for other in self.input_rules)
+            rule.uses = 1
+        for head in self.input_rules:
+            if isinstance(head, SubspaceRule):
+                head.table = tables.get(next(iter(head.parameters)))
+                if head.table is not None:
+                    head.uses = head.table.uses = 2
 
     def _resume(self, rules: Iterable[Rule], input_rules: Iterable[Rule]) -> None:
         watching = (rule for rule in input_rules if rule not in self.rules)

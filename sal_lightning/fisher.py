@@ -99,7 +99,11 @@ class Fisher:
         if not learn:
             return
         shape = grad.shape[:-1] if tokens else grad.shape[:1]
-        signs = self._signs(shape).to(grad).reshape(*shape, *(1,) * (grad.dim() - len(shape)))
+        signs = self._signs(shape).to(grad)
+        if tokens:  # positions without a gradient, such as padded ones, draw none, so that padding changes nothing
+            counts = grad.detach().any(-1).flatten().cumsum(0)
+            signs = signs.flatten()[(counts - 1).clamp(min=0)]
+        signs = signs.reshape(*shape, *(1,) * (grad.dim() - len(shape)))
         try:
             found = torch.autograd.grad(
                 edge, list(learn.values()), grad.detach() * signs, retain_graph=True, allow_unused=True

@@ -83,6 +83,14 @@ class EmbeddingRule(InputRule):
         return True
 
     @property
+    def unused(self) -> Tensor:
+        """1 for each row of the table in this process whose token does not occur in the window, else 0: (rows, 1)."""
+        weight = self.table.weight
+        if self.R is None:
+            return torch.ones(len(part(weight.detach(), weight)), 1, device=weight.device)
+        return (part(self.R, weight)[:, None] == 0).float()
+
+    @property
     def used(self) -> bool:
         """Whether any input was ever collected, in this training or before."""
         return self.holds or self.R is not None

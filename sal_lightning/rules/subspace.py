@@ -14,6 +14,7 @@ from sal_lightning.layers import Layer
 from sal_lightning.rules import directions, firmness
 from sal_lightning.rules.base import Rule, State
 from sal_lightning.rules.directions import Directions
+from sal_lightning.rules.embedding import EmbeddingRule
 from sal_lightning.rules.firmness import LEAST, MOST, firmed, worth
 from sal_lightning.rules.input_statistics import InputStatistics
 from sal_lightning.rules.scores import Scores
@@ -156,6 +157,7 @@ class SubspaceRule(InputStatistics):
         super().__init__(layer, parameters, rank=min(d, max(MIN_RANK, min(int(RANK * d), MAX_RANK))))
         self.strength, self.recall, self.share = factor * settings.strength, settings.recall, settings.share
         self.memory: SubspaceMemory | None = None
+        self.table: EmbeddingRule | None = None  # of the weight, if it is an embedding's table too
         self.moved: Tensor | None = None  # ‖ΔW U‖² at the last settlement, of the rows in this process
         self.waited = 0  # steps since the last settlement,
         self.stirred: Tensor | None = None  # and whether the optimizer moved any weight in them
@@ -208,17 +210,24 @@ class SubspaceRule(InputStatistics):
         m = self._held
         H = [torch.zeros_like(x) for x in X]
         subtract(self.layer, H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U, m.s_rest)
-        if m.rows is not None:
-            for h in H:
-                self.layer.write(h, m.old(self.layer.matrix(h)))
+        for h in H:
+            self.layer.write(h, self.kept(self.layer.matrix(h)))
         return [h.neg_() for h in H]
+
+    def kept(self, X: Tensor) -> Tensor:
+        """Set the outputs of ``X`` (groups, out, …) that are not held to zero, in place.
+
+        These are outputs that were added after the consolidation, and rows of a table that present data look up: as
+        embeddings they have to learn in all directions, and are held by ``EmbeddingRule`` alone.
+        """
+        X = self._held.old(X)
+        return X if self.table is None else X.mul_(self.table.unused)
 
     @override
     def undone(self, X: Sequence[Tensor]) -> list[Tensor]:
         pairs = [(self.layer.matrix(x), self.layer.matrix(h)) for x, h in zip(X, self.held(X), strict=True)]
         return [
-            self._held.old(torch.lerp(x, h, let_through(self._held.s_rest, self.demand.q).to(x.dtype)))
-            for x, h in pairs
+            self.kept(torch.lerp(x, h, let_through(self._held.s_rest, self.demand.q).to(x.dtype))) for x, h in pairs
         ]
 
     @override
@@ -281,7 +290,7 @@ class SubspaceRule(InputStatistics):
         Y = torch.bmm(M[0], U[0])
         if len(M) > 1:
             Y.baddbmm_(M[1], U[1])
-        Y = m.old(Y.mul_(f))
+        Y = self.kept(Y.mul_(f))
         for g, x, u in zip(G, M, U, strict=True):
             self.layer.write(g, x.baddbmm_(Y, u.mT, alpha=-1))
 
@@ -294,7 +303,7 @@ class SubspaceRule(InputStatistics):
             D = [torch.linalg.vector_norm(w - w0) for w, w0 in zip(W, W0, strict=True) if w is not None]
             moved = torch.stack(D).sum() > 0
             self.stirred = moved if self.stirred is None else self.stirred | moved
-        back = self.operands.back
+        back = self.operands.back if self.table is None else self.operands.back * self.table.unused
         for w, w0 in zip(W, W0, strict=True):
             if w is not None and not back.dim() and w.dtype == back.dtype:
                 w.lerp_(w0, back)
@@ -325,7 +334,7 @@ class SubspaceRule(InputStatistics):
         WU = self.layer.along(self.weights(), m.U).to(m.A.dtype)
         # If the optimizer did not move the weights, differences are rounding: nothing is undone or recalled.
         stirred = self.stirred if self.touched is None else self.stirred & ~self.touched
-        M = m.old((WU - m.A) * stirred)
+        M = self.kept((WU - m.A) * stirred)
         pace = m.path / m.steps.clamp(min=1) / m.size.clamp(min=torch.finfo(m.path.dtype).tiny)
         rate = (self.recall * pace).clamp(max=1) * stirred
         pull = m.E.addcmul_(M, 1 - f) * (s * rate)
@@ -368,9 +377,10 @@ class SubspaceRule(InputStatistics):
         if m is None:
             return [Scores(torch.zeros(1), self.trained())]
         k, out = m.f.shape[-1], self.layer.out if m.rows is None else m.rows
-        free = [] if m.rows is None else [Scores(torch.zeros_like(m.s_rest), self.d * (self.layer.out - out))]
+        free = self.layer.out - out if self.table is None else (1 - self.table.unused).sum()
+        out = self.layer.out - free
         share = self.trained() / self.numel()  # a direction is one of weight and bias together
-        parts = [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), *free]
+        parts = [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), Scores(torch.zeros_like(m.s_rest), self.d * free)]
         return [Scores(s, size * share) for s, size in parts]
 
     @override
@@ -378,7 +388,7 @@ class SubspaceRule(InputStatistics):
         m = self.memory
         if m is None:
             return None
-        A = m.old(self.layer.along(self.weights(), m.U))
+        A = self.kept(self.layer.along(self.weights(), m.U))
         energy = m.directions.lam[:, None, : m.f.shape[-1]]
         return torch.stack([(m.E.square() * energy).sum(), (A.square() * energy).sum()])
 

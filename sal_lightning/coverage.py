@@ -85,8 +85,8 @@ def layer_rules(
     names = {id(p): n for n, p in left.items()}
     for layer in layers.find(model, other):
         if names.get(id(layer.weight)) not in left:
-            if other_use(layer, rules):
-                rules.append(_rule(layer._replace(bias=None), {names[id(layer.weight)]: layer.weight}, settings))
+            if shared := other_use(layer, rules):
+                rules.append(_rule(layer._replace(bias=None), shared, settings))
             continue
         adapter = adapters.get(layer.module) if len(layer.modules) == layer.groups == 1 else None
         # A bias of B acts on all inputs, whatever A is: the element rule holds it.
@@ -97,16 +97,17 @@ def layer_rules(
     return rules
 
 
-def other_use(layer: layers.Layer, rules: Iterable[InputRule]) -> bool:
-    """Whether one of the rules covers the layer's weight for another use: as the table of an embedding, or as a head.
+def other_use(layer: layers.Layer, rules: Iterable[InputRule]) -> dict[str, nn.Parameter]:
+    """The layer's weight by its name if a rule covers it for another use: as an embedding's table, or a head's weight.
 
     Then both rules act on it, one after the other: rows of the table are held for known tokens, and input directions of
-    the head for all rows. Sparse gradients of a table have no directions.
+    the head for rows that present data do not look up. Sparse gradients of a table have no directions.
     """
     table = isinstance(layer.module, nn.Embedding)
-    known = [r for r in rules if any(p is layer.weight for p in r.parameters.values())]
+    shared = {name: p for r in rules for name, p in r.parameters.items() if p is layer.weight}
+    known = [r for r in rules if shared.keys() & r.parameters.keys()]
     sparse = any(getattr(m, "sparse", False) for m in (*layer.modules, *(m for r in known for m in r.modules)))
-    return len(known) == 1 and isinstance(known[0], EmbeddingRule) is not table and not sparse
+    return shared if len(known) == 1 and isinstance(known[0], EmbeddingRule) is not table and not sparse else {}
 
 
 def _rule(

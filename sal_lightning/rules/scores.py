@@ -13,10 +13,10 @@ class Scores(NamedTuple):
     """Stability in [0, 1], of any shape, and the number of weights that each entry represents."""
 
     s: Tensor
-    size: float = 1.0
+    size: float | Tensor = 1.0
 
 
-def bands(scores: Tensor, size: float = 1.0) -> Tensor:
+def bands(scores: Tensor, size: float | Tensor = 1.0) -> Tensor:
     """Count the scores (any shape), each for ``size`` weights, as (protected, neutral, volatile): a tensor (3,).
 
     >>> bands(torch.tensor([0.9, 0.7, 0.5, 0.1]))

@@ -279,7 +279,6 @@ class SubspaceRule(InputStatistics):
 
     @override
     def hold_back(self, G: Sequence[Tensor]) -> None:
-        m = self._held
         if self.alone:
             super().hold_back(G)
             return
@@ -376,11 +375,15 @@ class SubspaceRule(InputStatistics):
         m = self.memory
         if m is None:
             return [Scores(torch.zeros(1), self.trained())]
-        k, out = m.f.shape[-1], self.layer.out if m.rows is None else m.rows
-        free = self.layer.out - out if self.table is None else (1 - self.table.unused).sum()
-        out = self.layer.out - free
+        k, rows = m.f.shape[-1], self.layer.out if m.rows is None else m.rows
+        out: float | Tensor = rows if self.table is None else rows * self.table.unused.mean()
+        free = self.layer.out - out
         share = self.trained() / self.numel()  # a direction is one of weight and bias together
-        parts = [Scores(m.s, out), Scores(m.s_rest, (self.d - k) * out), Scores(torch.zeros_like(m.s_rest), self.d * free)]
+        parts = [
+            Scores(m.s, out),
+            Scores(m.s_rest, (self.d - k) * out),
+            Scores(torch.zeros_like(m.s_rest), self.d * free),
+        ]
         return [Scores(s, size * share) for s, size in parts]
 
     @override

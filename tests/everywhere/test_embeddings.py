@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,6 +115,29 @@ def test_rows_of_tokens_that_never_occur_are_held_along_the_inputs_that_the_head
     assert moved[known:never].min() > 0.01
     assert moved[never, : WIDTH // 2].max() < 1e-5
     assert moved[never, WIDTH // 2 :].min() > 0.01
+
+
+def test_a_tied_table_resumes_bit_for_bit():
+    def start(state=None):
+        model = Tied()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        comm = CommunicationLayer(model, optimizer, consolidate_on=None, strength=1)
+        if state is not None:
+            model.load_state_dict(state[0])
+            optimizer.load_state_dict(state[1])
+            comm.load_state_dict(state[2])
+        return model, optimizer, comm
+
+    one = model, optimizer, comm = start()
+    tied_steps(*one, 5)
+    comm.consolidate()
+    tied_steps(*one, 21, known=3)
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict(), comm.state_dict()))
+    other = start(state)
+    for each in (one, other):
+        tied_steps(*each, 30, known=5)
+    assert torch.equal(one[0].table.weight, other[0].table.weight)
+    assert one[2].spectrum() == other[2].spectrum()
 
 
 def test_a_head_that_is_not_called_leaves_its_table_held_by_rows():

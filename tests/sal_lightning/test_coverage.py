@@ -48,12 +48,23 @@ def test_recurrent_layers_are_held_more_firmly():
     assert set(firm.values()) == {2.0}
 
 
-def test_a_shared_weight_is_covered_once():
-    net = model()
-    net[1].weight = nn.Parameter(torch.zeros(5, 4))
-    net[0].weight = net[1].weight
+@pytest.mark.parametrize(
+    ("modules", "kinds"),
+    [
+        ([nn.Linear(4, 4), nn.Linear(4, 4)], [SubspaceRule]),
+        ([nn.Embedding(5, 4), nn.Embedding(5, 4)], [EmbeddingRule]),
+        ([nn.Embedding(5, 4), nn.Linear(4, 5)], [EmbeddingRule, SubspaceRule]),
+        ([nn.Linear(4, 5), nn.Embedding(5, 4)], [SubspaceRule, EmbeddingRule]),
+        ([nn.Linear(4, 5), nn.Embedding(5, 4), nn.Linear(4, 5)], [SubspaceRule, EmbeddingRule]),
+        ([nn.Embedding(5, 4, sparse=True), nn.Linear(4, 5)], [EmbeddingRule]),
+    ],
+)
+def test_a_shared_weight_is_covered_once_for_each_kind_of_use(modules, kinds):
+    net = nn.Sequential(*modules)
+    for module in net:
+        module.weight = net[0].weight
     rules = coverage.rules_for(Settings(), coverage.owned(net, None), net)
-    assert sum(p is net[0].weight for rule in rules for p in rule.parameters.values()) == 1
+    assert [type(rule) for rule in rules if any(p is net[0].weight for p in rule.parameters.values())] == kinds
 
 
 def test_a_bias_alone_is_protected_weight_by_weight():

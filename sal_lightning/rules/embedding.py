@@ -85,10 +85,8 @@ class EmbeddingRule(InputRule):
     @property
     def unused(self) -> Tensor:
         """1 for each row of the table in this process whose token does not occur in the window, else 0: (rows, 1)."""
-        weight = self.table.weight
-        if self.R is None:
-            return torch.ones(len(part(weight.detach(), weight)), 1, device=weight.device)
-        return (part(self.R, weight)[:, None] == 0).float()
+        R = torch.zeros(self.table.num_embeddings, device=self.device) if self.R is None else self.R
+        return (part(R, self.table.weight)[:, None] == 0).float()
 
     @property
     def used(self) -> bool:

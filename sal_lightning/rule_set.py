@@ -126,8 +126,8 @@ class RuleSet:
         kept = [t for rule in self.all_rules() for t in rule.tensors()]
         kept += self.pull.tensors() + self.adjustment.tensors()
         state = sum(t.nbytes for t in kept)
-        held = (rule for rule in self.rules if rule.holds and rule.restores)
-        step = sum(p.nbytes for rule in held for p in rule.parameters.values()) + self.pull.working
+        held = {id(p): p for rule in self.rules if rule.holds and rule.restores for p in rule.parameters.values()}
+        step = sum(p.nbytes for p in held.values()) + self.pull.working
         return {"model": model, "state": state, "step": step, "ratio": state / max(model, 1)}
 
     def grains(self) -> dict[str, str]:

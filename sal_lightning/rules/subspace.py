@@ -260,6 +260,8 @@ class SubspaceRule(InputStatistics):
     def snapshot(self) -> None:
         # Some optimizers free the gradients before their step ends.
         self.fed = any(g is not None for g in self.gradients())
+        if self.table is not None and self.table.before is not None and self.holds and len(self.parameters) == 1:
+            self.before = self.table.before  # the same weight, which neither rule overwrites
         super().snapshot()
 
     @override

@@ -1,7 +1,6 @@
 """What a language model answers before it learns new facts, after plain training and after training with SAL."""
 
 import copy
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from experiments.continual.protocol import quiet
 from experiments.finetune.model import FineTuned, load
 from sal_lightning import SALCallback
 from sal_lightning.integrations.own_samples import own_samples
@@ -51,18 +51,16 @@ def teach(net: PreTrainedModel, rows: Sequence[Tensor], callback: SALCallback | 
     if callback is not None:
         callback.remember(module, own_samples(net, 16, 32, progress=False))
         callbacks = [callback]
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
+    with quiet():
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(module, torch.utils.data.DataLoader(list(rows), batch_size=None))  # type: ignore[arg-type]
     return net
 

@@ -38,9 +38,18 @@ the share of the model's own samples in each batch, of `lora`, `lora-mlp`, `rslo
 share of each weight's singular directions that are frozen. `fewer steps` and `WiSE-FT` (between the weights before and
 after) are read from the run of `plain` at {lr:g}.
 """
+TITLES = {
+    "german": "a German handbook",
+    "code": "Python programs",
+    "german-code": "a German handbook, then Python programs",
+}
+SETTING = """\
+{model} is trained for {steps} steps of {batch} × {context} tokens. No method has data of its pretraining: some use
+{samples} texts of {context} tokens that the model wrote itself. Forgetting is measured on {measured} others.
+"""
 MATCHED = """\
-Forgotten where the loss on {where} is the same (between two strengths, along a straight line), and as a multiple of
-what a lower learning rate forgets there; blank where the strengths that were run do not come.
+Forgotten where the loss is the same (between two strengths, along a straight line), and as a multiple of what a lower
+learning rate forgets there; blank where the strengths that were run do not come.
 """
 HEADINGS = (
     *("method", "strength", "rate", "seeds", "new", "trained", "forgotten", "KL"),
@@ -147,12 +156,14 @@ def markdown(records: Sequence[Record], figure: str) -> str:
     new = settings["stream"].split("-")[-1]
     before = records[0]["before"]
     known = ", ".join(f"{name} {before[name]:.3f}" for name in (new, "own", "answers", "prose", "programs"))
+    setting = SETTING.format(model=settings["model"], **settings["scale"])
     parts = [
-        f"### {settings['stream']}\n\n![Forgotten against learned]({figure})\n",
-        f"Before: {known}; {before['facts']:.0f} of {len(QUESTIONS)} questions.\n",
-        f"{MATCHED.format(where='the new text')}\n{matched(records, new)}",
-        f"{MATCHED.format(where='the text that was trained on')}\n{matched(records, f'{new} trained')}",
-        f"{NOTE.format(questions=len(QUESTIONS), lr=LR)}\n{grid(HEADINGS, cells(records))}",
+        f"## A pretrained language model: {TITLES[settings['stream']]}\n\n![Forgotten against learned]({figure})\n",
+        f"{setting}\nBefore: {known}; {before['facts']:.0f} of {len(QUESTIONS)} questions.\n",
+        f"### At the same loss on the new text\n\n{MATCHED}\n{matched(records, new)}",
+        "### At the same loss on the text that was trained on\n",
+        f"{MATCHED}\n{matched(records, f'{new} trained')}",
+        f"### Each strength on {new}\n\n{NOTE.format(questions=len(QUESTIONS), lr=LR)}\n{grid(HEADINGS, cells(records))}",
         source(records),
     ]
     return "\n".join(parts)

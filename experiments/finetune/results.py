@@ -163,7 +163,8 @@ def markdown(records: Sequence[Record], figure: str) -> str:
         f"### At the same loss on the new text\n\n{MATCHED}\n{matched(records, new)}",
         "### At the same loss on the text that was trained on\n",
         f"{MATCHED}\n{matched(records, f'{new} trained')}",
-        f"### Each strength on {new}\n\n{NOTE.format(questions=len(QUESTIONS), lr=LR)}\n{grid(HEADINGS, cells(records))}",
+        f"### Each strength on {new}\n\n{NOTE.format(questions=len(QUESTIONS), lr=LR)}",
+        grid(HEADINGS, cells(records)),
         source(records),
     ]
     return "\n".join(parts)

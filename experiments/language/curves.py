@@ -25,7 +25,7 @@ class Point(NamedTuple):
     forgotten: float
 
 
-Curve = Sequence[Point]  # of one method and seed, sorted by the loss on the second domain
+Curve = Sequence[Point]  # of one method and seed: a front, see ``front``
 
 
 def save(result: Result, folder: Path) -> None:
@@ -68,7 +68,20 @@ def curves(records: Iterable[Record]) -> dict[str, dict[int, Curve]]:
     points: dict[str, dict[int, list[Point]]] = {}
     for r in records:
         points.setdefault(name(r), {}).setdefault(r["settings"]["seed"], []).append(point(r))
-    return {n: {seed: sorted(curve) for seed, curve in seeds.items()} for n, seeds in points.items()}
+    return {n: {seed: front(curve) for seed, curve in seeds.items()} for n, seeds in points.items()}
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """The points that no other beats in both values, sorted: what a method reaches with its strength well chosen.
+
+    >>> front([Point(2.0, 0.4), Point(1.0, 0.3), Point(0.9, 0.8)])
+    [Point(reached=0.9, forgotten=0.8), Point(reached=1.0, forgotten=0.3)]
+    """
+    found: list[Point] = []
+    for one in sorted(points):
+        if not found or one.forgotten < found[-1].forgotten:
+            found.append(one)
+    return found
 
 
 def forgotten_at(curve: Curve, reached: float) -> float:

@@ -13,7 +13,7 @@ from experiments.finetune.measures import Measures
 from experiments.finetune.methods import METHODS
 from experiments.finetune.questions import QUESTIONS
 from experiments.finetune.settings import LR, Scale
-from experiments.language.curves import Curve, Point, front
+from experiments.language.curves import Curve, Point, envelope
 from experiments.language.figure import LINES, Line, trade_off
 from experiments.language.results import at_equal_loss, origins
 from experiments.pages import grid
@@ -49,8 +49,8 @@ SETTING = """\
 """
 MATCHED = """\
 Forgotten where the loss is the same (between two strengths, along a straight line), and as a multiple of what a lower
-learning rate forgets there; blank where the strengths that were run do not come. Strengths that another one of the same
-method beats in both are left out, here and in the picture.
+learning rate forgets there; blank where the strengths that were run do not come. Where another strength of the same
+method learned more and forgot less, that one counts.
 """
 HEADINGS = (
     *("method", "strength", "rate", "seeds", "new", "trained", "forgotten", "KL"),
@@ -102,7 +102,7 @@ def curves(found: Sequence[Row], reached: str) -> dict[str, dict[int, Curve]]:
         point = Point(row.now[reached], row.now["own"] - row.record["before"]["own"])
         for name in names:
             points.setdefault(name, {}).setdefault(row.seed, []).append(point)
-    return {name: {seed: front(curve) for seed, curve in seeds.items()} for name, seeds in points.items()}
+    return {name: {seed: envelope(curve) for seed, curve in seeds.items()} for name, seeds in points.items()}
 
 
 def matched(records: Sequence[Record], reached: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Point(NamedTuple):
     forgotten: float
 
 
-Curve = Sequence[Point]  # of one method and seed: a front, see ``front``
+Curve = Sequence[Point]  # of one method and seed, see ``envelope``
 
 
 def save(result: Result, folder: Path) -> None:
@@ -68,20 +68,18 @@ def curves(records: Iterable[Record]) -> dict[str, dict[int, Curve]]:
     points: dict[str, dict[int, list[Point]]] = {}
     for r in records:
         points.setdefault(name(r), {}).setdefault(r["settings"]["seed"], []).append(point(r))
-    return {n: {seed: front(curve) for seed, curve in seeds.items()} for n, seeds in points.items()}
+    return {n: {seed: envelope(curve) for seed, curve in seeds.items()} for n, seeds in points.items()}
 
 
-def front(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats in both values, sorted: what a method reaches with its strength well chosen.
+def envelope(points: Iterable[Point]) -> list[Point]:
+    """The points, sorted; a point that one with a lower loss beats gets its forgetting: strengths are chosen well.
 
-    >>> front([Point(2.0, 0.4), Point(1.0, 0.3), Point(0.9, 0.8)])
-    [Point(reached=0.9, forgotten=0.8), Point(reached=1.0, forgotten=0.3)]
+    >>> envelope([Point(2.0, 0.4), Point(1.0, 0.3), Point(0.9, 0.8)])
+    [Point(reached=0.9, forgotten=0.8), Point(reached=1.0, forgotten=0.3), Point(reached=2.0, forgotten=0.3)]
     """
-    found: list[Point] = []
-    for one in sorted(points):
-        if not found or one.forgotten < found[-1].forgotten:
-            found.append(one)
-    return found
+    ordered = sorted(points)
+    least = accumulate((one.forgotten for one in ordered), min)
+    return [Point(one.reached, forgotten) for one, forgotten in zip(ordered, least, strict=True)]
 
 
 def forgotten_at(curve: Curve, reached: float) -> float:

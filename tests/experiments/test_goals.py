@@ -68,7 +68,7 @@ def test_forgetting_is_read_at_the_same_loss() -> None:
     assert multiple.reached.mean == pytest.approx(0.5)
     assert multiple.cells()[-1] == "met"
     assert against.what == "language, forgotten at 1.6, against ewc"
-    assert against.cells()[-1] == "missed by 0.1000"
+    assert against.cells()[-1] == "missed by 0.2000"  # of the strengths of EWC, the one that reaches 1.55 is better
     assert not list(goals.losses(records[2:]))
 
 

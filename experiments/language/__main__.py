@@ -16,7 +16,7 @@ from experiments.language.protocol import run
 from experiments.language.results import cells, domains, headings, markdown, matched
 from experiments.language.settings import FULL, LR, QUICK, Scale, Settings
 from experiments.language.stages import Domains
-from experiments.language.text import library, shakespeare
+from experiments.language.text import library, name_of, shakespeare
 from experiments.options import add_reruns, add_table
 from experiments.pages import rewrite
 
@@ -67,19 +67,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     console = Console()
     out = args.out or Path("out/language" if args.quick else "results/language")
-    texts = Domains(shakespeare(args.data), library())
-    runs = list(wanted(args, texts.first.name))
+    name = name_of(args.data)
+    runs = list(wanted(args, name))
     missing = [s for s in runs if args.force or not (out / f"{s.name}.json").is_file()]
     todo = [] if args.from_records else missing
+    texts = Domains(shakespeare(args.data), library()) if todo else None
     each = sum(sizes(args).steps)
     with show.bar(console) as progress:
         bar = progress.add_task("", total=len(todo) * each)
         for number, settings in enumerate(todo, 1):
             progress.update(bar, description=f"{settings.method} {settings.strength:g} seed {settings.seed}")
             ticker = show.Ticker(progress, bar)
+            assert texts is not None
             save(run(settings, texts, args.cache, accelerator=args.accelerator, callbacks=[ticker]), out)
             progress.update(bar, completed=number * each)  # the first stage may be cached
-    records = require(read_all(out, sizes(args), texts.first.name), out)
+    records = require(read_all(out, sizes(args), name), out)
     shown = [row[:SHOWN] for row in cells(records)]
     console.print(show.table("loss in nats a byte", headings(*domains(records))[:SHOWN], shown))
     console.print(matched(records))

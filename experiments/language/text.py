@@ -48,10 +48,15 @@ def split(name: str, text: bytes) -> Domain:
     return Domain(name, data.md5(text), *torch.tensor_split(content, ends))
 
 
+def name_of(source: Path | None = None) -> str:
+    """The name of the text that ``shakespeare`` reads, without reading it."""
+    return source.stem if source is not None and source.is_file() else FIRST
+
+
 def shakespeare(source: Path | None = None) -> Domain:
     """Read Shakespeare from a folder with the file, or another text file."""
     if source is not None and source.is_file():
-        return split(source.stem, source.read_bytes())
+        return split(name_of(source), source.read_bytes())
     folder = source or (SHARED if (SHARED / SHAKESPEARE).is_file() else OWN)
     try:
         return split(FIRST, data.read_file(folder, SHAKESPEARE, MD5))

@@ -285,10 +285,10 @@ class Coverage(RuleSet):
         weight = {name: p for name, p in rule.parameters.items() if name not in bias}
         alone = _rule(rule.layer._replace(bias=None), weight, self.settings)
         alone.alone = rule.alone
-        alone.uses = rule.uses
         self.rules = [alone if r is rule else r for r in self.rules]
         self.input_rules = [alone if e is rule else e for e in self.input_rules]
         self._take_in([ElementRule(bias, self.settings.strength)], [])
+        self._tie()
 
     def _take_in(self, rules: list[Rule], input_rules: list[InputRule]) -> None:
         for rule in rules:

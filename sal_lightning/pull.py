@@ -191,10 +191,10 @@ class Pull:
         if self.age % EVERY == 0 or not self._rates:
             steps: dict[str, tuple[Tensor, Rule]] = {}
             for rule in rules:
-                for name, w, w0 in zip(
-                    rule.parameters, rule.weights(), rule.before or (), strict=rule.before is not None
-                ):
-                    if name in self.memory and name in self._moving and name not in steps:
+                if rule.before is None:
+                    continue
+                for name, w, w0 in zip(rule.parameters, rule.weights(), rule.before, strict=True):
+                    if name in self.memory and name in self._moving and name not in steps:  # once for a tied weight
                         steps[name] = torch.linalg.vector_norm((w - w0).float()).square(), rule
             if steps:
                 self._set_rates(dict(sorted(steps.items())))

@@ -63,8 +63,8 @@ def surprisals(logits: Tensor, padding: Padding | None = None, seed: int = 0) ->
     rows = logits.flatten(0, -2)
     if padding is not None and (real := padding.of_output(logits)) is not None:
         rows = rows[real.real] if real.real.any() else 0 * rows[:1]
-    chance = torch.Generator(logits.device).manual_seed(seed)
-    labels = torch.cat([drawn(part, chance) for part in torch.split(rows.detach(), ROWS)])
+    generator = torch.Generator(logits.device).manual_seed(seed)
+    labels = torch.cat([drawn(part, generator) for part in torch.split(rows.detach(), ROWS)])
     return F.cross_entropy(rows.float(), labels, reduction="none")
 
 
@@ -75,16 +75,16 @@ def independent_surprisals(logits: Tensor, seed: int = 0) -> Tensor:
         logits: (samples, labels).
         seed: random seed of the labels.
     """
-    chance = torch.Generator(logits.device).manual_seed(seed)
+    generator = torch.Generator(logits.device).manual_seed(seed)
     logits = logits.float()
-    labels = torch.bernoulli(logits.detach().sigmoid(), generator=chance)
+    labels = torch.bernoulli(logits.detach().sigmoid(), generator=generator)
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
 
 
-def drawn(logits: Tensor, chance: torch.Generator) -> Tensor:
+def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
     """A class for each row, drawn from the softmax of its logits: the maximum after Gumbel noise is added."""
-    waits = torch.empty_like(logits, dtype=torch.float).exponential_(generator=chance)
-    return (logits - waits.log_()).argmax(-1)
+    noise = torch.empty_like(logits, dtype=torch.float).exponential_(generator=generator)
+    return (logits - noise.log_()).argmax(-1)
 
 
 def energies(output: Any, padding: Padding | None = None) -> Tensor:

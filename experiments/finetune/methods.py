@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", *MLP)
 Batch = dict[str, Tensor]
-PULL = 50.0  # of sal-pull; chosen among 5, 50 and 500 on 40 steps of the stream code at strength 0.3
 
 
 class Start(NamedTuple):
@@ -117,13 +116,6 @@ def sal(start: Start, strength: float) -> SALCallback:
     return callback
 
 
-def sal_pull(start: Start, strength: float) -> SALCallback:
-    """The same with a stronger pull."""
-    callback = SALCallback(strength=strength, pull=PULL)
-    callback.remember(start.model, start.samples)
-    return callback
-
-
 def sal_lora(start: Start, strength: float) -> SALCallback:
     """The same on adapters of all layers."""
     lora(start, RANK)
@@ -151,6 +143,5 @@ METHODS = {
     "corda": Method(corda, RANKS, LORA_LR),
     "osf": Method(osf, (0.5, 0.75, 0.9)),
     "sal": Method(sal, (0.1, 0.3, 1, 4)),
-    "sal-pull": Method(sal_pull, (0.1, 0.3, 1, 4)),
     "sal-lora": Method(sal_lora, (0.1, 0.3, 1, 4), LORA_LR),
 }

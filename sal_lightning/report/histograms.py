@@ -83,7 +83,7 @@ def _observed(rule: Rule, settled: dict[str, Tensor]) -> list[Scores]:
     """Scores of the rule's sampled weights; those not sampled yet have stability 0."""
     trained = {name: p for name, p in rule.parameters.items() if p.requires_grad}
     parts = [(settled.get(name, torch.zeros(1, device=p.device)), p) for name, p in trained.items()]
-    return [Scores(s, p.numel() / (rule.uses if p.dim() > 1 else 1) / max(s.numel(), 1)) for s, p in parts]
+    return [Scores(s, rule.counted(p) / max(s.numel(), 1)) for s, p in parts]
 
 
 def _sum(a: View, b: View) -> View:

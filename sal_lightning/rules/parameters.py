@@ -46,7 +46,11 @@ class ParameterGroup:
 
     def trained(self) -> int:
         """Number of these weights that are being trained; each of two rules of a tied weight counts half of it."""
-        return sum(p.numel() // (self.uses if p.dim() > 1 else 1) for p in self.parameters.values() if p.requires_grad)
+        return sum(self.counted(p) for p in self.parameters.values() if p.requires_grad)
+
+    def counted(self, p: nn.Parameter) -> int:
+        """Number of weights that a parameter counts as here: half of them if it is tied, see ``uses``."""
+        return p.numel() // (self.uses if p.dim() > 1 else 1)
 
 
 def squares(X: Sequence[Tensor]) -> Tensor:

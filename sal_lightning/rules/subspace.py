@@ -210,8 +210,9 @@ class SubspaceRule(InputStatistics):
         m = self._held
         H = [torch.zeros_like(x) for x in X]
         subtract(self.layer, H, X, self.layer.along(X, m.U) * (m.s - m.s_rest[:, None])[:, None, :], m.U, m.s_rest)
-        for h in H:
-            self.layer.write(h, self.kept(self.layer.matrix(h)))
+        if m.rows is not None or self.table is not None:
+            for h in H:
+                self.layer.write(h, self.kept(self.layer.matrix(h)))
         return [h.neg_() for h in H]
 
     def kept(self, X: Tensor) -> Tensor:

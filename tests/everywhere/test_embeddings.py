@@ -297,3 +297,27 @@ def test_the_table_of_a_sequence_to_sequence_model_is_held_by_its_tokens(kind):
     first = decoded[0, 0] if kind == "T5" else model.config.decoder_start_token_id
     assert first == 0
     assert torch.allclose(table.R / table.weight, counts / counts.sum(), atol=1e-6)
+
+
+def test_a_tied_head_whose_bias_was_frozen_when_saved_stays_tied():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.head, self.table = nn.Linear(WIDTH, TOKENS), nn.Embedding(TOKENS, WIDTH)
+            self.head.weight, self.middle = self.table.weight, nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, tokens):
+            return self.head(self.middle(self.table(tokens)))
+
+    frozen = First()
+    frozen.head.bias.requires_grad_(False)
+    comm = CommunicationLayer(frozen, torch.optim.Adam(frozen.parameters()), consolidate_on=None)
+    tied_steps(frozen, comm.optimizer, comm, 3)
+    comm.consolidate()
+    model = First()
+    other = CommunicationLayer(model, torch.optim.Adam(model.parameters()), consolidate_on=None)
+    other.load_state_dict(comm.state_dict())
+    rules = {rule.name: rule for rule in other.rules}
+    assert rules["head"].table is rules["table"]
+    assert sum(rule.trained() for rule in other.rules) == sum(p.numel() for p in model.parameters())

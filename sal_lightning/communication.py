@@ -237,8 +237,8 @@ class CommunicationLayer:
 
         The importance of single weights is the Fisher information if the model is seen to predict classes or tokens:
         its output has ``logits``, as models of transformers do, or is of shape (samples, positions, n) and the model
-        has an embedding of n tokens. Of other models, and of regressions, it is the gradient of the output's squared norm (MAS, Aljundi et
-        al. 2018).
+        has an embedding of n tokens. Of other models, and of regressions, it is the gradient of the output's squared
+        norm (MAS, Aljundi et al. 2018).
 
         Args:
             batches: inputs of the model: of a tuple or list the first entry is used, a mapping is passed as keyword
